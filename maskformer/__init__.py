@@ -1,0 +1,49 @@
+"""MaskFormer: the model, and what turns images into its inputs and its outputs into segments.
+
+Names are loaded when they are first used, so that a process that only resizes images or encodes
+masks starts without torch.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "MaskFormerConfig": "configuration",
+    "MaskFormerDetrConfig": "configuration",
+    "MaskFormerSwinConfig": "configuration",
+    "ResNetConfig": "configuration",
+    "TimmBackboneConfig": "configuration",
+    "MaskFormerFeatureExtractor": "image_processor",
+    "MaskFormerImageProcessor": "image_processor",
+    "MaskFormerForInstanceSegmentation": "model",
+    "MaskFormerModel": "model",
+    "QueryDecoding": "outputs",
+    "MaskFormerForInstanceSegmentationOutput": "outputs",
+    "MaskFormerModelOutput": "outputs",
+    "Kept": "postprocess",
+    "Segment": "postprocess",
+    "Segmentation": "postprocess",
+    "instance_segmentation": "postprocess",
+    "keep_instance": "postprocess",
+    "keep_panoptic": "postprocess",
+    "panoptic_segmentation": "postprocess",
+    "semantic_segments": "postprocess",
+    "to_rgb": "resizing",
+    "decode_rle": "rle",
+    "encode_mask": "rle",
+    "encode_segments": "rle",
+    "check_folder": "weights",
+    "resolve_folder": "weights",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,352 @@
+"""The model: pixels to a class and a mask for each query.
+
+Takes normalised images of one size; gives the outputs of `outputs.py`, which the image processor
+turns into segments. Two ways: `forward` makes every mask, as training needs and transformers does;
+`decode_queries` and `query_masks` make the classes first and then the masks of the queries that are
+kept. Modules have the names of the published checkpoints.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskformer.backbones import build_backbone
+from maskformer.checkpoint import load_checkpoint, save_checkpoint, stored_dtype
+from maskformer.configuration import MaskFormerConfig
+from maskformer.loss import MaskFormerLoss
+from maskformer.matcher import MaskFormerHungarianMatcher
+from maskformer.outputs import (
+    MaskFormerForInstanceSegmentationOutput,
+    MaskFormerModelOutput,
+    QueryDecoding,
+)
+from maskformer.pixel_decoder import PixelDecoder
+from maskformer.query_decoder import DecodedQueries, QueryDecoder
+from maskformer.targets import MaskLabels
+from maskformer.weights import resolve_folder
+
+Pixels = Float[Tensor, "batch colours _ _"]
+PixelMask = Tensor | None
+
+
+class PretrainedModel(nn.Module):
+    """What comes from a folder and goes to one."""
+
+    def __init__(self, config: MaskFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        config: MaskFormerConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        allow_missing: Sequence[str] = (),
+        allow_unexpected: Sequence[str] = (),
+        **config_values: Any,
+    ) -> Self:
+        """The model of a folder, or of a name on the hub (`org/name` or `hf://org/name`), evaluating.
+
+        `dtype` is a torch dtype, its name, "auto" for that of the stored weights, or None for
+        float32; `torch_dtype` is its old name. A weight that the model has and the file lacks or
+        has in another shape, or the other way round, is an error, unless its name matches one of
+        `allow_missing` (it keeps its fresh value) or `allow_unexpected` (it is passed over): shell
+        patterns such as "class_predictor.*". `config_values` replace fields of the configuration:
+        with `num_labels=7, allow_missing=["class_predictor.*"]` a trained model learns new labels.
+        """
+        folder = resolve_folder(str(name_or_folder))
+        if config is not None and config_values:
+            raise ValueError(
+                f"config comes whole or as fields, got both: {', '.join(sorted(config_values))}"
+            )
+        if config is None:
+            config = MaskFormerConfig.from_pretrained(folder, **config_values)
+        model = cls(config)
+        load_checkpoint(
+            model, folder, allow_missing=allow_missing, allow_unexpected=allow_unexpected
+        )
+        wanted = _as_dtype(dtype if dtype is not None else torch_dtype, folder=folder)
+        return model.to(wanted).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors, for us and for transformers."""
+        dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        values = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": dtype}
+        MaskFormerConfig.from_dict(values).save_pretrained(folder)
+        save_checkpoint(self, folder)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+def _as_dtype(given: torch.dtype | str | None, *, folder: str) -> torch.dtype:
+    if given is None:
+        return torch.float32
+    if given == "auto":
+        return stored_dtype(folder)
+    dtype = getattr(torch, given, None) if isinstance(given, str) else given
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(
+            f"dtype must be auto or a floating point type such as float32 or bfloat16, got {given!r}"
+        )
+    return dtype
+
+
+class MaskFormerModel(PretrainedModel):
+    """Backbone, pixel decoder and query decoder, without the heads."""
+
+    def __init__(self, config: MaskFormerConfig) -> None:
+        super().__init__(config)
+        self.pixel_level_module = _PixelLevel(config)
+        self.transformer_module = QueryDecoder(
+            in_channels=self.pixel_level_module.encoder.channels[-1], config=config.decoder_config
+        )
+
+    def forward(
+        self,
+        pixel_values: Pixels,
+        pixel_mask: PixelMask = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskFormerModelOutput | tuple[Any, ...]:
+        """`pixel_mask` is taken and not used, as in the published codes: batch images of one shape."""
+        config = self.config
+        with_states = _given_or(output_hidden_states, config.output_hidden_states)
+        maps, features = self.pixel_level_module(pixel_values)
+        decoded = self.transformer_module(
+            maps[-1], with_attentions=_given_or(output_attentions, config.output_attentions)
+        )
+        embeddings = self.pixel_level_module.decoder.mask_projection(features[-1])
+        output = _model_output(maps, features, embeddings, decoded, with_states=with_states)
+        return output if _given_or(return_dict, config.return_dict) else output.to_tuple()
+
+
+class _PixelLevel(nn.Module):
+    def __init__(self, config: MaskFormerConfig) -> None:
+        super().__init__()
+        self.encoder = build_backbone(config.backbone_config)
+        self.decoder = PixelDecoder(
+            channels=self.encoder.channels,
+            feature_size=config.fpn_feature_size,
+            mask_feature_size=config.mask_feature_size,
+        )
+
+    def forward(self, pixel_values: Pixels) -> tuple[list[Tensor], list[Tensor]]:
+        """The backbone's maps and the pyramid's, before the projection to masks."""
+        maps = self.encoder(pixel_values)
+        return maps, self.decoder.fpn(maps)
+
+
+def _given_or(given: bool | None, default: bool | None) -> bool:
+    return bool(default if given is None else given)
+
+
+def _model_output(
+    maps: list[Tensor],
+    features: list[Tensor],
+    embeddings: Tensor,
+    decoded: DecodedQueries,
+    *,
+    with_states: bool,
+) -> MaskFormerModelOutput:
+    states = (tuple(maps), tuple(features), tuple(decoded.layer_states)) if with_states else None
+    return MaskFormerModelOutput(
+        encoder_last_hidden_state=maps[-1],
+        pixel_decoder_last_hidden_state=embeddings,
+        transformer_decoder_last_hidden_state=decoded.layer_states[-1],
+        encoder_hidden_states=states[0] if states else None,
+        pixel_decoder_hidden_states=states[1] if states else None,
+        transformer_decoder_hidden_states=states[2] if states else None,
+        hidden_states=states[0] + states[1] + states[2] if states else None,
+        attentions=None if decoded.attentions is None else tuple(decoded.attentions),
+    )
+
+
+class MaskFormerForInstanceSegmentation(PretrainedModel):
+    """The whole model, for semantic, instance and panoptic segmentation alike."""
+
+    def __init__(self, config: MaskFormerConfig) -> None:
+        super().__init__(config)
+        self.model = MaskFormerModel(config)
+        width = config.decoder_config.d_model
+        self.class_predictor = nn.Linear(width, config.num_labels + 1)
+        self.mask_embedder = nn.Sequential(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU()),
+            nn.Sequential(nn.Linear(width, width), nn.ReLU()),
+            nn.Sequential(nn.Linear(width, config.mask_feature_size)),
+        )
+        self.weight_dict: dict[str, float] = {
+            "loss_cross_entropy": config.cross_entropy_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        }
+        self.matcher = MaskFormerHungarianMatcher(
+            cost_class=1.0, cost_mask=config.mask_weight, cost_dice=config.dice_weight
+        )
+        self.criterion = MaskFormerLoss(
+            config.num_labels, self.matcher, self.weight_dict, config.no_object_weight
+        )
+
+    def forward(
+        self,
+        pixel_values: Pixels,
+        mask_labels: Sequence[MaskLabels] | None = None,
+        class_labels: Sequence[Int[Tensor, " masks"]] | None = None,
+        pixel_mask: PixelMask = None,
+        output_auxiliary_logits: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        num_masks: Float[Tensor, ""] | None = None,
+        class_weight: Float[Tensor, ""] | None = None,
+    ) -> MaskFormerForInstanceSegmentationOutput | tuple[Any, ...]:
+        """Classes and masks of all queries, and the loss where both lists of labels are given.
+
+        Auxiliary logits come with `output_auxiliary_logits` or, where that is None here and in the
+        configuration, with `use_auxiliary_loss`, which also adds their losses. `num_masks` and
+        `class_weight` normalise the loss over a step larger than this batch (`step_normalisers`).
+        `pixel_mask` is taken and not used, as in the published codes: batch images of one shape.
+        """
+        config = self.config
+        with_auxiliary = _given_or(output_auxiliary_logits, config.output_auxiliary_logits)
+        if output_auxiliary_logits is None and config.output_auxiliary_logits is None:
+            with_auxiliary = config.use_auxiliary_loss
+        with_loss = mask_labels is not None and class_labels is not None
+        maps, features = self.model.pixel_level_module(pixel_values)
+        decoded = self.model.transformer_module(
+            maps[-1],
+            every_layer=with_auxiliary or (with_loss and config.use_auxiliary_loss),
+            with_attentions=_given_or(output_attentions, config.output_attentions),
+        )
+        embeddings = self.model.pixel_level_module.decoder.mask_projection(features[-1])
+        class_logits, mask_logits, auxiliary = self._logits(decoded.normed_states, embeddings)
+        loss = None
+        if mask_labels is not None and class_labels is not None:
+            losses = self.get_loss_dict(
+                mask_logits,
+                class_logits,
+                mask_labels,
+                class_labels,
+                auxiliary if config.use_auxiliary_loss else [],
+                num_masks=num_masks,
+                class_weight=class_weight,
+            )
+            loss = self.get_loss(losses)
+        with_states = _given_or(output_hidden_states, config.output_hidden_states)
+        base = _model_output(maps, features, embeddings, decoded, with_states=with_states)
+        output = MaskFormerForInstanceSegmentationOutput(
+            loss=loss,
+            class_queries_logits=class_logits,
+            masks_queries_logits=mask_logits,
+            auxiliary_logits=auxiliary if with_auxiliary else None,
+            **base,
+        )
+        return output if _given_or(return_dict, config.return_dict) else output.to_tuple()
+
+    def get_logits(
+        self, outputs: MaskFormerModelOutput
+    ) -> tuple[
+        Float[Tensor, "batch queries classes"],
+        Float[Tensor, "batch queries height width"],
+        list[dict[str, Tensor]],
+    ]:
+        """Class, mask and auxiliary logits of the base model's output.
+
+        Auxiliary ones come with `use_auxiliary_loss`, and need the output's decoder states.
+        """
+        states = [outputs.transformer_decoder_last_hidden_state]
+        if self.config.use_auxiliary_loss:
+            if outputs.transformer_decoder_hidden_states is None:
+                raise ValueError(
+                    "auxiliary logits are made of the decoder's states; call the base model with "
+                    "output_hidden_states=True"
+                )
+            layernorm = self.model.transformer_module.decoder.layernorm
+            between = outputs.transformer_decoder_hidden_states[1:-1]
+            states = [*(layernorm(state) for state in between), *states]
+        return self._logits(states, outputs.pixel_decoder_last_hidden_state)
+
+    def _logits(
+        self, states: Sequence[Tensor], embeddings: Tensor
+    ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+        logits = [
+            {
+                "masks_queries_logits": torch.einsum(
+                    "bqc,bchw->bqhw", self.mask_embedder(state), embeddings
+                ),
+                "class_queries_logits": self.class_predictor(state),
+            }
+            for state in states
+        ]
+        last = logits[-1]
+        return last["class_queries_logits"], last["masks_queries_logits"], logits[:-1]
+
+    def get_loss_dict(
+        self,
+        masks_queries_logits: Float[Tensor, "batch queries height width"],
+        class_queries_logits: Float[Tensor, "batch queries classes"],
+        mask_labels: Sequence[MaskLabels],
+        class_labels: Sequence[Int[Tensor, " masks"]],
+        auxiliary_logits: Sequence[Mapping[str, Tensor]] | None,
+        **step: Any,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Each loss, weighted; `step` goes to the criterion (`num_masks`, `class_weight`, `valid`)."""
+        losses = self.criterion(
+            masks_queries_logits,
+            class_queries_logits,
+            mask_labels,
+            class_labels,
+            auxiliary_logits,
+            **step,
+        )
+        return {
+            name: loss * self.weight_dict[re.sub(r"_\d+$", "", name)]
+            for name, loss in losses.items()
+        }
+
+    def get_loss(self, loss_dict: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        return torch.stack(list(loss_dict.values())).sum()
+
+    def decode_queries(self, pixel_values: Pixels) -> QueryDecoding:
+        """Classes of all queries, and what `query_masks` makes masks of."""
+        maps, features = self.model.pixel_level_module(pixel_values)
+        state = self.model.transformer_module(maps[-1]).normed_states[-1]
+        return QueryDecoding(
+            class_queries_logits=self.class_predictor(state),
+            mask_embeddings=self.mask_embedder(state),
+            pixel_features=features[-1],
+        )
+
+    def query_masks(
+        self, decoding: QueryDecoding, *, index: int, kept: Int[Tensor, " kept"]
+    ) -> Float[Tensor, "kept height width"]:
+        """The mask logits of the kept queries of one image of the batch; `kept` may be empty.
+
+        A mask is its query's embedding times the projected features, and the projection is linear:
+        the embeddings go into the projection's weights, and it has one output for each kept query
+        instead of one for each mask channel.
+        """
+        features = decoding.pixel_features[index : index + 1]
+        if len(kept) == 0:
+            return features.new_zeros(0, *features.shape[-2:])
+        projection = self.model.pixel_level_module.decoder.mask_projection
+        embeddings = decoding.mask_embeddings[index].index_select(0, kept)
+        weight = torch.einsum("nc,cfyx->nfyx", embeddings, projection.weight)
+        bias = embeddings @ projection.bias
+        return functional.conv2d(features, weight, bias, padding=projection.padding)[0]

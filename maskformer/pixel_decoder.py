@@ -1,0 +1,70 @@
+"""The pixel decoder: feature maps of four strides to one of features per pixel at a quarter size.
+
+A feature pyramid: the coarsest map is widened and added to the next finer one, and so on up. `model.py`
+projects the last features to the masks' channels, for all queries or only for those that are kept.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+FeatureMap = Float[Tensor, "batch _ _ _"]
+
+_GROUPS = 32
+
+
+class PixelDecoder(nn.Module):
+    """The pyramid and the projection that ends it. The two are run apart; see `fpn`."""
+
+    def __init__(self, *, channels: list[int], feature_size: int, mask_feature_size: int) -> None:
+        super().__init__()
+        if len(channels) < 2:
+            raise ValueError(
+                f"the pixel decoder needs two maps of the backbone or more, got {len(channels)}; "
+                "list them in backbone_config's out_features or out_indices"
+            )
+        self.fpn = FeaturePyramid(channels=channels, feature_size=feature_size)
+        self.mask_projection = nn.Conv2d(feature_size, mask_feature_size, 3, padding=1)
+
+    def forward(self, maps: list[FeatureMap]) -> FeatureMap:
+        return self.mask_projection(self.fpn(maps)[-1])
+
+
+class FeaturePyramid(nn.Module):
+    """From maps, finest first, to features of one width, finest last."""
+
+    def __init__(self, *, channels: list[int], feature_size: int) -> None:
+        super().__init__()
+        self.stem = _convolution(channels[-1], feature_size, size=3, relu=True)
+        self.layers = nn.ModuleList(
+            _Level(width, feature_size) for width in reversed(channels[:-1])
+        )
+
+    def forward(self, maps: list[FeatureMap]) -> list[FeatureMap]:
+        """One for each map but the coarsest."""
+        features = [self.stem(maps[-1])]
+        for level, finer in zip(self.layers, reversed(maps[:-1]), strict=True):
+            features.append(level(features[-1], finer))
+        return features[1:]
+
+
+class _Level(nn.Module):
+    def __init__(self, width: int, feature_size: int) -> None:
+        super().__init__()
+        self.proj = _convolution(width, feature_size, size=1, relu=False)
+        self.block = _convolution(feature_size, feature_size, size=3, relu=True)
+
+    def forward(self, coarse: FeatureMap, finer: FeatureMap) -> FeatureMap:
+        lateral = self.proj(finer)
+        upsampled = functional.interpolate(coarse, size=lateral.shape[-2:], mode="nearest")
+        return self.block(upsampled + lateral)
+
+
+def _convolution(width_in: int, width_out: int, *, size: int, relu: bool) -> nn.Sequential:
+    if width_out % _GROUPS:
+        raise ValueError(f"fpn_feature_size must be a multiple of {_GROUPS}, got {width_out}")
+    return nn.Sequential(
+        nn.Conv2d(width_in, width_out, size, padding=size // 2, bias=False),
+        nn.GroupNorm(_GROUPS, width_out),
+        *([nn.ReLU()] if relu else []),
+    )

@@ -1,0 +1,668 @@
+"""Post-processing: one image's class and mask logits to a map of segments.
+
+Takes what the model gives for one image, on any device; the image processor wraps it for batches,
+and the batch job calls it directly. What comes out is on the CPU, copied there once.
+
+Each task has two steps. `keep_*` looks at the class logits alone and says which queries can become
+segments, so that masks are made for those and no others. `*_segmentation` takes their mask logits,
+at the model's quarter resolution, to the target size.
+
+With `image_size` and `padded_size` the masks are resized the published way: logits are enlarged to
+the padded network input, the padding is cut off, and what remains is resized to the target. Without
+them nothing was padded, and the quarter-resolution probabilities are resized at once, as
+transformers does. In all maps 0 is void and segments count from 1.
+"""
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int32, Int64, Integer
+from torch import Tensor
+
+from maskformer import bilinear
+from maskformer.bilinear import BYTE_BUDGET, Places
+
+HeightWidth = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """The queries of one image that may become segments, with a label and its probability each.
+
+    For instances a query can stand in several rows, with a label each.
+    """
+
+    queries: Int64[Tensor, " kept"]
+    labels: Int64[Tensor, " kept"]
+    scores: Float[Tensor, " kept"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One segment of a map."""
+
+    id: int
+    label_id: int
+    score: float
+    was_fused: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A map of segment ids, 0 where there is none, and the segments in the order of their ids."""
+
+    segmentation: Int32[Tensor, "height width"]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """The masks of instances, which may overlap, best first; `segments[i]` tells of `masks[i]`."""
+
+    masks: Integer[Tensor, "segments height width"]
+    segments: tuple[Segment, ...]
+
+
+def keep_panoptic(
+    class_logits: Float[Tensor, "queries labels_and_null"], *, threshold: float
+) -> Kept:
+    """The queries whose best class is a label with a probability above `threshold`, in order."""
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    is_label = labels != class_logits.shape[-1] - 1
+    queries = (is_label & (scores > threshold)).nonzero().squeeze(1)
+    return Kept(queries=queries, labels=labels[queries], scores=scores[queries])
+
+
+def panoptic_segmentation(
+    mask_logits: Float[Tensor, "kept height width"],
+    kept: Kept,
+    target_size: HeightWidth | None = None,
+    *,
+    image_size: HeightWidth | None = None,
+    padded_size: HeightWidth | None = None,
+    mask_threshold: float = 0.5,
+    overlap_mask_area_threshold: float = 0.8,
+    label_ids_to_fuse: Collection[int] = frozenset(),
+    byte_budget: int = BYTE_BUDGET,
+) -> Segmentation:
+    """Each pixel goes to the query whose mask, times its score, is highest there.
+
+    A query becomes a segment if what it won is at least `overlap_mask_area_threshold` of its own
+    mask, where its probability is at least `mask_threshold`. Queries of a label in
+    `label_ids_to_fuse` share one segment; its score is their mean, weighted by area.
+    """
+    geometry = _Geometry.of(
+        mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
+    )
+    if not len(kept.queries):
+        return _nothing(geometry.target_size)
+    winner, own_areas = _contest(
+        mask_logits,
+        kept.scores,
+        geometry,
+        mask_threshold=mask_threshold,
+        byte_budget=byte_budget,
+    )
+    won_areas = torch.bincount(winner.flatten(), minlength=len(kept.queries))
+    winner, won, own, scores, labels = _to_host(
+        winner, won_areas, own_areas, kept.scores, kept.labels
+    )
+    segment_ids, segments = _settle(
+        won.tolist(),
+        own.tolist(),
+        scores=scores.tolist(),
+        labels=labels.tolist(),
+        overlap_mask_area_threshold=overlap_mask_area_threshold,
+        label_ids_to_fuse=label_ids_to_fuse,
+    )
+    return Segmentation(segmentation=_relabel(winner, segment_ids), segments=segments)
+
+
+def _contest(
+    mask_logits: Float[Tensor, "kept height width"],
+    scores: Float[Tensor, " kept"],
+    geometry: "_Geometry",
+    *,
+    mask_threshold: float,
+    byte_budget: int,
+) -> tuple[Integer[Tensor, "target_height target_width"], Int64[Tensor, " kept"]]:
+    """Which query wins each pixel, and how many pixels each query's own mask has."""
+    weights = scores[:, None, None]
+    if geometry.image_size is not None:
+        winners, own_areas = [], torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+        for crop in geometry.crops(mask_logits, num_maps=len(scores), byte_budget=byte_budget):
+            masks = crop.resized().sigmoid_()
+            own_areas += (masks >= mask_threshold).flatten(1).sum(1)
+            winners.append(bilinear.first_argmax(masks.mul_(weights)))
+        return torch.cat(winners), own_areas
+    masks = mask_logits.float().sigmoid()
+    own_areas = bilinear.resized_areas(
+        masks, geometry.target_size, threshold=mask_threshold, byte_budget=byte_budget
+    )
+    winner = bilinear.resized_argmax(
+        masks.mul_(weights), geometry.target_size, byte_budget=byte_budget
+    )
+    return winner, own_areas
+
+
+def _settle(
+    won_areas: list[int],
+    own_areas: list[int],
+    *,
+    scores: list[float],
+    labels: list[int],
+    overlap_mask_area_threshold: float,
+    label_ids_to_fuse: Collection[int],
+) -> tuple[list[int], tuple[Segment, ...]]:
+    """The segment id of each query, 0 where it becomes none, and the segments."""
+    segment_ids = [0] * len(labels)
+    members: dict[int, list[int]] = {}
+    id_of_label: dict[int, int] = {}
+    for query, label in enumerate(labels):
+        won, own = won_areas[query], own_areas[query]
+        if won == 0 or own == 0 or won / own < overlap_mask_area_threshold:
+            continue
+        segment_id = id_of_label.get(label, len(members) + 1)
+        if label in label_ids_to_fuse:
+            id_of_label[label] = segment_id
+        members.setdefault(segment_id, []).append(query)
+        segment_ids[query] = segment_id
+
+    def fused_score(queries: list[int]) -> float:
+        area = sum(won_areas[query] for query in queries)
+        return sum(scores[query] * won_areas[query] for query in queries) / area
+
+    segments = tuple(
+        Segment(
+            id=segment_id,
+            label_id=labels[queries[0]],
+            score=scores[queries[0]] if len(queries) == 1 else fused_score(queries),
+            was_fused=labels[queries[0]] in label_ids_to_fuse,
+        )
+        for segment_id, queries in members.items()
+    )
+    return segment_ids, segments
+
+
+def keep_instance(
+    class_logits: Float[Tensor, "queries labels_and_null"], *, threshold: float
+) -> Kept:
+    """The pairs of a query and a label with a probability of at least `threshold`, best first.
+
+    At most as many as there are queries. Equal ones stand in the order of query, then label.
+    An instance's score is its probability times its mask's, so that no other pair can reach it.
+    """
+    num_queries, num_labels = class_logits.shape[0], class_logits.shape[1] - 1
+    probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()
+    pairs = (probabilities >= threshold).nonzero().squeeze(1)
+    order = probabilities[pairs].argsort(descending=True, stable=True)[:num_queries]
+    pairs = pairs[order]
+    return Kept(queries=pairs // num_labels, labels=pairs % num_labels, scores=probabilities[pairs])
+
+
+def instance_segmentation(
+    mask_logits: Float[Tensor, "kept height width"],
+    kept: Kept,
+    target_size: HeightWidth | None = None,
+    *,
+    threshold: float = 0.5,
+    image_size: HeightWidth | None = None,
+    padded_size: HeightWidth | None = None,
+    mask_threshold: float = 0.5,
+    overlap_mask_area_threshold: float = 0.8,
+    byte_budget: int = BYTE_BUDGET,
+) -> Segmentation:
+    """Each pixel goes to the best instance whose mask covers it.
+
+    Masks are resized as logits; a pixel is covered where the probability is above
+    `mask_threshold`. An instance's score is its class probability times the mean probability in
+    its mask at the model's resolution. From the best down, an instance takes its place if the
+    pixels that better ones left to it are at least `overlap_mask_area_threshold` of its mask, and
+    at least one; otherwise it hides nobody and has no row. Ids follow the scores.
+    """
+    geometry = _Geometry.of(
+        mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
+    )
+    candidates = _scored_instances(
+        mask_logits, kept, geometry, threshold=threshold, mask_threshold=mask_threshold
+    )
+    if not len(candidates.scores):
+        return _nothing(geometry.target_size)
+    owner = torch.zeros(geometry.target_size, dtype=torch.int16, device=mask_logits.device)
+    is_placed = []
+    for rank, mask in enumerate(
+        _instance_masks(
+            mask_logits,
+            candidates,
+            geometry,
+            mask_threshold=mask_threshold,
+            byte_budget=byte_budget,
+        ),
+        start=1,
+    ):
+        free = mask & (owner == 0)
+        placed = _takes_its_place(free, mask, overlap_mask_area_threshold)
+        # A placed instance has pixels of its own; the decision stays on the device.
+        placed &= free.any()
+        owner.masked_fill_(free & placed, rank)
+        is_placed.append(placed)
+    owner, placed_flags, scores, labels = _to_host(
+        owner, torch.stack(is_placed), candidates.scores, candidates.labels
+    )
+    segments = _ranked_segments(placed_flags.tolist(), scores.tolist(), labels.tolist())
+    ids = [0, *_ids_in_order(placed_flags.tolist())]
+    return Segmentation(segmentation=_relabel(owner, ids), segments=segments)
+
+
+def instance_masks(
+    mask_logits: Float[Tensor, "kept height width"],
+    kept: Kept,
+    target_size: HeightWidth | None = None,
+    *,
+    threshold: float = 0.5,
+    image_size: HeightWidth | None = None,
+    padded_size: HeightWidth | None = None,
+    mask_threshold: float = 0.5,
+    overlap_mask_area_threshold: float = 0.8,
+    byte_budget: int = BYTE_BUDGET,
+) -> Instances:
+    """The whole masks of the instances of `instance_segmentation`, overlaps and all.
+
+    With an `overlap_mask_area_threshold` of 0, instances that better ones hide entirely are among
+    them too.
+    """
+    geometry = _Geometry.of(
+        mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
+    )
+    candidates = _scored_instances(
+        mask_logits, kept, geometry, threshold=threshold, mask_threshold=mask_threshold
+    )
+    taken = torch.zeros(geometry.target_size, dtype=torch.bool, device=mask_logits.device)
+    masks, is_placed = [], []
+    for mask in _instance_masks(
+        mask_logits, candidates, geometry, mask_threshold=mask_threshold, byte_budget=byte_budget
+    ):
+        placed = _takes_its_place(mask & ~taken, mask, overlap_mask_area_threshold)
+        taken |= mask & placed
+        masks.append(mask)
+        is_placed.append(placed)
+    if not masks:
+        return Instances(
+            masks=torch.zeros((0, *geometry.target_size), dtype=torch.uint8), segments=()
+        )
+    stacked, placed_flags, scores, labels = _to_host(
+        torch.stack(masks).to(torch.uint8),
+        torch.stack(is_placed),
+        candidates.scores,
+        candidates.labels,
+    )
+    return Instances(
+        masks=stacked[placed_flags.bool()],
+        segments=_ranked_segments(placed_flags.tolist(), scores.tolist(), labels.tolist()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidates:
+    """Rows of a `Kept`, best final score first; `rows` says which mask belongs to each."""
+
+    rows: Int64[Tensor, " candidates"]
+    labels: Int64[Tensor, " candidates"]
+    scores: Float[Tensor, " candidates"]
+
+
+def _scored_instances(
+    mask_logits: Float[Tensor, "kept height width"],
+    kept: Kept,
+    geometry: "_Geometry",
+    *,
+    threshold: float,
+    mask_threshold: float,
+) -> _Candidates:
+    """The instances whose final score reaches `threshold`, best first, before any is resized."""
+    logits = geometry.without_padding(mask_logits).float().flatten(1)
+    is_covered = logits > _logit(mask_threshold)
+    mask_scores = (logits.sigmoid() * is_covered).sum(1) / (is_covered.sum(1) + 1e-6)
+    scores = kept.scores * mask_scores
+    rows = (scores >= threshold).nonzero().squeeze(1)
+    rows = rows[scores[rows].argsort(descending=True, stable=True)]
+    return _Candidates(rows=rows, labels=kept.labels[rows], scores=scores[rows])
+
+
+def _instance_masks(
+    mask_logits: Float[Tensor, "kept height width"],
+    candidates: _Candidates,
+    geometry: "_Geometry",
+    *,
+    mask_threshold: float,
+    byte_budget: int,
+) -> Iterator[Tensor]:
+    """The candidates' masks at the target size, one after the other, resized some at a time."""
+    for rows in candidates.rows.split(geometry.masks_within(byte_budget)):
+        yield from geometry.resized(mask_logits[rows].float()) > _logit(mask_threshold)
+
+
+def _takes_its_place(free: Tensor, mask: Tensor, overlap_mask_area_threshold: float) -> Tensor:
+    """Whether enough of a mask is free. An empty mask never takes a place."""
+    area = mask.sum()
+    return (area > 0) & (free.sum().double() >= overlap_mask_area_threshold * area.double())
+
+
+def _ids_in_order(is_placed: list[bool]) -> list[int]:
+    ids, last = [], 0
+    for placed in is_placed:
+        last += bool(placed)
+        ids.append(last if placed else 0)
+    return ids
+
+
+def _ranked_segments(
+    is_placed: list[bool], scores: list[float], labels: list[int]
+) -> tuple[Segment, ...]:
+    return tuple(
+        Segment(id=segment_id, label_id=label, score=score)
+        for segment_id, score, label in zip(_ids_in_order(is_placed), scores, labels, strict=True)
+        if segment_id
+    )
+
+
+def semantic_segmentation(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+    target_size: HeightWidth | None = None,
+    *,
+    image_size: HeightWidth | None = None,
+    padded_size: HeightWidth | None = None,
+    byte_budget: int = BYTE_BUDGET,
+) -> Int64[Tensor, "target_height target_width"]:
+    """The label of each pixel: the one whose masks, weighted by its probabilities, sum highest."""
+    geometry = _Geometry.of(
+        mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
+    )
+    bands = _label_bands(class_logits, mask_logits, geometry, byte_budget=byte_budget)
+    return torch.cat([band.labels for band in bands]).long()
+
+
+def semantic_segments(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+    target_size: HeightWidth | None = None,
+    *,
+    image_size: HeightWidth | None = None,
+    padded_size: HeightWidth | None = None,
+    byte_budget: int = BYTE_BUDGET,
+) -> Segmentation:
+    """`semantic_segmentation` as segments, one for each label that occurs, in order of labels.
+
+    A segment's score is the mean over its pixels of its label's share in the sum over all labels.
+    """
+    num_labels = class_logits.shape[-1] - 1
+    geometry = _Geometry.of(
+        mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
+    )
+    maps, share_sums = [], torch.zeros(num_labels, dtype=torch.float64, device=mask_logits.device)
+    for band in _label_bands(class_logits, mask_logits, geometry, byte_budget=byte_budget):
+        flat = band.labels.flatten()
+        shares = band.shares().double().flatten()
+        share_sums += torch.bincount(flat, weights=shares, minlength=num_labels)
+        maps.append(band.labels)
+    label_map = torch.cat(maps)
+    areas = torch.bincount(label_map.flatten(), minlength=num_labels)
+    labels, host_areas, means = _to_host(label_map, areas, (share_sums / areas).float())
+    ids = _ids_in_order([area > 0 for area in host_areas.tolist()])
+    segments = tuple(
+        Segment(id=segment_id, label_id=label, score=min(float(means[label]), 1.0))
+        for label, segment_id in enumerate(ids)
+        if segment_id
+    )
+    return Segmentation(segmentation=_relabel(labels, ids), segments=segments)
+
+
+def semantic_scores(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+) -> Float[Tensor, "labels height width"]:
+    """Each label's score at the resolution of the mask logits: masks, weighted by probability."""
+    probabilities = class_logits.float().softmax(-1)[:, :-1]
+    masks = mask_logits.float().sigmoid()
+    return (probabilities.T @ masks.flatten(1)).unflatten(1, mask_logits.shape[1:])
+
+
+def resized_semantic_scores(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+    target_size: HeightWidth | None = None,
+    *,
+    image_size: HeightWidth | None = None,
+    padded_size: HeightWidth | None = None,
+) -> Float[Tensor, "labels target_height target_width"]:
+    """The scores that `semantic_segmentation` compares, on their device: whole, and so large."""
+    geometry = _Geometry.of(
+        mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
+    )
+    if geometry.image_size is None:
+        return bilinear.resize(semantic_scores(class_logits, mask_logits), geometry.target_size)
+    (crop,) = geometry.crops(mask_logits, num_maps=len(mask_logits), byte_budget=None)
+    scores = semantic_scores(class_logits, crop.logits)
+    return bilinear.resample(scores, rows=crop.rows, columns=crop.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LabelBand:
+    """Some rows of a label map, and the scores that it was made of, before they were resized."""
+
+    labels: Integer[Tensor, "band target_width"]
+    scores: Float[Tensor, "labels height width"]
+    rows: Places
+    columns: Places
+
+    def shares(self) -> Float[Tensor, "band target_width"]:
+        """The share of each pixel's label in the sum of all labels' scores there."""
+        height, width = self.scores.shape[1:]
+        flat_scores = self.scores.flatten()
+        first = self.labels.long() * (height * width)
+        weight_right, weight_below = self.columns.weight_after, self.rows.weight_after[:, None]
+
+        def line(rows: Tensor) -> Tensor:
+            left, right = (
+                flat_scores[first + rows[:, None] * width + columns]
+                for columns in (self.columns.before, self.columns.after)
+            )
+            return left * (1 - weight_right) + right * weight_right
+
+        top = line(self.rows.before) * (1 - weight_below) + line(self.rows.after) * weight_below
+        total = bilinear.resample(
+            self.scores.sum(0, keepdim=True), rows=self.rows, columns=self.columns
+        )[0]
+        return top / total.clamp_(min=torch.finfo(total.dtype).tiny)
+
+
+def _label_bands(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+    geometry: "_Geometry",
+    *,
+    byte_budget: int,
+) -> Iterator[_LabelBand]:
+    """The label map from top to bottom, in bands within the budget."""
+    if geometry.image_size is not None:
+        yield from _cropped_label_bands(
+            class_logits, mask_logits, geometry, byte_budget=byte_budget
+        )
+        return
+    scores = semantic_scores(class_logits, mask_logits)
+    target = geometry.target_size
+    labels = bilinear.resized_argmax(scores, target, byte_budget=byte_budget)
+    rows, columns = bilinear.places_2d(geometry.mask_size, target, scores.device)
+    # Beside the values, the shares of a pixel take some indices of 8 bytes.
+    for band in bilinear.bands(target[0], bytes_per_row=16 * target[1], byte_budget=byte_budget):
+        yield _LabelBand(labels=labels[band], scores=scores, rows=rows[band], columns=columns)
+
+
+def _cropped_label_bands(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+    geometry: "_Geometry",
+    *,
+    byte_budget: int,
+) -> Iterator[_LabelBand]:
+    """As published: labels are scored at the size of the network input, then resized."""
+    num_maps = mask_logits.shape[0] + class_logits.shape[1]
+    for crop in geometry.crops(mask_logits, num_maps=num_maps, byte_budget=byte_budget):
+        scores = semantic_scores(class_logits, crop.logits)
+        resized = bilinear.resample(scores, rows=crop.rows, columns=crop.columns)
+        yield _LabelBand(
+            labels=bilinear.first_argmax(resized),
+            scores=scores,
+            rows=crop.rows,
+            columns=crop.columns,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Crop:
+    """Some rows of the network input without padding, and the target's rows made of them."""
+
+    logits: Float[Tensor, "maps height width"]
+    rows: Places
+    columns: Places
+
+    def resized(self) -> Float[Tensor, "maps band target_width"]:
+        return bilinear.resample(self.logits, rows=self.rows, columns=self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Geometry:
+    """The way from the masks' size to the target's; `image_size` None where nothing was padded."""
+
+    mask_size: HeightWidth
+    target_size: HeightWidth
+    image_size: HeightWidth | None
+    padded_size: HeightWidth
+
+    @classmethod
+    def of(
+        cls,
+        mask_logits: Tensor,
+        *,
+        target_size: HeightWidth | None,
+        image_size: HeightWidth | None,
+        padded_size: HeightWidth | None,
+    ) -> "_Geometry":
+        mask_height, mask_width = mask_logits.shape[-2:]
+        if image_size is None:
+            padded_size = (mask_height, mask_width)
+        elif padded_size is None:
+            raise ValueError(
+                f"image_size={image_size} says what is valid in the padded network input; give its "
+                "(height, width) as padded_size too"
+            )
+        elif (
+            min(image_size) < 1 or image_size[0] > padded_size[0] or image_size[1] > padded_size[1]
+        ):
+            raise ValueError(
+                f"image_size must lie within padded_size, got {image_size} and {padded_size}"
+            )
+        height, width = target_size or image_size or (mask_height, mask_width)
+        return cls(
+            mask_size=(mask_height, mask_width),
+            target_size=(int(height), int(width)),
+            image_size=image_size,
+            padded_size=padded_size,
+        )
+
+    def without_padding(self, mask_logits: Tensor) -> Tensor:
+        """The masks, cut after the last sample that lies in the image, at least in part."""
+        if self.image_size is None:
+            return mask_logits
+        height, width = (
+            math.ceil(masks * image / padded)
+            for masks, image, padded in zip(
+                self.mask_size, self.image_size, self.padded_size, strict=True
+            )
+        )
+        return mask_logits[:, :height, :width]
+
+    def resized(self, mask_logits: Float[Tensor, "maps height width"]) -> Tensor:
+        """The masks at the target size."""
+        if self.image_size is None:
+            return bilinear.resize(mask_logits, self.target_size)
+        (crop,) = self.crops(mask_logits, num_maps=len(mask_logits), byte_budget=None)
+        return crop.resized()
+
+    def masks_within(self, byte_budget: int) -> int:
+        """How many masks can be resized at once."""
+        return max(1, byte_budget // (4 * bilinear.TEMPORARIES * self._pixels_per_mask()))
+
+    def crops(
+        self,
+        mask_logits: Float[Tensor, "maps height width"],
+        *,
+        num_maps: int,
+        byte_budget: int | None,
+    ) -> Iterator[_Crop]:
+        """The logits at the size of the network input, padding cut off, for bands of the target.
+
+        With no budget there is one band.
+        """
+        assert self.image_size is not None
+        device = mask_logits.device
+        inner_rows, inner_columns = bilinear.places_2d(self.mask_size, self.padded_size, device)
+        rows, columns = bilinear.places_2d(self.image_size, self.target_size, device)
+        bytes_per_row = 4 * num_maps * math.ceil(self._pixels_per_mask() / self.target_size[0])
+        logits = mask_logits.float()
+        for band in bilinear.bands(
+            self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=byte_budget
+        ):
+            # Which rows a band needs is read from a copy on the CPU, so that no device waits.
+            on_cpu = bilinear.places(self.image_size[0], self.target_size[0], _CPU)[band]
+            first, last = int(on_cpu.before[0]), int(on_cpu.after[-1])
+            yield _Crop(
+                logits=bilinear.resample(
+                    logits,
+                    rows=inner_rows[first : last + 1],
+                    columns=inner_columns[: self.image_size[1]],
+                ),
+                rows=rows[band].shifted(first),
+                columns=columns,
+            )
+
+    def _pixels_per_mask(self) -> int:
+        pixels = math.prod(self.target_size)
+        return pixels if self.image_size is None else max(pixels, math.prod(self.image_size))
+
+
+_CPU = torch.device("cpu")
+
+
+def _logit(probability: float) -> float:
+    """The logit of a probability; infinite at 0 and 1."""
+    if not 0 < probability < 1:
+        return -math.inf if probability <= 0 else math.inf
+    return math.log(probability / (1 - probability))
+
+
+def _to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors on the CPU, in one copy."""
+    if all(tensor.device == _CPU for tensor in tensors):
+        return tensors
+    flat = torch.cat([tensor.contiguous().view(torch.uint8).flatten() for tensor in tensors]).cpu()
+    parts = flat.split([tensor.numel() * tensor.element_size() for tensor in tensors])
+    return tuple(
+        part.clone().view(tensor.dtype).view(tensor.shape)
+        for part, tensor in zip(parts, tensors, strict=True)
+    )
+
+
+def _relabel(
+    numbers: Integer[Tensor, "height width"], ids: list[int]
+) -> Int32[Tensor, "height width"]:
+    """The map with each number replaced by its id."""
+    table = torch.tensor(ids, dtype=torch.int32)
+    return table.index_select(0, numbers.flatten().int()).view(numbers.shape)
+
+
+def _nothing(target_size: HeightWidth) -> Segmentation:
+    return Segmentation(segmentation=torch.zeros(target_size, dtype=torch.int32), segments=())

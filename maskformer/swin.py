@@ -1,0 +1,416 @@
+"""Swin: pixels to feature maps by attention inside shifted windows.
+
+Takes normalised images of any size; gives one map per stage, normed, before patch merging. Maps are
+padded first and rolled after, as the published weights were trained; other codes roll first, and
+differ wherever a map is no multiple of the window. `pixel_decoder.py` takes the maps.
+
+A window's padding is all zeros after the norm, so one zero token stands for every padded place:
+projections run on the real tokens plus that one, and a single gather pads, rolls and cuts.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskformer.activations import activation
+from maskformer.configuration import MaskFormerSwinConfig
+
+Tokens = Float[Tensor, "batch height width channels"]
+
+# What attention gets where two tokens of a window are no neighbours in the image. Not minus infinity:
+# the published weights have seen this number.
+_STRANGERS = -100.0
+
+
+class SwinBackbone(nn.Module):
+    """Swin with a norm on each stage that comes out."""
+
+    def __init__(self, config: MaskFormerSwinConfig) -> None:
+        super().__init__()
+        self.model = _Swin(config)
+        widths = [config.embed_dim * 2**stage for stage in range(len(config.depths))]
+        self.hidden_states_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
+        self.stages_out = [index - 1 for index in config.out_indices or ()]
+        if min(self.stages_out) < 0:
+            raise ValueError(f"Swin gives stages, not its stem; got {config.out_features}")
+        self.channels = [widths[stage] for stage in self.stages_out]
+        _initialise(self, std=config.initializer_range)
+
+    def forward(
+        self, pixel_values: Float[Tensor, "batch colours _ _"]
+    ) -> list[Float[Tensor, "batch _ _ _"]]:
+        """The maps in channels-last memory: tokens as they lie."""
+        maps = self.model(pixel_values)
+        return [
+            self.hidden_states_norms[stage](maps[stage]).permute(0, 3, 1, 2)
+            for stage in self.stages_out
+        ]
+
+    def published_besides(self) -> dict[str, Tensor]:
+        """Tensors of the published format that no forward uses, so that other readers miss nothing."""
+        norm = self.hidden_states_norms[-1]
+        besides = {
+            "model.layernorm.weight": torch.ones_like(norm.weight),
+            "model.layernorm.bias": torch.zeros_like(norm.bias),
+        }
+        for name, module in self.named_modules():
+            if isinstance(module, _WindowAttention):
+                index = _relative_positions(module.window, torch.device("cpu"))
+                besides[f"{name}.relative_position_index"] = index.clone()
+        return besides
+
+
+class _Swin(nn.Module):
+    def __init__(self, config: MaskFormerSwinConfig) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(config)
+        self.encoder = _Encoder(config)
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        return self.encoder(self.embeddings(pixel_values))
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: MaskFormerSwinConfig) -> None:
+        super().__init__()
+        if config.use_absolute_embeddings:
+            raise ValueError(
+                "use_absolute_embeddings must be False: no published MaskFormer has them, and "
+                "transformers cannot run one"
+            )
+        self.patch_embeddings = _PatchEmbeddings(config)
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: Tensor) -> Tokens:
+        return self.dropout(self.norm(self.patch_embeddings(pixel_values)))
+
+
+class _PatchEmbeddings(nn.Module):
+    def __init__(self, config: MaskFormerSwinConfig) -> None:
+        super().__init__()
+        size = config.patch_size
+        self.patch = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.projection = nn.Conv2d(
+            config.num_channels, config.embed_dim, kernel_size=self.patch, stride=self.patch
+        )
+
+    def forward(self, pixel_values: Float[Tensor, "batch colours _ _"]) -> Tokens:
+        # A convolution whose patches do not overlap is one matrix product, which leaves the tokens
+        # in the order in which the blocks want them.
+        patch_h, patch_w = self.patch
+        batch, colours, height, width = pixel_values.shape
+        padded = functional.pad(pixel_values, (0, -width % patch_w, 0, -height % patch_h))
+        rows, columns = padded.shape[2] // patch_h, padded.shape[3] // patch_w
+        patches = padded.view(batch, colours, rows, patch_h, columns, patch_w)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return functional.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: MaskFormerSwinConfig) -> None:
+        super().__init__()
+        blocks = sum(config.depths)
+        rates = [config.drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)]
+        starts = [sum(config.depths[:stage]) for stage in range(len(config.depths))]
+        self.layers = nn.ModuleList(
+            _Stage(config, stage=stage, drop_path_rates=rates[start : start + depth])
+            for stage, (start, depth) in enumerate(zip(starts, config.depths, strict=True))
+        )
+
+    def forward(self, tokens: Tokens) -> list[Tensor]:
+        maps = []
+        for stage in self.layers:
+            for block in stage.blocks:
+                tokens = block(tokens)
+            maps.append(tokens)
+            tokens = stage.downsample(tokens)
+        return maps
+
+
+class _Stage(nn.Module):
+    def __init__(
+        self, config: MaskFormerSwinConfig, *, stage: int, drop_path_rates: list[float]
+    ) -> None:
+        super().__init__()
+        width = config.embed_dim * 2**stage
+        last = stage == len(config.depths) - 1
+        self.blocks = nn.ModuleList(
+            _Block(
+                config,
+                width=width,
+                num_heads=config.num_heads[stage],
+                # Always on odd blocks, even where one window covers the whole map.
+                shift=config.window_size // 2 if index % 2 else 0,
+                drop_path_rate=rate,
+            )
+            for index, rate in enumerate(drop_path_rates)
+        )
+        self.downsample = nn.Identity() if last else _PatchMerging(width)
+
+
+class _Block(nn.Module):
+    def __init__(
+        self,
+        config: MaskFormerSwinConfig,
+        *,
+        width: int,
+        num_heads: int,
+        shift: int,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        hidden = int(config.mlp_ratio * width)
+        self.shift = shift
+        self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attention = _Attention(config, width=width, num_heads=num_heads)
+        self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.intermediate = _Dense(width, hidden)
+        self.activation = activation(config.hidden_act)
+        self.output = _Dense(hidden, width, dropout=config.hidden_dropout_prob)
+        self.drop_path = _DropPath(drop_path_rate)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        attended = self.attention(self.layernorm_before(tokens), shift=self.shift)
+        tokens = tokens + self.drop_path(attended)
+        widened = self.activation(self.intermediate(self.layernorm_after(tokens)))
+        return tokens + self.drop_path(self.output(widened))
+
+
+class _Attention(nn.Module):
+    """The published names keep what attends and what projects apart."""
+
+    def __init__(self, config: MaskFormerSwinConfig, *, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.self = _WindowAttention(config, width=width, num_heads=num_heads)
+        self.output = _Dense(width, width, dropout=config.attention_probs_dropout_prob)
+
+    def forward(self, tokens: Tokens, *, shift: int) -> Tokens:
+        return self.output(self.self(tokens, shift=shift))
+
+
+class _WindowAttention(nn.Module):
+    """Attention inside windows, with a learned bias for each relative position.
+
+    Query, key and value are one matrix here and three in the published format: the state dict has
+    the three, both ways.
+    """
+
+    def __init__(self, config: MaskFormerSwinConfig, *, width: int, num_heads: int) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(
+                f"a Swin stage's width must be a multiple of its heads, got {width} and "
+                f"{num_heads}; see embed_dim and num_heads in the backbone's configuration"
+            )
+        self.window, self.num_heads = config.window_size, num_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * self.window - 1) ** 2, num_heads)
+        )
+        self.register_state_dict_post_hook(_split_qkv)
+        self.register_load_state_dict_pre_hook(_join_qkv)
+
+    def forward(self, tokens: Tokens, *, shift: int) -> Tokens:
+        batch, height, width, channels = tokens.shape
+        plan = _window_plan(batch, height, width, self.window, shift, tokens.device)
+        flat = tokens.reshape(-1, channels)
+        padding = flat.new_zeros(1, channels)
+        qkv = self.qkv(torch.cat([flat, padding])).index_select(0, plan.token_of_place)
+        qkv = qkv.view(-1, self.window**2, 3, self.num_heads, channels // self.num_heads)
+        attended = self._attend(qkv, plan.strangers)
+        return attended.index_select(0, plan.place_of_token).view(tokens.shape)
+
+    def _attend(
+        self,
+        qkv: Float[Tensor, "windows places 3 heads head_channels"],
+        strangers: Float[Tensor, "edge_windows places places"],
+    ) -> Float[Tensor, "all_places channels"]:
+        """Windows at the edge of a rolled map come last, and have strangers in them."""
+        query, key, value = qkv.transpose(1, 3).unbind(2)
+        bias = self._position_bias().to(query.dtype)
+        inner = len(query) - len(strangers)
+        parts = []
+        if inner:
+            biases = bias.expand(inner, -1, -1, -1)
+            parts.append(self._heads(query[:inner], key[:inner], value[:inner], biases))
+        if len(strangers):
+            biases = bias + strangers[:, None].to(query.dtype)
+            parts.append(self._heads(query[inner:], key[inner:], value[inner:], biases))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _heads(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=dropout
+        )
+        return attended.transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def _position_bias(self) -> Float[Tensor, "1 heads places places"]:
+        index = _relative_positions(self.window, self.relative_position_bias_table.device)
+        bias = self.relative_position_bias_table.index_select(0, index.flatten())
+        return bias.view(1, *index.shape, self.num_heads).permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WindowPlan:
+    """Where each token of a batch of maps goes, and comes back from."""
+
+    token_of_place: Int[Tensor, " places"]
+    """For each place of each window the token, or one past the last for padding."""
+    place_of_token: Int[Tensor, " tokens"]
+    strangers: Float[Tensor, "edge_windows window_places window_places"]
+    """For the last windows: what to add to attention between two of their places."""
+
+
+def _window_plan(
+    batch: int, height: int, width: int, window: int, shift: int, device: torch.device
+) -> _WindowPlan:
+    # The plan depends on sizes alone; a compiler makes it part of the graph instead.
+    make = _make_plan if torch.compiler.is_compiling() else _cached_plan
+    return make(batch, height, width, window, shift, device)
+
+
+def _make_plan(
+    batch: int, height: int, width: int, window: int, shift: int, device: torch.device
+) -> _WindowPlan:
+    # Not inference tensors, even when made there: training may meet them later.
+    with torch.inference_mode(False), torch.no_grad():
+        rows, columns = math.ceil(height / window), math.ceil(width / window)
+        y = torch.arange(rows * window, device=device)
+        x = torch.arange(columns * window, device=device)
+        source_y, source_x = (y + shift) % len(y), (x + shift) % len(x)
+        token = source_y[:, None] * width + source_x
+        token = token.masked_fill((source_y[:, None] >= height) | (source_x >= width), -1)
+        token = _cut(token, window)
+        images = torch.arange(batch, device=device)[:, None, None] * (height * width)
+        tokens = torch.where(token < 0, batch * height * width, token + images)
+
+        # Edge windows last, for the whole batch: only they need a mask of their own.
+        edges = rows + columns - 1 if shift else 0
+        order = _edges_last(rows, columns, device)
+        inner, edge = order[: rows * columns - edges], order[rows * columns - edges :]
+        tokens = torch.cat([tokens[:, inner].flatten(), tokens[:, edge].flatten()])
+
+        places = torch.arange(len(tokens), device=device)
+        back = torch.zeros(batch * height * width + 1, dtype=torch.long, device=device)
+        back = back.scatter(0, tokens, places)[:-1]
+
+        region = _cut(_regions(y, window, shift)[:, None] * 3 + _regions(x, window, shift), window)
+        region = region[edge].repeat(batch, 1)
+        strangers = (region[:, :, None] != region[:, None, :]) * _STRANGERS
+        return _WindowPlan(token_of_place=tokens, place_of_token=back, strangers=strangers)
+
+
+_cached_plan = lru_cache(maxsize=64)(_make_plan)
+
+
+def _cut(grid: Tensor, window: int) -> Int[Tensor, "windows places"]:
+    rows, columns = grid.shape[0] // window, grid.shape[1] // window
+    return grid.view(rows, window, columns, window).transpose(1, 2).reshape(-1, window * window)
+
+
+def _edges_last(rows: int, columns: int, device: torch.device) -> Int[Tensor, " windows"]:
+    grid = torch.arange(rows * columns, device=device).view(rows, columns)
+    right = grid[:-1, -1]
+    return torch.cat([grid[:-1, :-1].flatten(), right, grid[-1]])
+
+
+def _regions(axis: Int[Tensor, " n"], window: int, shift: int) -> Int[Tensor, " n"]:
+    """Which of three strips of the rolled axis: untouched, cut by the roll, come round."""
+    return (axis >= len(axis) - window).long() + (axis >= len(axis) - shift).long()
+
+
+def _relative_positions(window: int, device: torch.device) -> Int[Tensor, "places places"]:
+    make = _make_positions if torch.compiler.is_compiling() else _cached_positions
+    return make(window, device)
+
+
+def _make_positions(window: int, device: torch.device) -> Int[Tensor, "places places"]:
+    with torch.inference_mode(False):
+        place = torch.arange(window * window, device=device)
+        y, x = place // window, place % window
+        dy, dx = y[:, None] - y + window - 1, x[:, None] - x + window - 1
+        return dy * (2 * window - 1) + dx
+
+
+_cached_positions = lru_cache(maxsize=16)(_make_positions)
+
+_QKV = ("query", "key", "value")
+
+
+def _split_qkv(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]
+) -> None:
+    for kind in ("weight", "bias"):
+        joined = state_dict.pop(f"{prefix}qkv.{kind}", None)
+        if joined is not None:
+            for name, part in zip(_QKV, joined.chunk(3), strict=True):
+                state_dict[f"{prefix}{name}.{kind}"] = part
+
+
+def _join_qkv(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any
+) -> None:
+    for kind in ("weight", "bias"):
+        names = [f"{prefix}{name}.{kind}" for name in _QKV]
+        if all(name in state_dict for name in names):
+            state_dict[f"{prefix}qkv.{kind}"] = torch.cat([state_dict.pop(name) for name in names])
+
+
+class _PatchMerging(nn.Module):
+    """Four neighbours become one token of twice the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "batch _ _ _"]:
+        _, height, width, _ = tokens.shape
+        tokens = functional.pad(tokens, (0, 0, 0, width % 2, 0, height % 2))
+        tokens = tokens.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        # Of the four, the lower one comes before the one to the right.
+        tokens = tokens.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.reduction(self.norm(tokens))
+
+
+class _Dense(nn.Module):
+    def __init__(self, width_in: int, width_out: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width_in, width_out)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.dense(tokens))
+
+
+class _DropPath(nn.Module):
+    """Leaves a whole image out of a residual branch, now and then, in training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        if not self.training or self.rate == 0.0:
+            return tokens
+        keep = torch.rand(len(tokens), 1, 1, 1, device=tokens.device) >= self.rate
+        return tokens * (keep / (1 - self.rate)).to(tokens.dtype)
+
+
+def _initialise(backbone: nn.Module, *, std: float) -> None:
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, _WindowAttention):
+            nn.init.trunc_normal_(module.relative_position_bias_table, std=std)

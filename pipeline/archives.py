@@ -1,0 +1,431 @@
+"""Tar archives, read strictly: every member whole and in its place, or `ArchiveDamage`.
+
+Takes an open file, plain or compressed; `planning.py` cuts archives by `sample_offsets`,
+`reading.py` takes the images of `samples`. Python's tarfile ends quietly where a header is missing
+or damaged, so that a shard that lost its tail passes for a short one; here that is an error:
+
+- An archive ends with a block of zeros. One is enough, since nothing but the end begins with it;
+  none, even after a whole member, means that the archive is cut.
+- An archive laid behind the end of another (`cat a.tar b.tar`) is read on. Other bytes there are
+  left alone, unless a header comes after them: then something in between was damaged.
+- More zeros than any writer pads with are a hole, as an unfinished download leaves.
+- Sizes are claims: nothing is allocated or passed over on their word alone.
+
+What a tar does not show, we cannot see: bytes changed in a member's data (the image's decoder
+may), and a hole that begins and ends exactly at headers, which looks like two archives in a row.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Literal
+
+from pipeline.compressed import StreamDamage, compression_of, decompressed
+
+_BLOCK_BYTES = 512
+_CHUNK_BYTES = 2**20
+# GNU tar pads to records of 10 KiB, and of 1 MiB where people set the largest in use.
+_LONGEST_PADDING_BYTES = 2**21
+_LONGEST_RECORDS_BYTES = 2**22
+
+
+class ArchiveDamage(Exception):
+    """From `offset` on, the archive is not what was written; all before it was read."""
+
+    def __init__(self, offset: int, message: str, truncated: bool = False) -> None:
+        super().__init__(offset, message, truncated)
+        self.offset = offset
+        """Where the first member begins whose headers or data are not all there; in the tar as it
+        was before compression."""
+        self.message = message
+        self.truncated = truncated
+        """The archive ends too early; otherwise what is there is wrong."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A file in an archive, or what stands for one."""
+
+    name: str
+    """As written, `..` and all; bytes that are no UTF-8 appear as `\\xff`."""
+    offset: int
+    """Where its first header begins."""
+    data_offset: int
+    size: int
+    """Bytes of data in the archive."""
+    kind: Literal["file", "partial", "link", "other"]
+    """A partial file is sparse, with its holes left out, or goes on from another volume; a link's
+    data are elsewhere; the others are directories, devices and the like."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Members in a row with the same name up to its first dot, as WebDataset groups them."""
+
+    key: str
+    """The name with its folders, without its extension."""
+    offset: int
+    """Where its first header begins: where an archive may be cut."""
+    is_repeated: bool
+    """The key was there before, in another sample of what was read."""
+    image: Member | None = None
+    """The member that is the sample's image, None where it has none."""
+    data: bytes | None = None
+    """The image's bytes; None where the image is partial, larger than allowed, or not wanted."""
+
+
+def members(file: BinaryIO, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
+    """The members whose first header begins in [start, stop), of all kinds.
+
+    The file may be read and moved between two members, unless it is compressed.
+
+    Raises:
+        ArchiveDamage: after the last member whose headers are whole.
+    """
+    return _members(_Tape(file, start=start), stop=stop)
+
+
+def samples(
+    file: BinaryIO,
+    *,
+    image_members: Iterable[str],
+    max_image_bytes: int,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[Sample]:
+    """The samples that begin in [start, stop), each with its image in memory, one at a time.
+
+    The image is the first of the extensions `image_members` that the sample has. The file is read
+    forward only.
+
+    Raises:
+        ArchiveDamage: after the last sample whose image is whole.
+    """
+    tape = _Tape(file, start=start)
+
+    def load(member: Member) -> bytes | None:
+        if member.kind == "file" and member.size <= max_image_bytes:
+            return tape.read_data(member)
+        tape.pass_over(member)
+        return None
+
+    return _samples(tape, stop=stop, image_members=image_members, load=load)
+
+
+def sample_offsets(
+    file: BinaryIO, *, image_members: Iterable[str], start: int = 0, stop: int | None = None
+) -> Iterator[Sample]:
+    """What `samples` gives, without data, from the headers alone: where an archive can be cut.
+
+    Who reads a slice knows the keys of that slice only: leave an archive in one piece where one of
+    its samples `is_repeated`.
+
+    Raises:
+        ArchiveDamage: after the last sample whose image is whole.
+    """
+    tape = _Tape(file, start=start)
+    return _samples(tape, stop=stop, image_members=image_members, load=tape.pass_over)
+
+
+def _samples(
+    tape: "_Tape",
+    *,
+    stop: int | None,
+    image_members: Iterable[str],
+    load: Callable[[Member], bytes | None],
+) -> Iterator[Sample]:
+    ranks = {extension.lower(): rank for rank, extension in enumerate(image_members)}
+    keys: set[str] = set()
+    sample: Sample | None = None
+    found: dict[str, int] = {}  # the extensions of the sample at hand, with their ranks
+    damage: ArchiveDamage | None = None
+    try:
+        for member in _members(tape, stop=stop):
+            if member.kind == "other" or _is_hidden(member.name):
+                continue
+            key, extension = _key_and_extension(member.name)
+            if sample is None or key != sample.key or extension in found:
+                if sample is not None:
+                    yield sample
+                sample = Sample(key=key, offset=member.offset, is_repeated=key in keys)
+                keys.add(key)
+                found = {}
+            rank = len(ranks) if member.kind == "link" else ranks.get(extension, len(ranks))
+            if rank < min(found.values(), default=len(ranks)):
+                # Let go first: should this one be cut, the lesser is still not the image.
+                sample = replace(sample, image=None, data=None)
+                sample = replace(sample, image=member, data=load(member))
+            found[extension] = rank
+    except ArchiveDamage as error:
+        damage = error
+    if sample is not None and (sample.image is not None or damage is None):
+        yield sample
+    if damage is not None:
+        raise damage
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it is what Macs and editors leave beside the files that people mean."""
+    *folders, basename = name.split("/")
+    return basename.startswith(".") or "__MACOSX" in folders
+
+
+def _key_and_extension(name: str) -> tuple[str, str]:
+    folder, slash, basename = name.removeprefix("./").rpartition("/")
+    stem, _, extension = basename.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _members(tape: "_Tape", *, stop: int | None) -> Iterator[Member]:
+    records_for_all: dict[str, str] = {}
+    while stop is None or tape.position < stop:
+        tape.begin_member(at=tape.position)
+        header = tape.read_header() or _header_behind_the_end(tape)
+        if header is None or (stop is not None and tape.member_offset >= stop):
+            return
+        if header.kind == b"g":
+            # For all members from here on. A slice does not see those before it; writers keep
+            # comments there, as git does, and nothing about names and sizes.
+            records_for_all |= _pax_records(tape, tape.read_records(header))
+            continue
+        member = _read_member(tape, header, records_for_all=records_for_all)
+        yield member
+        tape.pass_over(member)
+
+
+def _header_behind_the_end(tape: "_Tape") -> "_Header | None":
+    """The first header behind the block of zeros just read, None where the file ends with it."""
+    end = tape.member_offset
+    block = tape.read(_BLOCK_BYTES)
+    if len(block) == _BLOCK_BYTES and any(block):
+        raise tape.damage("a lone block of zeros stands where a header should")
+    while len(block) == _BLOCK_BYTES and not any(block):
+        if tape.position - end > _LONGEST_PADDING_BYTES:
+            message = "zeros begin here that are too many for the end, as in an unfinished download"
+            raise tape.damage(message, truncated=True)
+        block = tape.read(_BLOCK_BYTES)
+    tape.begin_member(at=tape.position - len(block))
+    if len(block) < _BLOCK_BYTES:
+        return None
+    if _has_checksum(block) or _has_magic(block):
+        return tape.header(block)
+    while len(block := tape.read(_BLOCK_BYTES)) == _BLOCK_BYTES:
+        if _has_checksum(block):
+            raise tape.damage("bytes that are no header stand between two archives in the file")
+    return None
+
+
+def _read_member(tape: "_Tape", header: "_Header", *, records_for_all: dict[str, str]) -> Member:
+    """The member that begins with a header; leaves the tape at its data."""
+    records = dict(records_for_all)
+    while header.kind in _FORERUNNERS:
+        data = tape.read_records(header)
+        if header.kind == b"L":
+            records["path"] = _text(data)
+        elif header.kind != b"K":  # the target of a link, which nobody asks for
+            records |= _pax_records(tape, data)
+        following = tape.read_header()
+        if following is None or following.kind == b"g":
+            raise tape.damage("a header that holds a long name or size has no member behind it")
+        header = following
+    if header.has_sparse_map:
+        tape.read_sparse_map()
+    size = 0 if header.kind in _WITHOUT_DATA else _size(tape, header, records=records)
+    return Member(
+        name=records.get("GNU.sparse.name") or records.get("path") or header.name,
+        offset=tape.member_offset,
+        data_offset=tape.position,
+        size=size,
+        kind=_kind(header, records=records),
+    )
+
+
+def _pax_records(tape: "_Tape", data: bytes) -> dict[str, str]:
+    """The lines `<length of the line> <key>=<value>` as a dictionary."""
+    records = {}
+    while data.strip(b"\0"):
+        match = re.match(rb"(\d{1,9}) ([^=]+)=", data)
+        length = int(match[1]) if match else 0
+        if not match or not match.end() < length <= len(data) or data[length - 1] != 0x0A:
+            raise tape.damage("a pax header's records are damaged")
+        records[_text(match[2])] = _text(data[match.end() : length - 1])
+        data = data[length:]
+    return records
+
+
+def _size(tape: "_Tape", header: "_Header", *, records: dict[str, str]) -> int:
+    stated = records.get("size")
+    if stated is None:
+        return header.size
+    if not re.fullmatch(r"[0-9]{1,20}", stated):
+        raise tape.damage(f"a pax header gives {stated!r} as size")
+    return int(stated)
+
+
+def _kind(
+    header: "_Header", *, records: dict[str, str]
+) -> Literal["file", "partial", "link", "other"]:
+    if header.kind in _LINKS:
+        return "link"
+    if header.kind in _OTHERS or (header.kind == b"\0" and header.name.endswith("/")):
+        return "other"
+    if header.kind in _PARTIAL or any(key.startswith("GNU.sparse.") for key in records):
+        return "partial"
+    return "file"  # kinds that nobody knows too, as POSIX has it
+
+
+class _Tape:
+    """The archive as it is read forward, and what to say where that fails."""
+
+    def __init__(self, file: BinaryIO, *, start: int) -> None:
+        file.seek(0)
+        head = file.read(_BLOCK_BYTES)
+        is_plain = len(head) == _BLOCK_BYTES and _has_checksum(head)
+        compression = None if is_plain else compression_of(head)
+        file.seek(0)
+        self._file = decompressed(file, compression=compression) if compression else file
+        self._end = None if compression else file.seek(0, io.SEEK_END)
+        self.position = 0
+        self.member_offset = start
+        self._move_to(start)
+
+    def begin_member(self, *, at: int) -> None:
+        """From here on, damage is this member's."""
+        self.member_offset = at
+
+    def damage(self, message: str, *, truncated: bool = False) -> ArchiveDamage:
+        message = f"{message} (byte {self.member_offset} of the tar)"
+        return ArchiveDamage(self.member_offset, message, truncated)
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer only where the archive ends."""
+        if self._end is not None:
+            self._file.seek(self.position)
+        chunks = []
+        try:
+            while size and (chunk := self._file.read(min(size, _CHUNK_BYTES))):
+                chunks.append(chunk)
+                size -= len(chunk)
+                self.position += len(chunk)
+        except StreamDamage as error:
+            raise self.damage(error.message, truncated=error.truncated) from None
+        return b"".join(chunks)
+
+    def read_header(self) -> "_Header | None":
+        """The header at this place, None where the zeros are that end an archive."""
+        block = self.read(_BLOCK_BYTES)
+        if len(block) == _BLOCK_BYTES:
+            return self.header(block) if any(block) else None
+        where = "in a header" if block else "without the zeros that mark an end"
+        raise self.damage(f"the archive ends {where}, at byte {self.position}", truncated=True)
+
+    def header(self, block: bytes) -> "_Header":
+        size = _number(block[124:136])
+        if not _has_checksum(block) or size is None:
+            raise self.damage("a header is damaged, or this is no tar archive")
+        name = _text(block[:100])
+        if block[257:263] == b"ustar\0" and block[345]:
+            name = f"{_text(block[345:500])}/{name}"
+        kind = block[156:157]
+        return _Header(
+            name=name, kind=kind, size=size, has_sparse_map=kind == b"S" and bool(block[482])
+        )
+
+    def read_sparse_map(self) -> None:
+        """Blocks behind the header of an old GNU sparse file, each telling whether one follows."""
+        while True:
+            block = self.read(_BLOCK_BYTES)
+            if len(block) < _BLOCK_BYTES:
+                raise self.damage(
+                    f"the archive ends in a header, at byte {self.position}", truncated=True
+                )
+            if not block[504]:
+                return
+
+    def read_records(self, header: "_Header") -> bytes:
+        """The data of a header that stands for others."""
+        if header.size > _LONGEST_RECORDS_BYTES:
+            raise self.damage(f"a header of {header.size} bytes for a name or size is damaged")
+        return self._read_whole(header.size, what="a long header")
+
+    def read_data(self, member: Member) -> bytes:
+        return self._read_whole(member.size, what=repr(member.name))
+
+    def pass_over(self, member: Member) -> None:
+        """Goes to where the next header should be."""
+        data_stop = member.data_offset + member.size
+        self._move_to(data_stop)
+        self._check_reached(data_stop, what=repr(member.name))
+        self._move_to(_padded(data_stop))
+
+    def _read_whole(self, size: int, *, what: str) -> bytes:
+        stop = self.position + size
+        data = self.read(size)
+        self._check_reached(stop, what=what)
+        self._move_to(_padded(stop))
+        return data
+
+    def _check_reached(self, offset: int, *, what: str) -> None:
+        if self.position < offset:
+            message = f"the archive ends at byte {self.position}, in {what}, which goes to {offset}"
+            raise self.damage(message, truncated=True)
+
+    def _move_to(self, offset: int) -> None:
+        """Forward to an offset, or to the end where that comes first."""
+        if self._end is not None:
+            self.position = max(self.position, min(offset, self._end))
+            return
+        while self.position < offset and self.read(min(offset - self.position, _CHUNK_BYTES)):
+            pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """The fields of a header that matter here."""
+
+    name: str
+    kind: bytes
+    size: int
+    has_sparse_map: bool
+
+
+_FORERUNNERS = frozenset([b"L", b"K", b"x", b"X"])  # GNU's two, pax, Solaris' pax
+_LINKS = frozenset([b"1", b"2"])
+_OTHERS = frozenset([b"3", b"4", b"5", b"6", b"D", b"N", b"V"])
+_WITHOUT_DATA = frozenset([b"1", b"2", b"3", b"4", b"5", b"6"])  # whatever their size field says
+_PARTIAL = frozenset([b"S", b"M"])
+
+
+def _has_checksum(block: bytes) -> bool:
+    """Whether a block is a header, by the sum of its bytes with the sum's own field blank."""
+    rest = block[:148] + b" " * 8 + block[156:]
+    stated = _number(block[148:156])
+    signed = sum(rest) - 256 * len(rest.translate(None, delete=bytes(range(128))))
+    return stated in (sum(rest), signed)  # some early writers took bytes for signed
+
+
+def _has_magic(block: bytes) -> bool:
+    return block[257:262] == b"ustar"
+
+
+def _number(field: bytes) -> int | None:
+    """An octal number, or GNU's binary one; None for what is neither or below 0."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big") & ~(0x80 << 8 * (len(field) - 1))
+        return None if field[0] & 0x40 else value
+    digits = field.partition(b"\0")[0].strip(b" ")
+    if digits.strip(b"01234567"):
+        return None
+    return int(digits or b"0", 8)
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+
+
+def _padded(offset: int) -> int:
+    return -(-offset // _BLOCK_BYTES) * _BLOCK_BYTES

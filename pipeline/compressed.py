@@ -1,0 +1,159 @@
+"""Compressed streams: gzip, bzip2, xz and zstd files, read forward, with every fault found out.
+
+Takes an open file; `archives.py` reads tar members from what comes out. Python's own readers raise
+OSError for a bad checksum as well as for a disk that fails; here the two stay apart: what the file
+raises passes untouched, and what is wrong with its content is `StreamDamage`.
+"""
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Literal, Protocol
+
+Compression = Literal["gzip", "bzip2", "xz", "zstd"]
+
+_SIGNATURES: dict[bytes, Compression] = {
+    b"\x1f\x8b\x08": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_LONGEST_SIGNATURE = max(map(len, _SIGNATURES))
+_READ_BYTES = 2**16
+# A step that meets damage gives none of its bytes, so that steps are short.
+_STEP_BYTES = 2**14
+
+
+class StreamDamage(Exception):
+    """The compressed bytes are not those that were written, or not all of them."""
+
+    def __init__(self, message: str, truncated: bool = False) -> None:
+        super().__init__(message, truncated)
+        self.message = message
+        self.truncated = truncated
+
+
+def compression_of(head: bytes) -> Compression | None:
+    """How a file that begins with these bytes is compressed, None where it is not."""
+    return next((name for start, name in _SIGNATURES.items() if head.startswith(start)), None)
+
+
+def decompressed(file: BinaryIO, *, compression: Compression) -> io.BufferedReader:
+    """The content of a file from where it stands, to be read forward only.
+
+    Streams laid end to end are one, as for `gzip -d`; zeros behind the last are padding, and
+    anything else there is damage. Memory stays small whatever the ratio of compression.
+    """
+    chunks = _zstd_chunks(file) if compression == "zstd" else _chunks(file, compression=compression)
+    return io.BufferedReader(_Chunks(chunks), _READ_BYTES)
+
+
+class _Decompressor(Protocol):
+    """What the standard library's incremental decompressors have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def _chunks(file: BinaryIO, *, compression: Compression) -> Iterator[bytes]:
+    data = file.read(_READ_BYTES)
+    while data:
+        decompressor = _DECOMPRESSORS[compression]()
+        while not decompressor.eof:
+            try:
+                step = decompressor.decompress(data, _STEP_BYTES)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise StreamDamage(f"the {compression} stream is damaged: {error}") from None
+            if step:
+                yield step
+            data = b""
+            if decompressor.needs_input and not decompressor.eof:
+                data = file.read(_READ_BYTES)
+                if not data:
+                    raise StreamDamage(f"the {compression} stream is cut short", truncated=True)
+        data = _next_stream(file, decompressor.unused_data, compression=compression)
+
+
+def _next_stream(file: BinaryIO, data: bytes, *, compression: Compression) -> bytes:
+    """What follows the end of a stream: the first bytes of another, none at the file's end."""
+    data = data.lstrip(b"\0")
+    while len(data) < _LONGEST_SIGNATURE and (more := file.read(_READ_BYTES)):
+        data = (data + more).lstrip(b"\0")
+    if data and compression_of(data) != compression:
+        raise StreamDamage(f"the {compression} stream is followed by bytes that are none")
+    return data
+
+
+class _Inflater:
+    """zlib's decompressor with the interface of its younger kin."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)  # 31: a gzip header, and its checksum at the end
+        self._is_full = False
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail and not self._is_full
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        step = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+        self._is_full = len(step) == max_length
+        return step
+
+
+_DECOMPRESSORS: dict[Compression, Callable[[], _Decompressor]] = {
+    "gzip": _Inflater,
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+}
+
+
+def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
+    import pyarrow as pa  # Python has zstd from 3.14 on
+
+    stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+    while True:
+        try:
+            chunk = stream.read(_STEP_BYTES)
+        except OSError as error:
+            if error.errno is not None:  # from the system, not from the decompressor
+                raise
+            is_cut = "runcated" in str(error)
+            raise StreamDamage(f"the zstd stream is damaged: {error}", truncated=is_cut) from None
+        if not chunk:
+            return
+        yield chunk
+
+
+class _Chunks(io.RawIOBase):
+    """An iterator of non-empty bytes as a raw file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._left or next(self._chunks, b"")
+        size = min(len(data), len(buffer))
+        buffer[:size] = data[:size]
+        self._left = data[size:]
+        return size

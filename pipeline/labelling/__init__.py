@@ -1,0 +1,1 @@
+"""Labelling: a corpus's images in, a committed segment table out."""

@@ -1,0 +1,116 @@
+"""The cluster: how many actors, and what each process may use of its machine.
+
+Works the same on a laptop and on a hundred nodes: what is not set is derived from what Ray sees.
+"""
+
+import logging
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.annotations import RayDeprecationWarning
+
+import maskformer
+import pipeline
+
+
+def connect(address: str | None = None) -> None:
+    """Joins the cluster at `address` or in RAY_ADDRESS; with neither, starts one on this machine.
+
+    Raises:
+        ConnectionError: no cluster answers there.
+    """
+    _be_quiet()
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **settings)
+        return
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        # Not submitted, so that no working directory brings our code to the other nodes.
+        settings["runtime_env"] = {"py_modules": [maskformer, pipeline]}
+    try:
+        ray.init(address=address, **settings)
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _be_quiet() -> None:
+    """Leaves the terminal to our own lines: Ray's are in its logs."""
+    for name in ("RAY_BACKEND_LOG_LEVEL", "RAY_DATA_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, {"RAY_BACKEND_LOG_LEVEL": "fatal"}.get(name, "1"))
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # The one way that 2.60 has to bound retries is announced to change with 2.64.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorSettings:
+    """Number and size of actors. What is None follows from the cluster."""
+
+    ray_address: str | None = None
+    """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
+    num_actors: int | None = None
+    """Actors in all; one for each GPU, or one for each node without."""
+    actor_gpus: float | None = None
+    """GPUs of an actor, 0.5 for two on one; 1, or 0 on a cluster without GPUs."""
+    actor_cpus: float | None = None
+    """CPUs that an actor reserves; 1 beside a GPU, or half a node's without."""
+    reader_cpus: float = 0.5
+    """CPUs that a reading task reserves."""
+    block_bytes: int = 16 * 2**20
+    """Pixels that go to an actor at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_bytes"):
+            value = getattr(self, name)
+            if value is not None and (value < 0 or (value == 0 and name != "actor_gpus")):
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """What each kind of process asks Ray for."""
+
+    fewest_actors: int
+    most_actors: int
+    actor_gpus: float
+    actor_cpus: float
+    actor_threads: int | None
+    reader_cpus: float
+    stager_cpus: float
+
+    @classmethod
+    def of_cluster(cls, settings: ActorSettings) -> "Machines":
+        """Decides for the nodes that are alive now."""
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+        gpus = sum(node.get("GPU", 0) for node in nodes)
+        actor_gpus = settings.actor_gpus
+        if actor_gpus is None:
+            actor_gpus = 1.0 if gpus else 0.0
+        smallest = min(node["CPU"] for node in nodes)
+        if actor_gpus:
+            actor_cpus = settings.actor_cpus or 1.0
+            possible = int(gpus / actor_gpus)
+            threads = None
+        else:
+            actor_cpus = settings.actor_cpus or max(1.0, smallest // 2)
+            # Readers need little beside a model on a CPU: its threads may use what they leave.
+            per_node = 1 if settings.actor_cpus is None else int(smallest // actor_cpus) or 1
+            possible = per_node * len(nodes)
+            threads = max(1, math.ceil(smallest / per_node))
+        wanted = settings.num_actors or max(1, possible)
+        return cls(
+            fewest_actors=1 if settings.num_actors is None else wanted,
+            most_actors=wanted,
+            actor_gpus=actor_gpus,
+            actor_cpus=actor_cpus,
+            actor_threads=threads,
+            # Equal requests would let Ray fuse reading into the actor: then a GPU waits for JPEGs.
+            reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
+            stager_cpus=0.1,
+        )

@@ -1,0 +1,161 @@
+"""Committing: rows to staged parts, and the parts of a unit to its two files.
+
+Parts are named by unit and positions, and a unit's files by the unit: whatever runs twice, here or
+in another run, writes the same names with the same rows. `images/<unit>` comes last and says that
+the unit is done; until then no reader looks at anything of it.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.labelling.rows import ROWS, image_table, segment_table
+from pipeline.storage import StorageFault
+from pipeline.table import SCHEMA_VERSION, TableSpec, TableStore
+
+RECEIPT = pa.schema(
+    [
+        ("unit_id", pa.string()),
+        ("part", pa.string()),  # null where nothing was staged
+        ("positions", pa.list_(pa.int64())),
+        ("num_images", pa.int64()),  # of the unit, where its end was seen
+        ("num_segments", pa.int64()),
+        ("bytes_read", pa.int64()),
+        ("fault", pa.string()),  # of storage: the unit stays undone
+        (
+            "errors",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("position", pa.int64()),
+                        ("image_id", pa.string()),
+                        ("error_class", pa.string()),
+                        ("error_message", pa.string()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+"""What a staged part says to the driver; small, whatever the images are."""
+
+_ROW_GROUP_ROWS = 8192
+_WITHOUT_STATISTICS = "rle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stager:
+    """Puts rows under `_staging/<unit_id>/` and gives receipts."""
+
+    table: TableStore
+    run_id: str
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        units = pa.compute.unique(rows["unit_id"]).to_pylist()
+        receipts = [
+            self._stage(rows.filter(pa.compute.field("unit_id") == unit_id), unit_id=unit_id)
+            for unit_id in units
+        ]
+        return pa.Table.from_pylist(receipts, schema=RECEIPT)
+
+    def _stage(self, rows: pa.Table, *, unit_id: str) -> dict[str, object]:
+        images = rows.filter(pa.compute.field("kind") == "image")
+        positions = images["position"].to_pylist()
+        receipt: dict[str, object] = {"unit_id": unit_id, "positions": positions, "errors": []}
+        for row in rows.filter(pa.compute.field("kind") != "image").to_pylist():
+            if row["kind"] == "end":
+                receipt |= {"num_images": row["position"]}
+            else:
+                receipt |= {"fault": row["error_message"]}
+        if not positions:
+            return receipt
+        failed = images.filter(pa.compute.field("status") == "error")
+        name = f"{self.run_id}-{min(positions)}-{max(positions)}-{len(positions)}.parquet"
+        part = self.table.file("_staging", unit_id, name)
+        try:
+            self.table.storage.write(part, _parquet(images))
+        except StorageFault as fault:
+            return {"unit_id": unit_id, "positions": [], "fault": str(fault)}
+        return receipt | {
+            "part": part,
+            "bytes_read": pa.compute.sum(images["bytes_read"]).as_py(),
+            "num_segments": pa.compute.sum(images["num_segments"]).as_py(),
+            "errors": failed.select(
+                [f.name for f in RECEIPT.field("errors").type.value_type]
+            ).to_pylist(),
+        }
+
+
+def commit_unit(
+    unit_id: str,
+    *,
+    parts: Iterable[str],
+    num_images: int,
+    table: TableStore,
+    spec: TableSpec,
+) -> None:
+    """Joins the parts of a unit and writes its two files; `images` last.
+
+    Raises:
+        StorageFault: a part is gone or the parts are not the unit; nothing was committed.
+    """
+    rows = _joined(parts, unit_id=unit_id, num_images=num_images, table=table)
+    metadata = {
+        "schema_version": str(SCHEMA_VERSION),
+        "model_fingerprint": spec.model_fingerprint,
+        "table_fingerprint": spec.fingerprint,
+        "labels": json.dumps(spec.labels),
+        "unit_id": unit_id,
+    }
+    for name, content in (("segments", segment_table(rows)), ("images", image_table(rows))):
+        content = content.replace_schema_metadata(metadata)
+        table.storage.write(table.file(name, f"{unit_id}.parquet"), _parquet(content))
+
+
+def clear_staging(table: TableStore, unit_id: str) -> None:
+    """Removes what any run staged of a unit that is done."""
+    staged = [file.uri for file in table.storage.files(table.file("_staging", unit_id))]
+    table.storage.delete(staged)
+
+
+def _joined(parts: Iterable[str], *, unit_id: str, num_images: int, table: TableStore) -> pa.Table:
+    """The rows of all parts by position, each position once."""
+    tables = [ROWS.empty_table()]
+    for part in parts:
+        try:
+            data = table.storage.read(part)
+        except FileNotFoundError as error:
+            raise StorageFault(f"unit {unit_id}: its staged part {part} is gone") from error
+        tables.append(pq.read_table(io.BytesIO(data)).cast(ROWS))
+    rows = pa.concat_tables(tables)
+    position = rows["position"].to_numpy()
+    first_of: dict[int, int] = {}
+    for index, value in enumerate(position.tolist()):
+        first_of.setdefault(value, index)
+    if sorted(first_of) != list(range(num_images)):
+        raise StorageFault(
+            f"unit {unit_id}: its staged parts hold {len(first_of)} images of {num_images}"
+        )
+    return rows.take([first_of[value] for value in range(num_images)])
+
+
+def _parquet(content: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    scalars = [
+        f.name
+        for f in content.schema
+        if f.name != _WITHOUT_STATISTICS and not pa.types.is_nested(f.type)
+    ]
+    pq.write_table(
+        content,
+        buffer,
+        compression="zstd",
+        row_group_size=_ROW_GROUP_ROWS,
+        use_dictionary=[name for name in scalars if name not in ("position", "score", "area")],
+        write_statistics=scalars,
+    )
+    return buffer.getvalue()

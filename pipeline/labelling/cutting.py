@@ -1,0 +1,148 @@
+"""Cutting: one large source to several slices, and a corpus to its first images.
+
+`planning.py` asks for it; only what must be cut is looked into, and of that only headers and
+footers.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pipeline.archives import ArchiveDamage, sample_offsets
+from pipeline.compressed import compression_of
+from pipeline.reading import ReadSettings, parquet_slices
+from pipeline.sources import Source
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The least that a source can be cut into: a tar's sample, a Parquet row group."""
+
+    start: int
+    num_images: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutter:
+    """Opens sources to find where they may be cut."""
+
+    storage: Storage
+    reading: ReadSettings
+
+    def slices(self, source: Source, *, max_images: int, max_bytes: int) -> Iterator[Source]:
+        """The source whole, or in slices within the bounds where it can be cut.
+
+        A tar is opened only if its bytes ask for it: how many images it holds, nobody knows
+        without reading it.
+        """
+        if source.kind == "file" or (source.kind == "tar" and slice_bytes(source) <= max_bytes):
+            yield source
+            return
+        pieces = self._pieces(source)
+        images = num_bytes = 0
+        start = source.start
+        for piece in pieces:
+            full = images + piece.num_images > max_images or num_bytes + piece.num_bytes > max_bytes
+            if full and piece.start > start:
+                yield sliced(source, start=start, stop=piece.start, num_images=images)
+                start, images, num_bytes = piece.start, 0, 0
+            images, num_bytes = images + piece.num_images, num_bytes + piece.num_bytes
+        yield sliced(source, start=start, stop=source.stop, num_images=images if pieces else None)
+
+    def first_images(
+        self, sources: Iterable[Source], *, limit: int, known: dict[tuple[str, str, int], Source]
+    ) -> Iterator[Source]:
+        """The first sources that hold so many images together, the last one cut to fit.
+
+        Args:
+            known: slices of earlier plans by uri, etag and start, which save a look inside.
+        """
+        left = limit
+        for source in sources:
+            while left > 0:
+                there = known.get((source.uri, source.etag, source.start))
+                fits = there is not None and 0 < (there.num_images or 0) <= left
+                piece = there if there is not None and fits else self._up_to(source, images=left)
+                yield piece
+                left -= piece.num_images or 0
+                if piece.stop is None:
+                    break
+                source = sliced(source, start=piece.stop, stop=source.stop)
+            if left <= 0:
+                return
+
+    def _up_to(self, source: Source, *, images: int) -> Source:
+        """The source up to its first so many images, with their number."""
+        if source.kind == "file":
+            return source
+        if source.kind == "parquet":
+            rows = sum(piece.num_images for piece in self._pieces(source))
+            if rows <= images:
+                return dataclasses.replace(source, num_images=rows)
+            stop = source.start + images
+            return sliced(source, start=source.start, stop=stop, num_images=images)
+        count = 0
+        for piece in self._pieces(source):
+            if count == images:
+                return sliced(source, start=source.start, stop=piece.start, num_images=count)
+            count += piece.num_images
+        return dataclasses.replace(source, num_images=count)
+
+    def _pieces(self, source: Source) -> list[_Piece]:
+        """Where the source may be cut, in order; none where nothing can be told."""
+        with self.storage.open(source.uri, etag=source.etag, size=source.size) as file:
+            if source.kind == "parquet":
+                return _row_groups(source, parquet_slices(file))
+            if compression_of(file.read(8)) is not None:
+                return []
+            return self._samples(source, file)
+
+    def _samples(self, source: Source, file: BinaryIO) -> list[_Piece]:
+        """The samples of a tar up to where it is damaged, by its headers."""
+        walk = sample_offsets(
+            file,
+            image_members=self.reading.image_members,
+            start=source.start,
+            stop=source.stop,
+        )
+        samples = []
+        # What is damaged stays in the last slice: reading it says so.
+        with contextlib.suppress(ArchiveDamage):
+            for sample in walk:
+                if sample.is_repeated:
+                    return []  # only who reads the archive in one piece sees a key come again
+                samples.append(sample)
+        ends = [sample.offset for sample in samples[1:]] + [source.stop or source.size]
+        return [
+            _Piece(sample.offset, int(sample.image is not None), end - sample.offset)
+            for sample, end in zip(samples, ends, strict=True)
+        ]
+
+
+def sliced(
+    source: Source, *, start: int, stop: int | None, num_images: int | None = None
+) -> Source:
+    """A part of a source."""
+    return dataclasses.replace(source, start=start, stop=stop, num_images=num_images)
+
+
+def slice_bytes(source: Source) -> int:
+    """How many bytes reading it takes; all of them where only its reader can tell."""
+    if source.kind != "tar":
+        return source.size
+    return max(0, (source.size if source.stop is None else source.stop) - source.start)
+
+
+def _row_groups(source: Source, groups: Iterable[tuple[int, int]]) -> list[_Piece]:
+    """The row groups, each with rows and bytes, that lie in the source."""
+    pieces, row = [], 0
+    for rows, num_bytes in groups:
+        if row + rows > source.start:
+            start = max(row, source.start)
+            pieces.append(_Piece(start, row + rows - start, num_bytes))
+        row += rows
+    return pieces

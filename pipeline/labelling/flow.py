@@ -1,0 +1,354 @@
+"""The flow: units of the plan through readers, actors and stagers to committed units.
+
+Ray Data moves the rows: one task reads a unit and yields blocks of pixels, actors turn blocks into
+rows, small tasks stage them and give receipts. The driver counts receipts, and starts a commit as
+soon as those of a unit are complete. What fails is tried again in another pass, a bounded number of
+times; what stays undone is named in the outcome.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.labelling.cluster import ActorSettings, Machines
+from pipeline.labelling.commit import Stager, clear_staging, commit_unit
+from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.planning import PLAN, Unit
+from pipeline.labelling.segmenting import ModelFiles
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.reading import ReadSettings
+from pipeline.storage import StorageFault
+from pipeline.table import TableSpec, TableStore
+
+_PASSES = 3
+_ATTEMPTS = 3
+_COMMITS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """All that a worker needs to know, and that all workers share."""
+
+    table: TableStore
+    spec: TableSpec
+    run_id: str
+    reading: ReadSettings
+    segmenting: SegmentSettings
+    actors: ActorSettings
+    processor: MaskFormerImageProcessor
+    model_files: ModelFiles
+
+
+@dataclass
+class Tally:
+    """What a run has done so far; grows while it runs."""
+
+    images: int = 0
+    """Rows that were staged, of committed units in the end."""
+    errors: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Images in error by class."""
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    """The first images of each class of error."""
+    segments: int = 0
+    bytes_read: int = 0
+    units: int = 0
+    """Units that this run committed."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Units that are not done, and why."""
+    first_rows_at: float | None = None
+    """When the first rows came, in `time.monotonic` seconds."""
+    first_images: int = 0
+    """How many images came then."""
+    last_rows_at: float = 0.0
+
+    @property
+    def num_errors(self) -> int:
+        return self.errors.total()
+
+    @property
+    def images_per_second(self) -> float | None:
+        """From the first rows to the last, start-up left out; None where all came at once."""
+        if self.first_rows_at is None or self.images == self.first_images:
+            return None
+        return (self.images - self.first_images) / (self.last_rows_at - self.first_rows_at)
+
+
+def run_units(
+    units: Iterable[Unit], *, work: Work, tally: Tally, on_progress: Callable[[], bool]
+) -> bool:
+    """Works on the units until all are done or the passes are used up; whether it was stopped.
+
+    Args:
+        tally: is kept up to date.
+        on_progress: called whenever something was done; False ends the run after the commits that
+            are under way.
+    """
+    left = {unit.unit_id: unit for unit in units}
+    model = ray.put(dict(work.model_files))
+    for _ in range(_PASSES):
+        one_pass = _Pass(left, work=work, model=model, tally=tally, on_progress=on_progress)
+        done = one_pass.run()
+        left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
+        if not left or one_pass.was_stopped:
+            break
+    for unit_id in left:
+        tally.faults.setdefault(unit_id, "was not reached")
+    return one_pass.was_stopped
+
+
+class _Pass:
+    """One execution of the dataset over the units that are left."""
+
+    def __init__(
+        self,
+        units: dict[str, Unit],
+        *,
+        work: Work,
+        model: "ray.ObjectRef[ModelFiles]",
+        tally: Tally,
+        on_progress: Callable[[], bool],
+    ) -> None:
+        self._units, self._work, self._tally, self._on_progress = units, work, tally, on_progress
+        self._model = model
+        self._collected = {unit_id: _Collected() for unit_id in units}
+        self._commits: dict[Any, str] = {}
+        self._done: set[str] = set()
+        self.was_stopped = False
+
+    def run(self) -> set[str]:
+        """The units that this pass committed."""
+        dataset = label_dataset(self._units.values(), work=self._work, model=self._model)
+        try:
+            with contextlib.closing(_receipts(dataset)) as receipts:
+                for receipt in receipts:
+                    self._take(receipt)
+                    self._finish_commits(at_most=_COMMITS_AT_ONCE)
+                    if not self._on_progress():
+                        self.was_stopped = True
+                        break
+        except ray.exceptions.RayError as error:
+            self._blame(error)
+        except Exception as error:  # Ray Data wraps what its workers raise in classes of its own
+            if not isinstance(error.__cause__, ray.exceptions.RayError | StorageFault):
+                raise
+            self._blame(error)
+        self._finish_commits(at_most=0)
+        return self._done
+
+    def _take(self, receipt: dict[str, Any]) -> None:
+        unit_id = receipt["unit_id"]
+        collected = self._collected[unit_id]
+        if unit_id in self._done or collected.is_committing:
+            return  # a task that ran twice
+        if receipt["fault"]:
+            self._tally.faults[unit_id] = receipt["fault"]
+            return
+        self._count(collected.add(receipt), receipt)
+        if collected.is_complete:
+            self._tally.faults.pop(unit_id, None)
+            collected.is_committing = True
+            self._commits[self._commit(unit_id, collected)] = unit_id
+
+    def _count(self, new: set[int], receipt: dict[str, Any]) -> None:
+        """Adds to the tally what no receipt has told before."""
+        if new:
+            self._tally.last_rows_at = time.monotonic()
+        if new and self._tally.first_rows_at is None:
+            self._tally.first_rows_at = self._tally.last_rows_at
+            self._tally.first_images = len(new)
+        self._tally.images += len(new)
+        if len(new) == len(receipt["positions"]):
+            self._tally.bytes_read += receipt["bytes_read"] or 0
+            self._tally.segments += receipt["num_segments"] or 0
+        for error in receipt["errors"]:
+            if error["position"] in new:
+                self._tally.errors[error["error_class"]] += 1
+                examples = self._tally.examples.setdefault(error["error_class"], [])
+                if len(examples) < 5:
+                    examples.append(
+                        {"image_id": error["image_id"], "message": error["error_message"]}
+                    )
+
+    def _commit(self, unit_id: str, collected: "_Collected") -> Any:
+        return _commit.remote(
+            unit_id,
+            parts=collected.parts,
+            num_images=collected.num_images,
+            table=self._work.table,
+            spec=self._work.spec,
+        )
+
+    def _finish_commits(self, *, at_most: int) -> None:
+        """Takes the results of commits that are over; waits until at most so many go on."""
+        while self._commits:
+            wait_for = max(0, len(self._commits) - at_most)
+            ready, _ = ray.wait(
+                list(self._commits),
+                num_returns=max(1, wait_for),
+                timeout=None if wait_for else 0,
+            )
+            if not ready:
+                return
+            for each in ready:
+                unit_id = self._commits.pop(each)
+                try:
+                    ray.get(each)
+                except (ray.exceptions.RayError, StorageFault) as error:
+                    self._tally.faults[unit_id] = _reason(error)
+                    self._take_back(unit_id)
+                else:
+                    self._done.add(unit_id)
+                    self._tally.units += 1
+                    self._collected[unit_id].forget()
+
+    def _take_back(self, unit_id: str) -> None:
+        self._collected[unit_id] = _Collected()
+
+    def _blame(self, error: BaseException) -> None:
+        for unit_id in self._units:
+            if unit_id not in self._done and not self._collected[unit_id].is_committing:
+                self._tally.faults.setdefault(unit_id, _reason(error))
+
+
+@dataclass
+class _Collected:
+    """The receipts of one unit so far."""
+
+    positions: set[int] = field(default_factory=set)
+    parts: list[str] = field(default_factory=list)
+    num_images: int | None = None
+    is_committing: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_images is not None and len(self.positions) == self.num_images
+
+    def add(self, receipt: dict[str, Any]) -> set[int]:
+        """Takes a receipt; the positions in it that are new."""
+        new = set(receipt["positions"]) - self.positions
+        self.positions |= new
+        if receipt["part"] is not None and receipt["part"] not in self.parts:
+            self.parts.append(receipt["part"])
+        if receipt["num_images"] is not None:
+            self.num_images = receipt["num_images"]
+        return new
+
+    def forget(self) -> None:
+        """Drops what a committed unit needs no more: memory must not grow with the corpus."""
+        self.positions, self.parts = set(), []
+
+
+@ray.remote(num_cpus=0, max_retries=_ATTEMPTS)
+def _commit(
+    unit_id: str, *, parts: list[str], num_images: int, table: TableStore, spec: TableSpec
+) -> None:
+    commit_unit(unit_id, parts=parts, num_images=num_images, table=table, spec=spec)
+    clear_staging(table, unit_id)
+
+
+def label_dataset(
+    units: Iterable[Unit], *, work: Work, model: "ray.ObjectRef[ModelFiles]"
+) -> "ray.data.Dataset":
+    """The operators: units, then pixels, then rows, then receipts."""
+    machines = Machines.of_cluster(work.actors)
+    context = DataContext.get_current()
+    # A block is what an actor gets at once: some tens of images, so that all actors have work.
+    context.target_max_block_size = work.actors.block_bytes
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return (
+        ray.data.from_arrow([unit_table(unit) for unit in units])
+        .map_batches(
+            UnitLoader(
+                storage=work.table.storage,
+                reading=work.reading,
+                processor=work.processor,
+                block_bytes=work.actors.block_bytes,
+            ).__call__,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=machines.reader_cpus,
+            max_retries=_ATTEMPTS,
+        )
+        .map_batches(
+            _SegmenterActor,
+            fn_constructor_kwargs={
+                "model": model,
+                "settings": work.segmenting,
+                "num_threads": machines.actor_threads,
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(
+                min_size=machines.fewest_actors,
+                max_size=machines.most_actors,
+                max_concurrent_calls_per_actor=2,
+                max_tasks_in_flight_per_actor=4,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=machines.actor_cpus,
+            num_gpus=machines.actor_gpus,
+            max_restarts=_ATTEMPTS,
+            max_task_retries=_ATTEMPTS,
+        )
+        .map_batches(
+            Stager(table=work.table, run_id=work.run_id).__call__,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=machines.stager_cpus,
+            max_retries=_ATTEMPTS,
+        )
+    )
+
+
+class _SegmenterActor:
+    """Where a `Segmenter` lives; imports torch only in the actor's own process."""
+
+    def __init__(
+        self,
+        *,
+        model: "ray.ObjectRef[ModelFiles]",
+        settings: SegmentSettings,
+        num_threads: int | None,
+    ) -> None:
+        from pipeline.labelling.segmenting import Segmenter
+
+        self._segmenter = Segmenter(
+            model_files=lambda: ray.get(model), settings=settings, num_threads=num_threads
+        )
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return self._segmenter(block)
+
+
+def unit_table(unit: Unit) -> pa.Table:
+    rows = [
+        {"unit_index": 0, "unit_id": unit.unit_id, **dataclasses.asdict(source)}
+        for source in unit.sources
+    ]
+    return pa.Table.from_pylist(rows, schema=PLAN)
+
+
+def _receipts(dataset: "ray.data.Dataset") -> Generator[dict[str, Any], None, None]:
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()
+
+
+def _reason(error: BaseException) -> str:
+    cause = error
+    while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
+        cause = cause.cause
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1][:300] if lines else ''}"

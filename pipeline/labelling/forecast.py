@@ -1,0 +1,80 @@
+"""Forecasts: a few images labelled for real, and what that says of the whole plan."""
+
+import time
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+
+from pipeline.labelling.cluster import Machines
+from pipeline.labelling.flow import Work, unit_table
+from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.planning import Plan
+from pipeline.labelling.progress import duration
+
+_SAMPLE_IMAGES = 16
+_SAMPLE_SECONDS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    images: int
+    num_bytes: int
+    seconds: float
+    errors: int
+
+
+def forecast(plan: Plan, *, work: Work) -> str:
+    """Units, images, bytes and the time they would take, by a sample from the plan's first unit."""
+    if not plan.units:
+        return "nothing to do"
+    machines = Machines.of_cluster(work.actors)
+    take_sample = ray.remote(num_cpus=machines.actor_cpus, num_gpus=machines.actor_gpus)(_sample)
+    sample: _Sample = ray.get(
+        take_sample.remote(unit_table(plan.units[0]), work=work, machines=machines)
+    )
+    if not sample.images:
+        return f"units: {len(plan.units):,}\nthe sample holds no image that can be decoded"
+    known = plan.num_images
+    images = known or round(plan.num_bytes / sample.num_bytes * sample.images)
+    rate = sample.images / sample.seconds
+    actors = machines.most_actors
+    return "\n".join(
+        [
+            f"units: {len(plan.units):,}",
+            f"images: {images:,}" + ("" if known else " (estimated from the sample)"),
+            f"bytes: {plan.num_bytes:,}",
+            f"sample: {sample.images} images in {sample.seconds:.1f} s, {sample.errors} in error",
+            f"forecast: {duration(images / rate / actors)} with {actors} actors "
+            f"at {rate:.3g} images/s each, start-up left out",
+        ]
+    )
+
+
+def _sample(unit: pa.Table, *, work: Work, machines: Machines) -> _Sample:
+    """Loads and segments the first images of a unit; the first of all is not timed."""
+    from pipeline.labelling.segmenting import Segmenter
+
+    segmenter = Segmenter(
+        model_files=lambda: work.model_files,
+        settings=work.segmenting,
+        num_threads=machines.actor_threads,
+    )
+    loader = UnitLoader(
+        storage=work.table.storage, reading=work.reading, processor=work.processor, block_bytes=1
+    )
+    images = errors = num_bytes = 0
+    began = last = None
+    for block in loader(unit):
+        rows = segmenter(block)
+        last = time.monotonic()
+        if began is None:
+            began = last
+            continue
+        images += sum(kind == "image" for kind in rows["kind"].to_pylist())
+        errors += sum(status == "error" for status in rows["status"].to_pylist())
+        num_bytes += pa.compute.sum(rows["bytes_read"]).as_py() or 0
+        if images >= _SAMPLE_IMAGES or last - began > _SAMPLE_SECONDS:
+            break
+    seconds = (last - began) if last is not None and began is not None else 0.0
+    return _Sample(images=images, num_bytes=num_bytes, seconds=seconds, errors=errors)

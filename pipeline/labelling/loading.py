@@ -1,0 +1,146 @@
+"""Loading: the sources of one unit to blocks of pixels at the model's size.
+
+Runs in CPU tasks, without torch. Takes one unit's rows of the plan; gives tables with the columns
+`BLOCK` to `segmenting.py`, the last of which says how many images the unit had.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.decoding import ImageError, decode
+from pipeline.reading import EncodedImage, ReadSettings, read_source
+from pipeline.sources import Source
+from pipeline.storage import SourceChanged, Storage, StorageFault
+
+BLOCK = pa.schema(
+    [
+        ("unit_id", pa.string()),
+        ("kind", pa.string()),  # image, end (of the unit) or fault (of storage)
+        ("position", pa.int64()),  # within the unit; of the end, the number of images
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("member", pa.string()),
+        ("etag", pa.string()),
+        ("height", pa.int32()),  # of the image; null where it could not be decoded
+        ("width", pa.int32()),
+        ("error_class", pa.string()),
+        ("error_message", pa.string()),
+        ("pixels", pa.binary()),  # uint8 RGB, row by row, at the size below
+        ("pixels_height", pa.int32()),
+        ("pixels_width", pa.int32()),
+        ("bytes_read", pa.int64()),  # encoded bytes of the image
+    ]
+)
+
+_BLOCK_IMAGES = 64
+_READS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLoader:
+    """Reads, decodes and resizes the images of one unit; what Ray Data calls on each."""
+
+    storage: Storage
+    reading: ReadSettings
+    processor: MaskFormerImageProcessor
+    block_bytes: int
+    """Pixels of a block; a block is what travels to an actor at once."""
+
+    def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
+        unit_id = unit["unit_id"][0].as_py()
+        sources = _sources(unit)
+        rows: list[dict[str, Any]] = []
+        position = num_bytes = 0
+        try:
+            for image in self._images(sources):
+                row = self._row(image)
+                rows.append({"unit_id": unit_id, "kind": "image", "position": position, **row})
+                position += 1
+                num_bytes += len(row["pixels"] or b"")
+                if num_bytes >= self.block_bytes or len(rows) >= _BLOCK_IMAGES:
+                    yield _block(rows)
+                    rows, num_bytes = [], 0
+        except (StorageFault, SourceChanged) as fault:
+            # The unit stays undone and the run says so; its other units go on.
+            message = f"{type(fault).__name__}: {fault}"
+            yield _block([{"unit_id": unit_id, "kind": "fault", "error_message": message}])
+            return
+        end = {"kind": "end", "position": position}
+        yield _block([*rows, {"unit_id": unit_id, **end}])
+
+    def _images(self, sources: Iterable[Source]) -> Iterator[EncodedImage]:
+        """The images of all sources in order; files are fetched some at a time, archives stream."""
+
+        def read(source: Source) -> Iterable[EncodedImage]:
+            return read_source(source, storage=self.storage, settings=self.reading)
+
+        def fetch(source: Source) -> Iterable[EncodedImage]:
+            return list(read(source)) if source.kind == "file" else read(source)
+
+        for images in _ahead(fetch, sources):
+            yield from images
+
+    def _row(self, image: EncodedImage) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "image_id": image.image_id,
+            "uri": image.uri,
+            "member": image.member,
+            "etag": image.etag,
+            "bytes_read": len(image.data or b""),
+            "pixels": None,
+        }
+        try:
+            if image.error is not None:
+                raise image.error
+            assert image.data is not None
+            return {**row, **self._pixels(image)}
+        except ImageError as error:
+            return {**row, "error_class": error.error_class, "error_message": error.message}
+
+    def _pixels(self, image: EncodedImage) -> dict[str, Any]:
+        decoded = decode(
+            image.data or b"",
+            name=image.name,
+            mode=self.reading.decode,
+            target_size=self.processor.resized_size,
+            max_pixels=self.reading.max_image_pixels,
+        )
+        pixels = self.processor.resize(decoded.image, original_size=(decoded.height, decoded.width))
+        return {
+            "height": decoded.height,
+            "width": decoded.width,
+            "pixels": pixels.tobytes(),
+            "pixels_height": pixels.shape[0],
+            "pixels_width": pixels.shape[1],
+        }
+
+
+def _sources(unit: pa.Table) -> list[Source]:
+    return [Source(**row) for row in unit.drop_columns(["unit_id", "unit_index"]).to_pylist()]
+
+
+def _block(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=BLOCK)
+
+
+def _ahead(
+    fetch: Callable[[Source], Iterable[EncodedImage]], sources: Iterable[Source]
+) -> Iterator[Iterable[EncodedImage]]:
+    """`map` in threads, in order, so many at once; the first fault ends it."""
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        waiting = []
+        try:
+            for source in sources:
+                waiting.append(pool.submit(fetch, source))
+                if len(waiting) >= _READS_AT_ONCE:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()

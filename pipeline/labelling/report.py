@@ -1,0 +1,142 @@
+"""Reports: what a run did, for people in a summary, for programs in `report.json`."""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+
+from pipeline.labelling.flow import Tally
+from pipeline.labelling.planning import Plan
+from pipeline.labelling.progress import duration
+
+
+class ExitCode(IntEnum):
+    """What a scheduler is told."""
+
+    DONE = 0
+    WRONG_USAGE = 2
+    DONE_WITH_ERRORS = 3
+    BUDGET_EXCEEDED = 4
+    TRY_AGAIN = 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Counts and rates of one run; `images` and `segments` are what this run added."""
+
+    run_id: str
+    table: str
+    corpus: str
+    exit_code: int
+    seconds: float
+    images: int
+    images_in_error: int
+    segments: int
+    images_per_second: float | None
+    """After the first block of images; None where there was but one."""
+    bytes_read: int
+    """Encoded bytes of the images that were decoded."""
+    units_planned: int
+    units_committed: int
+    units_done_before: int
+    errors: dict[str, int]
+    """Images in error by class."""
+    error_examples: dict[str, list[dict[str, str]]]
+    """The first images of each class, with their messages."""
+    faults: dict[str, str]
+    """Units that are not done, and why."""
+    files_passed_over: int
+    files_passed_over_examples: list[str]
+    files_named_twice: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+
+def make_report(
+    *,
+    run_id: str,
+    table: str,
+    corpus: str,
+    plan: Plan,
+    tally: Tally,
+    seconds: float,
+    error_budget: float,
+    was_stopped: bool,
+) -> Report:
+    """The report of a run that is over."""
+    return Report(
+        run_id=run_id,
+        table=table,
+        corpus=corpus,
+        exit_code=_exit_code(plan, tally, error_budget=error_budget, was_stopped=was_stopped),
+        seconds=round(seconds, 2),
+        images=tally.images,
+        images_in_error=tally.num_errors,
+        segments=tally.segments,
+        images_per_second=tally.images_per_second,
+        bytes_read=tally.bytes_read,
+        units_planned=len(plan.units),
+        units_committed=tally.units,
+        units_done_before=plan.done,
+        errors=dict(tally.errors.most_common()),
+        error_examples=tally.examples,
+        faults=dict(list(tally.faults.items())[:100]),
+        files_passed_over=len(plan.passed_over),
+        files_passed_over_examples=list(plan.passed_over[:5]),
+        files_named_twice=len(plan.doubled),
+    )
+
+
+def over_budget(tally: Tally, *, error_budget: float) -> bool:
+    """Whether the share of images in error is above the budget."""
+    return tally.num_errors > error_budget * tally.images
+
+
+def _exit_code(plan: Plan, tally: Tally, *, error_budget: float, was_stopped: bool) -> ExitCode:
+    if over_budget(tally, error_budget=error_budget):
+        return ExitCode.BUDGET_EXCEEDED
+    if was_stopped or tally.units < len(plan.units):
+        return ExitCode.TRY_AGAIN
+    return ExitCode.DONE_WITH_ERRORS if tally.num_errors else ExitCode.DONE
+
+
+def summary(report: Report, *, report_file: str) -> str:
+    """The report in some lines for people: what was done, what went wrong, what to do."""
+    lines = []
+    if report.units_done_before:
+        lines.append(f"already done: {report.units_done_before:,} units, not read again")
+    rate = report.images_per_second
+    lines.append(
+        f"labelled {report.images:,} images with {report.segments:,} segments "
+        f"in {duration(report.seconds)}" + (f", {rate:.3g} images/s" if rate else "")
+    )
+    for name, count in report.errors.items():
+        example = report.error_examples[name][0]["message"]
+        lines.append(f"  {count:,} × {name}, as {example}")
+    if report.files_passed_over:
+        lines.append(
+            f"passed over {report.files_passed_over:,} files of no known kind, as "
+            f"{report.files_passed_over_examples[0]}"
+        )
+    if report.files_named_twice:
+        lines.append(f"took {report.files_named_twice:,} files once that are named twice")
+    if report.faults:
+        reason = next(iter(report.faults.values()))
+        undone = report.units_planned - report.units_committed
+        lines.append(f"not done: {undone:,} units, as {reason}")
+    lines.append(_advice(report))
+    lines.append(f"table: {report.table}")
+    lines.append(f"report: {report_file}")
+    return "\n".join(lines)
+
+
+def _advice(report: Report) -> str:
+    return {
+        ExitCode.DONE: "done",
+        ExitCode.DONE_WITH_ERRORS: "done; images in error have a row with status=error",
+        ExitCode.BUDGET_EXCEEDED: (
+            f"{report.images_in_error:,} of {report.images:,} images are in error, more than "
+            "--error_budget allows; what is good was kept. Look at the errors, then run again"
+        ),
+        ExitCode.TRY_AGAIN: "not finished; run the same command again to go on",
+    }[ExitCode(report.exit_code)]

@@ -1,0 +1,36 @@
+"""Rows: what an actor gives of each image, before it is committed.
+
+`segmenting.py` makes them, `commit.py` stages them and splits them into the two tables.
+"""
+
+import pyarrow as pa
+
+from pipeline.table import IMAGES, SEGMENTS
+
+_OF_THE_IMAGE = ("image_id", "height", "width")
+
+ROWS = pa.schema(
+    [
+        *IMAGES,
+        ("segments", pa.list_(pa.struct([f for f in SEGMENTS if f.name not in _OF_THE_IMAGE]))),
+        ("kind", pa.string()),  # as in `loading.BLOCK`
+        ("bytes_read", pa.int64()),
+    ]
+)
+"""The columns of `images`, with the image's segments in a list."""
+
+
+def image_table(rows: pa.Table) -> pa.Table:
+    """The rows of `images`."""
+    return rows.select(IMAGES.names).cast(IMAGES)
+
+
+def segment_table(rows: pa.Table) -> pa.Table:
+    """The rows of `segments`, in the order of the images, then as they stand in each list."""
+    lists = rows["segments"].combine_chunks()
+    parents = pa.compute.list_parent_indices(lists)
+    flat = pa.compute.list_flatten(lists)
+    columns = {name: rows[name].take(parents) for name in _OF_THE_IMAGE}
+    for index, field in enumerate(flat.type):
+        columns[field.name] = flat.field(index)
+    return pa.table([columns[name] for name in SEGMENTS.names], names=SEGMENTS.names).cast(SEGMENTS)

@@ -1,0 +1,172 @@
+"""A run: from settings to a report, whatever happens in between.
+
+What `jobs/` start. The order keeps promises: everything that can be wrong with the settings is
+found before a process starts, the plan is written before work, the report after it.
+"""
+
+import signal
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.labelling.cluster import ActorSettings, connect
+from pipeline.labelling.flow import Tally, Work, run_units
+from pipeline.labelling.forecast import forecast
+from pipeline.labelling.model import read_model, table_spec
+from pipeline.labelling.planning import Plan, UnitSettings, plan_corpus, settle_plan
+from pipeline.labelling.progress import ProgressDisplay
+from pipeline.labelling.report import ExitCode, make_report, over_budget, summary
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.reading import ReadSettings
+from pipeline.settings import Settings, WrongUsage
+from pipeline.storage import Storage, StorageFault
+from pipeline.table import TableStore
+
+_FEWEST_IMAGES_TO_JUDGE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """What to label, with what, and where the rows go."""
+
+    corpus: str
+    """A prefix, tar, Parquet file or manifest (csv, jsonl or Parquet with a column uri), on a disk
+    or at any fsspec URL."""
+    table: str
+    """Folder or object-store prefix of the segment table; it is made where there is none."""
+    model: str
+    """Folder of a model in the transformers format, or its id on the hub."""
+    limit: int | None = None
+    """Label the first so many images of the corpus only."""
+    error_budget: float = 0.1
+    """Largest share of images in error with which a run still counts as done, in [0, 1]."""
+    dry_run: bool = False
+    """Plan, time a few images, say how long the run would take, and write nothing."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if not 0 <= self.error_budget <= 1:
+            raise ValueError(f"error_budget must be in [0, 1], got {self.error_budget}")
+
+
+PARTS = (LabelSettings, SegmentSettings, ReadSettings, UnitSettings, ActorSettings, Storage)
+"""The parts of a labelling job's settings."""
+
+
+def label_corpus(settings: Settings) -> int:
+    """Labels what the table lacks of the corpus; prints what it does; gives the exit code."""
+    try:
+        return _label(settings)
+    except WrongUsage as error:
+        return _fail(str(error), ExitCode.WRONG_USAGE)
+    except (StorageFault, ConnectionError) as error:
+        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
+    except KeyboardInterrupt:
+        return _fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
+
+
+def _label(settings: Settings) -> int:
+    began = time.monotonic()
+    label = settings.of(LabelSettings)
+    work, plan = _prepare(settings)
+    print(_opening(plan, label), file=sys.stderr, flush=True)
+    if label.dry_run:
+        connect(work.actors.ray_address)
+        print(forecast(plan, work=work))
+        return ExitCode.DONE
+    tally, was_stopped = Tally(), False
+    if plan.units:
+        connect(work.actors.ray_address)
+        was_stopped = _work(plan, work=work, tally=tally, error_budget=label.error_budget)
+    report = make_report(
+        run_id=work.run_id,
+        table=work.table.uri,
+        corpus=label.corpus,
+        plan=plan,
+        tally=tally,
+        seconds=time.monotonic() - began,
+        error_budget=label.error_budget,
+        was_stopped=was_stopped,
+    )
+    report_file = work.table.file("_runs", work.run_id, "report.json")
+    work.table.storage.write(report_file, report.to_json().encode())
+    print(summary(report, report_file=report_file))
+    return report.exit_code
+
+
+def _prepare(settings: Settings) -> tuple[Work, Plan]:
+    """All that can be wrong with the settings comes out here, before a process starts."""
+    label, segmenting = settings.of(LabelSettings), settings.of(SegmentSettings)
+    reading, storage = settings.of(ReadSettings), settings.of(Storage).with_environment()
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    try:
+        model = read_model(label.model, resize_rule=segmenting.resize_rule)
+        spec = table_spec(model, segmenting=segmenting, reading=reading)
+        table = TableStore(label.table, storage)
+        table.check(spec)
+
+        def plan_now() -> Plan:
+            return plan_corpus(
+                label.corpus,
+                table=table,
+                spec=spec,
+                reading=reading,
+                units=settings.of(UnitSettings),
+                limit=label.limit,
+            )
+
+        if label.dry_run:
+            plan = plan_now()
+        else:
+            plan_now()  # an empty corpus must leave no table behind
+            table.create(spec)
+            storage.write(table.file("_runs", run_id, "settings.yaml"), settings.to_yaml().encode())
+            plan = settle_plan(plan_now, table=table, run_id=run_id)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
+    work = Work(
+        table=table,
+        spec=spec,
+        run_id=run_id,
+        reading=reading,
+        segmenting=segmenting,
+        actors=settings.of(ActorSettings),
+        processor=model.processor,
+        model_files=model.files,
+    )
+    return work, plan
+
+
+def _work(plan: Plan, *, work: Work, tally: Tally, error_budget: float) -> bool:
+    """Works on the plan; whether it was stopped before its end."""
+
+    def within_budget() -> bool:
+        early = tally.images < _FEWEST_IMAGES_TO_JUDGE
+        return early or not over_budget(tally, error_budget=error_budget)
+
+    # After Ray has set its own: a scheduler's SIGTERM is to end in a report, as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ProgressDisplay(tally, plan):
+        try:
+            return run_units(plan.units, work=work, tally=tally, on_progress=within_budget)
+        except KeyboardInterrupt:
+            return True
+
+
+def _opening(plan: Plan, label: LabelSettings) -> str:
+    count = "some" if plan.num_images is None else f"{plan.num_images:,}"
+    megabytes = plan.num_bytes / 1e6
+    done = f"; {plan.done:,} units are done already" if plan.done else ""
+    if not plan.units:
+        return f"nothing to do at {label.corpus}{done}"
+    return (
+        f"{count} images in {len(plan.units):,} units, {megabytes:,.1f} MB, of {label.corpus}{done}"
+    )
+
+
+def _fail(message: str, code: ExitCode) -> int:
+    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+    return code

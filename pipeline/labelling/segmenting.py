@@ -1,0 +1,258 @@
+"""Segmenting: blocks of pixels to rows of segments, on the actor's device.
+
+Takes the blocks of `loading.py`; gives the rows that `commit.py` stages. An actor holds one model
+and is called by two threads at once: while one has the model, the other post-processes what it got
+from it before.
+"""
+
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from maskformer import (
+    Kept,
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    Segmentation,
+    encode_segments,
+    instance_segmentation,
+    keep_instance,
+    keep_panoptic,
+    panoptic_segmentation,
+    semantic_segments,
+)
+from pipeline.labelling.rows import ROWS
+from pipeline.labelling.settings import SegmentSettings
+
+_PIXELS_AT_ONCE_ON_A_GPU = 8 * 2**20
+
+ModelFiles = Mapping[str, bytes]
+"""The files of a model folder by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """One image of a batch."""
+
+    row: dict[str, Any]
+    pixels: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.row["height"], self.row["width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Masks:
+    """What the model says of one image: the kept queries and their mask logits."""
+
+    image: _Image
+    kept: Kept | None
+    class_logits: Tensor
+    mask_logits: Tensor
+    padded_size: tuple[int, int]
+
+
+class Segmenter:
+    """A model on a device, from blocks of pixels to rows of segments."""
+
+    def __init__(
+        self,
+        *,
+        model_files: Callable[[], ModelFiles],
+        settings: SegmentSettings,
+        num_threads: int | None = None,
+    ) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._settings = settings
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+            settings.precision
+        ]
+        self._model, self._processor = _load(model_files(), settings=settings, dtype=self._dtype)
+        self._model.to(self._device)
+        self._labels = self._model.config.id2label
+        self._model_is_free = threading.Lock()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        rows = block.to_pylist()
+        images = [_image(row) for row in rows if row["pixels"] is not None]
+        results: dict[int, dict[str, Any]] = {}
+        for batch in self._batches(images):
+            with self._model_is_free, torch.inference_mode():
+                masks = self._masks(batch)
+            with torch.inference_mode():
+                for each in masks:
+                    results[id(each.image.row)] = self._segments(each)
+        return pa.Table.from_pylist(
+            [{**_plain(row), **results.get(id(row), _no_result(row))} for row in rows], schema=ROWS
+        )
+
+    def _batches(self, images: list[_Image]) -> Iterator[list[_Image]]:
+        """Images of one padded size together, as many as the bound on pixels lets in."""
+        by_size: dict[tuple[int, int], list[_Image]] = defaultdict(list)
+        for image in images:
+            by_size[self._processor.padded_size(image.pixels.shape[:2])].append(image)
+        on_gpu = self._device.type == "cuda"
+        bound = self._settings.batch_pixels or (_PIXELS_AT_ONCE_ON_A_GPU if on_gpu else 1)
+        for (height, width), group in by_size.items():
+            count = max(1, bound // (height * width))
+            for start in range(0, len(group), count):
+                yield group[start : start + count]
+
+    def _masks(self, batch: list[_Image]) -> list[_Masks]:
+        """The model's part: the class head first, then masks of the queries that can be kept."""
+        pixel_values = self._pixel_values(batch)
+        decoding = self._model.decode_queries(pixel_values)
+        # The one wait for the device: which queries are kept decides what is computed next.
+        class_logits = decoding.class_queries_logits.float().cpu()
+        masks = []
+        for index, image in enumerate(batch):
+            kept = self._kept(class_logits[index])
+            queries = torch.arange(class_logits.shape[1]) if kept is None else kept.queries
+            masks.append(
+                _Masks(
+                    image=image,
+                    kept=None if kept is None else _on(kept, self._device),
+                    class_logits=class_logits[index].to(self._device, non_blocking=True),
+                    mask_logits=self._model.query_masks(
+                        decoding, index=index, kept=queries.to(self._device, non_blocking=True)
+                    ),
+                    padded_size=(pixel_values.shape[2], pixel_values.shape[3]),
+                )
+            )
+        return masks
+
+    def _pixel_values(self, batch: list[_Image]) -> Tensor:
+        sizes = {image.pixels.shape for image in batch}
+        groups = [batch] if len(sizes) == 1 else [[image] for image in batch]
+        return torch.cat(
+            [
+                self._processor.normalize(
+                    torch.from_numpy(np.stack([image.pixels for image in group])).to(
+                        self._device, non_blocking=True
+                    ),
+                    dtype=self._dtype,
+                )
+                for group in groups
+            ]
+        )
+
+    def _kept(self, class_logits: Tensor) -> Kept | None:
+        """The queries that can become segments; None where all take part (semantic)."""
+        if self._settings.task == "panoptic":
+            return keep_panoptic(class_logits, threshold=self._settings.resolved.threshold)
+        if self._settings.task == "instance":
+            return keep_instance(class_logits, threshold=self._settings.resolved.threshold)
+        return None
+
+    def _segmentation(self, masks: _Masks) -> Segmentation:
+        settings = self._settings.resolved
+        image_size = masks.image.pixels.shape[:2]
+        is_padded = tuple(image_size) != masks.padded_size
+        sizes: dict[str, Any] = {"target_size": masks.image.size}
+        if is_padded or self._settings.resize_rule == "detectron2":
+            sizes |= {"image_size": tuple(image_size), "padded_size": masks.padded_size}
+        if masks.kept is None:
+            return semantic_segments(masks.class_logits, masks.mask_logits, **sizes)
+        overlap = {
+            "mask_threshold": settings.mask_threshold,
+            "overlap_mask_area_threshold": settings.overlap_mask_area_threshold,
+        }
+        if self._settings.task == "instance":
+            return instance_segmentation(
+                masks.mask_logits, masks.kept, threshold=settings.threshold, **overlap, **sizes
+            )
+        return panoptic_segmentation(
+            masks.mask_logits,
+            masks.kept,
+            label_ids_to_fuse=settings.label_ids_to_fuse,
+            **overlap,
+            **sizes,
+        )
+
+    def _segments(self, masks: _Masks) -> dict[str, Any]:
+        """The columns of `ROWS` that segmenting fills in."""
+        segmentation = self._segmentation(masks)
+        shapes = encode_segments(segmentation.segmentation.numpy())
+        by_id = {segment.id: segment for segment in segmentation.segments}
+        segments = []
+        columns = zip(
+            shapes.ids.tolist(),
+            shapes.areas.tolist(),
+            shapes.boxes_xywh.tolist(),
+            shapes.rles,
+            strict=True,
+        )
+        for segment_id, area, (x, y, w, h), rle in columns:
+            segment = by_id[segment_id]
+            segments.append(
+                {
+                    "segment_id": segment_id,
+                    "label_id": segment.label_id,
+                    "label": self._labels[segment.label_id],
+                    "is_thing": self._settings.is_thing(segment.label_id),
+                    "score": segment.score,
+                    "area": area,
+                    "bbox_x": x,
+                    "bbox_y": y,
+                    "bbox_w": w,
+                    "bbox_h": h,
+                    "rle": rle,
+                }
+            )
+        height, width = masks.image.size
+        scores = [segment["score"] for segment in segments]
+        return {
+            "status": "ok",
+            "num_segments": len(segments),
+            "coverage": sum(segment["area"] for segment in segments) / (height * width),
+            "mean_score": sum(scores) / len(scores) if scores else None,
+            "segments": segments,
+        }
+
+
+def _load(
+    files: ModelFiles, *, settings: SegmentSettings, dtype: torch.dtype
+) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
+    """Model and processor from the files that the driver read: a node needs no copy of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        model = MaskFormerForInstanceSegmentation.from_pretrained(folder, dtype=dtype)
+        processor = MaskFormerImageProcessor.from_pretrained(
+            folder, resize_rule=settings.resize_rule
+        )
+    return model.eval(), processor
+
+
+def _image(row: dict[str, Any]) -> _Image:
+    shape = (row["pixels_height"], row["pixels_width"], 3)
+    return _Image(row=row, pixels=np.frombuffer(row["pixels"], np.uint8).reshape(shape))
+
+
+def _on(kept: Kept, device: torch.device) -> Kept:
+    return Kept(
+        queries=kept.queries.to(device, non_blocking=True),
+        labels=kept.labels.to(device, non_blocking=True),
+        scores=kept.scores.to(device, non_blocking=True),
+    )
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name in ROWS.names}
+
+
+def _no_result(row: dict[str, Any]) -> dict[str, Any]:
+    """Of an image that failed, and of rows that are no image."""
+    return {"status": "error", "num_segments": 0, "segments": []} if row["kind"] == "image" else {}

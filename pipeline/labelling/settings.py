@@ -1,0 +1,69 @@
+"""What a segmentation is asked for: the settings that its rows depend on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+_DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSettings:
+    """What becomes a segment, and how the model runs. The table is bound to all but the batches."""
+
+    task: Literal["panoptic", "instance", "semantic"] = "panoptic"
+    """panoptic: each pixel in at most one segment, of things and stuff; instance: things, the best
+    one wins a pixel; semantic: one segment per label, which covers the image."""
+    threshold: float | None = None
+    """Lowest score of a segment, in [0, 1]; 0.5. Not for semantic."""
+    mask_threshold: float | None = None
+    """Lowest probability of a mask's own pixels, in [0, 1]; 0.5. Not for semantic."""
+    overlap_mask_area_threshold: float | None = None
+    """Least share of its own pixels that a segment must win from others, in [0, 1]; 0.8. Not for
+    semantic."""
+    label_ids_to_fuse: tuple[int, ...] | None = None
+    """Labels of stuff, whose segments become one per image. Panoptic only."""
+    resize_rule: Literal["transformers", "detectron2"] = "transformers"
+    """transformers: stretch to a multiple of the divisor; detectron2: pad to it, as published."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the model's weights and activations."""
+    batch_pixels: int | None = None
+    """Most pixels of a batch after resizing; 8 megapixels on a GPU, one image on a CPU."""
+
+    def __post_init__(self) -> None:
+        for name in _DEFAULTS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
+            if value is not None and self.task == "semantic":
+                raise ValueError(f"{name} has no effect on the task semantic; leave it out")
+        if self.label_ids_to_fuse is not None and self.task != "panoptic":
+            raise ValueError(
+                f"label_ids_to_fuse has no effect on the task {self.task}; leave it out"
+            )
+        if self.batch_pixels is not None and self.batch_pixels < 1:
+            raise ValueError(f"batch_pixels must be at least 1, got {self.batch_pixels}")
+
+    @property
+    def resolved(self) -> "ResolvedThresholds":
+        """The thresholds, with defaults in place of None."""
+        given = {name: getattr(self, name) for name in _DEFAULTS}
+        numbers = {k: _DEFAULTS[k] if v is None else v for k, v in given.items()}
+        return ResolvedThresholds(
+            **numbers, label_ids_to_fuse=frozenset(self.label_ids_to_fuse or ())
+        )
+
+    def is_thing(self, label_id: int) -> bool:
+        """Panoptic: all but fused labels; instance: all; semantic: none, a region is no object."""
+        if self.task == "panoptic":
+            return label_id not in (self.label_ids_to_fuse or ())
+        return self.task == "instance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedThresholds:
+    """What `SegmentSettings` leaves to the defaults, decided."""
+
+    threshold: float
+    mask_threshold: float
+    overlap_mask_area_threshold: float
+    label_ids_to_fuse: frozenset[int]

@@ -1,0 +1,34 @@
+"""Sources: where images lie, as the plan writes them down.
+
+`corpus.py` lists them, `planning.py` cuts and groups them into units, `reading.py` opens them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["file", "tar", "parquet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One object of the corpus, or a slice of one, that holds images.
+
+    `start` and `stop` are bytes of the (uncompressed) stream in a tar, rows in Parquet, and 0 and 1
+    for a file that is one image. A tar's slice covers the samples whose first header begins in it;
+    `stop` None means to the end, whatever the end is.
+    """
+
+    uri: str
+    """Absolute path or URL, without credentials."""
+    name: str
+    """The path relative to the corpus root: the image_id of a file, the prefix of those inside."""
+    kind: Kind
+    etag: str
+    """What changes with the content: the object's etag; of a local file, size and modification
+    time; empty where the object was not there when the corpus was listed."""
+    size: int
+    """Bytes of the whole object, not of the slice."""
+    start: int = 0
+    stop: int | None = None
+    num_images: int | None = None
+    """How many images the slice holds, None where only reading it can tell."""

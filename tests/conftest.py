@@ -1,0 +1,20 @@
+"""What every test shares: shapes in signatures are checked, and the shared data is found or missed."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports the package: from here on each call checks its shapes.
+install_import_hook("maskformer", "beartype.beartype")
+
+SHARED = Path(os.environ.get("SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of development data and weights beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the development data is not at {SHARED}")
+    return SHARED
