@@ -3,31 +3,36 @@
 Takes the low-resolution maps of the model; `postprocess.py` asks. Everything here follows the
 convention of `torch.nn.functional.interpolate` with `align_corners=False`.
 
-Resampled maps are much larger than what they are made of, and mostly say nothing new. A *cell* is
-the square between four neighbouring samples; every pixel in it is a mean of the four, with the same
-weights in every map of a stack. So when one map leads at all four corners, it leads in the whole
-cell, and when all four are above a threshold, so is the cell. Only the other cells, those along the
-outlines, are computed pixel by pixel. That is exact, and a small share of the work.
+Resampled maps are much larger than what they are made of, and all that is wanted of them is which
+one is highest at each pixel and how large each is. So they are made in blocks that fit a core's
+cache and are gone before they would have to be written to memory. Each value is computed by the
+same operations wherever it stands in a block: pieces of any size give what the whole would give, to
+the last bit.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, Integer
 from torch import Tensor
 
-BYTE_BUDGET = 64 << 20
-"""About how much memory the intermediate results of one image may take."""
+CPU = torch.device("cpu")
 
-TEMPORARIES = 4
-"""How many arrays of the size of a block of pixels are alive at once while it is computed."""
+_CPU_BYTES = 1 << 20
+_DEVICE_BYTES = 256 << 20
+
+
+def byte_budget_of(device: torch.device) -> int:
+    """How many bytes a block of pixels should have: a core's cache, or enough to fill a GPU."""
+    return _CPU_BYTES if device == CPU else _DEVICE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """What each of the new places along one side is a mean of."""
+    """Where new places along one side lie among its old samples."""
 
     before: Int64[Tensor, " new"]
     after: Int64[Tensor, " new"]
@@ -35,38 +40,19 @@ class Places:
 
     def __getitem__(self, part: slice) -> "Places":
         return Places(
-            before=self.before[part],
-            after=self.after[part],
-            weight_after=self.weight_after[part],
+            before=self.before[part], after=self.after[part], weight_after=self.weight_after[part]
         )
 
     def shifted(self, offset: int) -> "Places":
         """The same places, for samples of which the first `offset` were cut off."""
         return Places(
-            before=self.before - offset,
-            after=self.after - offset,
-            weight_after=self.weight_after,
+            before=self.before - offset, after=self.after - offset, weight_after=self.weight_after
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cells:
-    """The new places along one side, by the cell that they fall into.
-
-    A column holds the places of one cell; shorter columns repeat their last place. Cells come last
-    here and below because there are many of them and few places in each: loops over the last
-    dimension are the ones that run fast.
-    """
-
-    num_places: Int64[Tensor, " old"]
-    place: Int64[Tensor, "longest old"]
-    weight_after: Float32[Tensor, "longest old"]
-    is_repeated: Bool[Tensor, "longest old"]
 
 
 @lru_cache(maxsize=512)
 def places(old: int, new: int, device: torch.device) -> Places:
-    """Where the `new` places lie among the `old` samples."""
+    """The `new` places, evenly spread over `old` samples."""
     # float32 arithmetic as in torch, so that a place falls between the same samples there and here.
     position = (torch.arange(new, dtype=torch.float32) + 0.5) * (old / new) - 0.5
     position = position.clamp_(min=0)
@@ -85,34 +71,14 @@ def places_2d(
     return places(old[0], new[0], device), places(old[1], new[1], device)
 
 
-@lru_cache(maxsize=512)
-def cells(old: int, new: int, device: torch.device) -> Cells:
-    """The places of `places`, cell by cell."""
-    at = places(old, new, torch.device("cpu"))
-    num_places = torch.bincount(at.before, minlength=old)
-    first = num_places.cumsum(0) - num_places
-    step = torch.arange(int(num_places.max()))[:, None]
-    place = first + torch.minimum(step, (num_places - 1).clamp(min=0))
-    place.clamp_(max=new - 1)
-    return Cells(
-        num_places=num_places.to(device),
-        place=place.to(device),
-        weight_after=at.weight_after[place].to(device),
-        is_repeated=(step >= num_places).to(device),
-    )
-
-
 def resample(
     maps: Float[Tensor, "maps height width"], *, rows: Places, columns: Places
 ) -> Float[Tensor, "maps new_height new_width"]:
     """The maps at the given places; a place's value is the same whichever others are asked for."""
-    # The products stand alone on purpose: fused multiply-adds round differently from one position
-    # in an array to the next, and pieces would differ from the whole.
-    left, right = (maps.index_select(2, index) for index in (columns.before, columns.after))
-    wide = left.mul_(1 - columns.weight_after).add_(right.mul_(columns.weight_after))
-    above, below = (wide.index_select(1, index) for index in (rows.before, rows.after))
-    weight_below = rows.weight_after[:, None]
-    return above.mul_(1 - weight_below).add_(below.mul_(weight_below))
+    wide = _resample_columns(maps, columns)
+    above = wide.index_select(1, rows.before)
+    below = wide.index_select(1, rows.after)
+    return below.sub_(above).mul_(rows.weight_after[:, None]).add_(above)
 
 
 def resize(
@@ -123,155 +89,166 @@ def resize(
     return resample(maps, rows=rows, columns=columns)
 
 
-def first_argmax(maps: Float[Tensor, "maps *pixels"]) -> Integer[Tensor, "*pixels"]:
-    """Which map is highest at each pixel; the first of them when several are.
-
-    In the smallest integer type that holds the answer.
-    """
-    # torch.argmax along the first dimension is not vectorised on CPUs, and leaves ties open.
-    num_maps = len(maps)
-    dtype = torch.uint8 if num_maps < 1 << 8 else torch.int16
-    rank = torch.arange(num_maps, 0, -1, dtype=dtype, device=maps.device)
-    is_highest = (maps == maps.amax(0)).to(dtype)
-    # At least 1: where a map is not a number none is highest, and the last stands in.
-    best_rank = is_highest.mul_(rank.view(-1, *[1] * (maps.dim() - 1))).amax(0).clamp_(min=1)
-    return num_maps - best_rank
-
-
-def resized_argmax(
-    maps: Float[Tensor, "maps height width"],
-    size: tuple[int, int],
-    *,
-    byte_budget: int = BYTE_BUDGET,
-) -> Integer[Tensor, "{size[0]} {size[1]}"]:
-    """`first_argmax` of the maps resized to `size`, which are never made as a whole."""
-    height, width = maps.shape[1:]
-    rows = cells(height, size[0], maps.device)
-    columns = cells(width, size[1], maps.device)
-    leader = first_argmax(maps)
-    at_rows = places(height, size[0], maps.device).before
-    at_columns = places(width, size[1], maps.device).before
-    winner = leader.index_select(1, at_columns).index_select(0, at_rows)
-
-    contested = _corners_differ(leader)
-    contested &= (rows.num_places > 0)[:, None] & (columns.num_places > 0)
-    flat_maps, flat_winner = maps.flatten(1), winner.view(-1)
-    for block in _blocks(
-        contested, rows=rows, columns=columns, num_maps=len(maps), byte_budget=byte_budget
-    ):
-        values = _blend(
-            [flat_maps.index_select(1, corner) for corner in block.corners],
-            rows=rows.weight_after.index_select(1, block.row),
-            columns=columns.weight_after.index_select(1, block.column),
-        )
-        first_in_row = rows.place.index_select(1, block.row) * size[1]
-        pixels = first_in_row[:, None] + columns.place.index_select(1, block.column)
-        flat_winner[pixels.flatten()] = first_argmax(values.flatten(1))
-    return winner
-
-
-def resized_areas(
-    maps: Float[Tensor, "maps height width"],
-    size: tuple[int, int],
-    *,
-    threshold: float,
-    byte_budget: int = BYTE_BUDGET,
-) -> Int64[Tensor, " maps"]:
-    """How many pixels of each map, resized to `size`, are at or above `threshold`."""
-    height, width = maps.shape[1:]
-    rows = cells(height, size[0], maps.device)
-    columns = cells(width, size[1], maps.device)
-    is_inside = maps >= threshold
-    contested = _corners_differ(is_inside)
-    # In float64 sums of counts are exact, and products of a matrix and a vector are fast.
-    settled = (is_inside & ~contested).float() @ columns.num_places.float()
-    areas = (settled.double() @ rows.num_places.double()).long()
-
-    contested &= (rows.num_places > 0)[:, None] & (columns.num_places > 0)
-    flat_maps = maps.flatten()
-    for block in _blocks(
-        contested, rows=rows, columns=columns, num_maps=1, byte_budget=byte_budget
-    ):
-        values = _blend(
-            [flat_maps.index_select(0, corner) for corner in block.corners],
-            rows=rows.weight_after.index_select(1, block.row),
-            columns=columns.weight_after.index_select(1, block.column),
-        )
-        counted = values >= threshold
-        counted &= ~rows.is_repeated.index_select(1, block.row)[:, None]
-        counted &= ~columns.is_repeated.index_select(1, block.column)
-        areas.index_add_(0, block.map, counted.sum((0, 1)))
-    return areas
-
-
-def bands(length: int, *, bytes_per_row: int, byte_budget: int | None) -> Iterator[slice]:
-    """Rows up to `length` in bands of at least one, within the budget if they can be."""
-    step = length
-    if byte_budget is not None:
-        step = max(1, byte_budget // max(1, TEMPORARIES * bytes_per_row))
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
-
-
-def _corners_differ(
-    maps: Integer[Tensor, "*maps height width"],
-) -> Bool[Tensor, "*maps height width"]:
-    """Whether a cell's four corners differ. The cell of a sample lies below and right of it."""
-    differs = torch.zeros(maps.shape, dtype=torch.bool, device=maps.device)
-    from_right = maps[..., :, 1:] != maps[..., :, :-1]
-    differs[..., :, :-1] = from_right
-    differs[..., :-1, :] |= maps[..., 1:, :] != maps[..., :-1, :]
-    differs[..., :-1, :-1] |= from_right[..., 1:, :]
-    return differs
+def _resample_columns(
+    maps: Float[Tensor, "maps height width"], columns: Places
+) -> Float[Tensor, "maps height new_width"]:
+    left = maps.index_select(2, columns.before)
+    right = maps.index_select(2, columns.after)
+    # One operation each on purpose: fused, they would round differently from one position in an
+    # array to the next.
+    return right.sub_(left).mul_(columns.weight_after).add_(left)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Block:
-    """Some cells: the map (where there are several), row and column of each, and its corners."""
+class Contest:
+    """What a stack of resized maps comes to."""
 
-    map: Int64[Tensor, " cells"]
-    row: Int64[Tensor, " cells"]
-    column: Int64[Tensor, " cells"]
-    corners: tuple[Tensor, Tensor, Tensor, Tensor]
+    winner: Integer[Tensor, "height width"]
+    """The first of the maps that are highest at a pixel, in a small integer type."""
+
+    areas: Int64[Tensor, " maps"]
+    """How many pixels of each map are at or above its threshold."""
+
+
+def contest(
+    maps: Float32[Tensor, "maps height width"],
+    size: tuple[int, int],
+    *,
+    thresholds: Float32[Tensor, " maps"],
+    byte_budget: int | None = None,
+) -> Contest:
+    """Who leads where, and how large each map is, once the maps have been resized to `size`."""
+    referee = _Referee.of(len(maps), maps.device)
+    areas = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
+    winners = []
+    for block in _blocks(maps, size, byte_budget=byte_budget):
+        areas += count_at_least(block, thresholds)
+        winners.append(referee.first_argmax(block))
+    rows = _cells(maps.shape[1], size[0], maps.device).rows
+    return Contest(winner=torch.cat(winners).index_select(0, rows), areas=areas)
+
+
+def resized_argmax(
+    maps: Float32[Tensor, "maps height width"],
+    size: tuple[int, int],
+    *,
+    byte_budget: int | None = None,
+) -> Integer[Tensor, "{size[0]} {size[1]}"]:
+    """The `winner` of a contest."""
+    referee = _Referee.of(len(maps), maps.device)
+    blocks = _blocks(maps, size, byte_budget=byte_budget)
+    rows = _cells(maps.shape[1], size[0], maps.device).rows
+    return torch.cat([referee.first_argmax(block) for block in blocks]).index_select(0, rows)
+
+
+def first_argmax(maps: Float32[Tensor, "maps height width"]) -> Integer[Tensor, "height width"]:
+    """The first of the maps that are highest at a pixel, in a small integer type."""
+    return _Referee.of(len(maps), maps.device).first_argmax(maps)
+
+
+def count_at_least(
+    maps: Float32[Tensor, "maps height width"], thresholds: Float32[Tensor, " maps"]
+) -> Int64[Tensor, " maps"]:
+    """How many pixels of each map are at or above its threshold."""
+    limits = thresholds[:, None, None]
+    if maps.device != CPU:
+        return (maps >= limits).sum((1, 2))
+    is_inside = np.greater_equal(maps.numpy(), limits.numpy())
+    return torch.tensor([np.count_nonzero(each) for each in is_inside])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Referee:
+    """Finds the highest of a fixed number of maps.
+
+    `torch.argmax` along the first dimension is not vectorised on CPUs, and leaves ties open.
+    """
+
+    rank: Integer[Tensor, "maps 1 1"]
+
+    @classmethod
+    def of(cls, num_maps: int, device: torch.device) -> "_Referee":
+        dtype = torch.uint8 if num_maps < 1 << 8 else torch.int16
+        rank = torch.arange(num_maps, 0, -1, dtype=dtype, device=device)
+        return cls(rank=rank[:, None, None])
+
+    def first_argmax(
+        self, maps: Float32[Tensor, "maps height width"]
+    ) -> Integer[Tensor, "height width"]:
+        highest = maps.amax(0)
+        ranks = _equal(maps, highest).view(torch.uint8) * self.rank
+        # At least 1: where a value is not a number none is highest, and the last map stands in.
+        return len(maps) - ranks.amax(0).clamp_(min=1)
+
+
+def _equal(
+    maps: Float32[Tensor, "maps height width"], other: Float32[Tensor, "height width"]
+) -> Bool[Tensor, "maps height width"]:
+    if maps.device != CPU:
+        return maps == other
+    # Comparisons are not vectorised in torch, and are in numpy: six times faster.
+    return torch.from_numpy(np.equal(maps.numpy(), other.numpy()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cells:
+    """New rows by the pair of old rows that they lie between, equally many for each.
+
+    Where there are fewer, spare rows fill up. Their weights are not numbers and nor are their
+    values, so that no threshold counts them; `rows` leaves them out.
+    """
+
+    weight_below: Float32[Tensor, "old longest 1"]
+    rows: Int64[Tensor, " new"]
+
+
+@lru_cache(maxsize=512)
+def _cells(old: int, new: int, device: torch.device) -> _Cells:
+    at = places(old, new, CPU)
+    num_rows = torch.bincount(at.before, minlength=old)[:, None]
+    first = num_rows.cumsum(0) - num_rows
+    step = torch.arange(int(num_rows.max()))
+    is_spare = step >= num_rows
+    weights = at.weight_after[(first + step).clamp_(max=new - 1)]
+    return _Cells(
+        weight_below=weights.masked_fill_(is_spare, torch.nan)[:, :, None].to(device),
+        rows=(~is_spare).flatten().nonzero().squeeze(1).to(device),
+    )
 
 
 def _blocks(
-    chosen: Bool[Tensor, "*maps height width"],
+    maps: Float32[Tensor, "maps height width"],
+    size: tuple[int, int],
     *,
-    rows: Cells,
-    columns: Cells,
-    num_maps: int,
-    byte_budget: int,
-) -> Iterator[_Block]:
-    """The chosen cells in blocks; `num_maps` maps of a block's pixels stay in the budget."""
-    height, width = chosen.shape[-2:]
-    bytes_per_cell = 4 * num_maps * len(rows.place) * len(columns.place)
-    step = max(1, byte_budget // (TEMPORARIES * bytes_per_cell))
-    for index in chosen.flatten().nonzero().squeeze(1).split(step):
-        line = index // width
-        column = index - line * width
-        which = line // height
-        row = line - which * height
-        # Beyond the last sample lies that sample again.
-        right = (column + 1 < width).long()
-        below = (row + 1 < height).long() * width
-        yield _Block(
-            map=which,
-            row=row,
-            column=column,
-            corners=(index, index + right, index + below, index + below + right),
-        )
+    byte_budget: int | None,
+) -> Iterator[Float32[Tensor, "maps band new_width"]]:
+    """The resized maps with their spare rows, from top to bottom, in bands.
+
+    All bands use the same memory: one is lost when the next is asked for.
+    """
+    num_maps, height, width = maps.shape
+    weight_below = _cells(height, size[0], maps.device).weight_below
+    columns = places(width, size[1], maps.device)
+    longest = weight_below.shape[1]
+    bytes_per_cell = maps.element_size() * num_maps * longest * size[1]
+    budget = byte_budget_of(maps.device) if byte_budget is None else byte_budget
+    memory = maps.new_empty(0)
+    for band in bands(height, bytes_per_row=bytes_per_cell, byte_budget=budget):
+        wide = _resample_columns(maps[:, band.start : band.stop + 1], columns)
+        if band.stop == height:
+            # Nothing lies below the last row, which stands in for it.
+            wide = torch.cat([wide, wide[:, -1:]], dim=1)
+        above = wide[:, :-1, None]
+        num_cells = band.stop - band.start
+        if not len(memory):
+            memory = maps.new_empty(num_maps, num_cells, longest, size[1])
+        block = memory[:, :num_cells]
+        torch.mul(wide[:, 1:, None] - above, weight_below[band], out=block)
+        yield block.add_(above).flatten(1, 2)
 
 
-def _blend(
-    corners: list[Float[Tensor, "*maps cells"]],
-    *,
-    rows: Float[Tensor, "cell_height cells"],
-    columns: Float[Tensor, "cell_width cells"],
-) -> Float[Tensor, "*maps cell_height cell_width cells"]:
-    """The pixels of cells, in the order of operations of `resample`."""
-    above_left, above_right, below_left, below_right = (corner.unsqueeze(-2) for corner in corners)
-    weight_left, weight_below = 1 - columns, rows[:, None]
-    above = (above_left * weight_left).add_(above_right * columns).unsqueeze(-3)
-    below = (below_left * weight_left).add_(below_right * columns).unsqueeze(-3)
-    return (above * (1 - weight_below)).add_(below * weight_below)
+def bands(length: int, *, bytes_per_row: int, byte_budget: int) -> Iterator[slice]:
+    """Rows up to `length` in bands of at least one, within the budget if they can be."""
+    step = max(1, byte_budget // max(1, bytes_per_row))
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))

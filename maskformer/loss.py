@@ -108,8 +108,8 @@ class MaskFormerLoss(nn.Module):
         class_labels: BatchClassLabels,
         auxiliary_predictions: Sequence[Mapping[str, Tensor]] | None = None,
         *,
-        num_masks: Float[Tensor, ""] | None = None,
-        class_weight: Float[Tensor, ""] | None = None,
+        num_masks: Float[Tensor, ""] | Number | None = None,
+        class_weight: Float[Tensor, ""] | Number | None = None,
         valid: Sequence[Bool[Tensor, "_ _"]] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """`loss_cross_entropy`, `loss_mask`, `loss_dice`, and `_0` and so on for auxiliary layers.
@@ -162,7 +162,7 @@ class MaskFormerLoss(nn.Module):
         class_queries_logits: Float[Tensor, "images queries classes"],
         class_labels: BatchClassLabels,
         indices: Sequence[tuple[Tensor, Tensor]],
-        class_weight: Float[Tensor, ""] | None = None,
+        class_weight: Float[Tensor, ""] | Number | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of all queries; those without a target should say null.
 

@@ -18,11 +18,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int32, Int64, Integer
+from jaxtyping import Float, Float32, Int32, Int64, Integer
 from torch import Tensor
 
 from maskformer import bilinear
-from maskformer.bilinear import BYTE_BUDGET, Places
+from maskformer.bilinear import CPU, Places
 
 HeightWidth = tuple[int, int]
 
@@ -85,7 +85,7 @@ def panoptic_segmentation(
     mask_threshold: float = 0.5,
     overlap_mask_area_threshold: float = 0.8,
     label_ids_to_fuse: Collection[int] = frozenset(),
-    byte_budget: int = BYTE_BUDGET,
+    byte_budget: int | None = None,
 ) -> Segmentation:
     """Each pixel goes to the query whose mask, times its score, is highest there.
 
@@ -98,16 +98,16 @@ def panoptic_segmentation(
     )
     if not len(kept.queries):
         return _nothing(geometry.target_size)
-    winner, own_areas = _contest(
+    contest = _contest(
         mask_logits,
         kept.scores,
         geometry,
         mask_threshold=mask_threshold,
         byte_budget=byte_budget,
     )
-    won_areas = torch.bincount(winner.flatten(), minlength=len(kept.queries))
+    won_areas = torch.bincount(contest.winner.flatten(), minlength=len(kept.queries))
     winner, won, own, scores, labels = _to_host(
-        winner, won_areas, own_areas, kept.scores, kept.labels
+        contest.winner, won_areas, contest.areas, kept.scores, kept.labels
     )
     segment_ids, segments = _settle(
         won.tolist(),
@@ -122,29 +122,26 @@ def panoptic_segmentation(
 
 def _contest(
     mask_logits: Float[Tensor, "kept height width"],
-    scores: Float[Tensor, " kept"],
+    scores: Float32[Tensor, " kept"],
     geometry: "_Geometry",
     *,
     mask_threshold: float,
-    byte_budget: int,
-) -> tuple[Integer[Tensor, "target_height target_width"], Int64[Tensor, " kept"]]:
+    byte_budget: int | None,
+) -> bilinear.Contest:
     """Which query wins each pixel, and how many pixels each query's own mask has."""
-    weights = scores[:, None, None]
-    if geometry.image_size is not None:
-        winners, own_areas = [], torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
-        for crop in geometry.crops(mask_logits, num_maps=len(scores), byte_budget=byte_budget):
-            masks = crop.resized().sigmoid_()
-            own_areas += (masks >= mask_threshold).flatten(1).sum(1)
-            winners.append(bilinear.first_argmax(masks.mul_(weights)))
-        return torch.cat(winners), own_areas
-    masks = mask_logits.float().sigmoid()
-    own_areas = bilinear.resized_areas(
-        masks, geometry.target_size, threshold=mask_threshold, byte_budget=byte_budget
-    )
-    winner = bilinear.resized_argmax(
-        masks.mul_(weights), geometry.target_size, byte_budget=byte_budget
-    )
-    return winner, own_areas
+    # A mask and its threshold weigh the same, so that own masks are those without weights.
+    thresholds = scores * mask_threshold
+    if geometry.image_size is None:
+        masks = mask_logits.float().sigmoid().mul_(scores[:, None, None])
+        return bilinear.contest(
+            masks, geometry.target_size, thresholds=thresholds, byte_budget=byte_budget
+        )
+    winners, areas = [], torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    for crop in geometry.crops(mask_logits, num_maps=len(scores), byte_budget=byte_budget):
+        masks = crop.resized().sigmoid_().mul_(scores[:, None, None])
+        areas += bilinear.count_at_least(masks, thresholds)
+        winners.append(bilinear.first_argmax(masks))
+    return bilinear.Contest(winner=torch.cat(winners), areas=areas)
 
 
 def _settle(
@@ -212,7 +209,7 @@ def instance_segmentation(
     padded_size: HeightWidth | None = None,
     mask_threshold: float = 0.5,
     overlap_mask_area_threshold: float = 0.8,
-    byte_budget: int = BYTE_BUDGET,
+    byte_budget: int | None = None,
 ) -> Segmentation:
     """Each pixel goes to the best instance whose mask covers it.
 
@@ -266,7 +263,7 @@ def instance_masks(
     padded_size: HeightWidth | None = None,
     mask_threshold: float = 0.5,
     overlap_mask_area_threshold: float = 0.8,
-    byte_budget: int = BYTE_BUDGET,
+    byte_budget: int | None = None,
 ) -> Instances:
     """The whole masks of the instances of `instance_segmentation`, overlaps and all.
 
@@ -337,10 +334,11 @@ def _instance_masks(
     geometry: "_Geometry",
     *,
     mask_threshold: float,
-    byte_budget: int,
+    byte_budget: int | None,
 ) -> Iterator[Tensor]:
     """The candidates' masks at the target size, one after the other, resized some at a time."""
-    for rows in candidates.rows.split(geometry.masks_within(byte_budget)):
+    budget = bilinear.byte_budget_of(mask_logits.device) if byte_budget is None else byte_budget
+    for rows in candidates.rows.split(geometry.masks_within(budget)):
         yield from geometry.resized(mask_logits[rows].float()) > _logit(mask_threshold)
 
 
@@ -375,7 +373,7 @@ def semantic_segmentation(
     *,
     image_size: HeightWidth | None = None,
     padded_size: HeightWidth | None = None,
-    byte_budget: int = BYTE_BUDGET,
+    byte_budget: int | None = None,
 ) -> Int64[Tensor, "target_height target_width"]:
     """The label of each pixel: the one whose masks, weighted by its probabilities, sum highest."""
     geometry = _Geometry.of(
@@ -392,7 +390,7 @@ def semantic_segments(
     *,
     image_size: HeightWidth | None = None,
     padded_size: HeightWidth | None = None,
-    byte_budget: int = BYTE_BUDGET,
+    byte_budget: int | None = None,
 ) -> Segmentation:
     """`semantic_segmentation` as segments, one for each label that occurs, in order of labels.
 
@@ -444,7 +442,7 @@ def resized_semantic_scores(
     )
     if geometry.image_size is None:
         return bilinear.resize(semantic_scores(class_logits, mask_logits), geometry.target_size)
-    (crop,) = geometry.crops(mask_logits, num_maps=len(mask_logits), byte_budget=None)
+    crop = geometry.whole_crop(mask_logits)
     scores = semantic_scores(class_logits, crop.logits)
     return bilinear.resample(scores, rows=crop.rows, columns=crop.columns)
 
@@ -484,7 +482,7 @@ def _label_bands(
     mask_logits: Float[Tensor, "queries height width"],
     geometry: "_Geometry",
     *,
-    byte_budget: int,
+    byte_budget: int | None,
 ) -> Iterator[_LabelBand]:
     """The label map from top to bottom, in bands within the budget."""
     if geometry.image_size is not None:
@@ -497,7 +495,8 @@ def _label_bands(
     labels = bilinear.resized_argmax(scores, target, byte_budget=byte_budget)
     rows, columns = bilinear.places_2d(geometry.mask_size, target, scores.device)
     # Beside the values, the shares of a pixel take some indices of 8 bytes.
-    for band in bilinear.bands(target[0], bytes_per_row=16 * target[1], byte_budget=byte_budget):
+    budget = bilinear.byte_budget_of(scores.device) if byte_budget is None else byte_budget
+    for band in bilinear.bands(target[0], bytes_per_row=16 * target[1], byte_budget=budget):
         yield _LabelBand(labels=labels[band], scores=scores, rows=rows[band], columns=columns)
 
 
@@ -506,7 +505,7 @@ def _cropped_label_bands(
     mask_logits: Float[Tensor, "queries height width"],
     geometry: "_Geometry",
     *,
-    byte_budget: int,
+    byte_budget: int | None,
 ) -> Iterator[_LabelBand]:
     """As published: labels are scored at the size of the network input, then resized."""
     num_maps = mask_logits.shape[0] + class_logits.shape[1]
@@ -589,12 +588,11 @@ class _Geometry:
         """The masks at the target size."""
         if self.image_size is None:
             return bilinear.resize(mask_logits, self.target_size)
-        (crop,) = self.crops(mask_logits, num_maps=len(mask_logits), byte_budget=None)
-        return crop.resized()
+        return self.whole_crop(mask_logits).resized()
 
     def masks_within(self, byte_budget: int) -> int:
         """How many masks can be resized at once."""
-        return max(1, byte_budget // (4 * bilinear.TEMPORARIES * self._pixels_per_mask()))
+        return max(1, byte_budget // (4 * self._pixels_per_mask()))
 
     def crops(
         self,
@@ -603,38 +601,36 @@ class _Geometry:
         num_maps: int,
         byte_budget: int | None,
     ) -> Iterator[_Crop]:
-        """The logits at the size of the network input, padding cut off, for bands of the target.
+        """The logits at the size of the network input, padding cut off, for bands of the target."""
+        budget = bilinear.byte_budget_of(mask_logits.device) if byte_budget is None else byte_budget
+        bytes_per_row = 4 * num_maps * math.ceil(self._pixels_per_mask() / self.target_size[0])
+        for band in bilinear.bands(
+            self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=budget
+        ):
+            yield self._crop(mask_logits, band)
 
-        With no budget there is one band.
-        """
+    def whole_crop(self, mask_logits: Float[Tensor, "maps height width"]) -> _Crop:
+        """The one crop of which all of the target is made."""
+        return self._crop(mask_logits, slice(0, self.target_size[0]))
+
+    def _crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> _Crop:
         assert self.image_size is not None
         device = mask_logits.device
         inner_rows, inner_columns = bilinear.places_2d(self.mask_size, self.padded_size, device)
         rows, columns = bilinear.places_2d(self.image_size, self.target_size, device)
-        bytes_per_row = 4 * num_maps * math.ceil(self._pixels_per_mask() / self.target_size[0])
-        logits = mask_logits.float()
-        for band in bilinear.bands(
-            self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=byte_budget
-        ):
-            # Which rows a band needs is read from a copy on the CPU, so that no device waits.
-            on_cpu = bilinear.places(self.image_size[0], self.target_size[0], _CPU)[band]
-            first, last = int(on_cpu.before[0]), int(on_cpu.after[-1])
-            yield _Crop(
-                logits=bilinear.resample(
-                    logits,
-                    rows=inner_rows[first : last + 1],
-                    columns=inner_columns[: self.image_size[1]],
-                ),
-                rows=rows[band].shifted(first),
-                columns=columns,
-            )
+        # Which rows a band needs is read from a copy on the CPU, so that no device waits.
+        on_cpu = bilinear.places(self.image_size[0], self.target_size[0], CPU)[band]
+        first, last = int(on_cpu.before[0]), int(on_cpu.after[-1])
+        logits = bilinear.resample(
+            mask_logits.float(),
+            rows=inner_rows[first : last + 1],
+            columns=inner_columns[: self.image_size[1]],
+        )
+        return _Crop(logits=logits, rows=rows[band].shifted(first), columns=columns)
 
     def _pixels_per_mask(self) -> int:
         pixels = math.prod(self.target_size)
         return pixels if self.image_size is None else max(pixels, math.prod(self.image_size))
-
-
-_CPU = torch.device("cpu")
 
 
 def _logit(probability: float) -> float:
@@ -646,7 +642,7 @@ def _logit(probability: float) -> float:
 
 def _to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors on the CPU, in one copy."""
-    if all(tensor.device == _CPU for tensor in tensors):
+    if all(tensor.device == CPU for tensor in tensors):
         return tensors
     flat = torch.cat([tensor.contiguous().view(torch.uint8).flatten() for tensor in tensors]).cpu()
     parts = flat.split([tensor.numel() * tensor.element_size() for tensor in tensors])

@@ -25,6 +25,9 @@ _READ_BYTES = 2**16
 # A step that meets damage gives none of its bytes, so that steps are short.
 _STEP_BYTES = 2**14
 
+# A header may ask for 4 GiB; `xz -9` asks for 65 MiB.
+_XZ_MEMORY_BYTES = 2**28
+
 
 class StreamDamage(Exception):
     """The compressed bytes are not those that were written, or not all of them."""
@@ -119,7 +122,7 @@ class _Inflater:
 _DECOMPRESSORS: dict[Compression, Callable[[], _Decompressor]] = {
     "gzip": _Inflater,
     "bzip2": bz2.BZ2Decompressor,
-    "xz": lzma.LZMADecompressor,
+    "xz": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES),
 }
 
 

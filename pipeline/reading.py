@@ -34,6 +34,9 @@ from pipeline.storage import Storage, StorageFault
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "content")
 _NOT_THERE = "there was no such object when the corpus was listed"
+_PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for a damaged file; errors of the file's storage are none of them, but for
+OSErrors with a number."""
 _BATCH_ROWS = 16
 _PAGE_BUFFER_BYTES = 2**20
 
@@ -208,9 +211,8 @@ def _read_parquet(
                 yield _row_image(source, data, row=row, key=key, keys=keys, settings=settings)
                 row += 1
                 keys.add(key or "")
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
-                raise
+        except _PARQUET_ERRORS as error:
+            _raise_if_of_the_system(error)
             reason = " ".join(str(error).split())[:300]
             message = f"from row {row} on, the Parquet file cannot be read: {reason}"
             yield _failed(source, "DamagedParquet", message, at=row)
@@ -222,9 +224,13 @@ def _rows(
     """The encoded image and the key of each row of the slice."""
     is_struct = pa.types.is_struct(parquet.schema_arrow.field(column).type)
     columns = [f"{column}.bytes" if is_struct else column, *filter(None, [key_column])]
+    counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
+    if sum(counts) != parquet.metadata.num_rows:
+        raise pa.ArrowInvalid(
+            f"its footer counts {parquet.metadata.num_rows} rows in all, and {counts} by row group"
+        )
     group_start = 0
-    for group in range(parquet.num_row_groups):
-        num_rows = parquet.metadata.row_group(group).num_rows
+    for group, num_rows in enumerate(counts):
         start = max(source.start - group_start, 0)
         stop = num_rows if source.stop is None else min(source.stop - group_start, num_rows)
         group_start += num_rows
@@ -241,6 +247,8 @@ def _rows(
             row += batch.num_rows
             if row >= stop:
                 break
+        if row < stop:
+            raise pa.ArrowInvalid(f"row group {group} holds {row} rows of {num_rows}")
 
 
 def _key(value: object) -> str | None:
@@ -311,23 +319,32 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def parquet_slices(file: BinaryIO) -> list[tuple[int, int]]:
-    """Rows and compressed bytes of each row group, in order; none where the file is damaged, as
-    the one who reads it will say.
+    """Rows and bytes (before Parquet's compression) of each row group, in order.
+
+    None where the file is damaged: reading it gives the error.
     """
     try:
         metadata = _parquet_file(file).metadata
+        # Asked of the group, not of its columns: there damaged metadata end the whole process.
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        return [
-            (
-                group.num_rows,
-                sum(group.column(i).total_compressed_size for i in range(group.num_columns)),
-            )
-            for group in groups
-        ]
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        return [(group.num_rows, group.total_byte_size) for group in groups]
+    except _PARQUET_ERRORS as error:
+        _raise_if_of_the_system(error)
         return []
+
+
+def parquet_schema(file: BinaryIO) -> pa.Schema | None:
+    """The columns of a Parquet file, None where it is damaged: reading it gives the error."""
+    try:
+        return _parquet_file(file).schema_arrow
+    except _PARQUET_ERRORS as error:
+        _raise_if_of_the_system(error)
+        return None
+
+
+def _raise_if_of_the_system(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
+        raise error
 
 
 def _parquet_file(file: BinaryIO) -> pq.ParquetFile:

@@ -3,10 +3,13 @@
 Works the same on a laptop and on a hundred nodes: what is not set is derived from what Ray sees.
 """
 
+import contextlib
 import logging
 import math
 import os
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,25 +30,43 @@ def connect(address: str | None = None) -> None:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
-        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **settings)
+        with _native_stderr_closed():
+            ray.init(
+                address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **settings
+            )
         return
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Not submitted, so that no working directory brings our code to the other nodes.
         settings["runtime_env"] = {"py_modules": [maskformer, pipeline]}
     try:
-        ray.init(address=address, **settings)
+        with _native_stderr_closed():
+            ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def _be_quiet() -> None:
     """Leaves the terminal to our own lines: Ray's are in its logs."""
-    for name in ("RAY_BACKEND_LOG_LEVEL", "RAY_DATA_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, {"RAY_BACKEND_LOG_LEVEL": "fatal"}.get(name, "1"))
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # The one way that 2.60 has to bound retries is announced to change with 2.64.
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+
+
+@contextlib.contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Ray's C++ part says on the terminal that it will be quiet; what fails comes as exceptions."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,30 @@ def logits_of(batch: dict) -> dict:
     return {name: value for name, value in batch.items() if name.endswith("_logits")}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_pixels_that_are_not_valid_are_as_if_cut_off(
+    matcher: MaskFormerHungarianMatcher, seed: int
+) -> None:
+    batch = draw([5], seed=seed)
+    valid = torch.zeros(FULL_SIZE, dtype=torch.bool)
+    valid[:8] = True  # two of seven rows of logits
+    matching = matcher.match_layers(
+        [batch["masks_queries_logits"]],
+        [batch["class_queries_logits"]],
+        batch["mask_labels"],
+        batch["class_labels"],
+        valid=[valid],
+    )
+    cut = matcher(
+        batch["masks_queries_logits"][:, :, :2],
+        batch["class_queries_logits"],
+        [batch["mask_labels"][0][:, :8]],
+        batch["class_labels"],
+    )
+    assert matching.layers[0][0].targets.tolist() == cut[0].targets.tolist()
+    assert matching.layers[0][0].queries.tolist() == cut[0].queries.tolist()
+
+
 def test_all_costs_come_to_the_host_in_one_copy(
     matcher: MaskFormerHungarianMatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
