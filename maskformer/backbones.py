@@ -105,9 +105,7 @@ class _Stage(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(
-        self, config: ResNetConfig, *, width_in: int, width_out: int, stride: int
-    ) -> None:
+    def __init__(self, config: ResNetConfig, *, width_in: int, width_out: int, stride: int) -> None:
         super().__init__()
         self.shortcut = (
             nn.Identity()
@@ -185,8 +183,8 @@ class TimmBackbone(nn.Module):
 
 
 def _laid_out(pixel_values: Pixels) -> Pixels:
-    # In half precision convolutions are several times faster with channels last. In float32 they are
-    # not, and planes keep the sums in the order in which other codes add them.
+    # In half precision convolutions are up to four times faster with channels last. In float32 they
+    # are not, and planes keep the order in which other codes add.
     if pixel_values.dtype == torch.float32 and not torch.is_autocast_enabled(
         pixel_values.device.type
     ):

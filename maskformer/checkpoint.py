@@ -24,8 +24,8 @@ _RENAMED = (
     (re.compile(r"(transformer_module\.decoder\.layers\.\d+)\.mlp\.(fc[12])\."), r"\1.\2."),
 )
 
-# In published files, and derived here: an index that follows from the window, a norm after Swin that
-# no forward uses, class weights that follow from the configuration.
+# In published files, and derived here: an index that follows from the window, a norm after Swin
+# that no forward uses, class weights that follow from the configuration.
 _DERIVED = (
     "*.relative_position_index",
     "*pixel_level_module.encoder.model.layernorm.*",
@@ -58,7 +58,9 @@ def load_checkpoint(
         "of another shape": [misshapen[name] for name in _without(misshapen, allow_missing)],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        listed = "; ".join(
+            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
+        )
         raise ValueError(
             f"the weights in {folder} must be those of its configuration. {listed}. "
             "Allow by name with allow_missing or allow_unexpected"

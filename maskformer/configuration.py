@@ -1,7 +1,7 @@
 """Configurations: what a model is made of, in transformers' names, fields and defaults.
 
-Takes keyword arguments, a dictionary or the `config.json` of a folder, written by transformers 4 or 5
-or by us; gives plain objects without torch. `model.py` builds the model they describe, and
+Takes keyword arguments, a dictionary or the `config.json` of a folder, written by transformers 4
+or 5 or by us; gives plain objects without torch. `model.py` builds the model they describe, and
 `weights.py` reads them to judge a folder before anything starts.
 """
 
@@ -288,7 +288,7 @@ _BACKBONES: dict[str, type[BackboneConfig]] = {
 
 @dataclass(init=False)
 class MaskFormerDetrConfig(PretrainedConfig):
-    """The query decoder, in the fields of DETR's configuration, most of which MaskFormer leaves alone."""
+    """The query decoder, in the fields of DETR's configuration; MaskFormer uses some of them."""
 
     model_type = "detr"
 

@@ -54,7 +54,7 @@ class PretrainedModel(nn.Module):
         allow_unexpected: Sequence[str] = (),
         **config_values: Any,
     ) -> Self:
-        """The model of a folder, or of a name on the hub (`org/name` or `hf://org/name`), evaluating.
+        """The model of a folder or of the hub (`org/name`, `hf://org/name`), in evaluation mode.
 
         `dtype` is a torch dtype, its name, "auto" for that of the stored weights, or None for
         float32; `torch_dtype` is its old name. A weight that the model has and the file lacks or
@@ -124,7 +124,7 @@ class MaskFormerModel(PretrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> MaskFormerModelOutput | tuple[Any, ...]:
-        """`pixel_mask` is taken and not used, as in the published codes: batch images of one shape."""
+        """`pixel_mask` is taken and not used, as in the published codes: batch equal shapes."""
         config = self.config
         with_states = _given_or(output_hidden_states, config.output_hidden_states)
         maps, features = self.pixel_level_module(pixel_values)
@@ -270,7 +270,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
 
         Auxiliary ones come with `use_auxiliary_loss`, and need the output's decoder states.
         """
-        states = [outputs.transformer_decoder_last_hidden_state]
+        states = [outputs["transformer_decoder_last_hidden_state"]]
         if self.config.use_auxiliary_loss:
             if outputs.transformer_decoder_hidden_states is None:
                 raise ValueError(
@@ -280,7 +280,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             layernorm = self.model.transformer_module.decoder.layernorm
             between = outputs.transformer_decoder_hidden_states[1:-1]
             states = [*(layernorm(state) for state in between), *states]
-        return self._logits(states, outputs.pixel_decoder_last_hidden_state)
+        return self._logits(states, outputs["pixel_decoder_last_hidden_state"])
 
     def _logits(
         self, states: Sequence[Tensor], embeddings: Tensor
@@ -306,7 +306,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         auxiliary_logits: Sequence[Mapping[str, Tensor]] | None,
         **step: Any,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Each loss, weighted; `step` goes to the criterion (`num_masks`, `class_weight`, `valid`)."""
+        """Each loss, weighted; `step` goes to the criterion: `num_masks`, `class_weight`, `valid`."""
         losses = self.criterion(
             masks_queries_logits,
             class_queries_logits,
@@ -348,5 +348,5 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         projection = self.model.pixel_level_module.decoder.mask_projection
         embeddings = decoding.mask_embeddings[index].index_select(0, kept)
         weight = torch.einsum("nc,cfyx->nfyx", embeddings, projection.weight)
-        bias = embeddings @ projection.bias
+        bias = embeddings @ projection.get_parameter("bias")
         return functional.conv2d(features, weight, bias, padding=projection.padding)[0]

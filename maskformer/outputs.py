@@ -1,4 +1,7 @@
-"""What the models give: named tensors, by attribute, by key and by position, as transformers has them."""
+"""What the models give: named tensors, by attribute, by key and by position.
+
+`model.py` makes them under transformers' names; the post-processing and the loss read them.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -36,8 +39,9 @@ class _Output(Mapping[str, Any]):
 class MaskFormerModelOutput(_Output):
     """What backbone, pixel decoder and query decoder give, for an input of `height` x `width`.
 
-    The states are None unless asked for. Those of the encoder have strides 4, 8, 16, 32; those of the
-    pixel decoder 16, 8, 4; those of the query decoder begin with its input, zeros, and end normed.
+    The states are None unless asked for. Those of the encoder have strides 4, 8, 16, 32; those of
+    the pixel decoder 16, 8, 4; those of the query decoder begin with its input, zeros, and end
+    normed.
     """
 
     encoder_last_hidden_state: FeatureMap | None = None

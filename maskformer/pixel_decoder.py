@@ -1,7 +1,8 @@
 """The pixel decoder: feature maps of four strides to one of features per pixel at a quarter size.
 
-A feature pyramid: the coarsest map is widened and added to the next finer one, and so on up. `model.py`
-projects the last features to the masks' channels, for all queries or only for those that are kept.
+A feature pyramid: the coarsest map is widened and added to the next finer one, and so on up.
+`model.py` projects the last features to the masks' channels, for all queries or for those that are
+kept.
 """
 
 from jaxtyping import Float

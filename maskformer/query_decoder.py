@@ -177,9 +177,7 @@ class _Attention(nn.Module):
             weights = functional.dropout(scores.softmax(dim=-1), p=dropout)
             attended = weights @ value
         else:
-            attended = functional.scaled_dot_product_attention(
-                query, key, value, dropout_p=dropout
-            )
+            attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), weights
 
 

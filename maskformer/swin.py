@@ -23,8 +23,8 @@ from maskformer.configuration import MaskFormerSwinConfig
 
 Tokens = Float[Tensor, "batch height width channels"]
 
-# What attention gets where two tokens of a window are no neighbours in the image. Not minus infinity:
-# the published weights have seen this number.
+# What is added to attention between two tokens of a window that are no neighbours in the image. Not
+# minus infinity: the published weights have seen this number.
 _STRANGERS = -100.0
 
 # Numbers of bfloat16 that the CPU takes at once.
@@ -43,6 +43,7 @@ class SwinBackbone(nn.Module):
         if min(self.stages_out) < 0:
             raise ValueError(f"Swin gives stages, not its stem; got {config.out_features}")
         self.channels = [widths[stage] for stage in self.stages_out]
+        self.width = widths[-1]
         _initialise(self, std=config.initializer_range)
 
     def forward(
@@ -56,11 +57,10 @@ class SwinBackbone(nn.Module):
         ]
 
     def published_besides(self) -> dict[str, Tensor]:
-        """Tensors of the published format that no forward uses, so that other readers miss nothing."""
-        norm = self.hidden_states_norms[-1]
+        """Tensors of the published format that we derive or never use; other readers miss them."""
         besides = {
-            "model.layernorm.weight": torch.ones_like(norm.weight),
-            "model.layernorm.bias": torch.zeros_like(norm.bias),
+            "model.layernorm.weight": torch.ones(self.width),
+            "model.layernorm.bias": torch.zeros(self.width),
         }
         for name, module in self.named_modules():
             if isinstance(module, _WindowAttention):
@@ -130,10 +130,8 @@ class _Encoder(nn.Module):
     def forward(self, tokens: Tokens) -> list[Tensor]:
         maps = []
         for stage in self.layers:
-            for block in stage.blocks:
-                tokens = block(tokens)
-            maps.append(tokens)
-            tokens = stage.downsample(tokens)
+            stage_map, tokens = stage(tokens)
+            maps.append(stage_map)
         return maps
 
 
@@ -156,6 +154,12 @@ class _Stage(nn.Module):
             for index, rate in enumerate(drop_path_rates)
         )
         self.downsample = nn.Identity() if last else _PatchMerging(width)
+
+    def forward(self, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch _ _ _"]]:
+        """The stage's map, and what the next stage begins with."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens, self.downsample(tokens)
 
 
 class _Block(nn.Module):
@@ -378,9 +382,7 @@ def _split_qkv(
                 state_dict[f"{prefix}{name}.{kind}"] = part
 
 
-def _join_qkv(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any
-) -> None:
+def _join_qkv(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
     for kind in ("weight", "bias"):
         names = [f"{prefix}{name}.{kind}" for name in _QKV]
         if all(name in state_dict for name in names):

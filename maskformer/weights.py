@@ -16,11 +16,11 @@ PICKLE = "pytorch_model.bin"
 
 _HUB = "hf://"
 _HUB_FILES = [CONFIG_NAME, "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
-_HUB_PICKLES = [f"{PICKLE}", f"{PICKLE}.index.json", "pytorch_model-*.bin"]
+_HUB_PICKLES = [PICKLE, f"{PICKLE}.index.json", "pytorch_model-*.bin"]
 
 
 def resolve_folder(name_or_folder: str) -> str:
-    """The folder itself, or the one that the hub's model (`org/name`, `hf://org/name`) is fetched to.
+    """The folder itself, or where the hub's model (`org/name`, `hf://org/name`) is fetched to.
 
     A folder on this machine comes before a model of the same name. Only what a model is made of is
     fetched, pickled weights only where there are no safetensors.
@@ -120,5 +120,3 @@ def _check_safetensors(path: Path) -> None:
 
 def _end_of(tensor: dict[str, Any]) -> int:
     return int(tensor["data_offsets"][1])
-
-

@@ -244,16 +244,20 @@ def _read_member(tape: "_Tape", header: "_Header", *, records_for_all: dict[str,
     )
 
 
+_PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
+
+
 def _pax_records(tape: "_Tape", data: bytes) -> dict[str, str]:
     """The lines `<length of the line> <key>=<value>` as a dictionary."""
     records = {}
-    while data.strip(b"\0"):
-        match = re.match(rb"(\d{1,9}) ([^=]+)=", data)
-        length = int(match[1]) if match else 0
-        if not match or not match.end() < length <= len(data) or data[length - 1] != 0x0A:
+    start, end = 0, len(data.rstrip(b"\0"))
+    while start < end:
+        match = _PAX_RECORD.match(data, start)
+        stop = start + int(match[1]) if match else 0
+        if not match or not match.end() < stop <= end or data[stop - 1 : stop] != b"\n":
             raise tape.damage("a pax header's records are damaged")
-        records[_text(match[2])] = _text(data[match.end() : length - 1])
-        data = data[length:]
+        records[_text(match[2])] = _text(data[match.end() : stop - 1])
+        start = stop
     return records
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
-from pipeline.reading import ReadSettings, bytes_column
+from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.sources import Kind, Source
 from pipeline.storage import File, Storage, join
 
@@ -21,7 +21,7 @@ IMAGE_ENDINGS = (
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff",
     "ppm", "pgm", "pnm", "avif", "jp2",
 )  # fmt: skip
-ARCHIVE_ENDINGS = ("tar", "tar.gz", "tgz", "tar.bz2", "tar.xz")
+ARCHIVE_ENDINGS = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst")
 MANIFEST_ENDINGS = ("csv", "jsonl", "ndjson")
 
 _LOOKS_AT_ONCE = 32
@@ -70,7 +70,8 @@ def _sources(
             continue
         entries: Callable[[File, Storage], Iterator[_Entry] | None] | None = None
         if kind == "parquet":
-            columns = _parquet_columns(file, storage)
+            with storage.open(file.uri, etag=file.etag, size=file.size) as data:
+                columns = parquet_schema(data)
             # Unreadable: reading it gives the row that says so.
             if columns is None or bytes_column(columns, settings=settings) is not None:
                 yield _source(file, name=name, kind="parquet")
@@ -204,14 +205,6 @@ def _jsonl_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
     except ValueError:
         return None
     return (parsed(line, number) for number, line in enumerate(lines(), 1))
-
-
-def _parquet_columns(file: File, storage: Storage) -> "pq.ParquetSchema | None":
-    try:
-        with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-            return pq.ParquetFile(data).schema_arrow
-    except (pq.core.ArrowInvalid, pq.core.ArrowException):
-        return None
 
 
 def _parquet_entries(file: File, storage: Storage) -> Iterator[_Entry]:

@@ -43,7 +43,7 @@ def drawn_input(output: Path) -> DemoInput:
     """Drawings and a small model with random weights, where no trained one is at hand."""
     _write_shards(_drawings(_IMAGES), output / "corpus")
     folder = output / "model"
-    _save_random_model(folder)
+    save_random_model(folder)
     return DemoInput(
         description=(
             "no trained model is at hand: drawings, and a small model with random weights, whose "
@@ -102,7 +102,8 @@ def _drawings(count: int) -> Iterator[tuple[str, bytes]]:
         yield f"drawing-{index:03}.jpg", buffer.getvalue()
 
 
-def _save_random_model(folder: Path) -> None:
+def save_random_model(folder: Path, *, shortest_edge: int = 192) -> None:
+    """A small Swin model whose segments mean nothing, the same each time."""
     import torch
 
     from maskformer import (
@@ -129,4 +130,4 @@ def _save_random_model(folder: Path) -> None:
         num_labels=6,
     )
     MaskFormerForInstanceSegmentation(config).save_pretrained(folder)
-    MaskFormerImageProcessor(size={"shortest_edge": 192}).save_pretrained(folder)
+    MaskFormerImageProcessor(size={"shortest_edge": shortest_edge}).save_pretrained(folder)

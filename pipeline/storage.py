@@ -244,12 +244,14 @@ class RangeReader(io.RawIOBase):
 
     def _next_block(self) -> bytes:
         ahead, self._ahead = self._ahead, None
-        if self._position != self._block_start + len(self._block):  # skipped about
+        skipped = self._position - (self._block_start + len(self._block))
+        if not 0 <= skipped < self._block_bytes:  # a short skip, as over a label map, is no jump
             self._block_bytes = _SMALLEST_BLOCK_BYTES
             return self._fetch(self._position)
-        if ahead is not None and ahead[0] == self._position:
-            block = ahead[1].result()
-        else:
+        block = b""
+        if ahead is not None and ahead[0] <= self._position:
+            block = ahead[1].result()[self._position - ahead[0] :]
+        if not block:
             block = self._fetch(self._position)
         self._block_bytes = min(2 * self._block_bytes, _LARGEST_BLOCK_BYTES)
         following = self._position + len(block)

@@ -1,4 +1,4 @@
-"""What every test shares: shapes in signatures are checked, and the shared data is found or missed."""
+"""What every test shares: shapes in signatures are checked, and the shared data is looked for."""
 
 import os
 from pathlib import Path

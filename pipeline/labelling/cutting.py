@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.archives import ArchiveDamage, sample_offsets
+from pipeline.archives import ArchiveDamage, Sample, sample_offsets
 from pipeline.compressed import compression_of
 from pipeline.reading import ReadSettings, parquet_slices
 from pipeline.sources import Source
@@ -79,48 +79,48 @@ class Cutter:
         """The source up to its first so many images, with their number."""
         if source.kind == "file":
             return source
-        if source.kind == "parquet":
-            rows = sum(piece.num_images for piece in self._pieces(source))
-            if rows <= images:
-                return dataclasses.replace(source, num_images=rows)
-            stop = source.start + images
-            return sliced(source, start=source.start, stop=stop, num_images=images)
-        count = 0
-        for piece in self._pieces(source):
-            if count == images:
-                return sliced(source, start=source.start, stop=piece.start, num_images=count)
-            count += piece.num_images
-        return dataclasses.replace(source, num_images=count)
+        with self._open(source) as file:
+            if source.kind == "parquet":
+                rows = sum(piece.num_images for piece in _row_groups(source, parquet_slices(file)))
+                if rows <= images:
+                    return dataclasses.replace(source, num_images=rows)
+                stop = source.start + images
+                return sliced(source, start=source.start, stop=stop, num_images=images)
+            count = 0
+            # What is damaged stays in the last slice: reading it says so.
+            with contextlib.suppress(ArchiveDamage):
+                for sample in self._samples(source, file):
+                    if count == images:
+                        stop = sample.offset
+                        return sliced(source, start=source.start, stop=stop, num_images=count)
+                    count += sample.image is not None
+            return dataclasses.replace(source, num_images=count)
 
     def _pieces(self, source: Source) -> list[_Piece]:
-        """Where the source may be cut, in order; none where nothing can be told."""
-        with self.storage.open(source.uri, etag=source.etag, size=source.size) as file:
+        """Where the source may be cut, in order; none where it must stay whole."""
+        with self._open(source) as file:
             if source.kind == "parquet":
                 return _row_groups(source, parquet_slices(file))
             if compression_of(file.read(8)) is not None:
-                return []
-            return self._samples(source, file)
-
-    def _samples(self, source: Source, file: BinaryIO) -> list[_Piece]:
-        """The samples of a tar up to where it is damaged, by its headers."""
-        walk = sample_offsets(
-            file,
-            image_members=self.reading.image_members,
-            start=source.start,
-            stop=source.stop,
-        )
-        samples = []
-        # What is damaged stays in the last slice: reading it says so.
-        with contextlib.suppress(ArchiveDamage):
-            for sample in walk:
-                if sample.is_repeated:
-                    return []  # only who reads the archive in one piece sees a key come again
-                samples.append(sample)
+                return []  # each slice would have to be unpacked from the beginning
+            samples = []
+            with contextlib.suppress(ArchiveDamage):
+                for sample in self._samples(source, file):
+                    if sample.is_repeated:
+                        return []  # only who reads the archive in one piece sees a key come again
+                    samples.append(sample)
         ends = [sample.offset for sample in samples[1:]] + [source.stop or source.size]
         return [
             _Piece(sample.offset, int(sample.image is not None), end - sample.offset)
             for sample, end in zip(samples, ends, strict=True)
         ]
+
+    def _samples(self, source: Source, file: BinaryIO) -> Iterator[Sample]:
+        names = self.reading.image_members
+        return sample_offsets(file, image_members=names, start=source.start, stop=source.stop)
+
+    def _open(self, source: Source) -> BinaryIO:
+        return self.storage.open(source.uri, etag=source.etag, size=source.size)
 
 
 def sliced(

@@ -1,7 +1,7 @@
 """Post-processing of one image, beside transformers' with pycocotools.
 
-From the logits of a Swin-T at 512 short edge, which keeps about 13 of its 100 queries, to the rows of
-a table: panoptic segments with label, score, area, box and RLE. Prints one JSON line.
+From the logits of a Swin-T at 512 short edge, which keeps about 13 of its 100 queries, to the rows
+of a table: panoptic segments with label, score, area, box and RLE. Prints one JSON line.
 
     python tests/benchmarks/postprocess.py [--shared ../shared] [--images 8] [--repeats 20]
 """
@@ -128,9 +128,7 @@ def agreement(
     counts = {"ours": 0, "theirs": 0, "both": 0, "equal": 0}
     for image in images:
         ours = {(row[1], round(row[2], 5)): row[3:] for row in our_rows(*image)}
-        theirs = {
-            (row[1], round(row[2], 5)): row[3:] for row in reference_rows(processor, *image)
-        }
+        theirs = {(row[1], round(row[2], 5)): row[3:] for row in reference_rows(processor, *image)}
         both = ours.keys() & theirs.keys()
         counts["ours"] += len(ours)
         counts["theirs"] += len(theirs)

@@ -1,6 +1,7 @@
 """Reading gives every image of a source once, and every fault a row or an exception."""
 
 import dataclasses
+import gzip
 import io
 import os
 import tarfile
@@ -148,6 +149,23 @@ def test_a_tar_gives_images_by_key_and_says_which_keys_have_none(tmp_path):
     assert passed_over == ["shard.tar/a/2"]
     labels = read(source, image_members=("png",))
     assert data_by_id(labels) == {"shard.tar/a/1": b"labels", "shard.tar/3": b"3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "compress"),
+    [("a.tar", "tar", bytes), ("a.tgz", "tar", gzip.compress), ("a.parquet", "parquet", bytes)],
+)
+def test_a_remote_store_gives_the_images_that_a_disk_gives(tmp_path, name, kind, compress):
+    noise = {f"{index}.jpg": os.urandom(30_000 + 9_999 * index) for index in range(30)}
+    content = compress(tar(noise) if kind == "tar" else parquet({"image": list(noise.values())}))
+    local = put(tmp_path / name, content, kind=kind)
+    uri = f"memory://reading/{name}"
+    STORAGE.write(uri, content)
+    file = STORAGE.file(uri)
+    assert file is not None
+    remote = dataclasses.replace(local, uri=uri, etag=file.etag)
+    assert data_by_id(read(remote)) == data_by_id(read(local))
+    assert len(read(remote)) == 30
 
 
 def test_a_truncated_tar_keeps_its_images_and_adds_a_row_that_names_the_place(tmp_path):

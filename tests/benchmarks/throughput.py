@@ -1,0 +1,148 @@
+"""Images per second of the job, beside transformers' pipeline and a bare loop of our forward.
+
+The same photographs, weights (a Swin-T at 512 short edge) and cores; one program after the other,
+each in a process of its own. Start-up is left out of all of them. Prints one JSON line.
+
+    python tests/benchmarks/throughput.py [--shared ../shared] [--images 60]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+THRESHOLD, OVERLAP = 0.5, 0.5
+
+
+def main() -> None:
+    """Measures everything in turn, the job twice, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--one", nargs=3, metavar=("WHAT", "MODEL", "PHOTOGRAPHS"))
+    arguments = parser.parse_args()
+    if arguments.one:
+        what, model, photographs = arguments.one
+        print(json.dumps(LOOPS[what](model, sorted(Path(photographs).iterdir()))))
+        return
+    from swin_t import make_swin_t
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_swin_t(Path(folder), shared=arguments.shared, num_photographs=arguments.images)
+        photographs = made.photographs[0].parent
+        rates = {
+            "job_bf16": _job(photographs, made.folder, Path(folder), precision="bf16"),
+            **{what: _loop(what, made.folder, photographs) for what in LOOPS},
+            "job_bf16_again": _job(photographs, made.folder, Path(folder), precision="bf16"),
+            "job_fp32": _job(photographs, made.folder, Path(folder), precision="fp32"),
+        }
+    job = (rates["job_bf16"] + rates["job_bf16_again"]) / 2
+    print(
+        json.dumps(
+            {
+                "benchmark": "throughput",
+                "images": arguments.images,
+                "cores": os.cpu_count(),
+                "images_per_second": {what: round(rate, 3) for what, rate in rates.items()},
+                "job_over_transformers_fp32": round(job / rates["transformers_fp32"], 2),
+                "job_over_transformers_bf16": round(job / rates["transformers_bf16"], 2),
+                "job_fp32_over_transformers_fp32": round(
+                    rates["job_fp32"] / rates["transformers_fp32"], 2
+                ),
+                "job_over_bare_forward": round(job / rates["bare_forward_bf16"], 2),
+                "job_over_bare_query_first": round(job / rates["bare_query_first_bf16"], 2),
+            }
+        )
+    )
+
+
+def _job(photographs: Path, model: Path, folder: Path, *, precision: str) -> float:
+    table = Path(tempfile.mkdtemp(dir=folder))
+    command = [
+        sys.executable, str(ROOT / "jobs" / "segment_corpus.py"),
+        f"--corpus={photographs}", f"--table={table}", f"--model={model}",
+        f"--precision={precision}", f"--threshold={THRESHOLD}",
+        f"--overlap_mask_area_threshold={OVERLAP}",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    (report,) = table.glob("_runs/*/report.json")
+    return float(json.loads(report.read_text())["images_per_second"])
+
+
+def _loop(what: str, model: Path, photographs: Path) -> float:
+    command = [sys.executable, __file__, "--one", what, str(model), str(photographs)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(ran.stdout.splitlines()[-1])
+
+
+def _transformers(model: str, photographs: list[Path], *, dtype: str) -> float:
+    import torch
+    from transformers import pipeline
+
+    segment = pipeline("image-segmentation", model=model, dtype=getattr(torch, dtype))
+
+    def one(path: Path) -> None:
+        segment(str(path), threshold=THRESHOLD, overlap_mask_area_threshold=OVERLAP)
+
+    return _rate(one, photographs)
+
+
+def _bare(model_folder: str, photographs: list[Path], *, query_first: bool) -> float:
+    """Our forward on inputs made in advance, all masks or those of the kept queries, in bf16."""
+    import torch
+    from PIL import Image
+
+    from maskformer import (
+        MaskFormerForInstanceSegmentation,
+        MaskFormerImageProcessor,
+        keep_panoptic,
+    )
+
+    model = MaskFormerForInstanceSegmentation.from_pretrained(model_folder, dtype=torch.bfloat16)
+    processor = MaskFormerImageProcessor.from_pretrained(model_folder)
+    inputs = [
+        processor(Image.open(path), return_tensors="pt")["pixel_values"].to(torch.bfloat16)
+        for path in photographs
+    ]
+
+    def one(pixel_values: Any) -> None:
+        if not query_first:
+            model(pixel_values)
+            return
+        decoding = model.decode_queries(pixel_values)
+        kept = keep_panoptic(decoding.class_queries_logits[0], threshold=THRESHOLD)
+        model.query_masks(decoding, index=0, kept=kept.queries)
+
+    with torch.inference_mode():
+        return _rate(one, inputs)
+
+
+def _rate(one: Callable[[Any], None], items: Iterable[Any]) -> float:
+    items = list(items)
+    for item in items[:2]:
+        one(item)
+    began = time.perf_counter()
+    for item in items:
+        one(item)
+    return len(items) / (time.perf_counter() - began)
+
+
+LOOPS: dict[str, Callable[[str, list[Path]], float]] = {
+    "transformers_bf16": lambda m, p: _transformers(m, p, dtype="bfloat16"),
+    "bare_forward_bf16": lambda m, p: _bare(m, p, query_first=False),
+    "bare_query_first_bf16": lambda m, p: _bare(m, p, query_first=True),
+    "transformers_fp32": lambda m, p: _transformers(m, p, dtype="float32"),
+}
+
+
+if __name__ == "__main__":
+    main()

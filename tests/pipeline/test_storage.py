@@ -1,0 +1,445 @@
+"""Storage reads and writes whole or not at all, tells faults from facts, and keeps secrets."""
+
+import io
+import os
+import pickle
+import random
+import threading
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from s3 import KEY, SECRET
+
+import pipeline.storage
+from pipeline.settings import Settings
+from pipeline.storage import RangeReader, SourceChanged, Storage, StorageFault, join
+
+
+class FlakyFileSystem(MemoryFileSystem):
+    """Keeps files in memory, and fails as often as `failures` says before each success."""
+
+    protocol = "flaky"
+    store: dict = {}  # noqa: RUF012  as the parent has it: one store for all instances
+    failures = 0
+    error: Exception = OSError("connection reset")
+    calls = 0
+
+    @classmethod
+    def fail(cls, times: int, *, error: Exception | None = None) -> None:
+        cls.failures, cls.error, cls.calls = times, error or OSError("connection reset"), 0
+
+    def _may_fail(self) -> None:
+        type(self).calls += 1
+        if self.failures:
+            type(self).failures -= 1
+            raise self.error
+
+    def cat_file(self, *args, **kwargs):
+        self._may_fail()
+        return super().cat_file(*args, **kwargs)
+
+    def pipe_file(self, *args, **kwargs):
+        self._may_fail()
+        return super().pipe_file(*args, **kwargs)
+
+    def find(self, *args, **kwargs):
+        self._may_fail()
+        return super().find(*args, **kwargs)
+
+    def rm_file(self, path):
+        self._may_fail()
+        return super().rm_file(path)
+
+
+fsspec.register_implementation("flaky", FlakyFileSystem, clobber=True)
+
+
+@pytest.fixture
+def flaky() -> Storage:
+    FlakyFileSystem.fail(0)
+    FlakyFileSystem.store.clear()
+    return Storage()
+
+
+def test_what_was_written_is_listed_and_read_back(place):
+    storage, root = place
+    written = {"a.txt": b"one", "deep/er/b.bin": bytes(range(256)), "deep/c": b""}
+    for name, data in written.items():
+        storage.write(join(root, name), data)
+    files = {file.uri: file for file in storage.files(root)}
+    assert list(files) == [join(root, name) for name in sorted(written)]
+    for name, data in written.items():
+        file = files[join(root, name)]
+        assert file.size == len(data)
+        assert file.modified > 10**9
+        assert storage.file(file.uri) == file
+        assert storage.read(file.uri, etag=file.etag) == data
+        with storage.open(file.uri, etag=file.etag, size=file.size) as opened:
+            assert opened.read() == data
+
+
+def test_any_range_is_that_part_of_the_whole(place):
+    storage, root = place
+    data = random.Random(0).randbytes(1000)
+    uri = join(root, "data")
+    storage.write(uri, data)
+    for start, stop in [(0, 1), (0, 1000), (7, 7), (0, 0), (999, 1000), (10, 500)]:
+        assert storage.read(uri, start=start, stop=stop) == data[start:stop]
+    assert storage.read(uri, start=990) == data[990:]
+    assert storage.read(uri, stop=10) == data[:10]
+
+
+def test_a_range_that_the_object_does_not_have_is_a_fault_and_no_short_read(place):
+    storage, root = place
+    storage.write(join(root, "data"), b"0123456789")
+    with pytest.raises(StorageFault, match="5 bytes of 10|InvalidRange"):
+        storage.read(join(root, "data"), start=5, stop=15)
+
+
+def test_nothing_lies_where_nothing_was_written(place):
+    storage, root = place
+    assert list(storage.files(join(root, "no"))) == []
+    assert storage.file(join(root, "no")) is None
+    assert not storage.is_folder(join(root, "no"))
+    with pytest.raises(FileNotFoundError):
+        storage.read(join(root, "no"))
+
+
+def test_a_folder_is_no_file_and_a_file_is_no_folder(place):
+    storage, root = place
+    storage.write(join(root, "sub", "a"), b"1")
+    assert storage.file(join(root, "sub")) is None
+    assert storage.is_folder(join(root, "sub"))
+    assert not storage.is_folder(join(root, "sub", "a"))
+
+
+def test_a_listing_of_one_file_gives_that_file(place):
+    storage, root = place
+    storage.write(join(root, "a.jpg"), b"1")
+    assert [file.uri for file in storage.files(join(root, "a.jpg"))] == [join(root, "a.jpg")]
+
+
+def test_an_object_that_was_replaced_is_not_the_one_that_was_planned(place):
+    storage, root = place
+    uri = join(root, "data")
+    storage.write(uri, b"first, and longer")
+    planned = storage.file(uri)
+    storage.write(uri, b"second")
+    changed = storage.file(uri)
+    assert planned is not None
+    assert changed is not None
+    assert planned.etag != changed.etag
+    for options in ({}, {"start": 2, "stop": 4}):
+        with pytest.raises(SourceChanged, match="data"):
+            storage.read(uri, etag=planned.etag, **options)
+    with pytest.raises(SourceChanged):  # noqa: SIM117
+        with storage.open(uri, etag=planned.etag, size=planned.size) as file:
+            file.read()
+    assert storage.read(uri, etag=changed.etag) == b"second"
+
+
+def test_an_object_that_is_gone_is_not_the_one_that_was_planned(place):
+    storage, root = place
+    uri = join(root, "data")
+    storage.write(uri, b"first")
+    planned = storage.file(uri)
+    assert planned is not None
+    storage.delete([uri])
+    with pytest.raises(SourceChanged, match="gone"):
+        storage.read(uri, etag=planned.etag)
+    with pytest.raises(SourceChanged):  # noqa: SIM117
+        with storage.open(uri, etag=planned.etag, size=planned.size) as file:
+            file.read()
+
+
+def test_an_object_replaced_while_it_is_read_is_found_out(place, monkeypatch):
+    storage, root = place
+    uri = join(root, "data")
+    first, second = bytes(2**20), b"\1" * 2**19
+    storage.write(uri, first)
+    planned = storage.file(uri)
+    assert planned is not None
+    if "://" not in uri:  # an open file goes on with what it opened, whatever is renamed over it
+        with storage.open(uri, etag=planned.etag, size=planned.size) as file:
+            head = file.read(10)
+            storage.write(uri, second)
+            assert head + file.read() == first
+        return
+    file = storage.open(uri, etag=planned.etag, size=planned.size)
+    assert file.read(10) == bytes(10)
+    storage.write(uri, second)
+    with pytest.raises(SourceChanged):
+        file.read()
+
+
+def test_deleting_twice_does_no_harm(place):
+    storage, root = place
+    storage.write(join(root, "sub", "a"), b"1")
+    storage.write(join(root, "b"), b"1")
+    storage.delete([join(root, "sub", "a")] * 2)
+    assert [file.uri for file in storage.files(root)] == [join(root, "b")]
+    assert not storage.is_folder(join(root, "sub"))
+
+
+def test_a_local_write_that_fails_leaves_what_was_there_and_no_more(tmp_path, monkeypatch):
+    storage, uri = Storage(), str(tmp_path / "data")
+    storage.write(uri, b"before")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(StorageFault, match=r"No space left.*") as caught:
+        storage.write(uri, b"after")
+    assert "data" in str(caught.value)
+    assert storage.read(uri) == b"before"
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_a_reader_sees_one_writing_or_another_and_never_a_mixture(tmp_path):
+    storage, uri = Storage(), str(tmp_path / "data")
+    versions = [bytes([value]) * 200_000 for value in range(8)]
+    storage.write(uri, versions[0])
+    threads = [threading.Thread(target=storage.write, args=(uri, data)) for data in versions]
+    for thread in threads:
+        thread.start()
+    seen = set()
+    while any(thread.is_alive() for thread in threads):
+        seen.add(storage.read(uri))
+    assert seen <= set(versions)
+    assert storage.read(uri) in versions
+
+
+def test_a_write_survives_others_who_clear_its_folder_away(tmp_path):
+    """Two runs stage parts of one unit: one commits and clears while the other still writes."""
+    storage, folder = Storage(), str(tmp_path / "_staging" / "unit")
+    stop = threading.Event()
+
+    def clear() -> None:
+        while not stop.is_set():
+            storage.delete([file.uri for file in storage.files(folder)])
+
+    thread = threading.Thread(target=clear)
+    thread.start()
+    try:
+        for number in range(150):
+            storage.write(join(folder, f"{number}.parquet"), b"rows")
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_faults_that_pass_are_not_seen(flaky, failures):
+    for action in (
+        lambda: flaky.write("flaky://x/a", b"123"),
+        lambda: flaky.read("flaky://x/a"),
+        lambda: list(flaky.files("flaky://x")),
+        lambda: flaky.delete(["flaky://x/a"]),
+    ):
+        FlakyFileSystem.fail(failures)
+        action()
+        assert FlakyFileSystem.calls == failures + 1
+
+
+def test_a_fault_that_stays_is_a_storage_fault_after_some_attempts(flaky):
+    flaky.write("flaky://x/a", b"123")
+    for action in (
+        lambda: flaky.write("flaky://x/a", b"123"),
+        lambda: flaky.read("flaky://x/a"),
+        lambda: list(flaky.files("flaky://x")),
+        lambda: flaky.delete(["flaky://x/a"]),
+    ):
+        FlakyFileSystem.fail(1000)
+        with pytest.raises(StorageFault, match=r"flaky://x.*: OSError: connection reset"):
+            action()
+        assert 2 <= FlakyFileSystem.calls <= 10
+
+
+def test_what_retries_cannot_change_is_not_tried_again(flaky):
+    flaky.write("flaky://x/a", b"123")
+    FlakyFileSystem.fail(1000, error=PermissionError("Access Denied"))
+    with pytest.raises(StorageFault, match="Access Denied"):
+        flaky.read("flaky://x/a")
+    assert FlakyFileSystem.calls == 1
+    FlakyFileSystem.fail(1000, error=FileNotFoundError("a"))
+    with pytest.raises(FileNotFoundError):
+        flaky.read("flaky://x/a")
+    assert FlakyFileSystem.calls == 1
+
+
+def test_waits_between_attempts_grow(flaky, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(pipeline.storage, "_FIRST_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(pipeline.storage.time, "sleep", waits.append)
+    FlakyFileSystem.fail(1000)
+    with pytest.raises(StorageFault):
+        flaky.read("flaky://x/a")
+    assert len(waits) == FlakyFileSystem.calls - 1
+    for attempt, wait in enumerate(waits):
+        assert 0.5 * 2**attempt <= wait <= 1.5 * 2**attempt
+
+
+def test_a_server_that_does_not_answer_is_a_fault():
+    storage = Storage(endpoint_url="http://127.0.0.1:9", key="k", secret="s", region="us-east-1")
+    with pytest.raises(StorageFault):
+        storage.read("s3://test/a", etag="x")
+
+
+def test_wrong_credentials_are_a_fault_whose_message_does_not_show_them(s3):
+    wrong = Storage(
+        endpoint_url=s3.endpoint_url, region="us-east-1", key=KEY, secret="wrong-secret-1"
+    )
+    with pytest.raises(StorageFault) as caught:
+        wrong.read("s3://test/a")
+    assert "wrong-secret-1" not in str(caught.value)
+
+
+class _Memory(Storage):
+    """An object in memory, read in ranges, with all ranges written down."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "ranges", [])
+
+    def read(self, uri, *, etag=None, start=0, stop=None):
+        self.ranges.append((start, stop))
+        assert etag == "etag"
+        return self.data[start:stop]
+
+
+def _range_reader(data: bytes) -> tuple[io.BufferedReader, list[tuple[int, int]]]:
+    storage = _Memory(data)
+    raw = RangeReader(storage, "s3://x/y", etag="etag", size=len(data))
+    return io.BufferedReader(raw, 64), storage.ranges
+
+
+@given(
+    size=st.integers(0, 700),
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("read"), st.integers(-1, 400)),
+            st.tuples(st.just("readinto"), st.integers(0, 400)),
+            st.tuples(st.just("from start"), st.integers(0, 900)),
+            st.tuples(st.just("from here"), st.integers(-900, 900)),
+            st.tuples(st.just("from end"), st.integers(-700, 100)),
+        ),
+        max_size=30,
+    ),
+)
+@settings(
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_remote_object_reads_and_seeks_as_a_plain_file_does(monkeypatch, size, steps):
+    monkeypatch.setattr(pipeline.storage, "_SMALLEST_BLOCK_BYTES", 16)
+    monkeypatch.setattr(pipeline.storage, "_LARGEST_BLOCK_BYTES", 128)
+    data = random.Random(size).randbytes(size)
+    plain = io.BytesIO(data)
+    remote, _ = _range_reader(data)
+    with remote:
+        for action, number in steps:
+            if action == "read":
+                assert remote.read(number) == plain.read(number)
+            elif action == "readinto":
+                ours, theirs = bytearray(number), bytearray(number)
+                assert remote.readinto(ours) == plain.readinto(theirs)
+                assert ours == theirs
+            else:
+                whence = {"from start": 0, "from here": 1, "from end": 2}[action]
+                base = {0: 0, 1: plain.tell(), 2: size}[whence]
+                number = max(number, -base)
+                assert remote.seek(number, whence) == plain.seek(number, whence)
+            assert remote.tell() == plain.tell()
+
+
+def test_reading_straight_on_takes_each_byte_once_in_ever_larger_blocks(monkeypatch):
+    monkeypatch.setattr(pipeline.storage, "_SMALLEST_BLOCK_BYTES", 1024)
+    monkeypatch.setattr(pipeline.storage, "_LARGEST_BLOCK_BYTES", 16 * 1024)
+    data = random.Random(1).randbytes(200_000)
+    remote, ranges = _range_reader(data)
+    with remote:
+        assert b"".join(iter(lambda: remote.read(100), b"")) == data
+    assert sorted(ranges) == ranges
+    assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
+    assert len(ranges) < 20
+
+
+def test_skipping_about_takes_little_more_than_what_is_asked_for(monkeypatch):
+    monkeypatch.setattr(pipeline.storage, "_SMALLEST_BLOCK_BYTES", 1024)
+    data = bytes(10**6)
+    remote, ranges = _range_reader(data)
+    with remote:
+        for offset in range(0, 10**6, 50_000):
+            remote.seek(offset)
+            remote.read(512)
+    assert sum(stop - start for start, stop in ranges) <= 20 * 3 * 1024 + 3 * 1024
+
+
+def test_no_secret_shows_where_storage_is_printed_or_saved(s3_storage):
+    storage = Storage(key=KEY, secret=SECRET, token="token-4711", endpoint_url="http://host")
+    for text in (repr(storage), str(storage), Settings(parts=(storage,)).to_yaml()):
+        assert "http://host" in text
+        for hidden in (KEY, SECRET, "token-4711"):
+            assert hidden not in text
+    assert pickle.loads(pickle.dumps(storage)) == storage  # it must reach the workers, though
+
+
+@pytest.mark.parametrize("uri", ["s3://key:secret@bucket/a", "https://user:pass@host/x.tar"])
+def test_a_location_with_credentials_is_refused_without_repeating_them(uri):
+    with pytest.raises(ValueError, match="must not carry credentials") as caught:
+        Storage().absolute(uri)
+    for word in ("secret@", "key:", "user", "pass@"):
+        assert word not in str(caught.value)
+
+
+def test_the_environment_fills_in_what_settings_leave_open(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    assert Storage().with_environment() == Storage()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "env-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "env-secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "env-token")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    filled = Storage().with_environment()
+    assert filled == Storage(
+        endpoint_url="http://general",
+        region="eu-north-1",
+        key="env-key",
+        secret="env-secret",
+        token="env-token",
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3")
+    assert Storage().with_environment().endpoint_url == "http://s3"
+    assert Storage(endpoint_url="http://mine").with_environment().endpoint_url == "http://mine"
+    own = Storage(key="mine", secret="own").with_environment()
+    assert (own.key, own.secret, own.token) == ("mine", "own", None)
+    anonymous = Storage(anonymous=True).with_environment()
+    assert (anonymous.key, anonymous.secret, anonymous.token) == (None, None, None)
+
+
+def test_local_places_become_absolute_and_urls_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    storage = Storage()
+    assert storage.absolute("a/../b") == str(tmp_path / "b")
+    assert storage.absolute("~/b") == "/home/someone/b"
+    assert storage.absolute("file:///data/b/") == "/data/b"
+    assert storage.absolute("s3://bucket/prefix/") == "s3://bucket/prefix"
+
+
+def test_a_listing_shows_at_once_what_another_client_wrote(s3, s3_storage):
+    root = "s3://test/fresh"
+    assert list(s3_storage.files(root)) == []
+    other = Storage(endpoint_url=s3.endpoint_url, region="us-west-2", key=KEY, secret=SECRET)
+    other.write(f"{root}/new", b"1")
+    assert [file.uri for file in s3_storage.files(root)] == [f"{root}/new"]
+    other.delete([f"{root}/new"])
+    assert list(s3_storage.files(root)) == []
