@@ -5,7 +5,7 @@ images to maps. Swin is our own (`swin.py`), ResNet has transformers' names, eve
 from timm. `pixel_decoder.py` takes the maps. No weights are fetched here.
 """
 
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ Pixels = Float[Tensor, "batch colours height width"]
 FeatureMaps = list[Float[Tensor, "batch _ _ _"]]
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """What `build_backbone` gives, besides being a module."""
 
@@ -122,17 +123,17 @@ class _Residual(nn.Module):
 def _branch(
     config: ResNetConfig, width_in: int, width_out: int, stride: int
 ) -> list["_Convolution"]:
-    act = config.hidden_act
+    # Inside a branch it is always relu: `hidden_act` is for the stem and the sums.
     if config.layer_type == "basic":
         return [
-            _Convolution(width_in, width_out, size=3, stride=stride, act=act),
+            _Convolution(width_in, width_out, size=3, stride=stride, act="relu"),
             _Convolution(width_out, width_out, size=3),
         ]
     narrow = width_out // 4
     first, second = (stride, 1) if config.downsample_in_bottleneck else (1, stride)
     return [
-        _Convolution(width_in, narrow, size=1, stride=first, act=act),
-        _Convolution(narrow, narrow, size=3, stride=second, act=act),
+        _Convolution(width_in, narrow, size=1, stride=first, act="relu"),
+        _Convolution(narrow, narrow, size=3, stride=second, act="relu"),
         _Convolution(narrow, width_out, size=1),
     ]
 
@@ -146,7 +147,7 @@ class _Convolution(nn.Module):
             width_in, width_out, kernel_size=size, stride=stride, padding=size // 2, bias=False
         )
         self.normalization = nn.BatchNorm2d(width_out)
-        self.activation = activation(act) if act else nn.Identity()
+        self.activation = activation(act) if act is not None else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.activation(self.normalization(self.convolution(maps)))

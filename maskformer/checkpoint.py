@@ -98,7 +98,7 @@ def _published(name: str) -> str:
 
 
 def _fit_prefix(stored: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Lets the base model read a whole one's weights, leaving the heads, and the other way round."""
+    """Lets the base model read a whole one's weights without the heads, and the reverse."""
     whole_stored = any(name.startswith(_BASE) for name in stored)
     whole_wanted = any(name.startswith(_BASE) for name in wanted)
     if whole_stored and not whole_wanted:

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 CONFIG_NAME = "config.json"
+
+Config = TypeVar("Config", bound="PretrainedConfig")
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 
@@ -82,7 +84,7 @@ class PretrainedConfig:
             self.label2id = {label: index for index, label in self.id2label.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
+    def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:
         """Reads what we know and passes over the rest: published files carry keys of many versions.
 
         `overrides` must be fields, and win.
@@ -104,7 +106,7 @@ class PretrainedConfig:
         return ()
 
     @classmethod
-    def from_json_file(cls, path: str | Path, **overrides: Any) -> Self:
+    def from_json_file(cls: type[Config], path: str | Path, **overrides: Any) -> Config:
         path = Path(path)
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -118,7 +120,7 @@ class PretrainedConfig:
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, **overrides: Any) -> Self:
+    def from_pretrained(cls: type[Config], name_or_folder: str | Path, **overrides: Any) -> Config:
         """The configuration of a folder, or of a model on the hub, which is fetched."""
         from maskformer.weights import resolve_folder
 
@@ -389,8 +391,8 @@ class MaskFormerConfig(PretrainedConfig):
 
     @classmethod
     def from_backbone_and_decoder_configs(
-        cls, backbone_config: Any, decoder_config: Any, **values: Any
-    ) -> Self:
+        cls: type[Config], backbone_config: Any, decoder_config: Any, **values: Any
+    ) -> Config:
         return cls(backbone_config=backbone_config, decoder_config=decoder_config, **values)
 
     @property
@@ -413,7 +415,7 @@ class MaskFormerConfig(PretrainedConfig):
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
+    def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:
         model_type = values.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"model_type must be {cls.model_type!r}, got {model_type!r}")

@@ -9,7 +9,7 @@ kept. Modules have the names of the published checkpoints.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -29,10 +29,12 @@ from maskformer.outputs import (
 from maskformer.pixel_decoder import PixelDecoder
 from maskformer.query_decoder import DecodedQueries, QueryDecoder
 from maskformer.targets import MaskLabels
-from maskformer.weights import resolve_folder
+from maskformer.weights import check_folder, resolve_folder
 
 Pixels = Float[Tensor, "batch colours _ _"]
 PixelMask = Tensor | None
+
+Model = TypeVar("Model", bound="PretrainedModel")
 
 
 class PretrainedModel(nn.Module):
@@ -44,7 +46,7 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[Model],
         name_or_folder: str | Path,
         *,
         config: MaskFormerConfig | None = None,
@@ -53,7 +55,7 @@ class PretrainedModel(nn.Module):
         allow_missing: Sequence[str] = (),
         allow_unexpected: Sequence[str] = (),
         **config_values: Any,
-    ) -> Self:
+    ) -> Model:
         """The model of a folder or of the hub (`org/name`, `hf://org/name`), in evaluation mode.
 
         `dtype` is a torch dtype, its name, "auto" for that of the stored weights, or None for
@@ -69,6 +71,7 @@ class PretrainedModel(nn.Module):
                 f"config comes whole or as fields, got both: {', '.join(sorted(config_values))}"
             )
         if config is None:
+            check_folder(folder)
             config = MaskFormerConfig.from_pretrained(folder, **config_values)
         model = cls(config)
         load_checkpoint(
@@ -124,7 +127,7 @@ class MaskFormerModel(PretrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> MaskFormerModelOutput | tuple[Any, ...]:
-        """`pixel_mask` is taken and not used, as in the published codes: batch equal shapes."""
+        """`pixel_mask` is taken and unused, as in the published codes: batch equal shapes."""
         config = self.config
         with_states = _given_or(output_hidden_states, config.output_hidden_states)
         maps, features = self.pixel_level_module(pixel_values)
@@ -306,7 +309,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         auxiliary_logits: Sequence[Mapping[str, Tensor]] | None,
         **step: Any,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Each loss, weighted; `step` goes to the criterion: `num_masks`, `class_weight`, `valid`."""
+        """Each loss, weighted; `step` goes on to the criterion: `num_masks` and so on."""
         losses = self.criterion(
             masks_queries_logits,
             class_queries_logits,

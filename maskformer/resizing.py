@@ -148,10 +148,10 @@ def _truncated_size(image_size: HeightWidth, form: dict[str, int]) -> HeightWidt
     target: float = form["shortest_edge"]
     if long / short * target > form.get("longest_edge", math.inf):
         target = form["longest_edge"] * short / long
-    short_side = max(round(target), 1)
-    if short == short_side:
+    if short == round(target):
         return image_size
     # The long side follows the unrounded short one.
+    short_side = max(round(target), 1)
     long_side = max(int(target * long / short), 1)
     return (short_side, long_side) if height <= width else (long_side, short_side)
 
@@ -195,7 +195,14 @@ def resize_map(
 ) -> Integer[np.ndarray, "{size[0]} {size[1]}"]:
     """A map of ids at `size`: each pixel takes the nearest id, whatever its integer type."""
     rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(np.int64)
-        for old, new in zip(segmentation_map.shape, size, strict=True)
+        _nearest(old, new) for old, new in zip(segmentation_map.shape, size, strict=True)
     )
     return segmentation_map[rows[:, None], columns]
+
+
+def _nearest(old: int, new: int) -> Integer[np.ndarray, "{new}"]:
+    """The old place that each new one is nearest to; in a tie the one that Pillow takes."""
+    # Pillow steps from pixel to pixel, and its rounding errors add up as they do here.
+    steps = np.full(new, old / new)
+    steps[0] *= 0.5
+    return np.minimum(np.cumsum(steps).astype(np.int64), old - 1)

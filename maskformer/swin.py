@@ -58,9 +58,10 @@ class SwinBackbone(nn.Module):
 
     def published_besides(self) -> dict[str, Tensor]:
         """Tensors of the published format that we derive or never use; other readers miss them."""
+        some = next(self.parameters())
         besides = {
-            "model.layernorm.weight": torch.ones(self.width),
-            "model.layernorm.bias": torch.zeros(self.width),
+            "model.layernorm.weight": some.new_ones(self.width),
+            "model.layernorm.bias": some.new_zeros(self.width),
         }
         for name, module in self.named_modules():
             if isinstance(module, _WindowAttention):

@@ -7,9 +7,10 @@ in a fixed order; `labelling/planning.py` cuts and groups them.
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -178,22 +179,25 @@ def _csv_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
         storage.open(file.uri, etag=file.etag, size=file.size), "utf-8-sig", errors="replace"
     )
     rows = csv.DictReader(text)
-    if "uri" not in (rows.fieldnames or ()):
+    try:
+        is_manifest = "uri" in (rows.fieldnames or ())
+    except csv.Error:  # it only ends like one
         return None
-    return (_Entry(row["uri"], row.get("image_id")) for row in rows if row["uri"])
+    return _stated(rows) if is_manifest else None
 
 
 def _jsonl_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
-    def lines() -> Iterator[str]:
+    def lines() -> Iterator[tuple[int, str]]:
         text = io.TextIOWrapper(
             storage.open(file.uri, etag=file.etag, size=file.size), "utf-8", errors="replace"
         )
-        return (line for line in text if line.strip())
+        return ((number, line) for number, line in enumerate(text, 1) if line.strip())
 
-    def parsed(line: str, number: int) -> _Entry:
+    def parsed(number: int, line: str) -> dict[str, Any]:
         try:
             row = json.loads(line)
-            return _Entry(str(row["uri"]), row.get("image_id"))
+            row["uri"]  # noqa: B018
+            return row
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{file.uri}, line {number}: a manifest's line must be a JSON object with a "
@@ -201,10 +205,10 @@ def _jsonl_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
             ) from error
 
     try:
-        parsed(next(lines(), ""), 1)
+        parsed(*next(lines(), (1, "")))
     except ValueError:
         return None
-    return (parsed(line, number) for number, line in enumerate(lines(), 1))
+    return _stated(parsed(number, line) for number, line in lines())
 
 
 def _parquet_entries(file: File, storage: Storage) -> Iterator[_Entry]:
@@ -212,6 +216,12 @@ def _parquet_entries(file: File, storage: Storage) -> Iterator[_Entry]:
         parquet = pq.ParquetFile(data)
         columns = [c for c in ("uri", "image_id") if c in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(batch_size=8192, columns=columns):
-            for row in batch.to_pylist():
-                if row["uri"]:
-                    yield _Entry(row["uri"], row.get("image_id"))
+            yield from _stated(batch.to_pylist())
+
+
+def _stated(rows: Iterable[Mapping[str, Any]]) -> Iterator[_Entry]:
+    """The entries that name a location; ids may be numbers."""
+    for row in rows:
+        if row["uri"]:
+            image_id = row.get("image_id")
+            yield _Entry(str(row["uri"]), None if image_id in (None, "") else str(image_id))

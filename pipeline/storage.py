@@ -112,7 +112,9 @@ class Storage:
         fs, path = self.filesystem(uri)
         found = _retried(lambda: fs.find(path, detail=True), what=f"list {uri}")
         for name in sorted(found):
-            if found[name].get("type") == "file":
+            if found[name].get("type") != "file":
+                continue
+            with contextlib.suppress(FileNotFoundError):  # it went while we listed
                 yield _file(fs, name, found[name], uri=_uri_like(uri, root=path, path=name))
 
     def file(self, uri: str) -> File | None:
@@ -123,11 +125,6 @@ class Storage:
         except FileNotFoundError:
             return None
         return _file(fs, path, info, uri=uri) if info.get("type") == "file" else None
-
-    def is_folder(self, uri: str) -> bool:
-        """Whether anything lies below the location."""
-        fs, path = self.filesystem(uri)
-        return bool(_retried(lambda: fs.isdir(path), what=f"look at {uri}"))
 
     def read(
         self, uri: str, *, etag: str | None = None, start: int = 0, stop: int | None = None
@@ -171,7 +168,30 @@ class Storage:
         """Makes an object of the data, whole or not at all, over what was there."""
         fs, path = self.filesystem(uri)
         put = _put_local if isinstance(fs, LocalFileSystem) else fs.pipe_file
-        _retried(lambda: put(path, data), what=f"write {uri}")
+
+        def attempt() -> None:
+            try:
+                put(path, data)
+            except FileNotFoundError as error:
+                # Another process cleared the folder while we wrote into it; or there is no bucket.
+                raise OSError(f"there is no such place: {error}") from error
+
+        _retried(attempt, what=f"write {uri}")
+
+    def write_new(self, uri: str, data: bytes) -> bool:
+        """The same where no object is yet; whether it was written. Of several writers one wins.
+
+        On stores that know no such condition, two that write at the same moment may both win.
+        """
+        fs, path = self.filesystem(uri)
+        if isinstance(fs, LocalFileSystem):
+            return _retried(lambda: _put_new_local(path, data), what=f"write {uri}")
+        if self.file(uri) is not None:
+            return False
+        if "s3" not in _protocols(fs):
+            self.write(uri, data)
+            return True
+        return _retried(lambda: _put_new_s3(fs, path, data), what=f"write {uri}")
 
     def delete(self, uris: Iterable[str]) -> None:
         """Removes objects; those that are gone already do no harm."""
@@ -340,7 +360,7 @@ def _fetch_s3(fs: Any, path: str, *, etag: str | None, start: int, stop: int | N
     try:
         response = fs.call_s3("get_object", **request)
     except OSError as error:
-        if "pre-conditions" in str(error) or "PreconditionFailed" in str(error):
+        if _is_unmet_condition(error):
             raise SourceChanged(f"{path} changed since it was listed: not {etag} now") from error
         raise
     found = str(response.get("ETag", "")).strip('"')
@@ -372,6 +392,33 @@ def _put_local(path: str, data: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _put_new_local(path: str, data: bytes) -> bool:
+    draft = f"{path}.{uuid.uuid4().hex}.draft"
+    _put_local(draft, data)
+    try:
+        os.link(draft, path)  # refuses, as a rename does not, where there is something
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(draft)
+    return True
+
+
+def _put_new_s3(fs: Any, path: str, data: bytes) -> bool:
+    bucket, key, _ = fs.split_path(path)
+    try:
+        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    except OSError as error:
+        if _is_unmet_condition(error):
+            return False
+        raise
+    return True
+
+
+def _is_unmet_condition(error: OSError) -> bool:
+    return "pre-conditions" in str(error) or "PreconditionFailed" in str(error)
 
 
 def _remove_local(path: str) -> None:

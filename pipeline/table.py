@@ -137,8 +137,7 @@ class TableStore:
 
     def create(self, spec: TableSpec) -> None:
         """Writes `_table.json` where there is none, and checks the one that is there then."""
-        if self.spec() is None:
-            self.storage.write(self.file("_table.json"), spec.to_json().encode())
+        self.storage.write_new(self.file("_table.json"), spec.to_json().encode())
         self.check(spec)
 
     def done_units(self) -> set[str]:

@@ -7,6 +7,7 @@ the unit is done; until then no reader looks at anything of it.
 
 import io
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ RECEIPT = pa.schema(
 """What a staged part says to the driver; small, whatever the images are."""
 
 _ROW_GROUP_ROWS = 8192
+_LEFTOVER_SECONDS = 24 * 3600
 _WITHOUT_STATISTICS = "rle"
 
 
@@ -120,6 +122,19 @@ def clear_staging(table: TableStore, unit_id: str) -> None:
     """Removes what any run staged of a unit that is done."""
     staged = [file.uri for file in table.storage.files(table.file("_staging", unit_id))]
     table.storage.delete(staged)
+
+
+def clear_leftovers(table: TableStore) -> None:
+    """Removes what runs that crashed have staged: of units that are done, and what is a day old.
+
+    Younger parts of other units may be those of a run beside this one.
+    """
+    staged = list(table.storage.files(table.file("_staging")))
+    done = table.done_units() if staged else set()
+    too_old = time.time() - _LEFTOVER_SECONDS
+    table.storage.delete(
+        file.uri for file in staged if file.uri.split("/")[-2] in done or file.modified < too_old
+    )
 
 
 def _joined(parts: Iterable[str], *, unit_id: str, num_images: int, table: TableStore) -> pa.Table:

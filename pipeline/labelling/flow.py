@@ -9,7 +9,6 @@ times; what stays undone is named in the outcome.
 import collections
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.planning import PLAN, Unit
 from pipeline.labelling.segmenting import ModelFiles
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.tally import Counts, Tally
 from pipeline.reading import ReadSettings
 from pipeline.storage import StorageFault
 from pipeline.table import TableSpec, TableStore
@@ -46,40 +46,6 @@ class Work:
     actors: ActorSettings
     processor: MaskFormerImageProcessor
     model_files: ModelFiles
-
-
-@dataclass
-class Tally:
-    """What a run has done so far; grows while it runs."""
-
-    images: int = 0
-    """Rows that were staged, of committed units in the end."""
-    errors: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Images in error by class."""
-    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    """The first images of each class of error."""
-    segments: int = 0
-    bytes_read: int = 0
-    units: int = 0
-    """Units that this run committed."""
-    faults: dict[str, str] = field(default_factory=dict)
-    """Units that are not done, and why."""
-    first_rows_at: float | None = None
-    """When the first rows came, in `time.monotonic` seconds."""
-    first_images: int = 0
-    """How many images came then."""
-    last_rows_at: float = 0.0
-
-    @property
-    def num_errors(self) -> int:
-        return self.errors.total()
-
-    @property
-    def images_per_second(self) -> float | None:
-        """From the first rows to the last, start-up left out; None where all came at once."""
-        if self.first_rows_at is None or self.images == self.first_images:
-            return None
-        return (self.images - self.first_images) / (self.last_rows_at - self.first_rows_at)
 
 
 def run_units(
@@ -142,6 +108,9 @@ class _Pass:
                 raise
             self._blame(error)
         self._finish_commits(at_most=0)
+        for unit_id, collected in self._collected.items():
+            if unit_id not in self._done:
+                self._tally.counts.take_back(collected.counts)
         return self._done
 
     def _take(self, receipt: dict[str, Any]) -> None:
@@ -152,31 +121,12 @@ class _Pass:
         if receipt["fault"]:
             self._tally.faults[unit_id] = receipt["fault"]
             return
-        self._count(collected.add(receipt), receipt)
+        counts, errors = collected.add(receipt)
+        self._tally.add(counts, errors=errors)
         if collected.is_complete:
             self._tally.faults.pop(unit_id, None)
             collected.is_committing = True
             self._commits[self._commit(unit_id, collected)] = unit_id
-
-    def _count(self, new: set[int], receipt: dict[str, Any]) -> None:
-        """Adds to the tally what no receipt has told before."""
-        if new:
-            self._tally.last_rows_at = time.monotonic()
-        if new and self._tally.first_rows_at is None:
-            self._tally.first_rows_at = self._tally.last_rows_at
-            self._tally.first_images = len(new)
-        self._tally.images += len(new)
-        if len(new) == len(receipt["positions"]):
-            self._tally.bytes_read += receipt["bytes_read"] or 0
-            self._tally.segments += receipt["num_segments"] or 0
-        for error in receipt["errors"]:
-            if error["position"] in new:
-                self._tally.errors[error["error_class"]] += 1
-                examples = self._tally.examples.setdefault(error["error_class"], [])
-                if len(examples) < 5:
-                    examples.append(
-                        {"image_id": error["image_id"], "message": error["error_message"]}
-                    )
 
     def _commit(self, unit_id: str, collected: "_Collected") -> Any:
         return _commit.remote(
@@ -204,14 +154,10 @@ class _Pass:
                     ray.get(each)
                 except (ray.exceptions.RayError, StorageFault) as error:
                     self._tally.faults[unit_id] = _reason(error)
-                    self._take_back(unit_id)
                 else:
                     self._done.add(unit_id)
                     self._tally.units += 1
                     self._collected[unit_id].forget()
-
-    def _take_back(self, unit_id: str) -> None:
-        self._collected[unit_id] = _Collected()
 
     def _blame(self, error: BaseException) -> None:
         for unit_id in self._units:
@@ -223,6 +169,7 @@ class _Pass:
 class _Collected:
     """The receipts of one unit so far."""
 
+    counts: Counts = field(default_factory=Counts)
     positions: set[int] = field(default_factory=set)
     parts: list[str] = field(default_factory=list)
     num_images: int | None = None
@@ -232,19 +179,29 @@ class _Collected:
     def is_complete(self) -> bool:
         return self.num_images is not None and len(self.positions) == self.num_images
 
-    def add(self, receipt: dict[str, Any]) -> set[int]:
-        """Takes a receipt; the positions in it that are new."""
+    def add(self, receipt: dict[str, Any]) -> tuple[Counts, list[dict[str, Any]]]:
+        """Takes a receipt; what it tells that no other has, and the images that failed."""
         new = set(receipt["positions"]) - self.positions
         self.positions |= new
         if receipt["part"] is not None and receipt["part"] not in self.parts:
             self.parts.append(receipt["part"])
         if receipt["num_images"] is not None:
             self.num_images = receipt["num_images"]
-        return new
+        errors = [error for error in receipt["errors"] if error["position"] in new]
+        # A part that overlaps another comes from a task that ran twice: its sums are near enough.
+        share = len(new) / max(1, len(receipt["positions"]))
+        counts = Counts(
+            images=len(new),
+            segments=round(share * (receipt["num_segments"] or 0)),
+            bytes_read=round(share * (receipt["bytes_read"] or 0)),
+            errors=collections.Counter(error["error_class"] for error in errors),
+        )
+        self.counts.add(counts)
+        return counts, errors
 
     def forget(self) -> None:
         """Drops what a committed unit needs no more: memory must not grow with the corpus."""
-        self.positions, self.parts = set(), []
+        self.positions, self.parts, self.counts = set(), [], Counts()
 
 
 @ray.remote(num_cpus=0, max_retries=_ATTEMPTS)

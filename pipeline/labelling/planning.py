@@ -145,7 +145,9 @@ def plan_corpus(
     )
 
 
-def settle_plan(make: Callable[[], Plan], *, table: TableStore, run_id: str) -> Plan:
+def settle_plan(
+    plan: Plan, *, plan_again: Callable[[], Plan], table: TableStore, run_id: str
+) -> Plan:
     """A plan that is written down, and that no other run on the table overlooks.
 
     Two runs that start together on a growing corpus could put one image into two different units.
@@ -153,15 +155,14 @@ def settle_plan(make: Callable[[], Plan], *, table: TableStore, run_id: str) -> 
     know; else it is taken back and made again. Of two plans that overlap in time at least one sees
     the other: all that this needs is that a listing shows what was written before it.
     """
-    while True:
-        plan = make()
-        if not plan.units:
-            return plan
+    while plan.units:
         _write(plan, table=table, run_id=run_id)
         if set(_runs_with_plans(table)) <= {*plan.earlier_runs, run_id}:
             return plan
         table.storage.delete([_plan_file(table, run_id)])
         time.sleep(random.uniform(0.1, 2))
+        plan = plan_again()
+    return plan
 
 
 def unit_id(sources: Iterable[Source], *, spec: TableSpec) -> str:

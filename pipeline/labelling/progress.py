@@ -11,8 +11,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from pipeline.labelling.flow import Tally
 from pipeline.labelling.planning import Plan
+from pipeline.labelling.tally import Tally
 
 _LINE_EVERY_SECONDS = 30
 _BAR_EVERY_SECONDS = 0.5
@@ -53,13 +53,13 @@ class ProgressDisplay:
 
     def line(self) -> str:
         """What has been done, how fast, and what is left."""
-        tally = self._tally
-        parts = [f"{tally.images:,} images"]
+        counts, rate = self._tally.counts, self._tally.images_per_second
+        parts = [f"{counts.images:,} images"]
         if self._plan.num_images is not None:
-            parts[0] = f"{tally.images:,} of {self._plan.num_images:,} images"
-        if (rate := tally.images_per_second) is not None:
+            parts[0] = f"{counts.images:,} of {self._plan.num_images:,} images"
+        if rate is not None:
             parts.append(f"{rate:.3g} images/s")
-        parts.append(f"{tally.num_errors:,} errors")
+        parts.append(f"{counts.num_errors:,} errors")
         if (seconds := self._seconds_left()) is not None:
             parts.append(f"{duration(seconds)} left")
         return ", ".join(parts)
@@ -70,7 +70,7 @@ class ProgressDisplay:
             if self._bar is None:
                 print(f"{time.strftime('%H:%M:%S')}  {self.line()}", file=self._output, flush=True)
             elif self._task is not None:
-                started = self._tally.first_rows_at is not None
+                started = self._tally.has_begun
                 self._bar.update(
                     self._task,
                     description="labelling" if started else "starting",
@@ -81,14 +81,14 @@ class ProgressDisplay:
     def _share(self) -> float:
         """How much is done, in [0, 1]: by images where their number is known, else by bytes."""
         if self._plan.num_images:
-            return min(1.0, self._tally.images / self._plan.num_images)
-        return min(1.0, self._tally.bytes_read / max(1, self._plan.num_bytes))
+            return min(1.0, self._tally.counts.images / self._plan.num_images)
+        return min(1.0, self._tally.counts.bytes_read / max(1, self._plan.num_bytes))
 
     def _seconds_left(self) -> float | None:
         share, rate = self._share(), self._tally.images_per_second
         if rate is None or not 0 < share < 1:
             return None
-        return self._tally.images / rate * (1 - share) / share
+        return self._tally.counts.images / rate * (1 - share) / share
 
 
 def duration(seconds: float) -> str:

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 
-from pipeline.labelling.flow import Tally
 from pipeline.labelling.planning import Plan
 from pipeline.labelling.progress import duration
+from pipeline.labelling.tally import Counts, Tally
 
 
 class ExitCode(IntEnum):
@@ -70,15 +70,15 @@ def make_report(
         corpus=corpus,
         exit_code=_exit_code(plan, tally, error_budget=error_budget, was_stopped=was_stopped),
         seconds=round(seconds, 2),
-        images=tally.images,
-        images_in_error=tally.num_errors,
-        segments=tally.segments,
+        images=tally.counts.images,
+        images_in_error=tally.counts.num_errors,
+        segments=tally.counts.segments,
         images_per_second=tally.images_per_second,
-        bytes_read=tally.bytes_read,
+        bytes_read=tally.counts.bytes_read,
         units_planned=len(plan.units),
         units_committed=tally.units,
         units_done_before=plan.done,
-        errors=dict(tally.errors.most_common()),
+        errors=dict(tally.counts.errors.most_common()),
         error_examples=tally.examples,
         faults=dict(list(tally.faults.items())[:100]),
         files_passed_over=len(plan.passed_over),
@@ -87,24 +87,24 @@ def make_report(
     )
 
 
-def over_budget(tally: Tally, *, error_budget: float) -> bool:
+def over_budget(counts: Counts, *, error_budget: float) -> bool:
     """Whether the share of images in error is above the budget."""
-    return tally.num_errors > error_budget * tally.images
+    return counts.num_errors > error_budget * counts.images
 
 
 def _exit_code(plan: Plan, tally: Tally, *, error_budget: float, was_stopped: bool) -> ExitCode:
-    if over_budget(tally, error_budget=error_budget):
+    if over_budget(tally.counts, error_budget=error_budget):
         return ExitCode.BUDGET_EXCEEDED
     if was_stopped or tally.units < len(plan.units):
         return ExitCode.TRY_AGAIN
-    return ExitCode.DONE_WITH_ERRORS if tally.num_errors else ExitCode.DONE
+    return ExitCode.DONE_WITH_ERRORS if tally.counts.num_errors else ExitCode.DONE
 
 
 def summary(report: Report, *, report_file: str) -> str:
     """The report in some lines for people: what was done, what went wrong, what to do."""
     lines = []
     if report.units_done_before:
-        lines.append(f"already done: {report.units_done_before:,} units, not read again")
+        lines.append(f"units done before, not read again: {report.units_done_before:,}")
     rate = report.images_per_second
     lines.append(
         f"labelled {report.images:,} images with {report.segments:,} segments "
@@ -123,7 +123,7 @@ def summary(report: Report, *, report_file: str) -> str:
     if report.faults:
         reason = next(iter(report.faults.values()))
         undone = report.units_planned - report.units_committed
-        lines.append(f"not done: {undone:,} units, as {reason}")
+        lines.append(f"units not done: {undone:,}, as {reason}")
     lines.append(_advice(report))
     lines.append(f"table: {report.table}")
     lines.append(f"report: {report_file}")

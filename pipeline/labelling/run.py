@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.labelling.cluster import ActorSettings, connect
-from pipeline.labelling.flow import Tally, Work, run_units
+from pipeline.labelling.commit import clear_leftovers
+from pipeline.labelling.flow import Work, run_units
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import read_model, table_spec
 from pipeline.labelling.planning import Plan, UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.progress import ProgressDisplay
 from pipeline.labelling.report import ExitCode, make_report, over_budget, summary
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.tally import Tally
 from pipeline.reading import ReadSettings
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import Storage, StorageFault
@@ -91,6 +93,7 @@ def _label(settings: Settings) -> int:
         error_budget=label.error_budget,
         was_stopped=was_stopped,
     )
+    clear_leftovers(work.table)
     report_file = work.table.file("_runs", work.run_id, "report.json")
     work.table.storage.write(report_file, report.to_json().encode())
     print(summary(report, report_file=report_file))
@@ -118,13 +121,11 @@ def _prepare(settings: Settings) -> tuple[Work, Plan]:
                 limit=label.limit,
             )
 
-        if label.dry_run:
-            plan = plan_now()
-        else:
-            plan_now()  # an empty corpus must leave no table behind
+        plan = plan_now()
+        if not label.dry_run:
             table.create(spec)
             storage.write(table.file("_runs", run_id, "settings.yaml"), settings.to_yaml().encode())
-            plan = settle_plan(plan_now, table=table, run_id=run_id)
+            plan = settle_plan(plan, plan_again=plan_now, table=table, run_id=run_id)
     except ValueError as error:
         raise WrongUsage(str(error)) from error
     work = Work(
@@ -144,8 +145,8 @@ def _work(plan: Plan, *, work: Work, tally: Tally, error_budget: float) -> bool:
     """Works on the plan; whether it was stopped before its end."""
 
     def within_budget() -> bool:
-        early = tally.images < _FEWEST_IMAGES_TO_JUDGE
-        return early or not over_budget(tally, error_budget=error_budget)
+        early = tally.counts.images < _FEWEST_IMAGES_TO_JUDGE
+        return early or not over_budget(tally.counts, error_budget=error_budget)
 
     # After Ray has set its own: a scheduler's SIGTERM is to end in a report, as Ctrl-C is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -157,14 +158,16 @@ def _work(plan: Plan, *, work: Work, tally: Tally, error_budget: float) -> bool:
 
 
 def _opening(plan: Plan, label: LabelSettings) -> str:
-    count = "some" if plan.num_images is None else f"{plan.num_images:,}"
-    megabytes = plan.num_bytes / 1e6
-    done = f"; {plan.done:,} units are done already" if plan.done else ""
+    done = f"; {_count(plan.done, 'unit')} done already" if plan.done else ""
     if not plan.units:
         return f"nothing to do at {label.corpus}{done}"
-    return (
-        f"{count} images in {len(plan.units):,} units, {megabytes:,.1f} MB, of {label.corpus}{done}"
-    )
+    images = "" if plan.num_images is None else f"{_count(plan.num_images, 'image')} in "
+    units = _count(len(plan.units), "unit")
+    return f"{images}{units}, {plan.num_bytes / 1e6:,.1f} MB, of {label.corpus}{done}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _fail(message: str, code: ExitCode) -> int:

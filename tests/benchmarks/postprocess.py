@@ -123,17 +123,17 @@ def agreement(
     """How many rows both have, and how many of these are equal to the last byte.
 
     transformers weighs a mask by its score before it asks how large the mask is, so that it keeps
-    some segments that lose too much to others; rows are matched by label and score.
+    some segments that lose too much to others. No two queries of this model share a label.
     """
     counts = {"ours": 0, "theirs": 0, "both": 0, "equal": 0}
     for image in images:
-        ours = {(row[1], round(row[2], 5)): row[3:] for row in our_rows(*image)}
-        theirs = {(row[1], round(row[2], 5)): row[3:] for row in reference_rows(processor, *image)}
+        ours = {row[1]: row[3:] for row in our_rows(*image)}
+        theirs = {row[1]: row[3:] for row in reference_rows(processor, *image)}
         both = ours.keys() & theirs.keys()
         counts["ours"] += len(ours)
         counts["theirs"] += len(theirs)
         counts["both"] += len(both)
-        counts["equal"] += sum(ours[key] == theirs[key] for key in both)
+        counts["equal"] += sum(ours[label] == theirs[label] for label in both)
     return counts
 
 

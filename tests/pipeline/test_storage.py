@@ -95,7 +95,7 @@ def test_any_range_is_that_part_of_the_whole(place):
 def test_a_range_that_the_object_does_not_have_is_a_fault_and_no_short_read(place):
     storage, root = place
     storage.write(join(root, "data"), b"0123456789")
-    with pytest.raises(StorageFault, match="5 bytes of 10|InvalidRange"):
+    with pytest.raises(StorageFault, match=r"5 bytes of 10|InvalidRange"):
         storage.read(join(root, "data"), start=5, stop=15)
 
 
@@ -103,17 +103,14 @@ def test_nothing_lies_where_nothing_was_written(place):
     storage, root = place
     assert list(storage.files(join(root, "no"))) == []
     assert storage.file(join(root, "no")) is None
-    assert not storage.is_folder(join(root, "no"))
     with pytest.raises(FileNotFoundError):
         storage.read(join(root, "no"))
 
 
-def test_a_folder_is_no_file_and_a_file_is_no_folder(place):
+def test_a_folder_is_no_file(place):
     storage, root = place
     storage.write(join(root, "sub", "a"), b"1")
     assert storage.file(join(root, "sub")) is None
-    assert storage.is_folder(join(root, "sub"))
-    assert not storage.is_folder(join(root, "sub", "a"))
 
 
 def test_a_listing_of_one_file_gives_that_file(place):
@@ -181,7 +178,34 @@ def test_deleting_twice_does_no_harm(place):
     storage.write(join(root, "b"), b"1")
     storage.delete([join(root, "sub", "a")] * 2)
     assert [file.uri for file in storage.files(root)] == [join(root, "b")]
-    assert not storage.is_folder(join(root, "sub"))
+
+
+def test_a_local_delete_takes_the_folder_that_it_leaves_empty(tmp_path):
+    storage = Storage()
+    storage.write(str(tmp_path / "_staging" / "unit" / "part"), b"1")
+    storage.write(str(tmp_path / "other"), b"1")
+    storage.delete([str(tmp_path / "_staging" / "unit" / "part")])
+    assert os.listdir(tmp_path) == ["other"]
+
+
+def test_of_many_who_write_a_new_object_one_wins_and_its_content_stays(place):
+    storage, root = place
+    uri = join(root, "_table.json")
+    won: list[bytes] = []
+
+    def write(data: bytes) -> None:
+        if storage.write_new(uri, data):
+            won.append(data)
+
+    threads = [threading.Thread(target=write, args=(bytes([n]) * 1000,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.read(uri) == won[0]
+    assert not storage.write_new(uri, b"late")
+    assert [file.uri for file in storage.files(root)] == [uri]
 
 
 def test_a_local_write_that_fails_leaves_what_was_there_and_no_more(tmp_path, monkeypatch):
@@ -213,23 +237,38 @@ def test_a_reader_sees_one_writing_or_another_and_never_a_mixture(tmp_path):
     assert storage.read(uri) in versions
 
 
-def test_a_write_survives_others_who_clear_its_folder_away(tmp_path):
+def test_a_write_survives_others_who_clear_its_folder_away(tmp_path, monkeypatch):
     """Two runs stage parts of one unit: one commits and clears while the other still writes."""
     storage, folder = Storage(), str(tmp_path / "_staging" / "unit")
-    stop = threading.Event()
+    calls = 0
 
-    def clear() -> None:
-        while not stop.is_set():
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
             storage.delete([file.uri for file in storage.files(folder)])
 
-    thread = threading.Thread(target=clear)
-    thread.start()
-    try:
-        for number in range(150):
-            storage.write(join(folder, f"{number}.parquet"), b"rows")
-    finally:
-        stop.set()
-        thread.join()
+    monkeypatch.setattr(os, "fsync", fsync)
+    storage.write(join(folder, "part.parquet"), b"rows")
+    assert calls == 2
+    assert storage.read(join(folder, "part.parquet")) == b"rows"
+
+
+def test_a_listing_leaves_out_what_others_remove_meanwhile(tmp_path, monkeypatch):
+    storage = Storage()
+    for name in "abc":
+        storage.write(str(tmp_path / name), b"1")
+    fs, _ = storage.filesystem(str(tmp_path))
+    find = type(fs).find
+
+    def find_then_lose_one(self, *args, **kwargs):
+        found = find(self, *args, **kwargs)
+        (tmp_path / "b").unlink()
+        return found
+
+    monkeypatch.setattr(type(fs), "find", find_then_lose_one)
+    files = storage.files(str(tmp_path))
+    assert [file.uri for file in files] == [str(tmp_path / "a"), str(tmp_path / "c")]
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3])

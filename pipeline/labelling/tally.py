@@ -1,0 +1,80 @@
+"""The tally: what a run has done so far; `flow.py` keeps it, `progress.py` and `report.py` show it."""
+
+import collections
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_EXAMPLES = 5
+
+
+@dataclass
+class Counts:
+    """Sums over images; of a unit they are taken back when it has to be done again."""
+
+    images: int = 0
+    segments: int = 0
+    bytes_read: int = 0
+    """Encoded bytes."""
+    errors: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Images in error by class."""
+
+    @property
+    def num_errors(self) -> int:
+        return self.errors.total()
+
+    def add(self, other: "Counts") -> None:
+        self.images += other.images
+        self.segments += other.segments
+        self.bytes_read += other.bytes_read
+        self.errors.update(other.errors)
+
+    def take_back(self, other: "Counts") -> None:
+        self.images -= other.images
+        self.segments -= other.segments
+        self.bytes_read -= other.bytes_read
+        self.errors -= other.errors
+
+
+@dataclass
+class Tally:
+    """What a run has done so far; grows while it runs."""
+
+    counts: Counts = field(default_factory=Counts)
+    """Of units that are committed or under way."""
+    units: int = 0
+    """Units that this run committed."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Units that are not done, and why."""
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    """The first images of each class of error."""
+    _first_rows_at: float | None = None
+    _last_rows_at: float = 0.0
+    _first_images: int = 0
+    _images_ever: int = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any rows came."""
+        return self._first_rows_at is not None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """From the first rows to the last, start-up left out; None where all came at once."""
+        if self._first_rows_at is None or self._images_ever == self._first_images:
+            return None
+        return (self._images_ever - self._first_images) / (self._last_rows_at - self._first_rows_at)
+
+    def add(self, counts: Counts, *, errors: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the counts of some images, and those among them that failed."""
+        self.counts.add(counts)
+        if counts.images:
+            self._last_rows_at = time.monotonic()
+            self._images_ever += counts.images
+        if counts.images and self._first_rows_at is None:
+            self._first_rows_at, self._first_images = self._last_rows_at, counts.images
+        for error in errors:
+            examples = self.examples.setdefault(error["error_class"], [])
+            if len(examples) < _EXAMPLES:
+                examples.append({"image_id": error["image_id"], "message": error["error_message"]})

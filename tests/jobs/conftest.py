@@ -1,0 +1,102 @@
+"""What tests of jobs share: a tiny model, a small corpus, and what an unbroken run makes of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drawn import plain_corpus, written
+from job_runs import Ended, Jobs
+from table_rows import Rows, rows_of
+
+from maskformer import (
+    MaskFormerConfig,
+    MaskFormerDetrConfig,
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    MaskFormerSwinConfig,
+)
+
+
+@pytest.fixture(scope="session")
+def jobs() -> Iterator[Jobs]:
+    """Starts jobs as processes."""
+    jobs = Jobs()
+    yield jobs
+    jobs.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_model(tmp_path_factory.mktemp("tiny_model"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_model(tmp_path_factory.mktemp("other_model"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def usual(tiny_model: Path) -> dict[str, Any]:
+    """Options with which the tiny model finds some segments in every drawn picture."""
+    return {"model": tiny_model, "threshold": 0.3, "overlap_mask_area_threshold": 0.05}
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of twelve images under a prefix. Not to be changed."""
+    return written(tmp_path_factory.mktemp("plain"), plain_corpus(12))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unbroken:
+    """A run that nothing disturbed, in six units of two images."""
+
+    table: Path
+    rows: Rows
+    ended: Ended
+
+
+@pytest.fixture(scope="session")
+def unbroken(
+    jobs: Jobs, plain: Path, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Unbroken:
+    """What a run on `plain` makes of it. Its table is not to be changed."""
+    table = tmp_path_factory.mktemp("unbroken") / "table"
+    ended = jobs.run(corpus=plain, table=table, unit_images=2, **usual).expect(0)
+    return Unbroken(table=table, rows=rows_of(table), ended=ended)
+
+
+def _save_model(folder: Path, *, seed: int) -> Path:
+    """Random weights, with which some queries are sure of a label and masks have edges."""
+    torch.manual_seed(seed)
+    config = MaskFormerConfig(
+        backbone_config=MaskFormerSwinConfig(
+            embed_dim=16,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 2, 2, 4],
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        decoder_config=MaskFormerDetrConfig(
+            d_model=32,
+            decoder_layers=2,
+            decoder_ffn_dim=64,
+            num_queries=10,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+        ),
+        fpn_feature_size=32,
+        mask_feature_size=32,
+        num_labels=4,
+        id2label={0: "sky", 1: "road", 2: "tree", 3: "car"},
+    )
+    model = MaskFormerForInstanceSegmentation(config)
+    with torch.no_grad():
+        model.class_predictor.weight.mul_(8)
+        model.class_predictor.bias[-1] -= 2
+        list(model.mask_embedder.parameters())[-2].mul_(16)
+    model.save_pretrained(folder)
+    MaskFormerImageProcessor(size={"shortest_edge": 64}).save_pretrained(folder)
+    return folder

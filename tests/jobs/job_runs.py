@@ -1,0 +1,220 @@
+"""Jobs as a scheduler starts them: a process of its own, its words, its exit code, and nothing left.
+
+Each job gets its own folder for Ray and a mark in its environment, by which every process that it
+started can be found, those included that Ray starts for it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+SEGMENT_CORPUS = ROOT / "jobs" / "segment_corpus.py"
+
+_MARK = "TEST_JOB"
+_SECONDS = 300
+_SECONDS_TO_GO = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """What is to happen at a moment inside a job's processes; see moments/sitecustomize.py."""
+
+    at: str
+    """`before put`, `after put`, `before unlink`, `before read` or `before segment`."""
+    name: str
+    """Pattern of the file's path, or of the image ids that are segmented."""
+    do: Literal["kill driver", "kill self", "wait"]
+    flag: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moment-")) / "came")
+    """Is made when the moment comes, and keeps it from coming twice."""
+    node: str | None = None
+    """Only in processes with this value of TEST_NODE."""
+
+    @property
+    def came(self) -> bool:
+        return self.flag.exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A job that is over."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    ray_folder: Path
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """`report.json`, of a table on the disk."""
+        [line] = [line for line in self.stdout.splitlines() if line.startswith("report: ")]
+        return json.loads(Path(line.removeprefix("report: ")).read_text())
+
+    @property
+    def started_ray(self) -> bool:
+        return any(self.ray_folder.iterdir())
+
+    def expect(self, exit_code: int) -> "Ended":
+        assert self.exit_code == exit_code, f"exit code {self.exit_code}\n{self.stdout}{self.stderr}"
+        return self
+
+
+class Job:
+    """A process and all that it starts; it runs as soon as it is made."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        moments: Sequence[Moment] = (),
+    ) -> None:
+        self._mark = uuid.uuid4().hex
+        self.folder = folder
+        self.ray_folder = folder / "ray"
+        self.ray_folder.mkdir(parents=True)
+        changes = {
+            _MARK: self._mark,
+            "RAY_TMPDIR": str(self.ray_folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **moments_environment(moments),
+            **(environment or {}),
+        }
+        with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
+            self.process = subprocess.Popen(
+                [*command],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=folder,  # a job runs from anywhere
+                env={**clean_environment(), **changes},
+            )
+
+    def end(self) -> Ended:
+        """Waits for the end of the process, and for that of all others that it started."""
+        try:
+            exit_code = self.process.wait(_SECONDS)
+        finally:
+            left = self.stop()
+        output = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
+        assert not left, f"left behind: {left}\n{''.join(output)}"
+        return Ended(
+            exit_code=exit_code, stdout=output[0], stderr=output[1], ray_folder=self.ray_folder
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """All that carry the mark and live."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(_MARK) == self._mark:
+                    found.append(process)
+        return found
+
+    def stop(self) -> list[str]:
+        """Ends, by their ids, processes that do not go by themselves; gives their names."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        deadline = time.monotonic() + _SECONDS_TO_GO
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        names = []
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                names.append(" ".join(process.cmdline())[:200])
+                process.kill()
+        return names
+
+
+class Jobs:
+    """Starts jobs; all that they leave beside their tables goes when it is closed."""
+
+    def __init__(self) -> None:
+        # Not pytest's folder: the paths of Ray's sockets must be short.
+        self.folder = Path(tempfile.mkdtemp(prefix="jobs-", dir="/tmp"))
+        self._started: list[Job] = []
+
+    def run(self, **options: Any) -> Ended:
+        """`jobs/segment_corpus.py` with the options, to its end; see `start`."""
+        return self.start(**options).end()
+
+    def start(
+        self,
+        *,
+        environment: Mapping[str, str] | None = None,
+        moments: Sequence[Moment] = (),
+        **options: Any,
+    ) -> Job:
+        """`jobs/segment_corpus.py`; `limit=3` is `--limit 3`, a True is an option without value."""
+        command = [sys.executable, str(SEGMENT_CORPUS), *words(options)]
+        return self.start_command(command, environment=environment, moments=moments)
+
+    def start_command(self, command: Sequence[str], **settings: Any) -> Job:
+        folder = self.folder / f"{len(self._started):02}"
+        self._started.append(Job(command, folder=folder, **settings))
+        return self._started[-1]
+
+    def close(self) -> None:
+        for job in self._started:
+            if job.process.poll() is None:
+                job.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def words(options: Mapping[str, Any]) -> list[str]:
+    """Options as they are typed."""
+    typed = []
+    for name, value in options.items():
+        typed += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return typed
+
+
+def moments_environment(moments: Sequence[Moment]) -> dict[str, str]:
+    if not moments:
+        return {}
+    return {
+        "PYTHONPATH": str(Path(__file__).parent / "moments"),
+        "MOMENTS": json.dumps([{**asdict(each), "flag": str(each.flag)} for each in moments]),
+    }
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without what would change where a job runs or whom it is."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RAY_", "AWS_", "PYTEST_")) and name != "PYTHONPATH"
+    }
+
+
+@contextlib.contextmanager
+def running(job: Job) -> Iterator[Job]:
+    """A process that serves others until the block is left."""
+    try:
+        yield job
+    finally:
+        for process in job.processes():
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        job.stop()
+
+
+def wait_until(condition: Any, *, what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
+        time.sleep(0.05)
