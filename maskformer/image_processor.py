@@ -11,7 +11,7 @@ labels are padded with 0, and with `image_sizes` post-processing cuts padding of
 
 import json
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,11 +20,11 @@ from jaxtyping import Float, Float32, Int64, Integer, UInt8
 from PIL import Image
 
 from maskformer import resizing
+from maskformer.batch import BatchFeature
+from maskformer.outputs_to_segments import OutputsToSegments
 from maskformer.resizing import HeightWidth, ResizeRule, Size
-from maskformer.rle import encode_mask
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 else:
     # The shapes are still checked; torch is not imported for their sake.
@@ -36,39 +36,12 @@ FILE_NAME = "preprocessor_config.json"
 
 ChannelOrder = Literal["channels_first", "channels_last"]
 TensorType = Literal["pt", "np"]
-Mapping_ = Mapping[int, int]
+IdToLabel = Mapping[int, int]
 
 _OLD_NAMES = {"size_divisibility": "size_divisor", "reduce_labels": "do_reduce_labels"}
 
 
-class BatchFeature(dict[str, Any]):
-    """The model's inputs by name, as keys and as attributes; `model(**batch)` takes them."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the batch has {sorted(self)}, not {name!r}") from None
-
-    def to(self, *args: Any, **kwargs: Any) -> "BatchFeature":
-        """A batch whose tensors went through their own `to`; only floats change their dtype."""
-        return BatchFeature({name: _moved(value, args, kwargs) for name, value in self.items()})
-
-
-def _moved(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if isinstance(value, list):
-        return [_moved(item, args, kwargs) for item in value]
-    if not hasattr(value, "is_floating_point"):
-        return value
-    if value.is_floating_point():
-        return value.to(*args, **kwargs)
-    import torch
-
-    devices = [arg for arg in args if not isinstance(arg, torch.dtype)]
-    return value.to(*devices, **{key: arg for key, arg in kwargs.items() if key != "dtype"})
-
-
-class MaskFormerImageProcessor:
+class MaskFormerImageProcessor(OutputsToSegments):
     """Settings of the way into and out of the model, and the way itself."""
 
     model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
@@ -254,15 +227,21 @@ class MaskFormerImageProcessor:
 
     # In: for everyone else
 
-    def __call__(self, images: Any, segmentation_maps: Any = None, **settings: Any) -> BatchFeature:
+    def __call__(
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        instance_id_to_semantic_id: Sequence[IdToLabel] | IdToLabel | None = None,
+        **settings: Any,
+    ) -> BatchFeature:
         """`preprocess`."""
-        return self.preprocess(images, segmentation_maps, **settings)
+        return self.preprocess(images, segmentation_maps, instance_id_to_semantic_id, **settings)
 
     def preprocess(
         self,
         images: Any,
         segmentation_maps: Any = None,
-        instance_id_to_semantic_id: Sequence[Mapping_] | Mapping_ | None = None,
+        instance_id_to_semantic_id: Sequence[IdToLabel] | IdToLabel | None = None,
         *,
         do_resize: bool | None = None,
         size: Size | None = None,
@@ -332,7 +311,7 @@ class MaskFormerImageProcessor:
         self,
         pixel_values_list: Sequence[Any],
         segmentation_maps: Any = None,
-        instance_id_to_semantic_id: Sequence[Mapping_] | Mapping_ | None = None,
+        instance_id_to_semantic_id: Sequence[IdToLabel] | IdToLabel | None = None,
         ignore_index: int | None = None,
         do_reduce_labels: bool | None = None,
         return_tensors: TensorType | None = None,
@@ -375,7 +354,7 @@ class MaskFormerImageProcessor:
     def convert_segmentation_map_to_binary_masks(
         self,
         segmentation_map: Any,
-        instance_id_to_semantic_id: Mapping_ | None = None,
+        instance_id_to_semantic_id: IdToLabel | None = None,
         ignore_index: int | None = None,
         do_reduce_labels: bool | None = None,
     ) -> tuple[Float32[np.ndarray, "masks height width"], Int64[np.ndarray, " masks"]]:
@@ -431,7 +410,7 @@ class MaskFormerImageProcessor:
         self,
         pixel_values: list[np.ndarray],
         maps: list[np.ndarray] | None,
-        instance_id_to_semantic_id: Sequence[Mapping_] | Mapping_ | None,
+        instance_id_to_semantic_id: Sequence[IdToLabel] | IdToLabel | None,
     ) -> BatchFeature:
         batch = self.pad(pixel_values)
         if maps is None:
@@ -461,123 +440,21 @@ class MaskFormerImageProcessor:
         return self.padded_size((height, width))
 
     def _binary_masks(
-        self, id_map: Integer[np.ndarray, "height width"], mapping: Mapping_ | None
+        self, id_map: Integer[np.ndarray, "height width"], mapping: IdToLabel | None
     ) -> tuple[Float32[np.ndarray, "masks height width"], Int64[np.ndarray, " masks"]]:
         if self.do_reduce_labels and self.ignore_index is None:
             raise ValueError(
                 "do_reduce_labels turns id 0 into ignore_index, which is None; give both"
             )
         ids = np.unique(id_map).astype(np.int64)
-        kept = ids[ids != self.ignore_index] if self.ignore_index is not None else ids
+        # Pixels that were ignored before labels are reduced stay so: they make no label 254.
+        ignored = [] if self.ignore_index is None else [self.ignore_index]
         if self.do_reduce_labels:
-            # The pixels that were ignored before stay so: there is no label 254 of their making.
-            kept = kept[kept != 0]
+            ignored += [0, ignored[0] + 1]
+        kept = ids[~np.isin(ids, ignored)]
         masks = id_map[None] == kept.astype(id_map.dtype)[:, None, None]
         labels = kept if mapping is None else _mapped(kept, mapping)
         return masks.astype(np.float32), labels - 1 if self.do_reduce_labels else labels
-
-    # Out
-
-    def post_process_semantic_segmentation(
-        self,
-        outputs: Any,
-        target_sizes: Sequence[HeightWidth] | None = None,
-        return_segmentation_scores: bool = False,
-        *,
-        image_sizes: Sequence[HeightWidth] | None = None,
-    ) -> list[Any]:
-        """A map of labels for each image, or with scores a batch of `segmentation` and those.
-
-        `image_sizes` says how much of the padded network input is image, in each one, and has
-        padding cut off before anything is resized. The scores of all labels take memory.
-        """
-        from maskformer import postprocess
-
-        results: list[Any] = []
-        for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
-            if return_segmentation_scores:
-                scores = postprocess.resized_semantic_scores(class_logits, mask_logits, **geometry)
-                results.append(
-                    BatchFeature(segmentation=scores.argmax(0), segmentation_scores=scores)
-                )
-                continue
-            results.append(postprocess.semantic_segmentation(class_logits, mask_logits, **geometry))
-        return results
-
-    def post_process_instance_segmentation(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-        target_sizes: Sequence[HeightWidth] | None = None,
-        return_coco_annotation: bool | None = False,
-        return_binary_maps: bool | None = False,
-        *,
-        image_sizes: Sequence[HeightWidth] | None = None,
-    ) -> list[dict[str, Any]]:
-        """For each image a `segmentation` and its `segments_info`, best instance first.
-
-        The map gives each pixel to one instance. `return_binary_maps` gives the whole masks in
-        its place, as uint8 [segments, height, width], and `return_coco_annotation` a list of COCO's
-        {"size", "counts"}, both in the order of `segments_info`.
-        """
-        from maskformer import postprocess
-
-        if return_coco_annotation and return_binary_maps:
-            raise ValueError(
-                "return_coco_annotation and return_binary_maps can not be both set to True: a "
-                "result has one form"
-            )
-        results = []
-        for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
-            kept = postprocess.keep_instance(class_logits, threshold=threshold)
-            settings = {
-                "threshold": threshold,
-                "mask_threshold": mask_threshold,
-                "overlap_mask_area_threshold": overlap_mask_area_threshold,
-                **geometry,
-            }
-            masks = mask_logits[kept.queries]
-            if not (return_coco_annotation or return_binary_maps):
-                placed = postprocess.instance_segmentation(masks, kept, **settings)
-                results.append(_result(placed.segmentation, placed.segments))
-                continue
-            found = postprocess.instance_masks(masks, kept, **settings)
-            form = _coco_masks(found.masks.numpy()) if return_coco_annotation else found.masks
-            results.append(_result(form, found.segments))
-        return results
-
-    def post_process_panoptic_segmentation(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-        label_ids_to_fuse: Collection[int] | None = None,
-        target_sizes: Sequence[HeightWidth] | None = None,
-        *,
-        image_sizes: Sequence[HeightWidth] | None = None,
-    ) -> list[dict[str, Any]]:
-        """For each image a map of segment ids, 0 where there is none, and its `segments_info`.
-
-        Queries of one label in `label_ids_to_fuse` make one segment. None fuses nothing.
-        """
-        from maskformer import postprocess
-
-        results = []
-        for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
-            kept = postprocess.keep_panoptic(class_logits, threshold=threshold)
-            panoptic = postprocess.panoptic_segmentation(
-                mask_logits[kept.queries],
-                kept,
-                mask_threshold=mask_threshold,
-                overlap_mask_area_threshold=overlap_mask_area_threshold,
-                label_ids_to_fuse=frozenset(label_ids_to_fuse or ()),
-                **geometry,
-            )
-            results.append(_result(panoptic.segmentation, panoptic.segments))
-        return results
 
 
 class MaskFormerFeatureExtractor(MaskFormerImageProcessor):
@@ -671,7 +548,7 @@ def _id_map(item: Any) -> Integer[np.ndarray, "height width"]:
     return array
 
 
-def _mapped(ids: Int64[np.ndarray, " ids"], mapping: Mapping_) -> Int64[np.ndarray, " ids"]:
+def _mapped(ids: Int64[np.ndarray, " ids"], mapping: IdToLabel) -> Int64[np.ndarray, " ids"]:
     missing = [int(i) for i in ids if int(i) not in mapping]
     if missing:
         raise KeyError(
@@ -741,52 +618,3 @@ def _converted(
         }
     )
     return converted if device is None else converted.to(device)
-
-
-def _per_image(
-    outputs: Any,
-    target_sizes: Sequence[HeightWidth] | None,
-    image_sizes: Sequence[HeightWidth] | None,
-) -> list[tuple["torch.Tensor", "torch.Tensor", dict[str, Any]]]:
-    """Each image's class logits, mask logits, and sizes as `postprocess.py` takes them."""
-    class_logits, mask_logits = outputs.class_queries_logits, outputs.masks_queries_logits
-    batch_size = len(class_logits)
-    for name, sizes in (("target_sizes", target_sizes), ("image_sizes", image_sizes)):
-        if sizes is not None and len(sizes) != batch_size:
-            raise ValueError(
-                f"Make sure that you pass in as many {name} as the batch dimension of the logits: "
-                f"got {len(sizes)} for {batch_size}"
-            )
-    # The network's input is four times the masks, or a little less where 4 does not divide it.
-    padded_size = (4 * mask_logits.shape[-2], 4 * mask_logits.shape[-1])
-    geometries: list[dict[str, Any]] = [{} for _ in range(batch_size)]
-    for place, geometry in enumerate(geometries):
-        if target_sizes is not None:
-            geometry["target_size"] = _as_pair(target_sizes[place])
-        if image_sizes is not None:
-            geometry |= {"image_size": _as_pair(image_sizes[place]), "padded_size": padded_size}
-    return list(zip(class_logits.detach(), mask_logits.detach(), geometries, strict=True))
-
-
-def _as_pair(size: Sequence[int]) -> HeightWidth:
-    """A size as two plain numbers, also where it was a row of a tensor."""
-    return int(size[0]), int(size[1])
-
-
-def _result(form: Any, segments: Sequence[Any]) -> dict[str, Any]:
-    return {
-        "segmentation": form,
-        "segments_info": [
-            {
-                "id": segment.id,
-                "label_id": segment.label_id,
-                "was_fused": segment.was_fused,
-                "score": round(segment.score, 6),
-            }
-            for segment in segments
-        ],
-    }
-
-
-def _coco_masks(masks: UInt8[np.ndarray, "segments height width"]) -> list[dict[str, Any]]:
-    return [{"size": list(mask.shape), "counts": encode_mask(mask.astype(bool))} for mask in masks]

@@ -20,7 +20,11 @@ from maskformer.backbones import build_backbone
 from maskformer.checkpoint import load_checkpoint, save_checkpoint, stored_dtype
 from maskformer.configuration import MaskFormerConfig
 from maskformer.loss import MaskFormerLoss
-from maskformer.matcher import MaskFormerHungarianMatcher
+from maskformer.matcher import (
+    BatchClassLabels,
+    BatchMaskLabels,
+    MaskFormerHungarianMatcher,
+)
 from maskformer.outputs import (
     MaskFormerForInstanceSegmentationOutput,
     MaskFormerModelOutput,
@@ -28,7 +32,6 @@ from maskformer.outputs import (
 )
 from maskformer.pixel_decoder import PixelDecoder
 from maskformer.query_decoder import DecodedQueries, QueryDecoder
-from maskformer.targets import MaskLabels
 from maskformer.weights import check_folder, resolve_folder
 
 Pixels = Float[Tensor, "batch colours _ _"]
@@ -104,7 +107,7 @@ def _as_dtype(given: torch.dtype | str | None, *, folder: str) -> torch.dtype:
     dtype = getattr(torch, given, None) if isinstance(given, str) else given
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(
-            f"dtype must be auto or a floating point type such as float32 or bfloat16, got {given!r}"
+            f"dtype must be auto or a floating point type such as bfloat16, got {given!r}"
         )
     return dtype
 
@@ -208,8 +211,8 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
     def forward(
         self,
         pixel_values: Pixels,
-        mask_labels: Sequence[MaskLabels] | None = None,
-        class_labels: Sequence[Int[Tensor, " masks"]] | None = None,
+        mask_labels: BatchMaskLabels | None = None,
+        class_labels: BatchClassLabels | None = None,
         pixel_mask: PixelMask = None,
         output_auxiliary_logits: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -304,8 +307,8 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         self,
         masks_queries_logits: Float[Tensor, "batch queries height width"],
         class_queries_logits: Float[Tensor, "batch queries classes"],
-        mask_labels: Sequence[MaskLabels],
-        class_labels: Sequence[Int[Tensor, " masks"]],
+        mask_labels: BatchMaskLabels,
+        class_labels: BatchClassLabels,
         auxiliary_logits: Sequence[Mapping[str, Tensor]] | None,
         **step: Any,
     ) -> dict[str, Float[Tensor, ""]]:

@@ -492,7 +492,7 @@ def _label_bands(
         return
     scores = semantic_scores(class_logits, mask_logits)
     target = geometry.target_size
-    labels = bilinear.resized_argmax(scores, target, byte_budget=byte_budget)
+    labels = bilinear.contest(scores, target, thresholds=None, byte_budget=byte_budget).winner
     rows, columns = bilinear.places_2d(geometry.mask_size, target, scores.device)
     # Beside the values, the shares of a pixel take some indices of 8 bytes.
     budget = bilinear.byte_budget_of(scores.device) if byte_budget is None else byte_budget

@@ -106,8 +106,9 @@ def _boxes(
     runs: _Runs, *, first_run: Int64[np.ndarray, " segments"], height: int
 ) -> Int32[np.ndarray, "segments 4"]:
     """The smallest box around each segment as (x, y, width, height), in whole pixels."""
-    left, top = np.divmod(runs.starts, height)
-    right, bottom = np.divmod(runs.ends - 1, height)
+    lasts = runs.ends - 1
+    left, right = runs.starts // height, lasts // height
+    top, bottom = runs.starts - left * height, lasts - right * height
     # A run that goes on in the next column touches the bottom of one and the top of the other.
     crosses = right > left
     top = np.where(crosses, 0, top)

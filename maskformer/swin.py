@@ -254,7 +254,8 @@ class _WindowAttention(nn.Module):
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        if query.dtype == torch.bfloat16 and query.is_cpu and not torch.is_grad_enabled():
+        half_on_cpu = query.dtype == torch.bfloat16 and query.is_cpu
+        if half_on_cpu and not self.training and not torch.is_grad_enabled():
             attended = _many_small_attentions(query, key, value, bias)
         else:
             attended = functional.scaled_dot_product_attention(

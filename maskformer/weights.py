@@ -25,7 +25,7 @@ def resolve_folder(name_or_folder: str) -> str:
     A folder on this machine comes before a model of the same name. Only what a model is made of is
     fetched, pickled weights only where there are no safetensors.
     """
-    if Path(name_or_folder).is_dir():
+    if name_or_folder and Path(name_or_folder).is_dir():
         return str(name_or_folder)
     name = name_or_folder.removeprefix(_HUB).strip("/")
     if name.count("/") > 1 or not name or name[0] in ".~" or name_or_folder.startswith("/"):

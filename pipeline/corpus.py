@@ -196,7 +196,7 @@ def _jsonl_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
     def parsed(number: int, line: str) -> dict[str, Any]:
         try:
             row = json.loads(line)
-            row["uri"]  # noqa: B018
+            row["uri"]
             return row
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(

@@ -48,20 +48,22 @@ class Settings:
 def parse(
     kinds: Sequence[type], *, arguments: Sequence[str] | None = None, description: str
 ) -> Settings:
-    """The settings that the command line and its `--config` ask for.
+    """The settings that the command line and its `--config` ask for; the command line wins.
 
-    Lists may be written with commas: `--image_members png,jpg`.
+    Lists may be written with commas: `--image_members png,jpg`; a yes needs no word: `--dry_run`.
 
     Raises:
         WrongUsage: a name is unknown, a value has the wrong type or a part refuses it.
     """
-    parser = _Parser(description=description, exit_on_error=False, default_env=False)
+    parser = _Parser(
+        description=description, exit_on_error=False, default_env=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML with any of the settings below")
     for kind in kinds:
         parser.add_class_arguments(kind, as_group=True, instantiate=False)
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        values = parser.parse_args(_with_brackets(words, lists=_list_fields(kinds)))
+        values = parser.parse_args(_spelled_out(words, kinds=kinds))
         parts = tuple(kind(**_fields(kind, values)) for kind in kinds)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise WrongUsage(_one_line(error)) from error
@@ -73,27 +75,28 @@ class _Parser(jsonargparse.ArgumentParser):
         raise WrongUsage(_one_line(message)) from ex
 
 
-def _list_fields(kinds: Sequence[type]) -> set[str]:
-    return {
-        name
-        for kind in kinds
-        for name, hint in typing.get_type_hints(kind).items()
-        if tuple in (typing.get_origin(hint), *map(typing.get_origin, typing.get_args(hint)))
-    }
+def _spelled_out(words: Sequence[str], *, kinds: Sequence[type]) -> list[str]:
+    """The words as jsonargparse wants them: `--config` first, lists in brackets, no bare yes."""
+    hints = {name: hint for kind in kinds for name, hint in typing.get_type_hints(kind).items()}
+    configs: list[str] = []
+    others: list[str] = []
+    rest = list(words)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        hint = hints.get(option.removeprefix("--")) if option.startswith("--") else None
+        takes_next = bool(rest) and not equals and not rest[0].startswith("--")
+        if hint is bool and not equals and not takes_next:
+            equals, value = "=", "true"
+        elif takes_next and (option == "--config" or hint is not None):
+            equals, value = "=", rest.pop(0)
+        if _is_list(hint) and equals and value != "null" and not value.startswith("["):
+            value = f"[{value}]"
+        (configs if option == "--config" else others).append(f"{option}{equals}{value}")
+    return configs + others
 
 
-def _with_brackets(words: Sequence[str], *, lists: set[str]) -> list[str]:
-    """`a,b` as `[a,b]` where a list is meant."""
-    changed, is_list = [], False
-    for word in words:
-        name, equals, value = word.partition("=")
-        if is_list and not word.startswith(("[", "-")):
-            word = f"[{word}]"
-        elif equals and name.removeprefix("--") in lists and not value.startswith("["):
-            word = f"{name}=[{value}]"
-        is_list = word.removeprefix("--") in lists
-        changed.append(word)
-    return changed
+def _is_list(hint: Any) -> bool:
+    return tuple in (typing.get_origin(hint), *map(typing.get_origin, typing.get_args(hint)))
 
 
 def _fields(kind: type, values: jsonargparse.Namespace) -> dict[str, Any]:
@@ -110,11 +113,19 @@ def _plain(value: Any) -> Any:
 
 
 def _one_line(message: object) -> str:
+    """What jsonargparse says, for people."""
     text = " ".join(str(message).split())
+    if unknown := re.search(
+        r"^(?:unrecognized arguments: |Option )(.*?)(?: is not accepted)?$", text
+    ):
+        return f"there is no setting {unknown[1]}; see --help"
     wrong_type = re.search(
         r'key "(\w+)": .*(?:type|types|Subtypes:) (.*?) Errors: .* value: (.*)', text
-    )
-    if wrong_type:
-        name, types, value = wrong_type.groups()
-        return f"{name} must be one of {types}, got {value!r}; see --help"
-    return text
+    ) or re.search(r'key "(\w+)": Expected an? (.*?)\. Got value: (.*)', text)
+    if not wrong_type:
+        return text
+    name, types, value = wrong_type.groups()
+    types = re.sub(r"<class '(\w+)'>", r"\1", types).replace("typing.", "")
+    types = types.strip("[]").replace("Literal[", "").replace("NoneType", "null")
+    types = re.sub(r", (?!\.\.\.)", " or ", types)
+    return f"{name} must be {types}, got {value!r}; see --help"

@@ -179,19 +179,26 @@ class Storage:
         _retried(attempt, what=f"write {uri}")
 
     def write_new(self, uri: str, data: bytes) -> bool:
-        """The same where no object is yet; whether it was written. Of several writers one wins.
+        """The same, but only where no object is yet; whether the object holds the data now.
 
-        On stores that know no such condition, two that write at the same moment may both win.
+        Of several writers at once one wins, if the store knows exclusive creation, as S3 does.
         """
         fs, path = self.filesystem(uri)
-        if isinstance(fs, LocalFileSystem):
-            return _retried(lambda: _put_new_local(path, data), what=f"write {uri}")
-        if self.file(uri) is not None:
-            return False
-        if "s3" not in _protocols(fs):
-            self.write(uri, data)
-            return True
-        return _retried(lambda: _put_new_s3(fs, path, data), what=f"write {uri}")
+        put = _put_new_local if isinstance(fs, LocalFileSystem) else fs.pipe_file
+        options = {} if isinstance(fs, LocalFileSystem) else {"mode": "create"}
+
+        def attempt() -> None:
+            try:
+                put(path, data, **options)
+            except FileExistsError:
+                return
+            except OSError as error:
+                if not _is_unmet_condition(error):
+                    raise
+
+        _retried(attempt, what=f"write {uri}")
+        # Not by what the writing said: an attempt may have arrived whose answer did not.
+        return self.read(uri) == data
 
     def delete(self, uris: Iterable[str]) -> None:
         """Removes objects; those that are gone already do no harm."""
@@ -394,27 +401,20 @@ def _put_local(path: str, data: bytes) -> None:
         raise
 
 
-def _put_new_local(path: str, data: bytes) -> bool:
-    draft = f"{path}.{uuid.uuid4().hex}.draft"
-    _put_local(draft, data)
+def _put_new_local(path: str, data: bytes) -> None:
+    target = Path(path)
+    draft = target.parent.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    _put_local(str(draft), data)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(draft, path)  # refuses, as a rename does not, where there is something
+        os.link(draft, target)  # refuses, as a rename does not, where there is something
     except FileExistsError:
-        return False
-    finally:
-        os.unlink(draft)
-    return True
-
-
-def _put_new_s3(fs: Any, path: str, data: bytes) -> bool:
-    bucket, key, _ = fs.split_path(path)
-    try:
-        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-    except OSError as error:
-        if _is_unmet_condition(error):
-            return False
         raise
-    return True
+    except OSError:  # mounted buckets have no links; there, a small file is whole or not there
+        with open(target, "xb") as file:
+            file.write(data)
+    finally:
+        draft.unlink()
 
 
 def _is_unmet_condition(error: OSError) -> bool:

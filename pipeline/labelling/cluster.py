@@ -83,11 +83,11 @@ class ActorSettings:
     """CPUs that an actor reserves; 1 beside a GPU, or half a node's without."""
     reader_cpus: float = 0.5
     """CPUs that a reading task reserves."""
-    block_bytes: int = 16 * 2**20
-    """Pixels that go to an actor at once."""
+    block_images: int = 16
+    """Images that go to an actor at once, of the usual shape."""
 
     def __post_init__(self) -> None:
-        for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_bytes"):
+        for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name != "actor_gpus")):
                 raise ValueError(f"{name} must be above 0, got {value}")

@@ -155,7 +155,7 @@ def _joined(parts: Iterable[str], *, unit_id: str, num_images: int, table: Table
         raise StorageFault(
             f"unit {unit_id}: its staged parts hold {len(first_of)} images of {num_images}"
         )
-    return rows.take([first_of[value] for value in range(num_images)])
+    return rows.take(pa.array([first_of[value] for value in range(num_images)], pa.int64()))
 
 
 def _parquet(content: pa.Table) -> bytes:

@@ -109,6 +109,8 @@ class Cutter:
                     if sample.is_repeated:
                         return []  # only who reads the archive in one piece sees a key come again
                     samples.append(sample)
+        if not samples:
+            return []
         ends = [sample.offset for sample in samples[1:]] + [source.stop or source.size]
         return [
             _Piece(sample.offset, int(sample.image is not None), end - sample.offset)
@@ -141,8 +143,10 @@ def _row_groups(source: Source, groups: Iterable[tuple[int, int]]) -> list[_Piec
     """The row groups, each with rows and bytes, that lie in the source."""
     pieces, row = [], 0
     for rows, num_bytes in groups:
-        if row + rows > source.start:
-            start = max(row, source.start)
-            pieces.append(_Piece(start, row + rows - start, num_bytes))
+        start, stop = max(row, source.start), row + rows
+        if source.stop is not None:
+            stop = min(stop, source.stop)
+        if start < stop:
+            pieces.append(_Piece(start, stop - start, num_bytes))
         row += rows
     return pieces

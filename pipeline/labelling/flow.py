@@ -32,6 +32,7 @@ from pipeline.table import TableSpec, TableStore
 _PASSES = 3
 _ATTEMPTS = 3
 _COMMITS_AT_ONCE = 16
+_USUAL_SIZE = (480, 640)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,12 @@ class Work:
     actors: ActorSettings
     processor: MaskFormerImageProcessor
     model_files: ModelFiles
+
+    @property
+    def block_bytes(self) -> int:
+        """Pixels of a block: so many photographs of the usual shape, at the model's size."""
+        height, width = self.processor.resized_size(_USUAL_SIZE)
+        return self.actors.block_images * height * width * 3
 
 
 def run_units(
@@ -218,8 +225,8 @@ def label_dataset(
     """The operators: units, then pixels, then rows, then receipts."""
     machines = Machines.of_cluster(work.actors)
     context = DataContext.get_current()
-    # A block is what an actor gets at once: some tens of images, so that all actors have work.
-    context.target_max_block_size = work.actors.block_bytes
+    # Ray joins what a task yields up to this size: a block is what an actor gets at once.
+    context.target_max_block_size = work.block_bytes
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return (
@@ -229,7 +236,7 @@ def label_dataset(
                 storage=work.table.storage,
                 reading=work.reading,
                 processor=work.processor,
-                block_bytes=work.actors.block_bytes,
+                block_bytes=work.block_bytes,
             ).__call__,
             batch_size=None,
             batch_format="pyarrow",

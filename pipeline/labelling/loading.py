@@ -37,7 +37,7 @@ BLOCK = pa.schema(
     ]
 )
 
-_BLOCK_IMAGES = 64
+_MOST_ROWS = 64  # of images in error, which have no pixels
 _READS_AT_ONCE = 16
 
 
@@ -62,7 +62,7 @@ class UnitLoader:
                 rows.append({"unit_id": unit_id, "kind": "image", "position": position, **row})
                 position += 1
                 num_bytes += len(row["pixels"] or b"")
-                if num_bytes >= self.block_bytes or len(rows) >= _BLOCK_IMAGES:
+                if num_bytes >= self.block_bytes or len(rows) >= _MOST_ROWS:
                     yield _block(rows)
                     rows, num_bytes = [], 0
         except (StorageFault, SourceChanged) as fault:

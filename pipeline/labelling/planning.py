@@ -9,8 +9,6 @@ import dataclasses
 import hashlib
 import io
 import math
-import random
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -66,8 +64,8 @@ class Plan:
     """Not done yet."""
     done: int
     """Number of units of this corpus that are committed."""
-    earlier_runs: tuple[str, ...]
-    """Ids of the runs whose plans this one takes into account."""
+    earlier: int
+    """Number of plans that this one takes into account: all that were in force."""
     passed_over: tuple[str, ...]
     doubled: tuple[str, ...]
 
@@ -139,7 +137,7 @@ def plan_corpus(
     return Plan(
         units=(*pending, *new),
         done=len(done),
-        earlier_runs=earlier.runs,
+        earlier=earlier.count,
         passed_over=tuple(listing.passed_over),
         doubled=tuple(listing.doubled),
     )
@@ -148,19 +146,16 @@ def plan_corpus(
 def settle_plan(
     plan: Plan, *, plan_again: Callable[[], Plan], table: TableStore, run_id: str
 ) -> Plan:
-    """A plan that is written down, and that no other run on the table overlooks.
+    """A plan that is written down and in force: every plan after it takes it into account.
 
     Two runs that start together on a growing corpus could put one image into two different units.
-    So a plan holds only if a look at the table after it was written shows no other that it did not
-    know; else it is taken back and made again. Of two plans that overlap in time at least one sees
-    the other: all that this needs is that a listing shows what was written before it.
+    So plans come into force one after another: each takes the next number, which the storage gives
+    to one writer only, and a plan that finds its number taken is made again.
     """
     while plan.units:
         _write(plan, table=table, run_id=run_id)
-        if set(_runs_with_plans(table)) <= {*plan.earlier_runs, run_id}:
+        if table.storage.write_new(_number_file(table, plan.earlier), run_id.encode()):
             return plan
-        table.storage.delete([_plan_file(table, run_id)])
-        time.sleep(random.uniform(0.1, 2))
         plan = plan_again()
     return plan
 
@@ -200,9 +195,15 @@ def _plan_file(table: TableStore, run_id: str) -> str:
     return table.file("_runs", run_id, "plan.parquet")
 
 
-def _runs_with_plans(table: TableStore) -> list[str]:
-    files = (file.uri for file in table.storage.files(table.file("_runs")))
-    return sorted(uri.split("/")[-2] for uri in files if uri.endswith("/plan.parquet"))
+def _number_file(table: TableStore, number: int) -> str:
+    """Where the run is named whose plan came into force as the so-and-so-many-th."""
+    return table.file("_runs", "order", f"{number:08}")
+
+
+def _runs_in_order(table: TableStore) -> list[str]:
+    """The runs whose plans are in force."""
+    numbers = [file.uri for file in table.storage.files(table.file("_runs", "order"))]
+    return [table.storage.read(uri).decode() for uri in numbers]
 
 
 def _write(plan: Plan, *, table: TableStore, run_id: str) -> None:
@@ -265,11 +266,14 @@ class _EarlierPlans:
     """The units of the table's earlier plans, and which of them are done."""
 
     def __init__(self, table: TableStore) -> None:
-        # Plans first: a unit that is done by the second look is in a plan of the first.
-        self.runs = tuple(_runs_with_plans(table))
+        # Plans first: a unit that is done by the second look is in a plan of the first, or in one
+        # that takes our number.
+        runs = _runs_in_order(table)
+        self.count = len(runs)
+        self._storage = table.storage
         self._units: dict[str, Unit] = {}
-        for run in self.runs:
-            for unit in _read(table, run):
+        for run_id in runs:
+            for unit in _read(table, run_id):
                 self._units.setdefault(unit.unit_id, unit)
         self._done = table.done_units()
         self.slices = {
@@ -281,8 +285,9 @@ class _EarlierPlans:
     def units_of(self, sources: Iterable[Source]) -> tuple[list[Unit], list[Unit]]:
         """Units to go on with, and units done, that hold images of these sources.
 
-        An undone unit is gone on with if each of its sources is still there; one that lost a source
-        can never be done, and what is left of it is planned afresh.
+        An undone unit is gone on with whole, be some of it outside of what is asked for, so that a
+        run beside this one may do it too. One that lost a source can never be done: what is left
+        of it is planned afresh.
         """
         wanted = _Ranges()
         wanted.add(sources)
@@ -292,8 +297,13 @@ class _EarlierPlans:
         taken = _Ranges(done)
         pending = []
         for unit in units:
-            whole = all((source.uri, source.etag) in here for source in unit.sources)
-            if unit.unit_id not in self._done and whole and not any(map(taken.meet, unit.sources)):
+            if unit.unit_id in self._done or any(map(taken.meet, unit.sources)):
+                continue
+            if all((s.uri, s.etag) in here or self._is_there(s) for s in unit.sources):
                 pending.append(unit)
                 taken.add(unit.sources)
         return pending, done
+
+    def _is_there(self, source: Source) -> bool:
+        file = self._storage.file(source.uri)
+        return (file.etag if file else "") == source.etag

@@ -1,14 +1,15 @@
 """Segmenting: blocks of pixels to rows of segments, on the actor's device.
 
 Takes the blocks of `loading.py`; gives the rows that `commit.py` stages. An actor holds one model
-and is called by two threads at once: while one has the model, the other post-processes what it got
-from it before.
+and is called by two threads at once, which take turns at it; a third post-processes one batch while
+the next is in the model.
 """
 
 import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,8 @@ class Segmenter:
         settings: SegmentSettings,
         num_threads: int | None = None,
     ) -> None:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
         self._settings = settings
+        self._num_threads = num_threads or torch.get_num_threads()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
             settings.precision
@@ -83,17 +83,18 @@ class Segmenter:
         self._model.to(self._device)
         self._labels = self._model.config.id2label
         self._model_is_free = threading.Lock()
+        # One thread of arithmetic beside the model's: with more the two would fight for the cores.
+        self._finisher = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
         images = [_image(row) for row in rows if row["pixels"] is not None]
-        results: dict[int, dict[str, Any]] = {}
+        finishing = []
         for batch in self._batches(images):
             with self._model_is_free, torch.inference_mode():
                 masks = self._masks(batch)
-            with torch.inference_mode():
-                for each in masks:
-                    results[id(each.image.row)] = self._segments(each)
+            finishing.append(self._finisher.submit(self._finish, masks))
+        results = {key: result for future in finishing for key, result in future.result()}
         return pa.Table.from_pylist(
             [{**_plain(row), **results.get(id(row), _no_result(row))} for row in rows], schema=ROWS
         )
@@ -112,6 +113,8 @@ class Segmenter:
 
     def _masks(self, batch: list[_Image]) -> list[_Masks]:
         """The model's part: the class head first, then masks of the queries that can be kept."""
+        if torch.get_num_threads() != self._num_threads:  # it is each thread's own
+            torch.set_num_threads(self._num_threads)
         pixel_values = self._pixel_values(batch)
         decoding = self._model.decode_queries(pixel_values)
         # The one wait for the device: which queries are kept decides what is computed next.
@@ -155,6 +158,11 @@ class Segmenter:
         if self._settings.task == "instance":
             return keep_instance(class_logits, threshold=self._settings.resolved.threshold)
         return None
+
+    @torch.inference_mode()
+    def _finish(self, batch: list[_Masks]) -> list[tuple[int, dict[str, Any]]]:
+        """Results by the identity of the row that each belongs to."""
+        return [(id(masks.image.row), self._segments(masks)) for masks in batch]
 
     def _segmentation(self, masks: _Masks) -> Segmentation:
         settings = self._settings.resolved

@@ -1,4 +1,4 @@
-"""The tally: what a run has done so far; `flow.py` keeps it, `progress.py` and `report.py` show it."""
+"""The tally: what a run has done so far; `flow.py` keeps it, progress and report show it."""
 
 import collections
 import time

