@@ -403,9 +403,8 @@ def _put_local(path: str, data: bytes) -> None:
 
 def _put_new_local(path: str, data: bytes) -> None:
     target = Path(path)
-    draft = target.parent.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     _put_local(str(draft), data)
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(draft, target)  # refuses, as a rename does not, where there is something
     except FileExistsError:

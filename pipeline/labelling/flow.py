@@ -21,8 +21,8 @@ from maskformer import MaskFormerImageProcessor
 from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
 from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.planning import PLAN, Unit
-from pipeline.labelling.segmenting import ModelFiles
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
 from pipeline.reading import ReadSettings

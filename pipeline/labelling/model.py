@@ -5,6 +5,7 @@ Nothing here starts torch: a model that cannot be one is found out before any ac
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.reading import ReadSettings
 from pipeline.table import TableSpec
 
+ModelFiles = Mapping[str, bytes]
+"""The files of a model folder by name."""
+
 _NEEDED = ("config.json", "preprocessor_config.json")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
 
@@ -26,7 +30,7 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
 class ModelFolder:
     """A model's files by name, and what they say."""
 
-    files: dict[str, bytes]
+    files: ModelFiles
     labels: tuple[str, ...]
     processor: MaskFormerImageProcessor
 

@@ -203,7 +203,8 @@ def _number_file(table: TableStore, number: int) -> str:
 def _runs_in_order(table: TableStore) -> list[str]:
     """The runs whose plans are in force."""
     numbers = [file.uri for file in table.storage.files(table.file("_runs", "order"))]
-    return [table.storage.read(uri).decode() for uri in numbers]
+    # Beside numbers there may be what a crashed writer left.
+    return [table.storage.read(uri).decode() for uri in numbers if uri.rsplit("/")[-1].isdigit()]
 
 
 def _write(plan: Plan, *, table: TableStore, run_id: str) -> None:

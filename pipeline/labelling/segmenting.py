@@ -8,7 +8,7 @@ the next is in the model.
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +31,11 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
+from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 
 _PIXELS_AT_ONCE_ON_A_GPU = 8 * 2**20
-
-ModelFiles = Mapping[str, bytes]
-"""The files of a model folder by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ class Tally:
     @property
     def images_per_second(self) -> float | None:
         """From the first rows to the last, start-up left out; None where all came at once."""
-        if self._first_rows_at is None or self._images_ever == self._first_images:
+        if self._first_rows_at is None or self._last_rows_at == self._first_rows_at:
             return None
         return (self._images_ever - self._first_images) / (self._last_rows_at - self._first_rows_at)
 

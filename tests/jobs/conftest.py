@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import plain_corpus, written
+from drawn import plain_corpus, written, written_mixed_corpus
 from job_runs import Ended, Jobs
 from table_rows import Rows, rows_of
 
@@ -51,9 +51,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unbroken:
-    """A run that nothing disturbed, in six units of two images."""
+class Run:
+    """A run on a disk, and the rows that it left."""
 
+    corpus: Path
     table: Path
     rows: Rows
     ended: Ended
@@ -62,11 +63,23 @@ class Unbroken:
 @pytest.fixture(scope="session")
 def unbroken(
     jobs: Jobs, plain: Path, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Unbroken:
-    """What a run on `plain` makes of it. Its table is not to be changed."""
+) -> Run:
+    """A run on `plain` that nothing disturbed, in six units of two images. Not to be changed."""
     table = tmp_path_factory.mktemp("unbroken") / "table"
     ended = jobs.run(corpus=plain, table=table, unit_images=2, **usual).expect(0)
-    return Unbroken(table=table, rows=rows_of(table), ended=ended)
+    return Run(corpus=plain, table=table, rows=rows_of(table), ended=ended)
+
+
+@pytest.fixture(scope="session")
+def mixed(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on a corpus of every kind of source, with two labels fused. One test changes corpus and
+    table after those before it have looked; the rows stay."""
+    folder = tmp_path_factory.mktemp("mixed")
+    corpus, table = written_mixed_corpus(folder), folder / "table"
+    ended = jobs.run(
+        corpus=corpus, table=table, unit_images=3, label_ids_to_fuse="2,1", **usual
+    ).expect(0)
+    return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)
 
 
 def _save_model(folder: Path, *, seed: int) -> Path:

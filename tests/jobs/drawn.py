@@ -6,6 +6,7 @@ a bucket.
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,12 @@ def mixed_corpus(*, elsewhere: str) -> dict[str, bytes]:
         "_SUCCESS": b"",
         ".hidden.png": png(12),
     }
+
+
+def written_mixed_corpus(folder: Path) -> Path:
+    """The mixed corpus in a folder, and beside it the image elsewhere."""
+    far = written(folder / "elsewhere", {"far.png": FAR}) / "far.png"
+    return written(folder / "corpus", mixed_corpus(elsewhere=str(far)))
 
 
 FAR = png(11)
@@ -145,3 +152,10 @@ def written(folder: Path, files: Mapping[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def spoil(path: Path) -> None:
+    """Other content of the same size and time: who does not read it cannot tell."""
+    status = path.stat()
+    path.write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Jobs as a scheduler starts them: a process of its own, its words, its exit code, and nothing left.
+"""Jobs as a scheduler starts them: processes with words and exit codes, and nothing left behind.
 
 Each job gets its own folder for Ray and a mark in its environment, by which every process that it
 started can be found, those included that Ray starts for it.
@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ SEGMENT_CORPUS = ROOT / "jobs" / "segment_corpus.py"
 _MARK = "TEST_JOB"
 _SECONDS = 300
 _SECONDS_TO_GO = 30
+_FLAGS = tempfile.TemporaryDirectory(prefix="moments-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Moment:
     name: str
     """Pattern of the file's path, or of the image ids that are segmented."""
     do: Literal["kill driver", "kill self", "wait"]
-    flag: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="moment-")) / "came")
+    flag: Path = field(default_factory=lambda: Path(_FLAGS.name, uuid.uuid4().hex))
     """Is made when the moment comes, and keeps it from coming twice."""
     node: str | None = None
     """Only in processes with this value of TEST_NODE."""
@@ -67,7 +69,9 @@ class Ended:
         return any(self.ray_folder.iterdir())
 
     def expect(self, exit_code: int) -> "Ended":
-        assert self.exit_code == exit_code, f"exit code {self.exit_code}\n{self.stdout}{self.stderr}"
+        assert self.exit_code == exit_code, (
+            f"exit code {self.exit_code}\n{self.stdout}{self.stderr}"
+        )
         return self
 
 
@@ -89,7 +93,6 @@ class Job:
         changes = {
             _MARK: self._mark,
             "RAY_TMPDIR": str(self.ray_folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
             **moments_environment(moments),
             **(environment or {}),
         }
@@ -104,13 +107,19 @@ class Job:
             )
 
     def end(self) -> Ended:
-        """Waits for the end of the process, and for that of all others that it started."""
+        """Waits for the end of the process, and for that of all others that it started.
+
+        Those of a job that was killed are ended with it, as a container's are: a worker of Ray that
+        was just starting lives on for half a minute.
+        """
         try:
             exit_code = self.process.wait(_SECONDS)
-        finally:
-            left = self.stop()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            exit_code = self.process.wait()
+        left = self.stop(patient=exit_code != -signal.SIGKILL)
         output = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
-        assert not left, f"left behind: {left}\n{''.join(output)}"
+        assert not left or exit_code == -signal.SIGKILL, f"left behind: {left}\n{''.join(output)}"
         return Ended(
             exit_code=exit_code, stdout=output[0], stderr=output[1], ray_folder=self.ray_folder
         )
@@ -124,12 +133,12 @@ class Job:
                     found.append(process)
         return found
 
-    def stop(self) -> list[str]:
+    def stop(self, *, patient: bool = True) -> list[str]:
         """Ends, by their ids, processes that do not go by themselves; gives their names."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        deadline = time.monotonic() + _SECONDS_TO_GO
+        deadline = time.monotonic() + (_SECONDS_TO_GO if patient else 0)
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         names = []
@@ -137,6 +146,7 @@ class Job:
             with contextlib.suppress(psutil.Error):
                 names.append(" ".join(process.cmdline())[:200])
                 process.kill()
+        psutil.wait_procs(left, timeout=10)
         return names
 
 

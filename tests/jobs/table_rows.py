@@ -37,9 +37,7 @@ def rows_of(table: object, *, storage: Storage | None = None) -> Rows:
         rows = dataset(str(table), storage=storage).to_table().to_pylist()
         return sorted(rows, key=lambda row: [row[name] for name in order])
 
-    return Rows(
-        images=read(images, "image_id"), segments=read(segments, "image_id", "segment_id")
-    )
+    return Rows(images=read(images, "image_id"), segments=read(segments, "image_id", "segment_id"))
 
 
 def assert_same(rows: Rows, expected: Rows, *, apart_from: Iterable[str] = ()) -> None:

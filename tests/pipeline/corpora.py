@@ -44,7 +44,10 @@ def tar(members: Iterable[tuple[str, bytes]], *, compressed: bool = False) -> by
 
 
 def parquet(columns: Mapping[str, list], *, rows_per_group: int = 4) -> bytes:
-    """A Parquet file with these columns."""
+    """A Parquet file with these columns; those without a value are of bytes."""
+    arrays = {
+        name: pa.array(values, None if values else pa.binary()) for name, values in columns.items()
+    }
     buffer = io.BytesIO()
-    pq.write_table(pa.table(dict(columns)), buffer, row_group_size=rows_per_group)
+    pq.write_table(pa.table(arrays), buffer, row_group_size=rows_per_group)
     return buffer.getvalue()

@@ -172,6 +172,24 @@ def test_an_object_replaced_while_it_is_read_is_found_out(place, monkeypatch):
         file.read()
 
 
+def test_a_file_rewritten_in_place_while_it_is_read_is_found_out(tmp_path, monkeypatch):
+    storage, path = Storage(), tmp_path / "data"
+    path.write_bytes(bytes(1000))
+    planned = storage.file(str(path))
+    assert planned is not None
+    check, calls = pipeline.storage._check_local, []
+
+    def check_then_rewrite(*arguments) -> None:
+        check(*arguments)
+        calls.append(arguments)
+        if len(calls) == 1:
+            path.write_bytes(b"\1" * 1000)
+
+    monkeypatch.setattr(pipeline.storage, "_check_local", check_then_rewrite)
+    with pytest.raises(SourceChanged):
+        storage.read(str(path), etag=planned.etag)
+
+
 def test_deleting_twice_does_no_harm(place):
     storage, root = place
     storage.write(join(root, "sub", "a"), b"1")
@@ -206,6 +224,23 @@ def test_of_many_who_write_a_new_object_one_wins_and_its_content_stays(place):
     assert storage.read(uri) == won[0]
     assert not storage.write_new(uri, b"late")
     assert [file.uri for file in storage.files(root)] == [uri]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_object_needs_no_more_than_its_own_folder(tmp_path, monkeypatch, has_links):
+    """Mounted buckets have no hard links, and what lies above a mount may be another disk."""
+    if not has_links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(os, "link", refuse)
+    storage, uri = Storage(), str(tmp_path / "table" / "_table.json")
+    assert storage.write_new(uri, b"mine")
+    assert not storage.write_new(uri, b"other")
+    assert storage.read(uri) == b"mine"
+    assert os.listdir(tmp_path) == ["table"]
+    assert os.listdir(tmp_path / "table") == ["_table.json"]
 
 
 def test_a_local_write_that_fails_leaves_what_was_there_and_no_more(tmp_path, monkeypatch):

@@ -1,0 +1,143 @@
+"""The job on a Ray cluster that is there already: submitted to it, and while a node goes away."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from job_runs import ROOT, Ended, Jobs, Moment, running, wait_until, words
+from table_rows import assert_same, rows_of
+
+pytestmark = pytest.mark.timeout(600)
+
+BIN = Path(sys.executable).parent
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+# What `python` is, is the cluster's business.
+PATH = {"PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A running head node."""
+
+    dashboard: str
+    ray_folder: Path
+
+
+@pytest.fixture(scope="module")
+def head(jobs: Jobs) -> Iterator[Head]:
+    port, dashboard_port = _free_ports(2)
+    job = jobs.start_command(
+        [
+            str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2",
+            "--node-ip-address=127.0.0.1", f"--port={port}",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        ],
+        environment={**TOKEN, **PATH},
+    )  # fmt: skip
+    with running(job):
+        wait_until(lambda: _listens(dashboard_port), what="the dashboard")
+        yield Head(dashboard=f"http://127.0.0.1:{dashboard_port}", ray_folder=job.ray_folder)
+
+
+@pytest.mark.parametrize(
+    "entrypoint", [["python", "jobs/segment_corpus.py"], ["jobs/segment_corpus.py"]]
+)
+def test_a_submitted_job_succeeds_and_leaves_the_table(
+    entrypoint: list[str],
+    jobs: Jobs,
+    head: Head,
+    unbroken: Run,
+    plain: Path,
+    usual: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    options = words({"corpus": plain, "table": tmp_path / "table", "unit_images": 2, **usual})
+
+    ended = _submit([*entrypoint, *options], jobs=jobs, head=head).expect(0)
+
+    assert "succeeded" in ended.stdout
+    assert "labelled 12 images" in ended.stdout
+    assert_same(rows_of(tmp_path / "table"), unbroken.rows)
+
+
+def test_a_submitted_jobs_exit_code_reaches_the_submitter(
+    jobs: Jobs, head: Head, plain: Path, usual: dict[str, Any], tmp_path: Path
+) -> None:
+    options = words({"corpus": plain, "table": tmp_path / "table", "treshold": 1, **usual})
+
+    ended = _submit(["jobs/segment_corpus.py", *options], jobs=jobs, head=head)
+
+    assert ended.exit_code != 0
+    assert "exit code 2" in ended.stdout + ended.stderr
+    assert "treshold" in ended.stdout
+
+
+def test_what_is_uploaded_is_the_code_and_no_more(head: Head) -> None:
+    [package] = [
+        path for path in head.ray_folder.rglob("working_dir_files/_ray_pkg_*") if path.is_dir()
+    ]
+    names = {path.name for path in package.iterdir()}
+    assert {"jobs", "maskformer", "pipeline"} <= names
+    assert names.isdisjoint({".git", ".venv", "demo", "tests"})
+    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 5_000_000
+
+
+def test_a_node_that_goes_away_in_mid_run_costs_no_row(
+    jobs: Jobs, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
+) -> None:
+    # Work on the second node stands still until the node is removed.
+    moment = Moment(at="before segment", name="*", do="wait", node="second")
+    cluster = jobs.start_command(
+        [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(tmp_path)],
+        moments=[moment],
+        environment={"RAY_AUTH_MODE": "disabled"},
+    )
+    with running(cluster):
+        wait_until((tmp_path / "address").exists, what="the cluster")
+        job = jobs.start(
+            corpus=plain,
+            table=tmp_path / "table",
+            unit_images=2,
+            num_actors=2,
+            ray_address=(tmp_path / "address").read_text(),
+            environment={"RAY_AUTH_MODE": "disabled"},
+            **usual,
+        )
+        wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
+        assert moment.came, job.end()
+        (tmp_path / "remove").touch()
+        wait_until((tmp_path / "removed").exists, what="the removal")
+        assert job.process.poll() is None
+        ended = job.end().expect(0)
+
+    assert ended.report["images"] == 12
+    assert_same(rows_of(tmp_path / "table"), unbroken.rows)
+    assert not (tmp_path / "table" / "_staging").exists()
+
+
+def _submit(command: list[str], *, jobs: Jobs, head: Head) -> Ended:
+    submit = [str(BIN / "ray"), "job", "submit", "--address", head.dashboard]
+    return jobs.start_command(
+        [*submit, "--working-dir", str(ROOT), "--", *command], environment={**TOKEN, **PATH}
+    ).end()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

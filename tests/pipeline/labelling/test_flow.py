@@ -1,0 +1,211 @@
+"""The flow keeps reading, segmenting and staging apart, and does in Ray what is done by hand."""
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+from corpora import picture, put
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.labelling.cluster import ActorSettings
+from pipeline.labelling.commit import Stager, commit_unit
+from pipeline.labelling.flow import Work, label_dataset, run_units, unit_table
+from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.planning import UnitSettings, plan_corpus
+from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.tally import Tally
+from pipeline.reading import ReadSettings
+from pipeline.storage import Storage
+from pipeline.table import TableSpec, TableStore, images, segments
+
+SPEC = TableSpec(
+    model_fingerprint="f" * 64,
+    task="panoptic",
+    threshold=0.3,
+    mask_threshold=0.5,
+    overlap_mask_area_threshold=0.1,
+    label_ids_to_fuse=(),
+    resize_rule="transformers",
+    precision="fp32",
+    decode="exact",
+    labels=("road", "sky", "tree", "car"),
+)
+SEGMENTING = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
+
+
+class Witness(Storage):
+    """Writes down, beside the table, which processes have torch when they read or write."""
+
+    diary: str
+
+    @classmethod
+    def of(cls, diary: Path) -> "Witness":
+        witness = cls()
+        object.__setattr__(witness, "diary", str(diary))
+        return witness
+
+    def _note(self, what: str, uri: str) -> None:
+        kind = next((k for k in ("_staging", "segments", "images") if f"/{k}/" in uri), "source")
+        with open(self.diary, "a") as file:
+            file.write(f"{what} {kind} {os.getpid()} {'torch' in sys.modules}\n")
+
+    def read(self, uri: str, **options) -> bytes:
+        self._note("read", uri)
+        return super().read(uri, **options)
+
+    def write(self, uri: str, data: bytes) -> None:
+        self._note("write", uri)
+        super().write(uri, data)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """Two cores without GPUs, on this machine."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack our folder
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        num_cpus=2,
+        num_gpus=0,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def work(tmp_path, model_files, processor) -> Work:
+    table = TableStore(str(tmp_path / "table"), Witness.of(tmp_path / "diary"))
+    table.create(SPEC)
+    return Work(
+        table=table,
+        spec=SPEC,
+        run_id="run",
+        reading=ReadSettings(),
+        segmenting=SEGMENTING,
+        actors=ActorSettings(block_images=3),
+        processor=processor,
+        model_files=model_files,
+    )
+
+
+def plan(corpus: str, work: Work):
+    return plan_corpus(
+        corpus,
+        table=work.table,
+        spec=SPEC,
+        reading=work.reading,
+        units=UnitSettings(unit_images=4),
+    )
+
+
+@pytest.mark.parametrize(
+    "actors",
+    [
+        ActorSettings(),
+        ActorSettings(reader_cpus=1, actor_cpus=1),  # equal requests invite Ray to fuse
+        ActorSettings(reader_cpus=0.5, actor_cpus=0.5, num_actors=2),
+        ActorSettings(actor_cpus=0.1),
+    ],
+)
+def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
+    tmp_path, work, capsys, actors
+):
+    """Were reading fused into the actor, a GPU would wait for JPEGs."""
+    corpus = put(tmp_path / "c", {f"{n}.png": picture(n) for n in range(3)})
+    chosen = dataclasses.replace(work, actors=actors)
+    label_dataset(plan(corpus, work).units, work=chosen, model=ray.put({})).explain()
+    physical = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
+    assert re.findall(r"(\w+)\[(.*)\]", physical) == [
+        ("TaskPoolMapOperator", "MapBatches(Stager.__call__)"),
+        ("ActorPoolMapOperator", "MapBatches(_SegmenterActor)"),
+        ("TaskPoolMapOperator", "MapBatches(UnitLoader.__call__)"),
+        ("InputDataBuffer", "Input"),
+    ]
+
+
+def by_hand(units, *, work: Work, table: TableStore) -> None:
+    """The same in this process, one unit after another."""
+    segmenter = Segmenter(model_files=lambda: work.model_files, settings=SEGMENTING, num_threads=1)
+    loader = UnitLoader(
+        storage=Storage(), reading=work.reading, processor=work.processor, block_bytes=10**9
+    )
+    stager = Stager(table=table, run_id="hand")
+    for unit in units:
+        rows = pa.concat_tables([segmenter(block) for block in loader(unit_table(unit))])
+        (receipt,) = stager(rows).to_pylist()
+        commit_unit(
+            unit.unit_id,
+            parts=[receipt["part"]],
+            num_images=receipt["num_images"],
+            table=table,
+            spec=SPEC,
+        )
+
+
+def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
+    corpus = put(
+        tmp_path / "c", {**{f"{n}.png": picture(n) for n in range(10)}, "5b.png": b"no image"}
+    )
+    first, second, third = units = plan(corpus, work).units
+    put(tmp_path / "c", {"9.png": picture(100)})  # of the third: what was planned is no more
+    tally = Tally()
+    was_stopped = run_units(units, work=work, tally=tally, on_progress=lambda: True)
+
+    assert not was_stopped
+    assert work.table.done_units() == {first.unit_id, second.unit_id}
+    assert tally.faults.keys() == {third.unit_id}
+    assert tally.faults[third.unit_id].startswith("SourceChanged: ")
+    assert "9.png" in tally.faults[third.unit_id]
+    assert (tally.units, tally.counts.images) == (2, 8)
+    assert tally.counts.errors == {"NotAnImage": 1}
+    (example,) = tally.examples["NotAnImage"]
+    assert example["image_id"] == "5b.png"
+
+    hand = TableStore(str(tmp_path / "hand"), Storage())
+    hand.create(SPEC)
+    by_hand([first, second], work=work, table=hand)
+    found, expected = (images(t.uri).to_table() for t in (work.table, hand))
+    assert found["image_id"].to_pylist() == expected["image_id"].to_pylist()
+    assert found["num_segments"].to_pylist() == expected["num_segments"].to_pylist()
+    found, expected = (segments(t.uri).to_table() for t in (work.table, hand))
+    assert found.num_rows == tally.counts.segments > 8
+    assert found["label"].to_pylist() == expected["label"].to_pylist()
+
+    with_torch: dict[str, set[str]] = {}
+    for line in (tmp_path / "diary").read_text().splitlines():
+        what, process, has_torch = line.rsplit(" ", 2)
+        if process != str(os.getpid()):  # this process has loaded it for other tests
+            with_torch.setdefault(what, set()).add(has_torch)
+    assert with_torch == {
+        "read source": {"False"},
+        "write _staging": {"False"},
+        "read _staging": {"False"},
+        "write segments": {"False"},
+        "write images": {"False"},
+    }
+
+
+def test_a_run_ends_when_it_is_told_to(tmp_path, work):
+    corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
+    units = plan(corpus, work).units
+    tally = Tally()
+    assert run_units(units, work=work, tally=tally, on_progress=lambda: False)
+    assert len(work.table.done_units()) == tally.units
+    assert tally.faults.keys() == {unit.unit_id for unit in units} - work.table.done_units()
+
+
+def test_the_processor_decides_how_large_a_block_is(work):
+    small = dataclasses.replace(
+        work, processor=MaskFormerImageProcessor(size={"height": 64, "width": 96})
+    )
+    assert small.block_bytes == 3 * 64 * 96 * 3

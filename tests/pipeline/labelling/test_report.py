@@ -1,0 +1,135 @@
+"""Reports tell a scheduler by a number, people in some lines and programs in JSON."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from pipeline.labelling.planning import Plan, Unit
+from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
+from pipeline.labelling.tally import Counts, Tally
+
+
+def plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -> Plan:
+    return Plan(
+        units=tuple(Unit(unit_id=f"{n}", sources=()) for n in range(units)),
+        done=done,
+        earlier=0,
+        passed_over=tuple(f"/corpus/{n}.txt" for n in range(passed_over)),
+        doubled=tuple(f"/corpus/{n}.jpg" for n in range(doubled)),
+    )
+
+
+def tally(*, units: int, images: int = 100, errors: int = 0, faults: int = 0) -> Tally:
+    by_class = Counter({"EmptyFile": errors} if errors else {})
+    example = {"image_id": "a.jpg", "message": "/corpus/a.jpg: the file is empty"}
+    return Tally(
+        counts=Counts(images=images, segments=7, bytes_read=9, errors=by_class),
+        units=units,
+        faults={f"unit-{n}": f"StorageFault: away {n}" for n in range(faults)},
+        examples={"EmptyFile": [example]},
+    )
+
+
+def report(
+    planned: Plan, counted: Tally, *, budget: float = 0.1, was_stopped: bool = False
+) -> Report:
+    return make_report(
+        run_id="run", table="s3://b/table", corpus="/corpus", plan=planned, tally=counted,
+        seconds=12.3456, error_budget=budget, was_stopped=was_stopped,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("planned", "counted", "was_stopped", "code"),
+    [
+        (plan(2), tally(units=2), False, 0),
+        (plan(0, done=5), tally(units=0, images=0), False, 0),
+        (plan(2), tally(units=2, errors=1), False, 3),
+        (plan(2), tally(units=2, errors=10), False, 3),  # the budget itself is within it
+        (plan(2), tally(units=2, errors=11), False, 4),
+        (plan(2), tally(units=1, errors=11), False, 4),
+        (plan(2), tally(units=1, errors=11), True, 4),  # trying again would not help
+        (plan(2), tally(units=1), False, 75),
+        (plan(2), tally(units=1, errors=1), False, 75),
+        (plan(2), tally(units=1, faults=1), False, 75),
+        (plan(2), tally(units=2), True, 75),
+    ],
+)
+def test_exit_codes_say_whether_to_worry_and_whether_to_try_again(
+    planned, counted, was_stopped, code
+):
+    assert report(planned, counted, was_stopped=was_stopped).exit_code == code
+
+
+def test_exit_codes_are_those_that_schedulers_know():
+    assert {code.name: int(code) for code in ExitCode} == {
+        "DONE": 0, "WRONG_USAGE": 2, "DONE_WITH_ERRORS": 3, "BUDGET_EXCEEDED": 4, "TRY_AGAIN": 75,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("errors", "budget", "is_over"),
+    [(0, 0.0, False), (1, 0.0, True), (50, 0.5, False), (51, 0.5, True), (100, 1.0, False)],
+)
+def test_a_budget_is_a_share_of_the_images(errors, budget, is_over):
+    counted = tally(units=1, errors=errors)
+    assert over_budget(counted.counts, error_budget=budget) == is_over
+
+
+def test_programs_read_counts_and_reasons(tmp_path):
+    found = json.loads(
+        report(
+            plan(3, done=4, passed_over=9, doubled=1), tally(units=1, errors=2, faults=2)
+        ).to_json()
+    )
+    assert found["exit_code"] == 75
+    assert found["seconds"] == 12.35
+    expected = {
+        "run_id": "run", "table": "s3://b/table", "corpus": "/corpus", "images": 100,
+        "images_in_error": 2, "segments": 7, "images_per_second": None, "bytes_read": 9,
+        "units_planned": 3, "units_committed": 1, "units_done_before": 4,
+        "errors": {"EmptyFile": 2}, "files_passed_over": 9, "files_named_twice": 1,
+        "faults": {"unit-0": "StorageFault: away 0", "unit-1": "StorageFault: away 1"},
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+    assert found["error_examples"]["EmptyFile"][0]["image_id"] == "a.jpg"
+    assert len(found["files_passed_over_examples"]) == 5
+
+
+def test_a_report_stays_small_whatever_went_wrong():
+    assert len(report(plan(5000), tally(units=0, faults=5000)).to_json()) < 20_000
+
+
+def lines(*arguments, **options) -> list[str]:
+    return summary(report(*arguments, **options), report_file="s3://b/report.json").splitlines()
+
+
+def test_people_read_that_all_is_well():
+    assert lines(plan(2), tally(units=2)) == [
+        "labelled 100 images with 7 segments in 12 s",
+        "done",
+        "table: s3://b/table",
+        "report: s3://b/report.json",
+    ]
+
+
+def test_people_read_what_went_wrong_and_what_to_do():
+    text = lines(plan(3, done=4, passed_over=2, doubled=1), tally(units=1, errors=2, faults=2))
+    assert text[0] == "units done before, not read again: 4"
+    assert "  2 × EmptyFile, as /corpus/a.jpg: the file is empty" in text
+    assert any("passed over 2 files" in line and "/corpus/0.txt" in line for line in text)
+    assert any("1 file" in line and "twice" in line for line in text)
+    assert any("units not done: 2" in line and "away 0" in line for line in text)
+    assert "not finished; run the same command again to go on" in text
+
+
+def test_people_read_that_there_were_too_many_errors():
+    (advice,) = [line for line in lines(plan(1), tally(units=1, errors=50)) if "budget" in line]
+    assert "50 of 100 images are in error" in advice
+    assert "what is good was kept" in advice
+
+
+def test_a_stopped_run_without_faults_says_to_go_on():
+    text = lines(plan(2), tally(units=1), was_stopped=True)
+    assert "not finished; run the same command again to go on" in text

@@ -1,0 +1,309 @@
+"""Rows of segments describe the image alone, however it was batched, and pass on what failed."""
+
+import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from corpora import picture, put
+from PIL import Image
+from small_model import LABELS
+
+from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, decode_rle
+from pipeline.corpus import list_corpus
+from pipeline.labelling.loading import BLOCK, UnitLoader
+from pipeline.labelling.planning import PLAN
+from pipeline.labelling.rows import ROWS
+from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.reading import ReadSettings
+from pipeline.storage import Storage
+
+# Random weights are sure of nothing: low thresholds give some segments per image.
+PANOPTIC = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
+INSTANCE = dataclasses.replace(PANOPTIC, task="instance")
+SEMANTIC = SegmentSettings(task="semantic")
+TASKS = pytest.mark.parametrize(
+    "settings", [PANOPTIC, INSTANCE, SEMANTIC], ids=lambda settings: settings.task
+)
+RULES = pytest.mark.parametrize("rule", ["detectron2", "transformers"])
+SIZES = [(36, 48), (50, 40), (36, 48), (64, 64), (41, 59), (40, 59)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small images gain nothing from more, and machines that are busy lose."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """A block of pictures in several sizes, and one that is none, as the loader gives them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    files = {
+        f"{n}.png": picture(n, height=height, width=width)
+        for n, (height, width) in enumerate(SIZES)
+    }
+    corpus = put(folder, {**files, "4b.png": b"no image"})
+
+    def load(processor: MaskFormerImageProcessor) -> pa.Table:
+        reading, storage = ReadSettings(), Storage()
+        loader = UnitLoader(
+            storage=storage, reading=reading, processor=processor, block_bytes=10**9
+        )
+        sources = list_corpus(corpus, storage=storage, settings=reading).sources
+        rows = [{"unit_index": 0, "unit_id": "u", **dataclasses.asdict(s)} for s in sources]
+        (block,) = loader(pa.Table.from_pylist(rows, schema=PLAN))
+        return block
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def block(blocks, processor) -> pa.Table:
+    return blocks(processor)
+
+
+@pytest.fixture(scope="module")
+def make(model_files):
+    """Segmenters by their settings."""
+
+    @functools.cache
+    def segmenter(settings: SegmentSettings) -> Segmenter:
+        return Segmenter(model_files=lambda: model_files, settings=settings, num_threads=1)
+
+    def changed(settings: SegmentSettings, **changes: Any) -> Segmenter:
+        return segmenter(dataclasses.replace(settings, **changes))
+
+    return changed
+
+
+def processor_with(rule: Any) -> MaskFormerImageProcessor:
+    """That of the small model, with another rule."""
+    return MaskFormerImageProcessor(
+        size={"shortest_edge": 64, "longest_edge": 160}, resize_rule=rule
+    )
+
+
+def masks(row: dict[str, Any]) -> dict[int, np.ndarray]:
+    return {
+        segment["segment_id"]: decode_rle(
+            segment["rle"], height=row["height"], width=row["width"]
+        ).astype(bool)
+        for segment in row["segments"]
+    }
+
+
+def id_map(row: dict[str, Any]) -> np.ndarray:
+    ids = np.zeros((row["height"], row["width"]), np.int64)
+    for segment_id, mask in masks(row).items():
+        ids[mask] = segment_id
+    return ids
+
+
+def assert_alike(found: pa.Table, expected: pa.Table) -> None:
+    """The same up to the last bits of the arithmetic: a pixel on a border may go either way."""
+    for ours, theirs in zip(found.to_pylist(), expected.to_pylist(), strict=True):
+        plain = [*ROWS.names[:9], "status", "error_class", "error_message", "kind"]
+        assert {k: ours[k] for k in plain} == {k: theirs[k] for k in plain}
+        if ours["status"] != "ok":
+            assert ours == theirs
+            continue
+        assert np.mean(id_map(ours) != id_map(theirs)) < 0.003
+        for a, b in zip(ours["segments"], theirs["segments"], strict=True):
+            assert (a["segment_id"], a["label"]) == (b["segment_id"], b["label"])
+            assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
+@TASKS
+def test_segments_are_described_by_what_their_masks_show(make, block, settings):
+    rows = make(settings)(block)
+    assert rows.schema.equals(ROWS)
+    images = [row for row in rows.to_pylist() if row["status"] == "ok"]
+    assert sum(row["num_segments"] for row in images) > len(images)
+    for row in images:
+        assert [s["segment_id"] for s in row["segments"]] == list(range(1, row["num_segments"] + 1))
+        together = np.zeros((row["height"], row["width"]), int)
+        for segment, mask in zip(row["segments"], masks(row).values(), strict=True):
+            together += mask
+            ys, xs = np.nonzero(mask)
+            box = (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
+            assert tuple(segment[f"bbox_{side}"] for side in "xywh") == box
+            assert segment["area"] == mask.sum() > 0
+            assert segment["label"] == LABELS[segment["label_id"]]
+            assert 0 <= segment["score"] <= 1
+        assert together.max() <= 1  # a pixel is in one segment
+        assert row["coverage"] == pytest.approx(together.mean())
+        scores = [segment["score"] for segment in row["segments"]]
+        assert row["mean_score"] == (pytest.approx(np.mean(scores)) if scores else None)
+
+
+@TASKS
+def test_an_image_alone_gives_what_it_gives_in_a_batch(make, block, settings):
+    alone = make(settings)(block)
+    assert_alike(make(settings, batch_pixels=10**7)(block), alone)
+    assert_alike(make(settings, batch_pixels=2 * 64 * 96)(block), alone)
+
+
+@TASKS
+def test_a_block_split_anywhere_gives_what_it_gives_whole(make, block, settings):
+    segmenter = make(settings)
+    whole = segmenter(block)
+    for start in (1, 4):
+        pieces = [segmenter(block.slice(0, start)), segmenter(block.slice(start))]
+        assert pa.concat_tables(pieces).equals(whole)
+
+
+@TASKS
+@RULES
+def test_padding_shows_in_no_segment(make, blocks, settings, rule):
+    """Under the rule of detectron2, images of several sizes are padded to one and share a batch."""
+    processor = processor_with(rule)
+    block = blocks(processor)
+    sizes = {
+        processor.padded_size((row["pixels_height"], row["pixels_width"]))
+        for row in block.to_pylist()
+        if row["pixels"]
+    }
+    assert len(sizes) < len(set(SIZES))
+    alone = make(settings, resize_rule=rule)(block)
+    assert_alike(make(settings, resize_rule=rule, batch_pixels=10**7)(block), alone)
+    for row in alone.to_pylist():
+        if row["status"] == "ok" and settings.task == "semantic":
+            assert row["coverage"] == 1.0
+
+
+@TASKS
+@RULES
+def test_maps_are_those_of_the_published_way(make, blocks, settings, model_folder, rule):
+    """The whole model, then the image processor's post-processing, query by query."""
+    model = MaskFormerForInstanceSegmentation.from_pretrained(model_folder).eval()
+    processor = processor_with(rule)
+    for row in make(settings, resize_rule=rule)(blocks(processor)).to_pylist():
+        if row["status"] != "ok":
+            continue
+        inputs = processor(Image.open(row["uri"]), return_tensors="pt")
+        with torch.inference_mode():
+            outputs = model(**inputs)
+        size = [(row["height"], row["width"])]
+        sizes = {"target_sizes": size}
+        if rule == "detectron2":
+            sizes["image_sizes"] = [processor.resized_size(size[0])]
+        thresholds = {
+            "threshold": settings.threshold, "mask_threshold": 0.5,
+            "overlap_mask_area_threshold": settings.overlap_mask_area_threshold,
+        }  # fmt: skip
+        if settings.task == "semantic":
+            (labels,) = processor.post_process_semantic_segmentation(outputs, **sizes)
+            by_id = {s["segment_id"]: s["label_id"] for s in row["segments"]}
+            found = np.vectorize(by_id.__getitem__)(id_map(row))
+            assert np.mean(found != labels.numpy()) < 0.003
+            continue
+        (result,) = getattr(processor, f"post_process_{settings.task}_segmentation")(
+            outputs, **sizes, **thresholds
+        )
+        assert np.mean(id_map(row) != result["segmentation"].numpy()) < 0.003
+        for ours, theirs in zip(row["segments"], result["segments_info"], strict=True):
+            assert (ours["segment_id"], ours["label_id"]) == (theirs["id"], theirs["label_id"])
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+
+
+def test_rows_that_are_no_good_image_pass_through(make, block):
+    fault = {"unit_id": "u", "kind": "fault", "error_message": "StorageFault: away"}
+    mixed = pa.concat_tables([block, pa.Table.from_pylist([fault], schema=BLOCK)])
+    rows = make(PANOPTIC)(mixed).to_pylist()
+    assert [row["kind"] for row in rows] == ["image"] * (len(SIZES) + 1) + ["end", "fault"]
+    assert [row["image_id"] for row in rows] == mixed["image_id"].to_pylist()
+    (failed,) = [row for row in rows if row["status"] == "error"]
+    assert (failed["image_id"], failed["error_class"]) == ("4b.png", "NotAnImage")
+    assert (failed["num_segments"], failed["segments"]) == (0, [])
+    assert (failed["coverage"], failed["mean_score"]) == (None, None)
+    assert rows[-2]["position"] == len(SIZES) + 1
+    assert rows[-1]["error_message"] == "StorageFault: away"
+    assert (rows[-1]["status"], rows[-2]["status"]) == (None, None)
+
+
+def test_blocks_without_a_single_image_are_fine(make, block):
+    segmenter = make(PANOPTIC)
+    assert segmenter(block.slice(0, 0)).num_rows == 0
+    assert segmenter(block.slice(block.num_rows - 1)).to_pylist()[0]["kind"] == "end"
+
+
+def test_an_image_in_which_nothing_is_sure_has_no_segments(make, block):
+    for row in make(PANOPTIC, threshold=1.0)(block).to_pylist():
+        if row["status"] == "ok":
+            assert (row["num_segments"], row["segments"]) == (0, [])
+            assert (row["coverage"], row["mean_score"]) == (0.0, None)
+
+
+def test_things_and_stuff_are_told_apart(make, block):
+    def is_thing(settings: SegmentSettings) -> dict[str, set[bool]]:
+        found: dict[str, set[bool]] = {}
+        for row in make(settings)(block).to_pylist():
+            for segment in row["segments"] or ():
+                found.setdefault(segment["label"], set()).add(segment["is_thing"])
+        return found
+
+    common = max(is_thing(PANOPTIC), key=lambda label: LABELS.index(label))
+    fused = dataclasses.replace(PANOPTIC, label_ids_to_fuse=(LABELS.index(common),))
+    assert all(things == {label != common} for label, things in is_thing(fused).items())
+    assert all(things == {True} for things in is_thing(INSTANCE).values())
+    assert all(things == {False} for things in is_thing(SEMANTIC).values())
+
+
+def test_a_fused_label_has_one_segment_in_an_image(make, block):
+    everything = dataclasses.replace(PANOPTIC, label_ids_to_fuse=tuple(range(len(LABELS))))
+    apart, fused = (make(settings)(block).to_pylist() for settings in (PANOPTIC, everything))
+    names = [[s["label"] for s in row["segments"] or ()] for row in fused]
+    assert all(len(set(each)) == len(each) for each in names)
+    more = [len(row["segments"] or ()) - len(each) for row, each in zip(apart, names, strict=True)]
+    assert max(more) > 0  # else nothing was there to fuse
+    for row in fused:
+        assert all(not segment["is_thing"] for segment in row["segments"] or ())
+
+
+def test_semantic_regions_cover_the_image_with_one_segment_per_label(make, block):
+    for row in make(SEMANTIC)(block).to_pylist():
+        if row["status"] == "ok":
+            assert row["coverage"] == 1.0
+            labels = [segment["label"] for segment in row["segments"]]
+            assert len(set(labels)) == len(labels)
+
+
+def test_two_threads_at_once_give_what_one_gives(make, block):
+    segmenter = make(PANOPTIC)
+    expected = segmenter(block)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(segmenter, [block] * 4):
+            assert found.equals(expected)
+
+
+def test_more_threads_of_arithmetic_give_the_same(model_files, make, block):
+    two = Segmenter(model_files=lambda: model_files, settings=PANOPTIC, num_threads=2)
+    assert_alike(two(block), make(PANOPTIC)(block))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_the_bits_give_nearly_the_same(make, block, precision):
+    exact = make(SEMANTIC)(block).to_pylist()
+    rough = make(SEMANTIC, precision=precision)(block).to_pylist()
+    by_label = []
+    for rows in (exact, rough):
+        ok = [row for row in rows if row["status"] == "ok"]
+        by_label.append(
+            [
+                np.vectorize({s["segment_id"]: s["label_id"] for s in row["segments"]}.get)(
+                    id_map(row)
+                )
+                for row in ok
+            ]
+        )
+    for ours, theirs in zip(*by_label, strict=True):
+        assert np.mean(ours == theirs) > 0.8

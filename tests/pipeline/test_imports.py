@@ -1,0 +1,107 @@
+"""Imports point one way, and processes that only read or write start without torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+ROOT = Path(pipeline.__file__).parents[1]
+LAYERS = ("maskformer", "pipeline", "jobs")
+FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+RAY = {"flow", "cluster", "forecast", "run"}
+
+
+def imported(path: Path, *, at_start_only: bool = False) -> Iterator[str]:
+    """The modules that a file imports; optionally without those inside functions."""
+    tree = ast.parse(path.read_text())
+    nodes = list(ast.walk(tree))
+    if at_start_only:
+        nodes = []
+        left: list[ast.AST] = [tree]
+        while left:
+            node = left.pop()
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                nodes.append(node)
+                left += ast.iter_child_nodes(node)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+
+
+def tops(path: Path, **options) -> set[str]:
+    return {name.split(".")[0] for name in imported(path, **options)}
+
+
+def test_there_are_files_to_look_at():
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_from_jobs_to_pipeline_to_maskformer(path):
+    layer = path.relative_to(ROOT).parts[0]
+    above = set(LAYERS[LAYERS.index(layer) + 1 :])
+    assert not tops(path) & (above | {"tests"})
+    if layer == "maskformer":
+        away = {"ray", "pyarrow", "fsspec", "s3fs", "jsonargparse", "rich"}
+        assert not tops(path) & away
+    if layer == "pipeline":
+        inner = [name for name in imported(path) if name.startswith("maskformer.")]
+        assert not inner, "pipeline knows maskformer by its public names only"
+    if layer == "jobs":
+        inner = [name for name in imported(path) if name.startswith("maskformer.")]
+        assert not inner
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_libraries_are_known_where_they_are_needed(path):
+    name = path.relative_to(ROOT)
+    if "ray" in tops(path):
+        assert path.stem in RAY, f"{name} imports ray"
+    if "jsonargparse" in tops(path):
+        assert name == Path("pipeline/settings.py")
+    if tops(path) & {"fsspec", "s3fs"}:
+        assert name == Path("pipeline/storage.py")
+    if name.parts[0] == "pipeline" and "torch" in tops(path, at_start_only=True):
+        assert path.stem == "segmenting"
+
+
+WITHOUT_TORCH = [
+    "pipeline.archives", "pipeline.compressed", "pipeline.corpus", "pipeline.decoding",
+    "pipeline.reading", "pipeline.settings", "pipeline.sources", "pipeline.storage",
+    "pipeline.table", "pipeline.labelling.commit", "pipeline.labelling.cutting",
+    "pipeline.labelling.loading", "pipeline.labelling.model", "pipeline.labelling.planning",
+    "pipeline.labelling.report", "pipeline.labelling.rows", "pipeline.labelling.settings",
+]  # fmt: skip
+
+
+def modules_after(code: str) -> set[str]:
+    """The libraries that a fresh process has loaded after the code."""
+    printed = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        check=True, capture_output=True, text=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    return {name for name in printed.split() if "." not in name}
+
+
+def test_processes_that_read_and_write_start_without_torch_and_ray():
+    modules = modules_after("\n".join(f"import {name}" for name in WITHOUT_TORCH))
+    assert not modules & {"torch", "torchvision", "timm", "scipy", "ray", "transformers"}
+
+
+def test_drivers_and_ray_workers_start_without_torch():
+    modules = modules_after("import pipeline.labelling.flow, pipeline.labelling.run")
+    assert "ray" in modules
+    assert not modules & {"torch", "torchvision", "timm", "transformers"}
+
+
+def test_the_job_itself_starts_without_torch():
+    modules = modules_after("import jobs.segment_corpus")
+    assert not modules & {"torch", "torchvision", "timm", "transformers"}
