@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,6 +31,7 @@ def connect(address: str | None = None) -> None:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
+        _let_workers_find_this_code()
         with _native_stderr_closed():
             ray.init(
                 address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **settings
@@ -43,6 +45,16 @@ def connect(address: str | None = None) -> None:
             ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _let_workers_find_this_code() -> None:
+    """Puts the checkout on the path of all processes that Ray starts from this one.
+
+    They would look in the folder where the user stands, and then for a package that is installed.
+    """
+    root = str(Path(pipeline.__file__).parents[1])
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
 
 
 def _be_quiet() -> None:
@@ -80,7 +92,7 @@ class ActorSettings:
     actor_gpus: float | None = None
     """GPUs of an actor, 0.5 for two on one; 1, or 0 on a cluster without GPUs."""
     actor_cpus: float | None = None
-    """CPUs that an actor reserves; 1 beside a GPU, or half a node's without."""
+    """CPUs that an actor reserves; 1 beside a GPU, or a third of a node's without."""
     reader_cpus: float = 0.5
     """CPUs that a reading task reserves."""
     block_images: int = 16
@@ -119,9 +131,11 @@ class Machines:
             possible = int(gpus / actor_gpus)
             threads = None
         else:
-            actor_cpus = settings.actor_cpus or max(1.0, smallest // 2)
+            # Two must leave a reader its CPUs: the actor of a node that went away comes to another.
+            each = max(1, math.ceil((settings.num_actors or 0) / len(nodes)))
+            actor_cpus = settings.actor_cpus or 0.3 * smallest / each
             # Readers need little beside a model on a CPU: its threads may use what they leave.
-            per_node = 1 if settings.actor_cpus is None else int(smallest // actor_cpus) or 1
+            per_node = each if settings.actor_cpus is None else int(smallest // actor_cpus) or 1
             possible = per_node * len(nodes)
             threads = max(1, math.ceil(smallest / per_node))
         wanted = settings.num_actors or max(1, possible)

@@ -25,7 +25,8 @@ class SegmentSettings:
     resize_rule: Literal["transformers", "detectron2"] = "transformers"
     """transformers: stretch to a multiple of the divisor; detectron2: pad to it, as published."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the model's weights and activations."""
+    """Number format of the model's weights and activations; fp16 is for GPUs, CPUs emulate it a
+    thousand times slower."""
     batch_pixels: int | None = None
     """Most pixels of a batch after resizing; 8 megapixels on a GPU, one image on a CPU."""
 

@@ -1,15 +1,14 @@
 """What tests of jobs share: a tiny model, a small corpus, and what an unbroken run makes of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from drawn import plain_corpus, written, written_mixed_corpus
-from job_runs import Ended, Jobs
-from table_rows import Rows, rows_of
+from job_runs import Jobs
+from table_rows import Run, rows_of
 
 from maskformer import (
     MaskFormerConfig,
@@ -48,16 +47,6 @@ def usual(tiny_model: Path) -> dict[str, Any]:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of twelve images under a prefix. Not to be changed."""
     return written(tmp_path_factory.mktemp("plain"), plain_corpus(12))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run on a disk, and the rows that it left."""
-
-    corpus: Path
-    table: Path
-    rows: Rows
-    ended: Ended
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ class Job:
         except subprocess.TimeoutExpired:
             self.process.kill()
             exit_code = self.process.wait()
-        left = self.stop(patient=exit_code != -signal.SIGKILL)
+        left = self.stop(seconds=0 if exit_code == -signal.SIGKILL else _SECONDS_TO_GO)
         output = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
         assert not left or exit_code == -signal.SIGKILL, f"left behind: {left}\n{''.join(output)}"
         return Ended(
@@ -133,12 +133,12 @@ class Job:
                     found.append(process)
         return found
 
-    def stop(self, *, patient: bool = True) -> list[str]:
+    def stop(self, *, seconds: float) -> list[str]:
         """Ends, by their ids, processes that do not go by themselves; gives their names."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        deadline = time.monotonic() + (_SECONDS_TO_GO if patient else 0)
+        deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         names = []
@@ -181,7 +181,7 @@ class Jobs:
     def close(self) -> None:
         for job in self._started:
             if job.process.poll() is None:
-                job.stop()
+                job.stop(seconds=0)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -220,7 +220,7 @@ def running(job: Job) -> Iterator[Job]:
         for process in job.processes():
             with contextlib.suppress(psutil.Error):
                 process.terminate()
-        job.stop()
+        job.stop(seconds=3)
 
 
 def wait_until(condition: Any, *, what: str, seconds: float = 120) -> None:

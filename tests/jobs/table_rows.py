@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from job_runs import Ended
 
 from pipeline.storage import Storage
 from pipeline.table import images, segments
@@ -30,6 +32,16 @@ class Rows:
             images=[row for row in self.images if row["image_id"] in wanted],
             segments=[row for row in self.segments if row["image_id"] in wanted],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run on a disk, and the rows that it left."""
+
+    corpus: Path
+    table: Path
+    rows: Rows
+    ended: Ended
 
 
 def rows_of(table: object, *, storage: Storage | None = None) -> Rows:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+import ray
 from job_runs import ROOT, Ended, Jobs, Moment, running, wait_until, words
-from table_rows import assert_same, rows_of
+from table_rows import Run, assert_same, rows_of
+
+from pipeline.labelling.cluster import ActorSettings, Machines
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -19,6 +21,10 @@ BIN = Path(sys.executable).parent
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 # What `python` is, is the cluster's business.
 PATH = {"PATH": f"{BIN}:{os.environ['PATH']}"}
+QUICK_TO_MISS_A_NODE = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,7 @@ def test_a_node_that_goes_away_in_mid_run_costs_no_row(
     cluster = jobs.start_command(
         [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(tmp_path)],
         moments=[moment],
-        environment={"RAY_AUTH_MODE": "disabled"},
+        environment={"RAY_AUTH_MODE": "disabled", **QUICK_TO_MISS_A_NODE},
     )
     with running(cluster):
         wait_until((tmp_path / "address").exists, what="the cluster")
@@ -119,6 +125,22 @@ def test_a_node_that_goes_away_in_mid_run_costs_no_row(
     assert ended.report["images"] == 12
     assert_same(rows_of(tmp_path / "table"), unbroken.rows)
     assert not (tmp_path / "table" / "_staging").exists()
+
+
+@pytest.mark.parametrize(("cpus", "num_actors"), [(1, None), (2, None), (2, 4), (8, 3)])
+def test_actors_leave_room_for_a_reader_and_a_stager_on_any_node(
+    cpus: int, num_actors: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": cpus}}])
+
+    machines = Machines.of_cluster(ActorSettings(num_actors=num_actors))
+
+    # Else all wait for ever: the actors for images, the reader for a CPU.
+    actors = machines.most_actors * machines.actor_cpus
+    others = machines.reader_cpus + machines.stager_cpus
+    assert actors + others <= cpus
+    if cpus > 1:  # even when the actor of a node that went away comes to this one
+        assert actors + machines.actor_cpus + others <= cpus
 
 
 def _submit(command: list[str], *, jobs: Jobs, head: Head) -> Ended:

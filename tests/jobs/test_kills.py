@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 from drawn import plain_corpus, spoil, written
 from job_runs import Jobs, Moment, wait_until
-from table_rows import assert_same, rows_of
+from table_rows import Run, assert_same, rows_of
 
 pytestmark = pytest.mark.timeout(900)
 

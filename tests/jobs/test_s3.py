@@ -7,11 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import s3fs
-from conftest import Run
 from drawn import FAR, MIXED_IDS, mixed_corpus, png, tar
 from job_runs import Ended, Jobs
 from s3 import KEY, SECRET, S3Server, s3_server
-from table_rows import assert_same, rows_of
+from table_rows import Run, assert_same, rows_of
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.labelling.flow import unit_table

@@ -1,6 +1,8 @@
 """`jobs/segment_corpus.py` on this machine: options in; tables, reports and exit codes out."""
 
 import io
+import shutil
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,6 @@ import numpy as np
 import polars
 import pyarrow.parquet as pq
 import pytest
-from conftest import Run
 from drawn import (
     MIXED_IDS,
     bad_corpus,
@@ -22,8 +23,8 @@ from drawn import (
     written,
     written_mixed_corpus,
 )
-from job_runs import Ended, Job, Jobs
-from table_rows import assert_same, rows_of
+from job_runs import ROOT, Ended, Job, Jobs, words
+from table_rows import Run, assert_same, rows_of
 
 from pipeline.labelling import tally
 from pipeline.labelling.planning import Plan, Unit
@@ -223,6 +224,22 @@ def test_a_dry_run_forecasts_and_writes_nothing(
     assert "sample: 4 images" in ended.stdout
     assert "forecast: " in ended.stdout
     assert not table.exists()
+
+
+def test_a_checkout_runs_its_own_code_from_anywhere(
+    jobs: Jobs, usual: dict[str, Any], plain: Path, tmp_path: Path
+) -> None:
+    for package in ("jobs", "maskformer", "pipeline"):
+        shutil.copytree(ROOT / package, tmp_path / "checkout" / package)
+    segmenting = tmp_path / "checkout" / "pipeline" / "labelling" / "segmenting.py"
+    with open(segmenting, "a") as file:
+        file.write('\nPath(__file__).with_name("was_here").touch()\n')
+    options = words({"corpus": plain, "table": tmp_path / "table", "limit": 1, **usual})
+    job = tmp_path / "checkout" / "jobs" / "segment_corpus.py"
+
+    jobs.start_command([sys.executable, str(job), *options]).end().expect(0)
+
+    assert segmenting.with_name("was_here").exists()
 
 
 # Bad input
