@@ -40,11 +40,20 @@ class Listing:
     """Locations that a manifest, or a manifest and its prefix, name once more."""
 
 
-def list_corpus(uri: str, *, storage: Storage, settings: ReadSettings) -> Listing:
+def list_corpus(
+    uri: str,
+    *,
+    storage: Storage,
+    settings: ReadSettings,
+    is_planned: Callable[[File], bool] = lambda file: False,
+) -> Listing:
     """The sources of a corpus, each once, in the order of the listing.
 
     Kinds may be mixed in one prefix. A Parquet file with a column of bytes holds images; one with a
     column `uri`, like a csv or jsonl file with one, is a manifest, and its entries are sources.
+
+    Args:
+        is_planned: whether an earlier plan holds a Parquet file, so that none has to look inside.
 
     Raises:
         ValueError: nothing lies at the location.
@@ -55,19 +64,25 @@ def list_corpus(uri: str, *, storage: Storage, settings: ReadSettings) -> Listin
     listing = Listing(root=root, sources=iter(()))
     files = iter([single]) if single else _visible(storage.files(place), root=root)
     listing.sources = _once(
-        _sources(files, listing, storage=storage, settings=settings), listing.doubled
+        _sources(files, listing, storage=storage, settings=settings, is_planned=is_planned),
+        listing.doubled,
     )
     return listing
 
 
 def _sources(
-    files: Iterable[File], listing: Listing, *, storage: Storage, settings: ReadSettings
+    files: Iterable[File],
+    listing: Listing,
+    *,
+    storage: Storage,
+    settings: ReadSettings,
+    is_planned: Callable[[File], bool],
 ) -> Iterator[Source]:
     for file in files:
         kind = kind_of(file.uri)
         name = _below(file.uri, root=listing.root)
-        if kind in ("file", "tar"):
-            yield _source(file, name=name, kind=kind)
+        if kind in ("file", "tar") or (kind == "parquet" and is_planned(file)):
+            yield _source(file, name=name, kind=str(kind))
             continue
         entries: Callable[[File, Storage], Iterator[_Entry] | None] | None = None
         if kind == "parquet":

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import ExecutionTimeoutError
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.labelling.cluster import ActorSettings, Machines
@@ -32,6 +33,7 @@ from pipeline.table import TableSpec, TableStore
 _PASSES = 3
 _ATTEMPTS = 3
 _COMMITS_AT_ONCE = 16
+_STALLED_SECONDS = 900
 _USUAL_SIZE = (480, 640)
 
 
@@ -108,7 +110,7 @@ class _Pass:
                     if not self._on_progress():
                         self.was_stopped = True
                         break
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             self._blame(error)
         except Exception as error:  # Ray Data wraps what its workers raise in classes of its own
             if not isinstance(error.__cause__, ray.exceptions.RayError | StorageFault):
@@ -228,6 +230,8 @@ def label_dataset(
     # Ray joins what a task yields up to this size: a block is what an actor gets at once.
     context.target_max_block_size = work.block_bytes
     context.enable_progress_bars = False
+    # Where nothing moves any more, as when no node is left for an actor, the run has to say so.
+    context.execution_no_progress_timeout_s = _STALLED_SECONDS
     context.print_on_execution_start = False
     return (
         ray.data.from_arrow([unit_table(unit) for unit in units])

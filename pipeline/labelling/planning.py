@@ -113,9 +113,14 @@ def plan_corpus(
     Raises:
         ValueError: the corpus holds no source at all.
     """
-    listing = list_corpus(corpus, storage=table.storage, settings=reading)
-    cutter = Cutter(storage=table.storage, reading=reading)
     earlier = _EarlierPlans(table)
+    listing = list_corpus(
+        corpus,
+        storage=table.storage,
+        settings=reading,
+        is_planned=lambda file: (file.uri, file.etag) in earlier.files,
+    )
+    cutter = Cutter(storage=table.storage, reading=reading)
     sources: Iterable[Source] = listing.sources
     if limit is not None:
         sources = cutter.first_images(sources, limit=limit, known=earlier.slices)
@@ -277,6 +282,7 @@ class _EarlierPlans:
             for unit in _read(table, run_id):
                 self._units.setdefault(unit.unit_id, unit)
         self._done = table.done_units()
+        self.files = {(s.uri, s.etag) for unit in self._units.values() for s in unit.sources}
         self.slices = {
             (source.uri, source.etag, source.start): source
             for unit in self._units.values()
