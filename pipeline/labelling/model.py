@@ -4,7 +4,6 @@ Nothing here starts torch: a model that cannot be one is found out before any ac
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +110,3 @@ def _read(folder: str, name: str) -> bytes:
         return Path(folder, name).read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"a model folder must hold {name}, {folder} does not") from error
-
-
-def describe(model: ModelFolder) -> str:
-    """One line for people."""
-    architecture = json.loads(model.files["config.json"]).get("backbone_config", {})
-    size = sum(map(len, model.files.values()))
-    kind = architecture.get("backbone") or architecture.get("model_type", "swin")
-    return f"{kind}, {len(model.labels)} labels, {size / 1e6:.0f} MB"
