@@ -23,6 +23,7 @@ from torch import Tensor
 
 from maskformer import bilinear
 from maskformer.bilinear import CPU, Places
+from maskformer.contest import Contest, contest, count_at_least, first_argmax
 
 HeightWidth = tuple[int, int]
 
@@ -98,16 +99,16 @@ def panoptic_segmentation(
     )
     if not len(kept.queries):
         return _nothing(geometry.target_size)
-    contest = _contest(
+    outcome = _contest(
         mask_logits,
         kept.scores,
         geometry,
         mask_threshold=mask_threshold,
         byte_budget=byte_budget,
     )
-    won_areas = torch.bincount(contest.winner.flatten(), minlength=len(kept.queries))
+    won_areas = torch.bincount(outcome.winner.flatten(), minlength=len(kept.queries))
     winner, won, own, scores, labels = _to_host(
-        contest.winner, won_areas, contest.areas, kept.scores, kept.labels
+        outcome.winner, won_areas, outcome.areas, kept.scores, kept.labels
     )
     segment_ids, segments = _settle(
         won.tolist(),
@@ -127,21 +128,19 @@ def _contest(
     *,
     mask_threshold: float,
     byte_budget: int | None,
-) -> bilinear.Contest:
+) -> Contest:
     """Which query wins each pixel, and how many pixels each query's own mask has."""
     # A mask and its threshold weigh the same, so that own masks are those without weights.
     thresholds = scores * mask_threshold
     if geometry.image_size is None:
         masks = mask_logits.float().sigmoid().mul_(scores[:, None, None])
-        return bilinear.contest(
-            masks, geometry.target_size, thresholds=thresholds, byte_budget=byte_budget
-        )
+        return contest(masks, geometry.target_size, thresholds=thresholds, byte_budget=byte_budget)
     winners, areas = [], torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
     for crop in geometry.crops(mask_logits, num_maps=len(scores), byte_budget=byte_budget):
         masks = crop.resized().sigmoid_().mul_(scores[:, None, None])
-        areas += bilinear.count_at_least(masks, thresholds)
-        winners.append(bilinear.first_argmax(masks))
-    return bilinear.Contest(winner=torch.cat(winners), areas=areas)
+        areas += count_at_least(masks, thresholds)
+        winners.append(first_argmax(masks))
+    return Contest(winner=torch.cat(winners), areas=areas)
 
 
 def _settle(
@@ -492,7 +491,7 @@ def _label_bands(
         return
     scores = semantic_scores(class_logits, mask_logits)
     target = geometry.target_size
-    labels = bilinear.contest(scores, target, thresholds=None, byte_budget=byte_budget).winner
+    labels = contest(scores, target, thresholds=None, byte_budget=byte_budget).winner
     rows, columns = bilinear.places_2d(geometry.mask_size, target, scores.device)
     # Beside the values, the shares of a pixel take some indices of 8 bytes.
     budget = bilinear.byte_budget_of(scores.device) if byte_budget is None else byte_budget
@@ -513,7 +512,7 @@ def _cropped_label_bands(
         scores = semantic_scores(class_logits, crop.logits)
         resized = bilinear.resample(scores, rows=crop.rows, columns=crop.columns)
         yield _LabelBand(
-            labels=bilinear.first_argmax(resized),
+            labels=first_argmax(resized),
             scores=scores,
             rows=crop.rows,
             columns=crop.columns,

@@ -3,13 +3,15 @@
 Takes the id maps of `postprocess.py`; the table writer stores what comes out. COCO flattens a mask
 column by column, counts the lengths of its runs of zeros and ones in turn, beginning with zeros,
 writes each count from the fourth on as the difference to the one before the last, and packs that
-into characters of five bits. Here one pass over the map finds the runs of every segment, and all
-counts are packed at once. The strings are byte for byte those of pycocotools.
+into characters of five bits. Here one pass over the map finds the runs of every segment. The
+strings are byte for byte those of pycocotools.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import no_type_check
 
+import numba
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
@@ -17,6 +19,9 @@ _BITS = 5
 _SIGN = 1 << (_BITS - 1)
 _MORE = 1 << _BITS
 _FIRST_CHARACTER = 48
+
+# Up to this many more ids than runs, a table of ids is faster than sorting.
+_FEW_IDS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +38,21 @@ def encode_segments(id_map: Integer[np.ndarray, "height width"]) -> SegmentShape
     """The shape of every segment in the map. Ids of 0 and below are void and have none."""
     if id_map.size == 0:
         raise ValueError(f"an id map has at least one pixel, got shape {id_map.shape}")
-    runs = _segment_runs(id_map)
-    first_run = np.flatnonzero(np.diff(runs.ids, prepend=0))
-    if not len(first_run):
-        return SegmentShapes(
-            ids=np.zeros(0, np.int64),
-            areas=np.zeros(0, np.int64),
-            boxes_xywh=np.zeros((0, 4), np.int32),
-            rles=(),
-        )
+    # One type, so that the loops below are compiled once; ids are small.
+    id_map = id_map.astype(np.int32, copy=False)
+    num_runs = _count_runs(id_map)
+    starts, run_ids = np.empty(num_runs + 1, np.int64), np.empty(num_runs, np.int32)
+    _find_runs(id_map, starts, run_ids)
+    ids, numbers = _numbered(run_ids)
+    areas, boxes, first_count = _measure(starts, numbers, len(id_map), len(ids))
+    counts = _fill_counts(starts, numbers, first_count)
+    text, begins = _pack(counts, first_count)
+    string = text.tobytes().decode("ascii")
     return SegmentShapes(
-        ids=runs.ids[first_run].astype(np.int64),
-        areas=np.add.reduceat(runs.ends - runs.starts, first_run),
-        boxes_xywh=_boxes(runs, first_run=first_run, height=id_map.shape[0]),
-        rles=_pack(*_counts(runs, first_run=first_run, num_pixels=id_map.size)),
+        ids=ids,
+        areas=areas,
+        boxes_xywh=boxes,
+        rles=tuple(string[begin:end] for begin, end in pairwise(begins.tolist())),
     )
 
 
@@ -55,8 +61,8 @@ def encode_mask(mask: Bool[np.ndarray, "height width"]) -> str:
     shapes = encode_segments(mask.view(np.uint8))
     if shapes.rles:
         return shapes.rles[0]
-    (rle,) = _pack(np.array([mask.size]), np.array([0]))
-    return rle
+    text, _ = _pack(np.array([mask.size]), np.array([0, 1]))
+    return text.tobytes().decode("ascii")
 
 
 def decode_rle(rle: str, *, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
@@ -71,105 +77,132 @@ def decode_rle(rle: str, *, height: int, width: int) -> Bool[np.ndarray, "{heigh
     return np.repeat(is_inside, counts).reshape(width, height).T
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """Stretches of one id in the column-major map, sorted by id, then by place; void left out."""
-
-    ids: Integer[np.ndarray, " runs"]
-    starts: Int64[np.ndarray, " runs"]
-    ends: Int64[np.ndarray, " runs"]
-
-
-def _segment_runs(id_map: Integer[np.ndarray, "height width"]) -> _Runs:
-    flat = _narrowed(id_map).T.ravel()
-    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts = np.concatenate([[0], starts])
-    ends = np.append(starts[1:], flat.size)
-    ids = flat[starts]
-    # Stable, so that a segment's runs stay in their order; on narrow ids this is a radix sort.
-    order = np.argsort(ids, kind="stable")
-    order = order[np.searchsorted(ids[order], 0, side="right") :]
-    return _Runs(ids=ids[order], starts=starts[order], ends=ends[order])
+def _numbered(
+    run_ids: Int32[np.ndarray, " runs"],
+) -> tuple[Int64[np.ndarray, " segments"], Int64[np.ndarray, " runs"]]:
+    """The ids in ascending order, and each run's place among them, below 0 for void."""
+    highest = int(run_ids.max())
+    if highest >= len(run_ids) + _FEW_IDS:
+        ids, numbers = np.unique(run_ids, return_inverse=True)
+        num_void = np.searchsorted(ids, 0, side="right")
+        return ids[num_void:].astype(np.int64), numbers - num_void
+    run_ids = np.maximum(run_ids, 0)
+    occurs = np.zeros(max(highest, 0) + 1, np.bool_)
+    occurs[run_ids] = True
+    occurs[0] = False
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[run_ids]
 
 
-def _narrowed(id_map: Integer[np.ndarray, "height width"]) -> Integer[np.ndarray, "height width"]:
-    """The same ids in the narrowest type, void as 0: turning the map costs by the byte."""
-    highest = int(id_map.max())
-    if highest < 1 << 16:
-        if np.issubdtype(id_map.dtype, np.signedinteger) and int(id_map.min()) < 0:
-            id_map = np.maximum(id_map, 0)
-        return id_map.astype(np.uint8 if highest < 1 << 8 else np.uint16, copy=False)
-    return id_map
+@numba.njit(nogil=True)
+@no_type_check
+def _count_runs(id_map):
+    """The number of stretches of one id in the column-major map."""
+    height, width = id_map.shape
+    changes = 0
+    for y in range(1, height):
+        for x in range(width):
+            changes += np.int32(id_map[y, x] != id_map[y - 1, x])
+    for x in range(1, width):
+        changes += np.int32(id_map[0, x] != id_map[height - 1, x - 1])
+    return changes + 1
 
 
-def _boxes(
-    runs: _Runs, *, first_run: Int64[np.ndarray, " segments"], height: int
-) -> Int32[np.ndarray, "segments 4"]:
-    """The smallest box around each segment as (x, y, width, height), in whole pixels."""
-    lasts = runs.ends - 1
-    left, right = runs.starts // height, lasts // height
-    top, bottom = runs.starts - left * height, lasts - right * height
-    # A run that goes on in the next column touches the bottom of one and the top of the other.
-    crosses = right > left
-    top = np.where(crosses, 0, top)
-    bottom = np.where(crosses, height - 1, bottom)
-    x = np.minimum.reduceat(left, first_run)
-    y = np.minimum.reduceat(top, first_run)
-    x_last = np.maximum.reduceat(right, first_run)
-    y_last = np.maximum.reduceat(bottom, first_run)
-    return np.stack([x, y, x_last - x + 1, y_last - y + 1], axis=1).astype(np.int32)
+@numba.njit(nogil=True)
+@no_type_check
+def _find_runs(id_map, starts, run_ids):
+    """Where each run starts, and the end of the last; its id."""
+    height, width = id_map.shape
+    run, last = -1, id_map[0, 0]
+    for x in range(width):
+        for y in range(height):
+            here = id_map[y, x]
+            if run < 0 or here != last:
+                run += 1
+                starts[run], run_ids[run], last = x * height + y, here, here
+    starts[run + 1] = height * width
 
 
-def _counts(
-    runs: _Runs, *, first_run: Int64[np.ndarray, " segments"], num_pixels: int
-) -> tuple[Int64[np.ndarray, " counts"], Int64[np.ndarray, " segments"]]:
-    """Every segment's run lengths in one array, and where each segment's begin in it."""
-    previous_ends = np.concatenate([[0], runs.ends[:-1]])
-    previous_ends[first_run] = 0
-    pairs = np.stack([runs.starts - previous_ends, runs.ends - runs.starts], axis=1).ravel()
-    after_last_run = np.append(first_run[1:], len(runs.ids))
-    rest = num_pixels - runs.ends[after_last_run - 1]
-    has_rest = rest > 0
-    counts = np.insert(pairs, 2 * after_last_run[has_rest], rest[has_rest])
-    firsts = 2 * first_run + np.cumsum(has_rest) - has_rest
-    return counts, firsts
+@numba.njit(nogil=True)
+@no_type_check
+def _measure(starts, numbers, height, num_segments):
+    """Area, box as (x, y, width, height) and first count of each segment among all counts."""
+    areas = np.zeros(num_segments, np.int64)
+    boxes = np.empty((num_segments, 4), np.int32)
+    first_count = np.zeros(num_segments + 1, np.int64)
+    last_end = np.zeros(num_segments, np.int64)
+    for run in range(len(numbers)):
+        number, start, end = numbers[run], starts[run], starts[run + 1]
+        if number < 0:
+            continue
+        left, right = start // height, (end - 1) // height
+        top, bottom = start - left * height, end - 1 - right * height
+        if right > left:
+            # It touches the bottom of one column and the top of the next.
+            top, bottom = 0, height - 1
+        box = boxes[number]
+        if areas[number]:
+            # Corners until the end; columns ascend, so that the first run has the leftmost.
+            box[1], box[3] = min(box[1], top), max(box[3], bottom)
+        else:
+            box[0], box[1], box[3] = left, top, bottom
+        box[2] = right
+        areas[number] += end - start
+        first_count[number + 1] += 2
+        last_end[number] = end
+    for number in range(num_segments):
+        boxes[number, 2] += 1 - boxes[number, 0]
+        boxes[number, 3] += 1 - boxes[number, 1]
+        first_count[number + 1] += first_count[number] + (last_end[number] < starts[-1])
+    return areas, boxes, first_count
 
 
-def _pack(
-    counts: Int64[np.ndarray, " counts"], firsts: Int64[np.ndarray, " segments"]
-) -> tuple[str, ...]:
-    """The counts as text, one string per segment; segment i's counts begin at firsts[i]."""
-    values = counts.copy()
-    values[2:] -= counts[:-2]
-    # A segment's first three counts are written as they are.
-    for place in range(3):
-        plain = firsts + place
-        plain = plain[plain < np.append(firsts[1:], len(counts))]
-        values[plain] = counts[plain]
+@numba.njit(nogil=True)
+@no_type_check
+def _fill_counts(starts, numbers, first_count):
+    """The run lengths of every segment, of zeros and ones in turn, one segment after the other."""
+    counts = np.empty(first_count[-1], np.int64)
+    place = first_count[:-1].copy()
+    last_end = np.zeros(len(place), np.int64)
+    for run in range(len(numbers)):
+        number = numbers[run]
+        if number >= 0:
+            counts[place[number]] = starts[run] - last_end[number]
+            counts[place[number] + 1] = starts[run + 1] - starts[run]
+            last_end[number] = starts[run + 1]
+            place[number] += 2
+    for number in range(len(place)):
+        if place[number] < first_count[number + 1]:
+            counts[place[number]] = starts[-1] - last_end[number]
+    return counts
 
-    # Five bits with sign hold -16 to 15, ten hold -512 to 511, and so on.
-    magnitudes = values ^ (values >> 63)
-    lengths = np.ones(len(values), np.int64)
-    limit, highest = _SIGN, int(magnitudes.max())
-    while limit <= highest:
-        lengths += magnitudes >= limit
-        limit <<= _BITS
 
-    ends = np.cumsum(lengths)
-    places = ends - lengths
-    text = np.empty(ends[-1], np.uint8)
-    while len(values):
-        has_more = lengths > 1
-        bits = (values & (_MORE - 1)) + _FIRST_CHARACTER
-        text[places] = bits + _MORE * has_more
-        values, lengths, places = (
-            values[has_more] >> _BITS,
-            lengths[has_more] - 1,
-            places[has_more] + 1,
-        )
-    string = text.tobytes().decode("ascii")
-    begins = [0, *ends[firsts[1:] - 1].tolist(), len(string)]
-    return tuple(string[begin:end] for begin, end in pairwise(begins))
+@numba.njit(nogil=True)
+@no_type_check
+def _pack(counts, first_count):
+    """The counts as characters, and where each segment's begin and the last's end."""
+    # A count is below 2**62, thirteen times five bits with a sign.
+    longest = 1
+    while (max(counts.max(), 1) if len(counts) else 1) >> (_BITS * longest - 1):
+        longest += 1
+    text = np.empty(longest * len(counts), np.uint8)
+    begins = np.zeros(len(first_count), np.int64)
+    length = 0
+    for segment in range(len(first_count) - 1):
+        first = first_count[segment]
+        for place in range(first, first_count[segment + 1]):
+            value = counts[place]
+            if place > first + 2:
+                value -= counts[place - 2]
+            more = True
+            while more:
+                bits = value & (_MORE - 1)
+                value >>= _BITS
+                # Done when what is left repeats the sign of what was written.
+                more = value != (-1 if bits & _SIGN else 0)
+                text[length] = bits + _MORE * more + _FIRST_CHARACTER
+                length += 1
+        begins[segment + 1] = length
+    return text[:length], begins
 
 
 def _unpack(rle: str) -> Int64[np.ndarray, " counts"]:

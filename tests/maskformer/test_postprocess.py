@@ -3,10 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from maskformer import bilinear, postprocess
+from maskformer import postprocess
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.postprocess import (
     Kept,
@@ -83,38 +81,6 @@ def instances(classes, masks, target_size=None, *, threshold=0.5, **settings_):
 
 def rows(segmentation):
     return [(s.id, s.label_id, round(s.score, 3), s.was_fused) for s in segmentation.segments]
-
-
-# Resampling
-
-
-@settings(max_examples=60, deadline=None)
-@given(*[st.integers(1, 40)] * 4, st.integers(1, 7), st.sampled_from([1, 500, 5_000, 1 << 30]))
-def test_resized_maps_are_compared_and_counted_in_pieces_as_in_one(
-    height, width, new_height, new_width, num_maps, byte_budget
-):
-    maps = torch.rand(num_maps, height, width).round(decimals=1)
-    size = (new_height, new_width)
-    whole = bilinear.resize(maps, size)
-    torch.testing.assert_close(
-        whole,
-        torch.nn.functional.interpolate(maps[None], size=size, mode="bilinear")[0],
-        atol=1e-5,
-        rtol=0,
-    )
-    thresholds = torch.full((num_maps,), 0.5)
-    found = bilinear.contest(maps, size, thresholds=thresholds, byte_budget=byte_budget)
-    first = (whole == whole.amax(0)).int().numpy().argmax(0)
-    assert (found.winner.numpy() == first).all()
-    assert found.areas.tolist() == (whole >= 0.5).sum((1, 2)).tolist()
-
-
-@pytest.mark.parametrize("num_maps", [1, 2, 255, 256, 300])
-def test_of_maps_that_are_equally_high_the_first_wins(num_maps):
-    maps = torch.zeros(num_maps, 2, 3)
-    assert (bilinear.first_argmax(maps) == 0).all()
-    maps[-1, 0, 0] = 1
-    assert bilinear.first_argmax(maps)[0, 0] == num_maps - 1
 
 
 # Panoptic

@@ -1,0 +1,201 @@
+"""The contest of masks: who leads at each pixel of a stack of maps once they are resized.
+
+Takes maps at the model's resolution; `postprocess.py` makes segments of what comes out. Resized
+maps are many times larger than what they are made of, and all that is wanted of them is which one
+is highest at each pixel and how large each is. So they are never whole in memory: on a CPU a
+compiled loop makes one line of pixels at a time, on other devices bands within a budget of bytes.
+Each value comes of the same operations either way: pieces of any size give what the whole would
+give, to the last bit. Values are numbers; where one is not, who leads is not defined.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, no_type_check
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float32, Int16, Int64
+from torch import Tensor
+
+from maskformer.bilinear import (
+    CPU,
+    Places,
+    bands,
+    byte_budget_of,
+    places_2d,
+    resample,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What a stack of resized maps comes to."""
+
+    winner: Int16[Tensor, "height width"]
+    """The first of the maps that are highest at a pixel."""
+
+    areas: Int64[Tensor, " maps"]
+    """How many pixels of each map are at or above its threshold; all 0 if none were given."""
+
+
+def contest(
+    maps: Float32[Tensor, "maps height width"],
+    size: tuple[int, int],
+    *,
+    thresholds: Float32[Tensor, " maps"] | None,
+    byte_budget: int | None = None,
+) -> Contest:
+    """Who leads where, and how large each map is, once the maps have been resized to `size`."""
+    rows, columns = places_2d((maps.shape[1], maps.shape[2]), size, maps.device)
+    if maps.device == CPU:
+        return _by_lines(maps, rows=rows, columns=columns, thresholds=thresholds)
+    budget = byte_budget_of(maps.device) if byte_budget is None else byte_budget
+    return _by_bands(maps, rows=rows, columns=columns, thresholds=thresholds, byte_budget=budget)
+
+
+def first_argmax(maps: Float32[Tensor, "maps height width"]) -> Int16[Tensor, "height width"]:
+    """The first of the maps that are highest at a pixel."""
+    # torch.argmax along the first dimension is not vectorised on CPUs, and leaves ties open.
+    if maps.device == CPU:
+        winner = np.empty(maps.shape[1:], np.int16)
+        _first_argmax(maps.numpy(), winner)
+        return torch.from_numpy(winner)
+    rank = torch.arange(len(maps), 0, -1, dtype=torch.int16, device=maps.device)
+    ranks = (maps == maps.amax(0)) * rank[:, None, None]
+    return len(maps) - ranks.amax(0).clamp_(min=1)
+
+
+def count_at_least(
+    maps: Float32[Tensor, "maps height width"], thresholds: Float32[Tensor, " maps"]
+) -> Int64[Tensor, " maps"]:
+    """How many pixels of each map are at or above its threshold."""
+    return (maps >= thresholds[:, None, None]).sum((1, 2))
+
+
+def _by_bands(
+    maps: Float32[Tensor, "maps height width"],
+    *,
+    rows: Places,
+    columns: Places,
+    thresholds: Float32[Tensor, " maps"] | None,
+    byte_budget: int,
+) -> Contest:
+    new_height, new_width = len(rows.before), len(columns.before)
+    areas = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
+    winners = []
+    for band in bands(new_height, bytes_per_row=4 * len(maps) * new_width, byte_budget=byte_budget):
+        resized = resample(maps, rows=rows[band], columns=columns)
+        winners.append(first_argmax(resized))
+        if thresholds is not None:
+            areas += count_at_least(resized, thresholds)
+    return Contest(winner=torch.cat(winners), areas=areas)
+
+
+def _by_lines(
+    maps: Float32[Tensor, "maps height width"],
+    *,
+    rows: Places,
+    columns: Places,
+    thresholds: Float32[Tensor, " maps"] | None,
+) -> Contest:
+    """In as many threads as torch may use, each with its own lines of pixels."""
+    num_lines = len(rows.before)
+    winner = np.empty((num_lines, len(columns.before)), np.int16)
+    samples = np.ascontiguousarray(maps.numpy())
+    limits = np.full(len(maps), np.nan, np.float32) if thresholds is None else thresholds.numpy()
+
+    def of_lines(first: int, end: int) -> np.ndarray:
+        areas = np.zeros(len(samples), np.int64)
+        part = slice(first, end)
+        _contest_of_lines(
+            samples, *_arrays(rows[part]), *_arrays(columns), limits, winner[part], areas
+        )
+        return areas
+
+    # torch's own threads meet after every operation, which costs more than such small ones take.
+    num_threads = min(torch.get_num_threads(), num_lines)
+    edges = [num_lines * thread // num_threads for thread in range(num_threads + 1)]
+    run: Callable[..., Any] = map if num_threads == 1 else _threads(num_threads).map
+    areas = np.sum(list(run(of_lines, *zip(*pairwise(edges), strict=True))), axis=0)
+    return Contest(winner=torch.from_numpy(winner), areas=torch.from_numpy(areas))
+
+
+@lru_cache(maxsize=4)
+def _threads(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(number, thread_name_prefix="contest")
+
+
+def _arrays(at: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return at.before.numpy(), at.after.numpy(), at.weight_after.numpy()
+
+
+# Without `fastmath` no multiplication is fused with an addition: results are torch's to the bit.
+@numba.njit(nogil=True)
+@no_type_check
+def _contest_of_lines(
+    maps, above, below, weight_below, left, right, weight_right, limits, winner, areas
+):
+    num_maps, width = len(maps), len(left)
+    # The two rows of samples between which the line lies, at the new width.
+    upper = np.empty((num_maps, width), np.float32)
+    lower = np.empty((num_maps, width), np.float32)
+    row_upper, row_lower = -1, -1
+    highest = np.empty(width, np.float32)
+    leader = np.empty(width, np.int32)
+    for line in range(len(above)):
+        if above[line] != row_upper and above[line] == row_lower:
+            upper, lower = lower, upper
+            row_upper, row_lower = row_lower, -1
+        if above[line] != row_upper:
+            row_upper = above[line]
+            _widen(maps, row_upper, left, right, weight_right, upper)
+        if below[line] != row_lower:
+            row_lower = below[line]
+            _widen(maps, row_lower, left, right, weight_right, lower)
+        weight = weight_below[line]
+        highest[:] = -np.inf
+        leader[:] = 0
+        for number in range(num_maps):
+            limit, area = limits[number], 0
+            for x in range(width):
+                value = (lower[number, x] - upper[number, x]) * weight + upper[number, x]
+                area += np.int32(value >= limit)
+                leads = value > highest[x]
+                highest[x] = value if leads else highest[x]
+                leader[x] = np.int32(number) if leads else leader[x]
+            areas[number] += area
+        for x in range(width):
+            winner[line, x] = leader[x]
+
+
+@numba.njit(nogil=True)
+@no_type_check
+def _widen(maps, row, left, right, weight_right, wide):
+    for number in range(len(maps)):
+        samples = maps[number, row]
+        for x in range(len(left)):
+            before = samples[left[x]]
+            wide[number, x] = (samples[right[x]] - before) * weight_right[x] + before
+
+
+@numba.njit(nogil=True)
+@no_type_check
+def _first_argmax(maps, winner):
+    num_maps, height, width = maps.shape
+    highest = np.empty(width, np.float32)
+    leader = np.empty(width, np.int32)
+    for line in range(height):
+        highest[:] = -np.inf
+        leader[:] = 0
+        for number in range(num_maps):
+            for x in range(width):
+                value = maps[number, line, x]
+                leads = value > highest[x]
+                highest[x] = value if leads else highest[x]
+                leader[x] = np.int32(number) if leads else leader[x]
+        for x in range(width):
+            winner[line, x] = leader[x]
