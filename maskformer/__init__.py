@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "DeepLabResNetConfig": "configuration",
     "MaskFormerConfig": "configuration",
     "MaskFormerDetrConfig": "configuration",
     "MaskFormerSwinConfig": "configuration",

@@ -10,13 +10,18 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 CONFIG_NAME = "config.json"
 
 Config = TypeVar("Config", bound="PretrainedConfig")
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
+PixelDecoderKind = Literal["fpn", "transformer_encoder"]
+InFeature = Literal["res2", "res3", "res4", "res5", "transformer_encoder"]
+
+# The type of a decoder whose queries look at something that transformers' do not.
+_NOT_DETR = "detr-on-other-features"
 
 
 @dataclass(init=False)
@@ -28,6 +33,8 @@ class PretrainedConfig:
     """
 
     model_type: ClassVar[str] = ""
+    not_in_transformers: ClassVar[tuple[str, ...]] = ()
+    """Fields of ours alone: written only where they differ from the default."""
 
     architectures: Sequence[str] | None = None
     transformers_version: str | None = None
@@ -128,7 +135,12 @@ class PretrainedConfig:
         return cls.from_json_file(folder / CONFIG_NAME, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        values = {
+            field.name: _plain(getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in self.not_in_transformers
+            or getattr(self, field.name) != field.default
+        }
         return {**values, "model_type": self.model_type}
 
     def to_json_string(self) -> str:
@@ -234,9 +246,10 @@ class SwinConfig(MaskFormerSwinConfig):
 
 @dataclass(init=False)
 class ResNetConfig(_BackboneConfig):
-    """transformers' ResNet."""
+    """transformers' ResNet, with batch norm that may be frozen."""
 
     model_type = "resnet"
+    not_in_transformers = ("frozen_batch_norm",)
 
     num_channels: int = 3
     embedding_size: int = 64
@@ -246,6 +259,9 @@ class ResNetConfig(_BackboneConfig):
     hidden_act: str = "relu"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
+    frozen_batch_norm: bool = False
+    """Statistics and affine part stay as loaded, as published. Changes training alone, so that
+    transformers may pass over it."""
 
     def _settle(self, rest: dict[str, Any]) -> None:
         self.hidden_sizes, self.depths = tuple(self.hidden_sizes), tuple(self.depths)
@@ -255,6 +271,33 @@ class ResNetConfig(_BackboneConfig):
                 "of model_type 'resnet'"
             )
         self._align_stages(depths=self.depths)
+
+
+@dataclass(init=False)
+class DeepLabResNetConfig(ResNetConfig):
+    """ResNet as DeepLab has it: three small convolutions for a stem, and dilated stages.
+
+    Of a type of its own, so that transformers, which has no such thing, refuses it instead of
+    computing something else. The defaults are those of the published R101c.
+    """
+
+    model_type = "deeplab-resnet"
+
+    embedding_size: int = 128
+    depths: Sequence[int] = (3, 4, 23, 3)
+    dilations: Sequence[int] = (1, 1, 1, 1)
+    """One for each stage. A stage of more than 1 keeps the size of the map before it."""
+    multi_grid: Sequence[int] = (1, 2, 4)
+    """What the dilation of each block of the last stage is multiplied by."""
+
+    def _settle(self, rest: dict[str, Any]) -> None:
+        super()._settle(rest)
+        self.dilations, self.multi_grid = tuple(self.dilations), tuple(self.multi_grid)
+        if len(self.dilations) != len(self.depths) or len(self.multi_grid) != self.depths[-1]:
+            raise ValueError(
+                "dilations must have a number for each stage and multi_grid one for each block of "
+                f"the last, got {self.dilations} and {self.multi_grid} for depths {self.depths}"
+            )
 
 
 @dataclass(init=False)
@@ -284,13 +327,22 @@ BackboneConfig = MaskFormerSwinConfig | ResNetConfig | TimmBackboneConfig
 
 _BACKBONES: dict[str, type[BackboneConfig]] = {
     config.model_type: config
-    for config in (SwinConfig, MaskFormerSwinConfig, ResNetConfig, TimmBackboneConfig)
+    for config in (
+        SwinConfig,
+        MaskFormerSwinConfig,
+        ResNetConfig,
+        DeepLabResNetConfig,
+        TimmBackboneConfig,
+    )
 }
 
 
 @dataclass(init=False)
 class MaskFormerDetrConfig(PretrainedConfig):
-    """The query decoder, in the fields of DETR's configuration; MaskFormer uses some of them."""
+    """The query decoder, in the fields of DETR's configuration; MaskFormer uses some of them.
+
+    Those of the encoder are for the pixel decoder's, where it has one.
+    """
 
     model_type = "detr"
 
@@ -359,10 +411,12 @@ class MaskFormerConfig(PretrainedConfig):
     """A whole MaskFormer: sizes and loss weights here, the backbone's and the decoder's inside.
 
     Without `backbone_config` it is Swin-B at 384 pixels, without `decoder_config` DETR's decoder.
-    Either may be an object or a dictionary with `model_type`.
+    Either may be an object or a dictionary with `model_type`. What transformers cannot express is
+    written so that it refuses the file: it would compute something else.
     """
 
     model_type = "maskformer"
+    not_in_transformers = ("pixel_decoder", "transformer_in_feature")
 
     fpn_feature_size: int = 256
     mask_feature_size: int = 256
@@ -376,6 +430,12 @@ class MaskFormerConfig(PretrainedConfig):
     cross_entropy_weight: float = 1.0
     mask_weight: float = 20.0
     output_auxiliary_logits: bool | None = None
+    pixel_decoder: PixelDecoderKind = "fpn"
+    """`fpn`, or `transformer_encoder`: the coarsest map goes through an encoder before the pyramid,
+    with `encoder_layers` and so on of `decoder_config`, as in the panoptic ResNets."""
+    transformer_in_feature: InFeature = "res5"
+    """What the queries look at: `res2` to `res5`, the backbone's maps with the coarsest last, or
+    `transformer_encoder`, what the pixel decoder's encoder makes of it."""
 
     def _settle(self, rest: dict[str, Any]) -> None:
         named = {key: rest.pop(key, None) for key in self._read_besides_fields()}
@@ -383,6 +443,21 @@ class MaskFormerConfig(PretrainedConfig):
             self.backbone_config = _named_backbone(**named)
         self.backbone_config = _backbone_config(self.backbone_config)
         self.decoder_config = _decoder_config(self.decoder_config)
+        kinds, features = get_args(PixelDecoderKind), get_args(InFeature)
+        if self.pixel_decoder not in kinds:
+            raise ValueError(
+                f"pixel_decoder must be one of {', '.join(kinds)}, got {self.pixel_decoder!r}"
+            )
+        features = features if self.has_pixel_encoder else features[:-1]
+        if self.transformer_in_feature not in features:
+            raise ValueError(
+                f"transformer_in_feature must be one of {', '.join(features)} with pixel_decoder "
+                f"{self.pixel_decoder!r}, got {self.transformer_in_feature!r}"
+            )
+
+    @property
+    def has_pixel_encoder(self) -> bool:
+        return self.pixel_decoder == "transformer_encoder"
 
     @classmethod
     def _read_besides_fields(cls) -> tuple[str, ...]:
@@ -408,8 +483,11 @@ class MaskFormerConfig(PretrainedConfig):
         return self.decoder_config.num_hidden_layers
 
     def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        if any(name in values for name in self.not_in_transformers):
+            values["decoder_config"]["model_type"] = _NOT_DETR
         return {
-            **super().to_dict(),
+            **values,
             "num_attention_heads": self.num_attention_heads,
             "num_hidden_layers": self.num_hidden_layers,
         }
@@ -471,7 +549,7 @@ def _decoder_config(given: Any) -> Any:
     if isinstance(given, MaskFormerDetrConfig):
         return given
     model_type, values = _nested("decoder_config", given)
-    if model_type != MaskFormerDetrConfig.model_type:
+    if model_type not in (MaskFormerDetrConfig.model_type, _NOT_DETR):
         raise ValueError(f"decoder_config.model_type must be 'detr', got {model_type!r}")
     return MaskFormerDetrConfig.from_dict(values)
 

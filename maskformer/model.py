@@ -8,6 +8,7 @@ kept. Modules have the names of the published checkpoints.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +91,21 @@ class PretrainedModel(nn.Module):
         MaskFormerConfig.from_dict(values).save_pretrained(folder)
         save_checkpoint(self, folder)
 
+    def gradient_checkpointing_enable(self) -> None:
+        """Trains with less memory and a second forward pass of the backbone's blocks.
+
+        Batch norm that is not frozen counts such a batch twice in its running statistics.
+        """
+        self._set_gradient_checkpointing(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self._set_gradient_checkpointing(False)
+
+    def _set_gradient_checkpointing(self, enabled: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, _PixelLevel):
+                module.encoder.set_gradient_checkpointing(enabled)
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -119,7 +135,7 @@ class MaskFormerModel(PretrainedModel):
         super().__init__(config)
         self.pixel_level_module = _PixelLevel(config)
         self.transformer_module = QueryDecoder(
-            in_channels=self.pixel_level_module.encoder.channels[-1], config=config.decoder_config
+            in_channels=self.pixel_level_module.channels_seen, config=config.decoder_config
         )
 
     def forward(
@@ -133,29 +149,59 @@ class MaskFormerModel(PretrainedModel):
         """`pixel_mask` is taken and unused, as in the published codes: batch equal shapes."""
         config = self.config
         with_states = _given_or(output_hidden_states, config.output_hidden_states)
-        maps, features = self.pixel_level_module(pixel_values)
+        pixel = self.pixel_level_module(pixel_values)
         decoded = self.transformer_module(
-            maps[-1], with_attentions=_given_or(output_attentions, config.output_attentions)
+            pixel.seen, with_attentions=_given_or(output_attentions, config.output_attentions)
         )
-        embeddings = self.pixel_level_module.decoder.mask_projection(features[-1])
-        output = _model_output(maps, features, embeddings, decoded, with_states=with_states)
+        embeddings = self.pixel_level_module.decoder.mask_projection(pixel.features[-1])
+        output = _model_output(pixel, embeddings, decoded, with_states=with_states)
         return output if _given_or(return_dict, config.return_dict) else output.to_tuple()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PixelOutput:
+    """What comes of the pixels before there are queries."""
+
+    maps: list[Tensor]
+    """The backbone's, finest first."""
+    features: list[Tensor]
+    """The pyramid's, finest last, before the projection to masks."""
+    seen: Tensor
+    """The map that the queries look at."""
 
 
 class _PixelLevel(nn.Module):
     def __init__(self, config: MaskFormerConfig) -> None:
         super().__init__()
         self.encoder = build_backbone(config.backbone_config)
-        self.decoder = PixelDecoder(
-            channels=self.encoder.channels,
-            feature_size=config.fpn_feature_size,
-            mask_feature_size=config.mask_feature_size,
+        self.decoder = PixelDecoder(channels=self.encoder.channels, config=config)
+        # Counted from the coarsest: backbones differ in where they begin.
+        self.place_seen = _place(config.transformer_in_feature, of=self.encoder.channels)
+        self.channels_seen = (
+            config.fpn_feature_size
+            if self.place_seen is None
+            else self.encoder.channels[self.place_seen]
         )
 
-    def forward(self, pixel_values: Pixels) -> tuple[list[Tensor], list[Tensor]]:
-        """The backbone's maps and the pyramid's, before the projection to masks."""
+    def forward(self, pixel_values: Pixels) -> _PixelOutput:
         maps = self.encoder(pixel_values)
-        return maps, self.decoder.fpn(maps)
+        pyramid = self.decoder.pyramid(maps)
+        seen = pyramid.encoded if self.place_seen is None else maps[self.place_seen]
+        assert seen is not None
+        return _PixelOutput(maps=maps, features=pyramid.features, seen=seen)
+
+
+def _place(feature: str, *, of: Sequence[int]) -> int | None:
+    """Where a feature is among the backbone's maps; None for what the encoder gives."""
+    if feature == "transformer_encoder":
+        return None
+    place = int(feature.removeprefix("res")) - 6
+    if -place > len(of):
+        raise ValueError(
+            f"transformer_in_feature must be a map that the backbone gives, got {feature}, and it "
+            f"gives {len(of)}; list more in backbone_config's out_features or out_indices"
+        )
+    return place
 
 
 def _given_or(given: bool | None, default: bool | None) -> bool:
@@ -163,16 +209,19 @@ def _given_or(given: bool | None, default: bool | None) -> bool:
 
 
 def _model_output(
-    maps: list[Tensor],
-    features: list[Tensor],
+    pixel: _PixelOutput,
     embeddings: Tensor,
     decoded: DecodedQueries,
     *,
     with_states: bool,
 ) -> MaskFormerModelOutput:
-    states = (tuple(maps), tuple(features), tuple(decoded.layer_states)) if with_states else None
+    states = (
+        (tuple(pixel.maps), tuple(pixel.features), tuple(decoded.layer_states))
+        if with_states
+        else None
+    )
     return MaskFormerModelOutput(
-        encoder_last_hidden_state=maps[-1],
+        encoder_last_hidden_state=pixel.maps[-1],
         pixel_decoder_last_hidden_state=embeddings,
         transformer_decoder_last_hidden_state=decoded.layer_states[-1],
         encoder_hidden_states=states[0] if states else None,
@@ -234,13 +283,13 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         if output_auxiliary_logits is None and config.output_auxiliary_logits is None:
             with_auxiliary = config.use_auxiliary_loss
         with_loss = mask_labels is not None and class_labels is not None
-        maps, features = self.model.pixel_level_module(pixel_values)
+        pixel = self.model.pixel_level_module(pixel_values)
         decoded = self.model.transformer_module(
-            maps[-1],
+            pixel.seen,
             every_layer=with_auxiliary or (with_loss and config.use_auxiliary_loss),
             with_attentions=_given_or(output_attentions, config.output_attentions),
         )
-        embeddings = self.model.pixel_level_module.decoder.mask_projection(features[-1])
+        embeddings = self.model.pixel_level_module.decoder.mask_projection(pixel.features[-1])
         class_logits, mask_logits, auxiliary = self._logits(decoded.normed_states, embeddings)
         loss = None
         if mask_labels is not None and class_labels is not None:
@@ -255,7 +304,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             )
             loss = self.get_loss(losses)
         with_states = _given_or(output_hidden_states, config.output_hidden_states)
-        base = _model_output(maps, features, embeddings, decoded, with_states=with_states)
+        base = _model_output(pixel, embeddings, decoded, with_states=with_states)
         output = MaskFormerForInstanceSegmentationOutput(
             loss=loss,
             class_queries_logits=class_logits,
@@ -331,12 +380,12 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
 
     def decode_queries(self, pixel_values: Pixels) -> QueryDecoding:
         """Classes of all queries, and what `query_masks` makes masks of."""
-        maps, features = self.model.pixel_level_module(pixel_values)
-        state = self.model.transformer_module(maps[-1]).normed_states[-1]
+        pixel = self.model.pixel_level_module(pixel_values)
+        state = self.model.transformer_module(pixel.seen).normed_states[-1]
         return QueryDecoding(
             class_queries_logits=self.class_predictor(state),
             mask_embeddings=self.mask_embedder(state),
-            pixel_features=features[-1],
+            pixel_features=pixel.features[-1],
         )
 
     def query_masks(

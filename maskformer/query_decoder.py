@@ -1,24 +1,23 @@
-"""The query decoder: learned queries look at the coarsest feature map and become embeddings.
+"""The query decoder: learned queries look at one feature map and become embeddings.
 
-Takes the backbone's last map; gives each query's state after each layer. `model.py` turns the last,
-or with auxiliary losses each, into a class and a mask.
+Takes the map that the pixel decoder's side names, the backbone's coarsest unless the configuration
+says otherwise; gives each query's state after each layer. `model.py` turns the last, or with
+auxiliary losses each, into a class and a mask.
 """
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from maskformer.activations import activation
+from maskformer.attention import Attention, xavier
 from maskformer.configuration import MaskFormerDetrConfig
+from maskformer.convolutions import xavier_convolution
+from maskformer.positions import position_embedding
 
 QueryStates = Float[Tensor, "batch queries channels"]
-
-_TEMPERATURE = 10_000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +40,11 @@ class QueryDecoder(nn.Module):
         if width % 4:
             raise ValueError(f"decoder_config.d_model must be a multiple of 4, got {width}")
         self.queries_embedder = nn.Embedding(config.num_queries, width)
-        self.input_projection = nn.Conv2d(in_channels, width, 1) if in_channels != width else None
+        self.input_projection = (
+            xavier_convolution(in_channels, width, size=1) if in_channels != width else None
+        )
         self.decoder = _Layers(config)
-        for parameter in self.decoder.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter, gain=config.init_xavier_std)
+        xavier(self.decoder, gain=config.init_xavier_std)
 
     def forward(
         self,
@@ -114,9 +113,13 @@ class _Layer(nn.Module):
     def __init__(self, config: MaskFormerDetrConfig) -> None:
         super().__init__()
         width = config.d_model
-        self.self_attn = _Attention(config)
+        self.self_attn = Attention(
+            width, num_heads=config.decoder_attention_heads, dropout=config.attention_dropout
+        )
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.encoder_attn = _Attention(config)
+        self.encoder_attn = Attention(
+            width, num_heads=config.decoder_attention_heads, dropout=config.attention_dropout
+        )
         self.encoder_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, config.decoder_ffn_dim)
         self.fc2 = nn.Linear(config.decoder_ffn_dim, width)
@@ -141,73 +144,3 @@ class _Layer(nn.Module):
         state = self.encoder_attn_layer_norm(state + self.dropout(attended))
         widened = self.activation_dropout(self.activation(self.fc1(state)))
         return self.final_layer_norm(state + self.dropout(self.fc2(widened))), weights
-
-
-class _Attention(nn.Module):
-    def __init__(self, config: MaskFormerDetrConfig) -> None:
-        super().__init__()
-        width, self.num_heads = config.d_model, config.decoder_attention_heads
-        if width % self.num_heads:
-            raise ValueError(
-                "decoder_config.d_model must be a multiple of decoder_attention_heads, got "
-                f"{width} and {self.num_heads}"
-            )
-        self.dropout = config.attention_dropout
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(
-        self,
-        query: QueryStates,
-        key: Float[Tensor, "batch places channels"],
-        value: Float[Tensor, "batch places channels"],
-        *,
-        with_weights: bool = False,
-    ) -> tuple[QueryStates, Float[Tensor, "batch heads queries places"] | None]:
-        query, key, value = (
-            projected.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for projected in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
-        )
-        dropout = self.dropout if self.training else 0.0
-        weights = None
-        if with_weights:
-            scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-            weights = functional.dropout(scores.softmax(dim=-1), p=dropout)
-            attended = weights @ value
-        else:
-            attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), weights
-
-
-def position_embedding(
-    height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype
-) -> Float[Tensor, "places channels"]:
-    """Sines and cosines of row, then of column, each as a share of the whole turn.
-
-    Made in float32 whatever `dtype`: half precision cannot tell neighbours apart on a large map.
-    """
-    make = _make_embedding if torch.compiler.is_compiling() else _cached_embedding
-    return make(height, width, channels, device, dtype)
-
-
-def _make_embedding(
-    height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype
-) -> Float[Tensor, "places channels"]:
-    # Not an inference tensor, even when made there: training may meet it later.
-    with torch.inference_mode(False), torch.no_grad():
-        rows = _waves(height, channels // 2, device)[:, None].expand(-1, width, -1)
-        columns = _waves(width, channels // 2, device)[None].expand(height, -1, -1)
-        return torch.cat([rows, columns], dim=2).flatten(0, 1).to(dtype)
-
-
-_cached_embedding = lru_cache(maxsize=64)(_make_embedding)
-
-
-def _waves(length: int, channels: int, device: torch.device) -> Float[Tensor, "length channels"]:
-    place = torch.arange(1, length + 1, dtype=torch.float32, device=device)
-    turn = place / (length + 1e-6) * (2 * math.pi)
-    pair = torch.arange(channels // 2, dtype=torch.float32, device=device)
-    angle = turn[:, None] / _TEMPERATURE ** (2 * pair / channels)
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from maskformer.activations import activation
 from maskformer.configuration import MaskFormerSwinConfig
+from maskformer.recomputing import recomputed
 
 Tokens = Float[Tensor, "batch height width channels"]
 
@@ -55,6 +56,11 @@ class SwinBackbone(nn.Module):
             self.hidden_states_norms[stage](maps[stage]).permute(0, 3, 1, 2)
             for stage in self.stages_out
         ]
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        for stage in self.modules():
+            if isinstance(stage, _Stage):
+                stage.recompute = enabled
 
     def published_besides(self) -> dict[str, Tensor]:
         """Tensors of the published format that we derive or never use; other readers miss them."""
@@ -155,11 +161,14 @@ class _Stage(nn.Module):
             for index, rate in enumerate(drop_path_rates)
         )
         self.downsample = nn.Identity() if last else _PatchMerging(width)
+        self.recompute = False
 
     def forward(self, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch _ _ _"]]:
         """The stage's map, and what the next stage begins with."""
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = (
+                recomputed(block, tokens) if self.recompute and self.training else block(tokens)
+            )
         return tokens, self.downsample(tokens)
 
 

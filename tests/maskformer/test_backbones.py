@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from maskformer.backbones import build_backbone
-from maskformer.configuration import ResNetConfig, TimmBackboneConfig
+from maskformer.configuration import MaskFormerConfig, ResNetConfig, TimmBackboneConfig
 from maskformer.pixel_decoder import PixelDecoder
 
 SMALL = {
@@ -72,4 +72,4 @@ def test_a_backbone_that_cannot_serve_is_named():
     with pytest.raises(ValueError, match="features_only must be True"):
         build_backbone(TimmBackboneConfig(backbone="resnet18", features_only=False))
     with pytest.raises(ValueError, match="two maps of the backbone or more, got 1"):
-        PixelDecoder(channels=[64], feature_size=32, mask_feature_size=32)
+        PixelDecoder(channels=[64], config=MaskFormerConfig())
