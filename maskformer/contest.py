@@ -38,8 +38,16 @@ class Contest:
     winner: Int16[Tensor, "height width"]
     """The first of the maps that are highest at a pixel."""
 
+    won: Int64[Tensor, " maps"]
+    """How many pixels each map leads."""
+
     areas: Int64[Tensor, " maps"]
     """How many pixels of each map are at or above its threshold; all 0 if none were given."""
+
+    @classmethod
+    def of(cls, winner: Int16[Tensor, "height width"], areas: Int64[Tensor, " maps"]) -> "Contest":
+        won = torch.bincount(winner.flatten(), minlength=len(areas))
+        return cls(winner=winner, won=won, areas=areas)
 
 
 def contest(
@@ -92,7 +100,7 @@ def _by_bands(
         winners.append(first_argmax(resized))
         if thresholds is not None:
             areas += count_at_least(resized, thresholds)
-    return Contest(winner=torch.cat(winners), areas=areas)
+    return Contest.of(torch.cat(winners), areas)
 
 
 def _by_lines(
@@ -109,19 +117,20 @@ def _by_lines(
     limits = np.full(len(maps), np.nan, np.float32) if thresholds is None else thresholds.numpy()
 
     def of_lines(first: int, end: int) -> np.ndarray:
-        areas = np.zeros(len(samples), np.int64)
+        won_and_areas = np.zeros((2, len(samples)), np.int64)
         part = slice(first, end)
         _contest_of_lines(
-            samples, *_arrays(rows[part]), *_arrays(columns), limits, winner[part], areas
+            samples, *_arrays(rows[part]), *_arrays(columns), limits, winner[part], *won_and_areas
         )
-        return areas
+        return won_and_areas
 
     # torch's own threads meet after every operation, which costs more than such small ones take.
     num_threads = min(torch.get_num_threads(), num_lines)
     edges = [num_lines * thread // num_threads for thread in range(num_threads + 1)]
     run: Callable[..., Any] = map if num_threads == 1 else _threads(num_threads).map
-    areas = np.sum(list(run(of_lines, *zip(*pairwise(edges), strict=True))), axis=0)
-    return Contest(winner=torch.from_numpy(winner), areas=torch.from_numpy(areas))
+    counted = np.sum(list(run(of_lines, *zip(*pairwise(edges), strict=True))), axis=0)
+    won, areas = torch.from_numpy(counted)
+    return Contest(winner=torch.from_numpy(winner), won=won, areas=areas)
 
 
 @lru_cache(maxsize=4)
@@ -137,7 +146,7 @@ def _arrays(at: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @numba.njit(nogil=True)
 @no_type_check
 def _contest_of_lines(
-    maps, above, below, weight_below, left, right, weight_right, limits, winner, areas
+    maps, above, below, weight_below, left, right, weight_right, limits, winner, won, areas
 ):
     num_maps, width = len(maps), len(left)
     # The two rows of samples between which the line lies, at the new width.
@@ -170,6 +179,7 @@ def _contest_of_lines(
             areas[number] += area
         for x in range(width):
             winner[line, x] = leader[x]
+            won[leader[x]] += 1
 
 
 @numba.njit(nogil=True)

@@ -17,6 +17,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, Int64, Integer
 from torch import Tensor
@@ -106,9 +107,8 @@ def panoptic_segmentation(
         mask_threshold=mask_threshold,
         byte_budget=byte_budget,
     )
-    won_areas = torch.bincount(outcome.winner.flatten(), minlength=len(kept.queries))
     winner, won, own, scores, labels = _to_host(
-        outcome.winner, won_areas, outcome.areas, kept.scores, kept.labels
+        outcome.winner, outcome.won, outcome.areas, kept.scores, kept.labels
     )
     segment_ids, segments = _settle(
         won.tolist(),
@@ -140,7 +140,7 @@ def _contest(
         masks = crop.resized().sigmoid_().mul_(scores[:, None, None])
         areas += count_at_least(masks, thresholds)
         winners.append(first_argmax(masks))
-    return Contest(winner=torch.cat(winners), areas=areas)
+    return Contest.of(torch.cat(winners), areas)
 
 
 def _settle(
@@ -655,8 +655,7 @@ def _relabel(
     numbers: Integer[Tensor, "height width"], ids: list[int]
 ) -> Int32[Tensor, "height width"]:
     """The map with each number replaced by its id."""
-    table = torch.tensor(ids, dtype=torch.int32)
-    return table.index_select(0, numbers.flatten().int()).view(numbers.shape)
+    return torch.from_numpy(np.take(np.array(ids, np.int32), numbers.numpy(), mode="clip"))
 
 
 def _nothing(target_size: HeightWidth) -> Segmentation:
