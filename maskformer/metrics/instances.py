@@ -40,7 +40,7 @@ class Instances:
         if hasattr(form, "detach"):
             form = form.detach().cpu().numpy()
         size: HeightWidth | None
-        if isinstance(form, list | tuple):
+        if isinstance(form, list | tuple) and all(isinstance(item, Mapping) for item in form):
             rles, size = _from_rles(form, role=role)
         elif np.ndim(form) == 3:
             rles, size = _from_stack(np.asarray(form))
@@ -78,14 +78,11 @@ Encoded = tuple[list[dict[str, Any]], HeightWidth]
 def _from_rles(
     form: Sequence[Mapping[str, Any]], *, role: Role
 ) -> tuple[list[dict[str, Any]], HeightWidth | None]:
-    wrong = [item for item in form if not isinstance(item, Mapping) or "counts" not in item]
-    sizes = sorted(
-        {(int(item["size"][0]), int(item["size"][1])) for item in form if item not in wrong}
-    )
-    if wrong or len(sizes) > 1:
+    sizes = sorted({(int(item["size"][0]), int(item["size"][1])) for item in form})
+    if len(sizes) > 1:
         raise ValueError(
-            f"a list of masks holds COCO's {{'size', 'counts'}}, all of one size, the {role} has "
-            f"sizes {sizes[:10]} and {len(wrong)} others"
+            f"all masks of a picture have its size, the {role}'s have {sizes[:10]}; COCO's RLE is "
+            "of the whole image"
         )
     return [dict(item) for item in form], sizes[0] if sizes else None
 
@@ -118,8 +115,6 @@ def _areas(
     infos: Sequence[Mapping[str, Any]], rles: list[dict[str, Any]]
 ) -> Float64[np.ndarray, " instances"]:
     """COCO's truths bring the area of their outline, which may differ from their mask's pixels."""
-    pixels = np.asarray(coco.area(rles), np.float64) if rles else np.zeros(0)
-    return np.array(
-        [float(info.get("area", area)) for info, area in zip(infos, pixels, strict=True)],
-        np.float64,
-    )
+    # One by one: pycocotools counts the masks of a list in a byte.
+    areas = [info.get("area", coco.area(rle)) for info, rle in zip(infos, rles, strict=True)]
+    return np.array(areas, np.float64)

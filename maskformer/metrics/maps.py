@@ -116,9 +116,10 @@ class LabelledSegments:
 
 def segment_infos(picture: Mapping[str, Any], *, role: Role) -> list[Mapping[str, Any]]:
     """The `segments_info` of a picture."""
-    if not isinstance(picture, Mapping) or not {"segmentation", "segments_info"} <= picture.keys():
-        keys = sorted(picture) if isinstance(picture, Mapping) else type(picture).__name__
-        raise ValueError(f"a {role} is a dict of `segmentation` and `segments_info`, got {keys}")
+    if not {"segmentation", "segments_info"} <= picture.keys():
+        raise ValueError(
+            f"a {role} is a dict of `segmentation` and `segments_info`, got {sorted(picture)}"
+        )
     return list(picture["segments_info"])
 
 
