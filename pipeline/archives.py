@@ -145,9 +145,9 @@ def _samples(
     damage: ArchiveDamage | None = None
     try:
         for member in _members(tape, stop=stop):
-            if member.kind == "other" or _is_hidden(member.name):
+            if member.kind == "other" or is_hidden(member.name):
                 continue
-            key, extension = _key_and_extension(member.name)
+            key, extension = key_and_extension(member.name)
             if sample is None or key != sample.key or extension in found:
                 if sample is not None:
                     yield sample
@@ -168,13 +168,15 @@ def _samples(
         raise damage
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether it is what Macs and editors leave beside the files that people mean."""
     *folders, basename = name.split("/")
     return basename.startswith(".") or "__MACOSX" in folders
 
 
-def _key_and_extension(name: str) -> tuple[str, str]:
+def key_and_extension(name: str) -> tuple[str, str]:
+    """A member's name, cut at its first dot: what a sample's members share, and what tells them
+    apart, in lower case."""
     folder, slash, basename = name.removeprefix("./").rpartition("/")
     stem, _, extension = basename.partition(".")
     return folder + slash + stem, extension.lower()

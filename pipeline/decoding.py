@@ -126,6 +126,26 @@ def decode(
     return Decoded(image=rgb, height=height, width=width)
 
 
+def image_size(data: bytes, *, name: str, max_pixels: int) -> HeightWidth:
+    """The size of the first image, upright, by its header alone.
+
+    Raises:
+        ImageError: there is no header of an image, or it claims more than `max_pixels`.
+    """
+    if not data:
+        raise ImageError("EmptyFile", f"{name}: the file is empty")
+    _let_pillow_allow(max_pixels)
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image.size, name=name, max_pixels=max_pixels)
+            is_turned = _is_turned(image)
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _image_error(error, data, name=name, max_pixels=max_pixels) from error
+
+
 def _let_pillow_allow(max_pixels: int) -> None:
     """Raises Pillow's own bound, which is the process's, where ours would have no effect."""
     pillow_bound = Image.MAX_IMAGE_PIXELS

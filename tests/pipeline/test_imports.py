@@ -76,7 +76,8 @@ def test_libraries_are_known_where_they_are_needed(path):
 WITHOUT_TORCH = [
     "pipeline.archives", "pipeline.compressed", "pipeline.corpus", "pipeline.decoding",
     "pipeline.reading", "pipeline.settings", "pipeline.sources", "pipeline.storage",
-    "pipeline.table", "pipeline.labelling.commit", "pipeline.labelling.cutting",
+    "pipeline.table", "pipeline.labelled.checking", "pipeline.labelled.opening",
+    "pipeline.labelling.commit", "pipeline.labelling.cutting",
     "pipeline.labelling.loading", "pipeline.labelling.model", "pipeline.labelling.planning",
     "pipeline.labelling.report", "pipeline.labelling.rows", "pipeline.labelling.settings",
 ]  # fmt: skip

@@ -1,0 +1,97 @@
+"""Checking: whether photographs and targets fit, before anything is built on them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.decoding import ImageError, image_size
+from pipeline.labelled.dataset import LabelledImage, LabelledImages
+from pipeline.labelled.target import LabelError, Target
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Census:
+    """What a data set holds, counted over images that were read."""
+
+    num_images: int
+    num_empty: int
+    """Images without a single segment."""
+    images_of_label: dict[int, int]
+    """How many images show each label; labels that none shows are not there."""
+    pixels_of_label: dict[int, int]
+
+
+def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = None) -> Census:
+    """Reads all images and targets, or some, and counts labels.
+
+    Raises:
+        LabelError: of the first image that is no good.
+        StorageFault, SourceChanged: the storage failed, or holds another file now.
+    """
+    num_images = num_empty = 0
+    images_of, pixels_of = Counter[int](), Counter[int]()
+    for target in _checked(dataset, indices if indices is not None else range(len(dataset))):
+        num_images += 1
+        num_empty += not target.segments
+        counts = np.bincount(target.ids.ravel(), minlength=1)
+        images_of.update({segment.label_id for segment in target.segments})
+        for segment in target.segments:
+            shown = segment.id < len(counts)
+            pixels_of[segment.label_id] += int(counts[segment.id]) if shown else 0
+    return Census(
+        num_images=num_images,
+        num_empty=num_empty,
+        images_of_label=dict(sorted(images_of.items())),
+        pixels_of_label=dict(sorted(pixels_of.items())),
+    )
+
+
+def check_image(labelled: LabelledImage, *, max_pixels: int) -> Target:
+    """The target of an image whose photograph, by its header, is of the same size.
+
+    Raises:
+        LabelError: it is not, or cannot be read.
+    """
+    image = labelled.image
+    try:
+        if image.error is not None:
+            raise image.error
+        size = image_size(image.data or b"", name=image.name, max_pixels=max_pixels)
+    except ImageError as error:
+        raise LabelError(f"image {image.image_id}: {error}") from error
+    check_size(image.image_id, size=size, target=labelled.target, place=image.name)
+    return labelled.target
+
+
+def check_size(image_id: str, *, size: tuple[int, int], target: Target, place: str) -> None:
+    """Raises LabelError where image and target differ in size: one of them is not the other's."""
+    if size != target.size:
+        raise LabelError(
+            f"image {image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
+            f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({place})"
+        )
+
+
+def _checked(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Target]:
+    """The targets in order, read some at a time."""
+
+    def check(index: int) -> Target:
+        return check_image(dataset[index], max_pixels=dataset.reading.max_image_pixels)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        waiting = []
+        try:
+            for index in indices:
+                waiting.append(pool.submit(check, index))
+                if len(waiting) >= 2 * _AT_ONCE:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,88 @@
+"""Opening: from what a user names to a data set, whatever its kind."""
+
+import json
+from collections.abc import Sequence
+
+from pipeline.corpus import kind_of
+from pipeline.labelled.coco_instances import open_coco_instances
+from pipeline.labelled.coco_panoptic import open_coco_panoptic, read_json
+from pipeline.labelled.dataset import Kind, LabelledImages
+from pipeline.labelled.label_maps import open_label_maps
+from pipeline.labelled.rows import open_rows
+from pipeline.labelled.settings import DatasetSettings
+from pipeline.labelled.shards import open_shards
+from pipeline.labelled.tables import open_table
+from pipeline.labelled.target import LabelError
+from pipeline.reading import ReadSettings
+from pipeline.storage import Storage
+
+
+def open_labelled(
+    settings: DatasetSettings,
+    *,
+    storage: Storage | None = None,
+    reading: ReadSettings | None = None,
+    model_labels: Sequence[str] | None = None,
+) -> LabelledImages:
+    """The data set: listed, but none of its images or maps read yet.
+
+    Args:
+        model_labels: names for label maps that come without any.
+
+    Raises:
+        ValueError: there is none, it lacks something, or a setting has no effect on its kind.
+        StorageFault: the storage failed.
+    """
+    storage, reading = storage or Storage().with_environment(), reading or ReadSettings()
+    kind = settings.dataset_kind or _found_kind(settings.dataset, storage=storage)
+    if kind in _WITH_NAMES:
+        return _WITH_NAMES[kind](settings, storage=storage, reading=reading)
+    return _WITHOUT_NAMES[kind](
+        settings, storage=storage, reading=reading, model_labels=model_labels
+    )
+
+
+_WITH_NAMES = {
+    "coco_panoptic": open_coco_panoptic,
+    "coco_instances": open_coco_instances,
+    "segment_table": open_table,
+}
+_WITHOUT_NAMES = {"label_maps": open_label_maps, "webdataset": open_shards, "parquet": open_rows}
+
+
+def _found_kind(dataset: str, *, storage: Storage) -> Kind:
+    place = storage.absolute(dataset)
+    if place.lower().endswith(".json"):
+        return _kind_of_json(place, storage=storage)
+    found = False
+    for file in storage.files(place):
+        found = True
+        name = file.uri.removeprefix(f"{place}/")
+        if name == "_table.json":
+            return "segment_table"
+        if name.startswith(("_", ".")):
+            continue
+        kind = kind_of(file.uri)
+        if kind == "tar":
+            return "webdataset"
+        if kind == "parquet":
+            return "parquet"
+        if kind == "file":
+            return "label_maps"
+    if not found:
+        raise LabelError(f"there is nothing at {place}; name labelled images by --dataset")
+    raise LabelError(
+        f"{place} holds no images, tars, Parquet files or segment table; name one by --dataset"
+    )
+
+
+def _kind_of_json(place: str, *, storage: Storage) -> Kind:
+    annotation = read_json(place, storage=storage)["annotations"][0]
+    if "segments_info" in annotation:
+        return "coco_panoptic"
+    if "segmentation" in annotation:
+        return "coco_instances"
+    raise LabelError(
+        f"{place}: COCO's annotations have segments_info (panoptic) or segmentation (instances), "
+        f"these have {json.dumps(sorted(annotation))}"
+    )

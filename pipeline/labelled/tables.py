@@ -1,0 +1,164 @@
+"""Segment tables of this project as truth: segments that a model made and a person accepted.
+
+The photographs are read from where the table says they came, as they were then.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from maskformer import decode_rle
+from pipeline.corpus import kind_of
+from pipeline.labelled.coco_panoptic import refuse_label_map_settings
+from pipeline.labelled.dataset import LabelledImages, Truths, rows_schema
+from pipeline.labelled.label_maps import place_of
+from pipeline.labelled.places import PLACE, Place
+from pipeline.labelled.rows import parquet_keys
+from pipeline.labelled.settings import DatasetSettings
+from pipeline.labelled.shards import member_place, shard_members
+from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
+from pipeline.reading import ReadSettings, bytes_column, parquet_schema
+from pipeline.storage import File, Storage
+from pipeline.table import TableStore, images
+
+_TRUTHS: Mapping[str, Truths] = {
+    "panoptic": "segments", "instance": "instances", "semantic": "labels",
+}  # fmt: skip
+_SCHEMA = rows_schema(("height", pa.int32()), ("width", pa.int32()), ("unit", PLACE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableTruth:
+    """The rows of `segments` of each image."""
+
+    task: Literal["panoptic", "instance", "semantic"]
+
+    def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
+        unit = Place(**row["unit"])
+        with storage.open(unit.uri, etag=unit.etag, size=unit.size) as file:
+            segments = pq.read_table(
+                file,
+                columns=["segment_id", "label_id", "rle"],
+                filters=ds.field("image_id") == row["image_id"],
+            ).to_pylist()
+        segments.sort(key=lambda segment: segment["segment_id"])
+        size = {"height": row["height"], "width": row["width"]}
+        ids = np.zeros((row["height"], row["width"]), np.min_scalar_type(len(labels.names) + 1))
+        if len(segments) > np.iinfo(ids.dtype).max:
+            ids = ids.astype(np.int32)
+        found = []
+        for number, segment in enumerate(segments, start=1):
+            # In a label map the id tells the label, as in those from other sources.
+            segment_id = segment["label_id"] + 1 if self.task == "semantic" else number
+            ids[decode_rle(segment["rle"], **size)] = segment_id
+            found.append(TrueSegment(id=segment_id, label_id=segment["label_id"]))
+        return Target(ids=ids, segments=tuple(found))
+
+
+def open_table(
+    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
+) -> LabelledImages:
+    """The images of a table that have no error.
+
+    Raises:
+        LabelError: a photograph is not what it was when it was segmented.
+    """
+    settings.refuse("images", "maps", because="segment tables")
+    refuse_label_map_settings(settings, because="segment tables")
+    store = TableStore(settings.dataset, storage)
+    spec = store.spec()
+    if spec is None:
+        raise LabelError(f"{store.uri} is no segment table: it has no _table.json")
+    units = {file.uri: file for file in storage.files(store.file("segments"))}
+    rows = images(store.uri, storage=storage).to_table().to_pylist()
+    rows = [row for row in rows if row["status"] == "ok"]
+    rows.sort(key=lambda row: (row["unit_id"], row["position"]))
+    if not rows:
+        raise LabelError(f"{store.uri} holds no image without error")
+    places = _photo_places(rows, storage=storage, reading=reading)
+    named = [
+        {
+            "image_id": row["image_id"],
+            "image": asdict(places[row["image_id"]]),
+            "height": row["height"],
+            "width": row["width"],
+            "unit": asdict(place_of(units[store.file("segments", f"{row['unit_id']}.parquet")])),
+        }
+        for row in rows
+    ]
+    fused = frozenset(spec["label_ids_to_fuse"] or ())
+    things = frozenset(range(len(spec["labels"]))) - fused
+    return LabelledImages(
+        uri=store.uri,
+        kind="segment_table",
+        truths=_TRUTHS[spec["task"]],
+        labels=Labels(
+            names=tuple(spec["labels"]),
+            things=frozenset() if spec["task"] == "semantic" else things,
+        ),
+        rows=pa.Table.from_pylist(named, schema=_SCHEMA),
+        truth=TableTruth(task=spec["task"]),
+        storage=storage,
+        reading=reading,
+    )
+
+
+def _photo_places(
+    rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
+) -> dict[str, Place]:
+    """Where each photograph lies, by image_id; each archive is looked into once."""
+    by_uri: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_uri[row["uri"]].append(row)
+    places: dict[str, Place] = {}
+    archives = []
+    for uri, those in by_uri.items():
+        file = storage.file(uri)
+        if file is None or file.etag != those[0]["etag"]:
+            state = "gone" if file is None else "another"
+            raise LabelError(
+                f"image {those[0]['image_id']}: {uri} is {state} since it was segmented; put the "
+                "file back, or segment it again"
+            )
+        if kind_of(uri) == "tar":
+            archives.append(file)
+        elif kind_of(uri) == "parquet":
+            places |= _row_places(file, those, storage=storage, reading=reading)
+        else:
+            places[those[0]["image_id"]] = place_of(file)
+    for file, found in shard_members(archives, storage=storage):
+        members = {member.name: member for member in found}
+        for row in by_uri[file.uri]:
+            places[row["image_id"]] = member_place(file, members[row["member"]])
+    return places
+
+
+def _row_places(
+    file: File, rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
+) -> dict[str, Place]:
+    with storage.open(file.uri, etag=file.etag, size=file.size) as data:
+        schema = parquet_schema(data)
+    column = None if schema is None else bytes_column(schema, settings=reading)
+    if column is None:
+        raise LabelError(f"{file.uri} has no column of photographs; name it by --image_column")
+    ending = file.uri.rpartition("/")[2]
+    keys = parquet_keys(file, column=reading.key_column, storage=storage)
+    row_of = {key: row for row, key in enumerate(keys) if key is not None}
+    places = {}
+    for row in rows:
+        number = row["image_id"].rpartition(f"{ending}/")[2]
+        at = row_of.get(row["image_id"], int(number) if number.isdecimal() else None)
+        if at is None:
+            raise LabelError(
+                f"image {row['image_id']} is in no row of {file.uri}; see --key_column"
+            )
+        place = place_of(file)
+        places[row["image_id"]] = dataclasses.replace(place, row=at, column=column)
+    return places

@@ -1,0 +1,153 @@
+"""The same scenes in every format give the same targets, on a disk and in a bucket."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpora import put
+from drawn_labels import (
+    IGNORED,
+    LABELS,
+    THINGS,
+    Scene,
+    coco_instances,
+    coco_panoptic,
+    label_maps,
+    panoptic_rows,
+    panoptic_shards,
+    parquet_rows,
+    scenes,
+    shards,
+    write_table,
+)
+from s3 import S3Server
+
+from maskformer import decode_rle
+from pipeline.labelled.checking import check_images
+from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelled.opening import open_labelled
+from pipeline.labelled.settings import DatasetSettings
+from pipeline.storage import Storage, join
+
+FORMATS = {
+    "label_maps": (label_maps, ""),
+    "webdataset": (shards, ""),
+    "parquet": (parquet_rows, ""),
+    "coco_panoptic": (coco_panoptic, "annotations/panoptic_val.json"),
+}
+WITH_SEGMENTS = {
+    "coco_panoptic": (coco_panoptic, "annotations/panoptic_val.json"),
+    "webdataset": (panoptic_shards, ""),
+    "parquet": (panoptic_rows, ""),
+}
+
+
+def opened(root: str, name: str = "", **settings: object) -> LabelledImages:
+    dataset = join(root, name) if name else root
+    return open_labelled(DatasetSettings(dataset=dataset, **settings))
+
+
+def check_labels(dataset: LabelledImages, drawn: list[Scene]) -> None:
+    assert dataset.labels.names == LABELS
+    assert dataset.labels.things == set(THINGS)
+    assert len(dataset) == len(drawn)
+    for index, scene in enumerate(drawn):
+        labelled = dataset[index]
+        expected_id = f"/{index}" if dataset.kind == "parquet" else scene.name
+        assert expected_id in labelled.image.image_id
+        assert labelled.image.data == scene.jpeg
+        found = labelled.target.label_map(ignore_index=IGNORED)
+        np.testing.assert_array_equal(found, scene.label_map)
+
+
+def check_segments(dataset: LabelledImages, drawn: list[Scene]) -> None:
+    for index, scene in enumerate(drawn):
+        target = dataset.target(index)
+        found = [(segment.label_id, target.ids == segment.id) for segment in target.segments]
+        expected = [(label, scene.ids == key) for key, label in scene.label_of.items()]
+        assert [label for label, _ in found] == [label for label, _ in expected]
+        for (_, mask), (_, wanted) in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(mask, wanted)
+        np.testing.assert_array_equal(target.ids == 0, scene.ids == 0)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_tells_the_label_of_each_pixel(kind: str, tmp_path: Path) -> None:
+    write, name = FORMATS[kind]
+    dataset = opened(put(tmp_path, write(scenes())), name)
+    assert dataset.kind == kind
+    check_labels(dataset, scenes())
+
+
+@pytest.mark.parametrize("kind", WITH_SEGMENTS)
+def test_formats_with_segments_tell_objects_apart(kind: str, tmp_path: Path) -> None:
+    write, name = WITH_SEGMENTS[kind]
+    dataset = opened(put(tmp_path, write(scenes())), name)
+    assert (dataset.kind, dataset.truths) == (kind, "segments")
+    check_labels(dataset, scenes())
+    check_segments(dataset, scenes())
+
+
+def test_a_segment_table_is_a_data_set(tmp_path: Path) -> None:
+    dataset = opened(write_table(tmp_path, scenes()))
+    assert (dataset.kind, dataset.truths) == ("segment_table", "segments")
+    check_labels(dataset, scenes())
+    check_segments(dataset, scenes())
+
+
+def test_coco_instances_keep_whole_masks(tmp_path: Path) -> None:
+    dataset = opened(put(tmp_path, coco_instances(scenes())), "annotations/instances_val.json")
+    assert (dataset.kind, dataset.truths) == ("coco_instances", "instances")
+    assert dataset.labels.names == ("tree", "car")
+    for index, scene in enumerate(scenes()):
+        target = dataset.target(index)
+        assert [segment.label_id for segment in target.segments] == [0, 1, 1]
+        for segment, key in zip(target.segments, (3, 4, 5), strict=True):
+            mask = decode_rle(segment.rle, height=36, width=48)
+            np.testing.assert_array_equal(mask, scene.ids == key)
+            assert segment.area == mask.sum()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_data_sets_are_read_from_a_bucket(kind: str, s3: S3Server, s3_storage: Storage) -> None:
+    write, name = FORMATS[kind]
+    root = f"s3://test/labelled-{kind}"
+    for path, data in write(scenes()).items():
+        s3_storage.write(join(root, path), data)
+    dataset = open_labelled(
+        DatasetSettings(dataset=join(root, name) if name else root), storage=s3_storage
+    )
+    check_labels(dataset, scenes())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_any_image_comes_alone_after_pickling(kind: str, tmp_path: Path) -> None:
+    write, name = FORMATS[kind]
+    drawn = scenes(5)
+    dataset = pickle.loads(pickle.dumps(opened(put(tmp_path, write(drawn)), name)))
+    for index in (4, 0, 3):
+        found = dataset.target(index).label_map(ignore_index=IGNORED)
+        np.testing.assert_array_equal(found, drawn[index].label_map)
+    with pytest.raises(IndexError, match="5 images"):
+        dataset.target(5)
+
+
+def test_a_census_counts_images_and_pixels_of_each_label(tmp_path: Path) -> None:
+    drawn = scenes()
+    census = check_images(opened(put(tmp_path, shards(drawn))))
+    pixels = np.bincount(
+        np.concatenate([scene.label_map[scene.label_map != IGNORED] for scene in drawn])
+    )
+    assert (census.num_images, census.num_empty) == (3, 0)
+    assert census.images_of_label == dict.fromkeys(range(4), 3)
+    assert census.pixels_of_label == dict(enumerate(pixels.tolist()))
+
+
+def test_the_development_data_is_read(shared: Path) -> None:
+    camvid = opened(str(shared / "data" / "camvid" / "val-0000.tar"))
+    assert (len(camvid), len(camvid.labels.names)) == (101, 11)
+    assert check_images(camvid, indices=range(3)).num_images == 3
+    coco = opened(str(shared / "data" / "coco_panoptic_sample" / "panoptic_examples.json"))
+    assert (len(coco), len(coco.labels.names), len(coco.labels.things)) == (2, 133, 80)
+    assert check_images(coco).num_empty == 0
