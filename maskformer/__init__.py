@@ -42,8 +42,13 @@ _HOME = {
     "decode_rle": "rle",
     "encode_mask": "rle",
     "encode_segments": "rle",
+    "LoadReport": "checkpoint",
+    "load_weights": "checkpoint",
+    "load_backbone": "checkpoints.backbones",
     "check_folder": "weights",
+    "check_shapes": "weights",
     "resolve_folder": "weights",
+    "weight_files": "weights",
 }
 
 __all__ = sorted(_HOME)

@@ -1,103 +1,189 @@
-"""Checkpoints: the weights of a folder into a model, and back.
+"""Checkpoints: weights of any dialect into a model, and a model's out in transformers' format.
 
-Takes a model and a folder that `weights.py` found. Names on disk are the model's own, which are
-those that transformers publishes; names that transformers 5 has in memory are read too. Nothing is
-dropped or left out in silence.
+Takes a model and a place that `weights.py` found, or tensors by name. Everything is compared by
+name and shape before a number is read, so that a model on the meta device will do for that. Nothing
+is dropped or left out in silence: what was allowed is in the report.
 """
 
-import re
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from maskformer.checkpoints.dialects import our_names
+from maskformer.checkpoints.files import stored_tensors
+from maskformer.checkpoints.stored import StoredTensor
 from maskformer.weights import SAFETENSORS, weight_files
+
+Weight = StoredTensor | Tensor
+Weights = Mapping[str, Weight]
 
 # The base model alone stores its weights without this.
 _BASE = "model."
 
-# The decoder's names in transformers 5's memory, and what they are on disk.
-_RENAMED = (
-    (re.compile(r"(transformer_module\.decoder\.layers\.\d+\.\w+)\.o_proj\."), r"\1.out_proj."),
-    (re.compile(r"(transformer_module\.decoder\.layers\.\d+)\.mlp\.(fc[12])\."), r"\1.\2."),
-)
-
 # In published files, and derived here: an index that follows from the window, a norm after Swin
-# that no forward uses, class weights that follow from the configuration.
+# that no forward uses, class weights and colours that follow from the configuration.
 _DERIVED = (
     "*.relative_position_index",
     "*pixel_level_module.encoder.model.layernorm.*",
     "criterion.empty_weight",
+    "pixel_mean",
+    "pixel_std",
 )
 
 # Counters that change no output, absent from old files.
 _OPTIONAL = ("*.num_batches_tracked", "criterion.empty_weight")
 
+_MOST_NAMES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What a model did not take from its file, because that was allowed; by name."""
+
+    missing: tuple[str, ...] = ()
+    """Fresh, for the file has none."""
+    unexpected: tuple[str, ...] = ()
+    """Passed over, for the model has none."""
+    misshapen: tuple[str, ...] = ()
+    """Fresh, for the file's is of another shape."""
+    kept_labels: tuple[str, ...] = ()
+    """Of a new set of labels, those whose rows of the class head came from the file."""
+    fresh_labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What of the weights goes into a model, and what does not."""
+
+    weights: Weights
+    report: LoadReport
+
 
 def load_checkpoint(
     model: nn.Module,
-    folder: str,
+    location: str,
     *,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
-) -> None:
+) -> LoadReport:
     """Fills the model in place; see `PretrainedModel.from_pretrained` for what is allowed."""
+    return load_weights(
+        model,
+        read_checkpoint(location),
+        source=location,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+    )
+
+
+def load_weights(
+    model: nn.Module,
+    weights: Weights,
+    *,
+    source: str = "the state dict",
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> LoadReport:
+    """Fills the model in place with tensors by name in any dialect: another's state dict, say."""
+    fit = fit_weights(
+        weights,
+        model=model,
+        source=source,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+    )
+    fill(model, fit.weights)
+    return fit.report
+
+
+def read_checkpoint(location: str) -> dict[str, StoredTensor]:
+    """All tensors of a folder or a file, by our names; their numbers are not read yet."""
+    return our_names(stored_by_name(location))
+
+
+def stored_by_name(location: str) -> dict[str, StoredTensor]:
+    """All tensors of a folder or a file, by the names in it."""
+    weights: dict[str, StoredTensor] = {}
+    for path in weight_files(location):
+        weights |= stored_tensors(path)
+    return weights
+
+
+def fit_weights(
+    weights: Weights,
+    *,
+    model: nn.Module,
+    source: str,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> Fit:
+    """Compares names and shapes with those of the model, which may be on the meta device.
+
+    Raises:
+        ValueError: they differ, and not only where that is allowed.
+    """
     wanted = model.state_dict()
-    stored = _fit_prefix(read_weights(folder), wanted)
+    stored = _fit_prefix(our_names(weights), wanted)
     stored = {name: value for name, value in stored.items() if not _matches(name, _DERIVED)}
-    misshapen = {
-        name: f"{name} is {_shape(stored[name])}, the model's {_shape(wanted[name])}"
-        for name in stored.keys() & wanted.keys()
-        if stored[name].shape != wanted[name].shape
-    }
+    misshapen = sorted(
+        name for name in stored.keys() & wanted.keys() if stored[name].shape != wanted[name].shape
+    )
+    missing = sorted(
+        name for name in wanted.keys() - stored.keys() if not _matches(name, _OPTIONAL)
+    )
+    unexpected = sorted(stored.keys() - wanted.keys())
     problems = {
-        "missing": _without(wanted.keys() - stored.keys(), [*allow_missing, *_OPTIONAL]),
-        "unexpected": _without(stored.keys() - wanted.keys(), allow_unexpected),
-        "of another shape": [misshapen[name] for name in _without(misshapen, allow_missing)],
+        "missing": _without(missing, allow_missing),
+        "unexpected": _without(unexpected, allow_unexpected),
+        "of another shape": [
+            f"{name} is {_shape(stored[name])}, the model's {_shape(wanted[name])}"
+            for name in _without(misshapen, allow_missing)
+        ],
     }
     if any(problems.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
-        )
+        listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
         raise ValueError(
-            f"the weights in {folder} must be those of its configuration. {listed}. "
+            f"the weights in {source} must be those of its configuration. {listed}. "
             "Allow by name with allow_missing or allow_unexpected"
         )
-    fitting = {k: v for k, v in stored.items() if k in wanted and k not in misshapen}
-    model.load_state_dict({**wanted, **fitting})
+    return Fit(
+        weights={k: v for k, v in stored.items() if k in wanted and k not in misshapen},
+        report=LoadReport(
+            missing=tuple(missing), unexpected=tuple(unexpected), misshapen=tuple(misshapen)
+        ),
+    )
 
 
-def read_weights(folder: str) -> dict[str, Tensor]:
-    """All tensors of a folder, by their names on disk."""
-    weights: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        weights |= _read(path)
-    return {_published(name): tensor for name, tensor in weights.items()}
+def fill(model: nn.Module, weights: Weights) -> None:
+    """Copies weights into the model's of the same names and shapes; all others stay."""
+    read = {name: as_tensor(weight) for name, weight in weights.items()}
+    model.load_state_dict({**model.state_dict(), **read})
 
 
-def stored_dtype(folder: str) -> torch.dtype:
+def as_tensor(weight: Weight) -> Tensor:
+    """The numbers, on the CPU, in the memory of the mapped file where they lie in one."""
+    if isinstance(weight, Tensor):
+        return weight
+    dtype = getattr(torch, weight.dtype)
+    if not math.prod(weight.shape):
+        return torch.empty(weight.shape, dtype=dtype)
+    count = len(weight.data) // dtype.itemsize
+    whole = torch.frombuffer(weight.data, dtype=dtype, count=count)
+    return whole.as_strided(weight.shape, weight.strides, weight.offset)
+
+
+def stored_dtype(weights: Weights) -> torch.dtype:
     """The type of the weights: that of the first which is of floating point."""
-    floating = (w.dtype for w in read_weights(folder).values() if w.is_floating_point())
-    return next(floating, torch.float32)
+    types = (getattr(torch, str(w.dtype).removeprefix("torch.")) for w in weights.values())
+    return next((dtype for dtype in types if dtype.is_floating_point), torch.float32)
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _published(name: str) -> str:
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
-
-
-def _fit_prefix(stored: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _fit_prefix(stored: dict[str, Weight], wanted: Mapping[str, Tensor]) -> dict[str, Weight]:
     """Lets the base model read a whole one's weights without the heads, and the reverse."""
     whole_stored = any(name.startswith(_BASE) for name in stored)
     whole_wanted = any(name.startswith(_BASE) for name in wanted)
@@ -113,10 +199,15 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _without(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    return sorted(name for name in names if not _matches(name, patterns))
+    return [name for name in names if not _matches(name, patterns)]
 
 
-def _shape(tensor: Tensor) -> str:
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shape(tensor: Weight) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
 

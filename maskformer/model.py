@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskformer.backbones import build_backbone
-from maskformer.checkpoint import load_checkpoint, save_checkpoint, stored_dtype
+from maskformer.checkpoint import LoadReport, save_checkpoint
+from maskformer.checkpoints.loading import load_pretrained
 from maskformer.configuration import MaskFormerConfig
 from maskformer.loss import MaskFormerLoss
 from maskformer.matcher import (
@@ -33,7 +34,6 @@ from maskformer.outputs import (
 )
 from maskformer.pixel_decoder import PixelDecoder
 from maskformer.query_decoder import DecodedQueries, QueryDecoder
-from maskformer.weights import check_folder, resolve_folder
 
 Pixels = Float[Tensor, "batch colours _ _"]
 PixelMask = Tensor | None
@@ -43,6 +43,9 @@ Model = TypeVar("Model", bound="PretrainedModel")
 
 class PretrainedModel(nn.Module):
     """What comes from a folder and goes to one."""
+
+    load_report: LoadReport = LoadReport()
+    """What `from_pretrained` did not take from its file."""
 
     def __init__(self, config: MaskFormerConfig) -> None:
         super().__init__()
@@ -54,35 +57,38 @@ class PretrainedModel(nn.Module):
         name_or_folder: str | Path,
         *,
         config: MaskFormerConfig | None = None,
+        labels: Sequence[str] | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         allow_missing: Sequence[str] = (),
         allow_unexpected: Sequence[str] = (),
         **config_values: Any,
     ) -> Model:
-        """The model of a folder or of the hub (`org/name`, `hf://org/name`), in evaluation mode.
+        """The model of a folder, of a file with config.json beside it or `config` given, or of the
+        hub (`org/name`, `hf://org/name`), in evaluation mode. Weights may be of any dialect:
+        transformers', Detectron2's, safetensors or pickles, which are read and never run.
+
+        With `labels` a trained model learns new ones: labels of the same name keep their rows of
+        the class head, the others start afresh; `load_report` and the log say which.
 
         `dtype` is a torch dtype, its name, "auto" for that of the stored weights, or None for
         float32; `torch_dtype` is its old name. A weight that the model has and the file lacks or
         has in another shape, or the other way round, is an error, unless its name matches one of
         `allow_missing` (it keeps its fresh value) or `allow_unexpected` (it is passed over): shell
-        patterns such as "class_predictor.*". `config_values` replace fields of the configuration:
-        with `num_labels=7, allow_missing=["class_predictor.*"]` a trained model learns new labels.
+        patterns such as "class_predictor.*". `config_values` replace fields of the configuration.
         """
-        folder = resolve_folder(str(name_or_folder))
-        if config is not None and config_values:
-            raise ValueError(
-                f"config comes whole or as fields, got both: {', '.join(sorted(config_values))}"
-            )
-        if config is None:
-            check_folder(folder)
-            config = MaskFormerConfig.from_pretrained(folder, **config_values)
-        model = cls(config)
-        load_checkpoint(
-            model, folder, allow_missing=allow_missing, allow_unexpected=allow_unexpected
+        model, report = load_pretrained(
+            cls,
+            str(name_or_folder),
+            config=config,
+            labels=labels,
+            dtype=dtype if dtype is not None else torch_dtype,
+            allow_missing=allow_missing,
+            allow_unexpected=allow_unexpected,
+            config_values=config_values,
         )
-        wanted = _as_dtype(dtype if dtype is not None else torch_dtype, folder=folder)
-        return model.to(wanted).eval()
+        model.load_report = report
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors, for us and for transformers."""
@@ -113,19 +119,6 @@ class PretrainedModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
-
-
-def _as_dtype(given: torch.dtype | str | None, *, folder: str) -> torch.dtype:
-    if given is None:
-        return torch.float32
-    if given == "auto":
-        return stored_dtype(folder)
-    dtype = getattr(torch, given, None) if isinstance(given, str) else given
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(
-            f"dtype must be auto or a floating point type such as bfloat16, got {given!r}"
-        )
-    return dtype
 
 
 class MaskFormerModel(PretrainedModel):

@@ -1,37 +1,54 @@
 """Model folders: where a model's files are, and whether they can be a model, before torch starts.
 
-Takes a folder or a name on the hub; gives a folder on this machine. `checkpoint.py` reads the
-tensors. The driver of a job asks here before it starts any worker.
+Takes a folder, a file or a name on the hub; gives a place on this machine. `checkpoint.py` reads
+the tensors. The driver of a job asks here before it starts any worker, and
+
+    python -m maskformer.weights convert IN OUT
+
+writes weights of any dialect in transformers' format.
 """
 
+import argparse
 import json
-import struct
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maskformer.checkpoints.files import stored_tensors
 from maskformer.configuration import CONFIG_NAME, MaskFormerConfig
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
+SUFFIXES = (".safetensors", ".pkl", ".bin", ".pth", ".pt")
+"""Of files that hold weights, whatever else their names are."""
 
+_SPEAKER = "maskformer.weights: "
 _HUB = "hf://"
 _HUB_FILES = [CONFIG_NAME, "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 _HUB_PICKLES = [PICKLE, f"{PICKLE}.index.json", "pytorch_model-*.bin"]
 
 
 def resolve_folder(name_or_folder: str) -> str:
-    """The folder itself, or where the hub's model (`org/name`, `hf://org/name`) is fetched to.
+    """The folder itself, or where a model of the zoo or the hub (`org/name`, `hf://org/name`) is put.
 
-    A folder on this machine comes before a model of the same name. Only what a model is made of is
-    fetched, pickled weights only where there are no safetensors.
+    A folder or a file of weights on this machine comes before a model of the same name. Only what a
+    model is made of is fetched, pickled weights only where there are no safetensors.
     """
-    if name_or_folder and Path(name_or_folder).is_dir():
+    if name_or_folder and Path(name_or_folder).exists():
         return str(name_or_folder)
+    # Here, not above: the zoo's entries are made when one is asked for.
+    from maskformer.zoo import entry_of, fetched_folder
+
+    entry = entry_of(name_or_folder)
+    if entry is not None:
+        return fetched_folder(entry)
     name = name_or_folder.removeprefix(_HUB).strip("/")
     if name.count("/") > 1 or not name or name[0] in ".~" or name_or_folder.startswith("/"):
         raise ValueError(
-            f"a model must be a folder or a hub id such as org/name, got {name_or_folder!r}, and "
-            "there is no such folder"
+            f"a model must be a folder, a name of the zoo (python -m maskformer.zoo) or a hub id "
+            f"such as org/name, got {name_or_folder!r}, and there is no such folder"
         )
     return _fetch(name)
 
@@ -53,33 +70,72 @@ def _fetch(name: str) -> str:
 
 
 def check_folder(folder: str) -> None:
-    """Raises ValueError, in one line, for a folder that cannot be a model.
+    """Raises ValueError, in one line, for a folder or a file that cannot be a model.
 
     Looks at configuration, names and sizes: it reads a few kilobytes, not the weights.
     """
-    if not Path(folder).is_dir():
+    if not Path(folder).exists():
         raise ValueError(f"a model folder must exist, got {folder!r}")
-    if not (Path(folder) / CONFIG_NAME).is_file():
-        raise ValueError(f"a model folder must hold {CONFIG_NAME}, {folder} does not")
-    MaskFormerConfig.from_json_file(Path(folder) / CONFIG_NAME)
+    read_config(folder)
     for path in weight_files(folder):
-        if path.suffix == ".safetensors":
-            _check_safetensors(path)
-        elif path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty; copy the weights again")
+        stored_tensors(path)
 
 
-def weight_files(folder: str) -> list[Path]:
+def check_shapes(folder: str) -> None:
+    """Raises ValueError, in one line, where the weights are not those of the configuration.
+
+    Only the model itself knows its shapes. It is built without memory, in a process of its own:
+    torch takes seconds to start and then stays.
+    """
+    checked = subprocess.run(
+        [sys.executable, "-m", "maskformer.weights", "check", str(Path(folder).absolute())],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if checked.returncode:
+        lines = checked.stderr.strip().splitlines() or [f"checking {folder} failed"]
+        raise ValueError(lines[-1].removeprefix(_SPEAKER))
+
+
+def config_file(location: str) -> Path:
+    """The configuration in a folder, or beside a file of weights."""
+    place = Path(location)
+    return (place.parent if place.is_file() else place) / CONFIG_NAME
+
+
+def read_config(location: str, **overrides: Any) -> MaskFormerConfig:
+    """The configuration of a folder or a file of weights, with some of its fields replaced."""
+    path = config_file(location)
+    if path.is_file():
+        return MaskFormerConfig.from_json_file(path, **overrides)
+    if Path(location).is_file():
+        raise ValueError(
+            f"{location} needs {CONFIG_NAME} beside it, or a configuration by itself (config)"
+        )
+    raise ValueError(f"a model folder must hold {CONFIG_NAME}, {location} does not")
+
+
+def weight_files(location: str) -> list[Path]:
     """The files that hold the weights: safetensors before pickles, one file before many."""
+    place = Path(location)
+    if place.is_file():
+        return [place]
     for name in (SAFETENSORS, PICKLE):
-        whole, index = Path(folder) / name, Path(folder) / f"{name}.index.json"
+        whole, index = place / name, place / f"{name}.index.json"
         if whole.is_file():
             return [whole]
         if index.is_file():
             return _shards(index)
+    others = [path for path in sorted(place.iterdir()) if path.suffix in SUFFIXES]
+    if len(others) == 1:
+        return others
+    found = f"but {', '.join(path.name for path in others)}" if others else "nor any other"
     raise ValueError(
-        f"a model folder must hold its weights as {SAFETENSORS} or {PICKLE}, or their index, "
-        f"{folder} does not"
+        f"a model folder must hold its weights as {SAFETENSORS} or {PICKLE}, their index, or one "
+        f"other file; {location} has none of these, {found}"
     )
 
 
@@ -97,26 +153,46 @@ def _shards(index: Path) -> list[Path]:
     return paths
 
 
-def _check_safetensors(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        # A header longer than its file is rubbish, and not to be read into memory.
-        header = file.read(length) if 8 + length <= size else b""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 wrong usage or weights that are no model, in one line."""
+    given = _parser().parse_args(arguments)
+    # Here, not above: only what is asked for here needs torch.
+    from maskformer.checkpoints import conversion
+
     try:
-        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
-        end = max((_end_of(tensor) for tensor in tensors.values()), default=0)
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file (it has {size} bytes); copy it again"
-        ) from error
-    if 8 + length + end != size:
-        raise ValueError(
-            f"{path} must have {8 + length + end} bytes by its own header, it has {size}; "
-            "copy it again"
+        if given.what == "check":
+            conversion.check(given.model)
+        else:
+            conversion.convert(
+                given.source,
+                given.folder,
+                described=conversion.describe(zoo_name=given.name, config_file=given.config),
+                allow_missing=given.allow_missing,
+                allow_unexpected=given.allow_unexpected,
+            )
+    except (ValueError, OSError) as error:
+        print(f"{_SPEAKER}{error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m maskformer.weights", description=__doc__)
+    whats = parser.add_subparsers(dest="what", required=True)
+    convert = whats.add_parser("convert", help="write weights of any dialect as transformers does")
+    convert.add_argument("source", metavar="IN", help="folder, file of weights, or hub id")
+    convert.add_argument("folder", metavar="OUT", help="folder to write; made where there is none")
+    configs = convert.add_mutually_exclusive_group()
+    configs.add_argument("--name", help="of the zoo's model that the weights are of")
+    configs.add_argument("--config", help="config.json of the model, where none lies with IN")
+    for option, what in (("missing", "that IN lacks"), ("unexpected", "of IN that are left out")):
+        convert.add_argument(
+            f"--allow_{option}", metavar="NAME", nargs="*", default=[], help=f"weights {what}"
         )
+    check = whats.add_parser("check", help="compare names and shapes with the configuration")
+    check.add_argument("model", metavar="IN", help="folder, file of weights, or hub id")
+    return parser
 
 
-def _end_of(tensor: dict[str, Any]) -> int:
-    return int(tensor["data_offsets"][1])
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Conversion: weights of any dialect to a folder in transformers' format.
+
+Takes what `weights.py` was asked on the command line. What was written loads in transformers, where
+that has the architecture, and gives what the weights gave before.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from maskformer.checkpoint import LoadReport, fit_weights, read_checkpoint
+from maskformer.configuration import MaskFormerConfig
+from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.model import MaskFormerForInstanceSegmentation
+from maskformer.weights import check_folder, config_file, read_config, resolve_folder
+
+_PROCESSOR = "preprocessor_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a file of weights does not say itself; None where it lies beside the file."""
+
+    config: MaskFormerConfig | None = None
+    processor: MaskFormerImageProcessor | None = None
+
+
+def convert(
+    source: str,
+    folder: str,
+    *,
+    described: Described,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> LoadReport:
+    """Writes configuration, weights in their own type, and image processor.
+
+    Where no image processor is described and none lies beside the source, none is made up.
+    """
+    source = resolve_folder(source)
+    model = MaskFormerForInstanceSegmentation.from_pretrained(
+        source,
+        config=described.config,
+        dtype="auto",
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+    )
+    model.save_pretrained(folder)
+    beside = config_file(source).with_name(_PROCESSOR)
+    if described.processor is not None:
+        described.processor.save_pretrained(folder)
+    elif beside.is_file() and beside.absolute() != Path(folder, _PROCESSOR).absolute():
+        shutil.copyfile(beside, Path(folder, _PROCESSOR))
+    return model.load_report
+
+
+def describe(*, zoo_name: str | None, config_file: str | None) -> Described:
+    """From a name in the zoo, or from a configuration's file."""
+    if zoo_name is not None:
+        from maskformer.zoo import MODELS
+
+        if zoo_name not in MODELS:
+            near = get_close_matches(zoo_name, MODELS, n=1, cutoff=0)
+            raise ValueError(
+                f"--name must be in the zoo, got {zoo_name!r} (near: {', '.join(near)}); "
+                "`python -m maskformer.zoo` lists it"
+            )
+        entry = MODELS[zoo_name]
+        return Described(config=entry.build_config(), processor=entry.build_image_processor())
+    if config_file is not None:
+        return Described(config=MaskFormerConfig.from_json_file(config_file))
+    return Described()
+
+
+def check(location: str) -> None:
+    """Raises ValueError where weights and configuration are not of one model."""
+    location = resolve_folder(location)
+    check_folder(location)
+    with torch.device("meta"):
+        model = MaskFormerForInstanceSegmentation(read_config(location))
+    fit_weights(read_checkpoint(location), model=model, source=location)
