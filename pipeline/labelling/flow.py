@@ -31,7 +31,7 @@ from pipeline.storage import StorageFault
 from pipeline.table import TableSpec, TableStore
 
 _PASSES = 3
-_ATTEMPTS = 3
+ATTEMPTS = 3
 _COMMITS_AT_ONCE = 16
 _STALLED_SECONDS = 900
 _USUAL_SIZE = (480, 640)
@@ -103,8 +103,8 @@ class _Pass:
         """The units that this pass committed."""
         dataset = label_dataset(self._units.values(), work=self._work, model=self._model)
         try:
-            with contextlib.closing(_receipts(dataset)) as receipts:
-                for receipt in receipts:
+            with contextlib.closing(receipts(dataset)) as arriving:
+                for receipt in arriving:
                     self._take(receipt)
                     self._finish_commits(at_most=_COMMITS_AT_ONCE)
                     if not self._on_progress():
@@ -162,7 +162,7 @@ class _Pass:
                 try:
                     ray.get(each)
                 except (ray.exceptions.RayError, StorageFault) as error:
-                    self._tally.faults[unit_id] = _reason(error)
+                    self._tally.faults[unit_id] = reason(error)
                 else:
                     self._done.add(unit_id)
                     self._tally.units += 1
@@ -171,7 +171,7 @@ class _Pass:
     def _blame(self, error: BaseException) -> None:
         for unit_id in self._units:
             if unit_id not in self._done and not self._collected[unit_id].is_committing:
-                self._tally.faults.setdefault(unit_id, _reason(error))
+                self._tally.faults.setdefault(unit_id, reason(error))
 
 
 @dataclass
@@ -213,7 +213,7 @@ class _Collected:
         self.positions, self.parts, self.counts = set(), [], Counts()
 
 
-@ray.remote(num_cpus=0, max_retries=_ATTEMPTS)
+@ray.remote(num_cpus=0, max_retries=ATTEMPTS)
 def _commit(
     unit_id: str, *, parts: list[str], num_images: int, table: TableStore, spec: TableSpec
 ) -> None:
@@ -226,58 +226,77 @@ def label_dataset(
 ) -> "ray.data.Dataset":
     """The operators: units, then pixels, then rows, then receipts."""
     machines = Machines.of_cluster(work.actors)
+    configure_ray_data(block_bytes=work.block_bytes)
+    loader = UnitLoader(
+        storage=work.table.storage,
+        reading=work.reading,
+        processor=work.processor,
+        block_bytes=work.block_bytes,
+    )
+    return segmented(
+        ray.data.from_arrow([unit_table(unit) for unit in units]),
+        load=loader.__call__,
+        model=model,
+        segmenting=work.segmenting,
+        machines=machines,
+    ).map_batches(
+        Stager(table=work.table, run_id=work.run_id).__call__,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=machines.stager_cpus,
+        max_retries=ATTEMPTS,
+    )
+
+
+def configure_ray_data(*, block_bytes: int) -> None:
+    """Sets what all datasets of this process share."""
     context = DataContext.get_current()
     # Ray joins what a task yields up to this size: a block is what an actor gets at once.
-    context.target_max_block_size = work.block_bytes
+    context.target_max_block_size = block_bytes
     context.enable_progress_bars = False
     # Where nothing moves any more, as when no node is left for an actor, the run has to say so.
     context.execution_no_progress_timeout_s = _STALLED_SECONDS
     context.print_on_execution_start = False
-    return (
-        ray.data.from_arrow([unit_table(unit) for unit in units])
-        .map_batches(
-            UnitLoader(
-                storage=work.table.storage,
-                reading=work.reading,
-                processor=work.processor,
-                block_bytes=work.block_bytes,
-            ).__call__,
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=machines.reader_cpus,
-            max_retries=_ATTEMPTS,
-        )
-        .map_batches(
-            _SegmenterActor,
-            fn_constructor_kwargs={
-                "model": model,
-                "settings": work.segmenting,
-                "num_threads": machines.actor_threads,
-            },
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ActorPoolStrategy(
-                min_size=machines.fewest_actors,
-                max_size=machines.most_actors,
-                max_concurrent_calls_per_actor=2,
-                max_tasks_in_flight_per_actor=4,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=machines.actor_cpus,
-            num_gpus=machines.actor_gpus,
-            max_restarts=_ATTEMPTS,
-            max_task_retries=_ATTEMPTS,
-        )
-        .map_batches(
-            Stager(table=work.table, run_id=work.run_id).__call__,
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=machines.stager_cpus,
-            max_retries=_ATTEMPTS,
-        )
+
+
+def segmented(
+    tasks: "ray.data.Dataset",
+    *,
+    load: Callable[[pa.Table], Iterable[pa.Table]],
+    model: "ray.ObjectRef[ModelFiles]",
+    segmenting: SegmentSettings,
+    machines: Machines,
+) -> "ray.data.Dataset":
+    """Two operators: `load` makes blocks of pixels of each task, actors make rows of blocks."""
+    return tasks.map_batches(
+        load,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=machines.reader_cpus,
+        max_retries=ATTEMPTS,
+    ).map_batches(
+        _SegmenterActor,
+        fn_constructor_kwargs={
+            "model": model,
+            "settings": segmenting,
+            "num_threads": machines.actor_threads,
+        },
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(
+            min_size=machines.fewest_actors,
+            max_size=machines.most_actors,
+            max_concurrent_calls_per_actor=2,
+            max_tasks_in_flight_per_actor=4,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=machines.actor_cpus,
+        num_gpus=machines.actor_gpus,
+        max_restarts=ATTEMPTS,
+        max_task_retries=ATTEMPTS,
     )
 
 
@@ -309,12 +328,14 @@ def unit_table(unit: Unit) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PLAN)
 
 
-def _receipts(dataset: "ray.data.Dataset") -> Generator[dict[str, Any], None, None]:
+def receipts(dataset: "ray.data.Dataset") -> Generator[dict[str, Any], None, None]:
+    """Executes the dataset; the rows of its last operator, as they come."""
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """What failed, in one line, without what Ray wraps around it."""
     cause = error
     while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
         cause = cause.cause

@@ -52,26 +52,22 @@ class UnitLoader:
     """Pixels of a block; a block is what travels to an actor at once."""
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
+        return blocks(self._rows(unit), block_bytes=self.block_bytes)
+
+    def _rows(self, unit: pa.Table) -> Iterator[dict[str, Any]]:
+        """One for each image, and one for the end or for the fault that came before it."""
         unit_id = unit["unit_id"][0].as_py()
-        sources = _sources(unit)
-        rows: list[dict[str, Any]] = []
-        position = num_bytes = 0
+        position = 0
         try:
-            for image in self._images(sources):
-                row = self._row(image)
-                rows.append({"unit_id": unit_id, "kind": "image", "position": position, **row})
+            for image in self._images(_sources(unit)):
+                row = image_row(image, reading=self.reading, processor=self.processor)
+                yield {"unit_id": unit_id, "kind": "image", "position": position, **row}
                 position += 1
-                num_bytes += len(row["pixels"] or b"")
-                if num_bytes >= self.block_bytes or len(rows) >= _MOST_ROWS:
-                    yield _block(rows)
-                    rows, num_bytes = [], 0
         except (StorageFault, SourceChanged) as fault:
             # The unit stays undone and the run says so; its other units go on.
-            message = f"{type(fault).__name__}: {fault}"
-            yield _block([{"unit_id": unit_id, "kind": "fault", "error_message": message}])
+            yield fault_row(fault, unit_id=unit_id)
             return
-        end = {"kind": "end", "position": position}
-        yield _block([*rows, {"unit_id": unit_id, **end}])
+        yield {"unit_id": unit_id, "kind": "end", "position": position}
 
     def _images(self, sources: Iterable[Source]) -> Iterator[EncodedImage]:
         """The images of all sources in order; files are fetched some at a time, archives stream."""
@@ -85,39 +81,66 @@ class UnitLoader:
         for images in _ahead(fetch, sources):
             yield from images
 
-    def _row(self, image: EncodedImage) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "image_id": image.image_id,
-            "uri": image.uri,
-            "member": image.member,
-            "etag": image.etag,
-            "bytes_read": len(image.data or b""),
-            "pixels": None,
-        }
-        try:
-            if image.error is not None:
-                raise image.error
-            assert image.data is not None
-            return {**row, **self._pixels(image)}
-        except ImageError as error:
-            return {**row, "error_class": error.error_class, "error_message": error.message}
 
-    def _pixels(self, image: EncodedImage) -> dict[str, Any]:
-        decoded = decode(
-            image.data or b"",
-            name=image.name,
-            mode=self.reading.decode,
-            target_size=self.processor.resized_size,
-            max_pixels=self.reading.max_image_pixels,
-        )
-        pixels = self.processor.resize(decoded.image, original_size=(decoded.height, decoded.width))
-        return {
-            "height": decoded.height,
-            "width": decoded.width,
-            "pixels": pixels.tobytes(),
-            "pixels_height": pixels.shape[0],
-            "pixels_width": pixels.shape[1],
-        }
+def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.Table]:
+    """The rows in tables of about so many bytes of pixels."""
+    held: list[dict[str, Any]] = []
+    num_bytes = 0
+    for row in rows:
+        held.append(row)
+        num_bytes += len(row.get("pixels") or b"")
+        if num_bytes >= block_bytes or len(held) >= _MOST_ROWS:
+            yield _block(held)
+            held, num_bytes = [], 0
+    if held:
+        yield _block(held)
+
+
+def image_row(
+    image: EncodedImage, *, reading: ReadSettings, processor: MaskFormerImageProcessor
+) -> dict[str, Any]:
+    """The columns of `BLOCK` that tell of an image: its pixels, or what is wrong with it."""
+    row: dict[str, Any] = {
+        "image_id": image.image_id,
+        "uri": image.uri,
+        "member": image.member,
+        "etag": image.etag,
+        "bytes_read": len(image.data or b""),
+        "pixels": None,
+    }
+    try:
+        if image.error is not None:
+            raise image.error
+        assert image.data is not None
+        return {**row, **_pixels(image, reading=reading, processor=processor)}
+    except ImageError as error:
+        return {**row, "error_class": error.error_class, "error_message": error.message}
+
+
+def fault_row(fault: StorageFault | SourceChanged, *, unit_id: str | None) -> dict[str, Any]:
+    """The row that says what storage did; the images behind it are not there."""
+    message = f"{type(fault).__name__}: {fault}"
+    return {"unit_id": unit_id, "kind": "fault", "error_message": message}
+
+
+def _pixels(
+    image: EncodedImage, *, reading: ReadSettings, processor: MaskFormerImageProcessor
+) -> dict[str, Any]:
+    decoded = decode(
+        image.data or b"",
+        name=image.name,
+        mode=reading.decode,
+        target_size=processor.resized_size,
+        max_pixels=reading.max_image_pixels,
+    )
+    pixels = processor.resize(decoded.image, original_size=(decoded.height, decoded.width))
+    return {
+        "height": decoded.height,
+        "width": decoded.width,
+        "pixels": pixels.tobytes(),
+        "pixels_height": pixels.shape[0],
+        "pixels_width": pixels.shape[1],
+    }
 
 
 def _sources(unit: pa.Table) -> list[Source]:
