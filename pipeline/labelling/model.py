@@ -22,13 +22,14 @@ ModelFiles = Mapping[str, bytes]
 """The files of a model folder by name."""
 
 _NEEDED = ("config.json", "preprocessor_config.json")
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*.pkl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
     """A model's files by name, and what they say."""
 
+    folder: str
     files: ModelFiles
     labels: tuple[str, ...]
     processor: MaskFormerImageProcessor
@@ -55,6 +56,11 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
             "machine that starts the job: the workers get it from there"
         )
     folder = resolve_folder(name_or_folder.removeprefix("file://"))
+    if Path(folder).is_file():
+        raise ValueError(
+            f"--model must be a folder or a hub id, got the file {folder}; "
+            "`python -m maskformer.weights convert` makes a folder of it"
+        )
     check_folder(folder)
     files = {name: _read(folder, name) for name in _NEEDED}
     for pattern in _WEIGHTS:
@@ -64,6 +70,7 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
             break  # safetensors before pickles: one format is enough
     config = MaskFormerConfig.from_pretrained(folder)
     return ModelFolder(
+        folder=folder,
         files=files,
         labels=tuple(str(config.id2label[index]) for index in range(config.num_labels)),
         processor=MaskFormerImageProcessor.from_pretrained(folder, resize_rule=resize_rule),

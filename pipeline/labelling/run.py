@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskformer import check_shapes
 from pipeline.labelling.cluster import ActorSettings, connect
 from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.flow import Work, run_units
@@ -122,6 +123,9 @@ def _prepare(settings: Settings) -> tuple[Work, Plan]:
             )
 
         plan = plan_now()
+        if table.spec() is None:
+            # Seconds, for it needs torch: once for a table, which is bound to its model.
+            check_shapes(model.folder)
         if not label.dry_run:
             table.create(spec)
             storage.write(table.file("_runs", run_id, "settings.yaml"), settings.to_yaml().encode())

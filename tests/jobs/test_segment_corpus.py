@@ -1,6 +1,7 @@
 """`jobs/segment_corpus.py` on this machine: options in; tables, reports and exit codes out."""
 
 import io
+import json
 import shutil
 import sys
 from collections import Counter, defaultdict
@@ -319,6 +320,12 @@ def refused(
     no_weights = written(
         folder / "no_weights", {n: (tiny_model / n).read_bytes() for n in _CONFIGURATION}
     )
+    more_labels = written(
+        folder / "more_labels", {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    )
+    config = json.loads((more_labels / "config.json").read_text())
+    config["id2label"] = {index: f"label {index}" for index in range(7)}
+    (more_labels / "config.json").write_text(json.dumps({**config, "label2id": None}))
     new = {"corpus": plain, "table": folder / "table", **usual}
     old = {**new, "table": unbroken.table}
     wrong: dict[str, dict[str, Any]] = {
@@ -326,6 +333,7 @@ def refused(
         "no corpus": {**new, "corpus": folder / "nowhere"},
         "corpus of notes": {**new, "corpus": folder / "notes"},
         "no weights": {**new, "model": no_weights},
+        "other shapes": {**new, "model": more_labels},
         "no model": {**new, "model": folder / "nowhere"},
         "another model": {**old, "model": other_model},
         "another threshold": {**old, "threshold": 0.4},
@@ -358,6 +366,7 @@ _CONFIGURATION = ("config.json", "preprocessor_config.json")
         ("no corpus", ["nowhere"]),
         ("corpus of notes", ["no image", "README.md"]),
         ("no weights", ["no_weights", "safetensors"]),
+        ("other shapes", ["more_labels", "class_predictor.weight is 5x32, the model's 8x32"]),
         ("no model", ["nowhere"]),
         ("another model", ["model_fingerprint: the table has", "another --table"]),
         ("another threshold", ["threshold: the table has 0.3, this run 0.4", "another --table"]),
