@@ -434,14 +434,16 @@ def resized_semantic_scores(
     *,
     image_size: HeightWidth | None = None,
     padded_size: HeightWidth | None = None,
-) -> Float[Tensor, "labels target_height target_width"]:
-    """The scores that `semantic_segmentation` compares, on their device: whole, and so large."""
+    rows: slice | None = None,
+) -> Float[Tensor, "labels band target_width"]:
+    """The scores that `semantic_segmentation` compares, on their device: whole, and so large.
+
+    `rows` asks for some rows of the target alone.
+    """
     geometry = _Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
-    if geometry.image_size is None:
-        return bilinear.resize(semantic_scores(class_logits, mask_logits), geometry.target_size)
-    crop = geometry.whole_crop(mask_logits)
+    crop = geometry.crop(mask_logits, rows or slice(0, geometry.target_size[0]))
     scores = semantic_scores(class_logits, crop.logits)
     return bilinear.resample(scores, rows=crop.rows, columns=crop.columns)
 
@@ -606,25 +608,29 @@ class _Geometry:
         for band in bilinear.bands(
             self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=budget
         ):
-            yield self._crop(mask_logits, band)
+            yield self.crop(mask_logits, band)
 
     def whole_crop(self, mask_logits: Float[Tensor, "maps height width"]) -> _Crop:
         """The one crop of which all of the target is made."""
-        return self._crop(mask_logits, slice(0, self.target_size[0]))
+        return self.crop(mask_logits, slice(0, self.target_size[0]))
 
-    def _crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> _Crop:
-        assert self.image_size is not None
+    def crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> _Crop:
+        """The crop of which some rows of the target are made."""
         device = mask_logits.device
-        inner_rows, inner_columns = bilinear.places_2d(self.mask_size, self.padded_size, device)
-        rows, columns = bilinear.places_2d(self.image_size, self.target_size, device)
+        source = self.image_size or self.mask_size
+        rows, columns = bilinear.places_2d(source, self.target_size, device)
         # Which rows a band needs is read from a copy on the CPU, so that no device waits.
-        on_cpu = bilinear.places(self.image_size[0], self.target_size[0], CPU)[band]
+        on_cpu = bilinear.places(source[0], self.target_size[0], CPU)[band]
         first, last = int(on_cpu.before[0]), int(on_cpu.after[-1])
-        logits = bilinear.resample(
-            mask_logits.float(),
-            rows=inner_rows[first : last + 1],
-            columns=inner_columns[: self.image_size[1]],
-        )
+        if self.image_size is None:
+            logits = mask_logits[:, first : last + 1]
+        else:
+            inner = bilinear.places_2d(self.mask_size, self.padded_size, device)
+            logits = bilinear.resample(
+                mask_logits.float(),
+                rows=inner[0][first : last + 1],
+                columns=inner[1][: self.image_size[1]],
+            )
         return _Crop(logits=logits, rows=rows[band].shifted(first), columns=columns)
 
     def _pixels_per_mask(self) -> int:
