@@ -38,6 +38,8 @@ _HOME = {
     "keep_panoptic": "postprocess",
     "panoptic_segmentation": "postprocess",
     "semantic_segments": "postprocess",
+    "SemanticTestTimeAugmentation": "test_time",
+    "SlidingWindows": "windows",
     "to_rgb": "resizing",
     "decode_rle": "rle",
     "encode_mask": "rle",
@@ -48,6 +50,7 @@ _HOME = {
     "check_folder": "weights",
     "check_shapes": "weights",
     "resolve_folder": "weights",
+    "MODELS": "zoo",
     "weight_files": "weights",
 }
 

@@ -493,6 +493,16 @@ class MaskFormerConfig(PretrainedConfig):
         }
 
     @classmethod
+    def from_pretrained(cls: type[Config], name_or_folder: str | Path, **overrides: Any) -> Config:
+        """Of a folder, the zoo or the hub; of a model of the zoo nothing is fetched."""
+        from maskformer.zoo import entry_of
+
+        entry = entry_of(str(name_or_folder))
+        if entry is not None:
+            return cls.from_dict(entry.build_config().to_dict(), **overrides)
+        return super().from_pretrained(name_or_folder, **overrides)
+
+    @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:
         model_type = values.get("model_type", cls.model_type)
         if model_type != cls.model_type:

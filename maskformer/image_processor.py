@@ -98,11 +98,15 @@ class MaskFormerImageProcessor(OutputsToSegments):
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **changes: Any) -> Any:
-        """The processor of a model's folder or hub id; `changes` replace what its file says."""
+        """The processor of a folder, a model of the zoo or a hub id; `changes` replace settings."""
         folder = Path(name_or_folder)
         if not folder.is_dir():
             from maskformer.weights import resolve_folder
+            from maskformer.zoo import entry_of
 
+            entry = entry_of(str(name_or_folder))
+            if entry is not None:
+                return cls.from_dict(entry.build_image_processor().to_dict(), **changes)
             folder = Path(resolve_folder(str(name_or_folder)))
         path = folder / FILE_NAME
         if not path.is_file():

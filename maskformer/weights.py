@@ -31,7 +31,7 @@ _HUB_PICKLES = [PICKLE, f"{PICKLE}.index.json", "pytorch_model-*.bin"]
 
 
 def resolve_folder(name_or_folder: str) -> str:
-    """The folder itself, or where a model of the zoo or the hub (`org/name`, `hf://org/name`) is put.
+    """The folder itself, or where a model of the zoo or the hub (`org/name`) is fetched to.
 
     A folder or a file of weights on this machine comes before a model of the same name. Only what a
     model is made of is fetched, pickled weights only where there are no safetensors.
