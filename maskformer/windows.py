@@ -1,0 +1,164 @@
+"""Sliding windows: an image too large for one pass, part by part, to one map.
+
+Takes a model, its image processor and an image of any size. Windows overlap; each goes through the
+model as if it were an image. Semantic: the label scores of windows are blended, a window counting
+less towards those of its edges that lie within the image, and the highest wins. Panoptic: each
+window is segmented by itself, and `stitching.py` joins what is one thing.
+
+Memory: the map itself, the logits of the windows that reach into the current row of windows (about
+two rows of them), and `byte_budget` for scores. Nothing else grows with the image.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor, nn
+
+from maskformer.bilinear import bands
+from maskformer.contest import first_argmax
+from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.postprocess import HeightWidth, Segmentation
+from maskformer.resizing import to_rgb
+from maskformer.spans import Span, spans
+from maskformer.stitching import Stitcher
+from maskformer.views import PanopticRule, View, look
+
+BYTE_BUDGET = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """A window, and what the model says of it."""
+
+    rows: Span
+    columns: Span
+    view: View
+
+    @property
+    def size(self) -> HeightWidth:
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+class SlidingWindows:
+    """A model and its processor, made to look at images part by part."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image_processor: MaskFormerImageProcessor,
+        *,
+        window_size: HeightWidth,
+        overlap: int,
+        byte_budget: int = BYTE_BUDGET,
+    ) -> None:
+        """`window_size` and `overlap` are pixels of the image, ahead of the processor's resizing.
+
+        The overlap is at least one pixel, so that windows can be joined, and at most half a
+        window. An image that is no larger than a window is looked at once, as without windows.
+        """
+        if not 1 <= overlap <= min(window_size) // 2:
+            raise ValueError(
+                f"overlap must be 1 to half of the window, got {overlap} for a window_size of "
+                f"{tuple(window_size)}"
+            )
+        self._model = model
+        self._processor = image_processor
+        self._window_size = window_size
+        self._overlap = overlap
+        self._byte_budget = byte_budget
+
+    @torch.inference_mode()
+    def semantic(self, image: Image.Image | np.ndarray) -> Int64[Tensor, "height width"]:
+        """The label of each pixel of the image, turned upright."""
+        rgb = _upright(image)
+        labels = torch.empty((rgb.height, rgb.width), dtype=torch.int64)
+        within_reach: list[_Window] = []
+        done = 0
+        row_spans, column_spans = self._grid(rgb)
+        for rows, next_start in zip(
+            row_spans, [*(each.start for each in row_spans[1:]), rgb.height], strict=True
+        ):
+            within_reach += [self._look(rgb, rows, columns) for columns in column_spans]
+            # The sum, a window's scores before and after they are resized, and weighted.
+            bytes_per_row = 4 * 4 * within_reach[0].view.num_labels * rgb.width
+            # What the next row of windows does not reach is settled.
+            for band in bands(
+                next_start - done, bytes_per_row=bytes_per_row, byte_budget=self._byte_budget
+            ):
+                part = slice(done + band.start, done + band.stop)
+                labels[part] = first_argmax(_blended_scores(within_reach, part, width=rgb.width))
+            done = next_start
+            within_reach = [window for window in within_reach if window.rows.stop > done]
+        return labels
+
+    @torch.inference_mode()
+    def panoptic(
+        self,
+        image: Image.Image | np.ndarray,
+        *,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        label_ids_to_fuse: Collection[int] = frozenset(),
+    ) -> Segmentation:
+        """The segments of the image, turned upright; settings as in `panoptic_segmentation`."""
+        rule = PanopticRule(
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+            label_ids_to_fuse=frozenset(label_ids_to_fuse),
+        )
+        rgb = _upright(image)
+        stitcher = Stitcher((rgb.height, rgb.width), label_ids_to_fuse=rule.label_ids_to_fuse)
+        row_spans, column_spans = self._grid(rgb)
+        for rows in row_spans:
+            for columns in column_spans:
+                window = self._look(rgb, rows, columns)
+                stitcher.add(
+                    window.view.panoptic(window.size, rule=rule), rows=rows, columns=columns
+                )
+        return stitcher.joined()
+
+    def _grid(self, rgb: Image.Image) -> tuple[list[Span], list[Span]]:
+        """The windows along the rows, and those along the columns."""
+        rows, columns = (
+            spans(length, window=window, overlap=self._overlap)
+            for length, window in zip((rgb.height, rgb.width), self._window_size, strict=True)
+        )
+        return rows, columns
+
+    def _look(self, rgb: Image.Image, rows: Span, columns: Span) -> _Window:
+        part = rgb.crop((columns.start, rows.start, columns.stop, rows.stop))
+        view = look(
+            self._processor.resize(part), model=self._model, image_processor=self._processor
+        )
+        return _Window(rows=rows, columns=columns, view=view)
+
+
+def _upright(image: Image.Image | np.ndarray) -> Image.Image:
+    return to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
+
+
+def _blended_scores(
+    windows: list[_Window], rows: slice, *, width: int
+) -> Float[Tensor, "labels band width"]:
+    """Each label's score in some rows of the image, summed over windows by their weights."""
+    view = windows[0].view
+    total = torch.zeros(
+        (view.num_labels, rows.stop - rows.start, width), device=view.class_logits.device
+    )
+    for window in windows:
+        start, stop = max(rows.start, window.rows.start), min(rows.stop, window.rows.stop)
+        if start >= stop:
+            continue
+        inner = slice(start - window.rows.start, stop - window.rows.start)
+        scores = window.view.semantic_scores(window.size, rows=inner)
+        for weights in (window.rows.weights()[inner, None], window.columns.weights()):
+            scores *= torch.from_numpy(weights).to(total.device)
+        columns = slice(window.columns.start, window.columns.stop)
+        total[:, start - rows.start : stop - rows.start, columns] += scores
+    return total
