@@ -99,7 +99,8 @@ def find_images(
 def draw_segments(photo: Image.Image, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     """The photo with each segment tinted, outlined and, where it is large enough, named.
 
-    A label has one colour in all pictures; segments of one label differ in brightness.
+    A label has one colour in all pictures; segments of one label differ in brightness. A score of
+    None is not written.
     """
     pixels = np.asarray(photo.convert("RGB"), np.float32)
     names: list[tuple[tuple[int, int], str]] = []
@@ -109,7 +110,8 @@ def draw_segments(photo: Image.Image, rows: Sequence[Mapping[str, Any]]) -> Imag
         pixels = np.where(mask[..., None], 0.5 * pixels + 0.5 * colour, pixels)
         pixels[_outline(mask)] = colour
         if row["area"] >= _SMALLEST_NAMED_SHARE * mask.size:
-            names.append((_inside(mask), f"{row['label']} {row['score']:.2f}"))
+            score = "" if row["score"] is None else f" {row['score']:.2f}"
+            names.append((_inside(mask), f"{row['label']}{score}"))
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(10, photo.height // 28))

@@ -6,23 +6,41 @@ Reads the tally that `flow.py` keeps, in a thread of its own: a slow batch must 
 import sys
 import threading
 import time
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from pipeline.labelling.planning import Plan
 from pipeline.labelling.tally import Tally
 
 _LINE_EVERY_SECONDS = 30
 _BAR_EVERY_SECONDS = 0.5
 
 
+class Extent(Protocol):
+    """How much there is to do; a `Plan` is one."""
+
+    @property
+    def num_images(self) -> int | None:
+        """None where only reading can tell."""
+        ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
 class ProgressDisplay:
     """Shows a tally until it is closed; a context manager."""
 
-    def __init__(self, tally: Tally, plan: Plan, *, output: TextIO | None = None) -> None:
-        self._tally, self._plan = tally, plan
+    def __init__(
+        self,
+        tally: Tally,
+        plan: Extent,
+        *,
+        doing: str = "labelling",
+        output: TextIO | None = None,
+    ) -> None:
+        self._tally, self._plan, self._doing = tally, plan, doing
         self._output = output or sys.stderr
         self._started = time.monotonic()
         self._stop = threading.Event()
@@ -73,7 +91,7 @@ class ProgressDisplay:
                 started = self._tally.has_begun
                 self._bar.update(
                     self._task,
-                    description="labelling" if started else "starting",
+                    description=self._doing if started else "starting",
                     completed=self._share(),
                     facts=self.line(),
                 )

@@ -77,7 +77,7 @@ WITHOUT_TORCH = [
     "pipeline.archives", "pipeline.compressed", "pipeline.corpus", "pipeline.decoding",
     "pipeline.reading", "pipeline.settings", "pipeline.sources", "pipeline.storage",
     "pipeline.table", "pipeline.labelled.checking", "pipeline.labelled.opening",
-    "pipeline.labelling.commit", "pipeline.labelling.cutting",
+    "pipeline.evaluation.loading", "pipeline.evaluation.predictions", "pipeline.labelling.commit", "pipeline.labelling.cutting",
     "pipeline.labelling.loading", "pipeline.labelling.model", "pipeline.labelling.planning",
     "pipeline.labelling.report", "pipeline.labelling.rows", "pipeline.labelling.settings",
 ]  # fmt: skip
@@ -98,7 +98,7 @@ def test_processes_that_read_and_write_start_without_torch_and_ray():
 
 
 def test_drivers_and_ray_workers_start_without_torch():
-    modules = modules_after("import pipeline.labelling.flow, pipeline.labelling.run")
+    modules = modules_after("import pipeline.labelling.run, pipeline.evaluation.run")
     assert "ray" in modules
     assert not modules & {"torch", "torchvision", "timm", "transformers"}
 

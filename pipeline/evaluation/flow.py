@@ -1,0 +1,203 @@
+"""The flow: labelled images through readers and actors, or a table's rows, to the driver's sums.
+
+The operators up to the rows are those of the labelling flow. Receipts are counted by the images
+that they tell of, so that the sums hold each image exactly once, or there are no sums.
+"""
+
+import contextlib
+import heapq
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError, RayTaskError
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.evaluation.judging import Judge, Metric
+from pipeline.evaluation.loading import INDICES, ImageLoader
+from pipeline.evaluation.predictions import PredictionLoader
+from pipeline.evaluation.scoring import Scorer, badness, merge
+from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelled.target import LabelError
+from pipeline.labelling.cluster import ActorSettings, Machines
+from pipeline.labelling.flow import ATTEMPTS, configure_ray_data, reason, receipts, segmented
+from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.storage import StorageFault
+
+_TASK_IMAGES = 64
+_USUAL_SIZE = (480, 640)
+_ROW_BLOCK_BYTES = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared with what, and how."""
+
+    dataset: LabelledImages
+    judge: Judge
+    num_worst: int
+
+    @property
+    def num_images(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def num_bytes(self) -> int:
+        """Not known, and not needed: the images are counted."""
+        return 0
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_worst)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmenting:
+    """What makes the predictions where no table has them."""
+
+    settings: SegmentSettings
+    actors: ActorSettings
+    processor: MaskFormerImageProcessor
+    model_files: ModelFiles
+
+
+@dataclass
+class Verdict:
+    """The sums so far; grows while receipts come."""
+
+    metric: Metric
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    """From the worst on: `index`, `score` and predicted `segments`."""
+    num_segments: int = 0
+    indices: set[int] = field(default_factory=set)
+    """Images that were counted."""
+
+
+def evaluate_model(
+    comparison: Comparison, *, segmenting: Segmenting, on_progress: Callable[[int, int], None]
+) -> Verdict:
+    """Segments every image on actors and compares.
+
+    Args:
+        on_progress: is told of numbers of images and segments as they are counted.
+
+    Raises:
+        LabelError: an image or its labels are no good.
+        StorageFault: storage or cluster failed.
+    """
+    machines = Machines.of_cluster(segmenting.actors)
+    height, width = segmenting.processor.resized_size(_USUAL_SIZE)
+    block_bytes = machines.block_images * height * width * 3
+    configure_ray_data(block_bytes=block_bytes)
+    loader = ImageLoader(
+        dataset=comparison.dataset, processor=segmenting.processor, block_bytes=block_bytes
+    )
+    rows = segmented(
+        ray.data.from_arrow(list(_index_tasks(len(comparison.dataset)))),
+        load=loader.__call__,
+        model=ray.put(dict(segmenting.model_files)),
+        segmenting=segmenting.settings,
+        machines=machines,
+    )
+    return _judged(
+        rows, comparison=comparison, num_cpus=machines.stager_cpus, on_progress=on_progress
+    )
+
+
+def evaluate_rows(
+    tasks: Iterable[pa.Table],
+    *,
+    comparison: Comparison,
+    actors: ActorSettings,
+    on_progress: Callable[[int, int], None],
+) -> Verdict:
+    """Compares the rows of a table, by units; see `predictions.py`.
+
+    Raises:
+        LabelError: an image or its labels are no good.
+        StorageFault: storage or cluster failed.
+    """
+    configure_ray_data(block_bytes=_ROW_BLOCK_BYTES)
+    loader = PredictionLoader(storage=comparison.dataset.storage)
+    rows = ray.data.from_arrow(list(tasks)).map_batches(
+        loader.__call__,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=actors.reader_cpus,
+        max_retries=ATTEMPTS,
+    )
+    return _judged(
+        rows, comparison=comparison, num_cpus=actors.reader_cpus, on_progress=on_progress
+    )
+
+
+def _judged(
+    rows: "ray.data.Dataset",
+    *,
+    comparison: Comparison,
+    num_cpus: float,
+    on_progress: Callable[[int, int], None],
+) -> Verdict:
+    scored = rows.map_batches(
+        comparison.scorer.__call__,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=num_cpus,
+        max_retries=ATTEMPTS,
+    )
+    verdict = Verdict(metric=comparison.judge.metric())
+    with _cluster_faults(), contextlib.closing(receipts(scored)) as arriving:
+        for receipt in arriving:
+            take(receipt, verdict=verdict, num_worst=comparison.num_worst)
+            on_progress(len(receipt["indices"]), receipt["num_segments"])
+    missing = len(comparison.dataset) - len(verdict.indices)
+    if missing:
+        raise StorageFault(f"{missing} images were not reached")
+    return verdict
+
+
+def take(receipt: dict[str, Any], *, verdict: Verdict, num_worst: int) -> None:
+    """Adds what a receipt tells to the verdict.
+
+    Raises:
+        LabelError, StorageFault: it tells of an error or a fault, or counts an image again.
+    """
+    if receipt["error"]:
+        raise LabelError(receipt["error"])
+    if receipt["fault"]:
+        raise StorageFault(receipt["fault"])
+    indices = set(receipt["indices"])
+    if not indices.isdisjoint(verdict.indices):
+        # Sums cannot be taken apart again.
+        raise StorageFault("a task ran twice, and its images were counted twice")
+    verdict.indices |= indices
+    merge(verdict.metric, pickle.loads(receipt["sums"]))
+    verdict.num_segments += receipt["num_segments"]
+    verdict.worst = heapq.nsmallest(num_worst, [*verdict.worst, *receipt["worst"]], key=badness)
+
+
+def _index_tasks(count: int) -> Iterator[pa.Table]:
+    for start in range(0, count, _TASK_IMAGES):
+        indices = range(start, min(start + _TASK_IMAGES, count))
+        yield pa.table({"index": indices}, schema=INDICES)
+
+
+@contextlib.contextmanager
+def _cluster_faults() -> Iterator[None]:
+    """What the cluster did is worth trying again."""
+    try:
+        yield
+    except (LabelError, StorageFault, RayTaskError):
+        raise  # the last is a fault in our own code: running it again would not help
+    except (RayError, ExecutionTimeoutError) as error:
+        raise StorageFault(reason(error)) from error
+    except Exception as error:  # Ray Data wraps what its workers raise in classes of its own
+        if not isinstance(error.__cause__, RayError):
+            raise
+        raise StorageFault(reason(error.__cause__)) from error

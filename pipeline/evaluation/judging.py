@@ -1,0 +1,135 @@
+"""Judging: one image's segments beside its target, added to a metric.
+
+Segments are rows as the main job writes them, so that a table and an actor are judged alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from maskformer import decode_rle, encode_segments
+from maskformer.metrics import MaskAP, MeanIoU, PanopticQuality
+from pipeline.labelled.target import Labels, Target
+
+Task = Literal["semantic", "panoptic", "instance"]
+Metric: TypeAlias = MeanIoU | PanopticQuality | MaskAP
+Row: TypeAlias = Mapping[str, Any]
+
+SCORES: Mapping[str, str] = {"semantic": "miou", "panoptic": "pq", "instance": "ap"}
+"""What a task's metric calls its one number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """How predictions are compared with the truth."""
+
+    task: Task
+    labels: Labels
+    """Of the data."""
+    data_label_of: tuple[int, ...]
+    """The data's label id for each label of the model."""
+
+    def metric(self) -> Metric:
+        """A metric that has seen nothing."""
+        count = len(self.labels.names)
+        if self.task == "semantic":
+            return MeanIoU(count, ignore_index=count)
+        if self.task == "panoptic":
+            return PanopticQuality(count, things=self.labels.things)
+        return MaskAP(count)
+
+    def judged(self, segments: Sequence[Row], target: Target, *, index: int) -> Metric:
+        """The metric of one image.
+
+        Args:
+            segments: rows of a segment table.
+            index: the image's number in the data set, which ranks equal scores.
+        """
+        metric = self.metric()
+        if isinstance(metric, MeanIoU):
+            void = len(self.labels.names)
+            metric.update(self._label_map(segments, target), target.label_map(ignore_index=void))
+        elif isinstance(metric, PanopticQuality):
+            metric.update(self._id_map(segments, target), _id_map(target))
+        else:
+            metric.update(self._masks(segments, target), self._true_masks(target), image_id=index)
+        return metric
+
+    def score(self, metric: Metric) -> float:
+        """The metric's one number, nan where there was nothing to measure."""
+        return float(metric.compute()[SCORES[self.task]])
+
+    def _label_map(self, segments: Sequence[Row], target: Target) -> np.ndarray:
+        void = len(self.labels.names)
+        labels = np.full(target.size, void, np.min_scalar_type(void))
+        for row in segments:
+            labels[_mask(row, target)] = self.data_label_of[row["label_id"]]
+        return labels
+
+    def _id_map(self, segments: Sequence[Row], target: Target) -> dict[str, Any]:
+        ids = np.zeros(target.size, np.int32)
+        for row in segments:
+            ids[_mask(row, target)] = row["segment_id"]
+        return {"segmentation": ids, "segments_info": [self._info(row) for row in segments]}
+
+    def _masks(self, segments: Sequence[Row], target: Target) -> dict[str, Any]:
+        things = [row for row in segments if self._is_judged(self.data_label_of[row["label_id"]])]
+        return {
+            "segmentation": [_coco(row["rle"], target) for row in things],
+            "segments_info": [self._info(row) for row in things],
+        }
+
+    def _true_masks(self, target: Target) -> dict[str, Any]:
+        shapes = encode_segments(target.ids)
+        shown = dict(zip(shapes.ids.tolist(), shapes.rles, strict=True))
+        things = [
+            segment
+            for segment in target.segments
+            if self._is_judged(segment.label_id) and (segment.rle or segment.id in shown)
+        ]
+        return {
+            "segmentation": [_coco(segment.rle or shown[segment.id], target) for segment in things],
+            "segments_info": [
+                {
+                    "id": segment.id,
+                    "label_id": segment.label_id,
+                    "iscrowd": segment.is_crowd,
+                    **({} if segment.area is None else {"area": segment.area}),
+                }
+                for segment in things
+            ],
+        }
+
+    def _is_judged(self, label_id: int) -> bool:
+        """Instances are things, where the data tells them from stuff."""
+        return not self.labels.things or label_id in self.labels.things
+
+    def _info(self, row: Row) -> dict[str, Any]:
+        return {
+            "id": row["segment_id"],
+            "label_id": self.data_label_of[row["label_id"]],
+            "score": row["score"],
+        }
+
+
+def _mask(row: Row, target: Target) -> np.ndarray:
+    return decode_rle(row["rle"], height=target.size[0], width=target.size[1])
+
+
+def _coco(rle: str, target: Target) -> dict[str, Any]:
+    return {"size": list(target.size), "counts": rle.encode("ascii")}
+
+
+def _id_map(target: Target) -> dict[str, Any]:
+    """The target as the metric takes it; what others hide is not there to be found."""
+    shown = set(np.unique(target.ids).tolist())
+    return {
+        "segmentation": target.ids,
+        "segments_info": [
+            {"id": segment.id, "label_id": segment.label_id, "iscrowd": segment.is_crowd}
+            for segment in target.segments
+            if segment.id in shown
+        ],
+    }

@@ -1,0 +1,40 @@
+"""Loading: numbers of labelled images to blocks of pixels for the actors; CPU tasks, no torch."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelling.loading import blocks, fault_row, image_row
+from pipeline.storage import SourceChanged, StorageFault
+
+INDICES = pa.schema([("index", pa.int64())])
+"""The images of a task, by their numbers in the data set."""
+
+_READS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLoader:
+    """Reads, decodes and resizes some images; what Ray Data calls on each task."""
+
+    dataset: LabelledImages
+    processor: MaskFormerImageProcessor
+    block_bytes: int
+
+    def __call__(self, indices: pa.Table) -> Iterator[pa.Table]:
+        return blocks(self._rows(indices["index"].to_pylist()), block_bytes=self.block_bytes)
+
+    def _rows(self, indices: list[int]) -> Iterator[dict[str, Any]]:
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            try:
+                images = pool.map(self.dataset.image, indices)
+                for index, image in zip(indices, images, strict=True):
+                    row = image_row(image, reading=self.dataset.reading, processor=self.processor)
+                    yield {"unit_id": "", "kind": "image", "position": index, **row}
+            except (StorageFault, SourceChanged) as fault:
+                yield fault_row(fault, unit_id="")

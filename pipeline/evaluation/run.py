@@ -1,0 +1,287 @@
+"""An evaluation: from settings to numbers and pictures.
+
+What `jobs/evaluate.py` starts. Whatever can be wrong with the settings comes out before a process
+starts; wrong data ends it with a line that names the image, so that no number is of something else
+than it says.
+"""
+
+import dataclasses
+import io
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from maskformer.metrics import MeanIoU
+from pipeline.decoding import decode
+from pipeline.evaluation.flow import (
+    Comparison,
+    Segmenting,
+    Verdict,
+    evaluate_model,
+    evaluate_rows,
+)
+from pipeline.evaluation.judging import SCORES, Judge
+from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.pictures import WorstImage, confusion_picture, worst_sheet
+from pipeline.evaluation.predictions import prediction_tasks
+from pipeline.evaluation.report import MetricsReport, make_report, summary
+from pipeline.labelled.dataset import TASKS, LabelledImages
+from pipeline.labelled.opening import open_labelled
+from pipeline.labelled.settings import DatasetSettings
+from pipeline.labelling.cluster import ActorSettings, connect
+from pipeline.labelling.model import read_model
+from pipeline.labelling.progress import ProgressDisplay
+from pipeline.labelling.report import ExitCode
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.tally import Counts, Tally
+from pipeline.reading import ReadSettings
+from pipeline.settings import Settings, WrongUsage
+from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.table import TableStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Whose predictions are judged, and where the numbers go."""
+
+    output: str
+    """Folder or object-store prefix for metrics.json and the pictures."""
+    model: str | None = None
+    """Folder of a model in the transformers format, or its id on the hub."""
+    table: str | None = None
+    """A segment table in place of a model: its rows are judged, nothing is segmented again."""
+    limit: int | None = None
+    """Judge the first so many images only."""
+    worst_images: int = 8
+    """How many images the contact sheet shows."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.table is None):
+            raise ValueError("either --model or --table must be there, and not both")
+        for name in ("limit", "worst_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+PARTS = (EvaluateSettings, DatasetSettings, SegmentSettings, ReadSettings, ActorSettings, Storage)
+"""The parts of an evaluation's settings."""
+
+
+def evaluate(settings: Settings) -> int:
+    """Judges, writes and prints; gives the exit code."""
+    try:
+        return _evaluate(settings)
+    except (WrongUsage, ValueError) as error:
+        return _fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
+    except (StorageFault, SourceChanged, ConnectionError) as error:
+        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
+    except KeyboardInterrupt:
+        return _fail("stopped; nothing was written", ExitCode.TRY_AGAIN)
+
+
+def _evaluate(settings: Settings) -> int:
+    began = time.monotonic()
+    wanted = settings.of(EvaluateSettings)
+    prepared = _of_table(settings) if wanted.model is None else _of_model(settings)
+    dataset = prepared.comparison.dataset
+    images = f"{len(dataset):,} image{'s' if len(dataset) != 1 else ''}"
+    print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr, flush=True)
+    connect(settings.of(ActorSettings).ray_address)
+    # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    verdict = _judged(prepared, actors=settings.of(ActorSettings))
+    report = make_report(
+        verdict.metric,
+        judge=prepared.comparison.judge,
+        predictions=str(wanted.model or wanted.table),
+        dataset=dataset.uri,
+        num_images=len(verdict.indices),
+        num_segments=verdict.num_segments,
+        seconds=time.monotonic() - began,
+    )
+    files = _write(report, verdict, comparison=prepared.comparison, settings=settings)
+    print(summary(report, files=files))
+    return ExitCode.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """All that is known before work starts; one of the two makes or has the predictions."""
+
+    comparison: Comparison
+    segmenting: Segmenting | None = None
+    table: TableStore | None = None
+
+
+def _of_model(settings: Settings) -> _Prepared:
+    wanted, segmenting = settings.of(EvaluateSettings), settings.of(SegmentSettings)
+    model = read_model(str(wanted.model), resize_rule=segmenting.resize_rule)
+    dataset = _opened(settings, model_labels=model.labels)
+    comparison = _comparison(dataset, model_labels=model.labels, settings=settings)
+    if segmenting.task == "panoptic" and segmenting.label_ids_to_fuse is None:
+        stuff = tuple(
+            label
+            for label, data_label in enumerate(comparison.judge.data_label_of)
+            if data_label not in dataset.labels.things
+        )
+        segmenting = dataclasses.replace(segmenting, label_ids_to_fuse=stuff)
+    return _Prepared(
+        comparison=comparison,
+        segmenting=Segmenting(
+            settings=segmenting,
+            actors=settings.of(ActorSettings),
+            processor=model.processor,
+            model_files=model.files,
+        ),
+    )
+
+
+def _of_table(settings: Settings) -> _Prepared:
+    wanted, segmenting = settings.of(EvaluateSettings), settings.of(SegmentSettings)
+    table = TableStore(str(wanted.table), settings.of(Storage).with_environment())
+    spec = table.spec()
+    if spec is None:
+        raise WrongUsage(f"{table.uri} is no segment table: it has no _table.json")
+    if spec["task"] != segmenting.task:
+        raise WrongUsage(
+            f"{table.uri} holds {spec['task']} segments and is judged by --task {spec['task']}, "
+            f"got {segmenting.task}"
+        )
+    _refuse(segmenting, but=("task",))
+    _refuse(settings.of(ActorSettings), but=("ray_address", "reader_cpus"))
+    _refuse(settings.of(ReadSettings), but=("image_members", "image_column", "key_column"))
+    dataset = _opened(settings, model_labels=spec["labels"])
+    return _Prepared(
+        comparison=_comparison(dataset, model_labels=spec["labels"], settings=settings),
+        table=table,
+    )
+
+
+def _refuse(part: Any, *, but: tuple[str, ...]) -> None:
+    """Raises WrongUsage where a setting is set that nobody would look at."""
+    for field in dataclasses.fields(part):
+        if field.name not in but and getattr(part, field.name) != field.default:
+            raise WrongUsage(f"{field.name} has no effect with --table; leave it out")
+
+
+def _opened(settings: Settings, *, model_labels: tuple[str, ...]) -> LabelledImages:
+    task = settings.of(SegmentSettings).task
+    limit = settings.of(EvaluateSettings).limit
+    dataset = open_labelled(
+        settings.of(DatasetSettings),
+        storage=settings.of(Storage).with_environment(),
+        reading=settings.of(ReadSettings),
+        model_labels=tuple(model_labels),
+    )
+    if task not in TASKS[dataset.truths]:
+        raise WrongUsage(
+            f"{dataset.uri} tells {_TELLS[dataset.truths]}, which can judge --task "
+            f"{' or '.join(TASKS[dataset.truths])}, got {task}"
+        )
+    if task == "panoptic" and not dataset.labels.things and dataset.kind != "coco_panoptic":
+        raise WrongUsage(
+            f"{dataset.uri}: its labels.json must say which labels are things for --task panoptic"
+        )
+    return dataset if limit is None else dataset.first(limit)
+
+
+_TELLS = {
+    "labels": "the label of each pixel",
+    "segments": "segments of things and stuff",
+    "instances": "instances of things",
+}
+
+
+def _comparison(
+    dataset: LabelledImages, *, model_labels: tuple[str, ...], settings: Settings
+) -> Comparison:
+    task = settings.of(SegmentSettings).task
+    return Comparison(
+        dataset=dataset,
+        judge=Judge(
+            task=task,
+            labels=dataset.labels,
+            data_label_of=match_labels(model_labels, dataset.labels, task=task),
+        ),
+        num_worst=settings.of(EvaluateSettings).worst_images,
+    )
+
+
+def _judged(prepared: _Prepared, *, actors: ActorSettings) -> Verdict:
+    tally = Tally()
+
+    def on_progress(images: int, segments: int) -> None:
+        tally.add(Counts(images=images, segments=segments), errors=[])
+
+    comparison = prepared.comparison
+    with ProgressDisplay(tally, comparison, doing="evaluating"):
+        if prepared.segmenting is not None:
+            return evaluate_model(
+                comparison, segmenting=prepared.segmenting, on_progress=on_progress
+            )
+        assert prepared.table is not None
+        return evaluate_rows(
+            prediction_tasks(prepared.table, dataset=comparison.dataset),
+            comparison=comparison,
+            actors=actors,
+            on_progress=on_progress,
+        )
+
+
+def _write(
+    report: MetricsReport, verdict: Verdict, *, comparison: Comparison, settings: Settings
+) -> list[str]:
+    """Writes the output, metrics.json last; the files to look at."""
+    storage = settings.of(Storage).with_environment()
+    output = storage.absolute(settings.of(EvaluateSettings).output)
+    judge = comparison.judge
+    pictures = {
+        "worst.png": worst_sheet(
+            [_worst_image(worst, dataset=comparison.dataset) for worst in verdict.worst],
+            judge=judge,
+            metric=SCORES[judge.task],
+        )
+    }
+    if isinstance(verdict.metric, MeanIoU):
+        pictures["confusion.png"] = confusion_picture(
+            verdict.metric.confusion,
+            names=judge.labels.names,
+            iou=verdict.metric.compute()["iou_per_label"],
+        )
+    storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
+    for name, picture in pictures.items():
+        storage.write(join(output, name), _png(picture))
+    storage.write(join(output, "metrics.json"), report.to_json().encode())
+    return [join(output, name) for name in ("metrics.json", *sorted(pictures))]
+
+
+def _worst_image(worst: dict[str, Any], *, dataset: LabelledImages) -> WorstImage:
+    labelled = dataset[worst["index"]]
+    image = labelled.image
+    decoded = decode(
+        image.data or b"", name=image.name, max_pixels=dataset.reading.max_image_pixels
+    )
+    return WorstImage(
+        image_id=image.image_id,
+        score=worst["score"],
+        photo=decoded.image,
+        target=labelled.target,
+        segments=worst["segments"],
+    )
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _fail(message: str, code: ExitCode) -> int:
+    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+    return code
