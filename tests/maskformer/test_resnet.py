@@ -80,7 +80,7 @@ SMALL = {
 }
 
 
-def test_frozen_batch_norm_is_what_evaluation_computes_and_stays_so_in_training():
+def test_frozen_batch_norm_stays_as_loaded_in_training_unlike_transformers():
     torch.manual_seed(0)
     learning = build_backbone(ResNetConfig(**SMALL)).eval()
     set_statistics(learning)
