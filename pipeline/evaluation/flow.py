@@ -30,7 +30,6 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.storage import StorageFault
 
 _TASK_IMAGES = 64
-_USUAL_SIZE = (480, 640)
 _ROW_BLOCK_BYTES = 2**26
 
 
@@ -91,8 +90,7 @@ def evaluate_model(
         StorageFault: storage or cluster failed.
     """
     machines = Machines.of_cluster(segmenting.actors)
-    height, width = segmenting.processor.resized_size(_USUAL_SIZE)
-    block_bytes = machines.block_images * height * width * 3
+    block_bytes = machines.block_bytes(segmenting.processor)
     configure_ray_data(block_bytes=block_bytes)
     loader = ImageLoader(
         dataset=comparison.dataset, processor=segmenting.processor, block_bytes=block_bytes

@@ -19,6 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 import maskformer
 import pipeline
+from maskformer import MaskFormerImageProcessor
 
 
 def connect(address: str | None = None) -> None:
@@ -88,21 +89,30 @@ class ActorSettings:
     ray_address: str | None = None
     """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
     num_actors: int | None = None
-    """Actors in all; one for each GPU, or one for each node without."""
+    """Actors in all; one for each GPU, or one for each core without, as far as memory allows."""
     actor_gpus: float | None = None
     """GPUs of an actor, 0.5 for two on one; 1, or 0 on a cluster without GPUs."""
     actor_cpus: float | None = None
-    """CPUs that an actor reserves; 1 beside a GPU, or a third of a node's without."""
+    """CPUs that an actor reserves; 1 beside a GPU, or a fifth of a node's for all its actors."""
     reader_cpus: float = 0.5
     """CPUs that a reading task reserves."""
-    block_images: int = 16
-    """Images that go to an actor at once, of the usual shape."""
+    block_images: int | None = None
+    """Images that go to an actor at once, of the usual shape; 16 beside a GPU, or 4 without."""
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name != "actor_gpus")):
                 raise ValueError(f"{name} must be above 0, got {value}")
+
+
+# What an actor on a CPU is given room for: a large model, its activations and one image.
+_ACTOR_BYTES = 3 * 2**30
+
+# The actors of a node that went away come to another, and must leave a reader its CPUs there.
+_ACTORS_SHARE = 0.2
+
+_USUAL_SIZE = (480, 640)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +124,7 @@ class Machines:
     actor_gpus: float
     actor_cpus: float
     actor_threads: int | None
+    block_images: int
     reader_cpus: float
     stager_cpus: float
 
@@ -125,19 +136,17 @@ class Machines:
         actor_gpus = settings.actor_gpus
         if actor_gpus is None:
             actor_gpus = 1.0 if gpus else 0.0
-        smallest = min(node["CPU"] for node in nodes)
         if actor_gpus:
             actor_cpus = settings.actor_cpus or 1.0
             possible = int(gpus / actor_gpus)
             threads = None
         else:
-            # Two must leave a reader its CPUs: the actor of a node that went away comes to another.
-            each = max(1, math.ceil((settings.num_actors or 0) / len(nodes)))
-            actor_cpus = settings.actor_cpus or 0.3 * smallest / each
-            # Readers need little beside a model on a CPU: its threads may use what they leave.
-            per_node = each if settings.actor_cpus is None else int(smallest // actor_cpus) or 1
+            cores = min(node["CPU"] for node in nodes)
+            per_node = _actors_per_node(nodes, settings)
+            actor_cpus = settings.actor_cpus or _ACTORS_SHARE * cores / per_node
             possible = per_node * len(nodes)
-            threads = max(1, math.ceil(smallest / per_node))
+            # A core each is faster than sharing them, and nobody waits for another's threads.
+            threads = max(1, int(cores / per_node))
         wanted = settings.num_actors or max(1, possible)
         return cls(
             fewest_actors=1 if settings.num_actors is None else wanted,
@@ -145,7 +154,24 @@ class Machines:
             actor_gpus=actor_gpus,
             actor_cpus=actor_cpus,
             actor_threads=threads,
+            block_images=settings.block_images or (16 if actor_gpus else 4),
             # Equal requests would let Ray fuse reading into the actor: then a GPU waits for JPEGs.
             reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
             stager_cpus=0.1,
         )
+
+    def block_bytes(self, processor: MaskFormerImageProcessor) -> int:
+        """Pixels of a block: so many photographs of the usual shape, at the model's size."""
+        height, width = processor.resized_size(_USUAL_SIZE)
+        return self.block_images * height * width * 3
+
+
+def _actors_per_node(nodes: list[dict[str, float]], settings: ActorSettings) -> int:
+    """How many actors without a GPU share the smallest node."""
+    cores = min(node["CPU"] for node in nodes)
+    if settings.actor_cpus is not None:
+        return max(1, int(cores // settings.actor_cpus))
+    if settings.num_actors is not None:
+        return math.ceil(settings.num_actors / len(nodes))
+    memory = min(node.get("memory", 0) for node in nodes)
+    return max(1, min(int(cores), int(memory / _ACTOR_BYTES)))

@@ -34,7 +34,6 @@ _PASSES = 3
 ATTEMPTS = 3
 _COMMITS_AT_ONCE = 16
 _STALLED_SECONDS = 900
-_USUAL_SIZE = (480, 640)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +49,6 @@ class Work:
     processor: MaskFormerImageProcessor
     model_files: ModelFiles
 
-    @property
-    def block_bytes(self) -> int:
-        """Pixels of a block: so many photographs of the usual shape, at the model's size."""
-        height, width = self.processor.resized_size(_USUAL_SIZE)
-        return self.actors.block_images * height * width * 3
-
 
 def run_units(
     units: Iterable[Unit], *, work: Work, tally: Tally, on_progress: Callable[[], bool]
@@ -69,6 +62,7 @@ def run_units(
     """
     left = {unit.unit_id: unit for unit in units}
     model = ray.put(dict(work.model_files))
+    tally.actors = Machines.of_cluster(work.actors).most_actors
     for _ in range(_PASSES):
         one_pass = _Pass(left, work=work, model=model, tally=tally, on_progress=on_progress)
         done = one_pass.run()
@@ -226,12 +220,13 @@ def label_dataset(
 ) -> "ray.data.Dataset":
     """The operators: units, then pixels, then rows, then receipts."""
     machines = Machines.of_cluster(work.actors)
-    configure_ray_data(block_bytes=work.block_bytes)
+    block_bytes = machines.block_bytes(work.processor)
+    configure_ray_data(block_bytes=block_bytes)
     loader = UnitLoader(
         storage=work.table.storage,
         reading=work.reading,
         processor=work.processor,
-        block_bytes=work.block_bytes,
+        block_bytes=block_bytes,
     )
     return segmented(
         ray.data.from_arrow([unit_table(unit) for unit in units]),

@@ -74,6 +74,9 @@ class Segmenter:
         num_threads: int | None = None,
     ) -> None:
         _keep_memory()
+        # One thread of arithmetic beside the model's: with more the two would fight for the cores.
+        self._finisher = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+        compiling = self._finisher.submit(_compile)
         self._settings = settings
         self._num_threads = num_threads or torch.get_num_threads()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,8 +87,7 @@ class Segmenter:
         self._model.to(self._device)
         self._labels = self._model.config.id2label
         self._model_is_free = threading.Lock()
-        # One thread of arithmetic beside the model's: with more the two would fight for the cores.
-        self._finisher = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+        compiling.result()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
@@ -228,6 +230,13 @@ class Segmenter:
             "mean_score": sum(scores) / len(scores) if scores else None,
             "segments": segments,
         }
+
+
+def _compile() -> None:
+    """Uses once what is compiled at first use: that is a part of starting up."""
+    one = Kept(queries=torch.zeros(1).long(), labels=torch.zeros(1).long(), scores=torch.ones(1))
+    segmentation = panoptic_segmentation(torch.ones(1, 2, 2), one).segmentation
+    encode_segments(segmentation.numpy())
 
 
 def _keep_memory() -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 _EXAMPLES = 5
 
+# A rate over less is a rate of nothing.
+_SHORTEST_SECONDS = 2.0
+
 
 @dataclass
 class Counts:
@@ -49,31 +52,37 @@ class Tally:
     """Units that are not done, and why."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """The first images of each class of error."""
-    _first_rows_at: float | None = None
+    actors: int = 1
+    """How many work at once: when the first rows come, the others have theirs almost done."""
+    _begun_at: float | None = None
     _last_rows_at: float = 0.0
-    _first_images: int = 0
-    _images_ever: int = 0
+    _arrivals: int = 0
+    _images_since: int = 0
 
     @property
     def has_begun(self) -> bool:
         """Whether any rows came."""
-        return self._first_rows_at is not None
+        return self._arrivals > 0
 
     @property
     def images_per_second(self) -> float | None:
-        """From the first rows to the last, start-up left out; None where all came at once."""
-        if self._first_rows_at is None or self._last_rows_at == self._first_rows_at:
+        """From the first rows of every actor to the last rows, start-up left out.
+
+        None where that is too short to tell.
+        """
+        if self._begun_at is None or self._last_rows_at - self._begun_at < _SHORTEST_SECONDS:
             return None
-        return (self._images_ever - self._first_images) / (self._last_rows_at - self._first_rows_at)
+        return self._images_since / (self._last_rows_at - self._begun_at)
 
     def add(self, counts: Counts, *, errors: Sequence[Mapping[str, Any]]) -> None:
         """Takes the counts of some images, and those among them that failed."""
         self.counts.add(counts)
         if counts.images:
+            self._arrivals += 1
             self._last_rows_at = time.monotonic()
-            self._images_ever += counts.images
-        if counts.images and self._first_rows_at is None:
-            self._first_rows_at, self._first_images = self._last_rows_at, counts.images
+            self._images_since += counts.images
+        if self._arrivals <= self.actors:
+            self._begun_at, self._images_since = self._last_rows_at, 0
         for error in errors:
             examples = self.examples.setdefault(error["error_class"], [])
             if len(examples) < _EXAMPLES:

@@ -24,7 +24,7 @@ THRESHOLD, OVERLAP = 0.5, 0.5
 
 
 def main() -> None:
-    """Measures in turn, the job with one actor and with one for each core, and prints."""
+    """Measures in turn and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--images", type=int, default=60)
@@ -42,15 +42,8 @@ def main() -> None:
         rates = {
             "job_bf16": _job(photographs, made.folder, Path(folder)),
             **{what: _loop(what, made.folder, photographs) for what in LOOPS},
-            "job_bf16_an_actor_per_core": _job(
-                photographs,
-                made.folder,
-                Path(folder),
-                # Small blocks: the first rows must not find other actors' blocks almost done.
-                options=(f"--num_actors={os.cpu_count()}", "--block_images=2"),
-            ),
         }
-    job, per_core = rates["job_bf16"], rates["job_bf16_an_actor_per_core"]
+    job = rates["job_bf16"]
     print(
         json.dumps(
             {
@@ -60,12 +53,6 @@ def main() -> None:
                 "images_per_second": {what: round(rate, 3) for what, rate in rates.items()},
                 "job_over_transformers_fp32": round(job / rates["transformers_fp32"], 2),
                 "job_over_transformers_bf16": round(job / rates["transformers_bf16"], 2),
-                "an_actor_per_core_over_transformers_fp32": round(
-                    per_core / rates["transformers_fp32"], 2
-                ),
-                "an_actor_per_core_over_transformers_bf16": round(
-                    per_core / rates["transformers_bf16"], 2
-                ),
                 "job_over_bare_forward": round(job / rates["bare_forward_bf16"], 2),
                 "job_over_bare_query_first": round(job / rates["bare_query_first_bf16"], 2),
             }
@@ -73,13 +60,13 @@ def main() -> None:
     )
 
 
-def _job(photographs: Path, model: Path, folder: Path, *, options: Iterable[str] = ()) -> float:
+def _job(photographs: Path, model: Path, folder: Path) -> float:
     table = Path(tempfile.mkdtemp(dir=folder))
     command = [
         sys.executable, str(ROOT / "jobs" / "segment_corpus.py"),
         f"--corpus={photographs}", f"--table={table}", f"--model={model}",
         "--precision=bf16", f"--threshold={THRESHOLD}",
-        f"--overlap_mask_area_threshold={OVERLAP}", *options,
+        f"--overlap_mask_area_threshold={OVERLAP}",
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     (report,) = table.glob("_runs/*/report.json")

@@ -13,7 +13,7 @@ import ray
 from corpora import picture, put
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelling.cluster import ActorSettings
+from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.flow import Work, label_dataset, run_units, unit_table
 from pipeline.labelling.loading import UnitLoader
@@ -204,8 +204,20 @@ def test_a_run_ends_when_it_is_told_to(tmp_path, work):
     assert tally.faults.keys() == {unit.unit_id for unit in units} - work.table.done_units()
 
 
-def test_the_processor_decides_how_large_a_block_is(work):
-    small = dataclasses.replace(
-        work, processor=MaskFormerImageProcessor(size={"height": 64, "width": 96})
-    )
-    assert small.block_bytes == 3 * 64 * 96 * 3
+def test_the_processor_decides_how_large_a_block_is():
+    processor = MaskFormerImageProcessor(size={"height": 64, "width": 96})
+    machines = Machines.of_cluster(ActorSettings(block_images=3))
+    assert machines.block_bytes(processor) == 3 * 64 * 96 * 3
+
+
+def test_without_gpus_each_core_has_an_actor_and_readers_keep_room():
+    machines = Machines.of_cluster(ActorSettings())
+    assert (machines.most_actors, machines.actor_threads) == (2, 1)
+    # Twice as many, as when a node is lost, and still a reader and a stager fit.
+    assert 2 * 2 * machines.actor_cpus + machines.reader_cpus + machines.stager_cpus <= 2
+
+
+@pytest.mark.parametrize(("num_actors", "threads"), [(1, 2), (2, 1), (3, 1)])
+def test_fewer_actors_than_cores_share_them(num_actors, threads):
+    machines = Machines.of_cluster(ActorSettings(num_actors=num_actors))
+    assert (machines.most_actors, machines.actor_threads) == (num_actors, threads)

@@ -42,21 +42,33 @@ def test_the_rate_leaves_start_up_out(clock):
     assert tally.images_per_second == 5.0
 
 
+def test_the_rate_begins_when_every_actor_has_given_rows(clock):
+    """The second actor's first rows were almost done when those of the first came."""
+    tally = Tally(actors=2)
+    tally.add(Counts(images=10), errors=[])
+    tally.add(Counts(images=10), errors=[])
+    clock.now += 4
+    tally.add(Counts(images=20), errors=[])
+    assert tally.images_per_second == 5.0
+
+
 def test_receipts_without_images_move_no_clock(clock):
     tally = Tally()
     tally.add(Counts(), errors=[])
     assert not tally.has_begun
     tally.add(Counts(images=1), errors=[])
-    clock.now += 1
-    tally.add(Counts(images=1), errors=[])
+    clock.now += 2
+    tally.add(Counts(images=2), errors=[])
     clock.now += 100
     tally.add(Counts(), errors=[])
     assert tally.images_per_second == 1.0
 
 
-def test_a_clock_that_stands_still_gives_no_rate(clock):
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_a_moment_gives_no_rate(clock, seconds):
     tally = Tally()
     tally.add(Counts(images=1), errors=[])
+    clock.now += seconds
     tally.add(Counts(images=1), errors=[])
     assert tally.images_per_second is None
 
