@@ -43,6 +43,9 @@ class SwinBackbone(nn.Module):
         self.stages_out = [index - 1 for index in config.out_indices or ()]
         if min(self.stages_out) < 0:
             raise ValueError(f"Swin gives stages, not its stem; got {config.out_features}")
+        for stage in set(range(len(widths))) - set(self.stages_out):
+            # Part of the format, and read by nobody: an optimiser must not wait for its gradient.
+            self.hidden_states_norms[stage].requires_grad_(False)
         self.channels = [widths[stage] for stage in self.stages_out]
         self.width = widths[-1]
         _initialise(self, std=config.initializer_range)
