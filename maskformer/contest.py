@@ -59,6 +59,20 @@ def contest(
 ) -> Contest:
     """Who leads where, and how large each map is, once the maps have been resized to `size`."""
     rows, columns = places_2d((maps.shape[1], maps.shape[2]), size, maps.device)
+    return contest_at(
+        maps, rows=rows, columns=columns, thresholds=thresholds, byte_budget=byte_budget
+    )
+
+
+def contest_at(
+    maps: Float32[Tensor, "maps height width"],
+    *,
+    rows: Places,
+    columns: Places,
+    thresholds: Float32[Tensor, " maps"] | None,
+    byte_budget: int | None = None,
+) -> Contest:
+    """`contest` at the given places."""
     if maps.device == CPU:
         return _by_lines(maps, rows=rows, columns=columns, thresholds=thresholds)
     budget = byte_budget_of(maps.device) if byte_budget is None else byte_budget

@@ -24,9 +24,12 @@ from torch import Tensor
 
 from maskformer import bilinear
 from maskformer.bilinear import CPU, Places
-from maskformer.contest import Contest, contest, count_at_least, first_argmax
+from maskformer.contest import Contest, contest, contest_at, count_at_least, first_argmax
 
 HeightWidth = tuple[int, int]
+
+_SCORE_BYTES = 64 << 20
+"""Of the scores of all labels at a time: those of most images are within it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +139,9 @@ def _contest(
         masks = mask_logits.float().sigmoid().mul_(scores[:, None, None])
         return contest(masks, geometry.target_size, thresholds=thresholds, byte_budget=byte_budget)
     winners, areas = [], torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
-    for crop in geometry.crops(mask_logits, num_maps=len(scores), byte_budget=byte_budget):
+    budget = bilinear.byte_budget_of(scores.device) if byte_budget is None else byte_budget
+    bytes_per_row = 4 * len(scores) * math.ceil(geometry.pixels_per_mask / geometry.target_size[0])
+    for crop in geometry.crops(mask_logits, bytes_per_row=bytes_per_row, byte_budget=budget):
         masks = crop.resized().sigmoid_().mul_(scores[:, None, None])
         areas += count_at_least(masks, thresholds)
         winners.append(first_argmax(masks))
@@ -485,40 +490,27 @@ def _label_bands(
     *,
     byte_budget: int | None,
 ) -> Iterator[_LabelBand]:
-    """The label map from top to bottom, in bands within the budget."""
-    if geometry.image_size is not None:
-        yield from _cropped_label_bands(
-            class_logits, mask_logits, geometry, byte_budget=byte_budget
-        )
-        return
-    scores = semantic_scores(class_logits, mask_logits)
-    target = geometry.target_size
-    labels = contest(scores, target, thresholds=None, byte_budget=byte_budget).winner
-    rows, columns = bilinear.places_2d(geometry.mask_size, target, scores.device)
-    # Beside the values, the shares of a pixel take some indices of 8 bytes.
-    budget = bilinear.byte_budget_of(scores.device) if byte_budget is None else byte_budget
-    for band in bilinear.bands(target[0], bytes_per_row=16 * target[1], byte_budget=budget):
-        yield _LabelBand(labels=labels[band], scores=scores, rows=rows[band], columns=columns)
+    """The label map from top to bottom, in bands within the budget.
 
-
-def _cropped_label_bands(
-    class_logits: Float[Tensor, "queries labels_and_null"],
-    mask_logits: Float[Tensor, "queries height width"],
-    geometry: "_Geometry",
-    *,
-    byte_budget: int | None,
-) -> Iterator[_LabelBand]:
-    """As published: labels are scored at the size of the network input, then resized."""
+    As published, labels are scored at the size of the network input where something was padded.
+    """
+    budget = _SCORE_BYTES if byte_budget is None else byte_budget
     num_maps = mask_logits.shape[0] + class_logits.shape[1]
-    for crop in geometry.crops(mask_logits, num_maps=num_maps, byte_budget=byte_budget):
+    bytes_per_row = (
+        4 * num_maps * math.ceil(math.prod(geometry.source_size) / geometry.target_size[0])
+    )
+    for crop in geometry.crops(mask_logits, bytes_per_row=bytes_per_row, byte_budget=budget):
         scores = semantic_scores(class_logits, crop.logits)
-        resized = bilinear.resample(scores, rows=crop.rows, columns=crop.columns)
-        yield _LabelBand(
-            labels=first_argmax(resized),
-            scores=scores,
-            rows=crop.rows,
-            columns=crop.columns,
-        )
+        labels = contest_at(
+            scores, rows=crop.rows, columns=crop.columns, thresholds=None, byte_budget=byte_budget
+        ).winner
+        # The shares of a pixel take some numbers of 8 bytes.
+        for band in bilinear.bands(
+            len(labels), bytes_per_row=96 * geometry.target_size[1], byte_budget=budget
+        ):
+            yield _LabelBand(
+                labels=labels[band], scores=scores, rows=crop.rows[band], columns=crop.columns
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -593,20 +585,18 @@ class _Geometry:
 
     def masks_within(self, byte_budget: int) -> int:
         """How many masks can be resized at once."""
-        return max(1, byte_budget // (4 * self._pixels_per_mask()))
+        return max(1, byte_budget // (4 * self.pixels_per_mask))
 
     def crops(
         self,
         mask_logits: Float[Tensor, "maps height width"],
         *,
-        num_maps: int,
-        byte_budget: int | None,
+        bytes_per_row: int,
+        byte_budget: int,
     ) -> Iterator[_Crop]:
-        """The logits at the size of the network input, padding cut off, for bands of the target."""
-        budget = bilinear.byte_budget_of(mask_logits.device) if byte_budget is None else byte_budget
-        bytes_per_row = 4 * num_maps * math.ceil(self._pixels_per_mask() / self.target_size[0])
+        """The logits at their source's size, for bands of the target."""
         for band in bilinear.bands(
-            self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=budget
+            self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=byte_budget
         ):
             yield self.crop(mask_logits, band)
 
@@ -617,25 +607,36 @@ class _Geometry:
     def crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> _Crop:
         """The crop of which some rows of the target are made."""
         device = mask_logits.device
-        source = self.image_size or self.mask_size
-        rows, columns = bilinear.places_2d(source, self.target_size, device)
-        # Which rows a band needs is read from a copy on the CPU, so that no device waits.
-        on_cpu = bilinear.places(source[0], self.target_size[0], CPU)[band]
-        first, last = int(on_cpu.before[0]), int(on_cpu.after[-1])
+        rows, columns = bilinear.places_2d(self.source_size, self.target_size, device)
+        needed = _needed(self.source_size[0], self.target_size[0], band)
         if self.image_size is None:
-            logits = mask_logits[:, first : last + 1]
+            logits = mask_logits[:, needed]
         else:
-            inner = bilinear.places_2d(self.mask_size, self.padded_size, device)
+            inner_rows, inner_columns = bilinear.places_2d(self.mask_size, self.padded_size, device)
+            masks = _needed(self.mask_size[0], self.padded_size[0], needed)
             logits = bilinear.resample(
-                mask_logits.float(),
-                rows=inner[0][first : last + 1],
-                columns=inner[1][: self.image_size[1]],
+                mask_logits[:, masks].float(),
+                rows=inner_rows[needed].shifted(masks.start),
+                columns=inner_columns[: self.image_size[1]],
             )
-        return _Crop(logits=logits, rows=rows[band].shifted(first), columns=columns)
+        return _Crop(logits=logits, rows=rows[band].shifted(needed.start), columns=columns)
 
-    def _pixels_per_mask(self) -> int:
+    @property
+    def source_size(self) -> HeightWidth:
+        """What the target is made of: the network input without padding, or the masks at once."""
+        return self.image_size or self.mask_size
+
+    @property
+    def pixels_per_mask(self) -> int:
         pixels = math.prod(self.target_size)
         return pixels if self.image_size is None else max(pixels, math.prod(self.image_size))
+
+
+def _needed(old: int, new: int, band: slice) -> slice:
+    """The old rows that some new ones are made of."""
+    # Read from a copy on the CPU, so that no device waits.
+    at = bilinear.places(old, new, CPU)[band]
+    return slice(int(at.before[0]), int(at.after[-1]) + 1)
 
 
 def _logit(probability: float) -> float:
