@@ -1,15 +1,19 @@
 """Weights of the zoo come from where they are released, whole or not at all."""
 
 import hashlib
+import pickle
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+import torch
 
 from maskformer import zoo
-from maskformer.configuration import MaskFormerConfig
+from maskformer.configuration import MaskFormerConfig, ResNetConfig
+from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.model import MaskFormerForInstanceSegmentation
 from maskformer.weights import resolve_folder
 from maskformer.zoo import MODELS, fetched_folder
 
@@ -78,6 +82,34 @@ def test_a_name_of_the_zoo_resolves_to_that_folder(server, root, monkeypatch, tm
     assert resolve_folder(NAME) == str(root / NAME)
     (tmp_path / NAME).mkdir()
     assert resolve_folder(NAME) == NAME
+
+
+def test_a_model_and_its_image_processor_come_by_name(server, root, monkeypatch, tmp_path):
+    small = {"embedding_size": 8, "hidden_sizes": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
+    stages = ("stage1", "stage2", "stage3", "stage4")
+    backbone = replace(
+        MODELS[NAME].backbone,
+        build_config=lambda: ResNetConfig(**small, out_features=stages, frozen_batch_norm=True),
+    )
+    torch.manual_seed(0)
+    model = MaskFormerForInstanceSegmentation(
+        replace(MODELS[NAME], backbone=backbone).build_config()
+    )
+    # The names in it are a matter of the dialects.
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    content = pickle.dumps({"model": tensors, "__author__": "us"})
+    entry = replace(entry_at(server, content=content), backbone=backbone)
+    (server.folder / entry.weights.file_name).write_bytes(content)
+    monkeypatch.setattr(zoo, "MODELS", {NAME: entry})
+    monkeypatch.chdir(tmp_path)
+
+    loaded = MaskFormerForInstanceSegmentation.from_pretrained(NAME)
+    processor = MaskFormerImageProcessor.from_pretrained(NAME)
+
+    assert loaded.config.id2label == entry.id2label
+    ours, theirs = loaded.state_dict(), model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert processor.to_dict() == entry.build_image_processor().to_dict()
 
 
 def test_a_file_put_there_by_hand_is_taken(server, root):
