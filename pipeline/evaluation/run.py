@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from maskformer import check_shapes
 from maskformer.metrics import MeanIoU
 from pipeline.decoding import decode
 from pipeline.evaluation.flow import (
@@ -124,6 +125,7 @@ def _of_model(settings: Settings) -> _Prepared:
     model = read_model(str(wanted.model), resize_rule=segmenting.resize_rule)
     dataset = _opened(settings, model_labels=model.labels)
     comparison = _comparison(dataset, model_labels=model.labels, settings=settings)
+    check_shapes(model.folder)
     if segmenting.task == "panoptic" and segmenting.label_ids_to_fuse is None:
         stuff = tuple(
             label

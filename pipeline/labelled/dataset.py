@@ -6,7 +6,7 @@ a table of places, no bytes of images, and starts neither torch nor Ray.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -108,8 +108,7 @@ class LabelledImages:
 
     def first(self, count: int) -> "LabelledImages":
         """The first so many images."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return LabelledImages(**{**fields, "rows": self.rows.slice(0, count)})
+        return replace(self, rows=self.rows.slice(0, count))
 
     def _read(self, place: Place) -> bytes:
         bound = self.reading.max_image_bytes

@@ -4,7 +4,7 @@
 
 `"reduce_labels": true` is for maps in which 0 counts for nothing and 1 is the first label.
 
-Only `labels` must be there; a list of names alone will do.
+Only `labels` must be there; a list of names alone will do. `things` may be ids too.
 """
 
 import json
@@ -53,9 +53,13 @@ def label_names(
         said, place = {"labels": list(model_labels)}, "the model"
     names = tuple(said["labels"])
     ids = {name: index for index, name in enumerate(names)}
-    if unknown := [thing for thing in said.get("things", ()) if thing not in ids]:
-        raise ValueError(f"{place}: things must be names of labels, got {unknown[0]!r}")
-    labels = Labels(names=names, things=frozenset(ids[thing] for thing in said.get("things", ())))
+    things = said.get("things", [])
+    if unknown := [thing for thing in things if not isinstance(thing, int) and thing not in ids]:
+        raise ValueError(f"{place}: things must be names or ids of labels, got {unknown[0]!r}")
+    labels = Labels(
+        names=names,
+        things=frozenset(t if isinstance(t, int) else ids[t] for t in things),
+    )
     return LabelNames(labels=labels, meaning=_meaning(said, settings=settings, count=len(names)))
 
 

@@ -77,7 +77,8 @@ WITHOUT_TORCH = [
     "pipeline.archives", "pipeline.compressed", "pipeline.corpus", "pipeline.decoding",
     "pipeline.reading", "pipeline.settings", "pipeline.sources", "pipeline.storage",
     "pipeline.table", "pipeline.labelled.checking", "pipeline.labelled.opening",
-    "pipeline.evaluation.loading", "pipeline.evaluation.predictions", "pipeline.labelling.commit", "pipeline.labelling.cutting",
+    "pipeline.evaluation.loading", "pipeline.evaluation.predictions",
+    "pipeline.labelling.commit", "pipeline.labelling.cutting",
     "pipeline.labelling.loading", "pipeline.labelling.model", "pipeline.labelling.planning",
     "pipeline.labelling.report", "pipeline.labelling.rows", "pipeline.labelling.settings",
 ]  # fmt: skip

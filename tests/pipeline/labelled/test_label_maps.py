@@ -106,3 +106,11 @@ def test_labels_may_lie_elsewhere_and_be_a_plain_list(tmp_path: Path) -> None:
     put(tmp_path, files | {"names/four.json": b'["road", "sky", "tree", "car"]'})
     settings = DatasetSettings(dataset=str(tmp_path), labels=str(tmp_path / "names" / "four.json"))
     assert open_labelled(settings).labels.names == LABELS
+
+
+def test_things_may_be_ids(tmp_path: Path) -> None:
+    put(tmp_path, label_maps(scenes(1)) | {"labels.json": names_json(things=[2, "car"])})
+    assert open_labelled(DatasetSettings(dataset=str(tmp_path))).labels.things == {2, 3}
+    put(tmp_path, {"labels.json": names_json(things=[4])})
+    with pytest.raises(ValueError, match="0 to 3"):
+        open_labelled(DatasetSettings(dataset=str(tmp_path)))
