@@ -18,6 +18,8 @@ _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _INK, _PALE, _GRID = (40, 40, 40), (235, 235, 235), (215, 215, 215)
 _LOW, _HIGH = np.array([255, 255, 255]), np.array([8, 48, 107])
 _MARGIN = 16
+_LONGEST_NAME = 28
+_TITLE = "true label (row) by predicted label (column), %"
 _TILE_WIDTH, _CAPTION_HEIGHT, _GAP = 480, 26, 6
 
 
@@ -41,20 +43,18 @@ def confusion_picture(
 ) -> Image.Image:
     """For each true label, a row: which share of its pixels got which label, and its IoU behind."""
     count = len(names)
-    cell = max(6, min(44, 1100 // count))
+    cell = max(6, min(44, 1400 // count))
+    names = [_short(name) for name in names]
     font = ImageFont.load_default(size=max(6, min(14, cell - 1)))
     columns = [*names, "none"] if confusion[:, -1].any() else list(names)
     left = _MARGIN + max(int(font.getlength(name)) for name in names) + 8
     top = 52 + max(int(font.getlength(name)) for name in columns) + 8
     behind = 70 if cell >= 12 else 0
-    picture = Image.new(
-        "RGB",
-        (left + len(columns) * cell + behind + _MARGIN, top + count * cell + _MARGIN),
-        "white",
-    )
-    draw = ImageDraw.Draw(picture)
     title = ImageFont.load_default(size=16)
-    draw.text((_MARGIN, 12), "true label (row) by predicted label (column), %", _INK, title)
+    width = max(left + len(columns) * cell + behind, _MARGIN + int(title.getlength(_TITLE)))
+    picture = Image.new("RGB", (width + _MARGIN, top + count * cell + _MARGIN), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((_MARGIN, 12), _TITLE, _INK, title)
     shares = _shares(confusion[:, : len(columns)], totals=confusion.sum(1))
     for column, name in enumerate(columns):
         _upright(picture, (left + column * cell, top - 8), name, width=cell, font=font)
@@ -189,10 +189,15 @@ def _cell(
         return
     # The square root, so that small confusions are seen.
     colour = _LOW + (_HIGH - _LOW) * np.sqrt(share)
-    draw.rectangle(box, tuple(colour.round().astype(int).tolist()), outline=_GRID)
+    outline = _GRID if size >= 16 else None
+    draw.rectangle(box, tuple(colour.round().astype(int).tolist()), outline=outline)
     if size >= 24 and share >= 0.005:
         ink = "white" if share > 0.3 else _INK
         draw.text((x + size / 2, y + size / 2), f"{100 * share:.0f}", ink, font, anchor="mm")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _upright(

@@ -80,7 +80,8 @@ def make_report(
 def summary(report: MetricsReport, *, files: Sequence[str]) -> str:
     """The report for people: the numbers in percent, labels from the worst on."""
     console = Console(file=io.StringIO(), width=100, highlight=False)
-    overall = Table(title=f"{report.task}, {report.num_images:,} images, in percent")
+    images = f"{report.num_images:,} image{'s' if report.num_images != 1 else ''}"
+    overall = Table(title=f"{report.task}, {images}, in percent")
     columns = {name: value for name, value in report.metrics.items() if value is not None}
     for name in columns:
         overall.add_column(name, justify="right")

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
+from corpora import put
+from drawn_labels import panoptic_shards, scenes
 from predicted import judge, model_folder_of
 
 from pipeline.evaluation.flow import (
@@ -18,19 +21,27 @@ from pipeline.evaluation.flow import (
     evaluate_rows,
     take,
 )
-from pipeline.evaluation.judging import Task
+from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelled.opening import open_labelled
+from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import LabelError, Labels
 from pipeline.labelling.cluster import ActorSettings
-from pipeline.labelling.flow import Work, run_units
+from pipeline.labelling.commit import Stager, commit_unit
+from pipeline.labelling.flow import unit_table
+from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.model import ModelFolder, read_model, table_spec
 from pipeline.labelling.planning import UnitSettings, plan_corpus
+from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.labelling.tally import Tally
 from pipeline.reading import ReadSettings
 from pipeline.storage import Storage, StorageFault
 from pipeline.table import TableStore
+
+SEGMENTING = SegmentSettings(
+    threshold=0.3, overlap_mask_area_threshold=0.1, label_ids_to_fuse=(0, 1)
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,23 +67,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     return read_model(str(folder), resize_rule="transformers")
 
 
-def settings(task: Task) -> SegmentSettings:
-    if task == "semantic":
-        return SegmentSettings(task="semantic")
-    fused = (0, 1) if task == "panoptic" else None
-    return SegmentSettings(
-        task=task, threshold=0.3, overlap_mask_area_threshold=0.1, label_ids_to_fuse=fused
-    )
+@pytest.fixture(scope="module")
+def segmenter(model: ModelFolder) -> Segmenter:
+    return Segmenter(model_files=lambda: model.files, settings=SEGMENTING, num_threads=1)
 
 
-def by_model(
-    dataset: LabelledImages, model: ModelFolder, *, task: Task, num_actors: int
-) -> Verdict:
+@pytest.fixture(scope="module")
+def table(
+    dataset: LabelledImages,
+    model: ModelFolder,
+    segmenter: Segmenter,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TableStore:
+    place = str(tmp_path_factory.mktemp("labelled") / "table")
+    return labelled_table(dataset.uri, model, segmenter, place=place)
+
+
+def comparison(dataset: LabelledImages) -> Comparison:
+    return Comparison(dataset=dataset, judge=judge("panoptic"), num_worst=3)
+
+
+def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> Verdict:
     return evaluate_model(
-        Comparison(dataset=dataset, judge=judge(task), num_worst=3),
+        comparison(dataset),
         segmenting=Segmenting(
-            settings=settings(task),
-            actors=ActorSettings(num_actors=num_actors, block_images=2),
+            settings=SEGMENTING,
+            actors=ActorSettings(num_actors=2, block_images=2),
             processor=model.processor,
             model_files=model.files,
         ),
@@ -80,31 +100,46 @@ def by_model(
     )
 
 
-def by_table(dataset: LabelledImages, model: ModelFolder, *, task: Task, table: str) -> Verdict:
-    """Labels the data set's photographs as a corpus, and judges the rows."""
-    store, reading = TableStore(table, Storage()), ReadSettings()
-    spec = table_spec(model, segmenting=settings(task), reading=reading)
-    store.create(spec)
-    plan = plan_corpus(
-        dataset.uri, table=store, spec=spec, reading=reading, units=UnitSettings(unit_bytes=8000)
-    )
+def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -> Verdict:
+    """In this process, all images at once."""
+    loader = ImageLoader(dataset=dataset, processor=model.processor, block_bytes=10**9)
+    [block] = loader(pa.table({"index": range(len(dataset))}, schema=INDICES))
+    [receipt] = comparison(dataset).scorer(segmenter(block)).to_pylist()
+    verdict = Verdict(metric=judge("panoptic").metric())
+    take(receipt, verdict=verdict, num_worst=3)
+    return verdict
+
+
+def labelled_table(
+    corpus: str, model: ModelFolder, segmenter: Segmenter, *, place: str
+) -> TableStore:
+    """What the main job makes of the photographs, in several units."""
+    reading, table = ReadSettings(), TableStore(place, Storage())
+    spec = table_spec(model, segmenting=SEGMENTING, reading=reading)
+    table.create(spec)
+    units = UnitSettings(unit_bytes=8000)
+    plan = plan_corpus(corpus, table=table, spec=spec, reading=reading, units=units)
     assert len(plan.units) > 1
-    work = Work(
-        table=store,
-        spec=spec,
-        run_id="run",
-        reading=reading,
-        segmenting=settings(task),
-        actors=ActorSettings(num_actors=1),
-        processor=model.processor,
-        model_files=model.files,
+    loader = UnitLoader(
+        storage=Storage(), reading=reading, processor=model.processor, block_bytes=10**9
     )
-    tally = Tally()
-    run_units(plan.units, work=work, tally=tally, on_progress=lambda: True)
-    assert not tally.faults
+    for unit in plan.units:
+        rows = pa.concat_tables([segmenter(block) for block in loader(unit_table(unit))])
+        [receipt] = Stager(table=table, run_id="hand")(rows).to_pylist()
+        commit_unit(
+            unit.unit_id,
+            parts=[receipt["part"]],
+            num_images=receipt["num_images"],
+            table=table,
+            spec=spec,
+        )
+    return table
+
+
+def from_table(dataset: LabelledImages, table: TableStore) -> Verdict:
     return evaluate_rows(
-        prediction_tasks(store, dataset=dataset),
-        comparison=Comparison(dataset=dataset, judge=judge(task), num_worst=3),
+        prediction_tasks(table, dataset=dataset),
+        comparison=comparison(dataset),
         actors=ActorSettings(),
         on_progress=lambda images, segments: None,
     )
@@ -115,23 +150,37 @@ def numbers(verdict: Verdict) -> tuple[str, object]:
     return str(verdict.metric.compute()), (worst, verdict.num_segments, verdict.indices)
 
 
-def test_two_actors_and_a_table_give_the_sums_of_one_actor(
-    dataset: LabelledImages, model: ModelFolder, tmp_path: Path
+def test_two_actors_and_a_table_give_the_sums_of_one_process(
+    dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter, table: TableStore
 ) -> None:
-    one = by_model(dataset, model, task="panoptic", num_actors=1)
+    one = by_hand(dataset, model, segmenter)
     assert one.indices == set(range(6))
     assert one.num_segments > 6
     assert len(one.worst) == 3
-    assert numbers(by_model(dataset, model, task="panoptic", num_actors=2)) == numbers(one)
-    table = by_table(dataset, model, task="panoptic", table=str(tmp_path / "table"))
-    assert numbers(table) == numbers(one)
+    assert numbers(from_table(dataset, table)) == numbers(one)
+    assert numbers(on_two_actors(dataset, model)) == numbers(one)
 
 
-def test_wrong_data_ends_it_by_name(model: ModelFolder, dataset: LabelledImages) -> None:
+def test_a_table_is_known_again_where_the_data_was_copied(
+    dataset: LabelledImages, table: TableStore, tmp_path: Path
+) -> None:
+    put(tmp_path, panoptic_shards(scenes(6)))
+    copy = open_labelled(DatasetSettings(dataset=str(tmp_path)))
+    assert numbers(from_table(copy, table)) == numbers(from_table(dataset, table))
+
+
+def test_an_image_that_the_table_lacks_is_named(table: TableStore, tmp_path: Path) -> None:
+    put(tmp_path, panoptic_shards(scenes(7)))
+    more = open_labelled(DatasetSettings(dataset=str(tmp_path)))
+    with pytest.raises(LabelError, match=r"image all.tar/scene-6 is not in .*/table, which has 6"):
+        list(prediction_tasks(table, dataset=more))
+
+
+def test_wrong_data_ends_it_by_name(dataset: LabelledImages, table: TableStore) -> None:
     labels = Labels(names=("road", "sky", "tree"), things=frozenset({2}))
     wrong = dataclasses.replace(dataset, labels=labels)
     with pytest.raises(LabelError, match=r"image all.tar/scene-\d.* has label 3; labels go from 0"):
-        by_model(wrong, model, task="panoptic", num_actors=1)
+        from_table(wrong, table)
 
 
 def test_a_receipt_counts_once_or_not_at_all() -> None:
