@@ -138,7 +138,8 @@ def image_size(data: bytes, *, name: str, max_pixels: int) -> HeightWidth:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.size, name=name, max_pixels=max_pixels)
-            is_turned = _is_turned(image)
+            # Pillow gives the size of a TIFF upright already.
+            is_turned = _is_turned(image) and image.format != "TIFF"
             return (image.width, image.height) if is_turned else (image.height, image.width)
     except ImageError:
         raise

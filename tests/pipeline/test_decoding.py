@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
 
-from pipeline.decoding import Decoded, ImageError, decode, what_it_looks_like
+from pipeline.decoding import Decoded, ImageError, decode, image_size, what_it_looks_like
 
 # pytest sets its own filters of warnings in place of those of the module under test.
 pytestmark = [
@@ -271,6 +271,25 @@ def test_fast_reduces_a_jpeg_but_never_below_the_target(orientation, target, sca
     assert (decoded.height, decoded.width) == full
     assert decoded.image.size[::-1] == tuple(-(-side // scale) for side in full)
     assert all(side >= least for side, least in zip(decoded.image.size[::-1], wanted, strict=True))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_size_by_the_header_is_that_of_the_decoded_image(orientation, format):
+    data = encoded(picture(36, 48), format=format, exif=turned(orientation))
+    decoded = read(data)
+    size = image_size(data, name="a", max_pixels=MAX_PIXELS)
+    assert size == (decoded.height, decoded.width)
+
+
+@pytest.mark.parametrize(
+    ("data", "error_class"),
+    [(b"", "EmptyFile"), (b"<html>", "NotAnImage"), (b"\x89PNG\r\n\x1a\n", "TruncatedImage")],
+)
+def test_there_is_no_size_without_a_header(data, error_class):
+    with pytest.raises(ImageError) as caught:
+        image_size(data, name="a", max_pixels=MAX_PIXELS)
+    assert caught.value.error_class == error_class
 
 
 def test_fast_asks_for_the_target_with_the_size_of_the_upright_image():

@@ -24,7 +24,7 @@ def test_a_perfect_row_is_dark_and_one_without_truth_is_grey() -> None:
     assert DARK not in colours(confusion_picture(half, names=["sky", "sea"], iou=[0.3] * 2))
 
 
-@pytest.mark.parametrize("count", [1, 19, 150, 847])
+@pytest.mark.parametrize("count", [19, 150, 847])
 def test_the_picture_stays_of_a_size_to_look_at(count: int) -> None:
     confusion = np.eye(count, count + 1, dtype=np.int64)
     names = [f"label number {index}" for index in range(count)]
