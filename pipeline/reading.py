@@ -34,7 +34,7 @@ from pipeline.storage import Storage, StorageFault
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "content")
 _NOT_THERE = "there was no such object when the corpus was listed"
-_PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; errors of the file's storage are none of them, but for
 OSErrors with a number."""
 _BATCH_ROWS = 16
@@ -211,8 +211,8 @@ def _read_parquet(
                 yield _row_image(source, data, row=row, key=key, keys=keys, settings=settings)
                 row += 1
                 keys.add(key or "")
-        except _PARQUET_ERRORS as error:
-            _raise_if_of_the_system(error)
+        except PARQUET_ERRORS as error:
+            raise_if_of_the_system(error)
             reason = " ".join(str(error).split())[:300]
             message = f"from row {row} on, the Parquet file cannot be read: {reason}"
             yield _failed(source, "DamagedParquet", message, at=row)
@@ -328,8 +328,8 @@ def parquet_slices(file: BinaryIO) -> list[tuple[int, int]]:
         # Asked of the group, not of its columns: there damaged metadata end the whole process.
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         return [(group.num_rows, group.total_byte_size) for group in groups]
-    except _PARQUET_ERRORS as error:
-        _raise_if_of_the_system(error)
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
         return []
 
 
@@ -337,12 +337,13 @@ def parquet_schema(file: BinaryIO) -> pa.Schema | None:
     """The columns of a Parquet file, None where it is damaged: reading it gives the error."""
     try:
         return _parquet_file(file).schema_arrow
-    except _PARQUET_ERRORS as error:
-        _raise_if_of_the_system(error)
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
         return None
 
 
-def _raise_if_of_the_system(error: Exception) -> None:
+def raise_if_of_the_system(error: Exception) -> None:
+    """Raises an error of `PARQUET_ERRORS` again where it is no fault of the file's content."""
     if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
         raise error
 

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from pipeline.corpus import kind_of
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
+from pipeline.labelling.loading import fault_row
 from pipeline.labelling.rows import ROWS
-from pipeline.storage import File, Storage, StorageFault
+from pipeline.storage import File, SourceChanged, Storage, StorageFault
 from pipeline.table import IMAGES, TableStore, images
 
 TASKS = pa.schema(
@@ -44,9 +45,8 @@ class PredictionLoader:
                 first["file"], etag=first["file_etag"], size=first["file_size"]
             ) as file:
                 found = pq.read_table(file, filters=ds.field("image_id").isin(ids)).to_pylist()
-        except StorageFault as fault:
-            row = {"kind": "fault", "error_message": str(fault)}
-            return pa.Table.from_pylist([row], schema=ROWS)
+        except (StorageFault, SourceChanged) as fault:
+            return pa.Table.from_pylist([fault_row(fault, unit_id=None)], schema=ROWS)
         of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for segment in found:
             of_image[segment["image_id"]].append(segment)

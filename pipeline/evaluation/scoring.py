@@ -82,7 +82,10 @@ class Scorer:
         target = self.dataset.target(index)
         size = (row["height"], row["width"])
         check_size(row["image_id"], size=size, target=target, place=row["uri"])
-        return self.judge.judged(row["segments"], target, index=index)
+        try:
+            return self.judge.judged(row["segments"], target, index=index)
+        except ValueError as error:
+            raise LabelError(f"image {row['image_id']}: {error}") from error
 
 
 def merge(total: Metric, other: Metric) -> None:

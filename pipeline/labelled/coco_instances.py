@@ -17,6 +17,7 @@ from maskformer import decode_rle
 from pipeline.labelled.coco_panoptic import (
     Categories,
     CocoFolder,
+    check_entries,
     read_json,
     refuse_label_map_settings,
 )
@@ -60,7 +61,10 @@ class InstanceTruth:
             _rle(json.loads(each["segmentation"]), height=height, width=width, place=place)
             for each in row["objects"]
         ]
-        masks = [decode_rle(rle, height=height, width=width) for rle in rles]
+        try:
+            masks = [decode_rle(rle, height=height, width=width) for rle in rles]
+        except ValueError as error:
+            raise LabelError(f"{place}: {error}") from error
         ids = np.zeros((height, width), np.min_scalar_type(len(masks)))
         for index in sorted(range(len(masks)), key=lambda index: -int(masks[index].sum())):
             ids[masks[index]] = index + 1
@@ -92,6 +96,8 @@ def open_coco_instances(
     uri = storage.absolute(settings.dataset)
     said = read_json(uri, storage=storage)
     categories = Categories.of(said, place=uri)
+    check_entries(said["images"], "id", "file_name", "height", "width", place=uri)
+    check_entries(said["annotations"], "image_id", "category_id", "segmentation", place=uri)
     photos = CocoFolder.of_images(settings, said=said, uri=uri, storage=storage)
     names = {image["id"]: image["file_name"] for image in said["images"]}
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)

@@ -55,6 +55,8 @@ def open_coco_panoptic(
     uri = storage.absolute(settings.dataset)
     said = read_json(uri, storage=storage)
     categories = Categories.of(said, place=uri)
+    check_entries(said["images"], "id", "file_name", place=uri)
+    check_entries(said["annotations"], "image_id", "file_name", "segments_info", place=uri)
     images = {image["id"]: image for image in said["images"]}
     photos = CocoFolder.of_images(settings, said=said, uri=uri, storage=storage)
     stem = uri.rpartition("/")[2].removesuffix(".json")
@@ -70,6 +72,7 @@ def open_coco_panoptic(
         if image is None:
             raise LabelError(f"{uri}: image {annotation['image_id']} is annotated and not listed")
         photo = photos.file(image["file_name"])
+        check_entries(annotation["segments_info"], "id", "category_id", place=photo.uri)
         rows.append(
             {
                 "image_id": image["file_name"],
@@ -117,6 +120,14 @@ def read_json(uri: str, *, storage: Storage) -> dict[str, Any]:
     return said
 
 
+def check_entries(entries: Sequence[Any], *fields: str, place: str) -> None:
+    """Raises LabelError where an entry of a list in the JSON lacks a field."""
+    for entry in entries:
+        lacking = [f for f in fields if not isinstance(entry, dict) or f not in entry]
+        if lacking:
+            raise LabelError(f"{place}: {lacking[0]} is missing in {json.dumps(entry)[:100]}")
+
+
 def refuse_label_map_settings(settings: DatasetSettings, *, because: str) -> None:
     """What says how label maps are found and read has no effect where there are none."""
     settings.refuse(
@@ -136,6 +147,7 @@ class Categories:
     @classmethod
     def of(cls, said: Mapping[str, Any], *, place: str) -> "Categories":
         categories = said["categories"]
+        check_entries(categories, "id", "name", place=place)
         ids = {category["id"]: label for label, category in enumerate(categories)}
         if not categories or len(ids) < len(categories):
             raise LabelError(f"{place}: categories need ids of their own, and at least one")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.labelled.target import LabelError
+from pipeline.reading import PARQUET_ERRORS, raise_if_of_the_system
 from pipeline.storage import Storage
 
 PLACE = pa.struct(
@@ -78,14 +79,25 @@ class Place:
 
 
 def read_cell(place: Place, *, storage: Storage) -> Any:
-    """The value of a Parquet cell."""
+    """The value of a Parquet cell.
+
+    Raises:
+        LabelError: the file is damaged.
+        StorageFault, SourceChanged: as `Storage.read`.
+    """
     assert place.row is not None
     assert place.column is not None
-    with _ONE_AT_A_TIME:
-        starts = _group_starts(storage, place.uri, place.etag, place.size)
-        group = max(g for g, start in enumerate(starts[:-1]) if start <= place.row)
-        cells = _column(storage, place.uri, place.etag, place.size, group, place.column)
-    return cells[place.row - starts[group]].as_py()
+    file = place.uri, place.etag, place.size
+    try:
+        with _ONE_AT_A_TIME:
+            starts = _group_starts(storage, *file)
+            group = max(g for g, start in enumerate(starts[:-1]) if start <= place.row)
+            cells = _column(storage, *file, group, place.column)
+        return cells[place.row - starts[group]].as_py()
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+        said = " ".join(str(error).split())[:200]
+        raise LabelError(f"{place.name}: the Parquet file cannot be read: {said}") from error
 
 
 # Threads that read neighbours would otherwise all fetch the same row group.

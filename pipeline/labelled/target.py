@@ -6,7 +6,7 @@ labelled, or that are to be ignored.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -130,7 +130,7 @@ class Described:
 
     id: int
     label_id: int
-    is_crowd: bool = field(default=False)
+    is_crowd: bool = False
 
 
 def id_map_target(

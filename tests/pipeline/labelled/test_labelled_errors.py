@@ -174,17 +174,32 @@ PANOPTIC, INSTANCES = "annotations/panoptic_val.json", "annotations/instances_va
             "scene-0.jpg, objects in",
         ),
         (INSTANCES, ("images", 0), {"height": 40}, "of size [40, 48]"),
+        (
+            INSTANCES,
+            ("annotations", 0, "segmentation"),
+            {"counts": "11"},
+            "scene-0.jpg, objects in",
+        ),
+        (INSTANCES, ("annotations",), [{}], "image_id is missing in {}"),
+        (PANOPTIC, ("categories",), [7], "id is missing in 7"),
     ],
 )
 def test_a_json_that_contradicts_itself_is_named(
-    tmp_path: Path, place: str, at: tuple[str | int, ...], change: dict[str, object], piece: str
+    tmp_path: Path,
+    place: str,
+    at: tuple[str | int, ...],
+    change: dict[str, object] | list[object],
+    piece: str,
 ) -> None:
     files: Files = (coco_panoptic if place == PANOPTIC else coco_instances)(scenes())
     said = json.loads(files[place])
     changed = said
     for key in at:
         changed = changed[key]
-    changed |= change
+    if isinstance(change, dict):
+        changed |= change
+    else:
+        changed += change
     put(tmp_path, files | {place: json.dumps(said).encode()})
     assert piece in message(lambda: check_images(opened(tmp_path / place)))
 
@@ -244,6 +259,17 @@ def test_a_row_without_a_map_is_named(tmp_path: Path) -> None:
     rows = parquet({"image": [scene.jpeg] * 2, "label": [encoded(scene.label_map), None]})
     dataset = opened(put(tmp_path, {"rows.parquet": rows, "labels.json": names_json()}))
     assert "rows.parquet, row 1: there are no bytes" in message(lambda: check_images(dataset))
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    scene = scenes()[0]
+    rows = parquet({"image": [scene.jpeg], "label": [encoded(scene.label_map)]})
+    for place in (4, 100):  # the pages come first, the footer last
+        damaged = rows[:place] + bytes(60) + rows[place + 60 :]
+        dataset = opened(put(tmp_path, {"rows.parquet": damaged, "labels.json": names_json()}))
+        assert "rows.parquet, row 0: " in message(lambda d=dataset: check_images(d))
+    put(tmp_path, {"rows.parquet": rows[:-10]})
+    assert "rows.parquet cannot be read as Parquet" in message(lambda: opened(tmp_path))
 
 
 def test_photographs_that_changed_since_a_table_was_made_are_named(tmp_path: Path) -> None:
