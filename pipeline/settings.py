@@ -85,7 +85,7 @@ def _spelled_out(words: Sequence[str], *, kinds: Sequence[type]) -> list[str]:
         option, equals, value = rest.pop(0).partition("=")
         hint = hints.get(option.removeprefix("--")) if option.startswith("--") else None
         takes_next = bool(rest) and not equals and not rest[0].startswith("--")
-        if hint is bool and not equals and not takes_next:
+        if hint in (bool, bool | None) and not equals and not takes_next:
             equals, value = "=", "true"
         elif takes_next and (option == "--config" or hint is not None):
             equals, value = "=", rest.pop(0)

@@ -9,8 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from maskformer import decode_rle, encode_segments
-from maskformer.metrics import MaskAP, MeanIoU, PanopticQuality
+from maskformer import MaskAP, MeanIoU, PanopticQuality, decode_rle, encode_segments
 from pipeline.labelled.target import Labels, Target
 
 Task = Literal["semantic", "panoptic", "instance"]

@@ -16,8 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from maskformer import check_shapes
-from maskformer.metrics import MeanIoU
+from maskformer import MeanIoU, check_shapes
 from pipeline.decoding import decode
 from pipeline.evaluation.flow import (
     Comparison,

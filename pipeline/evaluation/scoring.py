@@ -91,7 +91,7 @@ class Scorer:
 def merge(total: Metric, other: Metric) -> None:
     """Adds the one to the other of its kind."""
     assert type(total) is type(other)
-    total.merge(other)  # type: ignore[arg-type]
+    total.merge(other)
 
 
 def badness(worst: dict[str, Any]) -> tuple[float, int]:

@@ -24,6 +24,7 @@ class Cook:
     spices: tuple[str, ...] = ("pepper",)
     tables: tuple[int, ...] | None = None
     quietly: bool = False
+    covered: bool | None = None
 
     def __post_init__(self) -> None:
         if self.salt is not None and self.salt < 0:
@@ -97,6 +98,9 @@ def test_the_yaml_says_what_differs_and_the_command_line_what_differs_today(conf
         (["--salt", "1e-3"], "salt", 0.001),
         (["--salt=null"], "salt", None),
         (["--quietly"], "quietly", True),
+        (["--covered"], "covered", True),
+        (["--covered=false"], "covered", False),
+        (["--covered", "null"], "covered", None),
         (["--quietly", "--heat=high"], "quietly", True),
         (["--quietly", "false"], "quietly", False),
         (["--quietly=true"], "quietly", True),
