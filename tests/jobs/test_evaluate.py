@@ -1,0 +1,156 @@
+"""`jobs/evaluate.py` from its command line: numbers, pictures, and one line for what is wrong."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from drawn import SIZES, encoded, picture, tar, written
+from job_runs import ROOT, Ended, Jobs, words
+from PIL import Image
+
+EVALUATE = ROOT / "jobs" / "evaluate.py"
+LABELS = ["car", "tree", "road", "sky"]
+
+
+def run(jobs: Jobs, **options: Any) -> Ended:
+    return jobs.start_command([sys.executable, str(EVALUATE), *words(options)]).end()
+
+
+def label_map(seed: int) -> np.ndarray:
+    """Three labels in blocks, and a line that is ignored; of the size of `picture(seed)`."""
+    height, width = SIZES[seed % len(SIZES)]
+    blocks = np.random.default_rng(seed).integers(0, 3, (height // 8, width // 8), np.uint8)
+    labels = blocks.repeat(8, 0).repeat(8, 1)
+    labels[0] = 255
+    return labels
+
+
+def labelled(count: int, **others: bytes) -> dict[str, bytes]:
+    """A shard of photographs and label maps, with the names of the labels."""
+    members = {}
+    for seed in range(count):
+        members[f"{seed:03}.jpg"] = encoded(picture(seed), "JPEG")
+        members[f"{seed:03}.png"] = encoded(Image.fromarray(label_map(seed)))
+    shard = tar(members | {name.replace("_", "."): data for name, data in others.items()})
+    return {"all.tar": shard, "labels.json": json.dumps({"labels": LABELS}).encode()}
+
+
+def test_a_model_is_judged(jobs: Jobs, tiny_model: Path, tmp_path: Path) -> None:
+    data, output = written(tmp_path / "data", labelled(5)), tmp_path / "output"
+    ended = run(jobs, model=tiny_model, dataset=data, task="semantic", output=output).expect(0)
+    report = json.loads((output / "metrics.json").read_text())
+    assert (report["task"], report["num_images"]) == ("semantic", 5)
+    assert 0 < report["metrics"]["miou"] < 1
+    assert [row["label"] for row in report["labels"]] == LABELS
+    assert report["labels"][3]["iou"] is None  # no truth has sky
+    assert f"{100 * report['metrics']['miou']:.2f}" in ended.stdout
+    assert str(output / "metrics.json") in ended.stdout
+    for name in ("confusion.png", "worst.png"):
+        assert Image.open(output / name).width > 200
+    assert f"model: {tiny_model}" in (output / "settings.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "pieces"),
+    [
+        (labelled(2, b_jpg=b"x"), {}, ["image all.tar/b has no label map"]),
+        (
+            labelled(2) | {"labels.json": b'["car", "tree", "road", "sea"]'},
+            {},
+            ["only the model has 'sky'", "only the data has 'sea'"],
+        ),
+        (labelled(2), {"task": "panoptic"}, ["the label of each pixel", "--task semantic"]),
+        (labelled(2), {"threshold": 0.3}, ["threshold has no effect"]),
+        (labelled(2), {"maps": "elsewhere"}, ["maps has no effect on tar shards"]),
+        ({}, {}, ["there is nothing at"]),
+    ],
+)
+def test_what_is_wrong_beforehand_is_one_line(
+    jobs: Jobs,
+    tiny_model: Path,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    options: dict[str, Any],
+    pieces: list[str],
+) -> None:
+    data = written(tmp_path / "data", files)
+    usual = {"model": tiny_model, "dataset": data, "task": "semantic", "output": tmp_path / "out"}
+    ended = run(jobs, **usual | options).expect(2)
+    [line] = ended.stderr.splitlines()
+    for piece in ("evaluate: ", *pieces):
+        assert piece in line
+    assert not ended.started_ray
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_turns_out_wrong_leaves_no_number(
+    jobs: Jobs, tiny_model: Path, tmp_path: Path
+) -> None:
+    wrong = {"b_jpg": encoded(picture(0), "JPEG"), "b_png": encoded(Image.new("L", (64, 48), 9))}
+    data = written(tmp_path / "data", labelled(2, **wrong))
+    usual = {"model": tiny_model, "dataset": data, "task": "semantic", "output": tmp_path / "out"}
+    ended = run(jobs, **usual).expect(2)
+    assert "image all.tar/b, labels in" in ended.stderr.splitlines()[-1]
+    assert "the map holds 9" in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_another_task_is_refused(jobs: Jobs, tmp_path: Path) -> None:
+    data = written(tmp_path / "data", labelled(1))
+    table = written(tmp_path / "table", {"_table.json": b'{"task": "panoptic", "labels": []}'})
+    usual = {"table": table, "dataset": data, "output": tmp_path / "out"}
+    ended = run(jobs, task="semantic", **usual).expect(2)
+    assert "holds panoptic segments" in ended.stderr
+    ended = run(jobs, task="panoptic", num_actors=2, **usual).expect(2)
+    assert "num_actors has no effect with --table" in ended.stderr
+
+
+def test_street_scenes_score_as_through_transformers(
+    jobs: Jobs, shared: Path, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    count = 10
+    model = shared / "weights" / "maskformer-efficientnet-lite0-camvid"
+    data = shared / "data" / "camvid" / "val-0000.tar"
+    output = tmp_path / "output"
+    run(jobs, model=model, dataset=data, task="semantic", output=output, limit=count).expect(0)
+    report = json.loads((output / "metrics.json").read_text())
+    expected = _through_transformers(transformers, model=model, data=data, count=count)
+    found = [row["iou"] for row in report["labels"]]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert report["metrics"]["miou"] == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def _through_transformers(transformers: Any, *, model: Path, data: Path, count: int) -> np.ndarray:
+    """The IoU of each label, with the model, the processor and the post-processing of others."""
+    import tarfile
+
+    import torch
+
+    with tarfile.open(data) as archive:
+        names = [name for name in archive.getnames() if name.endswith(".jpg")][:count]
+        opened = {
+            name: Image.open(io.BytesIO(archive.extractfile(name).read()))  # type: ignore[union-attr]
+            for jpg in names
+            for name in (jpg, jpg.replace(".jpg", ".png"))
+        }
+    network = transformers.MaskFormerForInstanceSegmentation.from_pretrained(model).eval()
+    processor = transformers.MaskFormerImageProcessor.from_pretrained(model)
+    confusion = np.zeros((12, 12), np.int64)
+    for name in names:
+        photo, truth = opened[name], np.asarray(opened[name.replace(".jpg", ".png")])
+        inputs = processor(images=photo, return_tensors="pt")
+        with torch.inference_mode():
+            outputs = network(pixel_values=inputs["pixel_values"])
+        [labels] = processor.post_process_semantic_segmentation(
+            outputs, target_sizes=[photo.size[::-1]]
+        )
+        codes = truth.astype(np.int64) * 12 + labels.numpy()
+        confusion += np.bincount(codes.ravel(), minlength=144).reshape(12, 12)
+    confusion = confusion[:11, :11]
+    hits = np.diagonal(confusion)
+    return hits / (confusion.sum(0) + confusion.sum(1) - hits)
