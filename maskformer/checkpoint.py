@@ -189,7 +189,7 @@ def _fit_prefix(stored: dict[str, Weight], wanted: Mapping[str, Tensor]) -> dict
     whole_wanted = any(name.startswith(_BASE) for name in wanted)
     if whole_stored and not whole_wanted:
         return {k.removeprefix(_BASE): v for k, v in stored.items() if k.startswith(_BASE)}
-    if whole_wanted and not whole_stored:
+    if whole_wanted and not whole_stored and any(_BASE + name in wanted for name in stored):
         return {_BASE + name: tensor for name, tensor in stored.items()}
     return stored
 
@@ -204,7 +204,8 @@ def _without(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    shown = (name if name.isprintable() else repr(name) for name in names[:_MOST_NAMES])
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _shape(tensor: Weight) -> str:

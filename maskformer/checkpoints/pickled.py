@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from maskformer.checkpoints.stored import StoredTensor, contiguous
 
 # Ten times what the largest checkpoint takes: a bomb makes a list of each byte.
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 300_000
 
 _LONGEST_LINE = 1000
 
@@ -118,7 +118,8 @@ class _Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        name = f"{self.module}.{self.name}"
+        return name if name.isprintable() else repr(name)
 
 
 @dataclass
@@ -167,15 +168,16 @@ class _Array:
             raise ValueError("an array is never filled")
         shape, kind, by_columns, data = self.state
         if not isinstance(kind, _NumpyType):
-            raise ValueError(f"an array is of type {kind!r}")
+            raise TypeError(f"an array of type {kind!r}")
+        dtype = kind.dtype
         if isinstance(data, str):  # Python 2's
             data = data.encode("latin-1")
         # Arrays are few and small enough to copy; torch wants memory that may be written to.
         data = memoryview(bytearray(data))
         if not by_columns:
-            return contiguous(data, dtype=kind.dtype, shape=shape)
+            return contiguous(data, dtype=dtype, shape=shape)
         strides = tuple(accumulate((1, *shape[:-1]), mul)) if shape else ()
-        return StoredTensor(data=data, dtype=kind.dtype, shape=tuple(shape), strides=strides)
+        return StoredTensor(data=data, dtype=dtype, shape=tuple(shape), strides=strides)
 
 
 class _Machine:
@@ -274,6 +276,8 @@ class _Machine:
                 return _NumpyType(_text(given[0]))
             case "numpy.core.multiarray.scalar":
                 return None  # of an optimiser, say: no weight is one
+            case "__builtin__.bytes" | "builtins.bytes" if not given:
+                return b""
             case "_codecs.encode" if given[1] in ("latin1", "latin-1"):
                 return self._latin(_as(str, given[0]))
         raise ValueError(f"its pickle would run {called}, which is not needed for tensors; refused")

@@ -4,6 +4,7 @@ Takes a file's bytes; gives its tensors by name. Torch writes a zip, before 1.6 
 pickles with the numbers after them; Detectron2 publishes one pickle of numpy arrays.
 """
 
+import struct
 import zipfile
 from typing import Any
 
@@ -30,7 +31,14 @@ def pickled_tensors(data: memoryview) -> dict[str, StoredTensor]:
         tree = _read_zip(data) if data[:4] == ZIP_START else _read_row(data)
         named = _unwrapped(tree).items()
         tensors = {str(name): v.stored() for name, v in named if isinstance(v, PickledTensor)}
-    except (zipfile.BadZipFile, LookupError, TypeError, AttributeError) as error:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        LookupError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
         raise ValueError(f"it is damaged or no checkpoint ({error!r})") from error
     if not tensors:
         raise ValueError("it has no tensors by name")
@@ -38,8 +46,9 @@ def pickled_tensors(data: memoryview) -> dict[str, StoredTensor]:
 
 
 def _unwrapped(tree: Any) -> dict[Any, Any]:
-    inner = next((tree[name] for name in _WRAPPERS if isinstance(tree.get(name), dict)), None)
-    return tree if inner is None else _unwrapped(inner)
+    for _ in _WRAPPERS:  # no more often: a dictionary may hold itself
+        tree = next((tree[name] for name in _WRAPPERS if isinstance(tree.get(name), dict)), tree)
+    return tree
 
 
 def _read_zip(data: memoryview) -> Any:
@@ -48,8 +57,9 @@ def _read_zip(data: memoryview) -> Any:
     packed = [info for info in records.values() if info.compress_type != zipfile.ZIP_STORED]
     if packed:
         # Torch packs nothing, and what is not packed is no larger than the file.
+        largest = max(packed, key=lambda info: info.file_size)
         raise ValueError(
-            f"{packed[0].filename} is packed and would unfold to {packed[0].file_size:,} bytes"
+            f"{largest.filename} is packed and would unfold to {largest.file_size:,} bytes"
         )
     programs = [name for name in records if name.endswith("/data.pkl")]
     if len(programs) != 1:

@@ -1,0 +1,200 @@
+"""New labels for a trained model, and any dialect written as transformers does."""
+
+import json
+import logging
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from test_dialects import MODELS, SMALL, detectron2, with_backbone
+from tiny import make_tiny
+
+from maskformer import weights
+from maskformer.configuration import MaskFormerConfig, ResNetConfig
+from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
+
+OLD = {0: "sky", 1: "road", 2: "tree", 3: "road"}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    model = make_tiny(id2label=OLD)
+    model.save_pretrained(tmp_path)
+    return model, tmp_path
+
+
+def load(folder, **values):
+    return MaskFormerForInstanceSegmentation.from_pretrained(folder, **values)
+
+
+def test_labels_of_the_same_name_keep_their_rows_and_the_others_start_afresh(trained, caplog):
+    old, folder = trained
+    labels = ["car", "road", "Sky", "sky", "bus"]
+
+    with caplog.at_level(logging.INFO):
+        new = load(folder, labels=labels)
+
+    for kind in ("weight", "bias"):
+        was, now = (getattr(m.class_predictor, kind) for m in (old, new))
+        assert len(now) == 6
+        # Of the two roads the first; no object is the last row.
+        for before, after in ((1, 1), (0, 3), (4, 5)):
+            assert torch.equal(now[after], was[before])
+        for row in (0, 2, 4):
+            assert not any(torch.equal(now[row], other) for other in was)
+    assert new.config.id2label == dict(enumerate(labels))
+    assert new.config.label2id["bus"] == 4
+    assert new.load_report.kept_labels == ("road", "sky")
+    assert new.load_report.fresh_labels == ("car", "Sky", "bus")
+    assert not new.load_report.missing
+    assert "2 of 5 labels kept by name (road, sky); afresh: car, Sky, bus" in caplog.text
+    assert torch.equal(new.mask_embedder[0][0].weight, old.mask_embedder[0][0].weight)
+
+
+def test_the_same_labels_in_another_order_give_the_same_classes(trained):
+    old, folder = trained
+    pixels = torch.randn(1, 3, 64, 64)
+
+    new = load(folder, labels=["tree", "sky", "road"])
+
+    with torch.no_grad():
+        before, after = (m(pixels).class_queries_logits for m in (old, new))
+    torch.testing.assert_close(after, before[..., [2, 0, 1, 4]])
+
+
+def test_new_labels_can_be_saved_and_loaded(trained, tmp_path):
+    _, folder = trained
+    new = load(folder, labels=["road", "car"])
+    new.save_pretrained(tmp_path / "new")
+
+    again = load(tmp_path / "new")
+
+    assert torch.equal(again.class_predictor.weight, new.class_predictor.weight)
+    assert again.load_report.kept_labels == ()
+
+
+def test_labels_that_make_no_sense_are_refused(trained):
+    _, folder = trained
+
+    with pytest.raises(ValueError, match=r"each once, got \['road'\] more than once"):
+        load(folder, labels=["road", "car", "road"])
+    with pytest.raises(ValueError, match="a list of names"):
+        load(folder, labels=[])
+    with pytest.raises(ValueError, match="num_labels, id2label and label2id have no effect"):
+        load(folder, labels=["road"], num_labels=1)
+    with pytest.raises(ValueError, match="no effect on a model without a class head"):
+        MaskFormerModel.from_pretrained(folder, labels=["road"])
+    # The configuration must be that of the trained head.
+    config = MaskFormerConfig.from_pretrained(folder, num_labels=9)
+    with pytest.raises(ValueError, match="the configuration's 9 labels"):
+        load(folder, config=config, labels=["road"])
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "maskformer.weights", *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["swin", "resnet"])
+def test_what_is_converted_gives_the_same_in_transformers(kind, tmp_path):
+    model = MODELS[kind]()
+    source, config, out = tmp_path / "final.pkl", tmp_path / "c.json", tmp_path / "out"
+    source.write_bytes(pickle.dumps({"model": detectron2(model, version=1)}))
+    model.config.to_json_file(config)
+
+    assert weights.main(["convert", str(source), str(out), "--config", str(config)]) == 0
+
+    theirs, info = transformers.MaskFormerForInstanceSegmentation.from_pretrained(
+        out, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    pixels = torch.randn(1, 3, 64, 96)
+    output, expected = theirs.eval()(pixels), model(pixels)
+    for field in ("class_queries_logits", "masks_queries_logits"):
+        torch.testing.assert_close(output[field], expected[field], atol=1e-4, rtol=1e-4)
+
+
+def test_a_whole_resnet_50_converts_and_gives_the_same_in_transformers(tmp_path):
+    torch.manual_seed(0)
+    config = MaskFormerConfig(
+        backbone_config=ResNetConfig(
+            out_features=["stage1", "stage2", "stage3", "stage4"], frozen_batch_norm=True
+        ),
+        num_labels=150,
+    )
+    model = MaskFormerForInstanceSegmentation(config).eval()
+    (tmp_path / "r50.pkl").write_bytes(pickle.dumps({"model": detectron2(model)}))
+    config.save_pretrained(tmp_path)
+
+    assert weights.main(["convert", str(tmp_path / "r50.pkl"), str(tmp_path / "out")]) == 0
+
+    theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(tmp_path / "out")
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        output, expected = theirs.eval()(pixels), model(pixels)
+    for field in ("class_queries_logits", "masks_queries_logits"):
+        torch.testing.assert_close(output[field], expected[field], atol=1e-4, rtol=1e-4)
+
+
+def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained, tmp_path):
+    model, folder = trained
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"size": 640}')
+
+    assert weights.main(["convert", str(folder), str(tmp_path / "out")]) == 0
+
+    assert load(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
+    assert (tmp_path / "out/preprocessor_config.json").read_text() == '{"size": 640}'
+
+
+def test_a_file_needs_a_configuration_from_somewhere(trained, tmp_path, capsys):
+    _, folder = trained
+    (tmp_path / "alone").mkdir()
+    alone = (folder / "model.safetensors").rename(tmp_path / "alone/model.safetensors")
+
+    assert weights.main(["convert", str(alone), str(tmp_path / "out")]) == 2
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert "needs config.json beside it" in line
+    assert not (tmp_path / "out").exists()
+    config = MaskFormerConfig.from_pretrained(folder)
+    assert load(alone, config=config).config.id2label == OLD
+
+
+def test_weights_of_another_shape_are_found_out_without_torch_in_this_process(trained):
+    _, folder = trained
+    weights.check_shapes(str(folder))
+    values = json.loads((folder / "config.json").read_text())
+    values["decoder_config"]["decoder_ffn_dim"] = 2**40
+    (folder / "config.json").write_text(json.dumps(values))
+
+    # A model of this size would not fit into any memory.
+    with pytest.raises(ValueError, match=r"fc1\.bias is 64, the model's 1099511627776") as error:
+        weights.check_shapes(str(folder))
+    assert "\n" not in str(error.value)
+    assert "more. Allow by name" in str(error.value)
+
+
+def test_wrong_usage_of_the_command_is_one_line(tmp_path):
+    ended = run(
+        "convert", tmp_path / "none.pkl", tmp_path / "out", "--config", tmp_path / "no.json"
+    )
+
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("maskformer.weights: ")
+    assert "no.json" in line
+
+
+def test_a_resnet_that_transformers_would_train_otherwise_still_loads_there(tmp_path):
+    with_backbone(ResNetConfig(**SMALL, frozen_batch_norm=True)).save_pretrained(tmp_path)
+
+    theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(tmp_path)
+
+    assert theirs.config.backbone_config.model_type == "resnet"
