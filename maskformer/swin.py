@@ -273,7 +273,11 @@ class _WindowAttention(nn.Module):
             attended = functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
             )
-        return attended.transpose(1, 2).flatten(2).flatten(0, 1)
+        attended = attended.transpose(1, 2)
+        if torch.compiler.is_exporting():
+            # Other runtimes lay out what attention gives in another way than torch's own kernels.
+            attended = attended.clone(memory_format=torch.contiguous_format)
+        return attended.flatten(2).flatten(0, 1)
 
     def _position_bias(self) -> Float[Tensor, "1 heads places places"]:
         index = _relative_positions(self.window, self.relative_position_bias_table.device)

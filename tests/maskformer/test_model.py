@@ -1,10 +1,6 @@
 """The model against transformers, and against itself: query first, auxiliary, half, compiled."""
 
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -241,37 +237,6 @@ def test_positions_are_float32_until_the_end_unlike_transformers():
     torch.testing.assert_close(exact, as_theirs, atol=1e-4, rtol=1e-4)
     quantised = theirs(shape, device, torch.bfloat16)[0].flatten(1).T
     assert (quantised.float() - exact).abs().max() > 10 * (half.float() - exact).abs().max()
-
-
-# Without the shape checks of the test session, which no compiler can trace.
-COMPILE = """
-import torch
-from tiny import make_tiny
-model = make_tiny()
-compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
-queries = torch.compile(model.decode_queries, fullgraph=True, backend="eager", dynamic=False)
-with torch.no_grad():
-    for size in ((64, 96), (50, 70)):
-        pixels = torch.randn(1, 3, *size)
-        expected, output = model(pixels), compiled(pixels)
-        for field in ("class_queries_logits", "masks_queries_logits"):
-            torch.testing.assert_close(output[field], expected[field], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(
-            queries(pixels).mask_embeddings, model.decode_queries(pixels).mask_embeddings
-        )
-"""
-
-
-def test_the_forward_compiles_without_graph_breaks_at_two_sizes():
-    here = Path(__file__).parent
-    paths = os.pathsep.join([str(here.parents[1]), str(here)])
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_fresh_queries_are_wide_and_the_decoder_is_xavier_unlike_transformers():

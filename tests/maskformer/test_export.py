@@ -1,0 +1,91 @@
+"""The model outside of Python: as a compiled graph, an exported program and an ONNX file.
+
+In a process of their own, without the shape checks of the test session, which nothing can trace.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# The logits are the first two of the tuple that return_dict=False gives.
+BEGIN = """
+import sys, torch
+from tiny import make_tiny
+from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation, ResNetConfig
+torch.manual_seed(0)
+tiny = make_tiny().config
+if sys.argv[1] == "resnet":
+    tiny.backbone_config = ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=(16, 32, 32, 64),
+        depths=(1, 1, 1, 1),
+        out_indices=[1, 2, 3, 4],
+    )
+model = MaskFormerForInstanceSegmentation(tiny).eval()
+inputs = [torch.randn(1, 3, *size) for size in ((64, 96), (50, 70))]
+
+def expected(pixels):
+    with torch.no_grad():
+        return model(pixels, return_dict=False)[:2]
+"""
+
+COMPILED = """
+compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+queries = torch.compile(model.decode_queries, fullgraph=True, backend="eager", dynamic=False)
+for pixels in inputs:
+    with torch.no_grad():
+        torch.testing.assert_close(
+            compiled(pixels, return_dict=False)[:2], expected(pixels), atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            queries(pixels).mask_embeddings, model.decode_queries(pixels).mask_embeddings
+        )
+"""
+
+EXPORTED = """
+for pixels in inputs:
+    program = torch.export.export(model, (pixels,), {"return_dict": False})
+    other = torch.randn_like(pixels)
+    found = program.module()(other, return_dict=False)[:2]
+    torch.testing.assert_close(found, expected(other), atol=1e-5, rtol=1e-4)
+"""
+
+ONNX = """
+import onnxruntime, tempfile, os
+with tempfile.TemporaryDirectory() as folder:
+    for number, pixels in enumerate(inputs):
+        path = os.path.join(folder, f"{number}.onnx")
+        torch.onnx.export(
+            model, (pixels,), path, kwargs={"return_dict": False}, dynamo=True, verbose=False
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        other = torch.randn_like(pixels)
+        (name,) = [given.name for given in session.get_inputs()]
+        found = session.run(None, {name: other.numpy()})[:2]
+        for logits, wanted in zip(found, expected(other), strict=True):
+            torch.testing.assert_close(torch.from_numpy(logits), wanted, atol=1e-3, rtol=1e-3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backbone", "program"),
+    [
+        pytest.param("swin", COMPILED, id="without graph breaks"),
+        pytest.param("swin", EXPORTED, id="exported"),
+        pytest.param("swin", ONNX, id="in onnxruntime"),
+        pytest.param("resnet", ONNX, id="ResNet in onnxruntime"),
+    ],
+)
+def test_the_logits_are_the_same_at_two_sizes(backbone: str, program: str) -> None:
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here.parents[1]), str(here)])
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + program, backbone],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
