@@ -166,14 +166,18 @@ def fill(model: nn.Module, weights: Weights) -> None:
 
 
 def as_tensor(weight: Weight) -> Tensor:
-    """The numbers, on the CPU, in the memory of the mapped file where they lie in one."""
+    """The numbers, on the CPU, in the memory of the mapped file where they lie in one.
+
+    That memory is private: writing to it changes no file.
+    """
     if isinstance(weight, Tensor):
         return weight
     dtype = getattr(torch, weight.dtype)
     if not math.prod(weight.shape):
         return torch.empty(weight.shape, dtype=dtype)
-    count = len(weight.data) // dtype.itemsize
-    whole = torch.frombuffer(weight.data, dtype=dtype, count=count)
+    # Torch wants memory that may be written to.
+    data = bytearray(weight.data) if weight.data.readonly else weight.data
+    whole = torch.frombuffer(data, dtype=dtype, count=len(data) // dtype.itemsize)
     return whole.as_strided(weight.shape, weight.strides, weight.offset)
 
 

@@ -172,8 +172,7 @@ class _Array:
         dtype = kind.dtype
         if isinstance(data, str):  # Python 2's
             data = data.encode("latin-1")
-        # Arrays are few and small enough to copy; torch wants memory that may be written to.
-        data = memoryview(bytearray(data))
+        data = memoryview(data)
         if not by_columns:
             return contiguous(data, dtype=dtype, shape=shape)
         strides = tuple(accumulate((1, *shape[:-1]), mul)) if shape else ()

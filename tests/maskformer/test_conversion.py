@@ -15,6 +15,7 @@ from tiny import make_tiny
 from maskformer import weights
 from maskformer.configuration import MaskFormerConfig, ResNetConfig
 from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
+from maskformer.zoo import MODELS as MODELS_OF_ZOO
 
 OLD = {0: "sky", 1: "road", 2: "tree", 3: "road"}
 
@@ -120,26 +121,39 @@ def test_what_is_converted_gives_the_same_in_transformers(kind, tmp_path):
         torch.testing.assert_close(output[field], expected[field], atol=1e-4, rtol=1e-4)
 
 
-def test_a_whole_resnet_50_converts_and_gives_the_same_in_transformers(tmp_path):
+def test_a_model_of_the_zoo_converts_by_its_name_and_gives_the_same_in_transformers(tmp_path):
     torch.manual_seed(0)
-    config = MaskFormerConfig(
-        backbone_config=ResNetConfig(
-            out_features=["stage1", "stage2", "stage3", "stage4"], frozen_batch_norm=True
-        ),
-        num_labels=150,
-    )
+    name = "maskformer-resnet50-ade20k"
+    config = MODELS_OF_ZOO[name].build_config()
     model = MaskFormerForInstanceSegmentation(config).eval()
-    (tmp_path / "r50.pkl").write_bytes(pickle.dumps({"model": detectron2(model)}))
-    config.save_pretrained(tmp_path)
+    source, out = tmp_path / "r50.pkl", tmp_path / "out"
+    source.write_bytes(pickle.dumps({"model": detectron2(model, version=1)}))
 
-    assert weights.main(["convert", str(tmp_path / "r50.pkl"), str(tmp_path / "out")]) == 0
+    assert weights.main(["convert", str(source), str(out), "--name", name]) == 0
 
-    theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(tmp_path / "out")
+    assert MaskFormerConfig.from_pretrained(out).id2label == config.id2label
+    assert (out / "preprocessor_config.json").is_file()
+    theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(out)
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         output, expected = theirs.eval()(pixels), model(pixels)
     for field in ("class_queries_logits", "masks_queries_logits"):
         torch.testing.assert_close(output[field], expected[field], atol=1e-4, rtol=1e-4)
+
+
+def test_a_name_that_is_not_in_the_zoo_is_one_line(tmp_path, capsys):
+    arguments = [
+        "convert",
+        str(tmp_path),
+        str(tmp_path / "out"),
+        "--name",
+        "maskformer-resnet5-ade",
+    ]
+
+    assert weights.main(arguments) == 2
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert "got 'maskformer-resnet5-ade' (near: maskformer-resnet50-ade20k)" in line
 
 
 def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained, tmp_path):
