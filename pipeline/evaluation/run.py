@@ -18,6 +18,7 @@ from PIL import Image
 
 from maskformer import MeanIoU, check_shapes
 from pipeline.decoding import decode
+from pipeline.evaluation.confusion import confusion_picture
 from pipeline.evaluation.flow import (
     Comparison,
     Segmenting,
@@ -27,9 +28,9 @@ from pipeline.evaluation.flow import (
 )
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.matching import match_labels
-from pipeline.evaluation.pictures import WorstImage, confusion_picture, worst_sheet
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.report import MetricsReport, make_report, summary
+from pipeline.evaluation.worst import WorstImage, worst_sheet
 from pipeline.labelled.dataset import TASKS, LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings

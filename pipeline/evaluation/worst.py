@@ -1,11 +1,10 @@
-"""Pictures of an evaluation: what is taken for what, and the worst images beside their truth."""
+"""The contact sheet: the worst images beside what is true and what was predicted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Integer
 from PIL import Image, ImageDraw, ImageFont
 
 from maskformer import encode_mask, encode_segments
@@ -15,11 +14,7 @@ from pipeline.labelled.target import Target
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_INK, _PALE, _GRID = (40, 40, 40), (235, 235, 235), (215, 215, 215)
-_LOW, _HIGH = np.array([255, 255, 255]), np.array([8, 48, 107])
-_MARGIN = 16
-_LONGEST_NAME = 28
-_TITLE = "true label (row) by predicted label (column), %"
+_INK = (40, 40, 40)
 _TILE_WIDTH, _CAPTION_HEIGHT, _GAP = 480, 26, 6
 
 
@@ -33,46 +28,6 @@ class WorstImage:
     target: Target
     segments: Sequence[Mapping[str, Any]]
     """Rows of a segment table."""
-
-
-def confusion_picture(
-    confusion: Integer[np.ndarray, "labels labels_and_none"],
-    *,
-    names: Sequence[str],
-    iou: Sequence[float],
-) -> Image.Image:
-    """For each true label, a row: which share of its pixels got which label, and its IoU behind."""
-    count = len(names)
-    cell = max(6, min(44, 1400 // count))
-    names = [_short(name) for name in names]
-    font = ImageFont.load_default(size=max(6, min(14, cell - 1)))
-    columns = [*names, "none"] if confusion[:, -1].any() else list(names)
-    left = _MARGIN + max(int(font.getlength(name)) for name in names) + 8
-    top = 52 + max(int(font.getlength(name)) for name in columns) + 8
-    behind = 70 if cell >= 12 else 0
-    title = ImageFont.load_default(size=16)
-    width = max(left + len(columns) * cell + behind, _MARGIN + int(title.getlength(_TITLE)))
-    picture = Image.new("RGB", (width + _MARGIN, top + count * cell + _MARGIN), "white")
-    draw = ImageDraw.Draw(picture)
-    draw.text((_MARGIN, 12), _TITLE, _INK, title)
-    shares = _shares(confusion[:, : len(columns)], totals=confusion.sum(1))
-    for column, name in enumerate(columns):
-        _upright(picture, (left + column * cell, top - 8), name, width=cell, font=font)
-    for row, name in enumerate(names):
-        y = top + row * cell
-        draw.text((left - 8, y + cell / 2), name, _INK, font, anchor="rm")
-        for column in range(len(columns)):
-            x = left + column * cell
-            _cell(draw, (x, y), shares[row, column], size=cell, font=font)
-        if behind:
-            text = "" if np.isnan(iou[row]) else f"{100 * iou[row]:.1f}"
-            x = left + len(columns) * cell + behind - 12
-            draw.text((x, y + cell / 2), text, _INK, font, anchor="rm")
-    if behind:
-        x = left + len(columns) * cell + behind - 12
-        draw.text((x, top - 8), "IoU", _INK, font, anchor="rs")
-    draw.rectangle((left, top, left + len(columns) * cell, top + count * cell), outline=_GRID)
-    return picture
 
 
 def worst_sheet(worst: Sequence[WorstImage], *, judge: Judge, metric: str) -> Image.Image:
@@ -164,53 +119,3 @@ def _true_rows(target: Target, *, judge: Judge) -> list[dict[str, Any]]:
             shapes.ids.tolist(), shapes.areas.tolist(), shapes.rles, strict=True
         )
     ]
-
-
-def _shares(
-    confusion: Integer[np.ndarray, "labels columns"], *, totals: Integer[np.ndarray, " labels"]
-) -> Float[np.ndarray, "labels columns"]:
-    """Of each row's pixels, nan where there are none."""
-    with np.errstate(invalid="ignore"):
-        return np.where(totals[:, None] > 0, confusion / totals[:, None], np.nan)
-
-
-def _cell(
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    share: float,
-    *,
-    size: int,
-    font: _Font,
-) -> None:
-    x, y = corner
-    box = (x, y, x + size - 1, y + size - 1)
-    if np.isnan(share):
-        draw.rectangle(box, _PALE)
-        return
-    # The square root, so that small confusions are seen.
-    colour = _LOW + (_HIGH - _LOW) * np.sqrt(share)
-    outline = _GRID if size >= 16 else None
-    draw.rectangle(box, tuple(colour.round().astype(int).tolist()), outline=outline)
-    if size >= 24 and share >= 0.005:
-        ink = "white" if share > 0.3 else _INK
-        draw.text((x + size / 2, y + size / 2), f"{100 * share:.0f}", ink, font, anchor="mm")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-
-
-def _upright(
-    picture: Image.Image,
-    foot: tuple[int, int],
-    text: str,
-    *,
-    width: int,
-    font: _Font,
-) -> None:
-    """Text that runs upwards from above a column."""
-    length = int(font.getlength(text)) + 4
-    strip = Image.new("RGB", (length, width), "white")
-    ImageDraw.Draw(strip).text((0, width / 2), text, _INK, font, anchor="lm")
-    turned = strip.rotate(90, expand=True)
-    picture.paste(turned, (foot[0], foot[1] - length))

@@ -1,38 +1,12 @@
-"""Pictures show each label's row, and photo, truth and prediction in the same colours."""
+"""The contact sheet shows photo, truth and prediction in the same colours."""
 
 import numpy as np
 import pytest
 from drawn_labels import LABELS, scenes
-from PIL import Image
 from predicted import judge, predicted, rows_of
 
-from pipeline.evaluation.pictures import WorstImage, confusion_picture, worst_sheet
+from pipeline.evaluation.worst import WorstImage, worst_sheet
 from pipeline.labelled.dataset import LabelledImages
-
-DARK, PALE = (8, 48, 107), (235, 235, 235)
-
-
-def colours(picture: Image.Image) -> set[tuple[int, ...]]:
-    return {colour for _, colour in picture.getcolors(1 << 24)}
-
-
-def test_a_perfect_row_is_dark_and_one_without_truth_is_grey() -> None:
-    confusion = np.array([[5, 0, 0], [0, 0, 0]])
-    picture = confusion_picture(confusion, names=["sky", "sea"], iou=[1.0, float("nan")])
-    assert {DARK, PALE} <= colours(picture)
-    half = np.array([[5, 5, 0], [5, 5, 0]])
-    assert DARK not in colours(confusion_picture(half, names=["sky", "sea"], iou=[0.3] * 2))
-
-
-@pytest.mark.parametrize("count", [19, 150, 847])
-def test_the_picture_stays_of_a_size_to_look_at(count: int) -> None:
-    confusion = np.eye(count, count + 1, dtype=np.int64)
-    names = [f"label number {index}" for index in range(count)]
-    picture = confusion_picture(confusion, names=names, iou=[0.5] * count)
-    assert max(picture.size) < 7 * max(count, 230)
-    # Where something has no label, it is a column of its own.
-    confusion[0, -1] = 1
-    assert confusion_picture(confusion, names=names, iou=[0.5] * count).width > picture.width
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic", "instance"])

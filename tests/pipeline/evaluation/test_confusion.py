@@ -1,0 +1,32 @@
+"""The confusion picture shows each label's row, for few labels and for many."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.evaluation.confusion import confusion_picture
+
+DARK, PALE = (8, 48, 107), (235, 235, 235)
+
+
+def colours(picture: Image.Image) -> set[tuple[int, ...]]:
+    return {colour for _, colour in picture.getcolors(1 << 24)}
+
+
+def test_a_perfect_row_is_dark_and_one_without_truth_is_grey() -> None:
+    confusion = np.array([[5, 0, 0], [0, 0, 0]])
+    picture = confusion_picture(confusion, names=["sky", "sea"], iou=[1.0, float("nan")])
+    assert {DARK, PALE} <= colours(picture)
+    half = np.array([[5, 5, 0], [5, 5, 0]])
+    assert DARK not in colours(confusion_picture(half, names=["sky", "sea"], iou=[0.3] * 2))
+
+
+@pytest.mark.parametrize("count", [19, 150, 847])
+def test_the_picture_stays_of_a_size_to_look_at(count: int) -> None:
+    confusion = np.eye(count, count + 1, dtype=np.int64)
+    names = [f"label number {index}" for index in range(count)]
+    picture = confusion_picture(confusion, names=names, iou=[0.5] * count)
+    assert max(picture.size) < 7 * max(count, 230)
+    # Where something has no label, it is a column of its own.
+    confusion[0, -1] = 1
+    assert confusion_picture(confusion, names=names, iou=[0.5] * count).width > picture.width
