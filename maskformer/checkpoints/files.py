@@ -102,5 +102,5 @@ def _of_header(
                 f"its shape {list(tensor.shape)} of {dtype} does not fill its {end - start} bytes"
             )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} describes {name} wrongly: {error}; copy it again") from error
+        raise ValueError(f"{path} describes {name!r} wrongly: {error}; copy it again") from error
     return tensor

@@ -296,3 +296,41 @@ def test_a_failed_save_leaves_the_old_weights(model, folder, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         model.save_pretrained(folder)
     assert (folder / "model.safetensors").read_bytes() == before
+
+
+def safetensors_of(described):
+    header = json.dumps(described).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        ({"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}, "needs 4,398,046,511,104 by"),
+        ({"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}, "must be numbers from 0"),
+        ({"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}, "does not fill its 8 bytes"),
+        ({"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}, "got F8_E4M3"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}, "no whole safetensors file"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 2**60]}, "by its own header"),
+        ({"dtype": "F32", "data_offsets": [0, 8]}, "describes 'a' wrongly"),
+        ("text", "no whole safetensors file"),
+    ],
+)
+def test_a_header_that_lies_is_one_line_before_anything_is_allocated(folder, tensor, words):
+    (folder / "model.safetensors").write_bytes(safetensors_of({"a": tensor}))
+
+    for attempt in (weights.check_folder, load):
+        with pytest.raises(ValueError, match=words) as error:
+            attempt(str(folder))
+        assert "\n" not in str(error.value)
+
+
+def test_one_file_of_another_name_in_a_folder_or_by_itself_loads(model, folder):
+    (folder / "model.safetensors").rename(folder / "epoch-7.safetensors")
+
+    assert_equal(load(folder), model)
+    assert_equal(load(folder / "epoch-7.safetensors"), model)
+
+    (folder / "epoch-8.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"but epoch-7\.safetensors, epoch-8\.pth"):
+        load(folder)
