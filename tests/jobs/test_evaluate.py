@@ -39,6 +39,17 @@ def labelled(count: int, **others: bytes) -> dict[str, bytes]:
     return {"all.tar": shard, "labels.json": json.dumps({"labels": LABELS}).encode()}
 
 
+def labelled_segments() -> dict[str, bytes]:
+    """A map of segment ids, with labels that are neither things nor stuff."""
+    said = {"segments_info": [{"id": 1, "label_id": 0}]}
+    members = {
+        "a.jpg": encoded(picture(0), "JPEG"),
+        "a.png": encoded(Image.new("L", (64, 48), 1)),
+        "a.json": json.dumps(said).encode(),
+    }
+    return {"all.tar": tar(members), "labels.json": json.dumps(LABELS).encode()}
+
+
 def test_a_model_is_judged(jobs: Jobs, tiny_model: Path, tmp_path: Path) -> None:
     data, output = written(tmp_path / "data", labelled(5)), tmp_path / "output"
     ended = run(jobs, model=tiny_model, dataset=data, task="semantic", output=output).expect(0)
@@ -64,6 +75,7 @@ def test_a_model_is_judged(jobs: Jobs, tiny_model: Path, tmp_path: Path) -> None
             ["only the model has 'sky'", "only the data has 'sea'"],
         ),
         (labelled(2), {"task": "panoptic"}, ["the label of each pixel", "--task semantic"]),
+        (labelled_segments(), {"task": "panoptic"}, ["say which labels are things"]),
         (labelled(2), {"threshold": 0.3}, ["threshold has no effect"]),
         (labelled(2), {"maps": "elsewhere"}, ["maps has no effect on tar shards"]),
         ({}, {}, ["there is nothing at"]),
