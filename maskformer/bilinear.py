@@ -38,6 +38,14 @@ class Places:
             before=self.before[part], after=self.after[part], weight_after=self.weight_after[part]
         )
 
+    def reversed(self) -> "Places":
+        """The same places from the last to the first."""
+        return Places(
+            before=self.before.flip(0),
+            after=self.after.flip(0),
+            weight_after=self.weight_after.flip(0),
+        )
+
     def shifted(self, offset: int) -> "Places":
         """The same places, for samples of which the first `offset` were cut off."""
         return Places(

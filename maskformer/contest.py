@@ -134,25 +134,27 @@ def _by_lines(
         won_and_areas = np.zeros((2, len(samples)), np.int64)
         part = slice(first, end)
         _contest_of_lines(
-            samples, *_arrays(rows[part]), *_arrays(columns), limits, winner[part], *won_and_areas
+            samples, *arrays(rows[part]), *arrays(columns), limits, winner[part], *won_and_areas
         )
         return won_and_areas
 
     # torch's own threads meet after every operation, which costs more than such small ones take.
     num_threads = min(torch.get_num_threads(), num_lines)
     edges = [num_lines * thread // num_threads for thread in range(num_threads + 1)]
-    run: Callable[..., Any] = map if num_threads == 1 else _threads(num_threads).map
+    run: Callable[..., Any] = map if num_threads == 1 else threads(num_threads).map
     counted = np.sum(list(run(of_lines, *zip(*pairwise(edges), strict=True))), axis=0)
     won, areas = torch.from_numpy(counted)
     return Contest(winner=torch.from_numpy(winner), won=won, areas=areas)
 
 
 @lru_cache(maxsize=4)
-def _threads(number: int) -> ThreadPoolExecutor:
+def threads(number: int) -> ThreadPoolExecutor:
+    """For compiled loops that give up the interpreter's lock."""
     return ThreadPoolExecutor(number, thread_name_prefix="contest")
 
 
-def _arrays(at: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def arrays(at: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places as compiled loops take them."""
     return at.before.numpy(), at.after.numpy(), at.weight_after.numpy()
 
 

@@ -439,18 +439,30 @@ def resized_semantic_scores(
     *,
     image_size: HeightWidth | None = None,
     padded_size: HeightWidth | None = None,
-    rows: slice | None = None,
-) -> Float[Tensor, "labels band target_width"]:
-    """The scores that `semantic_segmentation` compares, on their device: whole, and so large.
-
-    `rows` asks for some rows of the target alone.
-    """
+) -> Float[Tensor, "labels target_height target_width"]:
+    """The scores that `semantic_segmentation` compares, on their device: whole, and so large."""
     geometry = _Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
-    crop = geometry.crop(mask_logits, rows or slice(0, geometry.target_size[0]))
-    scores = semantic_scores(class_logits, crop.logits)
-    return bilinear.resample(scores, rows=crop.rows, columns=crop.columns)
+    crop = geometry.whole_crop(mask_logits)
+    return crop.made_of(semantic_scores(class_logits, crop.maps)).resized()
+
+
+def semantic_score_crop(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+    target_size: HeightWidth,
+    *,
+    rows: slice,
+    image_size: HeightWidth | None = None,
+    padded_size: HeightWidth | None = None,
+) -> "Crop":
+    """What some rows of `resized_semantic_scores` are made of, before they are resized."""
+    geometry = _Geometry.of(
+        mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
+    )
+    crop = geometry.crop(mask_logits, rows)
+    return crop.made_of(semantic_scores(class_logits, crop.maps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -500,7 +512,7 @@ def _label_bands(
         4 * num_maps * math.ceil(math.prod(geometry.source_size) / geometry.target_size[0])
     )
     for crop in geometry.crops(mask_logits, bytes_per_row=bytes_per_row, byte_budget=budget):
-        scores = semantic_scores(class_logits, crop.logits)
+        scores = semantic_scores(class_logits, crop.maps)
         labels = contest_at(
             scores, rows=crop.rows, columns=crop.columns, thresholds=None, byte_budget=byte_budget
         ).winner
@@ -514,15 +526,19 @@ def _label_bands(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Crop:
-    """Some rows of the network input without padding, and the target's rows made of them."""
+class Crop:
+    """Some rows of maps at their source's size, and where the target's rows lie among them."""
 
-    logits: Float[Tensor, "maps height width"]
+    maps: Float[Tensor, "maps height width"]
     rows: Places
     columns: Places
 
     def resized(self) -> Float[Tensor, "maps band target_width"]:
-        return bilinear.resample(self.logits, rows=self.rows, columns=self.columns)
+        return bilinear.resample(self.maps, rows=self.rows, columns=self.columns)
+
+    def made_of(self, maps: Float[Tensor, "maps height width"]) -> "Crop":
+        """Other maps of the same places."""
+        return Crop(maps=maps, rows=self.rows, columns=self.columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -593,18 +609,18 @@ class _Geometry:
         *,
         bytes_per_row: int,
         byte_budget: int,
-    ) -> Iterator[_Crop]:
+    ) -> Iterator[Crop]:
         """The logits at their source's size, for bands of the target."""
         for band in bilinear.bands(
             self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=byte_budget
         ):
             yield self.crop(mask_logits, band)
 
-    def whole_crop(self, mask_logits: Float[Tensor, "maps height width"]) -> _Crop:
+    def whole_crop(self, mask_logits: Float[Tensor, "maps height width"]) -> Crop:
         """The one crop of which all of the target is made."""
         return self.crop(mask_logits, slice(0, self.target_size[0]))
 
-    def crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> _Crop:
+    def crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> Crop:
         """The crop of which some rows of the target are made."""
         device = mask_logits.device
         rows, columns = bilinear.places_2d(self.source_size, self.target_size, device)
@@ -619,7 +635,7 @@ class _Geometry:
                 rows=inner_rows[needed].shifted(masks.start),
                 columns=inner_columns[: self.image_size[1]],
             )
-        return _Crop(logits=logits, rows=rows[band].shifted(needed.start), columns=columns)
+        return Crop(maps=logits, rows=rows[band].shifted(needed.start), columns=columns)
 
     @property
     def source_size(self) -> HeightWidth:

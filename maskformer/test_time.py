@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from maskformer.bilinear import bands
-from maskformer.contest import first_argmax
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.resizing import to_rgb
+from maskformer.score_sum import ScoreSum
 from maskformer.views import View, look
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -82,12 +82,21 @@ class SemanticTestTimeAugmentation:
             view for processor in self.image_processors for view in self._views(rgb, processor)
         ]
         size = rgb.height, rgb.width
-        # The sum, and a view's scores before and after they are resized.
-        bytes_per_row = 4 * 4 * views[0].num_labels * size[1]
-        labels = [
-            first_argmax(_sum_of_scores(views, size, rows=band))
-            for band in bands(size[0], bytes_per_row=bytes_per_row, byte_budget=self._byte_budget)
-        ]
+        num_labels, device = views[0].num_labels, views[0].class_logits.device
+        labels = []
+        for band in bands(
+            size[0], bytes_per_row=4 * num_labels * size[1], byte_budget=self._byte_budget
+        ):
+            # The mean would have its highest in the same place.
+            total = ScoreSum(
+                num_labels=num_labels,
+                num_rows=band.stop - band.start,
+                width=size[1],
+                device=device,
+            )
+            for view in views:
+                total.add(view.semantic_scores(size, rows=band))
+            labels.append(total.leaders())
         return torch.cat(labels).long().cpu()
 
     def _views(self, rgb: Image.Image, processor: MaskFormerImageProcessor) -> list[View]:
@@ -98,11 +107,3 @@ class SemanticTestTimeAugmentation:
             # Mirrored after it was resized, as published.
             views.append(look(pixels[:, ::-1], **given, is_mirrored=True))
         return views
-
-
-def _sum_of_scores(views: list[View], size: tuple[int, int], *, rows: slice) -> Tensor:
-    """Of each label; the mean would have its highest in the same place."""
-    total = views[0].semantic_scores(size, rows=rows)
-    for view in views[1:]:
-        total += view.semantic_scores(size, rows=rows)
-    return total

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.postprocess import (
+    Crop,
     HeightWidth,
     Segmentation,
     keep_panoptic,
     panoptic_segmentation,
-    resized_semantic_scores,
+    semantic_score_crop,
 )
 
 
@@ -45,19 +46,19 @@ class View:
     def num_labels(self) -> int:
         return self.class_logits.shape[1] - 1
 
-    def semantic_scores(
-        self, target_size: HeightWidth, *, rows: slice
-    ) -> Float[Tensor, "labels band target_width"]:
-        """Each label's score in some rows of the picture at `target_size`, the right way round."""
-        scores = resized_semantic_scores(
+    def semantic_scores(self, target_size: HeightWidth, *, rows: slice) -> Crop:
+        """What each label's scores in some rows of the picture are made of, right way round."""
+        crop = semantic_score_crop(
             self.class_logits,
             self.mask_logits,
             target_size,
+            rows=rows,
             image_size=self.image_size,
             padded_size=self.padded_size,
-            rows=rows,
         )
-        return scores.flip(-1) if self.is_mirrored else scores
+        if not self.is_mirrored:
+            return crop
+        return Crop(maps=crop.maps, rows=crop.rows, columns=crop.columns.reversed())
 
     def panoptic(self, target_size: HeightWidth, *, rule: PanopticRule) -> Segmentation:
         """The segments of a picture that is not mirrored."""

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int16, Int64
 from PIL import Image
 from torch import Tensor, nn
 
 from maskformer.bilinear import bands
-from maskformer.contest import first_argmax
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.postprocess import HeightWidth, Segmentation
 from maskformer.resizing import to_rgb
+from maskformer.score_sum import ScoreSum
 from maskformer.spans import Span, spans
 from maskformer.stitching import Stitcher
 from maskformer.views import PanopticRule, View, look
@@ -83,14 +83,13 @@ class SlidingWindows:
             row_spans, [*(each.start for each in row_spans[1:]), rgb.height], strict=True
         ):
             within_reach += [self._look(rgb, rows, columns) for columns in column_spans]
-            # The sum, a window's scores before and after they are resized, and weighted.
-            bytes_per_row = 4 * 4 * within_reach[0].view.num_labels * rgb.width
+            bytes_per_row = 4 * within_reach[0].view.num_labels * rgb.width
             # What the next row of windows does not reach is settled.
             for band in bands(
                 next_start - done, bytes_per_row=bytes_per_row, byte_budget=self._byte_budget
             ):
                 part = slice(done + band.start, done + band.stop)
-                labels[part] = first_argmax(_blended_scores(within_reach, part, width=rgb.width))
+                labels[part] = _leaders(within_reach, part, width=rgb.width)
             done = next_start
             within_reach = [window for window in within_reach if window.rows.stop > done]
         return labels
@@ -143,22 +142,25 @@ def _upright(image: Image.Image | np.ndarray) -> Image.Image:
     return to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
 
 
-def _blended_scores(
-    windows: list[_Window], rows: slice, *, width: int
-) -> Float[Tensor, "labels band width"]:
-    """Each label's score in some rows of the image, summed over windows by their weights."""
+def _leaders(windows: list[_Window], rows: slice, *, width: int) -> Int16[Tensor, "rows width"]:
+    """The label of each pixel in some rows of the image, by the windows' weighted scores."""
     view = windows[0].view
-    total = torch.zeros(
-        (view.num_labels, rows.stop - rows.start, width), device=view.class_logits.device
+    total = ScoreSum(
+        num_labels=view.num_labels,
+        num_rows=rows.stop - rows.start,
+        width=width,
+        device=view.class_logits.device,
     )
     for window in windows:
         start, stop = max(rows.start, window.rows.start), min(rows.stop, window.rows.stop)
         if start >= stop:
             continue
         inner = slice(start - window.rows.start, stop - window.rows.start)
-        scores = window.view.semantic_scores(window.size, rows=inner)
-        for weights in (window.rows.weights()[inner, None], window.columns.weights()):
-            scores *= torch.from_numpy(weights).to(total.device)
-        columns = slice(window.columns.start, window.columns.stop)
-        total[:, start - rows.start : stop - rows.start, columns] += scores
-    return total
+        total.add(
+            window.view.semantic_scores(window.size, rows=inner),
+            row=start - rows.start,
+            column=window.columns.start,
+            row_weights=window.rows.weights()[inner],
+            column_weights=window.columns.weights(),
+        )
+    return total.leaders()
