@@ -1,0 +1,1 @@
+"""Training: labelled images in, a better model out."""
