@@ -1,0 +1,128 @@
+"""Steps of one process: what they change, and what stops them."""
+
+import copy
+
+import pytest
+import torch
+from tiny_training import drawn_batch, tiny_model
+
+from pipeline.training.batches import Batch
+from pipeline.training.loop import Trainer
+from pipeline.training.optimisation import OptimisationSettings
+
+
+def trainer(**settings: object) -> Trainer:
+    return Trainer(tiny_model(), settings=_settings(**settings), seed=3)
+
+
+def _settings(**values: object) -> OptimisationSettings:
+    return OptimisationSettings(**{"num_steps": 100, "learning_rate": 1e-3, **values})
+
+
+def batches(step: int) -> list[Batch]:
+    return [drawn_batch([0, 1, 2, 3], num_masks=[3, 0, 1, 2], seed=step)]
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.delivered.parameters()])
+
+
+def broken(batch: Batch) -> Batch:
+    batch.pixel_values[0, 0, 0, 0] = torch.nan
+    return batch
+
+
+def test_micro_batches_give_the_step_of_the_whole_batch():
+    whole, parts = trainer(), trainer()
+    for step in range(3):
+        [batch] = batches(step)
+        pieces = [
+            drawn_batch([0], num_masks=[3], seed=step),
+            drawn_batch([1], num_masks=[0], seed=step),
+            drawn_batch([2, 3], num_masks=[1, 2], seed=step),
+        ]
+        at_once = whole.step([batch], step=step)
+        in_parts = parts.step(pieces, step=step)
+        for name, loss in at_once.losses.items():
+            torch.testing.assert_close(in_parts.losses[name], loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_a_trainer_that_goes_on_from_a_state_gives_the_losses_of_one_that_never_stopped():
+    unbroken = Trainer(tiny_model_with_dropout(), settings=_settings(average_decay=0.9), seed=3)
+    for step in range(2):
+        unbroken.step(batches(step), step=step)
+    model, state = copy.deepcopy(unbroken.delivered), copy.deepcopy(unbroken.state_dict())
+    resumed = Trainer(model.requires_grad_(True), settings=_settings(average_decay=0.9), seed=3)
+    resumed.load_state_dict(state)
+    for step in range(2, 5):
+        expected, found = (t.step(batches(step), step=step) for t in (unbroken, resumed))
+        for name, loss in expected.losses.items():
+            assert found.losses[name] == loss, name
+    assert torch.equal(weights(resumed), weights(unbroken))
+
+
+def tiny_model_with_dropout():
+    model = tiny_model()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.2
+    return model
+
+
+def test_a_step_that_is_not_finite_stops_the_run_with_its_number():
+    with pytest.raises(
+        FloatingPointError, match=r"step 8: the gradient must be finite.*non_finite"
+    ):
+        trainer().step([broken(batches(0)[0])], step=7)
+
+
+def test_a_step_that_is_not_finite_can_be_left_out_and_changes_nothing():
+    skipping = trainer(non_finite="skip", average_decay=0.5)
+    skipping.step(batches(0), step=0)
+    before, moments = weights(skipping).clone(), copy.deepcopy(skipping.optimiser.state_dict())
+    result = skipping.step([broken(batches(1)[0])], step=1)
+    assert not result.was_taken
+    assert skipping.num_left_out == 1
+    assert torch.equal(weights(skipping), before)
+    assert str(skipping.optimiser.state_dict()["state"]) == str(moments["state"])
+    assert skipping.step(batches(2), step=2).was_taken
+
+
+def test_the_average_follows_the_weights_and_is_what_is_delivered():
+    averaging = trainer(average_decay=0.9)
+    averaging.step(batches(0), step=0)
+    # The first step counts for 9/10.
+    start = torch.cat([p.detach().flatten() for p in tiny_model().parameters()])
+    learnt = torch.cat([p.detach().flatten() for p in averaging.model.parameters()])
+    torch.testing.assert_close(weights(averaging), start.lerp(learnt, 0.9))
+    assert not averaging.delivered.training
+
+
+def test_the_gradient_of_the_whole_model_is_cut_to_its_bound_and_told_before():
+    free, bound = trainer(clip_norm=None), trainer(clip_norm=0.01)
+    grads = []
+    for each in (free, bound):
+        each.optimiser.register_step_pre_hook(
+            lambda optimiser, *_: grads.append(
+                torch.cat([p.grad.flatten() for g in optimiser.param_groups for p in g["params"]])
+            )
+        )
+    told = [each.step(batches(0), step=0).grad_norm for each in (free, bound)]
+    assert told[0] == told[1] == pytest.approx(float(grads[0].norm()), rel=1e-5)
+    assert float(grads[1].norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_frozen_weights_stay():
+    frozen = trainer(frozen_weights=("model.pixel_level_module.encoder.*",), weight_decay=0.1)
+    before = copy.deepcopy(frozen.model.state_dict())
+    frozen.step(batches(0), step=0)
+    moved = {k for k, v in frozen.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved
+    assert not any(".encoder." in name for name in moved)
+
+
+def test_bf16_gives_about_the_losses_of_fp32():
+    exact, coarse = (trainer(precision=p).step(batches(0), step=0) for p in ("fp32", "bf16"))
+    for name, loss in exact.losses.items():
+        torch.testing.assert_close(coarse.losses[name], loss, rtol=0.05, atol=0.02)
