@@ -1,8 +1,8 @@
 """From the model's outputs for a batch to each image's result, in the forms of transformers.
 
 Takes the outputs of `model.py`; the image processor offers these methods as its own, and
-`postprocess.py` does the work, image by image. torch is imported when a method is called: the
-processes that read and resize start without it.
+`postprocess.py` does the work, image by image. torch is imported when a method is called, and
+so is what is compiled: the processes that read and resize start without them.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 
 from maskformer.batch import BatchFeature
 from maskformer.resizing import HeightWidth
-from maskformer.rle import encode_mask
 
 if TYPE_CHECKING:
     import torch
@@ -176,4 +175,6 @@ def _result(form: Any, segments: Sequence[Any]) -> dict[str, Any]:
 
 
 def _coco_masks(masks: UInt8[np.ndarray, "segments height width"]) -> list[dict[str, Any]]:
+    from maskformer.segment_shapes import encode_mask
+
     return [{"size": list(mask.shape), "counts": encode_mask(mask.astype(bool))} for mask in masks]

@@ -27,7 +27,7 @@ from transformers.models.maskformer.image_processing_pil_maskformer import (
 )
 
 from maskformer.postprocess import keep_panoptic, panoptic_segmentation
-from maskformer.rle import encode_segments
+from maskformer.segment_shapes import encode_segments
 
 THRESHOLD, OVERLAP = 0.5, 0.5
 Row = tuple[int, int, float, int, tuple[int, ...], str]
