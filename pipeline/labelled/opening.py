@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import cast
 
 from pipeline.corpus import kind_of
 from pipeline.labelled.coco_instances import open_coco_instances
@@ -54,6 +55,11 @@ def _found_kind(dataset: str, *, storage: Storage) -> Kind:
     place = storage.absolute(dataset)
     if place.lower().endswith(".json"):
         return _kind_of_json(place, storage=storage)
+    if "*" in place.rpartition("/")[2]:
+        pattern_kind = {"tar": "webdataset", "parquet": "parquet"}.get(kind_of(place) or "")
+        if pattern_kind is None:
+            raise LabelError(f"a pattern must be of tars or Parquet files, as train-*.tar: {place}")
+        return cast("Kind", pattern_kind)
     found = False
     for file in storage.files(place):
         found = True

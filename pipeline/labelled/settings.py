@@ -11,7 +11,8 @@ class DatasetSettings:
 
     dataset: str
     """COCO's JSON (panoptic or instances); a folder or prefix of photographs with label maps, of
-    tars or of Parquet files, or one such file; or a segment table."""
+    tars or of Parquet files, one such file, or some of a folder's (train-*.tar); or a segment
+    table."""
     dataset_kind: Kind | None = None
     """Which of these it is, where that cannot be told from the files."""
     images: str | None = None

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pyarrow as pa
@@ -93,8 +94,13 @@ def open_shards(
 def data_files(
     settings: DatasetSettings, *, endings: Sequence[str], storage: Storage
 ) -> tuple[str, list[File]]:
-    """The folder of the data set, and its files with these endings."""
+    """The folder of the data set, and its files with these endings, or those that match the
+    pattern in its last name: train-*.tar."""
     place = storage.absolute(settings.dataset)
+    folder, _, name = place.rpartition("/")
+    if "*" in name:
+        beside = [f for f in storage.files(folder) if f.uri.rpartition("/")[0] == folder]
+        return folder, [f for f in beside if fnmatchcase(f.uri.rpartition("/")[2], name)]
     single = storage.file(place)
     if single is not None:
         return place.rpartition("/")[0], [single]

@@ -151,3 +151,13 @@ def test_the_development_data_is_read(shared: Path) -> None:
     coco = opened(str(shared / "data" / "coco_panoptic_sample" / "panoptic_examples.json"))
     assert (len(coco), len(coco.labels.names), len(coco.labels.things)) == (2, 133, 80)
     assert check_images(coco).num_empty == 0
+
+
+def test_a_pattern_names_some_tars_of_a_folder_with_the_labels_beside_them(tmp_path: Path):
+    drawn = scenes(4)
+    put(tmp_path, shards(drawn))
+    dataset = opened(str(tmp_path), "part-*.tar")
+    check_labels(dataset, drawn)
+    check_labels(opened(str(tmp_path), "*-1.tar"), drawn[2:])
+    with pytest.raises(ValueError, match="a pattern must be of tars"):
+        opened(str(tmp_path), "part-*")
