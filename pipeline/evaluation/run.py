@@ -17,7 +17,6 @@ from typing import Any
 from PIL import Image
 
 from maskformer import MeanIoU, check_shapes
-from pipeline.decoding import decode
 from pipeline.evaluation.confusion import confusion_picture
 from pipeline.evaluation.flow import (
     Comparison,
@@ -30,7 +29,7 @@ from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.matching import match_labels
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.report import MetricsReport, make_report, summary
-from pipeline.evaluation.worst import WorstImage, worst_sheet
+from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelled.dataset import TASKS, LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
@@ -245,7 +244,7 @@ def _write(
     judge = comparison.judge
     pictures = {
         "worst.png": worst_sheet(
-            [_worst_image(worst, dataset=comparison.dataset) for worst in verdict.worst],
+            [worst_image(worst, dataset=comparison.dataset) for worst in verdict.worst],
             judge=judge,
             metric=SCORES[judge.task],
         )
@@ -261,21 +260,6 @@ def _write(
         storage.write(join(output, name), _png(picture))
     storage.write(join(output, "metrics.json"), report.to_json().encode())
     return [join(output, name) for name in ("metrics.json", *sorted(pictures))]
-
-
-def _worst_image(worst: dict[str, Any], *, dataset: LabelledImages) -> WorstImage:
-    labelled = dataset[worst["index"]]
-    image = labelled.image
-    decoded = decode(
-        image.data or b"", name=image.name, max_pixels=dataset.reading.max_image_pixels
-    )
-    return WorstImage(
-        image_id=image.image_id,
-        score=worst["score"],
-        photo=decoded.image,
-        target=labelled.target,
-        segments=worst["segments"],
-    )
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maskformer import encode_mask, encode_segments
+from pipeline.decoding import decode
 from pipeline.drawing import draw_segments
 from pipeline.evaluation.judging import Judge
+from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import Target
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -45,6 +47,22 @@ def worst_sheet(worst: Sequence[WorstImage], *, judge: Judge, metric: str) -> Im
         sheet.paste(line, (0, top))
         top += line.height + _GAP
     return sheet
+
+
+def worst_image(worst: Mapping[str, Any], *, dataset: LabelledImages) -> WorstImage:
+    """The image that a receipt of `scoring.py` tells of, read again."""
+    labelled = dataset[worst["index"]]
+    image = labelled.image
+    decoded = decode(
+        image.data or b"", name=image.name, max_pixels=dataset.reading.max_image_pixels
+    )
+    return WorstImage(
+        image_id=image.image_id,
+        score=worst["score"],
+        photo=decoded.image,
+        target=labelled.target,
+        segments=worst["segments"],
+    )
 
 
 def _line(image: WorstImage, *, judge: Judge, metric: str, font: _Font) -> Image.Image:
