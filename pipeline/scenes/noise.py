@@ -1,0 +1,57 @@
+"""Noise: patterns that are rough at every scale, drawn once for each process and cut as needed."""
+
+from functools import cache
+from random import Random
+
+import numpy as np
+from jaxtyping import Float32, Int8, Num
+
+_SIDE = 1024
+
+
+def look_up(
+    x: Num[np.ndarray, "*shape"], y: Num[np.ndarray, "*shape"], *, roughness: float
+) -> Float32[np.ndarray, "*shape"]:
+    """Noise at points of a plane, of unit variance; it repeats after 1024 in both directions."""
+    mask = _SIDE - 1
+    columns, rows = x.astype(np.int32) & mask, y.astype(np.int32) & mask
+    return _tile(roughness).ravel()[rows * _SIDE + columns]
+
+
+def cut(random: Random, size: tuple[int, int], *, roughness: float) -> Float32[np.ndarray, "h w"]:
+    """A piece of noise at a random place."""
+    height, width = size
+    tile = _tile(roughness)
+    if height > _SIDE or width > _SIDE:
+        tile = np.tile(tile, (-(-height // _SIDE), -(-width // _SIDE)))
+    top, left = (
+        random.randint(0, extent - wanted) for extent, wanted in zip(tile.shape, size, strict=True)
+    )
+    return tile[top : top + height, left : left + width]
+
+
+def profile(random: Random, width: int, *, roughness: float) -> Float32[np.ndarray, " width"]:
+    """A line of noise, as of a ridge of hills."""
+    columns = np.arange(width) * 2 + random.randrange(_SIDE)
+    return look_up(columns, np.full(width, random.randrange(_SIDE)), roughness=roughness)
+
+
+@cache
+def _tile(roughness: float) -> Float32[np.ndarray, "side side"]:
+    """Noise whose power falls with frequency: 0 is white, 2 is clouds."""
+    generator = np.random.default_rng(7)
+    spectrum = np.fft.rfft2(generator.standard_normal((_SIDE, _SIDE)))
+    frequency = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE)[None])
+    # Waves longer than a quarter of the tile would show that it repeats.
+    frequency = np.maximum(frequency, 4 / _SIDE)
+    spectrum /= frequency ** (roughness / 2 + 0.5)
+    spectrum[0, 0] = 0
+    tile = np.fft.irfft2(spectrum, s=(_SIDE, _SIDE))
+    return (tile / tile.std()).astype(np.float32)
+
+
+@cache
+def grain() -> Int8[np.ndarray, "side side 3"]:
+    """A sensor's noise, of a deviation of 32."""
+    values = np.random.default_rng(8).standard_normal((_SIDE, _SIDE, 3)) * 32
+    return values.clip(-127, 127).astype(np.int8)
