@@ -1,0 +1,199 @@
+"""Augmentation: an image and its map of ids, changed by chance and always together.
+
+Takes what `samples.py` decoded; `recipes.py` says what is done. Pixels are resized smoothly and
+ids to the nearest, so that a mask stays where its object is and no id is made up.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer, UInt8
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.training.colour import colour_jitter
+from pipeline.training.recipes import Augmentation
+
+GREY = 128
+"""Of padding that is part of an image."""
+
+_TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """An image and its map, of one size."""
+
+    pixels: UInt8[Tensor, "3 height width"]
+    ids: Integer[Tensor, "height width"]
+    """0 is void."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.ids.shape[0], self.ids.shape[1]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "View":
+        """Both changed by a function of torchvision that tells images from masks."""
+        mask = tv_tensors.Mask(self.ids[None])
+        return View(
+            pixels=change(tv_tensors.Image(self.pixels)).as_subclass(Tensor),
+            ids=change(mask).as_subclass(Tensor)[0],
+        )
+
+    def resized(self, size: tuple[int, int]) -> "View":
+        if size == self.size:
+            return self
+        ids = functional.resize_image(
+            # The nearest that torchvision takes for masks is half a pixel off.
+            self.ids[None],
+            list(size),
+            interpolation=InterpolationMode.NEAREST_EXACT,
+        )
+        pixels = functional.resize_image(self.pixels, list(size), antialias=True)
+        return View(pixels=pixels, ids=ids[0])
+
+
+def augment(
+    view: View,
+    *,
+    settings: Augmentation,
+    processor: MaskFormerImageProcessor,
+    label_of: Int64[np.ndarray, " ids"],
+    random: np.random.Generator,
+) -> View:
+    """The view as the network sees it this time.
+
+    Args:
+        label_of: the label of each id, for the rule about crops of one label.
+    """
+    if settings.crop_range is not None:
+        view = _cropped_between_resizes(view, settings=settings, label_of=label_of, random=random)
+    elif settings.scale_jitter is not None:
+        view = view.resized(_jittered_size(view.size, settings=settings, random=random))
+    elif settings.short_edges:
+        view = view.resized(
+            _drawn_size(view.size, settings.short_edges, max_edge=settings.max_edge, random=random)
+        )
+    else:
+        view = view.resized(processor.resized_size(view.size))
+    if settings.crop is not None:
+        crop = settings.crop
+        view = _cropped(
+            view, draw_size=lambda: crop, settings=settings, label_of=label_of, random=random
+        )
+    if settings.colour_jitter:
+        pixels = np.ascontiguousarray(view.pixels.permute(1, 2, 0).numpy())
+        jittered = torch.tensor(colour_jitter(pixels, random=random))
+        view = replace(view, pixels=jittered.permute(2, 0, 1))
+    if settings.flip and random.random() < 0.5:
+        view = view.each(functional.horizontal_flip)
+    return _padded(view, size=settings.crop) if settings.pad_to_crop and settings.crop else view
+
+
+def _cropped_between_resizes(
+    view: View,
+    *,
+    settings: Augmentation,
+    label_of: Int64[np.ndarray, " ids"],
+    random: np.random.Generator,
+) -> View:
+    """As in DETR."""
+    assert settings.crop_range is not None
+    low, high = settings.crop_range
+    if random.random() < 0.5:
+        view = view.resized(
+            _drawn_size(view.size, settings.crop_short_edges, max_edge=None, random=random)
+        )
+
+        def draw_size() -> tuple[int, int]:
+            height, width = (
+                int(random.integers(min(side, low), min(side, high) + 1)) for side in view.size
+            )
+            return height, width
+
+        cropped = _cropped(
+            view, draw_size=draw_size, settings=settings, label_of=label_of, random=random
+        )
+    else:
+        cropped = view
+    return cropped.resized(
+        _drawn_size(cropped.size, settings.short_edges, max_edge=settings.max_edge, random=random)
+    )
+
+
+def _drawn_size(
+    size: tuple[int, int],
+    short_edges: tuple[int, ...],
+    *,
+    max_edge: int | None,
+    random: np.random.Generator,
+) -> tuple[int, int]:
+    """Of the same shape, with one of the short edges."""
+    short_edge = short_edges[int(random.integers(len(short_edges)))]
+    scale = short_edge / min(size)
+    if max_edge is not None:
+        scale = min(scale, max_edge / max(size))
+    return _scaled(size, scale)
+
+
+def _jittered_size(
+    size: tuple[int, int], *, settings: Augmentation, random: np.random.Generator
+) -> tuple[int, int]:
+    assert settings.scale_jitter is not None
+    assert settings.crop is not None
+    factor = random.uniform(*settings.scale_jitter)
+    height, width = size
+    fitting = min(settings.crop[0] / height, settings.crop[1] / width)
+    return _scaled(size, fitting * factor)
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    height, width = (max(int(side * scale + 0.5), 1) for side in size)
+    return height, width
+
+
+def _cropped(
+    view: View,
+    *,
+    draw_size: Callable[[], tuple[int, int]],
+    settings: Augmentation,
+    label_of: Int64[np.ndarray, " ids"],
+    random: np.random.Generator,
+) -> View:
+    """A crop that no label fills too much of, or after ten tries the last."""
+    for _ in range(_TRIES):
+        height, width = (min(pair) for pair in zip(draw_size(), view.size, strict=True))
+        top = int(random.integers(view.size[0] - height + 1))
+        left = int(random.integers(view.size[1] - width + 1))
+        ids = view.ids[top : top + height, left : left + width]
+        max_share = settings.single_category_max_area
+        if max_share == 1 or _is_varied(ids, label_of=label_of, max_share=max_share):
+            break
+    return view.each(lambda part: functional.crop(part, top, left, height, width))
+
+
+def _is_varied(
+    ids: Integer[Tensor, "height width"],
+    *,
+    label_of: Int64[np.ndarray, " ids"],
+    max_share: float,
+) -> bool:
+    """Whether there are two labels and none has more than its share; void does not count."""
+    of_id = np.bincount(ids.flatten().numpy(), minlength=len(label_of))
+    is_label = label_of >= 0
+    of_label = np.bincount(label_of[is_label], weights=of_id[is_label])
+    return bool((of_label > 0).sum() > 1 and of_label.max() < max_share * of_label.sum())
+
+
+def _padded(view: View, *, size: tuple[int, int]) -> View:
+    """Padded below and to the right, with grey and void."""
+    below, right = (max(wanted - side, 0) for wanted, side in zip(size, view.size, strict=True))
+    if not below and not right:
+        return view
+    fill = {tv_tensors.Image: GREY, tv_tensors.Mask: 0}
+    return view.each(lambda part: functional.pad(part, [0, 0, right, below], fill=fill[type(part)]))
