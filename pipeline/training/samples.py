@@ -1,0 +1,109 @@
+"""Samples: one labelled image by its number, decoded, augmented, with the masks that are left.
+
+Takes images of `labelled/`; `loading.py` asks for samples in the order of `order.py`, from many
+processes.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from maskformer import IdMap, MaskFormerImageProcessor
+from pipeline.decoding import ImageError, decode
+from pipeline.labelled.checking import check_size
+from pipeline.labelled.dataset import LabelledImage, LabelledImages
+from pipeline.labelled.target import LabelError
+from pipeline.training.augmentation import View, augment
+from pipeline.training.batches import Sample
+from pipeline.training.order import Pick, sample_random
+from pipeline.training.recipes import Augmentation
+from pipeline.training.targets import TargetRule, TargetSettings, target_rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Labelled images, and what becomes of them; travels to workers by value.
+
+    Raises:
+        ValueError: the data does not tell what the task asks for, or labels differ.
+    """
+
+    dataset: LabelledImages
+    augmentation: Augmentation
+    processor: MaskFormerImageProcessor
+    seed: int
+    targets: TargetSettings = field(default_factory=TargetSettings)
+    model_labels: tuple[str, ...] | None = None
+    """The model's names by its ids; None where it has the data's."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if not len(self.dataset):
+            raise ValueError(f"{self.dataset.uri} has no images to learn from")
+        assert self.rule  # refused here rather than by the first worker
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @cached_property
+    def rule(self) -> TargetRule:
+        """What is learnt of an image's truth."""
+        return target_rule(self.dataset, task=self.targets.task, model_labels=self.model_labels)
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """An image as it is seen in an epoch: the same wherever and whenever it is asked for.
+
+        Raises:
+            LabelError: image or labels are damaged or do not fit; names the image.
+            StorageFault, SourceChanged: the storage failed, or holds another file now.
+        """
+        return self.augmented(self.dataset[index], pick=Pick(epoch=epoch, index=index))
+
+    def augmented(self, labelled: LabelledImage, *, pick: Pick) -> Sample:
+        """The sample of an image that has been read.
+
+        Raises:
+            LabelError: as `sample`.
+        """
+        target = self.rule(labelled.target)
+        view = augment(
+            View(
+                pixels=torch.from_numpy(self._pixels(labelled)).permute(2, 0, 1),
+                ids=torch.from_numpy(target.ids),
+            ),
+            settings=self.augmentation,
+            processor=self.processor,
+            label_of=target.label_of,
+            random=sample_random(pick, seed=self.seed),
+        )
+        ids = view.ids.contiguous()
+        # What a crop left nothing of is no target any more.
+        left = np.flatnonzero(np.bincount(ids.flatten().numpy()))
+        left = left[left > 0]
+        return Sample(
+            image_id=labelled.image.image_id,
+            # One copy of what is left: a crop would carry its whole image along.
+            pixels=view.pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1),
+            targets=IdMap(map=ids, ids=torch.from_numpy(left).to(ids.dtype)),
+            class_labels=torch.from_numpy(target.label_of[left]),
+            valid=ids != 0 if self.targets.ignore_void else None,
+        )
+
+    def _pixels(self, labelled: LabelledImage) -> np.ndarray:
+        image = labelled.image
+        try:
+            if image.error is not None:
+                raise image.error
+            decoded = decode(
+                image.data or b"",
+                name=image.name,
+                max_pixels=self.dataset.reading.max_image_pixels,
+            )
+        except ImageError as error:
+            raise LabelError(f"image {image.image_id}: {error}") from error
+        size = (decoded.height, decoded.width)
+        check_size(image.image_id, size=size, target=labelled.target, place=image.name)
+        return np.array(decoded.image)

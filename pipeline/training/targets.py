@@ -1,0 +1,103 @@
+"""Targets: what of an image's truth the network is to find, by the task.
+
+Takes the targets of `labelled/`; `augmentation.py` moves the maps, `samples.py` makes masks of what
+is left of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from pipeline.evaluation.matching import match_labels
+from pipeline.labelled.dataset import TASKS, LabelledImages
+from pipeline.labelled.target import Target
+
+Task = Literal["semantic", "panoptic", "instance"]
+
+_TASK_OF = {"labels": "semantic", "segments": "panoptic", "instances": "instance"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """What is learnt from the labels."""
+
+    task: Task | None = None
+    """A mask for each label in an image (semantic), for each segment (panoptic), or for each thing
+    (instance); what the labels tell at most where null."""
+    ignore_void: bool = False
+    """Pixels without a label, crowds and padding count for nothing; else they are outside of every
+    mask, as published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetMap:
+    """Masks to find: where `ids` holds i > 0 there is one of the label `label_of[i]`."""
+
+    ids: Integer[np.ndarray, "height width"]
+    """0 is void."""
+    label_of: Int64[np.ndarray, " ids"]
+    """-1 where no mask has the id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRule:
+    """Turns what is known of an image into what is to be found in it."""
+
+    task: Task
+    label_ids: tuple[int, ...]
+    """The model's label by the data's; -1 for those that the task leaves out."""
+
+    def __call__(self, target: Target) -> TargetMap:
+        kept = [segment for segment in target.segments if self.label_ids[segment.label_id] >= 0]
+        if self.task == "semantic":
+            new_ids = [self.label_ids[segment.label_id] + 1 for segment in kept]
+        else:
+            # A crowd is many objects in one mask, which no query should answer for.
+            kept = [segment for segment in kept if not segment.is_crowd]
+            new_ids = list(range(1, len(kept) + 1))
+        highest = max([0, *new_ids])
+        # torch has no unsigned types of more than a byte.
+        new_id_of = np.zeros(
+            max([int(target.ids.max(initial=0)), *(segment.id for segment in kept)]) + 1,
+            np.uint8 if highest < 256 else np.int32,
+        )
+        label_of = np.full(highest + 1, -1, np.int64)
+        for segment, new_id in zip(kept, new_ids, strict=True):
+            new_id_of[segment.id] = new_id
+            label_of[new_id] = self.label_ids[segment.label_id]
+        return TargetMap(ids=new_id_of[target.ids], label_of=label_of)
+
+
+def target_rule(
+    dataset: LabelledImages, *, task: Task | None, model_labels: Sequence[str] | None
+) -> TargetRule:
+    """The rule for a data set.
+
+    Args:
+        task: None for what the labels tell at most.
+        model_labels: the model's names by its ids; None where it has the data's.
+
+    Raises:
+        ValueError: the data does not tell what the task asks for, or labels differ.
+    """
+    chosen: Task = task or _TASK_OF[dataset.truths]  # type: ignore[assignment]
+    if chosen not in TASKS[dataset.truths]:
+        raise ValueError(
+            f"{dataset.uri} tells {dataset.truths} and cannot teach the task {chosen}; it can "
+            f"teach {' and '.join(TASKS[dataset.truths])}"
+        )
+    things = dataset.labels.things
+    if chosen == "instance" and not things:
+        raise ValueError(
+            f"{dataset.uri} has no things among its labels, and the task instance learns nothing "
+            "else; name them in labels.json"
+        )
+    names = dataset.labels.names if model_labels is None else tuple(model_labels)
+    label_ids = [-1] * len(dataset.labels.names)
+    for model_id, data_id in enumerate(match_labels(names, dataset.labels, task=chosen)):
+        if chosen != "instance" or data_id in things:
+            label_ids[data_id] = model_id
+    return TargetRule(task=chosen, label_ids=tuple(label_ids))
