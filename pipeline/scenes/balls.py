@@ -54,4 +54,4 @@ def _rounded(sprite: Sprite, *, light: Light) -> Sprite:
     across = light.side * np.linspace(-1, 1, columns, dtype=np.float32)
     down = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
     shade = (0.86 + 0.16 * across) * (1.12 - 0.42 * down)
-    return replace(sprite, colours=sprite.colours * shade[..., None])
+    return replace(sprite, colours=sprite.colours * shade)

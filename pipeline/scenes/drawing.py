@@ -22,7 +22,7 @@ Point = tuple[float, float]
 class Sprite:
     """A picture of one thing, and how much of each pixel it covers."""
 
-    colours: Float32[np.ndarray, "h w 3"]
+    colours: Float32[np.ndarray, "3 h w"]
     """Times `alpha`."""
     alpha: Float32[np.ndarray, "h w"]
     lit: Float32[np.ndarray, "h w"] | None
@@ -74,15 +74,16 @@ class Drawing:
 
     def sprite(self, random: Random, *, texture: float) -> Sprite:
         """The finished picture, its colours rougher by `texture`."""
-        values = np.asarray(self._image.reduce(self._finer)).astype(np.float32)
-        alpha = values[..., 3] * np.float32(1 / 255)
+        small = np.asarray(self._image.reduce(self._finer))
+        values = np.moveaxis(small, -1, 0).astype(np.float32, order="C")
+        colours, alpha = values[:3], values[3] * np.float32(1 / 255)
         if texture:
             rough = cut(random, alpha.shape, roughness=1.0)
-            values[..., :3] *= (1 + texture * rough.clip(-2, 2))[..., None]
+            colours *= 1 + texture * rough.clip(-2, 2)
         lit = None
         if self._lit is not None:
             lit = np.asarray(self._lit.reduce(self._finer)).astype(np.float32) / 255
-        return Sprite(colours=values[..., :3], alpha=alpha, lit=lit, foot=self._foot)
+        return Sprite(colours=colours, alpha=alpha, lit=lit, foot=self._foot)
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
         row, column = self._foot

@@ -55,7 +55,7 @@ _TIMES = {
         cloud=(255, 176, 150), haze_metres=260.0,
     ),
     "night": Light(
-        tint=(0.34, 0.39, 0.56), zenith=(8, 13, 38), horizon=(46, 58, 98), shadow_depth=0.25,
+        tint=(0.42, 0.47, 0.64), zenith=(8, 13, 38), horizon=(46, 58, 98), shadow_depth=0.25,
         is_night=True, cloud=(52, 58, 84),
     ),
     "fog": Light(
@@ -66,9 +66,9 @@ _TIMES = {
 _WEIGHTS = {"day": 38, "morning": 16, "overcast": 14, "evening": 16, "night": 10, "fog": 6}
 
 
-def rgb(colour: Colour) -> Float32[np.ndarray, " 3"]:
-    """For arithmetic with pictures."""
-    return np.array(colour, np.float32)
+def rgb(colour: Colour) -> Float32[np.ndarray, "3 1 1"]:
+    """For arithmetic with pictures, which have their channels first."""
+    return np.array(colour, np.float32)[:, None, None]
 
 
 def choose_light(random: Random) -> Light:

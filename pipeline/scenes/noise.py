@@ -20,14 +20,12 @@ def look_up(
 
 def cut(random: Random, size: tuple[int, int], *, roughness: float) -> Float32[np.ndarray, "h w"]:
     """A piece of noise at a random place."""
-    height, width = size
-    tile = _tile(roughness)
-    if height > _SIDE or width > _SIDE:
-        tile = np.tile(tile, (-(-height // _SIDE), -(-width // _SIDE)))
-    top, left = (
-        random.randint(0, extent - wanted) for extent, wanted in zip(tile.shape, size, strict=True)
-    )
-    return tile[top : top + height, left : left + width]
+    return _piece(random, _tile(roughness), size=size)
+
+
+def grain(random: Random, size: tuple[int, int]) -> Int8[np.ndarray, "h w 3"]:
+    """A sensor's noise, of a deviation of 32."""
+    return _piece(random, _coloured_tile(), size=size)
 
 
 def profile(random: Random, width: int, *, roughness: float) -> Float32[np.ndarray, " width"]:
@@ -51,7 +49,15 @@ def _tile(roughness: float) -> Float32[np.ndarray, "side side"]:
 
 
 @cache
-def grain() -> Int8[np.ndarray, "side side 3"]:
-    """A sensor's noise, of a deviation of 32."""
+def _coloured_tile() -> Int8[np.ndarray, "side side 3"]:
     values = np.random.default_rng(8).standard_normal((_SIDE, _SIDE, 3)) * 32
     return values.clip(-127, 127).astype(np.int8)
+
+
+def _piece(random: Random, tile: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    if height > _SIDE or width > _SIDE:
+        repeats = -(-height // _SIDE), -(-width // _SIDE), *(1 for _ in tile.shape[2:])
+        tile = np.tile(tile, repeats)
+    top, left = (random.randint(0, tile.shape[axis] - size[axis]) for axis in (0, 1))
+    return tile[top : top + height, left : left + width]

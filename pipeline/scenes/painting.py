@@ -1,4 +1,7 @@
-"""Painting: sprites onto the picture, with the light, the haze, their shadows and reflections."""
+"""Painting: sprites onto the picture, with the light, the haze, their shadows and reflections.
+
+The canvas, channels first, is the one thing here that is changed in place.
+"""
 
 from dataclasses import dataclass
 
@@ -12,7 +15,7 @@ from pipeline.scenes.ground import Ground
 from pipeline.scenes.light import Light, rgb
 from pipeline.scenes.placing import Place
 
-Canvas = Float32[np.ndarray, "h w 3"]
+Canvas = Float32[np.ndarray, "3 h w"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class Standing:
     left: int
     """Where the sprite's first pixel lies, which may be outside."""
 
-    seen: Float32[np.ndarray, "h w 3"]
+    seen: Float32[np.ndarray, "3 h w"]
     """The sprite's colours in the scene's light and haze, times its alpha."""
 
     @classmethod
@@ -56,10 +59,10 @@ class Standing:
 
 
 def paint_thing(canvas: Canvas, thing: Standing) -> None:
-    window, part = thing.windows(canvas.shape)
-    piece = canvas[window]
-    piece *= 1 - thing.sprite.alpha[part][..., None]
-    piece += thing.seen[part]
+    (rows, columns), part = thing.windows(canvas.shape[1:])
+    piece = canvas[:, rows, columns]
+    piece *= 1 - thing.sprite.alpha[part]
+    piece += thing.seen[:, *part]
 
 
 def paint_shadows(
@@ -91,7 +94,7 @@ def paint_shadows(
     soft = Image.fromarray((depth * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(1))
     share = np.asarray(soft).astype(np.float32) * np.float32(light.shadow_depth / 255)
     share *= np.where(ground.is_water, np.float32(0.35), np.float32(1))
-    canvas[camera.first_row :] *= 1 - share[..., None]
+    canvas[:, camera.first_row :] *= 1 - share
 
 
 def paint_reflections(
@@ -100,32 +103,32 @@ def paint_reflections(
     """Mirrors things in the water before them, far ones first."""
     if not ground.is_water.any():
         return
-    below = canvas[camera.first_row :]
+    below = canvas[:, camera.first_row :]
     for thing in things:
         row, _ = camera.point(thing.place.x, thing.place.z)
         start = row - camera.first_row
         window, part = thing.windows((camera.height, camera.width))
-        height = min(thing.sprite.foot[0], len(below) - start)
+        height = min(thing.sprite.foot[0], below.shape[1] - start)
         if start < 0 or height < 2 or window[1].start >= window[1].stop:
             continue
         columns = part[1]
         foot = thing.sprite.foot[0]
         rows = slice(foot - height, foot)
         alpha = thing.sprite.alpha[rows, columns][::-1]
-        seen = thing.seen[rows, columns][::-1]
+        seen = thing.seen[:, rows, columns][:, ::-1]
         fade = np.linspace(0.55, 0.15, height, dtype=np.float32)[:, None]
-        fade = (fade * ground.is_water[start : start + height, window[1]])[..., None]
-        piece = below[start : start + height, window[1]]
-        piece += fade * (seen * np.float32(0.9) - alpha[..., None] * piece)
+        fade = fade * ground.is_water[start : start + height, window[1]]
+        piece = below[:, start : start + height, window[1]]
+        piece += fade * (seen * np.float32(0.9) - alpha * piece)
 
 
-def _seen(sprite: Sprite, *, z: float, light: Light) -> Float32[np.ndarray, "h w 3"]:
+def _seen(sprite: Sprite, *, z: float, light: Light) -> Float32[np.ndarray, "3 h w"]:
     haze = np.float32(1 - np.exp(-z / light.haze_metres))
     factors = rgb(light.tint)
     if sprite.lit is not None:
-        factors = factors + sprite.lit[..., None] * (1 - factors)
+        factors = factors + sprite.lit * (1 - factors)
     colours = sprite.colours * (factors * (1 - haze))
-    colours += sprite.alpha[..., None] * (haze * rgb(light.horizon))
+    colours += sprite.alpha * (haze * rgb(light.horizon))
     return colours
 
 

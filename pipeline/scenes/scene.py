@@ -55,13 +55,13 @@ def draw_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 320)) -> 
     soil = choose_soil(random, has_beach=water in ("sea", "coast"))
     season = choose_season(random, soil=soil)
     land = choose_land(random, water=water, road=road, camera=camera)
-    canvas = np.empty((*size, 3), np.float32)
+    canvas = np.empty((3, *size), np.float32)
     surface = np.full(size, _SKY, np.uint8)
     paint_sky(random, canvas, camera=camera, light=light)
     hills = paint_hills(random, canvas, camera=camera, light=light)
     surface[: camera.first_row][hills] = _GROUND
     ground = paint_ground(random, soil=soil, land=land, camera=camera, light=light)
-    canvas[camera.first_row :] = ground.colours
+    canvas[:, camera.first_row :] = ground.colours
     surface[camera.first_row :] = np.where(
         ground.is_road, _ROAD, np.where(ground.is_water, _WATER, _GROUND)
     )

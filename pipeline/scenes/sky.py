@@ -15,15 +15,15 @@ _HILLS: tuple[Colour, ...] = (
 
 
 def paint_sky(
-    random: Random, canvas: Float32[np.ndarray, "h w 3"], *, camera: Camera, light: Light
+    random: Random, canvas: Float32[np.ndarray, "3 h w"], *, camera: Camera, light: Light
 ) -> None:
     """Paints the rows above the ground: a gradient, sun or moon, stars, clouds."""
     rows = camera.first_row
     v = np.arange(rows, dtype=np.float32)[:, None] + 0.5
     u = np.arange(camera.width, dtype=np.float32)
     height = ((camera.horizon - v) / camera.height).clip(0.0, 1.0)
-    low = np.exp(-height * 5)[..., None]
-    sky = canvas[:rows]
+    low = np.exp(-height * 5)
+    sky = canvas[:, :rows]
     sky[:] = rgb(light.zenith) * (1 - low) + rgb(light.horizon) * low
     _paint_sun(random, sky, u=u, v=v, camera=camera, light=light)
     if light.cloudiness:
@@ -35,12 +35,12 @@ def paint_sky(
         dense = look_up(x + start[0], y + start[1] + 0 * x, roughness=2.2)
         share = ((dense + 2.2 * light.cloudiness - 1.3) * 0.8).clip(0, 0.92)
         share *= (height * 9).clip(0.15, 1)
-        thick = (1.04 - 0.16 * share - 0.05 * dense)[..., None]
-        sky += share[..., None] * (rgb(light.cloud) * thick - sky)
+        thick = 1.04 - 0.16 * share - 0.05 * dense
+        sky += share * (rgb(light.cloud) * thick - sky)
 
 
 def paint_hills(
-    random: Random, canvas: Float32[np.ndarray, "h w 3"], *, camera: Camera, light: Light
+    random: Random, canvas: Float32[np.ndarray, "3 h w"], *, camera: Camera, light: Light
 ) -> Bool[np.ndarray, "rows w"]:
     """Paints up to three ridges, far ones paler; gives the pixels above the horizon that they
     cover."""
@@ -66,20 +66,20 @@ def paint_hills(
         rough = look_up(
             np.arange(camera.width)[None] * 3 + 0 * above, above * 6 + 31 * ridge, roughness=1.4
         )
-        painted = base * (1 + 0.07 * rough[..., None])
+        painted = base * (1 + 0.07 * rough)
         if has_snow and ridge == 0:
             is_snow = above + 3 * rough < 0.45 * height
             snow = mixed(_lit((244, 246, 252), light), light.horizon, haze * 0.6)
-            painted = np.where(is_snow[..., None], rgb(snow), painted)
-        edge = (above.clip(0, 1) * mask)[..., None]
-        canvas[:rows] += edge * (painted - canvas[:rows])
+            painted = np.where(is_snow, rgb(snow), painted)
+        edge = above.clip(0, 1) * mask
+        canvas[:, :rows] += edge * (painted - canvas[:, :rows])
         covered |= mask & (above >= 0.5)
     return covered
 
 
 def _paint_sun(
     random: Random,
-    sky: Float32[np.ndarray, "rows w 3"],
+    sky: Float32[np.ndarray, "3 rows w"],
     *,
     u: Float32[np.ndarray, " w"],
     v: Float32[np.ndarray, "rows 1"],
@@ -92,13 +92,13 @@ def _paint_sun(
     row = camera.horizon * random.uniform(0.15, 0.85)
     squared = (u - column) ** 2 + (v - row) ** 2
     if light.is_night:
-        stars = np.random.default_rng(random.getrandbits(32)).random(sky.shape[:2]) > 0.997
-        sky[stars] += np.float32(random.uniform(60, 150))
+        stars = np.random.default_rng(random.getrandbits(32)).random(sky.shape[1:]) > 0.997
+        sky[:, stars] += np.float32(random.uniform(60, 150))
     radius = camera.height * random.uniform(0.018, 0.035)
     disc: Colour = (232, 232, 218) if light.is_night else (255, 250, 226)
     glow = np.exp(-np.sqrt(squared) / (radius * (1.2 if light.is_night else 5)))
     glow *= 0.35 if light.is_night else 0.6
-    share = np.maximum(glow, (radius + 0.5 - np.sqrt(squared)).clip(0, 1))[..., None]
+    share = np.maximum(glow, (radius + 0.5 - np.sqrt(squared)).clip(0, 1))
     if random.random() < 0.75 or light.is_night:
         sky += share * (rgb(disc) - sky)
 
