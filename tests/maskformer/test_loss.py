@@ -8,9 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from maskformer import mask_loops, mask_losses
 from maskformer.loss import MaskFormerLoss, step_normalisers
 from maskformer.matcher import MaskFormerHungarianMatcher
-from maskformer.targets import IdMap
+from maskformer.targets import IdMap, expand_masks
 
 NUM_LABELS, QUERIES, SIZE, FULL_SIZE = 5, 8, (6, 8), (24, 32)
 EOS = 0.1
@@ -361,3 +362,24 @@ def test_normalisers_of_nothing_divide_by_no_zero() -> None:
     normalisers = step_normalisers([], num_queries=QUERIES, eos_coef=0.0, device="cpu")
     assert normalisers.num_masks == 1
     assert normalisers.class_weight > 0
+
+
+@pytest.mark.parametrize("with_valid", [False, True])
+@pytest.mark.parametrize("as_map", [False, True])
+def test_the_compiled_loop_gives_what_torchs_operations_give(with_valid, as_map):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 9, 7, generator=generator) * torch.tensor([0.1, 1, 10, 100, 1e4]).view(
+        5, 1, 1
+    )
+    id_map = torch.randint(0, 4, (31, 28), generator=generator)
+    labels = IdMap(map=id_map.short(), ids=torch.tensor([2, 0, 3]))
+    chosen = torch.tensor([1, 1, 0, 2, 2])
+    options = {
+        "chosen": chosen,
+        "valid": torch.rand(31, 28, generator=generator) > 0.3 if with_valid else None,
+    }
+    targets = labels if as_map else expand_masks(labels)
+    looped = mask_loops.focal_and_dice(logits, targets, **options)
+    exact = mask_losses._by_operations(logits.double(), targets, **options)
+    for found, wanted in zip(looped, exact, strict=True):
+        torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=2e-5)

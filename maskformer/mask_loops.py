@@ -1,0 +1,225 @@
+"""The mask losses in a compiled loop, for float32 on a CPU.
+
+Called by `mask_losses.py`. What torch does in twenty passes over masks of full size is done here in
+one, row by row, in the cache of a core: enlarging, both losses, and the gradients, added up at the
+size of the logits as they come. The exponential and the logarithm are polynomials, good to 1e-7, so
+that a processor takes many pixels at once.
+"""
+
+from typing import no_type_check
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int
+from numpy.polynomial import Chebyshev, Polynomial
+from torch import Tensor
+
+from maskformer.bilinear import CPU, places_2d
+from maskformer.contest import arrays, threads
+from maskformer.matcher import FOCAL_ALPHA
+from maskformer.targets import IdMap, MaskLabels
+
+
+def focal_and_dice(
+    logits: Float32[Tensor, "chosen height width"],
+    mask_labels: MaskLabels,
+    *,
+    chosen: Int[Tensor, " chosen"],
+    valid: Bool[Tensor, "full_height full_width"] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Focal and dice loss of each mask, and the gradients of both by its logits."""
+    num_masks, height, width = logits.shape
+    full_size = (mask_labels.shape[-2], mask_labels.shape[-1])
+    samples = np.ascontiguousarray(logits.detach().numpy())
+    planes, plane_of_mask, value_of_mask = _planes(mask_labels, chosen=chosen)
+    # Nothing stands for everything.
+    counted = np.zeros((0, 0), np.uint8) if valid is None else _bytes(valid)
+    num_pixels = (
+        int(np.count_nonzero(counted)) if valid is not None else full_size[0] * full_size[1]
+    )
+    rows, columns = places_2d((height, width), full_size, CPU)
+    at = (*arrays(rows), *arrays(columns))
+    sums = np.zeros((num_masks, len(_SUMS)))
+    slopes = np.zeros((num_masks, 3, height, width), np.float32)
+
+    def compare(mask: int) -> None:
+        plane = planes[plane_of_mask[mask]]
+        _compare(samples[mask], plane, value_of_mask[mask], counted, *at, sums[mask], slopes[mask])
+
+    num_threads = min(torch.get_num_threads(), num_masks)
+    if num_threads > 1:
+        list(threads(num_threads).map(compare, range(num_masks)))
+    else:
+        for mask in range(num_masks):
+            compare(mask)
+    return _finished(sums, slopes, num_pixels=max(1, num_pixels))
+
+
+# What is added up over the pixels of a mask: cross entropy, weighed by the squared error, of all
+# pixels and of those inside the label; the errors likewise; the pixels inside.
+_SUMS = ("focal", "focal_inside", "errors", "errors_inside", "inside")
+
+
+def _finished(
+    sums: np.ndarray, slopes: np.ndarray, *, num_pixels: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same equations as `mask_losses._focal` and `_dice`, from sums over pixels."""
+    all_focal, focal_inside, errors, missed, area = sums.T
+    focal = FOCAL_ALPHA * focal_inside + (1 - FOCAL_ALPHA) * (all_focal - focal_inside)
+    overlap = area - missed
+    total = area + overlap + (errors - missed)
+    ratio = (2 * overlap + 1) / (total + 1)
+    by_logit, by_logit_inside = slopes[:, 1], slopes[:, 2]
+    outside_part, inside_part = (
+        part.astype(np.float32)[:, None, None] for part in (ratio / (total + 1), 2 / (total + 1))
+    )
+    dice_gradient = by_logit * outside_part - by_logit_inside * inside_part
+    return (
+        torch.from_numpy((focal / num_pixels).astype(np.float32)),
+        torch.from_numpy((1 - ratio).astype(np.float32)),
+        torch.from_numpy(slopes[:, 0] / np.float32(num_pixels)),
+        torch.from_numpy(dice_gradient),
+    )
+
+
+def _planes(
+    mask_labels: MaskLabels, *, chosen: Int[Tensor, " chosen"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Planes of numbers, and for each mask its plane and the number that is inside there."""
+    if isinstance(mask_labels, IdMap):
+        ids = mask_labels.ids[chosen].to(torch.int32).numpy()
+        return mask_labels.map.to(torch.int32)[None].numpy(), np.zeros(len(ids), np.int64), ids
+    masks = mask_labels if mask_labels.dtype == torch.bool else mask_labels != 0
+    return _bytes(masks), chosen.numpy(), np.ones(len(chosen), np.int32)
+
+
+def _bytes(plane: Bool[Tensor, "*shape"]) -> np.ndarray:
+    return plane.contiguous().view(torch.uint8).numpy()
+
+
+def _fitted(function: np.ufunc, low: float, high: float, degree: int) -> tuple[np.float32, ...]:
+    """A polynomial's coefficients, the highest first; within 1e-7 of the function."""
+    series = Chebyshev.interpolate(function, degree, domain=[low, high])
+    return tuple(np.float32(c) for c in series.convert(kind=Polynomial).coef[::-1])
+
+
+_LN2 = float(np.log(2))
+_EXP = _fitted(np.exp, -_LN2 / 2, _LN2 / 2, 6)
+_LOG1P = _fitted(np.log1p, 0.0, 1.0, 9)
+_LOG2_E = np.float32(1 / _LN2)
+_ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
+_LN2_32 = np.float32(_LN2)
+_OUTSIDE_ALPHA = np.float32(1 - FOCAL_ALPHA)
+# exp(-87) is the smallest that float32 holds in full; to add it to 1 changes nothing.
+_FURTHEST = np.float32(87)
+
+
+# Sums may be added in any order, and a division need not look for zero: else nothing is done in
+# vectors.
+_fast = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+
+
+@_fast
+@no_type_check
+def _compare(
+    logits,
+    plane,
+    value,
+    counted,
+    above,
+    below,
+    weight_below,
+    left,
+    right,
+    weight_right,
+    sums,
+    slopes,
+):
+    height = len(logits)
+    full_height, full_width = plane.shape
+    # Rows of logits at the full width, and what their gradients add up to there.
+    wide = np.empty((height, full_width), np.float32)
+    added = np.zeros((3, height, full_width), np.float32)
+    for y in range(height):
+        for x in range(full_width):
+            before = logits[y, left[x]]
+            wide[y, x] = (logits[y, right[x]] - before) * weight_right[x] + before
+    inside = np.empty(full_width, np.float32)
+    towards_error = np.empty(full_width, np.float32)
+    mantissa = np.empty(full_width, np.float32)
+    exponent = np.empty(full_width, np.int32)
+    power = exponent.view(np.float32)
+    use = np.ones(full_width, np.float32)
+    for y in range(full_height):
+        upper, lower = wide[above[y]], wide[below[y]]
+        weight = weight_below[y]
+        for x in range(full_width):
+            label = np.float32(plane[y, x] == value)
+            logit = (lower[x] - upper[x]) * weight + upper[x]
+            error_logit = (_ONE - _TWO * label) * logit
+            inside[x] = label
+            towards_error[x] = error_logit
+            # exp(-|logit|) as a power of two and a factor near 1.
+            powers = min(abs(error_logit), _FURTHEST) * _LOG2_E
+            whole = np.floor(powers + _HALF)
+            mantissa[x] = _exp((whole - powers) * _LN2_32)
+            exponent[x] = (np.int32(127) - np.int32(whole)) << np.int32(23)
+        if counted.size:
+            for x in range(full_width):
+                use[x] = np.float32(counted[y, x])
+                inside[x] *= use[x]
+        focal, focal_inside, errors, errors_inside, area = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+        upper_focal, lower_focal = added[0, above[y]], added[0, below[y]]
+        upper_slope, lower_slope = added[1, above[y]], added[1, below[y]]
+        upper_inside, lower_inside = added[2, above[y]], added[2, below[y]]
+        weight_above = _ONE - weight
+        for x in range(full_width):
+            small = mantissa[x] * power[x]
+            likelier = _ONE / (_ONE + small)
+            wrong = towards_error[x] > _ZERO
+            error = (likelier if wrong else small * likelier) * use[x]
+            cross_entropy = (towards_error[x] if wrong else _ZERO) + _log1p(small)
+            squared = error * error
+            per_pixel = squared * cross_entropy
+            label = inside[x]
+            focal += per_pixel
+            focal_inside += per_pixel * label
+            errors += error
+            errors_inside += error * label
+            area += label
+            slope = (squared * error + _TWO * (_ONE - error) * per_pixel) * (_OUTSIDE_ALPHA - label)
+            by_logit = error * (_ONE - error)
+            upper_focal[x] += slope * weight_above
+            lower_focal[x] += slope * weight
+            upper_slope[x] += by_logit * weight_above
+            lower_slope[x] += by_logit * weight
+            upper_inside[x] += by_logit * label * weight_above
+            lower_inside[x] += by_logit * label * weight
+        sums[0] += focal
+        sums[1] += focal_inside
+        sums[2] += errors
+        sums[3] += errors_inside
+        sums[4] += area
+    for number in range(3):
+        for y in range(height):
+            for x in range(full_width):
+                value_here = added[number, y, x]
+                slopes[number, y, left[x]] += value_here * (_ONE - weight_right[x])
+                slopes[number, y, right[x]] += value_here * weight_right[x]
+
+
+# Without loops inside, so that the loop around them is done in vectors.
+@_fast
+@no_type_check
+def _exp(x):
+    c = _EXP
+    return (((((c[0] * x + c[1]) * x + c[2]) * x + c[3]) * x + c[4]) * x + c[5]) * x + c[6]
+
+
+@_fast
+@no_type_check
+def _log1p(x):
+    c = _LOG1P
+    high = (((c[0] * x + c[1]) * x + c[2]) * x + c[3]) * x + c[4]
+    return ((((high * x + c[5]) * x + c[6]) * x + c[7]) * x + c[8]) * x + c[9]
