@@ -31,6 +31,8 @@ class Checkpoint:
     score: float | None
     """The metric by which the best is chosen; None where it was not evaluated."""
     metrics: Mapping[str, float]
+    per_label: Mapping[str, float]
+    """The score by name of a label."""
     files: Mapping[str, int]
     """Sizes by name."""
 
@@ -64,6 +66,7 @@ class Checkpoints:
         step: int,
         score: float | None,
         metrics: Mapping[str, float],
+        per_label: Mapping[str, float],
     ) -> Checkpoint:
         """Copies the files of a local folder to `uri`, and the mark after them.
 
@@ -78,6 +81,7 @@ class Checkpoints:
             step=step,
             score=score,
             metrics=dict(metrics),
+            per_label=dict(per_label),
             files=dict(zip(names, sizes, strict=True)),
         )
         values = {key: value for key, value in asdict(checkpoint).items() if key != "uri"}

@@ -149,7 +149,7 @@ class Trainer:
         self, batch: Batch, normalisers: Normalisers, *, is_last: bool
     ) -> dict[str, Tensor]:
         waits = is_last or not isinstance(self._parallel, DistributedDataParallel)
-        with nullcontext() if waits else self._parallel.no_sync():  # type: ignore[union-attr,operator]
+        with nullcontext() if waits else self._parallel.no_sync():  # type: ignore[operator]
             losses = self._run(batch, normalisers)
             self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         return {name: loss.detach() for name, loss in losses.items()}

@@ -23,7 +23,7 @@ def made(tmp_path: Path) -> Path:
 
 def save(checkpoints: Checkpoints, made: Path, *, step: int, score: float | None = None, run="a"):
     uri = join(checkpoints.root, run, checkpoint_name(step))
-    return checkpoints.save(made, uri=uri, step=step, score=score, metrics={})
+    return checkpoints.save(made, uri=uri, step=step, score=score, metrics={}, per_label={})
 
 
 def test_what_is_saved_is_found_and_fetched(made: Path, place: tuple[Storage, str], tmp_path: Path):
@@ -95,7 +95,7 @@ def test_the_last_and_the_best_are_kept(made: Path, place: tuple[Storage, str]):
 
 def test_without_scores_the_latest_is_the_best():
     def one(step: int, score: float | None) -> Checkpoint:
-        return Checkpoint(uri=str(step), step=step, score=score, metrics={}, files={})
+        return Checkpoint(uri=str(step), step=step, score=score, metrics={}, per_label={}, files={})
 
     assert best_of([one(1, None), one(2, None)]).step == 2
     assert best_of([one(1, 0.3), one(2, float("nan"))]).step == 1

@@ -1,0 +1,289 @@
+"""A run: from settings to a model folder, whatever happens in between.
+
+What `jobs/finetune.py` starts. Whatever can be wrong with settings and data comes out before the
+first step; a run that was stopped goes on from its last checkpoint with the same command.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.labelled.checking import Census
+from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelled.opening import open_labelled
+from pipeline.labelled.settings import DatasetSettings
+from pipeline.labelling.cluster import connect
+from pipeline.labelling.report import ExitCode
+from pipeline.reading import ReadSettings
+from pipeline.settings import Settings, WrongUsage
+from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.training.checking import census_lines, check_training_data
+from pipeline.training.checkpoint import Checkpoints, best_of
+from pipeline.training.delivery import Card, deliver
+from pipeline.training.following import FollowedHistory
+from pipeline.training.optimisation import OptimisationSettings
+from pipeline.training.recipes import Augmentation
+from pipeline.training.samples import TrainingData
+from pipeline.training.scheduling import TrainingStopped, WorkerSettings, run_workers
+from pipeline.training.starting import StartSettings, read_start
+from pipeline.training.targets import TargetSettings
+from pipeline.training.validation import Validation, ValidationSettings, validation_of
+from pipeline.training.worker import Assignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Where the model goes, and what is written down on the way."""
+
+    output: str
+    """Folder or object-store prefix: the model, its card and curves, metrics and checkpoints."""
+    seed: int = 0
+    """Of the order of images, their augmentation, dropout and fresh weights."""
+    auxiliary_losses: bool = True
+    """Losses of each decoder layer, as published, instead of the last alone."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, which are judged by --validation."""
+    keep_checkpoints: int = 2
+    """How many of the last are kept, beside the best."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+PARTS = (
+    FinetuneSettings,
+    StartSettings,
+    DatasetSettings,
+    TargetSettings,
+    Augmentation,
+    OptimisationSettings,
+    ValidationSettings,
+    WorkerSettings,
+    ReadSettings,
+    Storage,
+)
+"""The parts of a fine-tuning job's settings."""
+
+# What may change between a run and one that goes on from it: no step depends on it.
+_FREE = {
+    *(field.name for part in (WorkerSettings, Storage) for field in dataclasses.fields(part)),
+    *("output", "checkpoint_every", "keep_checkpoints", "log_every", "licence", "drawn_images"),
+    *("micro_batches", "compile"),
+}
+
+
+def finetune(settings: Settings) -> int:
+    """Trains what is left to train, delivers the model, and gives the exit code."""
+    try:
+        return _finetune(settings)
+    except (WrongUsage, ValueError, TrainingStopped) as error:
+        return _fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
+    except (StorageFault, SourceChanged, ConnectionError) as error:
+        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
+    except KeyboardInterrupt:
+        return _fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
+
+
+def _finetune(settings: Settings) -> int:
+    wanted, storage = settings.of(FinetuneSettings), settings.of(Storage).with_environment()
+    output = storage.absolute(wanted.output)
+    _check_same_run(settings, output=output, storage=storage)
+    checkpoints = Checkpoints(output, storage=storage)
+    latest = checkpoints.latest()
+    num_steps = settings.of(OptimisationSettings).num_steps
+    assignment = _assignment(settings, storage=storage)
+    storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
+    if latest is None:
+        print(_opening(assignment, _checked(assignment)), file=sys.stderr, flush=True)
+    else:
+        print(f"going on after step {latest.step:,} of {num_steps:,}", file=sys.stderr, flush=True)
+    if latest is None or latest.step < num_steps:
+        _train(assignment, settings=settings)
+    best = best_of(checkpoints.found())
+    assert best is not None
+    files = deliver(output, storage=storage, best=best, card=_card(assignment, settings=settings))
+    print(f"model: {output}" + ("" if best.score is None else f" (score {best.score:.4f})"))
+    print("\n".join(f"look at {file}" for file in files))
+    return ExitCode.DONE
+
+
+def _train(assignment: Assignment, *, settings: Settings) -> None:
+    workers = settings.of(WorkerSettings)
+    if workers.ray_address is None and "RAY_ADDRESS" not in os.environ:
+        # All workers are on this machine, and nobody else is to hear them.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    connect(workers.ray_address)
+    # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    with FollowedHistory(assignment.output, storage=assignment.storage):
+        run_workers(assignment, settings=workers, run_id=run_id)
+
+
+def _assignment(settings: Settings, *, storage: Storage) -> Assignment:
+    """All that can be wrong with the settings comes out here, before a process starts."""
+    wanted, optimisation = settings.of(FinetuneSettings), settings.of(OptimisationSettings)
+    workers = settings.of(WorkerSettings)
+    share = workers.num_workers * optimisation.micro_batches
+    if optimisation.batch_size < share:
+        raise WrongUsage(
+            f"batch_size must give each of {workers.num_workers} workers an image for each of "
+            f"{optimisation.micro_batches} micro_batches, got {optimisation.batch_size}"
+        )
+    dataset = _opened(settings.of(DatasetSettings), settings=settings, storage=storage)
+    start = read_start(settings.of(StartSettings), labels=dataset.labels.names)
+    data = TrainingData(
+        dataset=dataset,
+        augmentation=settings.of(Augmentation),
+        processor=start.processor,
+        seed=wanted.seed,
+        targets=settings.of(TargetSettings),
+    )
+    return Assignment(
+        output=storage.absolute(wanted.output),
+        storage=storage,
+        start=start,
+        data=data,
+        validation=_validation(settings, data=data, storage=storage),
+        optimisation=optimisation,
+        auxiliary_losses=wanted.auxiliary_losses,
+        checkpoint_every=wanted.checkpoint_every,
+        keep_checkpoints=wanted.keep_checkpoints,
+        log_every=wanted.log_every,
+        loader_processes=workers.loader_processes,
+    )
+
+
+def _opened(
+    dataset: DatasetSettings,
+    *,
+    settings: Settings,
+    storage: Storage,
+    labels: tuple[str, ...] | None = None,
+) -> LabelledImages:
+    return open_labelled(
+        dataset, storage=storage, reading=settings.of(ReadSettings), model_labels=labels
+    )
+
+
+def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> Validation | None:
+    wanted = settings.of(ValidationSettings)
+    if wanted.validation is None:
+        return None
+    labels = data.dataset.labels.names
+    place = dataclasses.replace(
+        settings.of(DatasetSettings),
+        dataset=wanted.validation,
+        images=wanted.validation_images,
+        maps=wanted.validation_maps,
+    )
+    dataset = _opened(place, settings=settings, storage=storage, labels=labels)
+    return validation_of(
+        wanted,
+        dataset=dataset,
+        labels=labels,
+        task=data.rule.task,
+        resize_rule=data.processor.resize_rule,
+    )
+
+
+def _checked(assignment: Assignment) -> Census:
+    """Reads all images and labels, of training and validation, before anything is built on them."""
+    census = check_training_data(assignment.data)
+    if assignment.validation is not None:
+        check_training_data(
+            dataclasses.replace(
+                assignment.data,
+                dataset=assignment.validation.dataset,
+                model_labels=assignment.data.dataset.labels.names,
+            )
+        )
+    return census
+
+
+def _opening(assignment: Assignment, census: Census) -> str:
+    data, optimisation = assignment.data, assignment.optimisation
+    steps = f"{optimisation.num_steps:,} steps of {optimisation.batch_size} images"
+    return "\n".join(
+        [
+            f"{data.dataset.uri} ({data.dataset.kind}), from {assignment.start.name}, {steps}",
+            *census_lines(census, data=data),
+        ]
+    )
+
+
+def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> None:
+    """Raises WrongUsage where the output holds a run with other settings: steps would not fit."""
+    try:
+        before = yaml.safe_load(storage.read(join(output, "settings.yaml")))
+    except FileNotFoundError:
+        return
+    now = yaml.safe_load(settings.to_yaml())
+    differing = [
+        f"{name} {before.get(name)!r} is now {value!r}"
+        for name, value in now.items()
+        if name not in _FREE and before.get(name) != value
+    ]
+    if differing:
+        raise WrongUsage(
+            f"{output} holds a run with other settings: {'; '.join(differing)}; give the same to "
+            "go on with it, or another --output"
+        )
+
+
+def _card(assignment: Assignment, *, settings: Settings) -> Card:
+    dataset, validation = assignment.data.dataset, assignment.validation
+    return Card(
+        title=Path(assignment.output).name,
+        labels=dataset.labels.names,
+        things=dataset.labels.things,
+        task=assignment.data.rule.task,
+        dataset=dataset.uri,
+        num_images=len(dataset),
+        validation=(
+            None
+            if validation is None
+            else f"{len(validation.dataset):,} images of {validation.dataset.uri}"
+        ),
+        start=assignment.start.name,
+        licence=assignment.start.licence,
+        recipe=_recipe(settings),
+    )
+
+
+def _recipe(settings: Settings) -> dict[str, Any]:
+    told = yaml.safe_load(settings.to_yaml())
+    defaults = {
+        field.name: field.default
+        for part in PARTS
+        for field in dataclasses.fields(part)
+        if field.default is not dataclasses.MISSING
+    }
+    return {
+        name: value
+        for name, value in told.items()
+        if name not in _FREE
+        and name not in ("dataset", "validation", "model")
+        and value != _plain(defaults.get(name))
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _fail(message: str, code: ExitCode) -> int:
+    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+    return code

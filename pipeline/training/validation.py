@@ -1,0 +1,195 @@
+"""Validation: a model that is being trained, judged as `jobs/evaluate.py` would judge it.
+
+Each worker segments its share of the images with the code that labels corpora, and compares; sums
+are merged over the workers, so that all know the same score and choose alike.
+"""
+
+import math
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch.distributed as dist
+from PIL import Image
+
+from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
+from pipeline.evaluation.flow import Verdict, take
+from pipeline.evaluation.judging import SCORES, Judge
+from pipeline.evaluation.loading import INDICES, ImageLoader
+from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.scoring import Scorer, badness, merge
+from pipeline.evaluation.worst import worst_image, worst_sheet
+from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.training.targets import Task
+
+_BLOCK_BYTES = 2**24
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSettings:
+    """By what the model is judged at each checkpoint."""
+
+    validation: str | None = None
+    """Labelled images as --dataset takes them; None for no validation, and the last checkpoint is
+    the best."""
+    validation_images: str | None = None
+    """Where their photographs are, as --images."""
+    validation_maps: str | None = None
+    """Where their maps are, as --maps."""
+    validation_limit: int | None = None
+    """Judge by the first so many of them only."""
+    threshold: float | None = None
+    """Lowest score of a segment, as for labelling. Not for semantic."""
+    overlap_mask_area_threshold: float | None = None
+    """As for labelling. Not for semantic."""
+    drawn_images: int = 4
+    """How many of the worst images are drawn for TensorBoard."""
+
+    def __post_init__(self) -> None:
+        for name in ("validation_limit", "drawn_images"):
+            value = getattr(self, name)
+            if value is not None and value < (name == "validation_limit"):
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if self.validation is None:
+            for name in ("validation_images", "validation_maps", "validation_limit", "threshold",
+                         "overlap_mask_area_threshold"):  # fmt: skip
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} has no effect without --validation; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Judges a model; travels to workers by value."""
+
+    dataset: LabelledImages
+    judge: Judge
+    segmenting: SegmentSettings
+    num_drawn: int
+
+    def verdict(
+        self,
+        model: MaskFormerForInstanceSegmentation,
+        *,
+        processor: MaskFormerImageProcessor,
+        rank: int,
+        world_size: int,
+    ) -> "ValidationResult":
+        """The same on all workers, which all must ask.
+
+        Raises:
+            LabelError: an image or its labels are no good.
+            StorageFault: the storage failed.
+        """
+        mine = Verdict(metric=self.judge.metric())
+        scorer = Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_drawn)
+        loader = ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES)
+        segmenter = Segmenter(
+            model_files=lambda: _files(model, processor=processor), settings=self.segmenting
+        )
+        share = range(rank, len(self.dataset), world_size)
+        for block in loader(pa.table({"index": list(share)}, schema=INDICES)):
+            [receipt] = scorer(segmenter(block)).to_pylist()
+            take(receipt, verdict=mine, num_worst=self.num_drawn)
+        metric, worst = self.judge.metric(), []
+        for other in _of_all(mine, world_size=world_size):
+            merge(metric, other.metric)
+            worst += other.worst
+        computed = metric.compute()
+        return ValidationResult(
+            score=self.judge.score(metric),
+            metrics={k: float(v) for k, v in computed.items() if isinstance(v, (int, float))},
+            per_label=_per_label(computed, names=self.judge.labels.names),
+            worst=sorted(worst, key=badness)[: self.num_drawn],
+        )
+
+    def picture(self, result: "ValidationResult") -> Image.Image:
+        """The worst images: photograph, truth and prediction."""
+        return worst_sheet(
+            [worst_image(worst, dataset=self.dataset) for worst in result.worst],
+            judge=self.judge,
+            metric=SCORES[self.judge.task],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """What a model is worth."""
+
+    score: float
+    """The task's one number: miou, pq or ap."""
+    metrics: Mapping[str, float]
+    per_label: Mapping[str, float]
+    """The task's number by name of a label; those that there are none of are not there."""
+    worst: list[dict[str, Any]] = field(default_factory=list)
+
+
+def validation_of(
+    settings: ValidationSettings,
+    *,
+    dataset: LabelledImages,
+    labels: tuple[str, ...],
+    task: Task,
+    resize_rule: Literal["transformers", "detectron2"],
+) -> Validation:
+    """The validation of a model with these labels.
+
+    Raises:
+        ValueError: the labels of the data are others, or a setting has no effect.
+    """
+    limit = settings.validation_limit
+    judge = Judge(
+        task=task,
+        labels=dataset.labels,
+        data_label_of=match_labels(labels, dataset.labels, task=task),
+    )
+    stuff = tuple(
+        label
+        for label, data_label in enumerate(judge.data_label_of)
+        if data_label not in dataset.labels.things
+    )
+    return Validation(
+        dataset=dataset if limit is None else dataset.first(limit),
+        judge=judge,
+        segmenting=SegmentSettings(
+            task=task,
+            threshold=settings.threshold,
+            overlap_mask_area_threshold=settings.overlap_mask_area_threshold,
+            label_ids_to_fuse=stuff if task == "panoptic" else None,
+            resize_rule=resize_rule,
+        ),
+        num_drawn=settings.drawn_images,
+    )
+
+
+def _files(
+    model: MaskFormerForInstanceSegmentation, *, processor: MaskFormerImageProcessor
+) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _of_all(mine: Verdict, *, world_size: int) -> Iterator[Verdict]:
+    if world_size == 1:
+        yield mine
+        return
+    gathered: list[Any] = [None] * world_size
+    dist.all_gather_object(gathered, pickle.dumps(mine))
+    yield from map(pickle.loads, gathered)
+
+
+def _per_label(computed: Mapping[str, Any], *, names: tuple[str, ...]) -> dict[str, float]:
+    lists = ("iou_per_label", "pq_per_label", "ap_per_label")
+    [values] = [computed[name] for name in lists if name in computed]
+    return {
+        name: float(value)
+        for name, value in zip(names, values, strict=True)
+        if not math.isnan(value)
+    }

@@ -1,0 +1,272 @@
+"""The worker: a run's steps on one process of many, from the last checkpoint to the end.
+
+Ray Train calls `train` on each worker; torch.distributed is set up by then. Whatever ends a worker,
+all are started again, and go on from the last checkpoint that is whole.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from maskformer import MaskFormerForInstanceSegmentation
+from pipeline.storage import Storage, join
+from pipeline.training.batches import Batch
+from pipeline.training.checkpoint import (
+    TRAINING_STATE,
+    Checkpoint,
+    Checkpoints,
+    checkpoint_name,
+)
+from pipeline.training.history import History
+from pipeline.training.loading import load_batches
+from pipeline.training.loop import StepResult, Trainer
+from pipeline.training.optimisation import OptimisationSettings
+from pipeline.training.samples import TrainingData
+from pipeline.training.starting import Start, build_model
+from pipeline.training.validation import Validation, ValidationResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What all workers of a run are told; travels by value."""
+
+    output: str
+    storage: Storage
+    start: Start
+    data: TrainingData
+    validation: Validation | None
+    optimisation: OptimisationSettings
+    auxiliary_losses: bool
+    checkpoint_every: int
+    keep_checkpoints: int
+    log_every: int
+    loader_processes: int
+    num_threads: int | None = None
+    """Of a worker's arithmetic; None for torch's own choice."""
+
+
+def train(config: dict[str, Any]) -> str | None:
+    """Takes all steps that are left; why it had to stop, on all workers alike, or None.
+
+    Args:
+        config: `assignment`, a reference to what Ray keeps of it.
+    """
+    assignment: Assignment = ray.get(config["assignment"])
+    if assignment.num_threads is not None:
+        torch.set_num_threads(assignment.num_threads)
+    try:
+        _Run(assignment).to_the_end()
+    except FloatingPointError as error:
+        # Comes at the same step on all workers, and would come again.
+        return str(error)
+    return None
+
+
+class _Run:
+    """One worker's part of a run."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        context = ray.train.get_context()
+        self._assignment = assignment
+        self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
+        self._checkpoints = Checkpoints(assignment.output, storage=assignment.storage)
+        # A look each: nothing is written until all have come to the first collective.
+        latest = self._checkpoints.latest()
+        self._first_step = 0 if latest is None else latest.step
+        self._trainer = self._made_trainer(latest)
+        self._history: History | None = None
+        if self._rank == 0:
+            self._history = History(
+                assignment.output, storage=assignment.storage, first_step=self._first_step
+            )
+
+    def to_the_end(self) -> None:
+        settings = self._assignment.optimisation
+        meter = _Meter(device=self._trainer.model.device, world_size=self._world_size)
+        for step, micro_batches in self._batches(meter):
+            result = self._trainer.step(micro_batches, step=step)
+            meter.add(result, num_images=settings.batch_size)
+            done = step + 1
+            is_last = done == settings.num_steps
+            if done % self._assignment.log_every == 0 or is_last:
+                line = meter.line(step=done, left_out=self._trainer.num_left_out)
+                if self._history is not None:
+                    self._history.add(line)
+            if done % self._assignment.checkpoint_every == 0 or is_last:
+                self._checkpoint(done, result=self._validate(done))
+                meter.start()
+        if self._history is not None:
+            self._history.close()
+
+    def _made_trainer(self, latest: Checkpoint | None) -> Trainer:
+        assignment = self._assignment
+        with tempfile.TemporaryDirectory() as folder:
+            state = None
+            if latest is None:
+                model = build_model(assignment.start, seed=assignment.data.seed)
+            else:
+                self._checkpoints.fetch(latest, into=Path(folder))
+                model = MaskFormerForInstanceSegmentation.from_pretrained(folder)
+                state = torch.load(
+                    Path(folder, TRAINING_STATE), map_location="cpu", weights_only=True
+                )
+            trainer = Trainer(
+                model.to(ray.train.torch.get_device()),
+                settings=assignment.optimisation,
+                seed=assignment.data.seed,
+                auxiliary_losses=assignment.auxiliary_losses,
+            )
+            if state is not None:
+                trainer.load_state_dict(state)
+        return trainer
+
+    def _batches(self, meter: "_Meter") -> Iterator[tuple[int, Sequence[Batch]]]:
+        settings, device = self._assignment.optimisation, self._trainer.model.device
+        steps = range(self._first_step, settings.num_steps)
+        batches = load_batches(
+            self._assignment.data,
+            steps=steps,
+            global_batch=settings.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+            micro_batches=settings.micro_batches,
+            num_processes=self._assignment.loader_processes,
+            device=device,
+        )
+        for step in steps:
+            with meter.waiting():
+                micro_batches = next(batches)
+            yield step, micro_batches
+
+    def _validate(self, step: int) -> ValidationResult | None:
+        validation = self._assignment.validation
+        if validation is None:
+            return None
+        result = validation.verdict(
+            self._trainer.delivered,
+            processor=self._assignment.start.processor,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        if self._history is not None:
+            self._history.add({"step": step, "kind": "validation", **result.metrics})
+            if result.worst:
+                self._history.add_picture("worst", validation.picture(result), step=step)
+        return result
+
+    def _checkpoint(self, step: int, *, result: ValidationResult | None) -> None:
+        """Saves and tells Ray Train; a barrier for all workers."""
+        metrics = {} if result is None else dict(result.metrics)
+        if self._rank != 0:
+            ray.train.report(metrics)
+            return
+        assert self._history is not None
+        # Lines before the checkpoint that vouches for them: a run that goes on has them all.
+        self._history.flush()
+        with tempfile.TemporaryDirectory() as folder:
+            self._trainer.delivered.save_pretrained(folder)
+            self._assignment.start.processor.save_pretrained(folder)
+            torch.save(self._trainer.state_dict(), Path(folder, TRAINING_STATE))
+
+            def upload(made: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+                return self._upload(Path(made.path), name=name, step=step, result=result)
+
+            ray.train.report(
+                metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=checkpoint_name(step),
+                checkpoint_upload_fn=upload,
+            )
+        self._checkpoints.prune(keep_last=self._assignment.keep_checkpoints)
+
+    def _upload(
+        self, folder: Path, *, name: str, step: int, result: ValidationResult | None
+    ) -> ray.train.Checkpoint:
+        """Puts the files where Ray Train would, each of them and then all of them whole."""
+        place = ray.train.get_context().get_storage()
+        self._checkpoints.save(
+            folder,
+            uri=join(self._checkpoints.root, place.experiment_dir_name, name),
+            step=step,
+            score=None if result is None else result.score,
+            metrics={} if result is None else result.metrics,
+            per_label={} if result is None else result.per_label,
+        )
+        return ray.train.Checkpoint(
+            path=place.build_checkpoint_path_from_name(name), filesystem=place.storage_filesystem
+        )
+
+
+class _Meter:
+    """Sums over the steps since the last line; on the device, so that steps do not wait."""
+
+    def __init__(self, *, device: torch.device, world_size: int) -> None:
+        self._device, self._world_size = device, world_size
+        self.start()
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+        self._waited = 0.0
+        self._num_images = self._num_steps = 0
+        self._sums: dict[str, torch.Tensor] = {}
+        self._last: StepResult | None = None
+
+    def waiting(self) -> "_Waiting":
+        return _Waiting(self)
+
+    def add_wait(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def add(self, result: StepResult, *, num_images: int) -> None:
+        self._num_images += num_images
+        self._num_steps += 1
+        self._last = result
+        for name, loss in result.losses.items():
+            self._sums[name] = self._sums[name] + loss if name in self._sums else loss
+
+    def line(self, *, step: int, left_out: int) -> dict[str, Any]:
+        """The line of `history.py`, of means over steps and workers; all workers must ask."""
+        assert self._last is not None
+        seconds = time.monotonic() - self._began
+        names = list(self._sums)
+        numbers = torch.stack(
+            [*self._sums.values(), torch.tensor(self._waited, device=self._device)]
+        ).double()
+        if self._world_size > 1:
+            dist.all_reduce(numbers)
+        *losses, waited = (numbers / self._world_size).tolist()
+        by_name = {name: loss / self._num_steps for name, loss in zip(names, losses, strict=True)}
+        line = {
+            "step": step,
+            "kind": "train",
+            "loss": sum(by_name.values()),
+            "losses": {name.removeprefix("loss_"): loss for name, loss in by_name.items()},
+            "learning_rate": self._last.learning_rate,
+            "grad_norm": float(self._last.grad_norm),
+            "images_per_second": self._num_images / seconds,
+            "data_wait": waited / seconds,
+            "left_out": left_out,
+        }
+        self.start()
+        return line
+
+
+class _Waiting:
+    """Counts the time inside as waiting for data."""
+
+    def __init__(self, meter: _Meter) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._meter.add_wait(time.monotonic() - self._began)

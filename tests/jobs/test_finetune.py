@@ -1,0 +1,173 @@
+"""`jobs/finetune.py` from the command line: two workers, kills, and where the model goes then."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+import yaml
+from drawn import encoded, tar, written
+from job_runs import ROOT, Ended, Job, Jobs, Moment, words
+from PIL import Image
+from table_rows import rows_of
+
+FINETUNE = ROOT / "jobs" / "finetune.py"
+NUM_STEPS = 6
+LABELS = ["sky", "road", "car"]
+
+
+def labelled(count: int) -> dict[str, bytes]:
+    """A shard of scenes with sky, road and one to four cars, and maps of their segments."""
+    members = {}
+    for scene in range(count):
+        ids = np.where(np.arange(48)[:, None] < 20, 1, 2).repeat(64, 1).astype(np.uint8)
+        segments = [{"id": 1, "label_id": 0}, {"id": 2, "label_id": 1}]
+        for car in range(1 + scene % 4):
+            ids[24 : 34 + scene, 2 + 15 * car : 12 + 15 * car] = 3 + car
+            segments.append({"id": 3 + car, "label_id": 2})
+        colours = np.random.default_rng(scene).integers(40, 255, (8, 3))
+        members[f"{scene}.png"] = encoded(Image.fromarray(ids))
+        members[f"{scene}.jpg"] = encoded(Image.fromarray(colours[ids].astype(np.uint8)), "JPEG")
+        members[f"{scene}.json"] = json.dumps({"segments_info": segments}).encode()
+    names = json.dumps({"labels": LABELS, "things": ["car"]}).encode()
+    return {"all.tar": tar(members), "labels.json": names}
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and a tiny model to begin with, and how it is trained, in some seconds."""
+    folder = written(tmp_path_factory.mktemp("finetune"), labelled(4))
+    settings = {
+        "dataset": str(folder / "all.tar"),
+        "validation": str(folder / "all.tar"),
+        "architecture": {
+            "backbone_config": {
+                "model_type": "swin",
+                "embed_dim": 8,
+                "depths": [1, 1, 1, 1],
+                "num_heads": [1, 1, 2, 2],
+                "window_size": 4,
+                "out_features": ["stage1", "stage2", "stage3", "stage4"],
+            },
+            "decoder_config": {
+                "model_type": "detr",
+                "d_model": 32,
+                "num_queries": 8,
+                "decoder_layers": 2,
+                "decoder_ffn_dim": 32,
+                "encoder_attention_heads": 2,
+                "decoder_attention_heads": 2,
+            },
+            "fpn_feature_size": 32,
+            "mask_feature_size": 32,
+        },
+        "image_processor": {"size": {"shortest_edge": 64, "longest_edge": 128}},
+        "num_steps": NUM_STEPS,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "num_workers": 2,
+        "loader_processes": 0,
+        "threshold": 0.1,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def start(jobs: Jobs, config: Path, output: Path, *, moments: Any = (), **options: Any) -> Job:
+    command = [sys.executable, str(FINETUNE), "--config", str(config), "--output", str(output)]
+    return jobs.start_command([*command, *words(options)], moments=moments)
+
+
+def history(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(output: Path) -> dict[int, float]:
+    lines = [line for line in history(output) if line["kind"] == "train"]
+    by_step = {line["step"]: line["loss"] for line in lines}
+    assert len(by_step) == len(lines)
+    return by_step
+
+
+@pytest.fixture(scope="session")
+def trained(
+    jobs: Jobs, config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Ended]]:
+    """A run that nothing disturbed. Not to be changed."""
+    output = tmp_path_factory.mktemp("trained") / "model"
+    return output, start(jobs, config, output).end().expect(0)
+
+
+def test_a_run_leaves_a_model_with_its_card_its_curves_and_its_history(
+    trained: tuple[Path, Ended],
+):
+    output, ended = trained
+    assert set(losses(output)) == set(range(1, NUM_STEPS + 1))
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "curves.png"):
+        assert (output / name).stat().st_size > 100, name
+    card = (output / "README.md").read_text()
+    assert "road" in card
+    assert "fresh weights" in card
+    report = json.loads((output / "report.json").read_text())
+    validated = [line for line in history(output) if line["kind"] == "validation"]
+    assert [line["step"] for line in validated] == [2, 4, 6]
+    assert report["score"] == max(line["pq"] for line in validated)
+    assert list((output / "events").glob("events.*"))
+    assert "images/s" in ended.stderr
+    assert "validation: pq" in ended.stderr
+
+
+def test_the_model_goes_straight_into_the_labelling_job_and_loads_in_transformers(
+    jobs: Jobs, plain: Path, trained: tuple[Path, Ended], tmp_path: Path
+):
+    output, _ = trained
+    jobs.run(corpus=plain, table=tmp_path / "table", model=output, threshold=0.1).expect(0)
+    assert len(rows_of(tmp_path / "table").images) == 12
+    theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(output)
+    assert theirs.config.id2label == dict(enumerate(LABELS))
+
+
+def test_a_run_whose_workers_are_killed_goes_on_by_itself_to_the_same_losses(
+    jobs: Jobs, config: Path, trained: tuple[Path, Ended], tmp_path: Path
+):
+    after = Moment(at="after put", name="*/step-00000002/checkpoint.json", do="kill self")
+    during = Moment(at="before put", name="*/step-00000004/model.safetensors", do="kill self")
+    start(jobs, config, tmp_path / "model", moments=[after, during]).end().expect(0)
+    assert after.came
+    assert during.came
+    assert losses(tmp_path / "model") == pytest.approx(losses(trained[0]), rel=1e-5)
+
+
+def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
+    jobs: Jobs, config: Path, trained: tuple[Path, Ended], tmp_path: Path
+):
+    moment = Moment(at="before put", name="*/step-00000004/checkpoint.json", do="kill driver")
+    start(jobs, config, tmp_path / "model", moments=[moment]).end().expect(-9)
+    ended = start(jobs, config, tmp_path / "model").end().expect(0)
+    assert "going on after step 2 of 6" in ended.stderr
+    assert losses(tmp_path / "model") == pytest.approx(losses(trained[0]), rel=1e-5)
+    again = start(jobs, config, tmp_path / "model").end().expect(0)
+    assert not again.started_ray
+
+
+def test_other_settings_do_not_go_on_with_a_run(
+    jobs: Jobs, config: Path, trained: tuple[Path, Ended]
+):
+    ended = start(jobs, config, trained[0], learning_rate=0.5).end().expect(2)
+    assert "learning_rate 0.001 is now 0.5" in ended.stderr
+    assert not ended.started_ray
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_with_its_step(
+    jobs: Jobs, config: Path, tmp_path: Path
+):
+    options = {"learning_rate": 1e30, "num_workers": 1}
+    ended = start(jobs, config, tmp_path / "model", **options).end().expect(2)
+    assert "step 2: the gradient must be finite" in ended.stderr
