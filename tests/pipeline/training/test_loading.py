@@ -1,0 +1,219 @@
+"""Batches are the same however many workers and processes make them, and wherever a run begins."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from corpora import put, tar
+from drawn_labels import encoded, names_json, panoptic_shards, scenes, shards
+from s3 import S3Server
+from small_model import small_model
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.labelled.opening import open_labelled
+from pipeline.labelled.settings import DatasetSettings
+from pipeline.labelled.target import LabelError
+from pipeline.storage import Storage, join
+from pipeline.training.batches import Batch, Sample, collate
+from pipeline.training.loading import load_batches
+from pipeline.training.recipes import Augmentation
+from pipeline.training.samples import TrainingData
+from pipeline.training.targets import TargetSettings
+
+MUCH = Augmentation(short_edges=(30, 44, 60), crop=(32, 32), colour_jitter=True, pad_to_crop=True)
+
+
+def data_of(root: str, *, augmentation: Augmentation = MUCH, **others: object) -> TrainingData:
+    return TrainingData(
+        dataset=open_labelled(DatasetSettings(dataset=root)),
+        **{
+            "augmentation": augmentation,
+            "processor": MaskFormerImageProcessor(size_divisor=8),
+            "seed": 5,
+            **others,
+        },
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TrainingData:
+    """Seven scenes."""
+    return data_of(put(tmp_path, panoptic_shards(scenes(7))))
+
+
+def steps_of(data: TrainingData, steps: range = range(4), **others: int) -> list[list[Batch]]:
+    settings = {
+        "global_batch": 4, "rank": 0, "world_size": 1, "micro_batches": 1, "num_processes": 0,
+    }  # fmt: skip
+    return list(load_batches(data, steps=steps, device="cpu", **{**settings, **others}))
+
+
+def fingerprints(batches: list[Batch]) -> Counter[tuple[str, bytes, bytes, tuple[int, ...]]]:
+    """All that a step learns from, image by image."""
+    return Counter(
+        (
+            batch.image_ids[image],
+            batch.pixel_values[image].numpy().tobytes(),
+            batch.mask_labels[image].map.numpy().tobytes(),
+            tuple(batch.class_labels[image].tolist()),
+        )
+        for batch in batches
+        for image in range(len(batch))
+    )
+
+
+def test_a_step_is_the_same_for_any_number_of_workers(data: TrainingData) -> None:
+    alone = [fingerprints(step) for step in steps_of(data)]
+    for world_size, micro_batches in ((1, 4), (2, 1), (2, 2), (4, 1), (3, 1)):
+        shares = [
+            steps_of(data, rank=rank, world_size=world_size, micro_batches=micro_batches)
+            for rank in range(world_size)
+        ]
+        for step, whole in enumerate(alone):
+            together = [batch for share in shares for batch in share[step]]
+            assert len(together) == world_size * micro_batches
+            assert fingerprints(together) == whole
+
+
+def test_a_run_that_goes_on_sees_what_an_unbroken_one_sees(data: TrainingData) -> None:
+    unbroken = [fingerprints(step) for step in steps_of(data, range(5))]
+    resumed = [fingerprints(step) for step in steps_of(data, range(3, 5))]
+    assert resumed == unbroken[3:]
+    assert steps_of(data, range(5, 5)) == []
+
+
+def test_processes_make_what_one_makes_alone(data: TrainingData) -> None:
+    expected = [fingerprints(step) for step in steps_of(data)]
+    state = torch.random.get_rng_state()
+    assert [fingerprints(step) for step in steps_of(data, num_processes=2)] == expected
+    assert torch.equal(torch.random.get_rng_state(), state)  # the model's chance is not touched
+
+
+def test_an_error_in_a_process_is_the_one_that_names_the_image(tmp_path: Path) -> None:
+    members = [
+        member
+        for name, label in (("a", 1), ("b", 77), ("c", 1))
+        for member in (
+            (f"{name}.jpg", scenes()[0].jpeg),
+            (f"{name}.png", encoded(np.full((36, 48), label, np.uint8))),
+        )
+    ]
+    root = put(tmp_path, {"labels.json": names_json(), "x.tar": tar(members)})
+    for num_processes in (0, 1):
+        with pytest.raises(LabelError, match=r"^image x\.tar/b.* the map holds 77$"):
+            steps_of(data_of(root), num_processes=num_processes)
+
+
+def test_batches_come_from_a_bucket(s3: S3Server, s3_storage: Storage, tmp_path: Path) -> None:
+    files = shards(scenes(4))
+    for path, content in files.items():
+        s3_storage.write(join("s3://test/training", path), content)
+    there = open_labelled(DatasetSettings(dataset="s3://test/training"), storage=s3_storage)
+    here = data_of(put(tmp_path, files))
+    away = TrainingData(dataset=there, augmentation=MUCH, processor=here.processor, seed=here.seed)
+    pixels = [
+        [batch.pixel_values for batch in step]
+        for one in (here, away)
+        for step in steps_of(one, range(2), num_processes=int(one is away))
+    ]
+    torch.testing.assert_close(pixels[:2], pixels[2:], rtol=0, atol=0)
+
+
+def test_more_micro_batches_than_images_are_refused_before_anything_starts(
+    data: TrainingData,
+) -> None:
+    with pytest.raises(ValueError, match="4 images for 2 workers with 3 micro-batches each"):
+        load_batches(
+            data, steps=range(1), global_batch=4, rank=0, world_size=2, micro_batches=3,
+            num_processes=0, device="cpu",
+        )  # fmt: skip
+
+
+def samples(data: TrainingData) -> list[Sample]:
+    return [data.sample(0, index) for index in range(2)]
+
+
+@pytest.mark.parametrize("rule", ["transformers", "detectron2"])
+def test_pixels_are_normalised_and_padded_with_0_as_the_processor_does(
+    rule: str, tmp_path: Path
+) -> None:
+    processor = MaskFormerImageProcessor(do_resize=False, size_divisor=32, resize_rule=rule)
+    settings = Augmentation(short_edges=(30, 40), flip=False)
+    data = data_of(
+        put(tmp_path, shards(scenes(6))),
+        augmentation=settings,
+        processor=processor,
+        targets=TargetSettings(ignore_void=True),
+    )
+    made = [data.sample(0, index) for index in range(6)]
+    assert len({sample.pixels.shape for sample in made}) == 2
+    batch = collate(made, processor=processor)
+    assert batch.pixel_values.shape == (6, 3, 64, 64)
+    assert batch.valid is not None
+    for image, sample in enumerate(made):
+        _, height, width = sample.pixels.shape
+        alone = processor(
+            sample.pixels.permute(1, 2, 0).numpy(),
+            return_tensors="pt",
+            data_format="channels_first",
+        ).pixel_values[0]
+        torch.testing.assert_close(
+            batch.pixel_values[image, :, :height, :width], alone[:, :height, :width]
+        )
+        assert batch.pixel_mask[image].sum() == height * width
+        assert batch.pixel_mask[image, :height, :width].all()
+        padding = ~batch.pixel_mask[image]
+        assert not batch.pixel_values[image][:, padding].any()
+        assert not batch.mask_labels[image].map[padding].any()
+        assert not batch.valid[image][padding].any()
+        assert 0 not in batch.mask_labels[image].ids
+        np.testing.assert_array_equal(
+            batch.mask_labels[image].map[:height, :width], sample.targets.map
+        )
+
+
+def test_a_batch_is_at_least_as_large_as_it_is_asked_for(data: TrainingData) -> None:
+    processor = MaskFormerImageProcessor(size_divisor=32)
+    settings = Augmentation(short_edges=(30, 40), pad_to=(60, 70))
+    others = data_of(data.dataset.uri, augmentation=settings, processor=processor)
+    assert {b.pixel_values.shape[2:] for step in steps_of(others) for b in step} == {(64, 96)}
+    small = collate(samples(data), processor=processor)
+    assert small.pixel_values.shape[2:] == (32, 32)
+
+
+def test_a_batch_moves_as_a_whole(data: TrainingData) -> None:
+    batch = collate(samples(data), processor=data.processor)
+    moved = batch.to("meta")
+    assert moved.image_ids == batch.image_ids
+    parts = [moved.pixel_values, moved.pixel_mask, *moved.class_labels]
+    parts += [part for masks in moved.mask_labels for part in (masks.map, masks.ids)]
+    assert {part.device.type for part in parts} == {"meta"}
+
+
+def test_the_model_learns_from_a_batch(data: TrainingData) -> None:
+    batch = collate(samples(data), processor=data.processor)
+    model = small_model().train()
+    loss = model(
+        pixel_values=batch.pixel_values,
+        pixel_mask=batch.pixel_mask,
+        mask_labels=batch.mask_labels,
+        class_labels=batch.class_labels,
+    ).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert model.class_predictor.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_batch_on_a_gpu_is_that_on_the_cpu(data: TrainingData) -> None:
+    for here, there in zip(
+        steps_of(data),
+        load_batches(data, steps=range(4), global_batch=4, rank=0, world_size=1, micro_batches=1,
+                     num_processes=1, device="cuda"),
+        strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(there[0].pixel_values.cpu(), here[0].pixel_values)
+        assert torch.equal(there[0].mask_labels[1].map.cpu(), here[0].mask_labels[1].map)
+        assert here[0].pin_memory().pixel_values.is_pinned()
