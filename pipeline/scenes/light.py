@@ -63,7 +63,7 @@ _TIMES = {
         shadow_depth=0.1, cloudiness=0.0, haze_metres=70.0,
     ),
 }  # fmt: skip
-_WEIGHTS = {"day": 38, "morning": 16, "overcast": 14, "evening": 16, "night": 10, "fog": 6}
+_WEIGHTS = {"day": 38, "morning": 16, "overcast": 14, "evening": 16, "night": 8, "fog": 6}
 
 
 def rgb(colour: Colour) -> Float32[np.ndarray, "3 1 1"]:

@@ -54,9 +54,9 @@ _HABITS: Mapping[ThingLabel, _Habit] = {
     "boat": _Habit(radius=4.0, smallest=2.6, largest=26, surfaces=("water",), flocks=0.2),
     "car": _Habit(radius=2.5, smallest=5.0, largest=44, surfaces=("land", "road"), flocks=0.0),
     "tree": _Habit(radius=0.9, smallest=2.4, largest=26, surfaces=("land",), flocks=0.5),
-    "person": _Habit(radius=0.45, smallest=8, largest=72, surfaces=("land", "road"), flocks=0.45),
+    "person": _Habit(radius=0.45, smallest=9.5, largest=72, surfaces=("land", "road"), flocks=0.45),
     "ball": _Habit(
-        radius=0.5, smallest=11, largest=95, surfaces=("land", "land", "road", "water"), flocks=0.0
+        radius=0.5, smallest=12, largest=95, surfaces=("land", "land", "road", "water"), flocks=0.0
     ),
 }
 

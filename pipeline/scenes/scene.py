@@ -87,7 +87,7 @@ def draw_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 320)) -> 
 
 def smallest_area(size: tuple[int, int]) -> int:
     """Pixels that a segment has at least."""
-    return size[0] * size[1] // 1600
+    return size[0] * size[1] // 1024
 
 
 def _sprite(

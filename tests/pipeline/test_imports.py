@@ -76,7 +76,8 @@ def test_libraries_are_known_where_they_are_needed(path):
 WITHOUT_TORCH = [
     "pipeline.archives", "pipeline.compressed", "pipeline.corpus", "pipeline.decoding",
     "pipeline.reading", "pipeline.settings", "pipeline.sources", "pipeline.storage",
-    "pipeline.table", "pipeline.labelled.checking", "pipeline.labelled.opening",
+    "pipeline.scenes.shards", "pipeline.table", "pipeline.labelled.checking",
+    "pipeline.labelled.opening",
     "pipeline.evaluation.loading", "pipeline.evaluation.predictions",
     "pipeline.labelling.commit", "pipeline.labelling.cutting",
     "pipeline.labelling.loading", "pipeline.labelling.model", "pipeline.labelling.planning",
