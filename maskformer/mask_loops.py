@@ -1,24 +1,64 @@
-"""The mask losses in a compiled loop, for float32 on a CPU.
+"""The mask losses and the terms of matching costs in compiled loops, for float32 on a CPU.
 
-Called by `mask_losses.py`. What torch does in twenty passes over masks of full size is done here in
-one, row by row, in the cache of a core: enlarging, both losses, and the gradients, added up at the
-size of the logits as they come. The exponential and the logarithm are polynomials, good to 1e-7, so
-that a processor takes many pixels at once.
+Called by `mask_losses.py` and `matcher.py`. What torch does in twenty passes over memory is done
+here in one, row by row, in the cache of a core: for losses that is enlarging, both losses, and the
+gradients, added up at the size of the logits as they come. The exponential and the logarithm are
+polynomials, good to 1e-7, so that a processor takes many pixels at once.
 """
 
-from typing import no_type_check
+import collections
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from maskformer.bilinear import CPU, places_2d
 from maskformer.contest import arrays, threads
-from maskformer.matcher import FOCAL_ALPHA
 from maskformer.targets import IdMap, MaskLabels
+
+FOCAL_ALPHA = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTerms:
+    """What the losses of queries with any masks are made of; see `matcher.py`."""
+
+    probability: Float[Tensor, "queries pixels"]
+    inside_more: Float[Tensor, "queries pixels"]
+    """By how much a pixel's focal loss is higher where the label is 1 than where it is 0."""
+    probability_sum: Float[Tensor, " queries"]
+    """Over the pixels that count."""
+    outside_sum: Float[Tensor, " queries"]
+    """The focal loss if all pixels that count were labelled 0."""
+
+
+def pair_terms(
+    logits: Float32[Tensor, "queries pixels"], valid: Float32[Tensor, " pixels"] | None
+) -> PairTerms:
+    """The terms of all queries; `valid` is 1 where a pixel counts."""
+    samples = logits.numpy()
+    counted = np.ones(samples.shape[1], np.float32) if valid is None else valid.numpy()
+    probability, inside_more = np.empty_like(samples), np.empty_like(samples)
+    sums = np.empty((len(samples), 2), np.float32)
+
+    def of_query(query: int) -> None:
+        row = samples[query], counted, probability[query], inside_more[query]
+        _terms_of_query(*row, sums[query])
+
+    _for_each(len(samples), of_query)
+    probability_sum, outside_sum = torch.from_numpy(sums).unbind(1)
+    return PairTerms(
+        probability=torch.from_numpy(probability),
+        inside_more=torch.from_numpy(inside_more),
+        probability_sum=probability_sum,
+        outside_sum=outside_sum,
+    )
 
 
 def focal_and_dice(
@@ -47,13 +87,15 @@ def focal_and_dice(
         plane = planes[plane_of_mask[mask]]
         _compare(samples[mask], plane, value_of_mask[mask], counted, *at, sums[mask], slopes[mask])
 
-    num_threads = min(torch.get_num_threads(), num_masks)
-    if num_threads > 1:
-        list(threads(num_threads).map(compare, range(num_masks)))
-    else:
-        for mask in range(num_masks):
-            compare(mask)
+    _for_each(num_masks, compare)
     return _finished(sums, slopes, num_pixels=max(1, num_pixels))
+
+
+def _for_each(count: int, call: Callable[[int], None]) -> None:
+    """Calls with 0, 1, … in as many threads as torch may use."""
+    num_threads = min(torch.get_num_threads(), count)
+    run: Callable[..., Any] = map if num_threads <= 1 else threads(num_threads).map
+    collections.deque(run(call, range(count)), maxlen=0)
 
 
 # What is added up over the pixels of a mask: cross entropy, weighed by the squared error, of all
@@ -110,7 +152,7 @@ _LOG1P = _fitted(np.log1p, 0.0, 1.0, 9)
 _LOG2_E = np.float32(1 / _LN2)
 _ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 _LN2_32 = np.float32(_LN2)
-_OUTSIDE_ALPHA = np.float32(1 - FOCAL_ALPHA)
+_INSIDE_ALPHA, _OUTSIDE_ALPHA = np.float32(FOCAL_ALPHA), np.float32(1 - FOCAL_ALPHA)
 # exp(-87) is the smallest that float32 holds in full; to add it to 1 changes nothing.
 _FURTHEST = np.float32(87)
 
@@ -207,6 +249,34 @@ def _compare(
                 value_here = added[number, y, x]
                 slopes[number, y, left[x]] += value_here * (_ONE - weight_right[x])
                 slopes[number, y, right[x]] += value_here * weight_right[x]
+
+
+@_fast
+@no_type_check
+def _terms_of_query(logits, counted, probability, inside_more, sums):
+    num_pixels = len(logits)
+    mantissa = np.empty(num_pixels, np.float32)
+    exponent = np.empty(num_pixels, np.int32)
+    power = exponent.view(np.float32)
+    for x in range(num_pixels):
+        powers = min(abs(logits[x]), _FURTHEST) * _LOG2_E
+        whole = np.floor(powers + _HALF)
+        mantissa[x] = _exp((whole - powers) * _LN2_32)
+        exponent[x] = (np.int32(127) - np.int32(whole)) << np.int32(23)
+    probability_sum, outside_sum = _ZERO, _ZERO
+    for x in range(num_pixels):
+        logit = logits[x]
+        small = mantissa[x] * power[x]
+        likelier = _ONE / (_ONE + small)
+        chance = likelier if logit > _ZERO else small * likelier
+        cross_entropy = max(logit, _ZERO) + _log1p(small)
+        outside = cross_entropy * chance * chance * _OUTSIDE_ALPHA
+        inside = (cross_entropy - logit) * (_ONE - chance) * (_ONE - chance) * _INSIDE_ALPHA
+        probability[x] = chance
+        inside_more[x] = inside - outside
+        probability_sum += chance * counted[x]
+        outside_sum += outside * counted[x]
+    sums[0], sums[1] = probability_sum, outside_sum
 
 
 # Without loops inside, so that the loop around them is done in vectors.

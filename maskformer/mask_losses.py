@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maskformer import mask_loops
-from maskformer.matcher import FOCAL_ALPHA, softplus
+from maskformer.mask_loops import FOCAL_ALPHA
+from maskformer.matcher import softplus
 from maskformer.targets import MaskLabels, expand_masks
 
 # Masks are compared at full size a few at a time: about this many pixels of float32 fit a cache.

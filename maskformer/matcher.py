@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from maskformer import mask_loops
+from maskformer.mask_loops import FOCAL_ALPHA, PairTerms
 from maskformer.targets import MaskLabels, expand_masks, pad_to_batch, sample_labels, sample_plane
 
 Number: TypeAlias = float | int
 BatchMaskLabels: TypeAlias = Sequence[MaskLabels] | Shaped[Tensor, "_ _ _ _"]
 BatchClassLabels: TypeAlias = Sequence[Integer[Tensor, " _"]] | Integer[Tensor, "_ _"]
-
-FOCAL_ALPHA = 0.25
 
 # Dearer than any real cost, and small enough to leave the others their digits in float64.
 _FORBIDDEN = 1e9
@@ -193,19 +193,32 @@ def _pairwise_focal_and_dice(
     A sum over a mask is a product of matrices, and the sum over the rest is that over all pixels
     less that over the mask: two products do.
     """
+    num_pixels: Tensor | int = logits.shape[1]
+    if valid is not None:
+        masks, num_pixels = masks * valid, valid.sum().clamp(min=1)
+    on_cpu = logits.device.type == "cpu" and logits.dtype == torch.float32
+    terms = mask_loops.pair_terms(logits, valid) if on_cpu else _pair_terms(logits, valid)
+    focal = terms.inside_more @ masks.T + terms.outside_sum[:, None]
+    overlap = terms.probability @ masks.T
+    total = terms.probability_sum[:, None] + masks.sum(dim=1)
+    return focal / num_pixels, 1 - (2 * overlap + 1) / (total + 1)
+
+
+def _pair_terms(
+    logits: Float[Tensor, "queries pixels"], valid: Float[Tensor, " pixels"] | None
+) -> PairTerms:
     probability = logits.sigmoid()
     outside = softplus(logits, sigmoid=probability)  # cross entropy where the label is 0
     inside = outside - logits  # and where it is 1
     outside = outside * probability.square() * (1 - FOCAL_ALPHA)
     inside = inside * (1 - probability).square() * FOCAL_ALPHA
-    num_pixels: Tensor | int = logits.shape[1]
-    if valid is not None:
-        masks, num_pixels = masks * valid, valid.sum().clamp(min=1)
-        probability, outside = probability * valid, outside * valid
-    focal = (inside - outside) @ masks.T + outside.sum(dim=1, keepdim=True)
-    overlap = probability @ masks.T
-    total = probability.sum(dim=1, keepdim=True) + masks.sum(dim=1)
-    return focal / num_pixels, 1 - (2 * overlap + 1) / (total + 1)
+    counted = logits.new_ones(logits.shape[1]) if valid is None else valid
+    return PairTerms(
+        probability=probability,
+        inside_more=inside - outside,
+        probability_sum=probability @ counted,
+        outside_sum=outside @ counted,
+    )
 
 
 def softplus(

@@ -5,7 +5,6 @@ and is called by two threads at once, which take turns at it, a block each; a th
 one batch while the next is in the model.
 """
 
-import ctypes
 import tempfile
 import threading
 from collections import defaultdict
@@ -32,12 +31,12 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
+from pipeline.allocator import keep_memory
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 
 _PIXELS_AT_ONCE_ON_A_GPU = 8 * 2**20
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class Segmenter:
         settings: SegmentSettings,
         num_threads: int | None = None,
     ) -> None:
-        _keep_memory()
+        keep_memory()
         # One thread of arithmetic beside the model's: with more the two would fight for the cores.
         self._finisher = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         compiling = self._finisher.submit(_compile)
@@ -237,22 +236,6 @@ def _compile() -> None:
     one = Kept(queries=torch.zeros(1).long(), labels=torch.zeros(1).long(), scores=torch.ones(1))
     segmentation = panoptic_segmentation(torch.ones(1, 2, 2), one).segmentation
     encode_segments(segmentation.numpy())
-
-
-def _keep_memory() -> None:
-    """Lets the C library keep the memory of large tensors for the next ones.
-
-    It would give each back to the system and take it anew page by page, all zeroed: on a CPU that
-    is a twentieth of a forward's time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        for parameter, value in (
-            (_ARENA_MAX, 1),
-            (_MMAP_THRESHOLD, 2**25),
-            (_TRIM_THRESHOLD, 2**30),
-        ):
-            mallopt(parameter, value)
 
 
 def _load(

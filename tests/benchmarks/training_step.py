@@ -129,7 +129,9 @@ def batch(
 
 def _our_model(folder: str) -> Any:
     from maskformer import MaskFormerForInstanceSegmentation
+    from pipeline.allocator import keep_memory
 
+    keep_memory()  # as the jobs do
     return MaskFormerForInstanceSegmentation.from_pretrained(folder, use_auxiliary_loss=True)
 
 
