@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StorageFault as error:
         print(f"scenes: {error}", file=sys.stderr)
         return 75
+    print(f"{given.num_images} scenes are in {given.folder}")
     return 0
 
 

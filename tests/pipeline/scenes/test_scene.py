@@ -65,6 +65,26 @@ def test_things_hide_each_other(scenes):
     assert np.mean([overlap(scene) for scene in scenes]) > 0.6
 
 
+def test_boats_float_and_houses_and_cars_stand_on_land(scenes):
+    """Of what lies a little below a thing, and is no thing itself."""
+    stuff_below = {label: Counter() for label in ("boat", "house", "car")}
+    for scene in scenes:
+        label_of = np.array([0, *scene.label_ids])
+        for number, label in enumerate(scene.label_ids, start=1):
+            if LABELS[label] not in stuff_below:
+                continue
+            rows, columns = np.nonzero(scene.ids == number)
+            row = rows.max() + 2
+            if row >= SIZE[0]:
+                continue
+            ids = scene.ids[row, columns[rows == rows.max()]]
+            labels = label_of[ids[ids > 0]]
+            stuff_below[LABELS[label]].update(LABELS[each] for each in labels if each < 4)
+    for label, below in stuff_below.items():
+        suits = below["water"] if label == "boat" else below["ground"] + below["road"]
+        assert suits > 0.97 * below.total() > 100, (label, below)
+
+
 def test_the_map_follows_the_picture():
     """Across the edges of segments colours change far more than inside of them."""
     across, inside = [], []

@@ -68,6 +68,7 @@ def test_the_command_writes_shards_and_says_what_is_wrong(tmp_path, capsys):
     folder = str(tmp_path / "out")
     command = [folder, "--num_images", "3", "--shard_images", "2", "--num_processes", "1"]
     assert main(command) == 0
+    assert capsys.readouterr().out == f"3 scenes are in {folder}\n"
     assert len(open_labelled(DatasetSettings(dataset=join(folder, "scenes-0001.tar")))) == 1
     assert main(command) == 2
     assert "there are files" in capsys.readouterr().err
