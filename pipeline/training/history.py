@@ -43,7 +43,9 @@ class History:
         is_remote = "://" in self._output
         self._remote = tempfile.TemporaryDirectory() if is_remote else None
         folder = self._remote.name if self._remote else join(self._output, EVENTS)
-        self._events = SummaryWriter(folder, purge_step=first_step + 1)
+        # Named by the second otherwise, and one of two runs would write over the other.
+        suffix = f".{first_step:08}"
+        self._events = SummaryWriter(folder, purge_step=first_step + 1, filename_suffix=suffix)
         self._folder = Path(folder)
 
     def add(self, line: Line) -> None:
