@@ -49,6 +49,7 @@ _HOME = {
     "load_backbone": "checkpoints.backbones",
     "check_folder": "weights",
     "check_shapes": "weights",
+    "config_file": "weights",
     "resolve_folder": "weights",
     "MODELS": "zoo",
     "weight_files": "weights",

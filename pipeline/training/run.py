@@ -99,16 +99,17 @@ def finetune(settings: Settings) -> int:
 def _finetune(settings: Settings) -> int:
     wanted, storage = settings.of(FinetuneSettings), settings.of(Storage).with_environment()
     output = storage.absolute(wanted.output)
-    _check_same_run(settings, output=output, storage=storage)
     checkpoints = Checkpoints(output, storage=storage)
     latest = checkpoints.latest()
+    if latest is not None:
+        _check_same_run(settings, output=output, storage=storage)
     num_steps = settings.of(OptimisationSettings).num_steps
     assignment = _assignment(settings, storage=storage)
-    storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
     if latest is None:
         print(_opening(assignment, _checked(assignment)), file=sys.stderr, flush=True)
     else:
         print(f"going on after step {latest.step:,} of {num_steps:,}", file=sys.stderr, flush=True)
+    storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
     if latest is None or latest.step < num_steps:
         _train(assignment, settings=settings)
     best = best_of(checkpoints.found())

@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskformer import MODELS, MaskFormerConfig, MaskFormerImageProcessor, resolve_folder
-from maskformer.weights import config_file, weight_files
+from maskformer import (
+    MODELS,
+    MaskFormerConfig,
+    MaskFormerImageProcessor,
+    config_file,
+    resolve_folder,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     from maskformer import MaskFormerForInstanceSegmentation

@@ -96,11 +96,13 @@ class _Run:
             meter.add(result, num_images=settings.batch_size)
             done = step + 1
             is_last = done == settings.num_steps
-            if done % self._assignment.log_every == 0 or is_last:
+            is_saved = done % self._assignment.checkpoint_every == 0 or is_last
+            # With each checkpoint too: a run that goes on from it counts from there, as this one.
+            if done % self._assignment.log_every == 0 or is_saved:
                 line = meter.line(step=done, left_out=self._trainer.num_left_out)
                 if self._history is not None:
                     self._history.add(line)
-            if done % self._assignment.checkpoint_every == 0 or is_last:
+            if is_saved:
                 self._checkpoint(done, result=self._validate(done))
                 meter.start()
         if self._history is not None:

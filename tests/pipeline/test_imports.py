@@ -13,7 +13,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
-RAY = {"flow", "cluster", "forecast", "run"}
+RAY = {"flow", "cluster", "forecast", "run", "scheduling", "worker"}
 
 
 def imported(path: Path, *, at_start_only: bool = False) -> Iterator[str]:
