@@ -53,14 +53,16 @@ def _crown(random: Random, *, scale: float, light: Light, leaves: Colour, is_sli
     )
     middle = trunk + up
     # From the dark leaves behind to those in the light, each layer smaller and nearer to the sun.
+    # Near by one sees smaller leaves, and more of them.
+    finer = min(2.5, max(1.0, across * scale / 30))
     layers = ((0.62, 26, 0.0), (0.86, 26, 0.08), (1.06, 22, 0.18), (1.26, 14, 0.3))
     for brightness, blobs, shift in layers:
         spread = 1 - 1.5 * shift
-        for _ in range(blobs):
+        for _ in range(round(blobs * finer)):
             angle, far = random.uniform(0, math.tau), math.sqrt(random.random()) * 0.86 * spread
             x = across * (math.cos(angle) * far + light.side * shift * 0.8)
             y = middle + up * (math.sin(angle) * far + shift * 0.7)
-            size = random.uniform(0.13, 0.27) * across * (1 if not is_slim else 1.7)
+            size = random.uniform(0.13, 0.27) * across * (1.8 if is_slim else 1) / finer**0.6
             shade = scaled(leaves, brightness * random.uniform(0.92, 1.08))
             drawing.ellipse((x, y), (size, size * random.uniform(0.7, 1.0)), shade)
     return drawing.sprite(random, texture=0.1)
