@@ -121,6 +121,15 @@ class Trainer:
             losses=losses, grad_norm=grad_norm, learning_rate=rate, was_taken=was_taken
         )
 
+    def share_buffers(self) -> None:
+        """Gives all processes the statistics of batch norm that the first one has and saves.
+
+        Each has those of its own images since the last step, and would judge by another model.
+        """
+        if _num_processes() > 1:
+            for buffer in self.delivered.buffers():
+                dist.broadcast(buffer, src=0)
+
     def state_dict(self) -> dict[str, Any]:
         """All that a step changes, but for the delivered model's weights."""
         return {

@@ -55,8 +55,8 @@ class OptimisationSettings:
     non_finite: Literal["raise", "skip"] = "raise"
     """On a step whose gradient is not finite: stop the run, or leave the step out."""
     frozen_weights: tuple[str, ...] = ()
-    """Shell patterns of weights that stay as they are, by the names in the model's file: the first
-    stage of a Swin is *.encoder.layers.0.*"""
+    """Shell patterns of weights that stay as they are, by the names in the model's file. The first
+    stage of a Swin: model.pixel_level_module.encoder.model.encoder.layers.0.*"""
     batch_norm: Literal["as_built", "frozen", "synchronised"] = "as_built"
     """as_built: each worker's images, unless the model's own configuration froze it; frozen:
     nothing of it changes; synchronised: the images of all workers, on GPUs."""

@@ -152,6 +152,7 @@ class _Run:
         validation = self._assignment.validation
         if validation is None:
             return None
+        self._trainer.share_buffers()
         result = validation.verdict(
             self._trainer.delivered,
             processor=self._assignment.start.processor,
