@@ -9,6 +9,7 @@ from drawn_labels import panoptic_shards, scenes
 from tiny_training import tiny_config
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
+from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.training.loading import load_batches
