@@ -22,6 +22,7 @@ METRICS = "metrics.jsonl"
 EVENTS = "events"
 _WRITE_EVERY_SECONDS = 10.0
 _SHOWN = 3
+_PICTURE_WIDTH = 900
 
 Line = Mapping[str, Any]
 """`step`, `kind` (`train` or `validation`), and numbers by name; None for what is not finite."""
@@ -58,7 +59,10 @@ class History:
             self._write()
 
     def add_picture(self, name: str, picture: Image.Image, *, step: int) -> None:
-        pixels = np.asarray(picture.convert("RGB"))
+        """Shows it at most 900 pixels wide: the events keep one for each checkpoint."""
+        shown = picture.convert("RGB")
+        shown.thumbnail((_PICTURE_WIDTH, shown.height))
+        pixels = np.asarray(shown)
         self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def flush(self) -> None:
