@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from maskformer import MaskFormerForInstanceSegmentation
+from pipeline.allocator import keep_memory
 from pipeline.storage import Storage, join
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import (
@@ -59,6 +60,7 @@ def train(config: dict[str, Any]) -> str | None:
     Args:
         config: `assignment`, a reference to what Ray keeps of it.
     """
+    keep_memory()
     assignment: Assignment = ray.get(config["assignment"])
     if assignment.num_threads is not None:
         torch.set_num_threads(assignment.num_threads)
