@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,22 @@ import yaml
 from drawn import encoded, tar, written
 from job_runs import ROOT, Ended, Job, Jobs, Moment, words
 from PIL import Image
+from s3 import KEY, SECRET, s3_server
 from table_rows import rows_of
+
+from pipeline.storage import Storage
 
 FINETUNE = ROOT / "jobs" / "finetune.py"
 NUM_STEPS = 6
 LABELS = ["sky", "road", "car"]
 
 
-def labelled(count: int) -> dict[str, bytes]:
-    """A shard of scenes with sky, road and one to four cars, and maps of their segments."""
+def labelled(count: int, *, change: Mapping[str, Any] | None = None) -> dict[str, bytes]:
+    """A shard of scenes with sky, road and one to four cars, and maps of their segments.
+
+    Args:
+        change: members that are others, as bytes or JSON.
+    """
     members = {}
     for scene in range(count):
         ids = np.where(np.arange(48)[:, None] < 20, 1, 2).repeat(64, 1).astype(np.uint8)
@@ -33,6 +40,8 @@ def labelled(count: int) -> dict[str, bytes]:
         members[f"{scene}.png"] = encoded(Image.fromarray(ids))
         members[f"{scene}.jpg"] = encoded(Image.fromarray(colours[ids].astype(np.uint8)), "JPEG")
         members[f"{scene}.json"] = json.dumps({"segments_info": segments}).encode()
+    for name, said in (change or {}).items():
+        members[name] = said if isinstance(said, bytes) else json.dumps(said).encode()
     names = json.dumps({"labels": LABELS, "things": ["car"]}).encode()
     return {"all.tar": tar(members), "labels.json": names}
 
@@ -157,6 +166,28 @@ def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
     assert not again.started_ray
 
 
+def test_the_output_may_be_in_a_bucket(
+    jobs: Jobs, config: Path, trained: tuple[Path, Ended], tmp_path: Path
+):
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as server:
+        command = [sys.executable, str(FINETUNE), "--config", str(config)]
+        command += ["--output", "s3://test/models/tiny"]
+        jobs.start_command(command, environment=server.environment).end().expect(0)
+        again = jobs.start_command(command, environment=server.environment).end().expect(0)
+        storage = Storage(
+            endpoint_url=server.endpoint_url, region="us-east-1", key=KEY, secret=SECRET
+        )
+        told = storage.read("s3://test/models/tiny/metrics.jsonl").decode().splitlines()
+        weights = storage.read("s3://test/models/tiny/model.safetensors")
+    lines = [line for line in map(json.loads, told) if line["kind"] == "train"]
+    found = {line["step"]: line["loss"] for line in lines}
+    assert found == pytest.approx(losses(trained[0]), rel=1e-5)
+    assert len(weights) == (trained[0] / "model.safetensors").stat().st_size
+    assert "going on after step 6 of 6" in again.stderr
+    assert not again.started_ray
+
+
 def test_other_settings_do_not_go_on_with_a_run(
     jobs: Jobs, config: Path, trained: tuple[Path, Ended]
 ):
@@ -171,3 +202,24 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_step(
     options = {"learning_rate": 1e30, "num_workers": 1}
     ended = start(jobs, config, tmp_path / "model", **options).end().expect(2)
     assert "step 2: the gradient must be finite" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "pieces"),
+    [
+        ({"2.json": {"segments_info": [{"id": 1, "label_id": 7}]}}, {}, ["image all.tar/2", "7"]),
+        ({"2.png": b"\x89PNG\r\n\x1a\n"}, {}, ["image all.tar/2"]),
+        ({}, {"batch_size": 1}, ["batch_size must give each of 2 workers an image"]),
+        ({}, {"model": "nowhere"}, ["'nowhere'"]),
+    ],
+    ids=["a label out of range", "a truncated map", "too few images", "no model"],
+)
+def test_what_is_wrong_is_told_in_one_line_before_anything_starts(
+    jobs: Jobs, config: Path, tmp_path: Path, change: dict, options: dict, pieces: list[str]
+):
+    written(tmp_path / "data", labelled(4, change=change))
+    options = {"dataset": tmp_path / "data" / "all.tar", **options}
+    ended = start(jobs, config, tmp_path / "model", **options).end().expect(2)
+    [told] = ended.stderr.strip().splitlines()
+    assert all(piece in told for piece in ["finetune: ", *pieces]), told
+    assert not ended.started_ray
