@@ -333,17 +333,15 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
     def _logits(
         self, states: Sequence[Tensor], embeddings: Tensor
     ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
-        logits = [
-            {
-                "masks_queries_logits": torch.einsum(
-                    "bqc,bchw->bqhw", self.mask_embedder(state), embeddings
-                ),
-                "class_queries_logits": self.class_predictor(state),
-            }
-            for state in states
+        # All layers at once: one large product in place of some small ones, backward too.
+        stacked = torch.stack(list(states), dim=1)
+        masks = torch.einsum("blqc,bchw->blqhw", self.mask_embedder(stacked), embeddings).unbind(1)
+        classes = self.class_predictor(stacked).unbind(1)
+        auxiliary = [
+            {"masks_queries_logits": mask_logits, "class_queries_logits": class_logits}
+            for mask_logits, class_logits in zip(masks[:-1], classes[:-1], strict=True)
         ]
-        last = logits[-1]
-        return last["class_queries_logits"], last["masks_queries_logits"], logits[:-1]
+        return classes[-1], masks[-1], auxiliary
 
     def get_loss_dict(
         self,
