@@ -5,27 +5,30 @@ pads, copies to the device and normalises there. Which process makes a sample ha
 """
 
 import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.connection import wait
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, Integer, UInt8
-from torch.utils.data import DataLoader, Dataset
 
 from maskformer import IdMap
-from pipeline.labelled.target import LabelError
-from pipeline.storage import SourceChanged, StorageFault
 from pipeline.training.batches import Batch, Sample, collate
 from pipeline.training.order import Pick, step_indices, worker_share
 from pipeline.training.samples import TrainingData
 
 # Samples that a process makes at a time: their files are read at once.
 _TOGETHER = 4
-# Steps that are made ahead.
-_STEPS_AHEAD = 2
+# Such portions that are asked for ahead, for each process, and whole steps.
+_PORTIONS_AHEAD, _STEPS_AHEAD = 2, 2
 
 
 def load_batches(
@@ -47,94 +50,95 @@ def load_batches(
         num_processes: that decode and augment for this worker; 0 does it in this one, step by step.
 
     Raises:
-        LabelError: of the image that is no good.
+        LabelError: of the image that is no good, at its step.
         StorageFault, SourceChanged: the storage failed, or holds another file now.
+        RuntimeError: a process died.
         ValueError: a micro-batch would be empty.
     """
-    picks = _Picks(
-        steps=steps,
-        global_batch=global_batch,
-        num_images=len(data),
-        seed=data.seed,
-        rank=rank,
-        world_size=world_size,
-        micro_batches=micro_batches,
-    )
-    picks.of_step(0)  # an error in the sizes shows before a process starts
-    return _batches(data, picks=picks, num_processes=num_processes, device=device)
+
+    def share(step: int) -> list[list[Pick]]:
+        picks = step_indices(step, global_batch=global_batch, num_images=len(data), seed=data.seed)
+        return worker_share(picks, rank=rank, world_size=world_size, micro_batches=micro_batches)
+
+    # An error in the sizes shows here, before a process starts.
+    num_samples = sum(len(micro_batch) for micro_batch in share(steps.start))
+    shares = (share(step) for step in steps)
+    if num_processes:
+        made = _made_ahead(data, shares, num_samples=num_samples, num_processes=num_processes)
+    else:
+        made = _made_here(data, shares)
+    return _batches(data, made, device=device)
 
 
 def _batches(
-    data: TrainingData, *, picks: "_Picks", num_processes: int, device: torch.device | str
+    data: TrainingData, made: Iterator[list[list[Sample]]], *, device: torch.device | str
 ) -> Iterator[list[Batch]]:
-    samples = _samples(data, picks=picks, num_processes=num_processes)
-    for step in picks.steps:
+    for micro_batches in made:
         yield [
             collate(
-                [next(samples) for _ in micro_batch],
+                samples,
                 processor=data.processor,
                 device=device,
                 padded_size=data.augmentation.padded_size,
             )
-            for micro_batch in picks.of_step(step)
+            for samples in micro_batches
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Picks:
-    """What one worker is to learn from, in order."""
-
-    steps: range
-    global_batch: int
-    num_images: int
-    seed: int
-    rank: int
-    world_size: int
-    micro_batches: int
-
-    def of_step(self, step: int) -> list[list[Pick]]:
-        picks = step_indices(
-            step, global_batch=self.global_batch, num_images=self.num_images, seed=self.seed
-        )
-        return worker_share(
-            picks, rank=self.rank, world_size=self.world_size, micro_batches=self.micro_batches
-        )
-
-    def __iter__(self) -> Iterator[list[Pick]]:
-        """Some picks at a time, without regard to where a step ends."""
-        waiting: list[Pick] = []
-        for step in self.steps:
-            waiting += [pick for micro_batch in self.of_step(step) for pick in micro_batch]
-            while len(waiting) >= _TOGETHER:
-                yield waiting[:_TOGETHER]
-                waiting = waiting[_TOGETHER:]
-        if waiting:
-            yield waiting
+def _made_here(
+    data: TrainingData, shares: Iterator[list[list[Pick]]]
+) -> Iterator[list[list[Sample]]]:
+    for micro_batches in shares:
+        yield [_samples(data, micro_batch) for micro_batch in micro_batches]
 
 
-def _samples(data: TrainingData, *, picks: _Picks, num_processes: int) -> Iterator[Sample]:
-    ahead: dict[str, Any] = {}
-    if num_processes:
-        share = _STEPS_AHEAD * math.ceil(picks.global_batch / picks.world_size)
-        ahead = {
-            # Not forked: this process may hold threads and a GPU.
-            "multiprocessing_context": "spawn",
-            "prefetch_factor": max(2, math.ceil(share / (_TOGETHER * num_processes))),
-        }
-    loader = DataLoader(
-        _Maker(data),
-        batch_sampler=picks,
-        num_workers=num_processes,
-        collate_fn=_unchanged,
-        # Its own: it draws a seed, and the process's chance is the model's.
-        generator=torch.Generator(),
-        **ahead,
+def _made_ahead(
+    data: TrainingData,
+    shares: Iterator[list[list[Pick]]],
+    *,
+    num_samples: int,
+    num_processes: int,
+) -> Iterator[list[list[Sample]]]:
+    """The same, with `num_samples` of a step, some steps ahead."""
+    portions = _PORTIONS_AHEAD * num_processes
+    steps_ahead = max(_STEPS_AHEAD, math.ceil(portions * _TOGETHER / num_samples))
+    asked: deque[list[list[Future[list[_Sent]]]]] = deque()
+    pool = ProcessPoolExecutor(
+        num_processes,
+        # Not forked: this process may hold threads and a GPU.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_process,
+        initargs=(data,),
     )
-    for made in loader:
-        for sent in made:
-            if isinstance(sent, Exception):
-                raise sent
-            yield sent.sample()
+    try:
+        for micro_batches in shares:
+            asked.append(
+                [
+                    [
+                        pool.submit(_make, micro_batch[first : first + _TOGETHER])
+                        for first in range(0, len(micro_batch), _TOGETHER)
+                    ]
+                    for micro_batch in micro_batches
+                ]
+            )
+            if len(asked) > steps_ahead:
+                yield _received(asked.popleft())
+        while asked:
+            yield _received(asked.popleft())
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"one of {num_processes} processes that load images died, most often for lack of "
+            "memory; use fewer of them, or smaller crops"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _received(asked: "list[list[Future[list[_Sent]]]]") -> list[list[Sample]]:
+    return [
+        [sent.sample() for portion in micro_batch for sent in portion.result()]
+        for micro_batch in asked
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,30 +174,37 @@ class _Sent:
         )
 
 
-_DataErrors = LabelError | StorageFault | SourceChanged
+_data: TrainingData | None = None
+"""In a process that makes samples: what of."""
 
 
-class _Maker(Dataset):
-    """Makes samples where the loader asks for them, in one of its processes or in this one."""
-
-    def __init__(self, data: TrainingData) -> None:
-        self.data = data
-
-    def __getitems__(self, picks: Sequence[Pick]) -> list[_Sent | _DataErrors]:
-        """Files are read at once, since storage may be far; pixels are worked on in turn.
-
-        Errors of the data come as values: the loader would hide them in the text of a traceback.
-        """
-        made: list[_Sent | _DataErrors] = []
-        with ThreadPoolExecutor(len(picks)) as pool:
-            reads = [pool.submit(self.data.dataset.__getitem__, pick.index) for pick in picks]
-            for pick, read in zip(picks, reads, strict=True):
-                try:
-                    made.append(_Sent.of(self.data.augmented(read.result(), pick=pick)))
-                except (LabelError, StorageFault, SourceChanged) as error:
-                    made.append(error)
-        return made
+def _start_process(data: TrainingData) -> None:
+    global _data
+    _data = data
+    torch.set_num_threads(1)
+    # Ctrl-C is for the one who asked; this process is told by it to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _unchanged(made: list[_Sent | _DataErrors]) -> list[_Sent | _DataErrors]:
-    return made
+def _end_with_parent() -> None:
+    """A parent that is killed tells nobody, and its pool would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _make(picks: Sequence[Pick]) -> list[_Sent]:
+    assert _data is not None
+    return [_Sent.of(sample) for sample in _samples(_data, picks)]
+
+
+def _samples(data: TrainingData, picks: Sequence[Pick]) -> list[Sample]:
+    """Files are read at once, since storage may be far; pixels are worked on in turn."""
+    with ThreadPoolExecutor(min(len(picks), _TOGETHER)) as pool:
+        reads = [pool.submit(data.dataset.__getitem__, pick.index) for pick in picks]
+        return [
+            data.augmented(read.result(), pick=pick)
+            for pick, read in zip(picks, reads, strict=True)
+        ]

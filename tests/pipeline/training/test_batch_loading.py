@@ -1,9 +1,15 @@
 """Batches are the same however many workers and processes make them, and wherever a run begins."""
 
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from corpora import put, tar
@@ -217,3 +223,47 @@ def test_a_batch_on_a_gpu_is_that_on_the_cpu(data: TrainingData) -> None:
         torch.testing.assert_close(there[0].pixel_values.cpu(), here[0].pixel_values)
         assert torch.equal(there[0].mask_labels[1].map.cpu(), here[0].mask_labels[1].map)
         assert here[0].pin_memory().pixel_values.is_pinned()
+
+
+def test_a_process_that_dies_is_an_error_and_no_wait(data: TrainingData) -> None:
+    batches = load_batches(
+        data, steps=range(100), global_batch=4, rank=0, world_size=1, micro_batches=1,
+        num_processes=1, device="cpu",
+    )  # fmt: skip
+    next(batches)
+    (process,) = multiprocessing.active_children()
+    process.kill()
+    with pytest.raises(RuntimeError, match="one of 1 processes that load images died"):
+        list(batches)
+
+
+def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    root = put(tmp_path, shards(scenes(2)))
+    program = tmp_path / "killed.py"
+    program.write_text(
+        "import multiprocessing, os, signal, sys\n"
+        "if __name__ == '__main__':\n"
+        f"    sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (3, 2, 1, 0)]}\n"
+        "    import test_batch_loading as tests\n"
+        "    batches = tests.load_batches(tests.data_of(sys.argv[1]), steps=range(100),\n"
+        "        global_batch=2, rank=0, world_size=1, micro_batches=1, num_processes=1,\n"
+        "        device='cpu')\n"
+        "    next(batches)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, str(program), root], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert ran.returncode == -signal.SIGKILL
+    until = time.monotonic() + 20
+    while _runs(int(ran.stdout)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
