@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from tiny_training import drawn_batch, tiny_model
+from tiny_training import drawn_batch, tiny_config, tiny_model
 
+from maskformer import MaskFormerForInstanceSegmentation, ResNetConfig
 from pipeline.training.batches import Batch
 from pipeline.training.loop import Trainer
 from pipeline.training.optimisation import OptimisationSettings
@@ -126,3 +127,36 @@ def test_bf16_gives_about_the_losses_of_fp32():
     exact, coarse = (trainer(precision=p).step(batches(0), step=0) for p in ("fp32", "bf16"))
     for name, loss in exact.losses.items():
         torch.testing.assert_close(coarse.losses[name], loss, rtol=0.05, atol=0.02)
+
+
+def with_batch_norm(**settings: object) -> Trainer:
+    backbone = ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=(8, 8, 16, 16),
+        depths=(1, 1, 1, 1),
+        layer_type="basic",
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    torch.manual_seed(0)
+    config = tiny_config()
+    config.backbone_config = backbone
+    return Trainer(
+        MaskFormerForInstanceSegmentation(config), settings=_settings(**settings), seed=0
+    )
+
+
+def test_frozen_batch_norm_keeps_statistics_and_scale_and_what_is_as_built_does_not():
+    for batch_norm, stays in (("frozen", True), ("as_built", False)):
+        each = with_batch_norm(batch_norm=batch_norm, weight_decay=0.0)
+        [norm, *_] = [m for m in each.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        before = copy.deepcopy(norm.state_dict())
+        each.step(batches(0), step=0)
+        for name in ("running_mean", "running_var", "weight"):
+            assert torch.equal(norm.state_dict()[name], before[name]) == stays, (batch_norm, name)
+
+
+def test_batch_norm_that_cannot_be_had_is_refused():
+    with pytest.raises(ValueError, match="synchronised needs GPUs"):
+        with_batch_norm(batch_norm="synchronised")
+    with pytest.raises(ValueError, match="frozen has no effect on a model without"):
+        trainer(batch_norm="frozen")
