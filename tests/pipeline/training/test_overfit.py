@@ -9,7 +9,6 @@ from drawn_labels import panoptic_shards, scenes
 from tiny_training import tiny_config
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
-from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.training.loading import load_batches
@@ -23,12 +22,8 @@ from pipeline.training.validation import ValidationSettings, validation_of
 NUM_STEPS = 250
 
 
-def score(
-    model: MaskFormerForInstanceSegmentation,
-    data: TrainingData,
-    dataset: LabelledImages,
-    task: Task,
-) -> float:
+def score(model: MaskFormerForInstanceSegmentation, data: TrainingData, *, task: Task) -> float:
+    dataset = data.dataset
     validation = validation_of(
         ValidationSettings(validation="the same"),
         dataset=dataset,
