@@ -43,6 +43,8 @@ class Moment:
     """Is made when the moment comes, and keeps it from coming twice."""
     node: str | None = None
     """Only in processes with this value of TEST_NODE."""
+    until: Path | None = None
+    """With `wait`: each time, but no longer than until this file is there."""
 
     @property
     def came(self) -> bool:
@@ -198,7 +200,7 @@ def moments_environment(moments: Sequence[Moment]) -> dict[str, str]:
         return {}
     return {
         "PYTHONPATH": str(Path(__file__).parent / "moments"),
-        "MOMENTS": json.dumps([{**asdict(each), "flag": str(each.flag)} for each in moments]),
+        "MOMENTS": json.dumps([asdict(each) for each in moments], default=str),
     }
 
 

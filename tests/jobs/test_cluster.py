@@ -99,9 +99,11 @@ def test_a_node_that_goes_away_in_mid_run_costs_no_row(
 ) -> None:
     # Work on the second node stands still until the node is removed.
     moment = Moment(at="before segment", name="*", do="wait", node="second")
+    # And the first does not do it all before the second has begun.
+    patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
     cluster = jobs.start_command(
         [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(tmp_path)],
-        moments=[moment],
+        moments=[moment, patience],
         environment={"RAY_AUTH_MODE": "disabled", **QUICK_TO_MISS_A_NODE},
     )
     with running(cluster):

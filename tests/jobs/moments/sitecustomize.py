@@ -2,7 +2,7 @@
 
 Lies on the PYTHONPATH of a job; Ray's workers inherit that. MOMENTS holds `job_runs.Moment`s: when
 a file appears, is removed or read, or images are segmented, the driver or the process itself is
-killed, or the process stands still for ever.
+killed, or the process stands still for ever, or until something else has happened.
 """
 
 import fnmatch
@@ -27,6 +27,10 @@ def _reached(at: str, name: str) -> None:
 
 
 def _happen(moment: dict[str, Any]) -> None:
+    if moment["until"] is not None:
+        while not os.path.exists(moment["until"]):
+            time.sleep(0.05)
+        return
     try:
         os.close(os.open(moment["flag"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
