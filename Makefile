@@ -4,13 +4,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test faults lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/demo.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# What takes long to go wrong.
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

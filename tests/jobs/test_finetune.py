@@ -143,6 +143,7 @@ def test_the_model_goes_straight_into_the_labelling_job_and_loads_in_transformer
     assert theirs.config.id2label == dict(enumerate(LABELS))
 
 
+@pytest.mark.faults
 def test_a_run_whose_workers_are_killed_goes_on_by_itself_to_the_same_losses(
     jobs: Jobs, config: Path, trained: tuple[Path, Ended], tmp_path: Path
 ):
@@ -166,6 +167,7 @@ def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
     assert not again.started_ray
 
 
+@pytest.mark.faults
 def test_the_output_may_be_in_a_bucket(
     jobs: Jobs, config: Path, trained: tuple[Path, Ended], tmp_path: Path
 ):
@@ -196,6 +198,7 @@ def test_other_settings_do_not_go_on_with_a_run(
     assert not ended.started_ray
 
 
+@pytest.mark.faults
 def test_a_gradient_that_is_not_finite_ends_the_run_with_its_step(
     jobs: Jobs, config: Path, tmp_path: Path
 ):
