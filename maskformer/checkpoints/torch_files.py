@@ -97,7 +97,10 @@ def _read_row(data: memoryview) -> Any:
     storages: dict[str, Storage] = {}
     tree = run_pickle(file, find_storage=storages.setdefault)
     for key in run_pickle(file):
-        storage, count = storages[key], int.from_bytes(file.read(8), "little")
+        storage, told = storages[key], file.read(8)
+        if len(told) < 8:
+            raise ValueError("it ends before its last storage")
+        count = int.from_bytes(told, "little")
         start, size = file.tell(), count * ITEM_BYTES[storage.dtype]
         if count != storage.count or start + size > len(data):
             raise ValueError(f"a storage of {storage.count:,} numbers claims {count:,}")

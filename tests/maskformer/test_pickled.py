@@ -207,6 +207,14 @@ def test_a_file_that_is_cut_anywhere_is_refused(kind):
             pickled_tensors(memoryview(data[:length]))
 
 
+def test_a_file_that_ends_before_an_empty_storage_is_refused():
+    data = saved({"empty": torch.zeros(0, 3)}, _use_new_zipfile_serialization=False)
+
+    for missing in range(1, 9):  # of the bytes that say how long it is
+        with pytest.raises(ValueError, match="ends before its last storage"):
+            pickled_tensors(memoryview(data[:-missing]))
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     kind=st.sampled_from(sorted(FILES)),

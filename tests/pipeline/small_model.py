@@ -13,7 +13,7 @@ LABELS = ("road", "sky", "tree", "car")
 
 
 def small_model() -> MaskFormerForInstanceSegmentation:
-    torch.manual_seed(7)
+    torch.manual_seed(4)
     config = MaskFormerConfig.from_backbone_and_decoder_configs(
         MaskFormerSwinConfig(
             embed_dim=16,
