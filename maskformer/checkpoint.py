@@ -64,23 +64,6 @@ class Fit:
     report: LoadReport
 
 
-def load_checkpoint(
-    model: nn.Module,
-    location: str,
-    *,
-    allow_missing: Sequence[str] = (),
-    allow_unexpected: Sequence[str] = (),
-) -> LoadReport:
-    """Fills the model in place; see `PretrainedModel.from_pretrained` for what is allowed."""
-    return load_weights(
-        model,
-        read_checkpoint(location),
-        source=location,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-    )
-
-
 def load_weights(
     model: nn.Module,
     weights: Weights,

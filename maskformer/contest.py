@@ -8,12 +8,8 @@ Each value comes of the same operations either way: pieces of any size give what
 give, to the last bit. Values are numbers; where one is not, who leads is not defined.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -29,6 +25,7 @@ from maskformer.bilinear import (
     places_2d,
     resample,
 )
+from maskformer.loops import arrays, in_parts, widen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,24 +135,9 @@ def _by_lines(
         )
         return won_and_areas
 
-    # torch's own threads meet after every operation, which costs more than such small ones take.
-    num_threads = min(torch.get_num_threads(), num_lines)
-    edges = [num_lines * thread // num_threads for thread in range(num_threads + 1)]
-    run: Callable[..., Any] = map if num_threads == 1 else threads(num_threads).map
-    counted = np.sum(list(run(of_lines, *zip(*pairwise(edges), strict=True))), axis=0)
+    counted = np.sum(in_parts(num_lines, of_lines), axis=0)
     won, areas = torch.from_numpy(counted)
     return Contest(winner=torch.from_numpy(winner), won=won, areas=areas)
-
-
-@lru_cache(maxsize=4)
-def threads(number: int) -> ThreadPoolExecutor:
-    """For compiled loops that give up the interpreter's lock."""
-    return ThreadPoolExecutor(number, thread_name_prefix="contest")
-
-
-def arrays(at: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places as compiled loops take them."""
-    return at.before.numpy(), at.after.numpy(), at.weight_after.numpy()
 
 
 # Without `fastmath` no multiplication is fused with an addition: results are torch's to the bit.
@@ -177,10 +159,12 @@ def _contest_of_lines(
             row_upper, row_lower = row_lower, -1
         if above[line] != row_upper:
             row_upper = above[line]
-            _widen(maps, row_upper, left, right, weight_right, upper)
+            for number in range(num_maps):
+                widen(maps[number, row_upper], left, right, weight_right, upper[number])
         if below[line] != row_lower:
             row_lower = below[line]
-            _widen(maps, row_lower, left, right, weight_right, lower)
+            for number in range(num_maps):
+                widen(maps[number, row_lower], left, right, weight_right, lower[number])
         weight = weight_below[line]
         highest[:] = -np.inf
         leader[:] = 0
@@ -196,16 +180,6 @@ def _contest_of_lines(
         for x in range(width):
             winner[line, x] = leader[x]
             won[leader[x]] += 1
-
-
-@numba.njit(nogil=True)
-@no_type_check
-def _widen(maps, row, left, right, weight_right, wide):
-    for number in range(len(maps)):
-        samples = maps[number, row]
-        for x in range(len(left)):
-            before = samples[left[x]]
-            wide[number, x] = (samples[right[x]] - before) * weight_right[x] + before
 
 
 @numba.njit(nogil=True)

@@ -6,10 +6,8 @@ gradients, added up at the size of the logits as they come. The exponential and 
 polynomials, good to 1e-7, so that a processor takes many pixels at once.
 """
 
-import collections
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -19,7 +17,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from maskformer.bilinear import CPU, places_2d
-from maskformer.contest import arrays, threads
+from maskformer.loops import arrays, in_parts, widen
 from maskformer.targets import IdMap, MaskLabels
 
 FOCAL_ALPHA = 0.25
@@ -47,11 +45,12 @@ def pair_terms(
     probability, inside_more = np.empty_like(samples), np.empty_like(samples)
     sums = np.empty((len(samples), 2), np.float32)
 
-    def of_query(query: int) -> None:
-        row = samples[query], counted, probability[query], inside_more[query]
-        _terms_of_query(*row, sums[query])
+    def of_queries(first: int, end: int) -> None:
+        for query in range(first, end):
+            row = samples[query], counted, probability[query], inside_more[query]
+            _terms_of_query(*row, sums[query])
 
-    _for_each(len(samples), of_query)
+    in_parts(len(samples), of_queries)
     probability_sum, outside_sum = torch.from_numpy(sums).unbind(1)
     return PairTerms(
         probability=torch.from_numpy(probability),
@@ -83,19 +82,13 @@ def focal_and_dice(
     sums = np.zeros((num_masks, len(_SUMS)))
     slopes = np.zeros((num_masks, 3, height, width), np.float32)
 
-    def compare(mask: int) -> None:
-        plane = planes[plane_of_mask[mask]]
-        _compare(samples[mask], plane, value_of_mask[mask], counted, *at, sums[mask], slopes[mask])
+    def compare(first: int, end: int) -> None:
+        for mask in range(first, end):
+            plane, value = planes[plane_of_mask[mask]], value_of_mask[mask]
+            _compare(samples[mask], plane, value, counted, *at, sums[mask], slopes[mask])
 
-    _for_each(num_masks, compare)
+    in_parts(num_masks, compare)
     return _finished(sums, slopes, num_pixels=max(1, num_pixels))
-
-
-def _for_each(count: int, call: Callable[[int], None]) -> None:
-    """Calls with 0, 1, … in as many threads as torch may use."""
-    num_threads = min(torch.get_num_threads(), count)
-    run: Callable[..., Any] = map if num_threads <= 1 else threads(num_threads).map
-    collections.deque(run(call, range(count)), maxlen=0)
 
 
 # What is added up over the pixels of a mask: cross entropy, weighed by the squared error, of all
@@ -184,9 +177,7 @@ def _compare(
     wide = np.empty((height, full_width), np.float32)
     added = np.zeros((3, height, full_width), np.float32)
     for y in range(height):
-        for x in range(full_width):
-            before = logits[y, left[x]]
-            wide[y, x] = (logits[y, right[x]] - before) * weight_right[x] + before
+        widen(logits[y], left, right, weight_right, wide[y])
     inside = np.empty(full_width, np.float32)
     towards_error = np.empty(full_width, np.float32)
     mantissa = np.empty(full_width, np.float32)
@@ -202,11 +193,7 @@ def _compare(
             error_logit = (_ONE - _TWO * label) * logit
             inside[x] = label
             towards_error[x] = error_logit
-            # exp(-|logit|) as a power of two and a factor near 1.
-            powers = min(abs(error_logit), _FURTHEST) * _LOG2_E
-            whole = np.floor(powers + _HALF)
-            mantissa[x] = _exp((whole - powers) * _LN2_32)
-            exponent[x] = (np.int32(127) - np.int32(whole)) << np.int32(23)
+        _decay(towards_error, mantissa, exponent)
         if counted.size:
             for x in range(full_width):
                 use[x] = np.float32(counted[y, x])
@@ -258,11 +245,7 @@ def _terms_of_query(logits, counted, probability, inside_more, sums):
     mantissa = np.empty(num_pixels, np.float32)
     exponent = np.empty(num_pixels, np.int32)
     power = exponent.view(np.float32)
-    for x in range(num_pixels):
-        powers = min(abs(logits[x]), _FURTHEST) * _LOG2_E
-        whole = np.floor(powers + _HALF)
-        mantissa[x] = _exp((whole - powers) * _LN2_32)
-        exponent[x] = (np.int32(127) - np.int32(whole)) << np.int32(23)
+    _decay(logits, mantissa, exponent)
     probability_sum, outside_sum = _ZERO, _ZERO
     for x in range(num_pixels):
         logit = logits[x]
@@ -277,6 +260,17 @@ def _terms_of_query(logits, counted, probability, inside_more, sums):
         probability_sum += chance * counted[x]
         outside_sum += outside * counted[x]
     sums[0], sums[1] = probability_sum, outside_sum
+
+
+@_fast
+@no_type_check
+def _decay(logits, mantissa, exponent):
+    """exp(-|logit|) as a factor near 1 and a power of two, the latter as the bits of a float32."""
+    for x in range(len(logits)):
+        powers = min(abs(logits[x]), _FURTHEST) * _LOG2_E
+        whole = np.floor(powers + _HALF)
+        mantissa[x] = _exp((whole - powers) * _LN2_32)
+        exponent[x] = (np.int32(127) - np.int32(whole)) << np.int32(23)
 
 
 # Without loops inside, so that the loop around them is done in vectors.

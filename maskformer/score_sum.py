@@ -5,9 +5,7 @@ that is wanted of each view's is their sum: on a CPU a compiled loop makes one l
 a time and adds it.
 """
 
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -16,7 +14,8 @@ from jaxtyping import Float32, Int16
 from torch import Tensor
 
 from maskformer.bilinear import CPU
-from maskformer.contest import arrays, first_argmax, threads
+from maskformer.contest import first_argmax
+from maskformer.loops import arrays, in_parts, widen
 from maskformer.postprocess import Crop
 
 
@@ -56,10 +55,7 @@ class ScoreSum:
         def of_labels(first: int, end: int) -> None:
             _add(maps[first:end], *places, by_row, by_column, row, column, total[first:end])
 
-        num_threads = min(torch.get_num_threads(), len(maps))
-        edges = [len(maps) * thread // num_threads for thread in range(num_threads + 1)]
-        run: Callable[..., Any] = map if num_threads == 1 else threads(num_threads).map
-        list(run(of_labels, *zip(*pairwise(edges), strict=True)))
+        in_parts(len(maps), of_labels)
 
     def leaders(self) -> Int16[Tensor, "rows width"]:
         """The label with the highest sum at each pixel."""
@@ -95,20 +91,12 @@ def _add(
                 row_upper, row_lower = row_lower, -1
             if above[line] != row_upper:
                 row_upper = above[line]
-                _widen(maps[number, row_upper], left, right, weight_right, upper)
+                widen(maps[number, row_upper], left, right, weight_right, upper)
             if below[line] != row_lower:
                 row_lower = below[line]
-                _widen(maps[number, row_lower], left, right, weight_right, lower)
+                widen(maps[number, row_lower], left, right, weight_right, lower)
             into = total[number, row + line, column : column + width]
             weight, factor = weight_below[line], by_row[line]
             for x in range(width):
                 value = (lower[x] - upper[x]) * weight + upper[x]
                 into[x] += value * (factor * by_column[x])
-
-
-@numba.njit(nogil=True)
-@no_type_check
-def _widen(samples, left, right, weight_right, wide):
-    for x in range(len(left)):
-        before = samples[left[x]]
-        wide[x] = (samples[right[x]] - before) * weight_right[x] + before
