@@ -96,8 +96,8 @@ class ActorSettings:
     """CPUs that an actor reserves; 1 beside a GPU, or a fifth of a node's for all its actors."""
     reader_cpus: float = 0.5
     """CPUs that a reading task reserves."""
-    block_images: int | None = None
-    """Images that go to an actor at once, of the usual shape; 16 beside a GPU, or 4 without."""
+    block_images: int = 16
+    """Images that go to an actor at once, of the usual shape."""
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):
@@ -154,7 +154,7 @@ class Machines:
             actor_gpus=actor_gpus,
             actor_cpus=actor_cpus,
             actor_threads=threads,
-            block_images=settings.block_images or (16 if actor_gpus else 4),
+            block_images=settings.block_images,
             # Equal requests would let Ray fuse reading into the actor: then a GPU waits for JPEGs.
             reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
             stager_cpus=0.1,

@@ -67,6 +67,7 @@ def _job(photographs: Path, model: Path, folder: Path) -> float:
         f"--corpus={photographs}", f"--table={table}", f"--model={model}",
         "--precision=bf16", f"--threshold={THRESHOLD}",
         f"--overlap_mask_area_threshold={OVERLAP}",
+        "--block_images=4",  # few photographs are to be shared among all actors
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     (report,) = table.glob("_runs/*/report.json")
