@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before anything imports the package: from here on each call checks its shapes.
 install_import_hook("maskformer", "beartype.beartype")
+
+# The same cases in every run, on every machine.
+settings.register_profile("project", derandomize=True, deadline=None)
+settings.load_profile("project")
 
 SHARED = Path(os.environ.get("SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -173,7 +173,7 @@ def test_images_of_several_sizes_in_one_array_are_padded_each_for_itself():
         assert (value[:, : alone.shape[1], : alone.shape[2]] == alone).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 100), st.sampled_from([None, 0, 3, 255]))
 def test_label_maps_become_the_masks_of_transformers(seed, ignore_index):
     pytest.importorskip("transformers")

@@ -42,7 +42,7 @@ def test_published_examples_of_both_rules_come_out_as_published(
     assert resized_size(image_size, size=size) == stretched
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.tuples(st.integers(1, 3000), st.integers(1, 3000)).filter(lambda s: max(s) < 30 * min(s)),
     st.integers(8, 900),
@@ -171,7 +171,7 @@ def test_arrays_and_pil_images_are_resized_alike():
     resized[:] = 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(*[st.integers(1, 60)] * 4)
 def test_maps_take_the_nearest_id_as_pillow_does(height, width, new_height, new_width):
     ids = np.random.default_rng(0).integers(0, 255, (height, width)).astype(np.uint8)

@@ -115,7 +115,7 @@ def test_windows_blend_without_a_seam():
     assert one.weights()[0] == other.weights()[-1] == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_windows_cover_a_side_overlap_enough_and_share_it_out(data):
     length = data.draw(st.integers(1, 300))

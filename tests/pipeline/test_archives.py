@@ -130,7 +130,7 @@ def test_a_header_with_any_byte_changed_is_found_out_or_harmless(format):
                 assert images(found).items() <= expected.items()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.data())
 def test_random_damage_is_never_any_other_error(data):
     whole = photographs(3, format=data.draw(st.sampled_from(sorted(FORMATS.values()))))
@@ -147,7 +147,7 @@ NAMES = st.text(
 ).filter(lambda name: name.strip("/") and not name.endswith("/") and not name.startswith("/"))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     files=st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=6),
     format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
@@ -401,7 +401,7 @@ def test_an_image_larger_than_allowed_is_not_read():
     assert images(found) == {"a.jpg": None, "b.jpg": b"y"}
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.data())
 def test_slices_hold_every_sample_of_the_whole_once(data):
     names = [f"{index}.{ext}" for index in range(8) for ext in ("cls", "jpg", "json", LONG)]

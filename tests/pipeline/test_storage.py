@@ -406,7 +406,6 @@ def _range_reader(data: bytes) -> tuple[io.BufferedReader, list[tuple[int, int]]
     ),
 )
 @settings(
-    deadline=None,
     max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

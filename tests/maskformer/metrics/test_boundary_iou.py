@@ -30,7 +30,7 @@ def published_boundary(mask, *, distance):
     return mask & ~left[1:-1, 1:-1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(label_maps, st.sampled_from([0.02, 0.1, 0.3]))
 def test_each_labels_boundary_is_the_published_one(labels, distance):
     boundary = boundary_of(labels, distance=distance)

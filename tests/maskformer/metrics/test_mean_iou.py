@@ -49,7 +49,7 @@ def published(images):
     return iou, accuracy, pixels
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(pairs, min_size=1, max_size=4))
 def test_it_counts_as_published_on_any_maps(images):
     iou, accuracy, pixels = published(images)
@@ -69,7 +69,7 @@ def test_it_counts_as_published_on_any_maps(images):
     assert result["fwiou"] == pytest.approx(weighted / sum(weights))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(pairs, min_size=2, max_size=6), st.randoms())
 def test_shards_merged_in_any_order_are_the_whole_exactly(images, random):
     shards = [metric_of(images[start::3]) for start in range(3)]

@@ -128,7 +128,7 @@ def metric_of(images, num_labels=NUM_LABELS, things=THINGS):
     return metric
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(picture_pairs(), min_size=1, max_size=3))
 def test_it_counts_as_published_on_any_pictures(images):
     result = metric_of(images).compute()
@@ -141,7 +141,7 @@ def test_it_counts_as_published_on_any_pictures(images):
             assert result[name + group] == pytest.approx(expected, nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(picture_pairs(), min_size=2, max_size=7), st.randoms())
 def test_shards_merged_in_any_order_are_the_whole_exactly(images, random):
     shards = [metric_of(images[start::3]) for start in range(3)]
@@ -152,7 +152,7 @@ def test_shards_merged_in_any_order_are_the_whole_exactly(images, random):
     np.testing.assert_equal(merged.compute(), metric_of(images).compute())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(picture_pairs())
 def test_a_truth_against_itself_is_perfect(pair):
     _, target = pair

@@ -219,9 +219,7 @@ def test_a_unit_of_images_in_error_has_rows_and_no_segments(table):
     cuts=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 8)), max_size=6),
     order=st.randoms(use_true_random=False),
 )
-@settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parts_doubled_overlapping_and_out_of_order_give_the_same_files(table, cuts, order):
     count = 12
     labelled(table, rows(*map(image, range(count)), end(count)), count=count)

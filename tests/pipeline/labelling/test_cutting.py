@@ -60,9 +60,7 @@ def check_cover(whole: Source, parts: list[Source]) -> None:
     max_bytes=st.integers(1, 20_000),
     cut_off=st.integers(0, 2000),
 )
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_tar_is_cut_between_samples(tmp_path, sizes, label_maps, max_bytes, cut_off):
     members = []
     for number, size in enumerate(sizes):
@@ -81,9 +79,7 @@ def test_a_tar_is_cut_between_samples(tmp_path, sizes, label_maps, max_bytes, cu
 
 
 @given(rows=st.integers(0, 30), rows_per_group=st.integers(1, 8), max_images=st.integers(1, 12))
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_parquet_file_is_cut_between_row_groups(tmp_path, rows, rows_per_group, max_images):
     data = parquet({"image": [f"{n}".encode() for n in range(rows)]}, rows_per_group=rows_per_group)
     whole = source(tmp_path, "a.parquet", data, kind="parquet")
@@ -135,9 +131,7 @@ def test_a_small_archive_is_not_even_opened(tmp_path):
     counts=st.lists(st.integers(0, 5), min_size=1, max_size=4),
     limit=st.integers(1, 12),
 )
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_first_images_are_the_first_of_all_and_no_more(tmp_path, counts, limit):
     whole = []
     for number, count in enumerate(counts):

@@ -335,7 +335,7 @@ def histories(draw):
 
 
 @given(histories())
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_over_any_sequence_of_runs_every_image_is_in_exactly_one_finished_unit(history):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "c")
