@@ -167,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 given.source,
                 given.folder,
                 described=conversion.describe(zoo_name=given.name, config_file=given.config),
+                dtype=given.dtype,
                 allow_missing=given.allow_missing,
                 allow_unexpected=given.allow_unexpected,
             )
@@ -189,6 +190,12 @@ def _parser() -> argparse.ArgumentParser:
         convert.add_argument(
             f"--allow_{option}", metavar="NAME", nargs="*", default=[], help=f"weights {what}"
         )
+    convert.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="of the weights that are written; auto: as they are",
+    )
     check = whats.add_parser("check", help="compare names and shapes with the configuration")
     check.add_argument("model", metavar="IN", help="folder, file of weights, or hub id")
     return parser

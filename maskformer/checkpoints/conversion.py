@@ -34,10 +34,11 @@ def convert(
     folder: str,
     *,
     described: Described,
+    dtype: str = "auto",
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> LoadReport:
-    """Writes configuration, weights in their own type, and image processor.
+    """Writes configuration, weights, in their own type or as `dtype` names it, and image processor.
 
     Where no image processor is described and none lies beside the source, none is made up.
     """
@@ -45,7 +46,7 @@ def convert(
     model = MaskFormerForInstanceSegmentation.from_pretrained(
         source,
         config=described.config,
-        dtype="auto",
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
     )

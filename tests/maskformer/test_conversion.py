@@ -167,6 +167,21 @@ def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained,
     assert (tmp_path / "out/preprocessor_config.json").read_text() == '{"size": 640}'
 
 
+def test_weights_are_written_in_the_type_that_is_asked_for(trained, tmp_path):
+    model, folder = trained
+    model.save_pretrained(folder)
+
+    command = ["convert", str(folder), str(tmp_path / "out"), "--dtype", "float16"]
+    assert weights.main(command) == 0
+
+    halved = load(tmp_path / "out", dtype="auto").state_dict()
+    assert all(
+        torch.equal(halved[n], w.half())
+        for n, w in model.state_dict().items()
+        if w.is_floating_point()
+    )
+
+
 def test_a_file_needs_a_configuration_from_somewhere(trained, tmp_path, capsys):
     _, folder = trained
     (tmp_path / "alone").mkdir()
