@@ -1,0 +1,496 @@
+"""The commit protocol as a model, small enough to look at every state of it.
+
+Some runs plan and label a small corpus on one table, each step one operation of storage, while any
+of them may crash at any step, answers of PUTs get lost, tasks that were given up write late, and
+the corpus grows, or a source goes or is replaced. `explore` looks at every state that can be
+reached and says what does not hold there, with the steps that lead to it. Readers need no part of
+their own: what they may see between any two steps is the state.
+
+Each step stands for a piece of the code:
+
+| step | code |
+|---|---|
+| look | `EarlierPlans`: `runs_in_order`, then `read_plan` of each; plans in force never change |
+| list done | `EarlierPlans`: `TableStore.done_units` |
+| list corpus | `plan_corpus`: `list_corpus`, and `Comparison._is_there` of sources that it lacks |
+| look again | `EarlierPlans.were_done_meanwhile`, where a unit lost a source |
+| number | `settle_plan`: `write_plan`, which only who finds the number reads; `put_in_force` |
+| compare | `Storage.write_new`: the look at what is there |
+| stage | `UnitLoader`, `Stager`: one image read by its etag, its part written |
+| join | `commit._joined` |
+| segments, images | `commit_unit`: the two PUTs |
+| clear | `clear_staging` |
+
+A run does its units in any order, one after another; the real one does several at once, with files
+of different names.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+Source = tuple[str, int]
+"""Location and etag; each holds one image."""
+Unit = tuple[Source, ...]
+Plan = tuple[Unit, ...]
+Content = tuple[Source, ...]
+"""The images whose rows a file holds."""
+Files = frozenset[tuple[Unit, Content]]
+
+Mutation = Literal[
+    "images before segments",
+    "number not exclusive",
+    "number taken for given",
+    "work before number",
+    "number before plan",
+    "done listed before plans",
+    "lost units not looked at again",
+    "units regrouped",
+    "commit of what is there",
+    "sources read without etag",
+    "content of its writer",
+    "unfinished segments removed",
+]
+Invariant = Literal["once", "whole", "of its sources", "readable", "all"]
+"""No image is in two units that are done; `images` of a unit is there with all its rows only beside
+a `segments` that holds the same; files hold what their unit's name says; a plan in force can be
+read; one more run ends with every image done, should all others end here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What there is and what may happen, so many times in all."""
+
+    writers: int
+    crashes: int
+    lost: int
+    """Answers of PUTs, and tasks that go on after their driver gave them up."""
+    sources: tuple[Source, ...] = (("b", 1), ("d", 1))
+    comes: Source | None = None
+    goes: Source | None = None
+    """May disappear, or be replaced where `comes` has its location."""
+    goes_while_held: bool = False
+    """Also while somebody has read it for a unit that is not done."""
+    mutation: Mutation | None = None
+
+
+class Writer(NamedTuple):
+    """A run: where it stands, and what it remembers."""
+
+    at: str
+    earlier: int = 0
+    """Number of plans in force when it looked."""
+    done: frozenset[Unit] = frozenset()
+    listed: frozenset[Source] = frozenset()
+    plan: Plan = ()
+    is_mine: bool = False
+    """The number that it asked for holds its name."""
+    todo: frozenset[Unit] = frozenset()
+    unit: Unit = ()
+    staged: tuple[Source | None, ...] = ()
+    """What its parts of the unit hold, in the order of positions; None where one was removed."""
+    joined: Content = ()
+
+
+class State(NamedTuple):
+    corpus: frozenset[Source]
+    has_come: bool
+    has_gone: bool
+    crashes: int
+    lost: int
+    order: tuple[Plan | None, ...]
+    """Plans in force; None where a number names a plan that is not written."""
+    segments: Files
+    images: Files
+    writers: tuple[Writer, ...]
+    """In no order: they have no names."""
+    late: tuple[tuple[str, Unit, Content], ...] = ()
+    """Commits that nobody waits for: what they write next, of which unit, with which rows."""
+
+
+@dataclass(kw_only=True)
+class Found:
+    """What was looked at, and what did not hold."""
+
+    states: int = 0
+    steps: int = 0
+    violations: dict[Invariant, list[str]] = field(default_factory=dict)
+    """By invariant, the shortest way to a state in which it does not hold."""
+
+
+def explore(world: World, *, until_violated: bool = False) -> Found:
+    """Looks at every state, those that fewer steps lead to first."""
+    found = Found()
+    for cached in (_broken_for_readers, _broken_in_the_end, planned):
+        cached.cache_clear()
+    first = State(
+        corpus=frozenset(world.sources),
+        has_come=False,
+        has_gone=False,
+        crashes=world.crashes,
+        lost=world.lost,
+        order=(),
+        segments=frozenset(),
+        images=frozenset(),
+        writers=(_fresh(world),) * world.writers,
+    )
+    # Hashes in place of states: of ten million, two agree once in three hundred thousand runs.
+    seen = {hash(first)}
+    waiting: deque[tuple[State, Any]] = deque([(first, None)])
+    while waiting:
+        state, way = waiting.popleft()
+        found.states += 1
+        for invariant in _broken(state):
+            found.violations.setdefault(invariant, _told(way))
+            if until_violated:
+                return found
+        for step, following in _steps(state, world):
+            found.steps += 1
+            key = hash(following)
+            if key not in seen:
+                seen.add(key)
+                waiting.append((following, (step, way)))
+    return found
+
+
+def _told(way: Any) -> list[str]:
+    steps = []
+    while way is not None:
+        step, way = way
+        steps.append(step)
+    return steps[::-1]
+
+
+# What must hold
+
+
+def _broken(state: State) -> tuple[Invariant, ...]:
+    if None in state.order:
+        return ("readable",)
+    visible = _broken_for_readers(state.segments, state.images)
+    return visible or _broken_in_the_end(
+        state.corpus, state.order, state.segments, state.images, state.late
+    )
+
+
+@cache
+def _broken_for_readers(segments: Files, images: Files) -> tuple[Invariant, ...]:
+    broken: list[Invariant] = []
+    rows = [row for _, content in images for row in content if row[0] != _MAKING]
+    if len(rows) != len(set(rows)):
+        broken.append("once")
+    beside = dict(segments)
+    if any(len(content) < len(unit) or beside.get(unit) != content for unit, content in images):
+        broken.append("whole")
+    if any(not set(_rows(content)) <= set(unit) for unit, content in (*segments, *images)):
+        broken.append("of its sources")
+    return tuple(broken)
+
+
+def _rows(content: Content) -> Content:
+    return tuple(row for row in content if row[0] != _MAKING)
+
+
+@cache
+def _broken_in_the_end(
+    corpus: frozenset[Source],
+    order: tuple[Plan, ...],
+    segments: Files,
+    images: Files,
+    late: tuple[tuple[str, Unit, Content], ...],
+) -> tuple[Invariant, ...]:
+    """Should all runs crash here and one more be made, which nothing disturbs."""
+    files = {"segments": dict(segments), "images": dict(images)}
+    plan = planned(corpus, order, done=frozenset(files["images"]))
+    for unit in plan:
+        files["segments"][unit] = files["images"][unit] = unit
+    done = frozenset(files["images"])
+    rows = {row for content in files["images"].values() for row in content}
+    if not corpus <= rows or planned(corpus, (*order, plan), done=done):
+        return ("all",)
+    for name, unit, content in late:  # they may be later than that
+        for each in _PUTS[_PUTS.index(name) :]:
+            files[each][unit] = content
+    return _broken_for_readers(*(frozenset(files[name].items()) for name in _PUTS))
+
+
+# Planning
+
+_UNIT_IMAGES = 2
+
+
+@cache
+def planned(
+    corpus: frozenset[Source],
+    order: tuple[Plan, ...],
+    *,
+    done: frozenset[Unit],
+    done_later: frozenset[Unit] = frozenset(),
+    regroups: bool = False,
+) -> Plan:
+    """`Comparison`: units of plans in force to go on with, then new ones of what is left.
+
+    `done_later` is what a later look finds, at units that lost a source.
+    """
+    earlier = dict.fromkeys(unit for plan in order for unit in plan if corpus & set(unit))
+    taken = {source for unit in earlier if unit in done for source in unit}
+    pending: list[Unit] = []
+    for unit in earlier:
+        if unit in done or taken & set(unit) or regroups:
+            continue
+        if set(unit) <= corpus:
+            pending.append(unit)
+            taken.update(unit)
+        elif unit in done_later:
+            taken.update(unit)
+    left = sorted(corpus - taken)
+    new = [tuple(left[n : n + _UNIT_IMAGES]) for n in range(0, len(left), _UNIT_IMAGES)]
+    return (*pending, *new)
+
+
+# What may happen
+
+_PUTS = ("segments", "images")
+_MAKING = "made by"
+_Following = Iterator[tuple[str, State, Writer]]
+
+
+def _steps(state: State, world: World) -> Iterator[tuple[str, State]]:
+    yield from _events(state, world)
+    for index, task in enumerate(state.late):
+        rest = state._replace(late=state.late[:index] + state.late[index + 1 :])
+        name, unit, content = task
+        yield f"late {name}{_name(unit)}", _late(_put(rest, name, unit, content), task, world)
+    for index, writer in enumerate(state.writers):
+        if writer in state.writers[:index] or writer.at == "end":
+            continue
+        others = state.writers[:index] + state.writers[index + 1 :]
+        for step, following, after in _STEPS[writer.at](state, writer, world):
+            if writer.at == "clear":
+                left = tuple(_without_parts(other, writer.unit) for other in others)
+                yield step + _name(writer.unit), _with(following, left, after)
+            else:
+                yield step + _name(writer.unit), _with(following, others, after)
+        if state.crashes and writer != _fresh(world):
+            step = f"crash before {writer.at}{_name(writer.unit)}"
+            crashed = state._replace(crashes=state.crashes - 1)
+            yield step, _with(crashed, others, _fresh(world))
+            if state.lost and writer.at in _PUTS:
+                lives = _lost(crashed, (writer.at, writer.unit, writer.joined))
+                yield f"{step}, its task goes on", _with(lives, others, _fresh(world))
+
+
+def _events(state: State, world: World) -> Iterator[tuple[str, State]]:
+    comes, goes = world.comes, world.goes
+    replaced = comes is not None and goes is not None and comes[0] == goes[0]
+    if comes is not None and not state.has_come and not replaced:
+        yield f"{comes[0]} comes", state._replace(corpus=state.corpus | {comes}, has_come=True)
+    if goes is None or state.has_gone or (_is_held(state, goes) and not world.goes_while_held):
+        return
+    corpus = state.corpus - {goes} | ({comes} if comes is not None and replaced else set())
+    yield f"{goes[0]} goes", state._replace(corpus=corpus, has_gone=True)
+
+
+def _is_held(state: State, source: Source) -> bool:
+    """Whether somebody has read it of whose unit it is still open whether it will be done."""
+    done = {unit for unit, _ in state.images}
+    held = [(w.unit, (*w.staged, *w.joined)) for w in state.writers]
+    held += [(unit, content) for _, unit, content in state.late]
+    return any(source in content for unit, content in held if unit not in done)
+
+
+def _with(state: State, others: tuple[Writer, ...], writer: Writer) -> State:
+    # Sorted by anything that is the same for equal ones.
+    return state._replace(writers=tuple(sorted((*others, writer), key=hash)))
+
+
+def _fresh(world: World) -> Writer:
+    first = "list done" if world.mutation == "done listed before plans" else "look"
+    return Writer(at=first)
+
+
+def _name(unit: Unit) -> str:
+    return " " + "".join(f"{uri}{etag}" for uri, etag in unit) if unit else ""
+
+
+# Planning, step by step
+
+
+def _look(state: State, writer: Writer, world: World) -> _Following:
+    if None in state.order:  # it would end with an error
+        return
+    then = "list corpus" if world.mutation == "done listed before plans" else "list done"
+    yield "look", state, writer._replace(at=then, earlier=len(state.order))
+
+
+def _list_done(state: State, writer: Writer, world: World) -> _Following:
+    then = "look" if world.mutation == "done listed before plans" else "list corpus"
+    yield "list done", state, writer._replace(at=then, done=_done(state))
+
+
+def _list_corpus(state: State, writer: Writer, world: World) -> _Following:
+    earlier = {unit for plan in state.order[: writer.earlier] for unit in plan or ()}
+    listed = writer._replace(listed=state.corpus)
+    has_lost = any(not set(unit) <= state.corpus for unit in earlier - writer.done)
+    if has_lost and world.mutation != "lost units not looked at again":
+        yield "list corpus", state, listed._replace(at="look again")
+    else:
+        yield "list corpus", state, _with_plan(state, listed, world)
+
+
+def _look_again(state: State, writer: Writer, world: World) -> _Following:
+    yield "look again", state, _with_plan(state, writer, world, done_later=_done(state))
+
+
+def _with_plan(
+    state: State, writer: Writer, world: World, *, done_later: frozenset[Unit] = frozenset()
+) -> Writer:
+    plan = planned(
+        writer.listed,
+        state.order[: writer.earlier],  # type: ignore[arg-type]
+        done=writer.done,
+        done_later=done_later,
+        regroups=world.mutation == "units regrouped",
+    )
+    if not plan:
+        return Writer(at="end")
+    number = Writer(at="number", earlier=writer.earlier, plan=plan)
+    if world.mutation == "unfinished segments removed":
+        return number._replace(at="remove", done=writer.done)
+    if world.mutation == "work before number":
+        return number._replace(at="choose", todo=frozenset(plan))
+    return number
+
+
+def _remove(state: State, writer: Writer, world: World) -> _Following:
+    """Of a mutation only: what crashed runs may have left is removed."""
+    left = frozenset(file for file in state.segments if file[0] in writer.done)
+    after = writer._replace(at="number", done=frozenset())
+    yield "remove", state._replace(segments=left), after
+
+
+def _number(state: State, writer: Writer, world: World) -> _Following:
+    plan = None if world.mutation == "number before plan" else writer.plan
+    is_free = len(state.order) == writer.earlier
+    if not is_free and world.mutation != "number not exclusive":
+        yield "number", state, writer._replace(at="compare")
+        return
+    order = (*state.order[: writer.earlier], plan, *state.order[writer.earlier + 1 :])
+    given, mine = state._replace(order=order), writer._replace(is_mine=True)
+    yield "number", given, mine._replace(at="compare")
+    if state.lost:
+        yield "number, answer lost", given._replace(lost=state.lost - 1), mine
+
+
+def _compare(state: State, writer: Writer, world: World) -> _Following:
+    if world.mutation == "number before plan" and writer.is_mine:
+        order = list(state.order)
+        order[writer.earlier] = writer.plan
+        state = state._replace(order=tuple(order))
+    if not writer.is_mine and world.mutation != "number taken for given":
+        yield "compare, taken", state, _fresh(world)
+    elif world.mutation == "work before number":
+        yield "compare", state, Writer(at="end")
+    else:
+        yield "compare", state, Writer(at="choose", todo=frozenset(writer.plan))
+
+
+# The units, step by step
+
+
+def _choose(state: State, writer: Writer, world: World) -> _Following:
+    for unit in writer.todo:
+        begun = writer._replace(at="stage", unit=unit, todo=writer.todo - {unit})
+        yield f"begin{_name(unit)}", state, begun
+
+
+def _stage(state: State, writer: Writer, world: World) -> _Following:
+    uri, etag = writer.unit[len(writer.staged)]
+    there = [source for source in state.corpus if source[0] == uri]
+    if not there or (there[0][1] != etag and world.mutation != "sources read without etag"):
+        yield "source changed", state, _next(writer)  # a fault: the unit stays undone
+        return
+    staged = (*writer.staged, there[0])
+    then = "join" if len(staged) == len(writer.unit) else "stage"
+    yield "stage", state, writer._replace(at=then, staged=staged)
+
+
+def _join(state: State, writer: Writer, world: World) -> _Following:
+    rows = tuple(row for row in writer.staged if row is not None)
+    if len(rows) < len(writer.unit) and world.mutation != "commit of what is there":
+        yield "join, a part is gone", state, writer._replace(at="stage", staged=())
+        return
+    first = _PUTS[1] if world.mutation == "images before segments" else _PUTS[0]
+    makings = range(2) if world.mutation == "content of its writer" else ()
+    for content in [(*rows, (_MAKING, making)) for making in makings] or [rows]:
+        yield "join", state, writer._replace(at=first, joined=content)
+
+
+def _write(state: State, writer: Writer, world: World) -> _Following:
+    name, unit, content = writer.at, writer.unit, writer.joined
+    then = _then(name, world)
+    after = writer._replace(at=then, joined=content if then in _PUTS else ())
+    yield name, _put(state, name, unit, content), after
+    if state.lost:  # it comes later, or has come: the writer does not know, and writes again
+        yield f"{name}, answer lost", _lost(state, (name, unit, content)), writer
+
+
+def _then(name: str, world: World) -> str:
+    is_last = (name == "segments") == (world.mutation == "images before segments")
+    return "clear" if is_last else _PUTS[1 - _PUTS.index(name)]
+
+
+def _put(state: State, name: str, unit: Unit, content: Content) -> State:
+    files = dict(getattr(state, name)) | {unit: content}
+    return state._replace(**{name: frozenset(files.items())})
+
+
+def _lost(state: State, task: tuple[str, Unit, Content]) -> State:
+    return state._replace(lost=state.lost - 1, late=tuple(sorted((*state.late, task))))
+
+
+def _late(state: State, task: tuple[str, Unit, Content], world: World) -> State:
+    """The task goes on to its second file."""
+    then = _then(task[0], world)
+    if then == "clear":
+        return state
+    return state._replace(late=tuple(sorted((*state.late, (then, *task[1:])))))
+
+
+def _clear(state: State, writer: Writer, world: World) -> _Following:
+    yield "clear", state, _next(writer)
+
+
+def _without_parts(writer: Writer, unit: Unit) -> Writer:
+    """The parts of a unit are removed, whoever staged them."""
+    return writer._replace(staged=(None,) * len(writer.staged)) if writer.unit == unit else writer
+
+
+def _next(writer: Writer) -> Writer:
+    free = writer._replace(unit=(), staged=(), joined=())
+    if writer.todo:
+        return free._replace(at="choose")
+    return free._replace(at="number") if writer.plan else Writer(at="end")
+
+
+def _done(state: State) -> frozenset[Unit]:
+    return frozenset(unit for unit, _ in state.images)
+
+
+_STEPS: dict[str, Callable[[State, Writer, World], _Following]] = {
+    "look": _look,
+    "list done": _list_done,
+    "list corpus": _list_corpus,
+    "look again": _look_again,
+    "remove": _remove,
+    "number": _number,
+    "compare": _compare,
+    "choose": _choose,
+    "stage": _stage,
+    "join": _join,
+    "segments": _write,
+    "images": _write,
+    "clear": _clear,
+}

@@ -1,0 +1,119 @@
+"""Runs without Ray and without a model: what a labelling run does to its table, in one process.
+
+The functions are those of the product, called in its order; rows tell the bytes of their images.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
+from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
+from pipeline.labelling.rows import ROWS
+from pipeline.reading import ReadSettings, read_source
+from pipeline.storage import Storage
+from pipeline.table import TableSpec, TableStore, images, segments
+
+SPEC = TableSpec(
+    model_fingerprint="f" * 64,
+    task="panoptic",
+    threshold=0.5,
+    mask_threshold=0.5,
+    overlap_mask_area_threshold=0.8,
+    label_ids_to_fuse=(),
+    resize_rule="transformers",
+    precision="fp32",
+    decode="exact",
+    labels=("road",),
+)
+UNIT_IMAGES = 2
+
+
+def label(corpus: Path, place: Path, *, run_id: str, pause_seconds: float = 0) -> None:
+    """Labels what the table lacks."""
+    table = TableStore(str(place), Storage())
+    table.create(SPEC)
+
+    def plan() -> Plan:
+        return plan_corpus(
+            str(corpus),
+            table=table,
+            spec=SPEC,
+            reading=ReadSettings(),
+            units=UnitSettings(unit_images=UNIT_IMAGES),
+        )
+
+    settled = settle_plan(plan(), plan_again=plan, table=table, run_id=run_id)
+    for unit in settled.units:
+        stage = Stager(table=table, run_id=run_id)
+        receipts = []
+        for block in _blocks(unit):
+            receipts += stage(block).to_pylist()
+            time.sleep(pause_seconds)
+        commit_unit(
+            unit.unit_id,
+            parts=[receipt["part"] for receipt in receipts if receipt["part"]],
+            num_images=receipts[-1]["num_images"],
+            table=table,
+            spec=SPEC,
+        )
+        clear_staging(table, unit.unit_id)
+    clear_leftovers(table)
+    table.storage.write(table.file("_runs", run_id, "report.json"), b"{}")
+
+
+def _blocks(unit: Unit) -> Iterator[pa.Table]:
+    """One for each image, whose segment tells its bytes; the last one tells the end."""
+    found = [
+        image
+        for source in unit.sources
+        for image in read_source(source, storage=Storage(), settings=ReadSettings())
+    ]
+    for position, image in enumerate(found):
+        digest = hashlib.sha256(image.data or b"").hexdigest()
+        segment = {"segment_id": 1, "label_id": 0, "label": "road", "rle": digest, "area": position}
+        row = {
+            "unit_id": unit.unit_id, "kind": "image", "position": position, "status": "ok",
+            "image_id": image.image_id, "uri": image.uri, "etag": image.etag,
+            "num_segments": 1, "segments": [segment], "bytes_read": 1,
+        }  # fmt: skip
+        end = {"unit_id": unit.unit_id, "kind": "end", "position": len(found)}
+        is_last = position + 1 == len(found)
+        yield pa.Table.from_pylist([row, end] if is_last else [row], schema=ROWS)
+
+
+def begun(corpus: Path, place: Path, *, run_id: str, pause_seconds: float = 0) -> int:
+    """The id of a process of its own that labels; it ends with 0, or 75 where it could not."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        label(corpus, place, run_id=run_id, pause_seconds=pause_seconds)
+        os._exit(0)
+    finally:
+        os._exit(75)
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def rows_of(place: Path) -> list[dict[str, Any]]:
+    """All rows that a reader sees, of images and of segments; none where there is no table yet."""
+    if not (place / "_table.json").exists():
+        return []
+    rows = [row for read in (images, segments) for row in read(str(place)).to_table().to_pylist()]
+    return sorted(rows, key=lambda row: (row["image_id"], "segment_id" in row))
+
+
+def written_corpus(folder: Path, *, names: Iterator[str] | list[str]) -> Path:
+    """Files that are images by their names."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    return folder
