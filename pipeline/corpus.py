@@ -1,22 +1,29 @@
 """The corpus: which sources lie behind a location.
 
+A listing is read as it comes: millions of files of a prefix take no memory, and of a manifest's
+entries only a digest is kept.
+
 Takes what the user names (a prefix, an archive, a Parquet file, a manifest), gives whole `Source`s
 in a fixed order; `labelling/planning.py` cuts and groups them.
 """
 
 import csv
+import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
 from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.sources import Kind, Source
 from pipeline.storage import File, Storage, join
+
+T = TypeVar("T")
 
 IMAGE_ENDINGS = (
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff",
@@ -25,19 +32,46 @@ IMAGE_ENDINGS = (
 ARCHIVE_ENDINGS = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst")
 MANIFEST_ENDINGS = ("csv", "jsonl", "ndjson")
 
+_KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
+    ("file", tuple(f".{ending}" for ending in IMAGE_ENDINGS)),
+    ("tar", tuple(f".{ending}" for ending in ARCHIVE_ENDINGS)),
+    ("parquet", (".parquet",)),
+    ("manifest", tuple(f".{ending}" for ending in MANIFEST_ENDINGS)),
+]
 _LOOKS_AT_ONCE = 32
+_MOST_NAMED = 1000
+_HIDDEN = re.compile(r"(^|/)[._]")
 
 
 @dataclass
 class Listing:
-    """What a corpus holds, as far as a listing tells; `passed_over` grows while it is read."""
+    """What a corpus holds, as far as a listing tells; all but `root` grows while it is read."""
 
     root: str
     sources: Iterator[Source]
     passed_over: list[str] = field(default_factory=list)
-    """Locations of files of no known kind."""
+    """Locations of files of no known kind; the first thousand."""
+    more_passed_over: int = 0
+    """Number of those that are not named."""
     doubled: list[str] = field(default_factory=list)
-    """Locations that a manifest, or a manifest and its prefix, name once more."""
+    """Locations that a manifest, or a manifest and its prefix, name once more; the first
+    thousand."""
+    more_doubled: int = 0
+    """Number of those that are not named."""
+    waiting: int = 0
+    """Files that are left for another time."""
+
+    def pass_over(self, uri: str) -> None:
+        if len(self.passed_over) < _MOST_NAMED:
+            self.passed_over.append(uri)
+        else:
+            self.more_passed_over += 1
+
+    def take_once(self, uri: str) -> None:
+        if len(self.doubled) < _MOST_NAMED:
+            self.doubled.append(uri)
+        else:
+            self.more_doubled += 1
 
 
 def list_corpus(
@@ -46,6 +80,7 @@ def list_corpus(
     storage: Storage,
     settings: ReadSettings,
     is_planned: Callable[[File], bool] = lambda file: False,
+    waits: Callable[[File], bool] = lambda file: False,
 ) -> Listing:
     """The sources of a corpus, each once, in the order of the listing.
 
@@ -54,6 +89,7 @@ def list_corpus(
 
     Args:
         is_planned: whether an earlier plan holds a Parquet file, so that none has to look inside.
+        waits: whether a file is to be left for another time.
 
     Raises:
         ValueError: nothing lies at the location.
@@ -63,26 +99,39 @@ def list_corpus(
     root = place.rsplit("/", 1)[0] if single else place
     listing = Listing(root=root, sources=iter(()))
     files = iter([single]) if single else _visible(storage.files(place), root=root)
-    listing.sources = _once(
-        _sources(files, listing, storage=storage, settings=settings, is_planned=is_planned),
-        listing.doubled,
+    found = _found(
+        _settled(files, listing, waits=waits),
+        listing,
+        storage=storage,
+        settings=settings,
+        is_planned=is_planned,
+        waits=waits,
     )
+    listing.sources = _once(found, listing, is_prefix=single is None)
     return listing
 
 
-def _sources(
+@dataclass(frozen=True)
+class _Found:
+    source: Source
+    is_named: bool = False
+    """By a manifest; otherwise the listing itself has it."""
+
+
+def _found(
     files: Iterable[File],
     listing: Listing,
     *,
     storage: Storage,
     settings: ReadSettings,
     is_planned: Callable[[File], bool],
-) -> Iterator[Source]:
+    waits: Callable[[File], bool],
+) -> Iterator[_Found]:
     for file in files:
         kind = kind_of(file.uri)
         name = _below(file.uri, root=listing.root)
         if kind in ("file", "tar") or (kind == "parquet" and is_planned(file)):
-            yield _source(file, name=name, kind=str(kind))
+            yield _Found(_source(file, name=name, kind=str(kind)))
             continue
         entries: Callable[[File, Storage], Iterator[_Entry] | None] | None = None
         if kind == "parquet":
@@ -90,7 +139,7 @@ def _sources(
                 columns = parquet_schema(data)
             # Unreadable: reading it gives the row that says so.
             if columns is None or bytes_column(columns, settings=settings) is not None:
-                yield _source(file, name=name, kind="parquet")
+                yield _Found(_source(file, name=name, kind="parquet"))
                 continue
             if "uri" in columns.names:
                 entries = _parquet_entries
@@ -99,42 +148,77 @@ def _sources(
         elif kind == "manifest":
             entries = _jsonl_entries
         if entries is None or (rows := entries(file, storage)) is None:
-            listing.passed_over.append(file.uri)
+            listing.pass_over(file.uri)
             continue
-        yield from _manifest_sources(rows, file, listing=listing, storage=storage)
+        for entry, there in _looked_at(rows, file, storage=storage):
+            if waits(there):
+                listing.waiting += 1
+            else:
+                source = _named_source(entry, there, root=listing.root)
+                yield _Found(source, is_named=True)
+
+
+def _settled(
+    files: Iterable[File], listing: Listing, *, waits: Callable[[File], bool]
+) -> Iterator[File]:
+    for file in files:
+        if waits(file):
+            listing.waiting += 1
+        else:
+            yield file
+
+
+def _once(found: Iterable[_Found], listing: Listing, *, is_prefix: bool) -> Iterator[Source]:
+    """Each source once. A prefix has each of its files once: only manifests repeat one."""
+    named: set[bytes] = set()
+    # That the prefix had so far: whether one is a source, nobody knows before it is opened.
+    parquet_files: set[str] = set()
+
+    def is_listed(source: Source) -> bool:
+        """Whether the prefix has what a manifest names; there it is taken, under its path."""
+        if source.uri in parquet_files:
+            return True
+        is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
+        return is_prefix and is_known and _is_visible(source.uri, root=listing.root)
+
+    for each in found:
+        source = each.source
+        if each.is_named:
+            digest = _digest(source)
+            is_doubled = digest in named or is_listed(source)
+            named.add(digest)
+        elif source.kind == "parquet":
+            is_doubled = _digest(source) in named
+            parquet_files.add(source.uri)
+        else:
+            is_doubled = False
+        if is_doubled:
+            listing.take_once(source.uri)
+        else:
+            yield source
 
 
 def kind_of(uri: str) -> Kind | str | None:
     """The kind of file that its ending promises: a source's, `manifest`, or None."""
     name = uri.rsplit("/", 1)[-1].lower()
-    kinds: list[tuple[Kind | str, tuple[str, ...]]] = [
-        ("file", IMAGE_ENDINGS),
-        ("tar", ARCHIVE_ENDINGS),
-        ("parquet", ("parquet",)),
-        ("manifest", MANIFEST_ENDINGS),
-    ]
-    for kind, endings in kinds:
-        if name.endswith(tuple(f".{ending}" for ending in endings)):
+    for kind, endings in _KINDS:
+        if name.endswith(endings):
             return kind
     return None
 
 
 def _visible(files: Iterable[File], *, root: str) -> Iterator[File]:
     """Without hidden files and those that other programs write beside data (`_SUCCESS`, `.crc`)."""
-    for file in files:
-        names = _below(file.uri, root=root).split("/")
-        if not any(name.startswith((".", "_")) for name in names):
-            yield file
+    return (file for file in files if _is_visible(file.uri, root=root))
 
 
-def _once(sources: Iterable[Source], doubled: list[str]) -> Iterator[Source]:
-    seen: set[str] = set()
-    for source in sources:
-        if source.uri in seen:
-            doubled.append(source.uri)
-            continue
-        seen.add(source.uri)
-        yield source
+def _is_visible(uri: str, *, root: str) -> bool:
+    below = _below(uri, root=root)
+    return below != uri and not _HIDDEN.search(below)
+
+
+def _digest(source: Source) -> bytes:
+    return hashlib.blake2b(source.uri.encode(), digest_size=16).digest()
 
 
 def _source(file: File, *, name: str, kind: str) -> Source:
@@ -159,28 +243,31 @@ class _Entry:
     image_id: str | None
 
 
-def _manifest_sources(
-    entries: Iterable[_Entry], manifest: File, *, listing: Listing, storage: Storage
-) -> Iterator[Source]:
-    """The entries as sources, with etag and size from the store, asked for many at a time."""
+def _looked_at(
+    entries: Iterable[_Entry], manifest: File, *, storage: Storage
+) -> Iterator[tuple[_Entry, File]]:
+    """The entries with what the store says of them; it is asked for many at a time."""
     folder = manifest.uri.rsplit("/", 1)[0]
 
-    def look(entry: _Entry) -> Source:
+    def look(entry: _Entry) -> tuple[_Entry, File]:
         absolute = "://" in entry.uri or entry.uri.startswith("/")
         uri = storage.absolute(entry.uri if absolute else join(folder, entry.uri))
         # An entry that is not there keeps its place: reading it gives a row that says so.
-        file = storage.file(uri) or File(uri=uri, size=0, etag="")
-        kind = kind_of(uri)
-        name = entry.image_id or _below(uri, root=listing.root)
-        return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")
+        return entry, storage.file(uri) or File(uri=uri, size=0, etag="")
 
     yield from _ahead(look, entries)
 
 
-def _ahead(look: Callable[[_Entry], Source], entries: Iterable[_Entry]) -> Iterator[Source]:
+def _named_source(entry: _Entry, file: File, *, root: str) -> Source:
+    kind = kind_of(file.uri)
+    name = entry.image_id or _below(file.uri, root=root)
+    return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")
+
+
+def _ahead(look: Callable[[_Entry], T], entries: Iterable[_Entry]) -> Iterator[T]:
     """`map` in threads, in order, that runs only a little ahead of its reader."""
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        waiting = []
+        waiting: list[Future[T]] = []
         for entry in entries:
             waiting.append(pool.submit(look, entry))
             if len(waiting) >= 4 * _LOOKS_AT_ONCE:

@@ -32,3 +32,7 @@ class Source:
     stop: int | None = None
     num_images: int | None = None
     """How many images the slice holds, None where only reading it can tell."""
+    again: int = 0
+    """How many units of earlier plans have held this version of it: 0, but where an image in error
+    is tried again or an older version came back. It is part of the unit's name and of nothing else:
+    the new unit stands beside the old one."""

@@ -6,7 +6,7 @@ footers.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -96,19 +96,26 @@ class Cutter:
                     count += sample.image is not None
             return dataclasses.replace(source, num_images=count)
 
+    def around(self, source: Source, *, members: Collection[str]) -> Iterator[Source]:
+        """The samples of an archive that have these images; all of it where it cannot be cut."""
+        samples: list[Sample] = []
+        if source.kind == "tar":
+            with self._open(source) as file:
+                samples = self._cuttable(source, file)
+        if not samples:
+            yield source
+            return
+        stops = [*(sample.offset for sample in samples[1:]), source.stop]
+        for sample, stop in zip(samples, stops, strict=True):
+            if sample.image is not None and sample.image.name in members:
+                yield sliced(source, start=sample.offset, stop=stop, num_images=1)
+
     def _pieces(self, source: Source) -> list[_Piece]:
         """Where the source may be cut, in order; none where it must stay whole."""
         with self._open(source) as file:
             if source.kind == "parquet":
                 return _row_groups(source, parquet_slices(file))
-            if compression_of(file.read(8)) is not None:
-                return []  # each slice would have to be unpacked from the beginning
-            samples = []
-            with contextlib.suppress(ArchiveDamage):
-                for sample in self._samples(source, file):
-                    if sample.is_repeated:
-                        return []  # only who reads the archive in one piece sees a key come again
-                    samples.append(sample)
+            samples = self._cuttable(source, file)
         if not samples:
             return []
         ends = [sample.offset for sample in samples[1:]] + [source.stop or source.size]
@@ -116,6 +123,18 @@ class Cutter:
             _Piece(sample.offset, int(sample.image is not None), end - sample.offset)
             for sample, end in zip(samples, ends, strict=True)
         ]
+
+    def _cuttable(self, source: Source, file: BinaryIO) -> list[Sample]:
+        """The samples of a tar, none where it must stay whole."""
+        if compression_of(file.read(8)) is not None:
+            return []  # each slice would have to be unpacked from the beginning
+        samples = []
+        with contextlib.suppress(ArchiveDamage):
+            for sample in self._samples(source, file):
+                if sample.is_repeated:
+                    return []  # only who reads the archive in one piece sees a key come again
+                samples.append(sample)
+        return samples
 
     def _samples(self, source: Source, file: BinaryIO) -> Iterator[Sample]:
         names = self.reading.image_members

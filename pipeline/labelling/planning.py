@@ -2,25 +2,37 @@
 
 A unit is what one task reads and what one commit makes visible. Sources that an earlier plan put
 into a unit stay in it, done or not, so that a corpus which grows between two runs never moves an
-image from one unit into another. `flow.py` works on the plan.
+image from one unit into another. `comparison.py` finds what is new; `flow.py` works on the plan.
+
+A source that changed gets a new unit, and so has one that changed back: the old rows stay, and
+those of the later plan count (`latest.py`). An image in error that is tried again is planned as its
+source with a number, `again`, that is part of the new unit's name and not of its content: were the
+cause in its bytes, the new rows would say the same. One that vanished keeps its rows.
 """
 
 import dataclasses
-import hashlib
-import io
-import math
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
 
 from pipeline.corpus import Listing, list_corpus
-from pipeline.labelling.cutting import Cutter, slice_bytes, sliced
+from pipeline.labelling.comparison import Comparison
+from pipeline.labelling.cutting import Cutter, slice_bytes
+from pipeline.labelling.earlier import EarlierPlans
+from pipeline.labelling.plans import put_in_force, write_plan
+from pipeline.labelling.units import PLAN, Unit, unit_id
 from pipeline.reading import ReadSettings
 from pipeline.sources import Source
+from pipeline.storage import File
 from pipeline.table import TableSpec, TableStore
+
+__all__ = [
+    "PLAN", "FailedImage", "Plan", "Unit", "UnitSettings", "plan_corpus", "settle_plan", "unit_id",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +51,13 @@ class UnitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
-    """Sources that are read, segmented and committed together."""
+class FailedImage:
+    """An image in error that is to be tried again, as its row has it."""
 
+    uri: str
+    member: str | None
+    etag: str
     unit_id: str
-    sources: tuple[Source, ...]
-
-    @property
-    def num_images(self) -> int | None:
-        """None where only reading can tell."""
-        counts = [source.num_images for source in self.sources]
-        return None if None in counts else sum(count or 0 for count in counts)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(slice_bytes(source) for source in self.sources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,33 +71,24 @@ class Plan:
     earlier: int
     """Number of plans that this one takes into account: all that were in force."""
     passed_over: tuple[str, ...]
+    """Files of no known kind, the first of them."""
     doubled: tuple[str, ...]
+    """Files that are named twice, the first of them."""
+    more_passed_over: int = 0
+    more_doubled: int = 0
+    waiting: int = 0
+    """Number of files that are left for another time."""
+    tried_again: int = 0
+    """Number of images in error that are to be tried again."""
 
-    @property
+    @cached_property
     def num_images(self) -> int | None:
         counts = [unit.num_images for unit in self.units]
         return None if None in counts else sum(count or 0 for count in counts)
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         return sum(unit.num_bytes for unit in self.units)
-
-
-PLAN = pa.schema(
-    [
-        ("unit_index", pa.int64()),
-        ("unit_id", pa.string()),
-        ("uri", pa.string()),
-        ("name", pa.string()),
-        ("kind", pa.string()),
-        ("etag", pa.string()),
-        ("size", pa.int64()),
-        ("start", pa.int64()),
-        ("stop", pa.int64()),
-        ("num_images", pa.int64()),
-    ]
-)
-"""One row per source of a unit, in the order of units and of sources within them."""
 
 
 def plan_corpus(
@@ -104,48 +99,62 @@ def plan_corpus(
     reading: ReadSettings,
     units: UnitSettings,
     limit: int | None = None,
+    waits: Callable[[File], bool] = lambda file: False,
+    failed: Sequence[FailedImage] = (),
 ) -> Plan:
     """The units of a corpus that the table does not hold yet.
 
+    Beside the plan it takes room on the disk for temporary files, some 150 bytes per image.
+
     Args:
         limit: plan the first images of the corpus only, so many.
+        waits: whether a file is left for another time.
+        failed: images to try again, where the corpus still has them.
 
     Raises:
         ValueError: the corpus holds no source at all.
     """
-    earlier = _EarlierPlans(table)
-    listing = list_corpus(
-        corpus,
-        storage=table.storage,
-        settings=reading,
-        is_planned=lambda file: (file.uri, file.etag) in earlier.files,
-    )
-    cutter = Cutter(storage=table.storage, reading=reading)
-    sources: Iterable[Source] = listing.sources
-    if limit is not None:
-        sources = cutter.first_images(sources, limit=limit, known=earlier.slices)
-    sources = list(sources)
-    if not sources:
-        raise ValueError(_nothing(corpus, listing))
-    pending, done = earlier.units_of(sources)
-    taken = _Ranges([*pending, *done])
-    slices = (
-        piece
-        for source in sources
-        for rest in taken.not_in(source)
-        for piece in cutter.slices(rest, max_images=units.unit_images, max_bytes=units.unit_bytes)
-    )
-    new = [
-        Unit(unit_id=unit_id(group, spec=spec), sources=tuple(group))
-        for group in _grouped(slices, units=units)
-    ]
-    return Plan(
-        units=(*pending, *new),
-        done=len(done),
-        earlier=earlier.count,
-        passed_over=tuple(listing.passed_over),
-        doubled=tuple(listing.doubled),
-    )
+    with tempfile.TemporaryDirectory(prefix="plan-") as name:
+        folder = Path(name)
+        earlier = EarlierPlans(table, folder=folder)
+        parquet_files = earlier.parquet_files
+        listing = list_corpus(
+            corpus,
+            storage=table.storage,
+            settings=reading,
+            is_planned=lambda file: (file.uri, file.etag) in parquet_files,
+            waits=waits,
+        )
+        cutter = Cutter(storage=table.storage, reading=reading)
+        sources: Iterable[Source] = listing.sources
+        if limit is not None:
+            sources = cutter.first_images(sources, limit=limit, known=earlier.slices)
+        comparison = Comparison(sources, earlier=earlier, storage=table.storage, folder=folder)
+        if not comparison.num_listed and not listing.waiting:
+            raise ValueError(_nothing(corpus, listing))
+        again = list(_again(failed, comparison=comparison, cutter=cutter))
+        pieces = (
+            piece
+            for source in chain(comparison.new(), again)
+            for piece in cutter.slices(
+                source, max_images=units.unit_images, max_bytes=units.unit_bytes
+            )
+        )
+        new = (
+            Unit(unit_id=unit_id(group, spec=spec), sources=group, plan_number=earlier.count)
+            for group in _grouped(pieces, units=units)
+        )
+        return Plan(
+            units=(*comparison.pending(), *new),
+            done=comparison.num_done,
+            earlier=earlier.count,
+            passed_over=tuple(listing.passed_over),
+            doubled=tuple(listing.doubled),
+            more_passed_over=listing.more_passed_over,
+            more_doubled=listing.more_doubled,
+            waiting=listing.waiting,
+            tried_again=sum(source.num_images or 1 for source in again),
+        )
 
 
 def settle_plan(
@@ -158,24 +167,15 @@ def settle_plan(
     to one writer only, and a plan that finds its number taken is made again.
     """
     while plan.units:
-        _write(plan, table=table, run_id=run_id)
-        if table.storage.write_new(_number_file(table, plan.earlier), run_id.encode()):
+        write_plan(plan.units, table=table, run_id=run_id)
+        if put_in_force(table, run_id=run_id, number=plan.earlier):
             return plan
         plan = plan_again()
     return plan
 
 
-def unit_id(sources: Iterable[Source], *, spec: TableSpec) -> str:
-    """The name of a unit: a function of what it reads and of what made the table, of no clock."""
-    digest = hashlib.sha256(spec.fingerprint.encode())
-    for source in sources:
-        parts = (source.uri, source.etag, str(source.start), str(source.stop))
-        digest.update("\0".join(parts).encode() + b"\1")
-    return digest.hexdigest()[:24]
-
-
 def _nothing(corpus: str, listing: Listing) -> str:
-    count = len(listing.passed_over)
+    count = len(listing.passed_over) + listing.more_passed_over
     but = f"; {count} files of other kinds, as {listing.passed_over[0]}" if count else ""
     return f"no image, archive, Parquet file or manifest at {corpus}{but}; see --corpus in --help"
 
@@ -196,121 +196,16 @@ def _grouped(sources: Iterable[Source], *, units: UnitSettings) -> Iterator[list
         yield group
 
 
-def _plan_file(table: TableStore, run_id: str) -> str:
-    return table.file("_runs", run_id, "plan.parquet")
-
-
-def _number_file(table: TableStore, number: int) -> str:
-    """Where the run is named whose plan came into force as the so-and-so-many-th."""
-    return table.file("_runs", "order", f"{number:08}")
-
-
-def _runs_in_order(table: TableStore) -> list[str]:
-    """The runs whose plans are in force."""
-    numbers = [file.uri for file in table.storage.files(table.file("_runs", "order"))]
-    # Beside numbers there may be what a crashed writer left.
-    return [table.storage.read(uri).decode() for uri in numbers if uri.rsplit("/")[-1].isdigit()]
-
-
-def _write(plan: Plan, *, table: TableStore, run_id: str) -> None:
-    rows = [
-        {"unit_index": index, "unit_id": unit.unit_id, **dataclasses.asdict(source)}
-        for index, unit in enumerate(plan.units)
-        for source in unit.sources
-    ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=PLAN), buffer, compression="zstd")
-    table.storage.write(_plan_file(table, run_id), buffer.getvalue())
-
-
-def _read(table: TableStore, run_id: str) -> Iterator[Unit]:
-    rows = pq.read_table(io.BytesIO(table.storage.read(_plan_file(table, run_id))))
-    sources: dict[str, list[Source]] = defaultdict(list)
-    for row in rows.drop_columns(["unit_index"]).to_pylist():
-        sources[row.pop("unit_id")].append(Source(**row))
-    for each, members in sources.items():
-        yield Unit(unit_id=each, sources=tuple(members))
-
-
-class _Ranges:
-    """Which parts of which sources some units hold."""
-
-    def __init__(self, units: Iterable[Unit] = ()) -> None:
-        self._taken: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-        for unit in units:
-            self.add(unit.sources)
-
-    def add(self, sources: Iterable[Source]) -> None:
-        for source in sources:
-            self._taken[source.uri, source.etag].append((source.start, _stop(source)))
-
-    def meet(self, source: Source) -> bool:
-        """Whether any part of the source is held."""
-        return any(
-            start < _stop(source) and source.start < stop
-            for start, stop in self._taken.get((source.uri, source.etag), ())
-        )
-
-    def not_in(self, source: Source) -> Iterator[Source]:
-        """The parts of the source that are not held."""
-        start = source.start
-        for taken_start, taken_stop in sorted(self._taken.get((source.uri, source.etag), ())):
-            if start < min(taken_start, _stop(source)):
-                yield sliced(source, start=start, stop=int(min(taken_start, _stop(source))))
-            start = max(start, taken_stop)  # type: ignore[assignment]
-        if start == source.start:
-            yield source
-        elif start < _stop(source):
-            yield sliced(source, start=int(start), stop=source.stop)
-
-
-def _stop(source: Source) -> float:
-    return math.inf if source.stop is None else source.stop
-
-
-class _EarlierPlans:
-    """The units of the table's earlier plans, and which of them are done."""
-
-    def __init__(self, table: TableStore) -> None:
-        # Plans first: a unit that is done by the second look is in a plan of the first, or in one
-        # that takes our number.
-        runs = _runs_in_order(table)
-        self.count = len(runs)
-        self._storage = table.storage
-        self._units: dict[str, Unit] = {}
-        for run_id in runs:
-            for unit in _read(table, run_id):
-                self._units.setdefault(unit.unit_id, unit)
-        self._done = table.done_units()
-        self.files = {(s.uri, s.etag) for unit in self._units.values() for s in unit.sources}
-        self.slices = {
-            (source.uri, source.etag, source.start): source
-            for unit in self._units.values()
-            for source in unit.sources
-        }
-
-    def units_of(self, sources: Iterable[Source]) -> tuple[list[Unit], list[Unit]]:
-        """Units to go on with, and units done, that hold images of these sources.
-
-        An undone unit is gone on with whole, be some of it outside of what is asked for, so that a
-        run beside this one may do it too. One that lost a source can never be done: what is left
-        of it is planned afresh.
-        """
-        wanted = _Ranges()
-        wanted.add(sources)
-        here = {(source.uri, source.etag) for source in sources}
-        units = [u for u in self._units.values() if any(map(wanted.meet, u.sources))]
-        done = [unit for unit in units if unit.unit_id in self._done]
-        taken = _Ranges(done)
-        pending = []
-        for unit in units:
-            if unit.unit_id in self._done or any(map(taken.meet, unit.sources)):
-                continue
-            if all((s.uri, s.etag) in here or self._is_there(s) for s in unit.sources):
-                pending.append(unit)
-                taken.add(unit.sources)
-        return pending, done
-
-    def _is_there(self, source: Source) -> bool:
-        file = self._storage.file(source.uri)
-        return (file.etag if file else "") == source.etag
+def _again(
+    failed: Iterable[FailedImage], *, comparison: Comparison, cutter: Cutter
+) -> Iterator[Source]:
+    """The sources of failed images, but for those that are waiting for their turn already."""
+    members: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for image in failed:
+        members[image.unit_id, image.uri, image.etag].add(image.member or "")
+    yield from comparison.done_files({(uri, etag) for _, uri, etag in members})
+    for (unit, uri, etag), names in members.items():
+        for part in comparison.done_archives(unit, uri=uri, etag=etag):
+            for piece in [part] if "" in names else cutter.around(part, members=names):
+                if not comparison.is_pending(piece):
+                    yield dataclasses.replace(piece, again=comparison.times_held(piece))

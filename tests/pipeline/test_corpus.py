@@ -6,6 +6,7 @@ import json
 import pytest
 from corpora import parquet, put, tar
 
+import pipeline.corpus
 from pipeline.corpus import (
     ARCHIVE_ENDINGS,
     IMAGE_ENDINGS,
@@ -290,3 +291,31 @@ def test_what_reads_a_source_that_changed_since_is_told(tmp_path):
     put(tmp_path, {"a.jpg": b"12"})
     with pytest.raises(SourceChanged):
         STORAGE.read(source.uri, etag=source.etag)
+
+
+def test_of_many_files_that_are_no_images_the_first_are_named_and_all_counted(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline.corpus, "_MOST_NAMED", 2)
+    root = put(
+        tmp_path / "c",
+        {
+            **{f"{n}.jpg": b"1" for n in range(5)},
+            **{f"{n}.txt": b"" for n in range(5)},
+            "list.csv": csv_of(*(f"{n}.jpg" for n in range(5))),
+        },
+    )
+    sources, listing = listed(root)
+    assert len(sources) == 5
+    assert listing.passed_over == [f"{root}/0.txt", f"{root}/1.txt"]
+    assert listing.doubled == [f"{root}/0.jpg", f"{root}/1.jpg"]
+    assert (listing.more_passed_over, listing.more_doubled) == (3, 3)
+
+
+def test_what_a_prefix_has_is_taken_under_its_path_wherever_its_manifest_stands(tmp_path):
+    """Not every store lists in the order of names."""
+    entries = [{"uri": "a.jpg", "image_id": "first"}, {"uri": "z.jpg", "image_id": "last"}]
+    root = put(tmp_path / "c", {"a.jpg": b"1", "m.jsonl": jsonl_of(*entries), "z.jpg": b"1"})
+    sources, listing = listed(root)
+    assert names(sources) == ["a.jpg", "z.jpg"]
+    assert listing.doubled == [f"{root}/a.jpg", f"{root}/z.jpg"]

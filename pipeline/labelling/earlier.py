@@ -1,0 +1,109 @@
+"""Earlier plans: what the units of all plans in force hold, and which of them are done.
+
+Rows of single files, of which there may be millions, go to disk as digests; archives and Parquet
+files, which are few and may be cut, stay as they are. `comparison.py` lays a listing beside them.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.labelling.partitions import KEY, Partitions, Records, keys, marks
+from pipeline.labelling.plans import read_plan, read_units, runs_in_order
+from pipeline.labelling.units import Unit, sources_of
+from pipeline.sources import Source
+from pipeline.table import TableStore
+
+KNOWN = np.dtype([KEY, ("etag", "i8"), ("unit", "i4"), ("again", "i4")])
+"""A file in a unit; `unit` is the unit's place in the order in which they were first planned."""
+
+
+class EarlierPlans:
+    """The units of the table's plans, numbered in the order in which they were first planned."""
+
+    def __init__(self, table: TableStore, *, folder: Path) -> None:
+        # Plans first: a unit that is done by the second look is in a plan of the first, or in one
+        # that takes our number.
+        self._table, self._runs = table, runs_in_order(table)
+        self.count = len(self._runs)
+        self.files = Partitions(folder / "known", dtype=KNOWN)
+        self.archives: dict[int, list[Source]] = defaultdict(list)
+        """By unit: what is no single file."""
+        self._numbers: dict[str, int] = {}
+        plan_numbers: list[int] = []
+        for plan_number, run_id in enumerate(self._runs):
+            for rows in read_plan(table, run_id):
+                self._take(rows, plan_number=plan_number, plan_numbers=plan_numbers)
+        self.unit_ids = list(self._numbers)
+        self.plan_numbers = np.array(plan_numbers, np.int64)
+        self.is_done = self._done()
+
+    @property
+    def parquet_files(self) -> set[tuple[str, str]]:
+        """uri and etag of those that a unit holds."""
+        return {(s.uri, s.etag) for s in self._all_archives() if s.kind == "parquet"}
+
+    @property
+    def slices(self) -> dict[tuple[str, str, int], Source]:
+        """Archives and parts of them by uri, etag and start."""
+        return {(s.uri, s.etag, s.start): s for s in self._all_archives() if not s.again}
+
+    def units(self, numbers: Collection[int]) -> Iterator[Unit]:
+        """Some units whole, in their order, read from their plans again."""
+        by_plan: dict[int, set[str]] = defaultdict(set)
+        for number in numbers:
+            by_plan[int(self.plan_numbers[number])].add(self.unit_ids[number])
+        for plan_number, unit_ids in sorted(by_plan.items()):
+            run_id = self._runs[plan_number]
+            yield from read_units(self._table, run_id, only=unit_ids, plan_number=plan_number)
+
+    def were_done_meanwhile(self, numbers: Collection[int]) -> bool:
+        """Looks again which units are done; whether any of these is, that was not before."""
+        before, self.is_done = self.is_done, self._done()
+        return any(self.is_done[number] and not before[number] for number in numbers)
+
+    def number_of(self, unit_id: str) -> int | None:
+        """None where no plan has the unit."""
+        return self._numbers.get(unit_id)
+
+    def _done(self) -> npt.NDArray[np.bool_]:
+        done = self._table.done_units()
+        return np.array([unit_id in done for unit_id in self.unit_ids], bool)
+
+    def _all_archives(self) -> Iterator[Source]:
+        return (source for sources in self.archives.values() for source in sources)
+
+    def _take(self, rows: pa.RecordBatch, *, plan_number: int, plan_numbers: list[int]) -> None:
+        """Adds a plan's rows, but for those of units that a plan before it had."""
+
+        def number_of(unit_id: str) -> int:
+            number = self._numbers.setdefault(unit_id, len(self._numbers))
+            if number == len(plan_numbers):
+                plan_numbers.append(plan_number)
+            return number if plan_numbers[number] == plan_number else -1
+
+        unit_ids = rows["unit_id"].dictionary_encode()
+        numbers = np.array([number_of(i) for i in unit_ids.dictionary.to_pylist()], np.int32)
+        units = numbers[unit_ids.indices.to_numpy()]
+        is_file = pc.equal(rows["kind"], "file").to_numpy(zero_copy_only=False)
+        files = (units >= 0) & is_file
+        self.files.add(_records(rows.filter(pa.array(files)), units=units[files]))
+        archives = (units >= 0) & ~is_file
+        sources = sources_of(rows.filter(pa.array(archives)))
+        for number, source in zip(units[archives].tolist(), sources, strict=True):
+            self.archives[number].append(source)
+
+
+def _records(rows: pa.RecordBatch, *, units: npt.NDArray[np.int32]) -> Records:
+    records = np.empty(len(rows), KNOWN)
+    records["key"] = keys(rows["uri"].to_pylist())
+    records["etag"] = marks(rows["etag"].to_pylist())
+    records["unit"] = units
+    has_again = "again" in rows.schema.names
+    records["again"] = rows["again"].to_numpy() if has_again else 0
+    return records

@@ -1,0 +1,84 @@
+"""Tables that tests fill without a model: plans as runs make them, rows that tell of images."""
+
+import io
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
+from pipeline.reading import ReadSettings, read_source
+from pipeline.storage import Storage
+from pipeline.table import IMAGES, SEGMENTS, TableSpec, TableStore
+
+SPEC = TableSpec(
+    model_fingerprint="f",
+    task="panoptic",
+    threshold=0.5,
+    mask_threshold=0.5,
+    overlap_mask_area_threshold=0.8,
+    label_ids_to_fuse=(),
+    resize_rule="transformers",
+    precision="fp32",
+    decode="exact",
+    labels=("road",),
+)
+READING = ReadSettings()
+
+
+def settled(
+    corpus: str, table: TableStore, run_id: str, *, unit_images: int = 3, **options
+) -> Plan:
+    """A plan in force."""
+
+    def plan() -> Plan:
+        return plan_corpus(
+            corpus,
+            table=table,
+            spec=SPEC,
+            reading=READING,
+            units=UnitSettings(unit_images=unit_images),
+            **options,
+        )
+
+    table.create(SPEC)
+    return settle_plan(plan(), plan_again=plan, table=table, run_id=run_id)
+
+
+def finish(
+    units: Iterable[Unit], table: TableStore, *, errors: Mapping[str, str] | None = None
+) -> None:
+    """Commits units: each image has one segment whose area is its number of bytes.
+
+    Args:
+        errors: images in error by id, with their class.
+    """
+    for unit in units:
+        images = [
+            image
+            for source in unit.sources
+            for image in read_source(source, storage=Storage(), settings=READING)
+        ]
+        rows = [
+            {
+                "image_id": image.image_id,
+                "uri": image.uri,
+                "member": image.member,
+                "etag": image.etag,
+                "unit_id": unit.unit_id,
+                "position": position,
+                "status": "error" if image.image_id in (errors or {}) else "ok",
+                "error_class": (errors or {}).get(image.image_id),
+                "num_segments": int(image.image_id not in (errors or {})),
+            }
+            for position, image in enumerate(images)
+        ]
+        segments = [
+            {"image_id": row["image_id"], "segment_id": 1, "area": len(image.data or b"")}
+            for row, image in zip(rows, images, strict=True)
+            if row["status"] == "ok"
+        ]
+        for part, content, schema in (("segments", segments, SEGMENTS), ("images", rows, IMAGES)):
+            buffer = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(content, schema=schema), buffer)
+            table.storage.write(table.file(part, f"{unit.unit_id}.parquet"), buffer.getvalue())
