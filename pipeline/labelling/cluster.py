@@ -127,6 +127,7 @@ class Machines:
     block_images: int
     reader_cpus: float
     stager_cpus: float
+    num_nodes: int = 1
 
     @classmethod
     def of_cluster(cls, settings: ActorSettings) -> "Machines":
@@ -158,6 +159,7 @@ class Machines:
             # Equal requests would let Ray fuse reading into the actor: then a GPU waits for JPEGs.
             reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
             stager_cpus=0.1,
+            num_nodes=len(nodes),
         )
 
     def block_bytes(self, processor: MaskFormerImageProcessor) -> int:
