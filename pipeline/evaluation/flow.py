@@ -5,6 +5,7 @@ that they tell of, so that the sums hold each image exactly once, or there are n
 """
 
 import contextlib
+import functools
 import heapq
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +20,21 @@ from ray.exceptions import RayError, RayTaskError
 from maskformer import MaskFormerImageProcessor
 from pipeline.evaluation.judging import Judge, Metric
 from pipeline.evaluation.loading import INDICES, ImageLoader
+from pipeline.evaluation.looks import Looks
 from pipeline.evaluation.predictions import PredictionLoader
 from pipeline.evaluation.scoring import Scorer, badness, merge
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
 from pipeline.labelling.cluster import ActorSettings, Machines
-from pipeline.labelling.flow import ATTEMPTS, configure_ray_data, reason, receipts, segmented
+from pipeline.labelling.flow import (
+    ATTEMPTS,
+    MakeSegmenter,
+    configure_ray_data,
+    make_segmenter,
+    reason,
+    receipts,
+    segmented,
+)
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.storage import StorageFault
@@ -63,6 +73,29 @@ class Segmenting:
     actors: ActorSettings
     processor: MaskFormerImageProcessor
     model_files: ModelFiles
+    looks: Looks | None = None
+    """At each image; None for once and whole."""
+
+    @property
+    def loading_processor(self) -> MaskFormerImageProcessor:
+        """Of the pixels that go to the actors: the model's, but where these resize themselves."""
+        if self.looks is None:
+            return self.processor
+        return MaskFormerImageProcessor.from_dict(self.processor.to_dict(), do_resize=False)
+
+    @property
+    def make(self) -> MakeSegmenter:
+        """What an actor calls."""
+        if self.looks is None:
+            return functools.partial(make_segmenter, settings=self.settings)
+        return functools.partial(_make_looker, settings=self.settings, looks=self.looks)
+
+
+def _make_looker(**options: Any) -> Callable[[pa.Table], pa.Table]:
+    """A `Looker`; imports torch only in the actor's own process."""
+    from pipeline.evaluation.looking import Looker
+
+    return Looker(**options)
 
 
 @dataclass
@@ -90,16 +123,15 @@ def evaluate_model(
         StorageFault: storage or cluster failed.
     """
     machines = Machines.of_cluster(segmenting.actors)
-    block_bytes = machines.block_bytes(segmenting.processor)
+    processor = segmenting.loading_processor
+    block_bytes = machines.block_bytes(processor)
     configure_ray_data(block_bytes=block_bytes)
-    loader = ImageLoader(
-        dataset=comparison.dataset, processor=segmenting.processor, block_bytes=block_bytes
-    )
+    loader = ImageLoader(dataset=comparison.dataset, processor=processor, block_bytes=block_bytes)
     rows = segmented(
         ray.data.from_arrow(list(_index_tasks(len(comparison.dataset)))),
         load=loader.__call__,
         model=ray.put(dict(segmenting.model_files)),
-        segmenting=segmenting.settings,
+        make=segmenting.make,
         machines=machines,
     )
     return _judged(

@@ -26,6 +26,7 @@ from pipeline.evaluation.flow import (
     evaluate_rows,
 )
 from pipeline.evaluation.judging import SCORES, Judge
+from pipeline.evaluation.looks import LookSettings, looks_of
 from pipeline.evaluation.matching import match_labels
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.report import MetricsReport, make_report, summary
@@ -69,7 +70,15 @@ class EvaluateSettings:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-PARTS = (EvaluateSettings, DatasetSettings, SegmentSettings, ReadSettings, ActorSettings, Storage)
+PARTS = (
+    EvaluateSettings,
+    DatasetSettings,
+    SegmentSettings,
+    LookSettings,
+    ReadSettings,
+    ActorSettings,
+    Storage,
+)
 """The parts of an evaluation's settings."""
 
 
@@ -132,6 +141,14 @@ def _of_model(settings: Settings) -> _Prepared:
             if data_label not in dataset.labels.things
         )
         segmenting = dataclasses.replace(segmenting, label_ids_to_fuse=stuff)
+    looks = looks_of(
+        settings.of(LookSettings),
+        model=str(wanted.model),
+        processor=model.processor,
+        task=segmenting.task,
+    )
+    if looks is not None:
+        _refuse_to_resize(settings)
     return _Prepared(
         comparison=comparison,
         segmenting=Segmenting(
@@ -139,8 +156,17 @@ def _of_model(settings: Settings) -> _Prepared:
             actors=settings.of(ActorSettings),
             processor=model.processor,
             model_files=model.files,
+            looks=looks,
         ),
     )
+
+
+def _refuse_to_resize(settings: Settings) -> None:
+    """Raises WrongUsage for what belongs to images that are seen once: others come as they are."""
+    if settings.of(ReadSettings).decode != "exact":
+        raise WrongUsage("decode has no effect with --augment or --window; leave it out")
+    if settings.of(SegmentSettings).batch_pixels is not None:
+        raise WrongUsage("batch_pixels has no effect with --augment or --window; leave it out")
 
 
 def _of_table(settings: Settings) -> _Prepared:
@@ -155,6 +181,7 @@ def _of_table(settings: Settings) -> _Prepared:
             f"got {segmenting.task}"
         )
     _refuse(segmenting, but=("task",))
+    _refuse(settings.of(LookSettings), but=())
     _refuse(settings.of(ActorSettings), but=("ray_address", "reader_cpus"))
     _refuse(settings.of(ReadSettings), but=("image_members", "image_column", "key_column"))
     dataset = _opened(settings, model_labels=spec["labels"])

@@ -9,9 +9,10 @@ times; what stays undone is named in the outcome.
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import ray
@@ -34,6 +35,8 @@ _PASSES = 3
 ATTEMPTS = 3
 _COMMITS_AT_ONCE = 16
 _STALLED_SECONDS = 900
+
+MakeSegmenter: TypeAlias = Callable[..., Callable[[pa.Table], pa.Table]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,12 @@ def run_units(
     """
     left = {unit.unit_id: unit for unit in units}
     model = ray.put(dict(work.model_files))
-    tally.actors = Machines.of_cluster(work.actors).most_actors
+    machines = Machines.of_cluster(work.actors)
+    tally.take_machines(
+        actors=machines.most_actors,
+        gpus=machines.most_actors * machines.actor_gpus,
+        nodes=machines.num_nodes,
+    )
     for _ in range(_PASSES):
         one_pass = _Pass(left, work=work, model=model, tally=tally, on_progress=on_progress)
         done = one_pass.run()
@@ -232,7 +240,7 @@ def label_dataset(
         ray.data.from_arrow([unit_table(unit) for unit in units]),
         load=loader.__call__,
         model=model,
-        segmenting=work.segmenting,
+        make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,
     ).map_batches(
         Stager(table=work.table, run_id=work.run_id).__call__,
@@ -260,10 +268,14 @@ def segmented(
     *,
     load: Callable[[pa.Table], Iterable[pa.Table]],
     model: "ray.ObjectRef[ModelFiles]",
-    segmenting: SegmentSettings,
+    make: MakeSegmenter,
     machines: Machines,
 ) -> "ray.data.Dataset":
-    """Two operators: `load` makes blocks of pixels of each task, actors make rows of blocks."""
+    """Two operators: `load` makes blocks of pixels of each task, actors make rows of blocks.
+
+    Args:
+        make: is called on each actor, with `model_files` and `num_threads`, for what makes rows.
+    """
     return tasks.map_batches(
         load,
         batch_size=None,
@@ -275,7 +287,7 @@ def segmented(
         _SegmenterActor,
         fn_constructor_kwargs={
             "model": model,
-            "settings": segmenting,
+            "make": make,
             "num_threads": machines.actor_threads,
         },
         batch_size=None,
@@ -296,23 +308,26 @@ def segmented(
 
 
 class _SegmenterActor:
-    """Where a `Segmenter` lives; imports torch only in the actor's own process."""
+    """Where a segmenter lives."""
 
     def __init__(
         self,
         *,
         model: "ray.ObjectRef[ModelFiles]",
-        settings: SegmentSettings,
+        make: MakeSegmenter,
         num_threads: int | None,
     ) -> None:
-        from pipeline.labelling.segmenting import Segmenter
-
-        self._segmenter = Segmenter(
-            model_files=lambda: ray.get(model), settings=settings, num_threads=num_threads
-        )
+        self._segmenter = make(model_files=lambda: ray.get(model), num_threads=num_threads)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         return self._segmenter(block)
+
+
+def make_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
+    """A `Segmenter`; imports torch only in the actor's own process."""
+    from pipeline.labelling.segmenting import Segmenter
+
+    return Segmenter(**options)
 
 
 def unit_table(unit: Unit) -> pa.Table:

@@ -8,7 +8,7 @@ one batch while the next is in the model.
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from maskformer import (
@@ -37,6 +38,7 @@ from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 
 _PIXELS_AT_ONCE_ON_A_GPU = 8 * 2**20
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +80,9 @@ class Segmenter:
         compiling = self._finisher.submit(_compile)
         self._settings = settings
         self._num_threads = num_threads or torch.get_num_threads()
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
-            settings.precision
-        ]
-        self._model, self._processor = _load(model_files(), settings=settings, dtype=self._dtype)
-        self._model.to(self._device)
+        self._dtype = _DTYPES[settings.precision]
+        self._model, self._processor = load_model(model_files(), settings=settings)
+        self._device = self._model.device
         self._labels = self._model.config.id2label
         self._model_is_free = threading.Lock()
         compiling.result()
@@ -96,9 +95,7 @@ class Segmenter:
             for batch in self._batches(images):
                 finishing.append(self._finisher.submit(self._finish, self._masks(batch)))
         results = {key: result for future in finishing for key, result in future.result()}
-        return pa.Table.from_pylist(
-            [{**_plain(row), **results.get(id(row), _no_result(row))} for row in rows], schema=ROWS
-        )
+        return segmented_rows(rows, [results.get(id(row)) for row in rows])
 
     def _batches(self, images: list[_Image]) -> Iterator[list[_Image]]:
         """Images of one padded size together, as many as the bound on pixels lets in."""
@@ -191,44 +188,12 @@ class Segmenter:
         )
 
     def _segments(self, masks: _Masks) -> dict[str, Any]:
-        """The columns of `ROWS` that segmenting fills in."""
-        segmentation = self._segmentation(masks)
-        shapes = encode_segments(segmentation.segmentation.numpy())
-        by_id = {segment.id: segment for segment in segmentation.segments}
-        segments = []
-        columns = zip(
-            shapes.ids.tolist(),
-            shapes.areas.tolist(),
-            shapes.boxes_xywh.tolist(),
-            shapes.rles,
-            strict=True,
+        return segment_columns(
+            self._segmentation(masks),
+            size=masks.image.size,
+            settings=self._settings,
+            labels=self._labels,
         )
-        for segment_id, area, (x, y, w, h), rle in columns:
-            segment = by_id[segment_id]
-            segments.append(
-                {
-                    "segment_id": segment_id,
-                    "label_id": segment.label_id,
-                    "label": self._labels[segment.label_id],
-                    "is_thing": self._settings.is_thing(segment.label_id),
-                    "score": segment.score,
-                    "area": area,
-                    "bbox_x": x,
-                    "bbox_y": y,
-                    "bbox_w": w,
-                    "bbox_h": h,
-                    "rle": rle,
-                }
-            )
-        height, width = masks.image.size
-        scores = [segment["score"] for segment in segments]
-        return {
-            "status": "ok",
-            "num_segments": len(segments),
-            "coverage": sum(segment["area"] for segment in segments) / (height * width),
-            "mean_score": sum(scores) / len(scores) if scores else None,
-            "segments": segments,
-        }
 
 
 def _compile() -> None:
@@ -238,23 +203,92 @@ def _compile() -> None:
     encode_segments(segmentation.numpy())
 
 
-def _load(
-    files: ModelFiles, *, settings: SegmentSettings, dtype: torch.dtype
+def load_model(
+    files: ModelFiles, *, settings: SegmentSettings
 ) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
-    """Model and processor from the files that the driver read: a node needs no copy of its own."""
+    """Model and processor from the files that the driver read: a node needs no copy of its own.
+
+    The model is on the GPU, where there is one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
-        model = MaskFormerForInstanceSegmentation.from_pretrained(folder, dtype=dtype)
+        model = MaskFormerForInstanceSegmentation.from_pretrained(
+            folder, dtype=_DTYPES[settings.precision]
+        )
         processor = MaskFormerImageProcessor.from_pretrained(
             folder, resize_rule=settings.resize_rule
         )
-    return model.eval(), processor
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+
+
+def pixels_of(row: dict[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of a row of `loading.BLOCK`."""
+    shape = (row["pixels_height"], row["pixels_width"], 3)
+    return np.frombuffer(row["pixels"], np.uint8).reshape(shape)
+
+
+def segment_columns(
+    segmentation: Segmentation,
+    *,
+    size: tuple[int, int],
+    settings: SegmentSettings,
+    labels: Mapping[int, str],
+) -> dict[str, Any]:
+    """The columns of `ROWS` that segmenting fills in."""
+    shapes = encode_segments(segmentation.segmentation.numpy())
+    by_id = {segment.id: segment for segment in segmentation.segments}
+    segments = []
+    columns = zip(
+        shapes.ids.tolist(),
+        shapes.areas.tolist(),
+        shapes.boxes_xywh.tolist(),
+        shapes.rles,
+        strict=True,
+    )
+    for segment_id, area, (x, y, w, h), rle in columns:
+        segment = by_id[segment_id]
+        segments.append(
+            {
+                "segment_id": segment_id,
+                "label_id": segment.label_id,
+                "label": labels[segment.label_id],
+                "is_thing": settings.is_thing(segment.label_id),
+                "score": segment.score,
+                "area": area,
+                "bbox_x": x,
+                "bbox_y": y,
+                "bbox_w": w,
+                "bbox_h": h,
+                "rle": rle,
+            }
+        )
+    height, width = size
+    scores = [segment["score"] for segment in segments]
+    return {
+        "status": "ok",
+        "num_segments": len(segments),
+        "coverage": sum(segment["area"] for segment in segments) / (height * width),
+        "mean_score": sum(scores) / len(scores) if scores else None,
+        "segments": segments,
+    }
+
+
+def segmented_rows(
+    rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any] | None]
+) -> pa.Table:
+    """Rows of `loading.BLOCK` with the columns that segmenting fills in; None where it did not."""
+    return pa.Table.from_pylist(
+        [
+            {**_plain(row), **(_no_result(row) if result is None else result)}
+            for row, result in zip(rows, results, strict=True)
+        ],
+        schema=ROWS,
+    )
 
 
 def _image(row: dict[str, Any]) -> _Image:
-    shape = (row["pixels_height"], row["pixels_width"], 3)
-    return _Image(row=row, pixels=np.frombuffer(row["pixels"], np.uint8).reshape(shape))
+    return _Image(row=row, pixels=pixels_of(row))
 
 
 def _on(kept: Kept, device: torch.device) -> Kept:

@@ -1,0 +1,212 @@
+"""Several looks at an image give what `maskformer` gives by hand; senseless ones are refused."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from drawn_labels import scenes
+from PIL import Image
+from predicted import model_folder_of
+
+from maskformer import (
+    MODELS,
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    SemanticTestTimeAugmentation,
+    SlidingWindows,
+)
+from pipeline.evaluation.loading import INDICES, ImageLoader
+from pipeline.evaluation.looking import Looker
+from pipeline.evaluation.looks import LookSettings, Versions, Windows, looks_of
+from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelling.model import ModelFolder, read_model
+from pipeline.labelling.rows import ROWS
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.table import decode_rle
+
+EDGES = (48, 64, 80)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder_of(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> MaskFormerForInstanceSegmentation:
+    return MaskFormerForInstanceSegmentation.from_pretrained(folder).eval()
+
+
+def looked(
+    dataset: LabelledImages, folder: Path, settings: SegmentSettings, **looks: object
+) -> list[dict]:
+    """The rows of the first two scenes, through loader and looker."""
+    read: ModelFolder = read_model(str(folder), resize_rule=settings.resize_rule)
+    chosen = looks_of(
+        LookSettings(**looks),
+        model=str(folder),
+        processor=read.processor,
+        task=settings.task,
+    )
+    assert chosen is not None
+    whole = MaskFormerImageProcessor.from_dict(read.processor.to_dict(), do_resize=False)
+    loader = ImageLoader(dataset=dataset, processor=whole, block_bytes=10**9)
+    [block] = loader(pa.table({"index": range(2)}, schema=INDICES))
+    looker = Looker(model_files=lambda: read.files, settings=settings, looks=chosen)
+    return looker(block).to_pylist()
+
+
+def photos() -> list[Image.Image]:
+    return [Image.open(io.BytesIO(scene.jpeg)) for scene in scenes(2)]
+
+
+def label_map(row: dict) -> np.ndarray:
+    labels = np.full((row["height"], row["width"]), -1)
+    for segment in row["segments"]:
+        mask = decode_rle(segment["rle"], height=row["height"], width=row["width"])
+        assert (labels[mask] == -1).all()
+        labels[mask] = segment["label_id"]
+    return labels
+
+
+@pytest.mark.parametrize("resize_rule", ["transformers", "detectron2"])
+def test_augmented_rows_are_those_of_augmentation_by_hand(
+    dataset: LabelledImages,
+    folder: Path,
+    model: MaskFormerForInstanceSegmentation,
+    resize_rule: str,
+) -> None:
+    processor = MaskFormerImageProcessor.from_pretrained(folder, resize_rule=resize_rule)
+    settings = SegmentSettings(task="semantic", resize_rule=resize_rule)
+    augment = {"augment": True, "augmented_short_edges": EDGES}
+    found = [label_map(row) for row in looked(dataset, folder, settings, **augment)]
+    by_hand = SemanticTestTimeAugmentation(model, processor, short_edges=EDGES)
+    np.testing.assert_array_equal(found, [by_hand(photo).numpy() for photo in photos()])
+    # Each part of it matters: other sizes, or without mirror images, are other labels.
+    default, unmirrored = {"augment": True}, {**augment, "augmented_flip": False}
+    for other in (default, unmirrored):
+        rows = looked(dataset, folder, settings, **other)
+        assert any(
+            (label_map(row) != labels).any() for row, labels in zip(rows, found, strict=True)
+        )
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_rows_of_windows_are_those_of_windows_by_hand(
+    dataset: LabelledImages, folder: Path, model: MaskFormerForInstanceSegmentation, task: str
+) -> None:
+    thresholds = {"threshold": 0.3, "overlap_mask_area_threshold": 0.1}
+    fused = {"label_ids_to_fuse": (0, 1)}
+    settings = SegmentSettings(task=task, **({} if task == "semantic" else thresholds | fused))
+    rows = looked(dataset, folder, settings, window=(24, 32), window_overlap=6)
+    processor = MaskFormerImageProcessor.from_pretrained(folder)
+    windows = SlidingWindows(model, processor, window_size=(24, 32), overlap=6)
+    for row, photo in zip(rows, photos(), strict=True):
+        assert (row["status"], row["num_segments"]) == ("ok", len(row["segments"]))
+        if task == "semantic":
+            np.testing.assert_array_equal(label_map(row), windows.semantic(photo).numpy())
+            continue
+        expected = windows.panoptic(photo, **thresholds, **fused)
+        ids = np.zeros((row["height"], row["width"]), np.int32)
+        for segment in row["segments"]:
+            ids[decode_rle(segment["rle"], height=36, width=48)] = segment["segment_id"]
+        np.testing.assert_array_equal(ids, expected.segmentation.numpy())
+        told = [(s["segment_id"], s["label_id"], s["score"]) for s in row["segments"]]
+        assert told == [
+            (s.id, s.label_id, pytest.approx(s.score, rel=1e-6)) for s in expected.segments
+        ]
+        assert told
+
+
+def test_rows_of_images_that_failed_and_of_faults_pass_through(folder: Path) -> None:
+    read = read_model(str(folder), resize_rule="transformers")
+    looker = Looker(
+        model_files=lambda: read.files,
+        settings=SegmentSettings(task="semantic"),
+        looks=Windows(size=(24, 32), overlap=6),
+    )
+    rows = [
+        {"kind": "image", "position": 3, "error_class": "EmptyFile", "pixels": None},
+        {"kind": "fault", "error_message": "StorageFault: away", "pixels": None},
+    ]
+    schema = ROWS.append(pa.field("pixels", pa.binary()))
+    failed, fault = looker(pa.Table.from_pylist(rows, schema=schema)).to_pylist()
+    assert (failed["status"], failed["error_class"], failed["position"]) == (
+        "error",
+        "EmptyFile",
+        3,
+    )
+    assert (fault["kind"], fault["error_message"]) == ("fault", "StorageFault: away")
+
+
+def test_a_model_of_the_zoo_has_its_published_sizes() -> None:
+    def of(name: str, **settings: object) -> object:
+        return looks_of(
+            LookSettings(augment=True, **settings),
+            model=name,
+            processor=MODELS[name].build_image_processor(),
+            task="semantic",
+        )
+
+    streets = "maskformer-resnet101c-cityscapes"
+    assert of(streets) == Versions(
+        short_edges=(512, 768, 1024, 1280, 1536, 1792), longest_edge=4096, flip=True
+    )
+    assert of(streets, augmented_short_edges=(700,), augmented_flip=False) == Versions(
+        short_edges=(700,), longest_edge=4096, flip=False
+    )
+    # Where none were published, the model's own edge decides.
+    assert of("maskformer-resnet50-mapillary-vistas") == Versions(
+        short_edges=None, longest_edge=None, flip=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augment": True, "window": (64, 64)}, "augment and window exclude each other"),
+        ({"augmented_short_edges": (64,)}, "augmented_short_edges has no effect without --augment"),
+        ({"augmented_flip": False}, "augmented_flip has no effect without --augment"),
+        ({"window_overlap": 3}, "window_overlap has no effect without --window"),
+        ({"augment": True, "augmented_short_edges": ()}, "sizes of at least 1"),
+        ({"augment": True, "augmented_short_edges": (64, 0)}, "sizes of at least 1"),
+        ({"window": (1, 64)}, "sides of at least 2"),
+        ({"window": (64, 32), "window_overlap": 17}, "1 to half of the window's shorter side"),
+        ({"window": (64, 32), "window_overlap": 0}, "1 to half of the window's shorter side"),
+    ],
+)
+def test_settings_without_effect_or_sense_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LookSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "processor", "message"),
+    [
+        ({"augment": True}, "panoptic", {}, "augment is for --task semantic"),
+        ({"window": (64, 64)}, "instance", {}, "window is for --task semantic or panoptic"),
+        ({"augment": True}, "semantic", {"size": (64, 64)}, "resizes to a shortest edge"),
+        ({"augment": True}, "semantic", {"do_resize": False}, "resizes to a shortest edge"),
+    ],
+)
+def test_tasks_and_models_that_cannot_be_looked_at_so_are_refused(
+    settings: dict, task: str, processor: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        looks_of(
+            LookSettings(**settings),
+            model="a folder",
+            processor=MaskFormerImageProcessor(**processor),
+            task=task,
+        )
+
+
+def test_an_image_is_seen_once_and_whole_where_nothing_is_said() -> None:
+    processor = MaskFormerImageProcessor()
+    assert looks_of(LookSettings(), model="m", processor=processor, task="instance") is None
+    windows = looks_of(
+        LookSettings(window=(64, 32)), model="m", processor=processor, task="panoptic"
+    )
+    assert windows == Windows(size=(64, 32), overlap=4)
