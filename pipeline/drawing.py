@@ -5,7 +5,7 @@ Takes rows of a segment table; finds the images again where the table says they 
 
 import colorsys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,20 +96,29 @@ def find_images(
     return found
 
 
-def draw_segments(photo: Image.Image, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
+def draw_segments(
+    photo: Image.Image,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    mask_of: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
+) -> Image.Image:
     """The photo with each segment tinted, outlined and, where it is large enough, named.
 
     A label has one colour in all pictures; segments of one label differ in brightness. A score of
     None is not written.
+
+    Args:
+        mask_of: gives the mask of a row where the photo is not of the image's full size.
     """
+    mask_of = mask_of or _full_mask
     pixels = np.asarray(photo.convert("RGB"), np.float32)
     names: list[tuple[tuple[int, int], str]] = []
     for row in sorted(rows, key=lambda row: -row["area"]):
-        mask = decode_rle(row["rle"], height=row["height"], width=row["width"])
+        mask = mask_of(row)
         colour = _colour(row["label_id"], row["segment_id"])
         pixels = np.where(mask[..., None], 0.5 * pixels + 0.5 * colour, pixels)
         pixels[_outline(mask)] = colour
-        if row["area"] >= _SMALLEST_NAMED_SHARE * mask.size:
+        if mask.sum() >= _SMALLEST_NAMED_SHARE * mask.size:
             score = "" if row["score"] is None else f" {row['score']:.2f}"
             names.append((_inside(mask), f"{row['label']}{score}"))
     picture = Image.fromarray(pixels.round().astype(np.uint8))
@@ -120,6 +129,10 @@ def draw_segments(photo: Image.Image, rows: Sequence[Mapping[str, Any]]) -> Imag
         x = int(min(max(x, half), max(half, photo.width - half)))  # a name at the edge stays whole
         draw.text((x, y), name, "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
     return picture
+
+
+def _full_mask(row: Mapping[str, Any]) -> np.ndarray:
+    return decode_rle(row["rle"], height=row["height"], width=row["width"])
 
 
 def _sheet(tiles: Sequence[Image.Image], *, layout: SheetLayout) -> Image.Image:

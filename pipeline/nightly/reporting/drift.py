@@ -1,0 +1,150 @@
+"""Drift: whether a run's images differ from those of the runs before.
+
+Measured by the population stability index, sum of (p - q) ln(p / q) over the labels, or the bins
+of a histogram, with shares p now and q before. From 0.1 on something moves, from 0.25 on it has
+moved: thresholds of practice, after Lewis, An Introduction to Credit Scoring (1994), and Siddiqi,
+Credit Risk Scorecards (2006). They say nothing of small samples, in which the index is large by
+chance: without any change its mean is (bins - 1) (1/n + 1/m) (Yurdakul and Naranjo, Statistical
+properties of the population stability index, Journal of Risk Model Validation 14 (4), 2020). Where
+that alone reaches the first threshold, nothing is judged.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.nightly.reporting.figures import Figures, shares
+from pipeline.nightly.reporting.settings import ReportSettings
+
+Level = Literal["unknown", "none", "watch", "alarm"]
+
+_SMALLEST_SHARE = 1e-4
+_DECILES = 10
+_MOST_CHANGES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One label or range, and its share before and now."""
+
+    what: str
+    before: float
+    now: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """How far one measure has moved."""
+
+    measure: str
+    index: float | None
+    """Population stability index; None where there is nothing to compare."""
+    level: Level
+    reason: str
+    """Why it is unknown; empty otherwise."""
+    changes: tuple[Change, ...]
+    """What moved most, by its part in the index."""
+
+
+def drifts(
+    now: Figures, before: Figures | None, *, labels: Sequence[str], settings: ReportSettings
+) -> tuple[Drift, ...]:
+    """Labels by area and by count, mean scores and coverage against those of earlier runs."""
+    if before is None or not before.images:
+        return tuple(_unknown(name, "no earlier run to compare with") for name in MEASURES)
+    by_label = {
+        "labels_by_area": (now.areas, before.areas, now.images_by_area, before.images_by_area),
+        "labels_by_count": (
+            now.counts, before.counts, now.images_by_count, before.images_by_count
+        ),
+    }  # fmt: skip
+    by_bin = {
+        "mean_score": (now.mean_scores, before.mean_scores),
+        "coverage": (now.coverages, before.coverages),
+    }
+    found = [
+        _judged(name, *counted, names=list(labels), settings=settings)
+        for name, counted in by_label.items()
+    ]
+    for name, (these, those) in by_bin.items():
+        edges = _deciles(those)
+        merged = [np.add.reduceat(values, edges[:-1]) for values in (these, those)]
+        found.append(
+            _judged(
+                name,
+                *merged,
+                float(these.sum()),
+                float(those.sum()),
+                names=_ranges(edges, bins=len(those)),
+                settings=settings,
+            )
+        )
+    return tuple(found)
+
+
+MEASURES = ("labels_by_area", "labels_by_count", "mean_score", "coverage")
+"""What is compared."""
+
+
+def stability_index(now: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The parts of the population stability index, one for each bin."""
+    p = np.maximum(shares(now), _SMALLEST_SHARE)
+    q = np.maximum(shares(before), _SMALLEST_SHARE)
+    return (p - q) * np.log(p / q)
+
+
+def _judged(
+    measure: str,
+    now: np.ndarray,
+    before: np.ndarray,
+    images_now: float,
+    images_before: float,
+    *,
+    names: Sequence[str],
+    settings: ReportSettings,
+) -> Drift:
+    if not images_now or not images_before:
+        return _unknown(measure, "no segments to compare")
+    parts = stability_index(now, before)
+    index = float(parts.sum())
+    occurring = int(((now > 0) | (before > 0)).sum())
+    by_chance = (occurring - 1) * (1 / images_now + 1 / images_before)
+    order = np.argsort(-parts, kind="stable")[:_MOST_CHANGES]
+    changes = tuple(
+        Change(what=names[i], before=float(shares(before)[i]), now=float(shares(now)[i]))
+        for i in order
+        if parts[i] > 0
+    )
+    if by_chance > settings.drift_watch:
+        reason = (
+            f"too few images to tell ({images_now:,.0f} now, {images_before:,.0f} before): chance "
+            f"alone gives {by_chance:.2f}"
+        )
+        return Drift(measure=measure, index=index, level="unknown", reason=reason, changes=changes)
+    level: Level = "none"
+    if index >= settings.drift_watch:
+        level = "alarm" if index >= settings.drift_alarm else "watch"
+    return Drift(measure=measure, index=index, level=level, reason="", changes=changes)
+
+
+def _unknown(measure: str, reason: str) -> Drift:
+    return Drift(measure=measure, index=None, level="unknown", reason=reason, changes=())
+
+
+def _deciles(histogram: np.ndarray) -> list[int]:
+    """Bounds of neighbouring bins that hold a tenth of the images each, or a little more."""
+    total, edges, held = int(histogram.sum()), [0], 0
+    for index, count in enumerate(histogram.tolist()):
+        held += count
+        if held >= math.ceil(total / _DECILES) and index + 1 < len(histogram):
+            edges.append(index + 1)
+            held = 0
+    return [*edges, len(histogram)]
+
+
+def _ranges(edges: Sequence[int], *, bins: int) -> list[str]:
+    return [f"{start / bins:.2f} to {stop / bins:.2f}" for start, stop in itertools.pairwise(edges)]

@@ -1,0 +1,124 @@
+"""Metrics: the numbers of `report.json`, under the same names, for Prometheus while a run works.
+
+Ray's agents export them with the prefix `ray_`; `configs/grafana/` draws them. The tally goes back
+when a unit has to be done again, counters never do: they wait until it is there again.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray.util.metrics import Counter, Gauge
+
+from pipeline.labelling.tally import Tally
+
+_EVERY_SECONDS = 2.0
+_PREFIX = "maskformer_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric: the field of `report.json` that it shows."""
+
+    field: str
+    kind: Literal["counter", "gauge"]
+    description: str
+    tag: str | None = None
+    """What the field goes by, where it holds several numbers."""
+
+    @property
+    def name(self) -> str:
+        return f"{_PREFIX}{self.field}{'_total' if self.kind == 'counter' else ''}"
+
+
+def _metric(field: str, kind: Literal["counter", "gauge"], text: str, *, tag: str = "") -> Metric:
+    return Metric(field=field, kind=kind, description=text, tag=tag or None)
+
+
+METRICS = (
+    _metric("images", "counter", "Images that were looked at, those in error included"),
+    _metric("segments", "counter", "Segments found"),
+    _metric("errors", "counter", "Images in error", tag="error_class"),
+    _metric("storage_retries", "counter", "Requests to the storage made again", tag="fault"),
+    _metric("bytes_read", "counter", "Encoded bytes of the images that were decoded"),
+    _metric("units_committed", "counter", "Units of work that are done"),
+    _metric("units_planned", "gauge", "Units of work that the run has to do"),
+    _metric("images_per_second", "gauge", "Images a second, start-up left out"),
+    _metric("exit_code", "gauge", "How the run ended: 0 and 3 well, 75 worth trying again"),
+    _metric("seconds", "gauge", "How long the run took"),
+    _metric("gpu_seconds", "gauge", "GPUs held by actors, times seconds"),
+    _metric("node_seconds", "gauge", "Nodes, times seconds"),
+    _metric("cost", "gauge", "Price of the run, in the currency of the settings"),
+    _metric("mean_score", "gauge", "Mean over images of their mean score"),
+    _metric("coverage", "gauge", "Mean over images of the share of pixels in a segment"),
+    _metric("drift", "gauge", "Population stability index against earlier runs", tag="measure"),
+    _metric("finished_at", "gauge", "When the run ended, in seconds since the epoch"),
+)
+"""All metrics of a run, by the name of their field."""
+
+
+class RunMetrics:
+    """Shows a tally to Prometheus; `update` costs next to nothing and may be called at will."""
+
+    def __init__(self, tally: Tally, *, table: str, units_planned: int) -> None:
+        self._tally, self._table = tally, table
+        self._next_update_at = 0.0
+        self._shown: dict[tuple[str, str], float] = {}
+        self._of_field = {metric.field: metric for metric in METRICS}
+        self._instruments = {metric.field: _instrument(metric) for metric in METRICS}
+        self._show("units_planned", units_planned)
+
+    def update(self) -> None:
+        """Shows what has been done, at most every two seconds."""
+        now = time.monotonic()
+        if now < self._next_update_at:
+            return
+        self._next_update_at = now + _EVERY_SECONDS
+        counts = self._tally.counts
+        self._show("images", counts.images)
+        self._show("segments", counts.segments)
+        self._show("bytes_read", counts.bytes_read)
+        self._show("units_committed", self._tally.units)
+        for error_class, count in counts.errors.items():
+            self._show("errors", count, tag=error_class)
+        for fault, count in self._tally.storage_retries.items():
+            self._show("storage_retries", count, tag=fault)
+        if self._tally.images_per_second is not None:
+            self._show("images_per_second", self._tally.images_per_second)
+
+    def finish(self, said: Mapping[str, Any]) -> None:
+        """Shows the numbers of `report.json`."""
+        for field, metric in self._of_field.items():
+            value = said.get(field)
+            if field in ("errors", "storage_retries"):
+                for tag, count in (value or {}).items():
+                    self._show(field, count, tag=tag)
+            elif field == "drift":
+                for drift in value or ():
+                    if drift["index"] is not None:
+                        self._show(field, drift["index"], tag=drift["measure"])
+            elif field == "cost":
+                if value is not None:
+                    self._show(field, value["total"])
+            elif value is not None:
+                assert metric.tag is None
+                self._show(field, value)
+
+    def _show(self, field: str, value: float, *, tag: str = "") -> None:
+        metric = self._of_field[field]
+        tags = {"table": self._table} | ({metric.tag: tag} if metric.tag else {})
+        instrument = self._instruments[field]
+        if isinstance(instrument, Gauge):
+            instrument.set(value, tags=tags)
+            return
+        more = value - self._shown.get((field, tag), 0)
+        if more > 0:
+            instrument.inc(more, tags=tags)
+            self._shown[field, tag] = value
+
+
+def _instrument(metric: Metric) -> Counter | Gauge:
+    kind = Counter if metric.kind == "counter" else Gauge
+    keys = ("table", metric.tag) if metric.tag else ("table",)
+    return kind(metric.name, description=metric.description, tag_keys=keys)

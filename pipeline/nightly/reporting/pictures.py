@@ -1,0 +1,209 @@
+"""Pictures: images of the run, read again from the corpus, with their segments drawn over them.
+
+Small JPEGs, bounded in number and bytes. What cannot be read any more, because it was replaced, is
+gone or lies too deep in an archive, is a picture that says so: the run is over, and well.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskformer import decode_rle
+from pipeline.decoding import ImageError, decode
+from pipeline.drawing import draw_segments
+from pipeline.nightly.reporting.night import plan_file, rows_where
+from pipeline.reading import EncodedImage, ReadSettings, read_source
+from pipeline.sources import Source
+from pipeline.storage import SourceChanged, StorageFault
+from pipeline.table import TableStore
+
+_LARGEST_SIDE = 360
+_MOST_PIXELS = 64_000_000
+_MOST_JPEG_BYTES = 27_000
+_MOST_FAULTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A small JPEG of one image, or why there is none."""
+
+    image_id: str
+    where: str
+    """The object, and the member in it."""
+    jpeg: bytes | None
+    missing: str = ""
+    height: int = 0
+    width: int = 0
+
+
+def pictures(
+    table: TableStore,
+    run_id: str,
+    wanted: Sequence[tuple[str, str]],
+    *,
+    reading: ReadSettings,
+    picture_bytes: int,
+) -> dict[str, Picture]:
+    """Pictures by image_id.
+
+    Args:
+        wanted: unit_id and image_id of each.
+        picture_bytes: most encoded bytes to read for one.
+    """
+    of_unit: dict[str, list[str]] = defaultdict(list)
+    for unit_id, image_id in wanted:
+        of_unit[unit_id].append(image_id)
+    sources = _sources(table, run_id, units=list(of_unit))
+    found: dict[str, Picture] = {}
+    faults = 0
+    for unit_id, image_ids in of_unit.items():
+        images = _rows(table, "images", unit_id, image_ids)
+        segments = _rows(table, "segments", unit_id, image_ids)
+        for image_id in image_ids:
+            row = next(iter(images.get(image_id, ())), None)
+            if row is None:
+                found[image_id] = _missing(image_id, "", "its row is gone")
+                continue
+            if faults == _MOST_FAULTS:
+                found[image_id] = _missing(image_id, _where(row), "not tried: storage fails")
+                continue
+            try:
+                found[image_id] = _picture(
+                    row,
+                    segments.get(image_id, []),
+                    table=table,
+                    sources=[s for s in sources[unit_id] if s.uri == row["uri"]],
+                    reading=reading,
+                    picture_bytes=picture_bytes,
+                )
+            except StorageFault:
+                faults += 1
+                found[image_id] = _missing(image_id, _where(row), "storage failed")
+    return found
+
+
+def _picture(
+    row: Mapping[str, Any],
+    segments: Sequence[Mapping[str, Any]],
+    *,
+    table: TableStore,
+    sources: Sequence[Source],
+    reading: ReadSettings,
+    picture_bytes: int,
+) -> Picture:
+    image_id, where = row["image_id"], _where(row)
+    if row["height"] * row["width"] > _MOST_PIXELS:
+        return _missing(image_id, where, f"{row['height']} x {row['width']} is too large to draw")
+    try:
+        image = _find(image_id, sources, table=table, reading=reading, picture_bytes=picture_bytes)
+        if image is None:
+            return _missing(
+                image_id, where, f"not within the first {picture_bytes:,} bytes of its source"
+            )
+        size = (row["height"], row["width"])
+        decoded = decode(
+            image.data or b"",
+            name=image.name,
+            mode="fast",
+            target_size=_shrunk(size),
+            max_pixels=_MOST_PIXELS,
+        )
+    except SourceChanged:
+        return _missing(image_id, where, "replaced or gone since it was labelled")
+    except ImageError as error:
+        return _missing(image_id, where, f"cannot be decoded any more: {error.error_class}")
+    height, width = _shrunk(size)
+    drawn = draw_segments(
+        decoded.image.resize((width, height)),
+        # A name of several lines cannot be drawn.
+        [{**row, "label": " ".join(row["label"].split())[:40]} for row in segments],
+        mask_of=_small_mask,
+    )
+    return Picture(
+        image_id=image_id,
+        where=where,
+        jpeg=_jpeg(drawn),
+        height=drawn.height,
+        width=drawn.width,
+    )
+
+
+def _find(
+    image_id: str,
+    sources: Sequence[Source],
+    *,
+    table: TableStore,
+    reading: ReadSettings,
+    picture_bytes: int,
+) -> EncodedImage | None:
+    """The image among those of its unit's sources; None where too many bytes lie before it."""
+    read = 0
+    for source in sources:
+        if source.kind == "file" and source.size > picture_bytes:
+            return None
+        for image in read_source(source, storage=table.storage, settings=reading):
+            if image.image_id == image_id:
+                return image
+            read += len(image.data or b"")
+            if read > picture_bytes:
+                return None
+    # What is there has the etag of what was labelled, so that only settings can have changed.
+    return None
+
+
+def _small_mask(row: Mapping[str, Any]) -> np.ndarray:
+    """A segment's mask as large as the picture: of so few pixels, names can be read."""
+    size = row["height"], row["width"]
+    rows, columns = (
+        ((np.arange(small) + 0.5) * full / small).astype(int)
+        for small, full in zip(_shrunk(size), size, strict=True)
+    )
+    return decode_rle(row["rle"], height=size[0], width=size[1])[np.ix_(rows, columns)]
+
+
+def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, _LARGEST_SIDE / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    """Of as good a quality as its bytes allow."""
+    for quality in (80, 65, 50, 35, 20):
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= _MOST_JPEG_BYTES:
+            break
+    return buffer.getvalue()
+
+
+def _sources(table: TableStore, run_id: str, *, units: Sequence[str]) -> dict[str, list[Source]]:
+    """The sources of some units, as the run's plan has them."""
+    found: dict[str, list[Source]] = defaultdict(list)
+    fields = Source.__dataclass_fields__
+    for row in rows_where(table, plan_file(table, run_id), column="unit_id", values=units):
+        known: dict[str, Any] = {name: value for name, value in row.items() if name in fields}
+        found[str(row["unit_id"])].append(Source(**known))
+    return found
+
+
+def _rows(
+    table: TableStore, part: str, unit_id: str, image_ids: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    file = table.file(part, f"{unit_id}.parquet")
+    for row in rows_where(table, file, column="image_id", values=image_ids):
+        rows[str(row["image_id"])].append(row)
+    return rows
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    return row["uri"] if row["member"] is None else f"{row['uri']}, member {row['member']}"
+
+
+def _missing(image_id: str, where: str, reason: str) -> Picture:
+    return Picture(image_id=image_id, where=where, jpeg=None, missing=reason)
