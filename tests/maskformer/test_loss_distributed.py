@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo import run_processes
 from torch import Tensor, nn
 
 from maskformer.loss import MaskFormerLoss, step_normalisers
@@ -148,7 +148,7 @@ def run_process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, list[str]]]:
     folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(run_process, args=(str(folder),), nprocs=len(NUM_TARGETS))
+    run_processes(run_process, folder=folder, count=len(NUM_TARGETS))
     return torch.load(folder / "results.pt")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo import run_processes
 from tiny_training import drawn_batch, tiny_model
 
 import pipeline.training.loop as loop
@@ -75,7 +75,7 @@ def run_process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(run_process, args=(str(folder),), nprocs=4)
+    run_processes(run_process, folder=folder, count=4)
     return folder
 
 
