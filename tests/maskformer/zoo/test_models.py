@@ -72,8 +72,16 @@ def test_every_model_has_its_labels_things_and_stuff(entry):
     assert entry.things | entry.stuff == set(config.id2label)
 
 
-@each_entry
-def test_every_model_can_be_built_and_has_the_size_it_says(entry):
+# Models of one architecture differ by the rows of the class head, which the formula counts: of each
+# the one with the most labels is built.
+ARCHITECTURES = {
+    (entry.backbone.title, entry.has_pixel_encoder): entry
+    for entry in sorted(MODELS.values(), key=lambda entry: len(entry.dataset.labels))
+}
+
+
+@pytest.mark.parametrize("entry", ARCHITECTURES.values(), ids=lambda entry: entry.name)
+def test_every_architecture_can_be_built_and_has_the_size_it_says(entry):
     with torch.device("meta"):
         model = MaskFormerForInstanceSegmentation(entry.build_config())
     assert sum(p.numel() for p in model.parameters()) == entry.num_parameters
