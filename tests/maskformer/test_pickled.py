@@ -215,7 +215,7 @@ def test_a_file_that_ends_before_an_empty_storage_is_refused():
             pickled_tensors(memoryview(data[:-missing]))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(sorted(FILES)),
     damage=st.lists(

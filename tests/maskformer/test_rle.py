@@ -23,7 +23,7 @@ def coco_encoding(mask):
     return coco.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(id_maps)
 def test_every_segment_is_encoded_byte_for_byte_as_pycocotools_does(id_map):
     shapes = encode_segments(id_map)
@@ -35,7 +35,7 @@ def test_every_segment_is_encoded_byte_for_byte_as_pycocotools_does(id_map):
         assert shapes.boxes_xywh[i].tolist() == coco.toBbox(expected).tolist()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(id_maps)
 def test_a_decoded_mask_is_the_one_that_was_encoded(id_map):
     mask = id_map > 2

@@ -120,7 +120,7 @@ def test_an_image_cut_anywhere_is_an_error_and_never_half_a_picture(kind):
     assert found <= {"EmptyFile", "NotAnImage", "TruncatedImage", "DamagedImage"}
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(kind=st.sampled_from(sorted(FILES)), seed=st.integers(0, 2**20), cut=st.booleans())
 def test_random_damage_is_an_image_error_or_an_image(kind, seed, cut):
     chance = random.Random(seed)
@@ -137,7 +137,7 @@ def test_random_damage_is_an_image_error_or_an_image(kind, seed, cut):
         assert read(bytes(damaged)).image.mode == "RGB"
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.binary(max_size=200),
     st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"BM"]),

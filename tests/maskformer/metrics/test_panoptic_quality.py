@@ -128,7 +128,7 @@ def metric_of(images, num_labels=NUM_LABELS, things=THINGS):
     return metric
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(st.lists(picture_pairs(), min_size=1, max_size=3))
 def test_it_counts_as_published_on_any_pictures(images):
     result = metric_of(images).compute()
