@@ -44,6 +44,7 @@ _HOME = {
     "decode_rle": "rle",
     "encode_mask": "segment_shapes",
     "encode_segments": "segment_shapes",
+    "measure_rles": "rle_shapes",
     "LoadReport": "checkpoint",
     "load_weights": "checkpoint",
     "load_backbone": "checkpoints.backbones",

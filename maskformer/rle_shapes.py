@@ -1,0 +1,169 @@
+"""The shapes of masks that are run lengths already: area, box and shared pixels, of many at once.
+
+No mask is made: a run adds to the area, widens the box and takes its pixels in a map of bits. What
+`rle.py` would refuse to decode is refused here. Who checks a table of segments asks us.
+"""
+
+from dataclasses import dataclass
+from typing import no_type_check
+
+import numba
+import numpy as np
+from jaxtyping import Bool, Int64, Integer, UInt8
+
+from maskformer.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+
+LARGEST_MASK_PIXELS = 2**34
+"""A larger height × width is taken for damage, not for an image: its map of bits has 2 GiB."""
+
+_LONGEST_SHIFT = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class RleShapes:
+    """Of each rle, in the order in which they came; all 0 where it is not valid."""
+
+    is_valid: Bool[np.ndarray, " rles"]
+    """Whether `decode_rle` makes a mask of that size of it."""
+    areas: Int64[np.ndarray, " rles"]
+    boxes_xywh: Int64[np.ndarray, "rles 4"]
+    """All 0 of an empty mask."""
+    shared: Int64[np.ndarray, " rles"]
+    """Pixels that an earlier rle of the same image has too."""
+
+
+def measure_rles(
+    text: UInt8[np.ndarray, " characters"],
+    *,
+    offsets: Integer[np.ndarray, " ends"],
+    images: Integer[np.ndarray, " rles"],
+    heights: Integer[np.ndarray, " rles"],
+    widths: Integer[np.ndarray, " rles"],
+) -> RleShapes:
+    """The shapes of many rles that lie in one text, as columns of strings do in Arrow.
+
+    Args:
+        offsets: where each rle begins in the text, and where the last one ends.
+        images: a number for each rle; neighbours with the same one share an image.
+    """
+    count = len(images)
+    result = RleShapes(
+        is_valid=np.zeros(count, np.bool_),
+        areas=np.zeros(count, np.int64),
+        boxes_xywh=np.zeros((count, 4), np.int64),
+        shared=np.zeros(count, np.int64),
+    )
+    if count:
+        columns = (offsets, images, heights, widths)
+        _measure_all(
+            np.ascontiguousarray(text),
+            *(np.ascontiguousarray(column, dtype=np.int64) for column in columns),
+            result.is_valid,
+            result.areas,
+            result.boxes_xywh,
+            result.shared,
+        )
+    return result
+
+
+@numba.njit(nogil=True)
+@no_type_check
+def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes, shared):
+    counts = np.empty(np.max(offsets[1:] - offsets[:-1]) + 1, np.int64)
+    taken = np.zeros(1, np.uint64)
+    taken_size = np.int64(-1)
+    for rle in range(len(images)):
+        height, width = heights[rle], widths[rle]
+        if height < 1 or width < 1 or height > LARGEST_MASK_PIXELS // width:
+            continue
+        size = height * width
+        number = _unpack(text, offsets[rle], offsets[rle + 1], size, counts)
+        if number < 0:
+            continue
+        is_valid[rle] = True
+        if taken_size != size or rle == 0 or images[rle] != images[rle - 1]:
+            num_words = (size >> 6) + 1
+            if num_words > len(taken):
+                taken = np.zeros(num_words, np.uint64)
+            else:
+                taken[:num_words] = 0
+            taken_size = size
+        areas[rle], shared[rle] = _measure(counts, number, height, taken, boxes[rle])
+
+
+@numba.njit(nogil=True)
+@no_type_check
+def _unpack(text, begin, end, size, counts):
+    """Fills in the counts; their number, or -1 where they are no mask of that size."""
+    number, total, place = 0, np.int64(0), begin
+    while place < end:
+        value, shift = np.int64(0), np.int64(0)
+        while True:
+            if place == end or shift > _LONGEST_SHIFT:
+                return -1
+            code = np.int64(text[place]) - FIRST_CHARACTER
+            place += 1
+            if code < 0 or code >= 2 * MORE:
+                return -1
+            value |= (code & (MORE - 1)) << shift
+            shift += BITS
+            if not code & MORE:
+                break
+        if code & SIGN and shift <= _LONGEST_SHIFT:
+            value -= np.int64(1) << shift
+        if number > 2:
+            value += counts[number - 2]
+        total += value
+        if value < 0 or total > size:
+            return -1
+        counts[number] = value
+        number += 1
+    return number if number and total == size else -1
+
+
+@numba.njit(nogil=True)
+@no_type_check
+def _measure(counts, number, height, taken, box):
+    """The area, and how many of its pixels were taken; fills in the box and takes its pixels."""
+    area, shared, start = np.int64(0), np.int64(0), np.int64(0)
+    left, right, top, bottom = np.int64(-1), np.int64(0), height, np.int64(0)
+    for run in range(number):
+        end = start + counts[run]
+        if run & 1 and end > start:
+            first, last = start // height, (end - 1) // height
+            if last > first:
+                # It touches the bottom of one column and the top of the next.
+                top, bottom = np.int64(0), height - 1
+            else:
+                top = min(top, start - first * height)
+                bottom = max(bottom, end - 1 - last * height)
+            if left < 0:
+                left = first
+            right = last
+            area += end - start
+            shared += _take(taken, start, end)
+        start = end
+    if area:
+        box[0], box[1], box[2], box[3] = left, top, right - left + 1, bottom - top + 1
+    return area, shared
+
+
+@numba.njit(nogil=True)
+@no_type_check
+def _take(taken, start, end):
+    """Sets the bits [start, end); how many were set."""
+    ones, one = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
+    first, last = start >> 6, (end - 1) >> 6
+    were_set = 0
+    for word in range(first, last + 1):
+        mask = ones
+        if word == first:
+            mask = ones << np.uint64(start & 63)
+        if word == last:
+            mask &= ones >> np.uint64(63 - ((end - 1) & 63))
+        both = taken[word] & mask
+        while both:
+            both &= both - one
+            were_set += 1
+        taken[word] |= mask
+    return were_set
