@@ -28,7 +28,7 @@ def judge(report: Report, drifts: Sequence[Drift]) -> Verdict:
             "same command again.",
         )
     if code == ExitCode.TRY_AGAIN:
-        undone = report.units_planned - report.units_committed
+        undone = report.units_planned - report.units_committed - report.units_left
         reason = next(iter(report.faults.values()), "the run was stopped")
         return Verdict(
             must_act=True,
@@ -48,9 +48,11 @@ def judge(report: Report, drifts: Sequence[Drift]) -> Verdict:
         )
     watched = [drift for drift in drifts if drift.level == "watch"]
     errors = left = ""
-    if report.units_committed < report.units_planned:
-        undone = report.units_planned - report.units_committed
-        left = f" {undone:,} of {report.units_planned:,} units are left for the next run."
+    if report.units_left:
+        left = (
+            f" {report.units_left:,} of {report.units_planned:,} units are left for the next run: "
+            "the deadline came."
+        )
     if report.images_in_error:
         errors = f" {report.images_in_error:,} images are in error, within the budget."
     moved = f" Worth a look: {'; '.join(map(in_words, watched))}." if watched else ""

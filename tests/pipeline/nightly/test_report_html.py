@@ -196,7 +196,14 @@ def test_the_page_stands_alone_without_scripts(tmp_path):
             {"exit_code": 75, "units_planned": 9, "faults": {"u": "StorageFault: away"}},
             "Act.", "8 of 9 units are not done: StorageFault: away. Run the same command again",
         ),
-        ({"units_planned": 5}, "Nothing to do.", "4 of 5 units are left for the next run."),
+        (
+            {"units_planned": 5, "units_left": 4},
+            "Nothing to do.", "4 of 5 units are left for the next run: the deadline came.",
+        ),
+        (
+            {"exit_code": 75, "units_planned": 9, "units_left": 6, "faults": {"u": "away"}},
+            "Act.", "2 of 9 units are not done: away.",
+        ),
     ],
 )  # fmt: skip
 def test_the_first_line_says_whether_to_act_and_how(tmp_path, changes, begins, holds):

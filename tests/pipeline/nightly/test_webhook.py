@@ -11,6 +11,8 @@ import pytest
 from drawn_nights import Drawn, earlier_nights, label_night, new_table, report, usual_images
 
 from pipeline.nightly.reporting import ReportSettings, publish, webhook
+from pipeline.nightly.run import PARTS, label_nightly
+from pipeline.settings import parse
 
 RUN = "20260120T020000-thisone"
 SECRET = "T0000-s3cr3t-t0k3n"
@@ -100,6 +102,20 @@ def test_a_run_that_ended_well_is_nobodys_business(tmp_path, server, exit_code):
     _, lines = published(tmp_path, exit_code=exit_code)
     assert server.bodies == []
     assert not [line for line in lines if "webhook" in line]
+
+
+@pytest.mark.parametrize(("dry_run", "sent"), [("false", 1), ("true", 0)])
+def test_a_night_that_ends_without_a_report_is_sent_too(tmp_path, server, capfd, dry_run, sent):
+    words = [
+        f"--corpus={tmp_path}", f"--table={tmp_path}/table", f"--model={tmp_path}/no_model",
+        f"--webhook_variable={VARIABLE}", f"--dry_run={dry_run}",
+    ]  # fmt: skip
+    assert label_nightly(parse(PARTS, arguments=words, description="")) == 2
+    assert len(server.bodies) == sent
+    for body in server.bodies:
+        assert f"{tmp_path}/table ended without a report" in body["text"]
+        assert "no_model" in body["text"]
+    assert ("webhook: sent" in capfd.readouterr().err) == bool(sent)
 
 
 def test_names_mention_nobody(tmp_path, server):
