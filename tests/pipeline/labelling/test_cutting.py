@@ -162,3 +162,27 @@ def test_slices_of_an_earlier_plan_are_taken_without_a_look_inside(tmp_path):
     assert list(CUTTER.first_images([whole], limit=2, known=known)) == earlier
     with pytest.raises(SourceChanged):
         list(CUTTER.first_images([whole], limit=3, known=known))
+
+
+def test_around_some_images_lie_their_samples_and_no_more(tmp_path):
+    members = [(f"{n}.{kind}", bytes(600 + n)) for n in range(6) for kind in ("json", "jpg")]
+    whole = source(tmp_path, "a.tar", tar(members))
+    parts = list(CUTTER.around(whole, members={"2.jpg", "5.jpg", "other.jpg"}))
+    assert shown(*parts) == [each for each in shown(whole) if each[0] in ("a.tar/2", "a.tar/5")]
+    assert [part.num_images for part in parts] == [1, 1]
+    assert parts[-1].stop is None
+    (middle,) = CUTTER.around(dataclasses.replace(whole, start=parts[0].start), members={"2.jpg"})
+    assert middle == parts[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("a.tar.gz", tar([("0.jpg", b"1"), ("1.jpg", b"2")], compressed=True), "tar"),
+        ("a.tar", tar([("0.jpg", b"1"), ("1.jpg", b"2"), ("0.jpg", b"3")]), "tar"),
+        ("a.parquet", parquet({"image": [b"1"]}), "parquet"),
+    ],
+)
+def test_around_an_image_of_what_cannot_be_cut_lies_all_of_it(tmp_path, name, data, kind):
+    whole = source(tmp_path, name, data, kind=kind)
+    assert list(CUTTER.around(whole, members={"0.jpg"})) == [whole]

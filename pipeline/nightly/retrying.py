@@ -1,0 +1,65 @@
+"""Trying again: which images in error get another attempt.
+
+A table itself says how often an image was tried: each attempt is a unit that is done, with a row of
+the image's version. `planning.py` leaves out those that the corpus no longer has as they were.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from pipeline.labelling.planning import FailedImage
+from pipeline.labelling.plans import plan_numbers
+from pipeline.storage import StorageFault
+from pipeline.table import IMAGES, TableStore
+
+_COLUMNS = ("image_id", "uri", "member", "etag", "unit_id", "status", "error_class")
+
+
+def images_to_try_again(
+    table: TableStore, *, error_classes: Sequence[str], max_attempts: int
+) -> list[FailedImage]:
+    """Images whose latest row is an error of these classes, tried less often than allowed.
+
+    Raises:
+        StorageFault: the table cannot be read now.
+    """
+    if not error_classes or table.spec() is None:
+        return []
+    try:
+        rows = _rows_of_failed(table, error_classes=error_classes)
+    except OSError as error:
+        raise StorageFault(f"read {table.uri}: {error}") from error
+    attempts = Counter(map(_version, rows))
+    return [
+        FailedImage(uri=row["uri"], member=row["member"], etag=row["etag"], unit_id=row["unit_id"])
+        for row in _latest(rows, table=table)
+        if row["status"] == "error"
+        and row["error_class"] in error_classes
+        and attempts[_version(row)] < max_attempts
+    ]
+
+
+def _rows_of_failed(table: TableStore, *, error_classes: Sequence[str]) -> list[dict[str, Any]]:
+    """All rows, old and new, of images with a row in error of these classes."""
+    images = table.dataset("images", IMAGES)
+    is_wanted = (ds.field("status") == "error") & ds.field("error_class").isin([*error_classes])
+    in_error = images.to_table(columns=["image_id"], filter=is_wanted)["image_id"].unique()
+    if not len(in_error):
+        return []
+    is_same = ds.field("image_id").isin(in_error)
+    return images.to_table(columns=[*_COLUMNS], filter=is_same).to_pylist()
+
+
+def _latest(rows: Sequence[dict[str, Any]], *, table: TableStore) -> Iterator[dict[str, Any]]:
+    numbers = plan_numbers(table)
+    latest: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (numbers.get(row["unit_id"], -1), row["unit_id"])):
+        latest[row["image_id"]] = row
+    yield from latest.values()
+
+
+def _version(row: dict[str, Any]) -> tuple[str, str]:
+    return row["image_id"], row["etag"]

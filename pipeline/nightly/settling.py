@@ -1,0 +1,27 @@
+"""Settling: which files of a corpus wait for another night, for they may still be written."""
+
+from pipeline.storage import File, Storage, join
+
+
+class Settling:
+    """Says of a file whether it waits; asks for each folder's marker once."""
+
+    def __init__(
+        self, corpus: str, *, storage: Storage, minutes: float, success_marker: str | None
+    ) -> None:
+        self._storage, self._marker = storage, success_marker
+        # By the clock that stamps the files, so that nobody's clock need be right.
+        self._latest = storage.now(storage.absolute(corpus)) - 60 * minutes if minutes else None
+        self._is_complete: dict[str, bool] = {}
+
+    def __call__(self, file: File) -> bool:
+        is_young = self._latest is not None and file.modified > self._latest
+        return is_young or not self._has_marker(file.uri.rsplit("/", 1)[0])
+
+    def _has_marker(self, folder: str) -> bool:
+        if self._marker is None:
+            return True
+        if folder not in self._is_complete:
+            marker = self._storage.file(join(folder, self._marker))
+            self._is_complete[folder] = marker is not None
+        return self._is_complete[folder]
