@@ -166,6 +166,16 @@ def test_units_of_other_runs_are_not_counted(tmp_path):
     assert said(table)["images_labelled"] == 10
 
 
+def test_units_that_go_away_meanwhile_are_left_out(tmp_path):
+    table = new_table(tmp_path)
+    night = usual_images("now", 40, seed=1)
+    label_night(table, RUN, {"a": night[:10], "b": night[10:30], "c": night[30:]})
+    table.storage.delete([table.file("segments", "b.parquet")])
+    publish(table, RUN, report(RUN), ReportSettings())
+    assert said(table)["images_labelled"] == 20
+    assert said(table)["units_reported"] == 2
+
+
 def _figures(random: np.random.Generator, *, images: int, labels: int, alpha: float) -> Figures:
     """A night in which labels come in clusters: most images hold a few of many labels."""
     usual = 1 / np.arange(1, labels + 1)

@@ -261,6 +261,14 @@ def test_the_strangest_images_come_with_their_reasons(tmp_path):
     assert "mean score 0.20" in words
 
 
+def test_of_a_few_images_all_are_shown_each_with_a_reason(tmp_path):
+    table = new_table(tmp_path)
+    label_night(table, RUN, {"now": usual_images("now", 4, seed=4)})
+    publish(table, RUN, report(RUN), ReportSettings())
+    assert len(said(table)["strangest"]) == 4
+    assert all(row["reasons"] for row in said(table)["strangest"])
+
+
 def test_the_strangest_do_not_depend_on_the_units(tmp_path):
     night = usual_images("now", 200, seed=5)
     found = []
