@@ -62,6 +62,7 @@ def parse(
     for kind in kinds:
         parser.add_class_arguments(kind, as_group=True, instantiate=False)
     words = sys.argv[1:] if arguments is None else list(arguments)
+    _refuse_secrets(words, kinds=kinds)
     try:
         values = parser.parse_args(_spelled_out(words, kinds=kinds))
         parts = tuple(kind(**_fields(kind, values)) for kind in kinds)
@@ -73,6 +74,18 @@ def parse(
 class _Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise WrongUsage(_one_line(message)) from ex
+
+
+def _refuse_secrets(words: Sequence[str], *, kinds: Sequence[type]) -> None:
+    """What `to_yaml` does not write must not stand in the process list either."""
+    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
+    for field in fields:
+        option = f"--{field.name}"
+        if not field.repr and any(word.partition("=")[0] == option for word in words):
+            raise WrongUsage(
+                f"{option} is a secret, and the process list shows every word of a command; "
+                "set it by the environment or in the file of --config"
+            )
 
 
 def _spelled_out(words: Sequence[str], *, kinds: Sequence[type]) -> list[str]:

@@ -6,36 +6,34 @@ write appears whole or not at all, and where credentials are kept out of sight.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
-import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
-from fsspec.asyn import sync
 from fsspec.implementations.local import LocalFileSystem
+
+from pipeline import s3_objects
+from pipeline.agreement import agree
+from pipeline.range_reader import RangeReader
+from pipeline.storage_faults import FaultKind, SourceChanged, StorageFault, fault_kind
+from pipeline.storage_retries import Patience, retried
 
 T = TypeVar("T")
 
-_ATTEMPTS = 4
-_FIRST_WAIT_SECONDS = 0.2
-_SMALLEST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 2**17, 2**23
 _S3_PROTOCOLS = ("s3", "s3a")
+_SET_INSTEAD = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
 
-
-class StorageFault(Exception):
-    """The storage did not do its part, after retries. Says nothing about the file's content."""
-
-
-class SourceChanged(Exception):
-    """The object is not the one that was planned: its etag differs, or it is gone."""
+_exclusive_stores: dict[tuple[str | None, str], bool] = {}
+"""By endpoint and bucket: whether only one of many creates an object, as far as it was tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +59,31 @@ class Storage:
     """URL of an S3 server that is not Amazon's, as `http://127.0.0.1:8333`."""
     region: str | None = None
     key: str | None = field(default=None, repr=False)
-    """Access key; rather use AWS_ACCESS_KEY_ID, which no process list shows."""
+    """Access key; rather use AWS_ACCESS_KEY_ID. On the command line, which every process list
+    shows, it is refused, as `secret` and `token` are."""
     secret: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     anonymous: bool = False
     """Read public buckets without credentials."""
+    storage_attempts: int = 8
+    """Most attempts at one request, where the fault may pass."""
+    storage_seconds: float = 300.0
+    """After so long no further attempt at a request begins."""
+    connect_timeout_seconds: float = 10.0
+    read_timeout_seconds: float = 30.0
+    """How long a connection may stand still before the attempt counts as failed."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "storage_attempts",
+            "storage_seconds",
+            "connect_timeout_seconds",
+            "read_timeout_seconds",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+        if "@" in urlsplit(self.endpoint_url or "").netloc:
+            raise ValueError(f"endpoint_url must not carry credentials; {_SET_INSTEAD}")
 
     def with_environment(self) -> "Storage":
         """The same, with the AWS variables of this process filled in where nothing was set.
@@ -75,21 +93,21 @@ class Storage:
         env = os.environ.get
         endpoint = self.endpoint_url or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL")
         own_key = self.key is not None or self.anonymous
-        return Storage(
+        return dataclasses.replace(
+            self,
             endpoint_url=endpoint,
             region=self.region or env("AWS_REGION") or env("AWS_DEFAULT_REGION"),
             key=self.key if own_key else env("AWS_ACCESS_KEY_ID"),
             secret=self.secret if own_key else env("AWS_SECRET_ACCESS_KEY"),
             token=self.token if own_key else env("AWS_SESSION_TOKEN"),
-            anonymous=self.anonymous,
         )
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
-        """The fsspec filesystem of a location, and the location's path in it."""
-        protocol = _protocol(uri)
-        if protocol not in _S3_PROTOCOLS:
-            return fsspec.core.url_to_fs(uri)
-        return fsspec.core.url_to_fs(uri, **self._s3_options())
+        """The fsspec filesystem of a location, and the location's path in it.
+
+        For other libraries to read with: it tries again by itself what fails.
+        """
+        return self._filesystem(uri, tries_again=True)
 
     def absolute(self, uri: str) -> str:
         """The location as plans and tables name it: an absolute path, or a URL.
@@ -103,14 +121,20 @@ class Storage:
         if "@" in urlsplit(uri).netloc:
             raise ValueError(
                 f"a location must not carry credentials, got one for {_protocol(uri)}://; "
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+                + _SET_INSTEAD
             )
         return uri.rstrip("/")
 
     def files(self, uri: str) -> Iterator[File]:
-        """All objects below a prefix, in the order of their locations; none where it is absent."""
-        fs, path = self.filesystem(uri)
-        found = _retried(lambda: fs.find(path, detail=True), what=f"list {uri}")
+        """All objects below a prefix, none where it is absent.
+
+        In the order of their locations, as far as a store lists them in it, as Amazon's does.
+        """
+        fs, path = self._filesystem(uri)
+        if _is_s3(fs):
+            yield from self._files_in_s3(fs, path, uri=uri)
+            return
+        found = self._retried(lambda: fs.find(path, detail=True), fs=fs, what=f"list {uri}")
         for name in sorted(found):
             if found[name].get("type") != "file":
                 continue
@@ -119,12 +143,23 @@ class Storage:
 
     def file(self, uri: str) -> File | None:
         """What a listing would say of one object, None where it is not."""
-        fs, path = self.filesystem(uri)
+        fs, path = self._filesystem(uri)
+        look = partial(s3_objects.look, fs) if _is_s3(fs) else fs.info
         try:
-            info = _retried(lambda: fs.info(path), what=f"look at {uri}")
+            info = self._retried(lambda: look(path), fs=fs, what=f"look at {uri}")
         except FileNotFoundError:
             return None
         return _file(fs, path, info, uri=uri) if info.get("type") == "file" else None
+
+    def now(self, uri: str) -> float:
+        """Seconds since the epoch by the clock that sets `File.modified` there, if it can be asked.
+
+        That is S3's; of any other store it is this machine's.
+        """
+        fs, path = self._filesystem(uri)
+        if not _is_s3(fs):
+            return time.time()
+        return self._retried(lambda: s3_objects.now(fs, path), fs=fs, what=f"look at {uri}")
 
     def read(
         self, uri: str, *, etag: str | None = None, start: int = 0, stop: int | None = None
@@ -136,23 +171,25 @@ class Storage:
             SourceChanged: the object is not the one with that etag.
             StorageFault: the storage failed, after retries.
         """
-        fs, path = self.filesystem(uri)
+        fs, path = self._filesystem(uri)
         fetch = _fetch_local if isinstance(fs, LocalFileSystem) else _fetch_remote
+        fetch = s3_objects.get if _is_s3(fs) else fetch
+        what = f"read {uri}"
         try:
-            data = _retried(
-                lambda: fetch(fs, path, etag=etag, start=start, stop=stop), what=f"read {uri}"
+            data = self._retried(
+                lambda: fetch(fs, path, etag=etag, start=start, stop=stop), fs=fs, what=what
             )
         except FileNotFoundError as error:
             if etag:
                 raise SourceChanged(f"{uri} is gone since it was listed") from error
             raise
         if stop is not None and len(data) != stop - start:
-            raise StorageFault(f"read {uri}: got {len(data)} bytes of {stop - start}")
+            raise StorageFault(f"{what}: got {len(data)} bytes of {stop - start}")
         return data
 
     def open(self, uri: str, *, etag: str, size: int) -> io.BufferedReader:
         """The object as a seekable file whose every read is checked against the etag."""
-        fs, path = self.filesystem(uri)
+        fs, path = self._filesystem(uri)
         if isinstance(fs, LocalFileSystem):
             try:
                 file = open(path, "rb")  # noqa: SIM115  handed to the caller
@@ -162,53 +199,58 @@ class Storage:
                 raise StorageFault(f"read {uri}: {error}") from error
             _check_local(file, path, etag)
             return file
-        return io.BufferedReader(RangeReader(self, uri, etag=etag, size=size), 2**16)
+
+        def fetch(start: int, stop: int) -> bytes:
+            return self.read(uri, etag=etag, start=start, stop=stop)
+
+        return io.BufferedReader(RangeReader(fetch, size=size), 2**16)
 
     def write(self, uri: str, data: bytes) -> None:
         """Makes an object of the data, whole or not at all, over what was there."""
-        fs, path = self.filesystem(uri)
-        put = _put_local if isinstance(fs, LocalFileSystem) else fs.pipe_file
+        fs, path = self._filesystem(uri)
+        put = partial(s3_objects.put, fs) if _is_s3(fs) else fs.pipe_file
+        put = _put_local if isinstance(fs, LocalFileSystem) else put
 
         def attempt() -> None:
             try:
                 put(path, data)
             except FileNotFoundError as error:
-                # Another process cleared the folder while we wrote into it; or there is no bucket.
-                raise OSError(f"there is no such place: {error}") from error
+                # Another process cleared the folder while we wrote into it.
+                raise OSError(f"there is no such place: {error}") from None
 
-        _retried(attempt, what=f"write {uri}")
+        try:
+            self._retried(attempt, fs=fs, what=f"write {uri}")
+        except FileNotFoundError as error:
+            raise StorageFault(f"{error}; create the bucket or correct the location") from error
 
     def write_new(self, uri: str, data: bytes) -> bool:
         """The same, but only where no object is yet; whether the object holds the data now.
 
-        Of several writers at once one wins, if the store knows exclusive creation, as S3 does.
+        Of several writers at once one wins, whatever the store knows of exclusive creation.
         """
-        fs, path = self.filesystem(uri)
-        put = _put_new_local if isinstance(fs, LocalFileSystem) else fs.pipe_file
-        options = {} if isinstance(fs, LocalFileSystem) else {"mode": "create"}
-
-        def attempt() -> None:
-            try:
-                put(path, data, **options)
-            except FileExistsError:
-                return
-            except OSError as error:
-                if not _is_unmet_condition(error):
-                    raise
-
-        _retried(attempt, what=f"write {uri}")
+        fs, path = self._filesystem(uri)
+        if self._is_exclusive(uri):
+            self._retried(lambda: _create(fs, path, data), fs=fs, what=f"write {uri}")
+        elif self.file(uri) is None:
+            self.write(uri, self._agreed(uri, data))
         # Not by what the writing said: an attempt may have arrived whose answer did not.
         return self.read(uri) == data
 
     def delete(self, uris: Iterable[str]) -> None:
         """Removes objects; those that are gone already do no harm."""
         for uri in uris:
-            fs, path = self.filesystem(uri)
-            remove = _remove_local if isinstance(fs, LocalFileSystem) else fs.rm_file
+            fs, path = self._filesystem(uri)
+            remove = partial(s3_objects.remove, fs) if _is_s3(fs) else fs.rm_file
+            remove = _remove_local if isinstance(fs, LocalFileSystem) else remove
             with contextlib.suppress(FileNotFoundError):
-                _retried(lambda r=remove, p=path: r(p), what=f"remove {uri}")  # type: ignore[misc]
+                self._retried(partial(remove, path), fs=fs, what=f"remove {uri}")
 
-    def _s3_options(self) -> dict[str, Any]:
+    def _filesystem(self, uri: str, *, tries_again: bool = False) -> tuple[Any, str]:
+        if _protocol(uri) not in _S3_PROTOCOLS:
+            return fsspec.core.url_to_fs(uri)
+        return fsspec.core.url_to_fs(uri, **self._s3_options(attempts=5 if tries_again else 1))
+
+    def _s3_options(self, *, attempts: int) -> dict[str, Any]:
         client: dict[str, Any] = {"region_name": self.region} if self.region else {}
         return {
             "anon": self.anonymous,
@@ -217,78 +259,76 @@ class Storage:
             "secret": self.secret,
             "token": self.token,
             "client_kwargs": client,
-            # s3fs and `_retried` try again; a third loop inside them would make minutes of seconds.
-            "config_kwargs": {"retries": {"max_attempts": 1, "mode": "standard"}},
+            "config_kwargs": {
+                "retries": {"total_max_attempts": attempts, "mode": "standard"},
+                "connect_timeout": self.connect_timeout_seconds,
+                "read_timeout": self.read_timeout_seconds,
+            },
             # Every plan must see what other processes have just written.
             "use_listings_cache": False,
         }
 
+    def _retried(self, action: Callable[[], T], *, fs: Any, what: str) -> T:
+        # A key that was given stays what it is; a profile's or a role's may be renewed.
+        may_renew = _is_s3(fs) and self.key is None and not self.anonymous
+        return retried(
+            action,
+            what=what,
+            patience=Patience(attempts=self.storage_attempts, seconds=self.storage_seconds),
+            renew=partial(s3_objects.renew, fs) if may_renew else None,
+            hidden=(self.secret, self.token, self.key),
+        )
 
-class RangeReader(io.RawIOBase):
-    """A remote object as a seekable raw file, in ranged reads.
+    def _files_in_s3(self, fs: Any, path: str, *, uri: str) -> Iterator[File]:
+        """Page by page: a listing of millions of objects takes no memory.
 
-    Who reads straight on gets blocks that double in size, and the next one while this one is
-    used; who skips about (a walk over an archive's headers) gets small ones and no more.
-    """
+        Each page is a request of its own, and tried again alone.
+        """
+        pages = s3_objects.Pages(fs, path)
+        found_one = False
+        while not pages.are_over:
+            for entry in self._retried(pages.next, fs=fs, what=f"list {uri}"):
+                found_one = True
+                name = entry["name"]
+                if not name.endswith("/"):  # what some programs put in place of an empty folder
+                    yield _file(fs, name, entry, uri=_uri_like(uri, root=path, path=name))
+        if not found_one and (single := self.file(uri)) is not None:
+            yield single
 
-    def __init__(self, storage: Storage, uri: str, *, etag: str, size: int) -> None:
-        super().__init__()
-        self._storage, self._uri, self._etag, self._size = storage, uri, etag, size
-        self._position = 0
-        self._block_start, self._block = 0, b""
-        self._block_bytes = _SMALLEST_BLOCK_BYTES
-        self._ahead: tuple[int, Future[bytes]] | None = None
-        self._pool = ThreadPoolExecutor(max_workers=1)
+    def _is_exclusive(self, uri: str) -> bool:
+        """Whether the store lets only one of many create an object; tried once in a process."""
+        fs, path = self._filesystem(uri)
+        if isinstance(fs, LocalFileSystem):
+            return True
+        store = (self.endpoint_url, path.split("/")[0])
+        if store not in _exclusive_stores:
+            _exclusive_stores[store] = self._refuses_a_second(f"{uri}.trial-{uuid.uuid4().hex}")
+        return _exclusive_stores[store]
 
-    def readable(self) -> bool:
-        return True
+    def _refuses_a_second(self, trial: str) -> bool:
+        fs, path = self._filesystem(trial)
+        self.write(trial, b"first")
+        try:
+            was_made = self._retried(
+                lambda: _create(fs, path, b"second"), fs=fs, what=f"write {trial}"
+            )
+        except StorageFault as fault:
+            # Some refuse the very condition.
+            if fault.__cause__ is None or fault_kind(fault.__cause__) != FaultKind.BAD_REQUEST:
+                raise
+            was_made = True
+        with contextlib.suppress(StorageFault):  # one may be allowed to write and not to remove
+            self.delete([trial])
+        return not was_made
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        if self._position >= self._size:
-            return 0
-        if not self._block_start <= self._position < self._block_start + len(self._block):
-            self._block_start, self._block = self._position, self._next_block()
-        offset = self._position - self._block_start
-        chunk = self._block[offset : offset + len(buffer)]
-        buffer[: len(chunk)] = chunk
-        self._position += len(chunk)
-        return len(chunk)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        super().close()
-
-    def _next_block(self) -> bytes:
-        ahead, self._ahead = self._ahead, None
-        skipped = self._position - (self._block_start + len(self._block))
-        if not 0 <= skipped < self._block_bytes:  # a short skip, as over a label map, is no jump
-            self._block_bytes = _SMALLEST_BLOCK_BYTES
-            return self._fetch(self._position)
-        block = b""
-        if ahead is not None and ahead[0] <= self._position:
-            block = ahead[1].result()[self._position - ahead[0] :]
-        if not block:
-            block = self._fetch(self._position)
-        self._block_bytes = min(2 * self._block_bytes, _LARGEST_BLOCK_BYTES)
-        following = self._position + len(block)
-        if following < self._size:
-            self._ahead = following, self._pool.submit(self._fetch, following)
-        return block
-
-    def _fetch(self, start: int) -> bytes:
-        stop = min(start + self._block_bytes, self._size)
-        return self._storage.read(self._uri, etag=self._etag, start=start, stop=stop)
+    def _agreed(self, uri: str, data: bytes) -> bytes:
+        folder = f"{uri}.ballots"
+        return agree(
+            data,
+            write=lambda name, value: self.write(join(folder, name), value),
+            read=lambda name: self.read(join(folder, name)),
+            names=lambda: [file.uri.rsplit("/", 1)[1] for file in self.files(folder)],
+        )
 
 
 def join(base: str, *names: str) -> str:
@@ -346,39 +386,28 @@ def _fetch_local(fs: Any, path: str, *, etag: str | None, start: int, stop: int 
 
 
 def _fetch_remote(fs: Any, path: str, *, etag: str | None, start: int, stop: int | None) -> bytes:
-    if "s3" in _protocols(fs):
-        return _fetch_s3(fs, path, etag=etag, start=start, stop=stop)
     if etag and _file(fs, path, fs.info(path), uri=path).etag != etag:
         raise SourceChanged(f"{path} changed since it was listed: its etag is not {etag}")
     whole = start == 0 and stop is None
     return fs.cat_file(path) if whole else fs.cat_file(path, start=start, end=stop)
 
 
-def _fetch_s3(fs: Any, path: str, *, etag: str | None, start: int, stop: int | None) -> bytes:
-    """One GET that the server itself holds to the etag: no look before, no race after."""
-    bucket, key, _ = fs.split_path(path)
-    request: dict[str, Any] = {"Bucket": bucket, "Key": key}
-    if start or stop is not None:
-        if stop is not None and stop <= start:
-            return b""
-        request["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-    if etag:
-        request["IfMatch"] = f'"{etag}"'
+def _is_s3(fs: Any) -> bool:
+    return "s3" in _protocols(fs)
+
+
+def _create(fs: Any, path: str, data: bytes) -> bool:
+    """Makes an object where there is none; whether it says so."""
     try:
-        response = fs.call_s3("get_object", **request)
-    except OSError as error:
-        if _is_unmet_condition(error):
-            raise SourceChanged(f"{path} changed since it was listed: not {etag} now") from error
-        raise
-    found = str(response.get("ETag", "")).strip('"')
-    if etag and found and found != etag:  # a server that ignores IfMatch
-        raise SourceChanged(f"{path} changed since it was listed: etag {found}, planned {etag}")
-
-    async def body() -> bytes:
-        async with response["Body"] as stream:
-            return await stream.read()
-
-    return sync(fs.loop, body)
+        if isinstance(fs, LocalFileSystem):
+            _put_new_local(path, data)
+        elif _is_s3(fs):
+            s3_objects.put(fs, path, data, only_new=True)
+        else:
+            fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:
@@ -416,10 +445,6 @@ def _put_new_local(path: str, data: bytes) -> None:
         draft.unlink()
 
 
-def _is_unmet_condition(error: OSError) -> bool:
-    return "pre-conditions" in str(error) or "PreconditionFailed" in str(error)
-
-
 def _remove_local(path: str) -> None:
     """Removes a file, and the folders that it leaves empty up to the one that keeps others."""
     target = Path(path)
@@ -429,23 +454,3 @@ def _remove_local(path: str) -> None:
             parent.rmdir()
         except OSError:  # not empty, or another process was here first
             return
-
-
-def _retried(action: Callable[[], T], *, what: str) -> T:
-    """The action's result; tried again with growing, random pauses where the fault may pass."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            return action()
-        except (FileNotFoundError, SourceChanged, MemoryError):
-            raise
-        except Exception as error:
-            last = attempt == _ATTEMPTS - 1
-            if last or isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
-                raise StorageFault(f"{what}: {_short(error)}") from error
-            time.sleep(_FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

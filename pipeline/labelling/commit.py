@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.labelling.rows import ROWS, image_table, segment_table
+from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
 from pipeline.storage import StorageFault
 from pipeline.table import SCHEMA_VERSION, TableSpec, TableStore
 
@@ -27,6 +27,7 @@ RECEIPT = pa.schema(
         ("num_segments", pa.int64()),
         ("bytes_read", pa.int64()),
         ("fault", pa.string()),  # of storage: the unit stays undone
+        ("storage_retries", RETRIES),  # of the reader and of the stager
         (
             "errors",
             pa.list_(
@@ -58,10 +59,12 @@ class Stager:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         units = pa.compute.unique(rows["unit_id"]).to_pylist()
-        receipts = [
-            self._stage(rows.filter(pa.compute.field("unit_id") == unit_id), unit_id=unit_id)
-            for unit_id in units
-        ]
+        receipts = []
+        for unit_id in units:
+            of_unit = rows.filter(pa.compute.field("unit_id") == unit_id)
+            receipt = self._stage(of_unit, unit_id=unit_id)
+            told = [each for row in of_unit["storage_retries"].to_pylist() for each in row or ()]
+            receipts.append(receipt | {"storage_retries": [*told, *taken_retries()]})
         return pa.Table.from_pylist(receipts, schema=RECEIPT)
 
     def _stage(self, rows: pa.Table, *, unit_id: str) -> dict[str, object]:

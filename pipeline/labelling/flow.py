@@ -29,6 +29,7 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
 from pipeline.reading import ReadSettings
 from pipeline.storage import StorageFault
+from pipeline.storage_retries import Retries, take_retries
 from pipeline.table import TableSpec, TableStore
 
 _PASSES = 3
@@ -127,6 +128,7 @@ class _Pass:
     def _take(self, receipt: dict[str, Any]) -> None:
         unit_id = receipt["unit_id"]
         collected = self._collected[unit_id]
+        self._tally.add_retries(Retries(**each) for each in receipt["storage_retries"] or ())
         if unit_id in self._done or collected.is_committing:
             return  # a task that ran twice
         if receipt["fault"]:
@@ -162,7 +164,7 @@ class _Pass:
             for each in ready:
                 unit_id = self._commits.pop(each)
                 try:
-                    ray.get(each)
+                    self._tally.add_retries(ray.get(each))
                 except (ray.exceptions.RayError, StorageFault) as error:
                     self._tally.faults[unit_id] = reason(error)
                 else:
@@ -218,9 +220,10 @@ class _Collected:
 @ray.remote(num_cpus=0, max_retries=ATTEMPTS)
 def _commit(
     unit_id: str, *, parts: list[str], num_images: int, table: TableStore, spec: TableSpec
-) -> None:
+) -> list[Retries]:
     commit_unit(unit_id, parts=parts, num_images=num_images, table=table, spec=spec)
     clear_staging(table, unit_id)
+    return take_retries()
 
 
 def label_dataset(

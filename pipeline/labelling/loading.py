@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.decoding import ImageError, decode
+from pipeline.labelling.rows import RETRIES, taken_retries
 from pipeline.reading import EncodedImage, ReadSettings, read_source
 from pipeline.sources import Source
 from pipeline.storage import SourceChanged, Storage, StorageFault
@@ -34,6 +35,7 @@ BLOCK = pa.schema(
         ("pixels_height", pa.int32()),
         ("pixels_width", pa.int32()),
         ("bytes_read", pa.int64()),  # encoded bytes of the image
+        ("storage_retries", RETRIES),  # of the reader's process; on ends and faults
     ]
 )
 
@@ -67,7 +69,8 @@ class UnitLoader:
             # The unit stays undone and the run says so; its other units go on.
             yield fault_row(fault, unit_id=unit_id)
             return
-        yield {"unit_id": unit_id, "kind": "end", "position": position}
+        retries = taken_retries()
+        yield {"unit_id": unit_id, "kind": "end", "position": position, "storage_retries": retries}
 
     def _images(self, sources: Iterable[Source]) -> Iterator[EncodedImage]:
         """The images of all sources in order; files are fetched some at a time, archives stream."""
@@ -120,7 +123,12 @@ def image_row(
 def fault_row(fault: StorageFault | SourceChanged, *, unit_id: str | None) -> dict[str, Any]:
     """The row that says what storage did; the images behind it are not there."""
     message = f"{type(fault).__name__}: {fault}"
-    return {"unit_id": unit_id, "kind": "fault", "error_message": message}
+    return {
+        "unit_id": unit_id,
+        "kind": "fault",
+        "error_message": message,
+        "storage_retries": taken_retries(),
+    }
 
 
 def _pixels(

@@ -1,7 +1,7 @@
 """Reports: what a run did, for people in a summary, for programs in `report.json`."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
 from pipeline.labelling.planning import Plan
@@ -47,6 +47,10 @@ class Report:
     files_passed_over: int
     files_passed_over_examples: list[str]
     files_named_twice: int
+    storage_retries: dict[str, int] = field(default_factory=dict)
+    """Requests to the storage that were made again, by the kind of their fault."""
+    storage_wait_seconds: float = 0.0
+    """For which they waited, all of them together."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -84,6 +88,8 @@ def make_report(
         files_passed_over=len(plan.passed_over),
         files_passed_over_examples=list(plan.passed_over[:5]),
         files_named_twice=len(plan.doubled),
+        storage_retries=dict(tally.storage_retries.most_common()),
+        storage_wait_seconds=round(tally.storage_wait_seconds, 2),
     )
 
 
@@ -120,6 +126,10 @@ def summary(report: Report, *, report_file: str) -> str:
         )
     if report.files_named_twice:
         lines.append(f"took {report.files_named_twice:,} files once that are named twice")
+    if report.storage_retries:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.storage_retries.items())
+        waited = duration(report.storage_wait_seconds)
+        lines.append(f"asked the storage again: {kinds}; {waited} of waiting in all")
     if report.faults:
         reason = next(iter(report.faults.values()))
         undone = report.units_planned - report.units_committed

@@ -3,9 +3,18 @@
 `segmenting.py` makes them, `commit.py` stages them and splits them into the two tables.
 """
 
+import dataclasses
+from typing import Any
+
 import pyarrow as pa
 
+from pipeline.storage_retries import take_retries
 from pipeline.table import IMAGES, SEGMENTS
+
+RETRIES = pa.list_(
+    pa.struct([("kind", pa.string()), ("count", pa.int64()), ("seconds", pa.float64())])
+)
+"""What a process had to ask of the storage again; see `taken_retries`."""
 
 _OF_THE_IMAGE = ("image_id", "height", "width")
 
@@ -15,9 +24,15 @@ ROWS = pa.schema(
         ("segments", pa.list_(pa.struct([f for f in SEGMENTS if f.name not in _OF_THE_IMAGE]))),
         ("kind", pa.string()),  # as in `loading.BLOCK`
         ("bytes_read", pa.int64()),
+        ("storage_retries", RETRIES),
     ]
 )
 """The columns of `images`, with the image's segments in a list."""
+
+
+def taken_retries() -> list[dict[str, Any]]:
+    """What this process had to ask of the storage again since it was last told."""
+    return [dataclasses.asdict(each) for each in take_retries()]
 
 
 def image_table(rows: pa.Table) -> pa.Table:

@@ -25,6 +25,7 @@ from pipeline.labelling.tally import Tally
 from pipeline.reading import ReadSettings
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import Storage, StorageFault
+from pipeline.storage_retries import take_retries
 from pipeline.table import TableStore
 
 _FEWEST_IMAGES_TO_JUDGE = 1000
@@ -84,6 +85,7 @@ def _label(settings: Settings) -> int:
     if plan.units:
         connect(work.actors.ray_address)
         was_stopped = _work(plan, work=work, tally=tally, error_budget=label.error_budget)
+    tally.add_retries(take_retries())
     report = make_report(
         run_id=work.run_id,
         table=work.table.uri,

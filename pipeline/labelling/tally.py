@@ -2,9 +2,11 @@
 
 import collections
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pipeline.storage_retries import Retries
 
 _EXAMPLES = 5
 
@@ -52,6 +54,10 @@ class Tally:
     """Units that are not done, and why."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """The first images of each class of error."""
+    storage_retries: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Requests that were made again, by the kind of their fault, as far as processes told."""
+    storage_wait_seconds: float = 0.0
+    """For which they waited, all of them together."""
     actors: int = 1
     """How many work at once: when the first rows come, the others have theirs almost done."""
     _begun_at: float | None = None
@@ -73,6 +79,11 @@ class Tally:
         if self._begun_at is None or self._last_rows_at - self._begun_at < _SHORTEST_SECONDS:
             return None
         return self._images_since / (self._last_rows_at - self._begun_at)
+
+    def add_retries(self, retries: Iterable[Retries]) -> None:
+        for each in retries:
+            self.storage_retries[each.kind] += each.count
+            self.storage_wait_seconds += each.seconds
 
     def add(self, counts: Counts, *, errors: Sequence[Mapping[str, Any]]) -> None:
         """Takes the counts of some images, and those among them that failed."""

@@ -161,6 +161,14 @@ def test_settings_written_down_say_the_same_again(config):
     assert again == settings
 
 
+def test_secrets_are_refused_on_the_command_line_and_not_repeated(config):
+    for words in (["--password=hunter2"], ["--password", "hunter2"]):
+        message = refusal(*words)
+        assert "--password" in message
+        assert "hunter2" not in message
+    assert parsed(config("password: hunter2")).of(Guests).password == "hunter2"
+
+
 def test_secrets_are_not_written_down():
     settings = Settings(
         parts=(
@@ -171,6 +179,8 @@ def test_secrets_are_not_written_down():
     text = settings.to_yaml()
     assert yaml.safe_load(text) == {
         "number": 2, "endpoint_url": None, "region": "r", "anonymous": False,
+        "storage_attempts": 8, "storage_seconds": 300.0,
+        "connect_timeout_seconds": 10.0, "read_timeout_seconds": 30.0,
     }  # fmt: skip
     assert "4711" not in text
     assert "hunter2" not in text + repr(settings)

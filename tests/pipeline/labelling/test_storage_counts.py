@@ -1,0 +1,112 @@
+"""What had to be asked of the storage again, in any process of a run, reaches its report."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from corpora import picture, put
+
+from pipeline.corpus import list_corpus
+from pipeline.labelling.commit import Stager
+from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.planning import Plan
+from pipeline.labelling.report import make_report, summary
+from pipeline.labelling.rows import ROWS, taken_retries
+from pipeline.labelling.tally import Tally
+from pipeline.reading import ReadSettings
+from pipeline.sources import Source
+from pipeline.storage import Storage
+from pipeline.storage_retries import Patience, Retries, retried, take_retries
+from pipeline.table import TableStore
+
+
+@pytest.fixture(autouse=True)
+def none_before() -> None:
+    take_retries()
+
+
+def ask_again(times: int) -> None:
+    """Has this process try something so often in vain before it works."""
+    left = [OSError("reset")] * times
+
+    def action() -> None:
+        if left:
+            raise left.pop()
+
+    retried(action, what="read x", patience=Patience(attempts=99, seconds=99))
+
+
+class Failing(Storage):
+    """Asks once more for whatever is read or written."""
+
+    def read(self, uri: str, **options) -> bytes:
+        ask_again(1)
+        return super().read(uri, **options)
+
+    def write(self, uri: str, data: bytes) -> None:
+        ask_again(1)
+        super().write(uri, data)
+
+
+def counts(told: list[dict]) -> dict[str, int]:
+    tally = Tally()
+    tally.add_retries(Retries(**each) for each in told)
+    return dict(tally.storage_retries)
+
+
+def test_the_last_row_of_a_unit_tells_what_its_reader_asked_again(tmp_path, processor):
+    corpus = put(tmp_path, {"a.png": picture(0), "b.png": picture(1)})
+    sources = list(list_corpus(corpus, storage=Storage(), settings=ReadSettings()).sources)
+    loader = UnitLoader(
+        storage=Failing(), reading=ReadSettings(), processor=processor, block_bytes=10**9
+    )
+    unit = pa.Table.from_pylist([{"unit_index": 0, "unit_id": "u", **vars(s)} for s in sources])
+    rows = [row for block in loader(unit) for row in block.to_pylist()]
+    assert [counts(row["storage_retries"] or []) for row in rows] == [{}, {}, {"transient": 2}]
+    assert take_retries() == []
+
+    gone = pa.Table.from_pylist(
+        [
+            {"unit_index": 0, "unit_id": "u", **vars(Source(
+                uri=f"{corpus}/none.png", name="none.png", kind="file", etag="x", size=1
+            ))}
+        ]
+    )  # fmt: skip
+    [fault] = [row for block in loader(gone) for row in block.to_pylist()]
+    assert fault["kind"] == "fault"
+    assert counts(fault["storage_retries"]) == {"transient": 1}
+
+
+def test_a_receipt_tells_what_reader_and_stager_asked_again(tmp_path):
+    ask_again(3)
+    of_reader = taken_retries()
+    image = {
+        "unit_id": "u", "kind": "image", "position": 0, "image_id": "a", "status": "ok",
+        "num_segments": 0, "segments": [], "bytes_read": 1,
+    }  # fmt: skip
+    end = {"unit_id": "u", "kind": "end", "position": 1, "storage_retries": of_reader}
+    stager = Stager(table=TableStore(str(tmp_path), Failing()), run_id="run")
+    [receipt] = stager(pa.Table.from_pylist([image, end], schema=ROWS)).to_pylist()
+    assert counts(receipt["storage_retries"]) == {"transient": 4}
+    assert take_retries() == []
+
+
+def test_the_report_has_them_by_kind_and_people_read_a_line():
+    tally = Tally(units=0)
+    tally.add_retries([Retries(kind="transient", count=3, seconds=1.5)])
+    tally.add_retries([Retries(kind="throttled", count=12, seconds=60.0)])
+    tally.add_retries([Retries(kind="transient", count=1, seconds=0.5)])
+    plan = Plan(units=(), done=1, earlier=1, passed_over=(), doubled=())
+
+    def report(tally: Tally):
+        return make_report(
+            run_id="run", table="t", corpus="c", plan=plan, tally=tally, seconds=1.0,
+            error_budget=0.1, was_stopped=False,
+        )  # fmt: skip
+
+    found = json.loads(report(tally).to_json())
+    assert found["storage_retries"] == {"throttled": 12, "transient": 4}
+    assert found["storage_wait_seconds"] == 62.0
+    line = "asked the storage again: 12 throttled, 4 transient; 62 s of waiting in all"
+    assert line in summary(report(tally), report_file="r").splitlines()
+    assert "asked the storage" not in summary(report(Tally()), report_file="r")
