@@ -1,0 +1,142 @@
+"""A night: labels what came since the last one, with nobody watching.
+
+What `jobs/label_nightly.py` starts: a labelling run as any other (`labelling/run.py`), behind a
+lock, that takes on what has settled and what is to be tried again, and is over by its deadline.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
+
+from pipeline.labelling.deadline import moment
+from pipeline.labelling.planning import FailedImage, Plan
+from pipeline.labelling.report import ExitCode, Report
+from pipeline.labelling.run import PARTS as LABELLING
+from pipeline.labelling.run import Choice, LabelSettings, ended, fail, label, new_run_id
+from pipeline.labelling.tally import Tally
+from pipeline.nightly.lock import LockHeld, holding_lock
+from pipeline.nightly.reporting import ReportSettings, publish
+from pipeline.nightly.reporting.metrics import RunMetrics
+from pipeline.nightly.reporting.webhook import send
+from pipeline.nightly.retrying import images_to_try_again
+from pipeline.nightly.settings import NightlySettings
+from pipeline.nightly.settling import Settling
+from pipeline.reading import ReadSettings
+from pipeline.settings import Settings, WrongUsage
+from pipeline.storage import Storage
+from pipeline.table import TableStore
+
+PARTS = (*LABELLING, NightlySettings, ReportSettings)
+"""The parts of a nightly job's settings."""
+
+
+def label_nightly(settings: Settings) -> int:
+    """Labels what is new, reports, and gives the exit code; 75 where another run is at it."""
+    return ended(lambda: _heard_of(settings))
+
+
+def _heard_of(settings: Settings) -> int:
+    """A night; of one that ends without a report the webhook hears all the same."""
+    labelling = settings.of(LabelSettings)
+    try:
+        return _locked(settings)
+    except Exception as error:
+        if not labelling.dry_run:
+            text = f"Nightly labelling into {labelling.table} ended without a report: {error}"
+            line = send(text, settings=settings.of(ReportSettings))
+            if line is not None:
+                print(line, file=sys.stderr)
+        raise
+
+
+def _locked(settings: Settings) -> int:
+    nightly, labelling = settings.of(NightlySettings), settings.of(LabelSettings)
+    # From here on a scheduler's SIGTERM gives the lock back, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_id = new_run_id()
+    table = _table(settings)
+    if labelling.dry_run:
+        return _night(settings, table=table, run_id=run_id)
+    try:
+        with holding_lock(
+            table,
+            run_id=run_id,
+            heartbeat_seconds=nightly.heartbeat_seconds,
+            stale_seconds=nightly.stale_seconds,
+        ):
+            return _night(settings, table=table, run_id=run_id)
+    except LockHeld as error:
+        return fail(str(error), ExitCode.TRY_AGAIN)
+
+
+def _night(settings: Settings, *, table: TableStore, run_id: str) -> int:
+    reporter = _Reporter(settings, table=table.uri, run_id=run_id)
+    return label(
+        settings,
+        run_id=run_id,
+        choice=_choice(settings, table=table),
+        publish=reporter.publish,
+        watch=reporter.watch,
+    )
+
+
+@dataclass
+class _Reporter:
+    """Shows a run while it works and reports it at its end."""
+
+    settings: Settings
+    _: KW_ONLY
+    table: str
+    run_id: str
+    metrics: RunMetrics | None = None
+    """None while there is nothing to show."""
+
+    def watch(self, plan: Plan, tally: Tally) -> Callable[[], None]:
+        self.metrics = RunMetrics(tally, table=self.table, units_planned=len(plan.units))
+        return self.metrics.update
+
+    def publish(self, table: TableStore, report: Report) -> Sequence[str]:
+        return publish(
+            table,
+            self.run_id,
+            report,
+            self.settings.of(ReportSettings),
+            reading=self.settings.of(ReadSettings),
+            metrics=self.metrics,
+        )
+
+
+def _choice(settings: Settings, *, table: TableStore) -> Choice:
+    nightly = settings.of(NightlySettings)
+
+    def failed() -> Sequence[FailedImage]:
+        return images_to_try_again(
+            table, error_classes=nightly.retry_errors, max_attempts=nightly.max_attempts
+        )
+
+    try:
+        settling = Settling(
+            settings.of(LabelSettings).corpus,
+            storage=table.storage,
+            minutes=nightly.settle_minutes,
+            success_marker=nightly.success_marker,
+        )
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
+    return Choice(waits=settling, failed=failed, deadline=_deadline(nightly))
+
+
+def _table(settings: Settings) -> TableStore:
+    try:
+        storage = settings.of(Storage).with_environment()
+        return TableStore(settings.of(LabelSettings).table, storage)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
+
+
+def _deadline(nightly: NightlySettings) -> float | None:
+    if nightly.deadline is None:
+        return None
+    return moment(nightly.deadline, now=datetime.now()).timestamp()
