@@ -8,9 +8,8 @@ times; what stays undone is named in the outcome.
 
 import collections
 import contextlib
-import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,11 +21,12 @@ from ray.data.exceptions import ExecutionTimeoutError
 from maskformer import MaskFormerImageProcessor
 from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
-from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.deadline import NOT_BEGUN, Gate
+from pipeline.labelling.loading import UnitLoader, not_begun
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.planning import PLAN, Unit
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
+from pipeline.labelling.units import Unit
 from pipeline.reading import ReadSettings
 from pipeline.storage import StorageFault
 from pipeline.storage_retries import Retries, take_retries
@@ -52,6 +52,8 @@ class Work:
     actors: ActorSettings
     processor: MaskFormerImageProcessor
     model_files: ModelFiles
+    deadline: float | None = None
+    """Seconds since the epoch: no unit begins that would not be done by then."""
 
 
 def run_units(
@@ -66,6 +68,7 @@ def run_units(
     """
     left = {unit.unit_id: unit for unit in units}
     model = ray.put(dict(work.model_files))
+    gate = None if work.deadline is None else _GATE.remote(work.deadline)
     machines = Machines.of_cluster(work.actors)
     tally.take_machines(
         actors=machines.most_actors,
@@ -73,11 +76,16 @@ def run_units(
         nodes=machines.num_nodes,
     )
     for _ in range(_PASSES):
-        one_pass = _Pass(left, work=work, model=model, tally=tally, on_progress=on_progress)
+        one_pass = _Pass(
+            left, work=work, model=model, gate=gate, tally=tally, on_progress=on_progress
+        )
         done = one_pass.run()
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
-        if not left or one_pass.was_stopped:
+        if not left or one_pass.was_stopped or one_pass.is_shut:
             break
+    if one_pass.is_shut:
+        tally.units_left = len(left.keys() - one_pass.begun)
+        left = {unit_id: unit for unit_id, unit in left.items() if unit_id in one_pass.begun}
     for unit_id in left:
         tally.faults.setdefault(unit_id, "was not reached")
     return one_pass.was_stopped
@@ -92,19 +100,26 @@ class _Pass:
         *,
         work: Work,
         model: "ray.ObjectRef[ModelFiles]",
+        gate: Any,
         tally: Tally,
         on_progress: Callable[[], bool],
     ) -> None:
         self._units, self._work, self._tally, self._on_progress = units, work, tally, on_progress
-        self._model = model
+        self._model, self._gate = model, gate
         self._collected = {unit_id: _Collected() for unit_id in units}
         self._commits: dict[Any, str] = {}
         self._done: set[str] = set()
         self.was_stopped = False
+        self.is_shut = False
+        """The deadline lets no further unit begin."""
+        self.begun: set[str] = set()
+        """Units that have begun when that was found."""
 
     def run(self) -> set[str]:
         """The units that this pass committed."""
-        dataset = label_dataset(self._units.values(), work=self._work, model=self._model)
+        dataset = label_dataset(
+            self._units.values(), work=self._work, model=self._model, gate=self._gate
+        )
         try:
             with contextlib.closing(receipts(dataset)) as arriving:
                 for receipt in arriving:
@@ -112,6 +127,8 @@ class _Pass:
                     self._finish_commits(at_most=_COMMITS_AT_ONCE)
                     if not self._on_progress():
                         self.was_stopped = True
+                        break
+                    if self.is_shut and not self._under_way():
                         break
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             self._blame(error)
@@ -131,6 +148,9 @@ class _Pass:
         self._tally.add_retries(Retries(**each) for each in receipt["storage_retries"] or ())
         if unit_id in self._done or collected.is_committing:
             return  # a task that ran twice
+        if receipt["fault"] == NOT_BEGUN:
+            self._shut()
+            return
         if receipt["fault"]:
             self._tally.faults[unit_id] = receipt["fault"]
             return
@@ -170,7 +190,20 @@ class _Pass:
                 else:
                     self._done.add(unit_id)
                     self._tally.units += 1
+                    if self._gate is not None:
+                        self._gate.note_done.remote(unit_id)
                     self._collected[unit_id].forget()
+
+    def _shut(self) -> None:
+        if not self.is_shut:
+            self.is_shut, self.begun = True, ray.get(self._gate.begun.remote())
+
+    def _under_way(self) -> bool:
+        """Whether more receipts are to come of units that have begun."""
+        return any(
+            not self._collected[unit_id].is_committing and unit_id not in self._tally.faults
+            for unit_id in self.begun & self._units.keys()
+        )
 
     def _blame(self, error: BaseException) -> None:
         for unit_id in self._units:
@@ -226,10 +259,35 @@ def _commit(
     return take_retries()
 
 
+_GATE = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Gate)
+
+
+@dataclass(frozen=True)
+class _GatedLoader:
+    """Loads a unit if the gate lets it begin."""
+
+    load: UnitLoader
+    gate: Any
+
+    def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
+        if ray.get(self.gate.admits.remote(unit["unit_id"][0].as_py())):
+            yield from self.load(unit)
+        else:
+            yield not_begun(unit)
+
+
 def label_dataset(
-    units: Iterable[Unit], *, work: Work, model: "ray.ObjectRef[ModelFiles]"
+    units: Iterable[Unit],
+    *,
+    work: Work,
+    model: "ray.ObjectRef[ModelFiles]",
+    gate: Any = None,
 ) -> "ray.data.Dataset":
-    """The operators: units, then pixels, then rows, then receipts."""
+    """The operators: units, then pixels, then rows, then receipts.
+
+    Args:
+        gate: the actor that lets units begin; None lets all.
+    """
     machines = Machines.of_cluster(work.actors)
     block_bytes = machines.block_bytes(work.processor)
     configure_ray_data(block_bytes=block_bytes)
@@ -241,7 +299,7 @@ def label_dataset(
     )
     return segmented(
         ray.data.from_arrow([unit_table(unit) for unit in units]),
-        load=loader.__call__,
+        load=loader.__call__ if gate is None else _GatedLoader(loader, gate).__call__,
         model=model,
         make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,
@@ -334,11 +392,7 @@ def make_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
 
 
 def unit_table(unit: Unit) -> pa.Table:
-    rows = [
-        {"unit_index": 0, "unit_id": unit.unit_id, **dataclasses.asdict(source)}
-        for source in unit.sources
-    ]
-    return pa.Table.from_pylist(rows, schema=PLAN)
+    return unit.table()
 
 
 def receipts(dataset: "ray.data.Dataset") -> Generator[dict[str, Any], None, None]:

@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.decoding import ImageError, decode
+from pipeline.labelling.deadline import NOT_BEGUN
 from pipeline.labelling.rows import RETRIES, taken_retries
+from pipeline.labelling.units import sources_of
 from pipeline.reading import EncodedImage, ReadSettings, read_source
 from pipeline.sources import Source
 from pipeline.storage import SourceChanged, Storage, StorageFault
@@ -61,7 +63,7 @@ class UnitLoader:
         unit_id = unit["unit_id"][0].as_py()
         position = 0
         try:
-            for image in self._images(_sources(unit)):
+            for image in self._images(sources_of(unit)):
                 row = image_row(image, reading=self.reading, processor=self.processor)
                 yield {"unit_id": unit_id, "kind": "image", "position": position, **row}
                 position += 1
@@ -83,6 +85,12 @@ class UnitLoader:
 
         for images in _ahead(fetch, sources):
             yield from images
+
+
+def not_begun(unit: pa.Table) -> pa.Table:
+    """The block in place of a unit's images that the deadline left for another run."""
+    unit_id = unit["unit_id"][0].as_py()
+    return _block([{"unit_id": unit_id, "kind": "fault", "error_message": NOT_BEGUN}])
 
 
 def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.Table]:
@@ -149,10 +157,6 @@ def _pixels(
         "pixels_height": pixels.shape[0],
         "pixels_width": pixels.shape[1],
     }
-
-
-def _sources(unit: pa.Table) -> list[Source]:
-    return [Source(**row) for row in unit.drop_columns(["unit_id", "unit_index"]).to_pylist()]
 
 
 def _block(rows: list[dict[str, Any]]) -> pa.Table:

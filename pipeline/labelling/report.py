@@ -51,6 +51,16 @@ class Report:
     """Requests to the storage that were made again, by the kind of their fault."""
     storage_wait_seconds: float = 0.0
     """For which they waited, all of them together."""
+    gpu_seconds: float = 0.0
+    """GPUs that the actors held, times the seconds for which the run held them."""
+    node_seconds: float = 0.0
+    """Nodes of the cluster, times the same seconds."""
+    units_left: int = 0
+    """Units that the deadline left for another run."""
+    files_waiting: int = 0
+    """Files that may still be written, left for another run."""
+    images_tried_again: int = 0
+    """Images in error that were planned again."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -85,11 +95,16 @@ def make_report(
         errors=dict(tally.counts.errors.most_common()),
         error_examples=tally.examples,
         faults=dict(list(tally.faults.items())[:100]),
-        files_passed_over=len(plan.passed_over),
+        files_passed_over=len(plan.passed_over) + plan.more_passed_over,
         files_passed_over_examples=list(plan.passed_over[:5]),
-        files_named_twice=len(plan.doubled),
+        files_named_twice=len(plan.doubled) + plan.more_doubled,
+        units_left=tally.units_left,
+        files_waiting=plan.waiting,
+        images_tried_again=plan.tried_again,
         storage_retries=dict(tally.storage_retries.most_common()),
         storage_wait_seconds=round(tally.storage_wait_seconds, 2),
+        gpu_seconds=round(tally.gpus * tally.seconds_at_work, 2),
+        node_seconds=round(tally.nodes * tally.seconds_at_work, 2),
     )
 
 
@@ -101,7 +116,7 @@ def over_budget(counts: Counts, *, error_budget: float) -> bool:
 def _exit_code(plan: Plan, tally: Tally, *, error_budget: float, was_stopped: bool) -> ExitCode:
     if over_budget(tally.counts, error_budget=error_budget):
         return ExitCode.BUDGET_EXCEEDED
-    if was_stopped or tally.units < len(plan.units):
+    if was_stopped or tally.units + tally.units_left < len(plan.units):
         return ExitCode.TRY_AGAIN
     return ExitCode.DONE_WITH_ERRORS if tally.counts.num_errors else ExitCode.DONE
 
@@ -132,8 +147,16 @@ def summary(report: Report, *, report_file: str) -> str:
         lines.append(f"asked the storage again: {kinds}; {waited} of waiting in all")
     if report.faults:
         reason = next(iter(report.faults.values()))
-        undone = report.units_planned - report.units_committed
+        undone = report.units_planned - report.units_committed - report.units_left
         lines.append(f"units not done: {undone:,}, as {reason}")
+    if report.images_tried_again:
+        lines.append(f"images tried again: {report.images_tried_again:,}")
+    if report.files_waiting:
+        lines.append(
+            f"files that may still be written, left for another run: {report.files_waiting:,}"
+        )
+    if report.units_left:
+        lines.append(f"units left for another run, the deadline came: {report.units_left:,}")
     lines.append(_advice(report))
     lines.append(f"table: {report.table}")
     lines.append(f"report: {report_file}")

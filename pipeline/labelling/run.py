@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,20 @@ from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.flow import Work, run_units
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import read_model, table_spec
-from pipeline.labelling.planning import Plan, UnitSettings, plan_corpus, settle_plan
+from pipeline.labelling.planning import (
+    FailedImage,
+    Plan,
+    UnitSettings,
+    plan_corpus,
+    settle_plan,
+)
 from pipeline.labelling.progress import ProgressDisplay
-from pipeline.labelling.report import ExitCode, make_report, over_budget, summary
+from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Tally
 from pipeline.reading import ReadSettings
 from pipeline.settings import Settings, WrongUsage
-from pipeline.storage import Storage, StorageFault
+from pipeline.storage import File, Storage, StorageFault
 from pipeline.storage_retries import take_retries
 from pipeline.table import TableStore
 
@@ -60,22 +67,74 @@ PARTS = (LabelSettings, SegmentSettings, ReadSettings, UnitSettings, ActorSettin
 """The parts of a labelling job's settings."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What of a corpus a run takes on, and until when; without more, all that is new."""
+
+    waits: Callable[[File], bool] = lambda file: False
+    """Whether a file is left for another run."""
+    failed: Callable[[], Sequence[FailedImage]] = tuple
+    """Images to try again, found anew for each plan."""
+    deadline: float | None = None
+    """Seconds since the epoch: no unit begins that would not be done by then."""
+
+
+Publish = Callable[[TableStore, Report], Sequence[str]]
+"""Writes a report into the table; lines for people, printed after the summary."""
+
+
+Watch = Callable[[Plan, Tally], Callable[[], None]]
+"""Is called when work begins, and what it gives whenever something was done."""
+
+
+def write_report(table: TableStore, report: Report) -> Sequence[str]:
+    """`report.json` and no more."""
+    table.storage.write(report_file(table, report.run_id), report.to_json().encode())
+    return ()
+
+
+def report_file(table: TableStore, run_id: str) -> str:
+    return table.file("_runs", run_id, "report.json")
+
+
+def new_run_id() -> str:
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+
+
 def label_corpus(settings: Settings) -> int:
     """Labels what the table lacks of the corpus; prints what it does; gives the exit code."""
+    return ended(lambda: label(settings, run_id=new_run_id()))
+
+
+def ended(run: Callable[[], int]) -> int:
+    """Runs; what ends a run early becomes one line and an exit code."""
     try:
-        return _label(settings)
+        return run()
     except WrongUsage as error:
-        return _fail(str(error), ExitCode.WRONG_USAGE)
+        return fail(str(error), ExitCode.WRONG_USAGE)
     except (StorageFault, ConnectionError) as error:
-        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
+        return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
     except KeyboardInterrupt:
-        return _fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
+        return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
 
 
-def _label(settings: Settings) -> int:
+def fail(message: str, code: ExitCode) -> int:
+    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+    return code
+
+
+def label(
+    settings: Settings,
+    *,
+    run_id: str,
+    choice: Choice | None = None,
+    publish: Publish = write_report,
+    watch: Watch = lambda plan, tally: lambda: None,
+) -> int:
+    """Labels what is chosen of the corpus; see `ended` for what it raises."""
     began = time.monotonic()
-    label = settings.of(LabelSettings)
-    work, plan = _prepare(settings)
+    label, choice = settings.of(LabelSettings), choice or Choice()
+    work, plan = _prepare(settings, run_id=run_id, choice=choice)
     print(_opening(plan, label), file=sys.stderr, flush=True)
     if label.dry_run:
         connect(work.actors.ray_address)
@@ -84,7 +143,10 @@ def _label(settings: Settings) -> int:
     tally, was_stopped = Tally(), False
     if plan.units:
         connect(work.actors.ray_address)
-        was_stopped = _work(plan, work=work, tally=tally, error_budget=label.error_budget)
+        show = watch(plan, tally)
+        was_stopped = _work(
+            plan, work=work, tally=tally, show=show, error_budget=label.error_budget
+        )
     tally.add_retries(take_retries())
     report = make_report(
         run_id=work.run_id,
@@ -97,17 +159,17 @@ def _label(settings: Settings) -> int:
         was_stopped=was_stopped,
     )
     clear_leftovers(work.table)
-    report_file = work.table.file("_runs", work.run_id, "report.json")
-    work.table.storage.write(report_file, report.to_json().encode())
-    print(summary(report, report_file=report_file))
+    lines = publish(work.table, report)
+    print(summary(report, report_file=report_file(work.table, work.run_id)))
+    for line in lines:
+        print(line)
     return report.exit_code
 
 
-def _prepare(settings: Settings) -> tuple[Work, Plan]:
+def _prepare(settings: Settings, *, run_id: str, choice: Choice) -> tuple[Work, Plan]:
     """All that can be wrong with the settings comes out here, before a process starts."""
     label, segmenting = settings.of(LabelSettings), settings.of(SegmentSettings)
     reading, storage = settings.of(ReadSettings), settings.of(Storage).with_environment()
-    run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     try:
         model = read_model(label.model, resize_rule=segmenting.resize_rule)
         spec = table_spec(model, segmenting=segmenting, reading=reading)
@@ -122,6 +184,8 @@ def _prepare(settings: Settings) -> tuple[Work, Plan]:
                 reading=reading,
                 units=settings.of(UnitSettings),
                 limit=label.limit,
+                waits=choice.waits,
+                failed=choice.failed(),
             )
 
         plan = plan_now()
@@ -143,14 +207,18 @@ def _prepare(settings: Settings) -> tuple[Work, Plan]:
         actors=settings.of(ActorSettings),
         processor=model.processor,
         model_files=model.files,
+        deadline=choice.deadline,
     )
     return work, plan
 
 
-def _work(plan: Plan, *, work: Work, tally: Tally, error_budget: float) -> bool:
+def _work(
+    plan: Plan, *, work: Work, tally: Tally, show: Callable[[], None], error_budget: float
+) -> bool:
     """Works on the plan; whether it was stopped before its end."""
 
-    def within_budget() -> bool:
+    def goes_on() -> bool:
+        show()
         early = tally.counts.images < _FEWEST_IMAGES_TO_JUDGE
         return early or not over_budget(tally.counts, error_budget=error_budget)
 
@@ -158,7 +226,7 @@ def _work(plan: Plan, *, work: Work, tally: Tally, error_budget: float) -> bool:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressDisplay(tally, plan):
         try:
-            return run_units(plan.units, work=work, tally=tally, on_progress=within_budget)
+            return run_units(plan.units, work=work, tally=tally, on_progress=goes_on)
         except KeyboardInterrupt:
             return True
 
@@ -174,8 +242,3 @@ def _opening(plan: Plan, label: LabelSettings) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code

@@ -50,6 +50,8 @@ class Tally:
     """Of units that are committed or under way."""
     units: int = 0
     """Units that this run committed."""
+    units_left: int = 0
+    """Units that the deadline kept from beginning."""
     faults: dict[str, str] = field(default_factory=dict)
     """Units that are not done, and why."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
@@ -60,6 +62,11 @@ class Tally:
     """For which they waited, all of them together."""
     actors: int = 1
     """How many work at once: when the first rows come, the others have theirs almost done."""
+    gpus: float = 0.0
+    """That the actors hold together."""
+    nodes: int = 0
+    """Of the cluster, when work began."""
+    _at_work_since: float | None = None
     _begun_at: float | None = None
     _last_rows_at: float = 0.0
     _arrivals: int = 0
@@ -79,6 +86,16 @@ class Tally:
         if self._begun_at is None or self._last_rows_at - self._begun_at < _SHORTEST_SECONDS:
             return None
         return self._images_since / (self._last_rows_at - self._begun_at)
+
+    @property
+    def seconds_at_work(self) -> float:
+        """Since the machines were taken, 0 where none were."""
+        return 0.0 if self._at_work_since is None else time.monotonic() - self._at_work_since
+
+    def take_machines(self, *, actors: int, gpus: float, nodes: int) -> None:
+        """Says what the run holds from now on, until it ends."""
+        self.actors, self.gpus, self.nodes = actors, gpus, nodes
+        self._at_work_since = time.monotonic()
 
     def add_retries(self, retries: Iterable[Retries]) -> None:
         for each in retries:

@@ -13,7 +13,7 @@ import pipeline
 ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
-RAY = {"flow", "cluster", "forecast", "run", "scheduling", "worker"}
+RAY = {"cluster", "flow", "forecast", "metrics", "run", "scheduling", "submission", "worker"}
 
 
 def imported(path: Path, *, at_start_only: bool = False) -> Iterator[str]:
@@ -79,9 +79,11 @@ WITHOUT_TORCH = [
     "pipeline.scenes.shards", "pipeline.table", "pipeline.labelled.checking",
     "pipeline.labelled.opening",
     "pipeline.evaluation.loading", "pipeline.evaluation.predictions",
-    "pipeline.labelling.commit", "pipeline.labelling.cutting",
+    "pipeline.labelling.commit", "pipeline.labelling.comparison", "pipeline.labelling.cutting",
     "pipeline.labelling.loading", "pipeline.labelling.model", "pipeline.labelling.planning",
     "pipeline.labelling.report", "pipeline.labelling.rows", "pipeline.labelling.settings",
+    "pipeline.latest", "pipeline.nightly.lock", "pipeline.nightly.retrying",
+    "pipeline.nightly.reporting", "pipeline.nightly.settling",
     "pipeline.training.order", "pipeline.training.recipes", "pipeline.training.targets",
 ]  # fmt: skip
 

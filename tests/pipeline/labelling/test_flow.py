@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def work(tmp_path, model_files, processor) -> Work:
         run_id="run",
         reading=ReadSettings(),
         segmenting=SEGMENTING,
-        actors=ActorSettings(block_images=3),
+        # One: they are started again for each pass over units that failed.
+        actors=ActorSettings(num_actors=1, block_images=3),
         processor=processor,
         model_files=model_files,
     )
@@ -221,3 +223,16 @@ def test_without_gpus_each_core_has_an_actor_and_readers_keep_room():
 def test_fewer_actors_than_cores_share_them(num_actors, threads):
     machines = Machines.of_cluster(ActorSettings(num_actors=num_actors))
     assert (machines.most_actors, machines.actor_threads) == (num_actors, threads)
+
+
+def test_after_the_deadline_no_unit_begins_and_those_left_are_no_faults(tmp_path, work):
+    corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
+    units = plan(corpus, work).units
+    late, early = Tally(), Tally()
+    for tally, deadline in ((late, time.time() - 1), (early, time.time() + 3600)):
+        timed = dataclasses.replace(work, deadline=deadline)
+        assert not run_units(units, work=timed, tally=tally, on_progress=lambda: True)
+        assert tally.faults == {}
+        assert tally.units + tally.units_left == len(units) == 3
+        assert work.table.done_units() == (set() if tally is late else {u.unit_id for u in units})
+    assert late.units_left == 3
