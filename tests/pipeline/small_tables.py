@@ -80,5 +80,7 @@ def finish(
         ]
         for part, content, schema in (("segments", segments, SEGMENTS), ("images", rows, IMAGES)):
             buffer = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(content, schema=schema), buffer)
+            rows_of_part = pa.Table.from_pylist(content, schema=schema)
+            made_by = {**SPEC.file_metadata, "unit_id": unit.unit_id}
+            pq.write_table(rows_of_part.replace_schema_metadata(made_by), buffer)
             table.storage.write(table.file(part, f"{unit.unit_id}.parquet"), buffer.getvalue())

@@ -10,6 +10,7 @@ from corpora import put, tar
 from small_tables import finish, settled
 
 from pipeline import latest
+from pipeline.compact.__main__ import CompactSettings, compact
 from pipeline.storage import Storage
 from pipeline.table import TableStore
 
@@ -137,3 +138,18 @@ def test_an_empty_table_has_no_latest_rows(tmp_path, table):
     settled(corpus, table, "run-1")
     assert latest.images(table.uri).read_all().num_rows == 0
     assert latest.segments(table.uri).read_all().num_rows == 0
+
+
+def test_it_is_the_same_when_units_were_joined(tmp_path, table, capsys):
+    corpus = str(tmp_path / "c")
+    for run in range(3):
+        for number in range(12):
+            change(corpus, f"{number:02}.jpg", 10 * run + number % (run + 2) + 1)
+        night(corpus, table, f"run-{run}")
+    before = areas(table)
+    compact(table, CompactSettings(table=table.uri))
+    assert table.units().compacted
+    assert areas(table) == before
+    change(corpus, "00.jpg", 99)
+    night(corpus, table, "after")
+    assert areas(table) == before | {"00.jpg": 99}
