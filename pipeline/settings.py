@@ -46,11 +46,18 @@ class Settings:
 
 
 def parse(
-    kinds: Sequence[type], *, arguments: Sequence[str] | None = None, description: str
+    kinds: Sequence[type],
+    *,
+    arguments: Sequence[str] | None = None,
+    description: str,
+    positional: str | None = None,
 ) -> Settings:
     """The settings that the command line and its `--config` ask for; the command line wins.
 
     Lists may be written with commas: `--image_members png,jpg`; a yes needs no word: `--dry_run`.
+
+    Args:
+        positional: the setting that a word without a name is, as in `python -m pipeline.verify T`.
 
     Raises:
         WrongUsage: a name is unknown, a value has the wrong type or a part refuses it.
@@ -64,7 +71,7 @@ def parse(
     words = sys.argv[1:] if arguments is None else list(arguments)
     _refuse_secrets(words, kinds=kinds)
     try:
-        values = parser.parse_args(_spelled_out(words, kinds=kinds))
+        values = parser.parse_args(_spelled_out(words, kinds=kinds, positional=positional))
         parts = tuple(kind(**_fields(kind, values)) for kind in kinds)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise WrongUsage(_one_line(error)) from error
@@ -88,7 +95,9 @@ def _refuse_secrets(words: Sequence[str], *, kinds: Sequence[type]) -> None:
             )
 
 
-def _spelled_out(words: Sequence[str], *, kinds: Sequence[type]) -> list[str]:
+def _spelled_out(
+    words: Sequence[str], *, kinds: Sequence[type], positional: str | None
+) -> list[str]:
     """The words as jsonargparse wants them: `--config` first, lists in brackets, no bare yes."""
     hints = {name: hint for kind in kinds for name, hint in typing.get_type_hints(kind).items()}
     configs: list[str] = []
@@ -97,7 +106,11 @@ def _spelled_out(words: Sequence[str], *, kinds: Sequence[type]) -> list[str]:
     while rest:
         option, equals, value = rest.pop(0).partition("=")
         hint = hints.get(option.removeprefix("--")) if option.startswith("--") else None
+        if positional and not option.startswith("-"):
+            option, equals, value = f"--{positional}", "=", f"{option}{equals}{value}"
         takes_next = bool(rest) and not equals and not rest[0].startswith("--")
+        if hint in (bool, bool | None) and positional:
+            takes_next = takes_next and rest[0] in ("true", "false")
         if hint in (bool, bool | None) and not equals and not takes_next:
             equals, value = "=", "true"
         elif takes_next and (option == "--config" or hint is not None):

@@ -6,14 +6,18 @@ any tool that reads Parquet.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from maskformer import decode_rle
-from pipeline.storage import Storage, join
+from pipeline.compacted import FOLDER as COMPACTED
+from pipeline.compacted import CompactedFile, compacted_units, read_pointer
+from pipeline.storage import File, Storage, join
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
 
@@ -96,8 +100,27 @@ class TableSpec:
         """16 hexadecimal digits that change with any field."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
+    @classmethod
+    def of(cls, there: Mapping[str, Any]) -> "TableSpec":
+        """What a table's `_table.json` says."""
+        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in there.items()}
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"_table.json is of another version: {error}") from error
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @property
+    def file_metadata(self) -> dict[str, str]:
+        """What each Parquet file of the table says of what made it."""
+        return {
+            "schema_version": str(self.schema_version),
+            "model_fingerprint": self.model_fingerprint,
+            "table_fingerprint": self.fingerprint,
+            "labels": json.dumps(self.labels),
+        }
 
     def difference(self, other: dict[str, Any]) -> str:
         """The fields in which a table's `_table.json` differs, as text; empty where none does."""
@@ -141,18 +164,82 @@ class TableStore:
         self.check(spec)
 
     def done_units(self) -> set[str]:
-        """Ids of the units that are committed, by one listing."""
+        """Ids of the units that are committed, by a listing and what is compacted."""
+        units = self.units()
+        return {*units.own, *units.compacted}
+
+    def units(self) -> "DoneUnits":
+        """The units that are committed, and where their rows are read; each once at any moment."""
         names = (file.uri.rsplit("/", 1)[1] for file in self.storage.files(self.file("images")))
-        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        listed = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        # After the listing: a unit whose own files were gone by then is in this pointer.
+        pointer = read_pointer(self.uri, storage=self.storage)
+        compacted = compacted_units(self.uri, pointer, storage=self.storage)
+        return DoneUnits(
+            own=frozenset(listed - compacted.keys()), files=pointer.files, compacted=compacted
+        )
+
+    def segment_files(self) -> dict[str, File]:
+        """The file with the segments of each unit that is done: its own, else a compacted one.
+
+        `rows_of_unit` says which rows of the file are the unit's.
+        """
+        own = {file.uri: file for file in self.storage.files(self.file("segments"))}
+        done = self.units()
+        places = [self.storage.file(self.file(file.segments)) for file in done.files]
+        found: dict[str, File | None] = {
+            unit: own.get(self.file("segments", f"{unit}.parquet"), places[number])
+            for unit, number in done.compacted.items()
+        }
+        found |= {unit: own.get(self.file("segments", f"{unit}.parquet")) for unit in done.own}
+        return {unit: file for unit, file in found.items() if file is not None}
 
     def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> ds.Dataset:
         if self.spec() is None:
             raise FileNotFoundError(f"{self.uri} is no segment table: it has no _table.json")
-        fs, root = self.storage.filesystem(self.file(part))
-        files = [join(root, f"{unit}.parquet") for unit in sorted(self.done_units())]
+        fs, root = self.storage.filesystem(self.uri)
+        files = [join(root, name) for name in self.units().file_names(part)]
         if not files:
             return ds.dataset(schema.empty_table())
         return ds.dataset(files, schema=schema, format="parquet", filesystem=fs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoneUnits:
+    """The units that are committed, and the files to read them from."""
+
+    own: frozenset[str]
+    """Units to read from files of their own."""
+    files: tuple[CompactedFile, ...]
+    compacted: Mapping[str, int]
+    """Units to read from compacted files, and the number of the file that each is in."""
+
+    def file_names(self, part: Literal["segments", "images"]) -> list[str]:
+        """The files with all rows, each once, relative to the table."""
+        own = [join(part, f"{unit}.parquet") for unit in sorted(self.own)]
+        return [*(getattr(file, part) for file in self.files), *own]
+
+    def file_name(self, unit_id: str, part: Literal["segments", "images"]) -> str:
+        """The file with the rows of one unit, and of others where it is compacted."""
+        if unit_id in self.compacted:
+            return getattr(self.files[self.compacted[unit_id]], part)
+        return join(part, f"{unit_id}.parquet")
+
+
+def rows_of_unit(file: str, unit_id: str) -> pc.Expression:
+    """Which rows of a file of `segments` are of a unit: in its own file, all are."""
+    is_compacted = f"/{COMPACTED}/" in file
+    return ds.field("unit_id") == unit_id if is_compacted else ds.scalar(True)
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How all files of a table are written: statistics on the scalars, and not on run lengths."""
+    scalars = [f.name for f in schema if f.name != "rle" and not pa.types.is_nested(f.type)]
+    return {
+        "compression": "zstd",
+        "use_dictionary": [n for n in scalars if n not in ("position", "score", "area")],
+        "write_statistics": scalars,
+    }
 
 
 def _brief(value: Any) -> str:

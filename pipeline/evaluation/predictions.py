@@ -16,7 +16,7 @@ from pipeline.labelled.target import LabelError
 from pipeline.labelling.loading import fault_row
 from pipeline.labelling.rows import ROWS
 from pipeline.storage import File, SourceChanged, Storage, StorageFault
-from pipeline.table import IMAGES, TableStore, images
+from pipeline.table import IMAGES, TableStore, images, rows_of_unit
 
 TASKS = pa.schema(
     [
@@ -25,6 +25,7 @@ TASKS = pa.schema(
         ("file", pa.string()),
         ("file_etag", pa.string()),
         ("file_size", pa.int64()),
+        ("file_unit", pa.string()),
     ]
 )
 """The images of one unit, and the file of their segments."""
@@ -44,7 +45,9 @@ class PredictionLoader:
             with self.storage.open(
                 first["file"], etag=first["file_etag"], size=first["file_size"]
             ) as file:
-                found = pq.read_table(file, filters=ds.field("image_id").isin(ids)).to_pylist()
+                rows_of = rows_of_unit(first["file"], first["file_unit"])
+                chosen = ds.field("image_id").isin(ids) & rows_of
+                found = pq.read_table(file, filters=chosen).to_pylist()
         except (StorageFault, SourceChanged) as fault:
             return pa.Table.from_pylist([fault_row(fault, unit_id=None)], schema=ROWS)
         of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -66,7 +69,7 @@ def prediction_tasks(table: TableStore, *, dataset: LabelledImages) -> Iterator[
     """
     rows = images(table.uri, storage=table.storage).to_table()
     at = _found(rows, dataset=dataset)
-    files = {file.uri: file for file in table.storage.files(table.file("segments"))}
+    files = table.segment_files()
     for index, place in enumerate(at):
         if place is None:
             raise LabelError(
@@ -79,8 +82,7 @@ def prediction_tasks(table: TableStore, *, dataset: LabelledImages) -> Iterator[
     if failed:
         raise LabelError(f"image {failed[0]['image_id']}: {failed[0]['error_message']}")
     for unit_id in pc.unique(chosen["unit_id"]).to_pylist():
-        file = files[table.file("segments", f"{unit_id}.parquet")]
-        yield _task(chosen.filter(pc.equal(chosen["unit_id"], unit_id)), file=file)
+        yield _task(chosen.filter(pc.equal(chosen["unit_id"], unit_id)), file=files[unit_id])
 
 
 def _task(unit: pa.Table, *, file: File) -> pa.Table:
@@ -91,6 +93,7 @@ def _task(unit: pa.Table, *, file: File) -> pa.Table:
             "file": file.uri,
             "file_etag": file.etag,
             "file_size": file.size,
+            "file_unit": row["unit_id"],
         }
         for row in unit.to_pylist()
     ]

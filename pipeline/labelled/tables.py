@@ -26,12 +26,14 @@ from pipeline.labelled.shards import member_place, shard_members
 from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
 from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.storage import File, Storage
-from pipeline.table import TableStore, images
+from pipeline.table import TableStore, images, rows_of_unit
 
 _TRUTHS: Mapping[str, Truths] = {
     "panoptic": "segments", "instance": "instances", "semantic": "labels",
 }  # fmt: skip
-_SCHEMA = rows_schema(("height", pa.int32()), ("width", pa.int32()), ("unit", PLACE))
+_SCHEMA = rows_schema(
+    ("height", pa.int32()), ("width", pa.int32()), ("unit", PLACE), ("unit_id", pa.string())
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class TableTruth:
             segments = pq.read_table(
                 file,
                 columns=["segment_id", "label_id", "rle"],
-                filters=ds.field("image_id") == row["image_id"],
+                filters=(ds.field("image_id") == row["image_id"])
+                & rows_of_unit(unit.uri, row["unit_id"]),
             ).to_pylist()
         segments.sort(key=lambda segment: segment["segment_id"])
         size = {"height": row["height"], "width": row["width"]}
@@ -76,8 +79,8 @@ def open_table(
     spec = store.spec()
     if spec is None:
         raise LabelError(f"{store.uri} is no segment table: it has no _table.json")
-    units = {file.uri: file for file in storage.files(store.file("segments"))}
     rows = images(store.uri, storage=storage).to_table().to_pylist()
+    units = store.segment_files()
     rows = [row for row in rows if row["status"] == "ok"]
     rows.sort(key=lambda row: (row["unit_id"], row["position"]))
     if not rows:
@@ -89,7 +92,8 @@ def open_table(
             "image": asdict(places[row["image_id"]]),
             "height": row["height"],
             "width": row["width"],
-            "unit": asdict(place_of(units[store.file("segments", f"{row['unit_id']}.parquet")])),
+            "unit": asdict(place_of(units[row["unit_id"]])),
+            "unit_id": row["unit_id"],
         }
         for row in rows
     ]

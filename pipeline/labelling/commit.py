@@ -6,7 +6,6 @@ the unit is done; until then no reader looks at anything of it.
 """
 
 import io
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
 from pipeline.storage import StorageFault
-from pipeline.table import SCHEMA_VERSION, TableSpec, TableStore
+from pipeline.table import TableSpec, TableStore, parquet_options
 
 RECEIPT = pa.schema(
     [
@@ -47,7 +46,6 @@ RECEIPT = pa.schema(
 
 _ROW_GROUP_ROWS = 8192
 _LEFTOVER_SECONDS = 24 * 3600
-_WITHOUT_STATISTICS = "rle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +107,7 @@ def commit_unit(
         StorageFault: a part is gone or the parts are not the unit; nothing was committed.
     """
     rows = _joined(parts, unit_id=unit_id, num_images=num_images, table=table)
-    metadata = {
-        "schema_version": str(SCHEMA_VERSION),
-        "model_fingerprint": spec.model_fingerprint,
-        "table_fingerprint": spec.fingerprint,
-        "labels": json.dumps(spec.labels),
-        "unit_id": unit_id,
-    }
+    metadata = {**spec.file_metadata, "unit_id": unit_id}
     for name, content in (("segments", segment_table(rows)), ("images", image_table(rows))):
         content = content.replace_schema_metadata(metadata)
         table.storage.write(table.file(name, f"{unit_id}.parquet"), _parquet(content))
@@ -163,17 +155,7 @@ def _joined(parts: Iterable[str], *, unit_id: str, num_images: int, table: Table
 
 def _parquet(content: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    scalars = [
-        f.name
-        for f in content.schema
-        if f.name != _WITHOUT_STATISTICS and not pa.types.is_nested(f.type)
-    ]
     pq.write_table(
-        content,
-        buffer,
-        compression="zstd",
-        row_group_size=_ROW_GROUP_ROWS,
-        use_dictionary=[name for name in scalars if name not in ("position", "score", "area")],
-        write_statistics=scalars,
+        content, buffer, row_group_size=_ROW_GROUP_ROWS, **parquet_options(content.schema)
     )
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """Storage that tells of every operation before it runs: to crash there, or let others go first."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
@@ -87,20 +88,21 @@ def interleaved(*programs: Callable[[Storage], Any], seed: int) -> list[Any]:
 
 
 class _Turns:
-    """Lets one of several threads go on at a time."""
+    """Lets one of several programs go on at a time; each may have threads of its own."""
 
     def __init__(self, number: int, *, seed: int) -> None:
-        self._alive, self._waiting = set(range(number)), set[int]()
+        self._alive, self._waiting = set(range(number)), Counter[int]()
         self._random, self._changed = Random(seed), threading.Condition()
         self._next: int | None = None
 
     def wait(self, index: int) -> None:
         with self._changed:
-            self._waiting.add(index)
+            self._waiting[index] += 1
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._next == index)
             self._next = None
-            self._waiting.remove(index)
+            self._waiting[index] -= 1
+            self._changed.notify_all()
 
     def end(self, index: int) -> None:
         with self._changed:
@@ -110,8 +112,11 @@ class _Turns:
     def run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._next is None and self._waiting == self._alive)
+                self._changed.wait_for(self._all_wait)
                 if not self._alive:
                     return
-                self._next = self._random.choice(sorted(self._waiting))
+                self._next = self._random.choice(sorted(self._alive))
                 self._changed.notify_all()
+
+    def _all_wait(self) -> bool:
+        return self._next is None and all(self._waiting[index] for index in self._alive)
