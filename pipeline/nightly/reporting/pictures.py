@@ -113,17 +113,19 @@ def _picture(
             target_size=_shrunk(size),
             max_pixels=_MOST_PIXELS,
         )
+        height, width = _shrunk(size)
+        drawn = draw_segments(
+            decoded.image.resize((width, height)),
+            # A name of several lines cannot be drawn.
+            [{**row, "label": " ".join(row["label"].split())[:40]} for row in segments],
+            mask_of=_small_mask,
+        )
     except SourceChanged:
         return _missing(image_id, where, "replaced or gone since it was labelled")
     except ImageError as error:
         return _missing(image_id, where, f"cannot be decoded any more: {error.error_class}")
-    height, width = _shrunk(size)
-    drawn = draw_segments(
-        decoded.image.resize((width, height)),
-        # A name of several lines cannot be drawn.
-        [{**row, "label": " ".join(row["label"].split())[:40]} for row in segments],
-        mask_of=_small_mask,
-    )
+    except (ValueError, MemoryError) as error:  # a picture is not worth a report
+        return _missing(image_id, where, f"cannot be drawn: {type(error).__name__}")
     return Picture(
         image_id=image_id,
         where=where,

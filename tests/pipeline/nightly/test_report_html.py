@@ -1,6 +1,7 @@
 """The page says whether to act, shows what is strange, and is harmed by no name in the corpus."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -8,6 +9,7 @@ import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
+import drawn_nights
 import pytest
 from drawn_nights import (
     LABELS,
@@ -314,6 +316,15 @@ def test_images_that_cannot_be_read_any_more_are_shown_as_such(tmp_path):
     words = Reader(html_of(table)).words
     assert words.count("no picture: replaced or gone since it was labelled") == 2
     assert len(pictures(table)) == 3
+
+
+def test_a_mask_that_is_no_mask_costs_its_picture_alone(tmp_path, monkeypatch):
+    table = new_table(tmp_path)
+    images = photos(tmp_path / "photos", 2)
+    monkeypatch.setattr(drawn_nights, "_band", lambda *_: "no mask")
+    photo_night(table, [dataclasses.replace(images[0], shares={0: 0.5}), images[1]])
+    publish(table, RUN, report(RUN), ReportSettings(strangest_images=0))
+    assert "no picture: cannot be drawn: ValueError" in Reader(html_of(table)).words
 
 
 def test_images_are_found_in_archives_as_far_as_the_bytes_go(tmp_path):
