@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from corpora import parquet, put, tar
-from hooked import Crash, crash_at, interleaved
+from hooked import Crash, HookedStorage, crash_at, interleaved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -270,6 +270,23 @@ def test_a_done_unit_that_lost_a_source_stays_done(tmp_path, table):
     finish(settled(corpus, table, "run-1").units, table)
     Path(corpus, "b.jpg").unlink()
     assert settled(corpus, table, "run-2").units == ()
+
+
+def test_a_unit_that_another_run_did_before_it_lost_a_source_stays_done(tmp_path, table):
+    """The other commits after this run has listed what is done; then a source goes."""
+    corpus = put(tmp_path / "c", files("a.jpg", "b.jpg", "c.jpg"))
+    units = settled(corpus, table, "run-1").units
+
+    def hook(operation: str, uri: str) -> None:
+        if operation == "look" and uri == corpus and Path(corpus, "b.jpg").exists():
+            finish(units, table)
+            Path(corpus, "b.jpg").unlink()
+
+    plan = settled(corpus, TableStore(table.uri, HookedStorage(hook)), "run-2")
+
+    assert not Path(corpus, "b.jpg").exists()
+    assert plan.units == ()
+    assert plan.done == 1
 
 
 def test_an_entry_that_was_missing_and_came_is_planned_then(tmp_path, table):
