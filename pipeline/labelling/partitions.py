@@ -16,28 +16,47 @@ KEY = ("key", "u8", (2,))
 """The first field of every record."""
 
 _PARTITIONS = 64
+_MOST_HELD = 2**18
 
 
 class Partitions:
-    """Where records are laid down, and read a partition at a time."""
+    """Where records are laid down, and read a partition at a time; few of them touch no disk."""
 
     def __init__(self, folder: Path, *, dtype: np.dtype) -> None:
-        folder.mkdir()
-        self._dtype = dtype
+        self._folder, self._dtype = folder, dtype
         self._files = [folder / f"{number:03}" for number in range(_PARTITIONS)]
+        self._held: list[Records] = []
+        self._num_held = 0
 
     def add(self, records: Records) -> None:
-        numbers = records["key"][:, 0] % _PARTITIONS
-        records = records[np.argsort(numbers, kind="stable")]
-        ends = np.cumsum(np.bincount(numbers.astype(np.int64), minlength=_PARTITIONS))
-        for file, part in zip(self._files, np.split(records, ends[:-1]), strict=True):
+        self._held.append(records)
+        self._num_held += len(records)
+        if self._num_held > _MOST_HELD:
+            self._lay_down()
+
+    def __iter__(self) -> Iterator[Records]:
+        if not self._folder.exists():
+            yield from self._split()
+            return
+        self._lay_down()
+        for file in self._files:
+            yield np.fromfile(file, self._dtype) if file.exists() else np.empty(0, self._dtype)
+
+    def _lay_down(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        for file, part in zip(self._files, self._split(), strict=True):
             if len(part):
                 with open(file, "ab") as output:
                     output.write(part.tobytes())
+        self._held, self._num_held = [], 0
 
-    def __iter__(self) -> Iterator[Records]:
-        for file in self._files:
-            yield np.fromfile(file, self._dtype) if file.exists() else np.empty(0, self._dtype)
+    def _split(self) -> list[Records]:
+        """What is held, by partition."""
+        records = np.concatenate([np.empty(0, self._dtype), *self._held])
+        numbers = records["key"][:, 0] % _PARTITIONS
+        records = records[np.argsort(numbers, kind="stable")]
+        ends = np.cumsum(np.bincount(numbers.astype(np.int64), minlength=_PARTITIONS))
+        return np.split(records, ends[:-1])
 
 
 def keys(names: Sequence[str]) -> npt.NDArray[np.uint64]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_tables import finish, settled
 
 from pipeline import latest
-from pipeline.labelling import comparison, plans
+from pipeline.labelling import comparison, partitions, plans
 from pipeline.labelling.partitions import KEY, Partitions, grouped, keys
 from pipeline.labelling.ranges import Ranges
 from pipeline.sources import Source
@@ -22,7 +22,8 @@ from pipeline.table import TableStore, images
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three rows, so that a few files need several."""
+    """Of three rows, so that a few files need several, and the disk."""
+    monkeypatch.setattr(partitions, "_MOST_HELD", 3)
     monkeypatch.setattr(comparison, "_BATCH_ROWS", 3)
     monkeypatch.setattr(plans, "_BATCH_ROWS", 3)
 
@@ -146,15 +147,15 @@ def test_plans_without_the_newer_columns_are_read(tmp_path, table):
 
 def test_records_of_one_key_come_together_whatever_their_order(tmp_path):
     dtype = np.dtype([KEY, ("value", "i8")])
-    partitions = Partitions(tmp_path / "p", dtype=dtype)
+    on_disk = Partitions(tmp_path / "p", dtype=dtype)
     names = [f"name-{n % 700}" for n in range(2000)]
     for start in range(0, 2000, 300):
         part = names[start : start + 300]
         records = np.empty(len(part), dtype)
         records["key"], records["value"] = keys(part), np.arange(start, start + len(part))
-        partitions.add(records)
+        on_disk.add(records)
     seen: dict[int, set[str]] = {}
-    for number, records in enumerate(partitions):
+    for number, records in enumerate(on_disk):
         if len(records):
             half = len(records) // 2
             first, second = grouped(records[:half], records[half:])
