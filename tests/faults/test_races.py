@@ -1,0 +1,81 @@
+"""Several runs on one table at once: no row lost, none doubled, and how much work is done again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+from drawn import plain_corpus
+from job_runs import Jobs
+from s3 import KEY, SECRET, s3_server
+from small_runs import begun, exit_code, rows_of, written_corpus
+from table_rows import assert_same
+from table_rows import rows_of as rows_of_table
+
+from pipeline.storage import Storage
+
+_IMAGES = 36
+
+
+@pytest.mark.parametrize("runs", [2, 4])
+def test_processes_that_race_on_a_growing_corpus_leave_every_image_once(
+    runs: int, tmp_path: Path
+) -> None:
+    """Without Ray. A run that found its parts cleared by another ends with 75, as it should."""
+    names = [f"{n}.jpg" for n in range(10, 30)]
+    corpus, table = written_corpus(tmp_path / "corpus", names=names), tmp_path / "table"
+    children = []
+    for number in range(runs):
+        written_corpus(corpus, names=[f"{number}.jpg"])
+        children.append(begun(corpus, table, run_id=f"run-{number}", pause_seconds=0.01))
+    codes = [exit_code(child) for child in children]
+    assert set(codes) <= {0, 75}
+    assert 0 in codes
+    last = begun(corpus, table, run_id="last")
+    assert exit_code(last) == 0
+    found = [row["image_id"] for row in rows_of(table) if "unit_id" in row]
+    assert found == sorted([*names, *(f"{number}.jpg" for number in range(runs))])
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("runs", [2, 4])
+def test_jobs_that_race_on_a_table_in_a_bucket_leave_every_image_once(
+    runs: int, jobs: Jobs, usual: dict[str, Any], tmp_path: Path
+) -> None:
+    """Prints the share of images that were labelled more than once."""
+    with s3_server(tmp_path) as server:
+        storage = Storage(endpoint_url=server.endpoint_url, key=KEY, secret=SECRET)
+        bucket = s3fs.S3FileSystem(
+            endpoint_url=server.endpoint_url, key=KEY, secret=SECRET, use_listings_cache=False
+        )
+        bucket.pipe({f"test/corpus/{n}": data for n, data in plain_corpus(_IMAGES).items()})
+
+        def options(table: str) -> dict[str, Any]:
+            return {
+                "environment": server.environment,
+                "corpus": "s3://test/corpus",
+                "table": f"s3://test/{table}",
+                "unit_images": 3,
+                **usual,
+            }
+
+        jobs.run(**options("alone")).expect(0)
+        racing = [jobs.start(**options("together")) for _ in range(runs)]
+        for job in racing:
+            assert job.end().exit_code in (0, 75)
+        jobs.run(**options("together")).expect(0)
+
+        alone = rows_of_table("s3://test/alone", storage=storage)
+        together = rows_of_table("s3://test/together", storage=storage)
+        reports = [json.loads(bucket.cat_file(name)) for name in bucket.find("test/together/_runs")
+                   if name.endswith("report.json")]  # fmt: skip
+    print(json.dumps({
+        "runs": runs,
+        "lost": len(set(alone.ids) - set(together.ids)),
+        "doubled": len(together.ids) - len(set(together.ids)),
+        "work wasted %": round(100 * (sum(r["images"] for r in reports) / _IMAGES - 1), 1),
+    }))  # fmt: skip
+    assert len(alone.ids) == _IMAGES
+    assert_same(together, alone)
