@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 _RENEWED_LATELY_SECONDS = 10.0
 _SLOWEST_BYTES_PER_SECOND = 2**16
-_LARGEST_PUT_BYTES = 100 * 2**20
+LARGEST_PUT_BYTES = 100 * 2**20
+"""More than this goes in parts; a part that fails is tried again by s3fs and botocore."""
 
 
 def get(fs: Any, path: str, *, etag: str | None, start: int, stop: int | None) -> bytes:
@@ -63,8 +64,8 @@ def put(fs: Any, path: str, data: bytes, *, only_new: bool = False) -> None:
     Raises:
         FileExistsError: it was to be new, and is not.
     """
-    if len(data) > _LARGEST_PUT_BYTES and not only_new:
-        fs.pipe_file(path, data)  # in parts, of which s3fs tries each again
+    if len(data) > LARGEST_PUT_BYTES and not only_new:
+        fs.pipe_file(path, data)
         return
     condition = {"IfNoneMatch": "*"} if only_new else {}
     # The client has a limit for waiting to be answered, and none for a server that does not listen.

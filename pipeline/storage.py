@@ -207,7 +207,7 @@ class Storage:
 
     def write(self, uri: str, data: bytes) -> None:
         """Makes an object of the data, whole or not at all, over what was there."""
-        fs, path = self._filesystem(uri)
+        fs, path = self._filesystem(uri, tries_again=len(data) > s3_objects.LARGEST_PUT_BYTES)
         put = partial(s3_objects.put, fs) if _is_s3(fs) else fs.pipe_file
         put = _put_local if isinstance(fs, LocalFileSystem) else put
 

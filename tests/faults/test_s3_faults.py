@@ -144,8 +144,8 @@ def test_storage_keeps_its_word_at_1_5_and_20_percent_of_faults(server, monkeypa
             print(
                 f"\nfigure: S3 faults at {rate:.0%}: 2,000 operations all right, "
                 f"{proxy.faults.total():,} faults in {requests:,} requests "
-                f"(+{requests / alone - 1:.1%}), {seconds:.0f} s of {_THREADS} threads "
-                f"(+{seconds - seconds_alone:.0f} s; {waited:.0f} s of waiting)"
+                f"({requests / alone - 1:+.1%}), {seconds:.0f} s of {_THREADS} threads "
+                f"({seconds - seconds_alone:+.0f} s; {waited:.0f} s of waiting)"
             )
 
 
@@ -189,6 +189,20 @@ def _faults_end_after(proxy: S3Proxy, first: int) -> Any:
 
     proxy.fault = only_first  # type: ignore[method-assign]
     return lambda: proxy.__dict__.pop("fault")
+
+
+def test_a_large_object_has_its_parts_tried_again_by_the_client(proxy, monkeypatch):
+    """So that one part that fails is not the whole object once more."""
+    monkeypatch.setattr(s3_objects, "LARGEST_PUT_BYTES", 10)
+    passing = _faults_end_after(proxy, 0)
+    proxy.kinds, proxy.rate = ("internal error",), 1.0
+    storage_at(proxy).write("s3://test/large", bytes(1000))
+    passing()
+    proxy.rate = 0
+    assert proxy.faults == {"internal error": 1}
+    assert proxy.requests == {"PUT": 2}
+    assert take_retries() == []
+    assert storage_at(proxy).read("s3://test/large") == bytes(1000)
 
 
 def test_a_new_object_whose_answer_was_lost_is_known_as_ones_own(proxy):

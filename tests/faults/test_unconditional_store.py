@@ -80,7 +80,7 @@ def test_a_store_is_asked_once_whether_it_heeds_conditions(server, ignoring):
 
 def test_one_of_many_makes_a_new_object_on_a_store_that_ignores_conditions(ignoring):
     storage = storage_at(ignoring.endpoint_url)
-    assert lost_and_doubled(storage, "s3://test/few", rounds=6) == (0, 0)
+    assert lost_and_doubled(storage, "s3://test/few", rounds=4) == (0, 0)
 
 
 def test_without_the_agreement_several_would(ignoring, monkeypatch):
