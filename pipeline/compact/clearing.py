@@ -154,13 +154,14 @@ def _never_done(table: TableStore, units: Iterable[str]) -> set[str]:
     wanted = set(units)
     runs = runs_in_order(table)
     done = table.done_units()
-    held: dict[tuple[str, str], list[tuple[str, int, float]]] = {}
-    for unit, uri, etag, start, stop in _planned(table, runs, of=wanted):
-        held.setdefault((uri, etag), []).append((unit, start, stop))
+    held: dict[tuple[str, str], list[tuple[str, int, float, int]]] = {}
+    for unit, uri, etag, *piece in _planned(table, runs, of=wanted):
+        held.setdefault((uri, etag), []).append((unit, *piece))
     dead = set()
-    for _, uri, etag, start, stop in _planned(table, runs, of=done):
-        for unit, own_start, own_stop in held.get((uri, etag), ()):
-            if own_start < stop and start < own_stop:
+    for _, uri, etag, start, stop, again in _planned(table, runs, of=done):
+        for unit, own_start, own_stop, own_again in held.get((uri, etag), ()):
+            # One that is tried again stands beside the unit that failed.
+            if own_start < stop and start < own_stop and own_again <= again:
                 dead.add(unit)
     return dead
 
@@ -173,9 +174,10 @@ def _planned(
     for run_id in runs:
         for batch in read_plan(table, run_id, columns=columns):
             rows = zip(*(batch[name].to_pylist() for name in columns), strict=True)
-            for unit, uri, etag, start, stop in rows:
+            for unit, uri, etag, start, stop, again in rows:
                 if unit in of:
-                    yield unit, uri, etag, start, float("inf") if stop is None else float(stop)
+                    end = float("inf") if stop is None else float(stop)
+                    yield unit, uri, etag, start, end, again
 
 
 def _by_unit(table: TableStore, part: str) -> dict[str, File]:

@@ -61,7 +61,8 @@ def read_units(
     table: TableStore, run_id: str, *, only: Container[str], plan_number: int
 ) -> Iterator[Unit]:
     """Some units of a plan, in its order."""
-    current, pieces = None, []
+    current: str | None = None
+    pieces: list[pa.RecordBatch] = []
     for batch in read_plan(table, run_id):
         for unit_id, rows in _runs_of_rows(batch):
             if unit_id != current:
