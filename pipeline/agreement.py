@@ -49,8 +49,8 @@ def agree(
     """The value that all who ever ask get: that of one of them.
 
     Args:
-        write, read, names: of a place that is for this question alone and never cleared; what was
-            written before `names` is called is among them.
+        write, read, names: of a place that is for this question alone, and cleared only when the
+            question is put anew; what was written before `names` is called is among them.
 
     Raises:
         StorageFault: others came between in every round.
@@ -68,7 +68,7 @@ def agree(
             # Whoever joins a higher ballot from here on sees this vote, and votes the same.
             if not _is_above(there, ballot):
                 return choice
-        highest = max(Ballot.of(name).number for name in there)
+        highest = max((Ballot.of(name).number for name in there), default=highest)
         longest = min(_FIRST_WAIT_SECONDS * 2**attempt, _LONGEST_WAIT_SECONDS)
         time.sleep(random.uniform(0, longest))
     raise StorageFault(f"others wrote at the same time in all of {_ROUNDS} rounds")

@@ -239,11 +239,19 @@ class Storage:
     def delete(self, uris: Iterable[str]) -> None:
         """Removes objects; those that are gone already do no harm."""
         for uri in uris:
-            fs, path = self._filesystem(uri)
-            remove = partial(s3_objects.remove, fs) if _is_s3(fs) else fs.rm_file
-            remove = _remove_local if isinstance(fs, LocalFileSystem) else remove
-            with contextlib.suppress(FileNotFoundError):
-                self._retried(partial(remove, path), fs=fs, what=f"remove {uri}")
+            _, path = self._filesystem(uri)
+            if _exclusive_stores.get(self._store(path)) is False:
+                # Before the object: who asked in between would make again what was.
+                for file in self.files(_ballots(uri)):
+                    self._remove(file.uri)
+            self._remove(uri)
+
+    def _remove(self, uri: str) -> None:
+        fs, path = self._filesystem(uri)
+        remove = partial(s3_objects.remove, fs) if _is_s3(fs) else fs.rm_file
+        remove = _remove_local if isinstance(fs, LocalFileSystem) else remove
+        with contextlib.suppress(FileNotFoundError):
+            self._retried(partial(remove, path), fs=fs, what=f"remove {uri}")
 
     def _filesystem(self, uri: str, *, tries_again: bool = False) -> tuple[Any, str]:
         if _protocol(uri) not in _S3_PROTOCOLS:
@@ -300,7 +308,7 @@ class Storage:
         fs, path = self._filesystem(uri)
         if isinstance(fs, LocalFileSystem):
             return True
-        store = (self.endpoint_url, path.split("/")[0])
+        store = self._store(path)
         if store not in _exclusive_stores:
             _exclusive_stores[store] = self._refuses_a_second(f"{uri}.trial-{uuid.uuid4().hex}")
         return _exclusive_stores[store]
@@ -321,19 +329,29 @@ class Storage:
             self.delete([trial])
         return not was_made
 
+    def _store(self, path: str) -> tuple[str | None, str]:
+        return self.endpoint_url, path.split("/")[0]
+
     def _agreed(self, uri: str, data: bytes) -> bytes:
-        folder = f"{uri}.ballots"
-        return agree(
-            data,
-            write=lambda name, value: self.write(join(folder, name), value),
-            read=lambda name: self.read(join(folder, name)),
-            names=lambda: [file.uri.rsplit("/", 1)[1] for file in self.files(folder)],
-        )
+        folder = _ballots(uri)
+        try:
+            return agree(
+                data,
+                write=lambda name, value: self.write(join(folder, name), value),
+                read=lambda name: self.read(join(folder, name)),
+                names=lambda: [file.uri.rsplit("/", 1)[1] for file in self.files(folder)],
+            )
+        except FileNotFoundError as error:
+            raise StorageFault(f"write {uri}: it was removed meanwhile") from error
 
 
 def join(base: str, *names: str) -> str:
     """A location below another."""
     return "/".join([base.rstrip("/"), *names])
+
+
+def _ballots(uri: str) -> str:
+    return f"{uri}.ballots"
 
 
 def _protocol(uri: str) -> str:

@@ -83,6 +83,17 @@ def test_one_of_many_makes_a_new_object_on_a_store_that_ignores_conditions(ignor
     assert lost_and_doubled(storage, "s3://test/few", rounds=4) == (0, 0)
 
 
+def test_an_object_that_was_removed_can_be_made_anew_by_another(server, ignoring):
+    """As a lock is, every night."""
+    storage, uri = storage_at(ignoring.endpoint_url), "s3://test/lock/lock.json"
+    for night in (b"first", b"second", b"third"):
+        assert storage.write_new(uri, night)
+        assert not storage.write_new(uri, b"another")
+        assert storage.read(uri) == night
+        storage.delete([uri])
+        assert list(storage_at(server.endpoint_url).files("s3://test/lock")) == []
+
+
 def test_without_the_agreement_several_would(ignoring, monkeypatch):
     """That is what the race above is for."""
     storage = storage_at(ignoring.endpoint_url)
