@@ -173,11 +173,12 @@ def _planned(
     columns = ("unit_id", "uri", "etag", "start", "stop", "again")
     for run_id in runs:
         for batch in read_plan(table, run_id, columns=columns):
-            rows = zip(*(batch[name].to_pylist() for name in columns), strict=True)
-            for unit, uri, etag, start, stop, again in rows:
-                if unit in of:
-                    end = float("inf") if stop is None else float(stop)
-                    yield unit, uri, etag, start, end, again
+            for row in batch.to_pylist():
+                if row["unit_id"] in of:
+                    stop = float("inf") if row["stop"] is None else float(row["stop"])
+                    # Plans of earlier versions lack `again`.
+                    again = row.get("again", 0)
+                    yield row["unit_id"], row["uri"], row["etag"], row["start"], stop, again
 
 
 def _by_unit(table: TableStore, part: str) -> dict[str, File]:

@@ -137,7 +137,8 @@ def rewrite(
     there = pq.read_table(io.BytesIO(table.storage.read(table.file(name))))
     rows = there.to_pylist()
     change(rows)
-    schema = there.schema.with_metadata({**(there.schema.metadata or {}), **metadata})
+    said = {name.encode(): value for name, value in metadata.items()}
+    schema = there.schema.with_metadata({**(there.schema.metadata or {}), **said})
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
     table.storage.write(table.file(name), buffer.getvalue())
