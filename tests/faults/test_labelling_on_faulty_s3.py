@@ -1,0 +1,167 @@
+"""Two runs label one table over S3 that fails, and that may ignore conditions: each image once.
+
+The runs do all that a job does to the storage, in this process and without a model: plan, load,
+stage, commit, clear.
+"""
+
+import io
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from s3 import KEY, SECRET, S3Server, s3_server
+from s3_proxy import s3_proxy
+
+import pipeline.storage_retries
+from maskformer import MaskFormerImageProcessor
+from pipeline.labelling.commit import Stager, clear_staging, commit_unit
+from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.planning import UnitSettings, plan_corpus, settle_plan
+from pipeline.labelling.rows import ROWS
+from pipeline.labelling.tally import Tally
+from pipeline.reading import ReadSettings
+from pipeline.storage import Storage
+from pipeline.storage_retries import Retries, take_retries
+from pipeline.table import TableSpec, TableStore, images
+
+SPEC = TableSpec(
+    model_fingerprint="f" * 64, task="panoptic", threshold=0.5, mask_threshold=0.5,
+    overlap_mask_area_threshold=0.8, label_ids_to_fuse=(), resize_rule="transformers",
+    precision="fp32", decode="exact", labels=("road", "sky"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+def storage_at(endpoint_url: str) -> Storage:
+    return Storage(
+        endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET,
+        read_timeout_seconds=2,
+    )  # fmt: skip
+
+
+def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
+    """So many pictures; their names."""
+    for index in range(number):
+        buffer = io.BytesIO()
+        Image.new("RGB", (24, 16), (index % 256, 0, 0)).save(buffer, "PNG")
+        storage.write(f"{root}/{index:04}.png", buffer.getvalue())
+    return {f"{index:04}.png" for index in range(number)}
+
+
+def label(
+    corpus: str, *, table: TableStore, run_id: str, limit: int | None, unit_images: int
+) -> Tally:
+    """A run from its plan to its last commit."""
+    reading, tally = ReadSettings(), Tally()
+
+    def plan_now():
+        return plan_corpus(
+            corpus, table=table, spec=SPEC, reading=reading,
+            units=UnitSettings(unit_images=unit_images), limit=limit,
+        )  # fmt: skip
+
+    table.create(SPEC)
+    plan = settle_plan(plan_now(), plan_again=plan_now, table=table, run_id=run_id)
+    processor = MaskFormerImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
+    loader = UnitLoader(
+        storage=table.storage, reading=reading, processor=processor, block_bytes=20_000
+    )
+    stager = Stager(table=table, run_id=run_id)
+    for unit in plan.units:
+        receipts = [
+            receipt for block in loader(unit.table()) for receipt in stager(rows(block)).to_pylist()
+        ]
+        assert not [receipt["fault"] for receipt in receipts if receipt["fault"]]
+        for receipt in receipts:
+            tally.add_retries(Retries(**each) for each in receipt["storage_retries"])
+        parts = [receipt["part"] for receipt in receipts if receipt["part"]]
+        count = sum(len(receipt["positions"]) for receipt in receipts)
+        commit_unit(unit.unit_id, parts=parts, num_images=count, table=table, spec=SPEC)
+        clear_staging(table, unit.unit_id)
+    tally.add_retries(take_retries())
+    return tally
+
+
+def rows(block: pa.Table) -> pa.Table:
+    """What an actor would make of a block, had it found no segment."""
+    found = {"status": "ok", "num_segments": 0, "segments": []}
+    return pa.Table.from_pylist(
+        [
+            {name: value for name, value in row.items() if name in ROWS.names}
+            | (found if row["kind"] == "image" else {})
+            for row in block.to_pylist()
+        ],
+        schema=ROWS,
+    )
+
+
+def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool) -> str:
+    """Two runs at once that see different parts of a corpus and cut it differently; a figure.
+
+    Whichever plan comes into force first, the other has to be made of what it leaves.
+    """
+    direct = storage_at(server.endpoint_url)
+    corpus, table_uri = f"s3://test/{name}/corpus", f"s3://test/{name}/table"
+    names = put_corpus(direct, corpus, number=number)
+    take_retries()
+    tallies: list[Tally] = []
+    with s3_proxy(server, rate=rate, seed=number, strips_conditions=ignores) as proxy:
+        table = TableStore(table_uri, storage_at(proxy.endpoint_url))
+
+        def run(run_id: str, limit: int | None, unit_images: int) -> None:
+            tallies.append(
+                label(corpus, table=table, run_id=run_id, limit=limit, unit_images=unit_images)
+            )
+
+        began = time.monotonic()
+        runs = [
+            threading.Thread(target=run, args=arguments)
+            for arguments in (("one", number // 2, 5), ("two", None, 7))
+        ]
+        for each in runs:
+            each.start()
+        for each in runs:
+            each.join()
+        seconds = time.monotonic() - began
+        requests, faults = proxy.requests.total(), proxy.faults.total()
+        answered = proxy.faults["slow down"] + proxy.faults["internal error"]
+    assert len(tallies) == 2
+    table_rows = images(table_uri, storage=direct).to_table().to_pylist()
+    count = Counter(row["image_id"] for row in table_rows)
+    lost, doubled = names - count.keys(), [image for image, n in count.items() if n > 1]
+    assert (lost, doubled) == (set(), [])
+    assert {row["status"] for row in table_rows} == {"ok"}
+    assert not list(direct.files(f"{table_uri}/_staging"))
+    told = sum((tally.storage_retries for tally in tallies), Counter[str]())
+    assert told.total() >= 0.8 * answered
+    return (
+        f"two runs on one table, {number} images, {rate:.0%} of S3 faults"
+        f"{', conditional PUT ignored' if ignores else ''}: lost {len(lost)}, doubled "
+        f"{len(doubled)}; {faults} faults in {requests:,} requests, {told.total()} of them told "
+        f"({dict(told)}), {seconds:.0f} s"
+    )
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_two_runs_that_meet_label_each_image_once_over_faults(server, monkeypatch, ignores):
+    monkeypatch.setattr(pipeline.storage_retries, "_FIRST_WAIT_SECONDS", 0.02)
+    race(server, name=f"short-{ignores}", number=30, rate=0.05, ignores=ignores)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ignores", [False, True])
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.2])
+def test_two_runs_label_a_corpus_once_at_any_rate_of_faults(server, capsys, rate, ignores):
+    figure = race(server, name=f"long-{rate}-{ignores}", number=150, rate=rate, ignores=ignores)
+    with capsys.disabled():
+        print(f"\nfigure: {figure}")
