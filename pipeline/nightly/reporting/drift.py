@@ -56,29 +56,35 @@ def drifts(
     """Labels by area and by count, mean scores and coverage against those of earlier runs."""
     if before is None or not before.images:
         return tuple(_unknown(name, "no earlier run to compare with") for name in MEASURES)
-    by_label = {
-        "labels_by_area": (now.areas, before.areas, now.images_by_area, before.images_by_area),
-        "labels_by_count": (
-            now.counts, before.counts, now.images_by_count, before.images_by_count
-        ),
-    }  # fmt: skip
-    by_bin = {
-        "mean_score": (now.mean_scores, before.mean_scores),
-        "coverage": (now.coverages, before.coverages),
-    }
     found = [
-        _judged(name, *counted, names=list(labels), settings=settings)
-        for name, counted in by_label.items()
+        _judged(
+            "labels_by_area",
+            now=now.areas,
+            before=before.areas,
+            images=(now.images_by_area, before.images_by_area),
+            names=labels,
+            settings=settings,
+        ),
+        _judged(
+            "labels_by_count",
+            now=now.counts,
+            before=before.counts,
+            images=(now.images_by_count, before.images_by_count),
+            names=labels,
+            settings=settings,
+        ),
     ]
-    for name, (these, those) in by_bin.items():
+    for name, these, those in (
+        ("mean_score", now.mean_scores, before.mean_scores),
+        ("coverage", now.coverages, before.coverages),
+    ):
         edges = _deciles(those)
-        merged = [np.add.reduceat(values, edges[:-1]) for values in (these, those)]
         found.append(
             _judged(
                 name,
-                *merged,
-                float(these.sum()),
-                float(those.sum()),
+                now=np.add.reduceat(these, edges[:-1]),
+                before=np.add.reduceat(those, edges[:-1]),
+                images=(float(these.sum()), float(those.sum())),
                 names=_ranges(edges, bins=len(those)),
                 settings=settings,
             )
@@ -99,14 +105,15 @@ def stability_index(now: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 def _judged(
     measure: str,
+    *,
     now: np.ndarray,
     before: np.ndarray,
-    images_now: float,
-    images_before: float,
-    *,
+    images: tuple[float, float],
     names: Sequence[str],
     settings: ReportSettings,
 ) -> Drift:
+    """`images` is how many there are now and were before."""
+    images_now, images_before = images
     if not images_now or not images_before:
         return _unknown(measure, "no segments to compare")
     parts = stability_index(now, before)

@@ -51,12 +51,13 @@ def _reasons(measured: Measured, spreads: dict[str, Spread]) -> Sequence[tuple[f
         if value is None or spread is None:
             continue
         is_low = value < spread.middle
-        if words[is_low] is None:
+        text = words[is_low]
+        if text is None:
             continue
         end = spread.low if is_low else spread.high
         distance = max(abs(end - spread.middle), _SHORTEST_DISTANCE[name])
-        reason = words[is_low].format(value=value, spread=spread)
-        found.append((abs(value - spread.middle) / distance, reason))
+        strangeness = abs(value - spread.middle) / distance
+        found.append((strangeness, text.format(value=value, spread=spread)))
     return found
 
 
