@@ -100,10 +100,11 @@ def test_at_the_deadline_what_has_begun_is_committed_and_the_rest_is_left(
     options = {"corpus": plain, "table": table, "unit_images": 1, "settle_minutes": 0, **usual}
     began = time.monotonic()
     held = Moment(at="before read", name=f"{plain}/*.png", do="wait", until=go_on)
-    job = start(jobs, moments=(held,), deadline="60s", **options)
+    job = start(jobs, moments=(held,), deadline="120s", **options)
     wait_until(
-        lambda: time.monotonic() > began + 62 or job.process.poll() is not None,
+        lambda: time.monotonic() > began + 122 or job.process.poll() is not None,
         what="the deadline",
+        seconds=200,
     )
     go_on.touch()
 
