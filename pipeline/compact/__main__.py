@@ -89,7 +89,7 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
         raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
     started = time.monotonic()
     print(_join(table, target_bytes=settings.target_bytes, started=started), flush=True)
-    gone = []
+    gone: list[Leftover] = []
     if settings.remove_units_after_days is not None:
         gone += remove_own_files(table, days=settings.remove_units_after_days)
     gone += clear(table)

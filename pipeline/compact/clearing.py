@@ -113,7 +113,8 @@ def _compacted(table: TableStore) -> Iterator[Leftover]:
     if not generations:
         return
     current = max(generations)
-    kept, superseded = [current], []
+    kept: list[int] = [current]
+    superseded: list[int] = []
     for generation, follower in zip(sorted(generations)[:-1], sorted(generations)[1:], strict=True):
         too_old = 0 < generations[follower] < time.time() - DAY_SECONDS
         (superseded if too_old else kept).append(generation)

@@ -178,7 +178,8 @@ class _Output:
 
     def _finish(self, writers: "dict[Part, _Writer]") -> None:
         number = len(self._files)
-        names, size = {}, 0
+        names: dict[Part, str] = {}
+        size = 0
         for part, writer in writers.items():
             names[part] = join(self._folder, part, f"{number:03}.parquet")
             data = writer.close()

@@ -84,7 +84,8 @@ def verify_table(
         done=done,
         own_files=frozenset(segments_files & images_files),
     )
-    num_rles, unreadable = 0, []
+    num_rles = 0
+    unreadable: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="verify-") as folder,
         ThreadPoolExecutor(num_threads) as pool,
