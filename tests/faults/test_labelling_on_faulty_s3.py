@@ -24,9 +24,11 @@ from pipeline.labelling.planning import UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.tally import Tally
 from pipeline.reading import ReadSettings
-from pipeline.storage import Storage
+from pipeline.storage import Storage, StorageFault
 from pipeline.storage_retries import Retries, take_retries
 from pipeline.table import TableSpec, TableStore, images
+
+_PASSES = 3
 
 SPEC = TableSpec(
     model_fingerprint="f" * 64, task="panoptic", threshold=0.5, mask_threshold=0.5,
@@ -76,17 +78,30 @@ def label(
         storage=table.storage, reading=reading, processor=processor, block_bytes=20_000
     )
     stager = Stager(table=table, run_id=run_id)
-    for unit in plan.units:
-        receipts = [
-            receipt for block in loader(unit.table()) for receipt in stager(rows(block)).to_pylist()
-        ]
-        assert not [receipt["fault"] for receipt in receipts if receipt["fault"]]
-        for receipt in receipts:
-            tally.add_retries(Retries(**each) for each in receipt["storage_retries"])
-        parts = [receipt["part"] for receipt in receipts if receipt["part"]]
-        count = sum(len(receipt["positions"]) for receipt in receipts)
-        commit_unit(unit.unit_id, parts=parts, num_images=count, table=table, spec=SPEC)
-        clear_staging(table, unit.unit_id)
+    left = {unit.unit_id: unit for unit in plan.units}
+    for _ in range(_PASSES):
+        for unit in left.values():
+            receipts = [
+                receipt
+                for block in loader(unit.table())
+                for receipt in stager(rows(block)).to_pylist()
+            ]
+            assert not [receipt["fault"] for receipt in receipts if receipt["fault"]]
+            for receipt in receipts:
+                tally.add_retries(Retries(**each) for each in receipt["storage_retries"])
+            parts = [receipt["part"] for receipt in receipts if receipt["part"]]
+            count = sum(len(receipt["positions"]) for receipt in receipts)
+            try:
+                commit_unit(unit.unit_id, parts=parts, num_images=count, table=table, spec=SPEC)
+                clear_staging(table, unit.unit_id)
+                tally.units += 1
+            except StorageFault as fault:
+                if "is gone" not in str(fault):  # else the other run was first, and has cleared up
+                    raise
+                tally.faults[unit.unit_id] = str(fault)
+        done = table.done_units()
+        left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
+    assert not left
     tally.add_retries(take_retries())
     return tally
 
@@ -135,18 +150,22 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
         requests, faults = proxy.requests.total(), proxy.faults.total()
         answered = proxy.faults["slow down"] + proxy.faults["internal error"]
     assert len(tallies) == 2
+    num_units = len(TableStore(table_uri, direct).done_units())
     table_rows = images(table_uri, storage=direct).to_table().to_pylist()
     count = Counter(row["image_id"] for row in table_rows)
     lost, doubled = names - count.keys(), [image for image, n in count.items() if n > 1]
     assert (lost, doubled) == (set(), [])
     assert {row["status"] for row in table_rows} == {"ok"}
     assert not list(direct.files(f"{table_uri}/_staging"))
+    done = sum(tally.units for tally in tallies)
+    wasted = sum(len(tally.faults) for tally in tallies)
     told = sum((tally.storage_retries for tally in tallies), Counter[str]())
     assert told.total() >= 0.8 * answered
     return (
         f"two runs on one table, {number} images, {rate:.0%} of S3 faults"
         f"{', conditional PUT ignored' if ignores else ''}: lost {len(lost)}, doubled "
-        f"{len(doubled)}; {faults} faults in {requests:,} requests, {told.total()} of them told "
+        f"{len(doubled)}, {done} commits and {wasted} given up of "
+        f"{num_units} units; {faults} faults in {requests:,} requests, {told.total()} of them told "
         f"({dict(told)}), {seconds:.0f} s"
     )
 
