@@ -114,6 +114,7 @@ def main() -> None:
             ]  # fmt: skip
             ended = subprocess.run(command, check=True, capture_output=True, text=True)
             found[name] = json.loads(ended.stdout)
+            print(name, found[name], file=sys.stderr, flush=True)
     sizes = {"images": options.images, "done_units": options.done_units}
     print(json.dumps({"benchmark": "planning", **sizes, **found}))
 
