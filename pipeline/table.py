@@ -103,7 +103,10 @@ class TableSpec:
     @classmethod
     def of(cls, there: Mapping[str, Any]) -> "TableSpec":
         """What a table's `_table.json` says."""
-        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in there.items()}
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in there.items()
+        }
         try:
             return cls(**fields)
         except TypeError as error:

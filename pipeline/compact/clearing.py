@@ -156,8 +156,8 @@ def _never_done(table: TableStore, units: Iterable[str]) -> set[str]:
     runs = runs_in_order(table)
     done = table.done_units()
     held: dict[tuple[str, str], list[tuple[str, int, float, int]]] = {}
-    for unit, uri, etag, *piece in _planned(table, runs, of=wanted):
-        held.setdefault((uri, etag), []).append((unit, *piece))
+    for unit, uri, etag, start, stop, again in _planned(table, runs, of=wanted):
+        held.setdefault((uri, etag), []).append((unit, start, stop, again))
     dead = set()
     for _, uri, etag, start, stop, again in _planned(table, runs, of=done):
         for unit, own_start, own_stop, own_again in held.get((uri, etag), ()):

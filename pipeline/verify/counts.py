@@ -273,7 +273,7 @@ class TableCounts:
         rows = pq.read_table(io.BytesIO(data), columns=columns, filters=of_unit)
         ids, etags = rows["image_id"].to_pylist(), rows["etag"].to_pylist()
         found = keys([f"{i}\0{e}" for i, e in zip(ids, etags, strict=True)])
-        places = np.flatnonzero((found == key).all(1)) if ids else []
+        places = np.flatnonzero((found == key).all(1)).tolist()
         return ids[places[0]] if len(places) else "of a file that changed meanwhile"
 
     def _planned_again(self, runs: list[str], wanted: set[bytes]) -> dict[bytes, int]:
@@ -315,12 +315,12 @@ class TableCounts:
         for unit_id in done:
             rows.add(self.of_unit[unit_id])
         did_all = report["units_committed"] == len(done) == len(planned)
-        found = (
+        sums = (
             ("images", rows.images, 0.0),
             ("images_in_error", rows.in_error, 0.0),
             ("segments", rows.segments, _ROUNDED_SHARE),
         )
-        for name, there, tolerance in found:
+        for name, there, tolerance in sums:
             said = report[name]
             bound = tolerance * there
             if said > there + bound or (did_all and abs(said - there) > bound):
