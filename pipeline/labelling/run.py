@@ -169,8 +169,9 @@ def label(
 def _prepare(settings: Settings, *, run_id: str, choice: Choice) -> tuple[Work, Plan]:
     """All that can be wrong with the settings comes out here, before a process starts."""
     label, segmenting = settings.of(LabelSettings), settings.of(SegmentSettings)
-    reading, storage = settings.of(ReadSettings), settings.of(Storage).with_environment()
+    reading = settings.of(ReadSettings)
     try:
+        storage = settings.of(Storage).with_environment()
         model = read_model(label.model, resize_rule=segmenting.resize_rule)
         spec = table_spec(model, segmenting=segmenting, reading=reading)
         table = TableStore(label.table, storage)
