@@ -26,17 +26,23 @@ def connect(address: str | None = None) -> None:
     """Joins the cluster at `address` or in RAY_ADDRESS; with neither, starts one on this machine.
 
     Raises:
-        ConnectionError: no cluster answers there.
+        ConnectionError: no cluster answers there, or none could be started.
     """
     _be_quiet()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         _let_workers_find_this_code()
-        with _native_stderr_closed():
-            ray.init(
-                address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **settings
-            )
+        try:
+            with _native_stderr_closed():
+                ray.init(
+                    address="local",
+                    _node_ip_address="127.0.0.1",
+                    include_dashboard=False,
+                    **settings,
+                )
+        except Exception as error:  # Ray has no class of its own for it
+            raise ConnectionError(f"Ray did not start on this machine: {error}") from error
         return
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Not submitted, so that no working directory brings our code to the other nodes.
