@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from drawn import plain_corpus, written, written_mixed_corpus
-from job_runs import Jobs
+from job_runs import Here, Jobs
 from table_rows import Run, rows_of
 
 from maskformer import (
@@ -27,6 +27,12 @@ def jobs() -> Iterator[Jobs]:
     jobs.close()
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Runs a job in this process, to an end that comes before Ray is started."""
+    return Here(monkeypatch, capsys)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save_model(tmp_path_factory.mktemp("tiny_model"), seed=0)
@@ -39,8 +45,16 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def usual(tiny_model: Path) -> dict[str, Any]:
-    """Options with which the tiny model finds some segments in every drawn picture."""
-    return {"model": tiny_model, "threshold": 0.3, "overlap_mask_area_threshold": 0.05}
+    """Options with which the tiny model finds some segments in every drawn picture.
+
+    One actor: a second would be another start of torch in each of many runs, on the same cores.
+    """
+    return {
+        "model": tiny_model,
+        "threshold": 0.3,
+        "overlap_mask_area_threshold": 0.05,
+        "num_actors": 1,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +75,16 @@ def unbroken(
 
 @pytest.fixture(scope="session")
 def mixed(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on a corpus of every kind of source, with two labels fused. One test changes corpus and
-    table after those before it have looked; the rows stay."""
+    """A run on a corpus of every kind of source, on two actors, with two labels fused. One test
+    changes corpus and table after those before it have looked; the rows stay."""
     folder = tmp_path_factory.mktemp("mixed")
     corpus, table = written_mixed_corpus(folder), folder / "table"
     ended = jobs.run(
-        corpus=corpus, table=table, unit_images=3, label_ids_to_fuse="2,1", **usual
+        corpus=corpus,
+        table=table,
+        unit_images=3,
+        label_ids_to_fuse="2,1",
+        **{**usual, "num_actors": 2},
     ).expect(0)
     return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)
 

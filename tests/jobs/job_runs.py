@@ -14,12 +14,14 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import pytest
+import ray
 
 ROOT = Path(__file__).parents[2]
 SEGMENT_CORPUS = ROOT / "jobs" / "segment_corpus.py"
@@ -52,19 +54,33 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A job that is over."""
+class Outcome:
+    """What a job told, and how it ended."""
 
     exit_code: int
     stdout: str
     stderr: str
-    ray_folder: Path
 
     @property
     def report(self) -> dict[str, Any]:
         """`report.json`, of a table on the disk."""
         [line] = [line for line in self.stdout.splitlines() if line.startswith("report: ")]
         return json.loads(Path(line.removeprefix("report: ")).read_text())
+
+    @property
+    def one_line(self) -> str:
+        """What it told, if that was one line about wrong usage."""
+        assert self.exit_code == 2, f"exit code {self.exit_code}\n{self.stdout}{self.stderr}"
+        [line] = self.stderr.splitlines()
+        assert "Traceback" not in self.stdout + self.stderr
+        return line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Outcome):
+    """A process that is over."""
+
+    ray_folder: Path
 
     @property
     def started_ray(self) -> bool:
@@ -185,6 +201,27 @@ class Jobs:
             if job.process.poll() is None:
                 job.stop(seconds=0)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Here:
+    """Runs jobs in this process, without a start of Python: what ends before Ray starts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, main: Callable[[], int], **options: Any) -> Outcome:
+        """A job's `main` with the options; a start of Ray fails the test."""
+        with self._monkeypatch.context() as patch:
+            name = str(main.__module__).removeprefix("jobs.")
+            patch.setattr(sys, "argv", [f"jobs/{name}.py", *words(options)])
+            patch.setattr(ray, "init", _no_ray)
+            exit_code = main()
+        output = self._capsys.readouterr()
+        return Outcome(exit_code=exit_code, stdout=output.out, stderr=output.err)
+
+
+def _no_ray(*_: object, **__: object) -> None:
+    raise AssertionError("Ray was started")
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import ray
-from job_runs import ROOT, Ended, Jobs, Moment, running, wait_until, words
+from job_runs import ROOT, Job, Jobs, Moment, running, wait_until, words
 from table_rows import Run, assert_same, rows_of
 
 from pipeline.labelling.cluster import ActorSettings, Machines
@@ -51,37 +51,31 @@ def head(jobs: Jobs) -> Iterator[Head]:
         yield Head(dashboard=f"http://127.0.0.1:{dashboard_port}", ray_folder=job.ray_folder)
 
 
-@pytest.mark.parametrize(
-    "entrypoint", [["python", "jobs/segment_corpus.py"], ["jobs/segment_corpus.py"]]
-)
-def test_a_submitted_job_succeeds_and_leaves_the_table(
-    entrypoint: list[str],
-    jobs: Jobs,
-    head: Head,
-    unbroken: Run,
-    plain: Path,
-    usual: dict[str, Any],
-    tmp_path: Path,
+def test_submitted_jobs_leave_their_tables_and_their_exit_codes_reach_the_submitter(
+    jobs: Jobs, head: Head, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
 ) -> None:
-    options = words({"corpus": plain, "table": tmp_path / "table", "unit_images": 2, **usual})
+    options = {"corpus": plain, "unit_images": 2, **usual}
+    tables = [tmp_path / "by_python", tmp_path / "by_itself"]
+    # All at once: each submission waits for the cluster most of the time.
+    submitted = [
+        _submit([*entrypoint, *words({**options, **more})], jobs=jobs, head=head)
+        for entrypoint, more in (
+            (["python", "jobs/segment_corpus.py"], {"table": tables[0]}),
+            (["jobs/segment_corpus.py"], {"table": tables[1]}),
+            (["jobs/segment_corpus.py"], {"table": tmp_path / "none", "treshold": 1}),
+        )
+    ]
 
-    ended = _submit([*entrypoint, *options], jobs=jobs, head=head).expect(0)
+    *succeeded, refused = [job.end() for job in submitted]
 
-    assert "succeeded" in ended.stdout
-    assert "labelled 12 images" in ended.stdout
-    assert_same(rows_of(tmp_path / "table"), unbroken.rows)
-
-
-def test_a_submitted_jobs_exit_code_reaches_the_submitter(
-    jobs: Jobs, head: Head, plain: Path, usual: dict[str, Any], tmp_path: Path
-) -> None:
-    options = words({"corpus": plain, "table": tmp_path / "table", "treshold": 1, **usual})
-
-    ended = _submit(["jobs/segment_corpus.py", *options], jobs=jobs, head=head)
-
-    assert ended.exit_code != 0
-    assert "exit code 2" in ended.stdout + ended.stderr
-    assert "treshold" in ended.stdout
+    for ended, table in zip(succeeded, tables, strict=True):
+        ended.expect(0)
+        assert "succeeded" in ended.stdout
+        assert "labelled 12 images" in ended.stdout
+        assert_same(rows_of(table), unbroken.rows)
+    assert refused.exit_code != 0
+    assert "exit code 2" in refused.stdout + refused.stderr
+    assert "treshold" in refused.stdout
 
 
 def test_what_is_uploaded_is_the_code_and_no_more(head: Head) -> None:
@@ -112,10 +106,9 @@ def test_a_node_that_goes_away_in_mid_run_costs_no_row(
             corpus=plain,
             table=tmp_path / "table",
             unit_images=2,
-            num_actors=2,
             ray_address=(tmp_path / "address").read_text(),
             environment={"RAY_AUTH_MODE": "disabled"},
-            **usual,
+            **{**usual, "num_actors": 2},
         )
         wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
         assert moment.came, job.end()
@@ -145,11 +138,11 @@ def test_actors_leave_room_for_a_reader_and_a_stager_on_any_node(
         assert actors + machines.actor_cpus + others <= cpus
 
 
-def _submit(command: list[str], *, jobs: Jobs, head: Head) -> Ended:
+def _submit(command: list[str], *, jobs: Jobs, head: Head) -> Job:
     submit = [str(BIN / "ray"), "job", "submit", "--address", head.dashboard]
     return jobs.start_command(
         [*submit, "--working-dir", str(ROOT), "--", *command], environment={**TOKEN, **PATH}
-    ).end()
+    )
 
 
 def _free_ports(count: int) -> list[int]:

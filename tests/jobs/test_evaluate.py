@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from drawn import SIZES, encoded, picture, tar, written
-from job_runs import ROOT, Ended, Jobs, words
+from job_runs import ROOT, Ended, Here, Jobs, words
 from PIL import Image
+
+from jobs import evaluate
+from maskformer import (
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    MeanIoU,
+    SemanticTestTimeAugmentation,
+)
 
 EVALUATE = ROOT / "jobs" / "evaluate.py"
 LABELS = ["car", "tree", "road", "sky"]
@@ -50,9 +58,13 @@ def labelled_segments() -> dict[str, bytes]:
     return {"all.tar": tar(members), "labels.json": json.dumps(LABELS).encode()}
 
 
-def test_a_model_is_judged(jobs: Jobs, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_is_judged_by_several_looks_at_each_image(
+    jobs: Jobs, tiny_model: Path, tmp_path: Path
+) -> None:
     data, output = written(tmp_path / "data", labelled(5)), tmp_path / "output"
-    ended = run(jobs, model=tiny_model, dataset=data, task="semantic", output=output).expect(0)
+    options = {"model": tiny_model, "dataset": data, "task": "semantic", "output": output}
+    options |= {"resize_rule": "detectron2", "augment": True, "augmented_short_edges": "48,64"}
+    ended = run(jobs, **options, num_actors=1).expect(0)
     report = json.loads((output / "metrics.json").read_text())
     assert (report["task"], report["num_images"]) == ("semantic", 5)
     assert 0 < report["metrics"]["miou"] < 1
@@ -63,6 +75,26 @@ def test_a_model_is_judged(jobs: Jobs, tiny_model: Path, tmp_path: Path) -> None
     for name in ("confusion.png", "worst.png"):
         assert Image.open(output / name).width > 200
     assert f"model: {tiny_model}" in (output / "settings.yaml").read_text()
+    by_hand = [_augmented_score(tiny_model, flip=flip) for flip in (True, False)]
+    assert report["metrics"]["miou"] == pytest.approx(by_hand[0], abs=1e-4)
+    assert report["metrics"]["miou"] != pytest.approx(by_hand[1], abs=1e-3)
+
+
+def _augmented_score(model: Path, *, flip: bool) -> float:
+    """The mean IoU of the five images, by `maskformer` alone."""
+    augmented = SemanticTestTimeAugmentation(
+        MaskFormerForInstanceSegmentation.from_pretrained(model).eval(),
+        MaskFormerImageProcessor.from_pretrained(model, resize_rule="detectron2"),
+        short_edges=(48, 64),
+        flip=flip,
+    )
+    names = MaskFormerForInstanceSegmentation.from_pretrained(model).config.id2label
+    data_label_of = np.array([LABELS.index(name) for _, name in sorted(names.items())])
+    metric = MeanIoU(len(LABELS), ignore_index=255)
+    for seed in range(5):
+        photo = Image.open(io.BytesIO(encoded(picture(seed), "JPEG")))
+        metric.update(data_label_of[augmented(photo).numpy()], label_map(seed))
+    return float(metric.compute()["miou"])
 
 
 @pytest.mark.parametrize(
@@ -78,11 +110,14 @@ def test_a_model_is_judged(jobs: Jobs, tiny_model: Path, tmp_path: Path) -> None
         (labelled_segments(), {"task": "panoptic"}, ["say which labels are things"]),
         (labelled(2), {"threshold": 0.3}, ["threshold has no effect"]),
         (labelled(2), {"maps": "elsewhere"}, ["maps has no effect on tar shards"]),
+        (labelled(2), {"window_overlap": 8}, ["window_overlap has no effect without --window"]),
+        (labelled(2), {"window": "32,32", "decode": "fast"}, ["decode has no effect with --"]),
+        (labelled(2), {"augment": True, "batch_pixels": 9}, ["batch_pixels has no effect with"]),
         ({}, {}, ["there is nothing at"]),
     ],
 )
 def test_what_is_wrong_beforehand_is_one_line(
-    jobs: Jobs,
+    here: Here,
     tiny_model: Path,
     tmp_path: Path,
     files: dict[str, bytes],
@@ -91,41 +126,41 @@ def test_what_is_wrong_beforehand_is_one_line(
 ) -> None:
     data = written(tmp_path / "data", files)
     usual = {"model": tiny_model, "dataset": data, "task": "semantic", "output": tmp_path / "out"}
-    ended = run(jobs, **usual | options).expect(2)
-    [line] = ended.stderr.splitlines()
+    line = here(evaluate.main, **usual | options).one_line
     for piece in ("evaluate: ", *pieces):
         assert piece in line
-    assert not ended.started_ray
     assert not (tmp_path / "out").exists()
 
 
+# That it ends the flow is tried without a job: tests/pipeline/evaluation/test_evaluation_flow.py.
+@pytest.mark.faults
 def test_data_that_turns_out_wrong_leaves_no_number(
     jobs: Jobs, tiny_model: Path, tmp_path: Path
 ) -> None:
     wrong = {"b_jpg": encoded(picture(0), "JPEG"), "b_png": encoded(Image.new("L", (64, 48), 9))}
     data = written(tmp_path / "data", labelled(2, **wrong))
     usual = {"model": tiny_model, "dataset": data, "task": "semantic", "output": tmp_path / "out"}
-    ended = run(jobs, **usual).expect(2)
+    ended = run(jobs, **usual, num_actors=1).expect(2)
     assert "image all.tar/b, labels in" in ended.stderr.splitlines()[-1]
     assert "the map holds 9" in ended.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_of_another_task_is_refused(jobs: Jobs, tmp_path: Path) -> None:
+def test_a_table_of_another_task_is_refused(here: Here, tmp_path: Path) -> None:
     data = written(tmp_path / "data", labelled(1))
     table = written(tmp_path / "table", {"_table.json": b'{"task": "panoptic", "labels": []}'})
     usual = {"table": table, "dataset": data, "output": tmp_path / "out"}
-    ended = run(jobs, task="semantic", **usual).expect(2)
-    assert "holds panoptic segments" in ended.stderr
-    ended = run(jobs, task="panoptic", num_actors=2, **usual).expect(2)
-    assert "num_actors has no effect with --table" in ended.stderr
+    assert "holds panoptic segments" in here(evaluate.main, task="semantic", **usual).one_line
+    for name, value in (("num_actors", 2), ("window", "9,9")):
+        line = here(evaluate.main, task="panoptic", **{name: value}, **usual).one_line
+        assert f"{name} has no effect with --table" in line
 
 
 def test_street_scenes_score_as_through_transformers(
     jobs: Jobs, shared: Path, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    count = 10
+    count = 6
     model = shared / "weights" / "maskformer-efficientnet-lite0-camvid"
     data = shared / "data" / "camvid" / "val-0000.tar"
     output = tmp_path / "output"

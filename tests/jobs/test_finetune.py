@@ -11,11 +11,12 @@ import pytest
 import transformers
 import yaml
 from drawn import encoded, tar, written
-from job_runs import ROOT, Ended, Job, Jobs, Moment, words
+from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, words
 from PIL import Image
 from s3 import KEY, SECRET, s3_server
 from table_rows import rows_of
 
+from jobs import finetune
 from pipeline.storage import Storage
 
 FINETUNE = ROOT / "jobs" / "finetune.py"
@@ -137,7 +138,8 @@ def test_the_model_goes_straight_into_the_labelling_job_and_loads_in_transformer
     jobs: Jobs, plain: Path, trained: tuple[Path, Ended], tmp_path: Path
 ):
     output, _ = trained
-    jobs.run(corpus=plain, table=tmp_path / "table", model=output, threshold=0.1).expect(0)
+    options = {"corpus": plain, "table": tmp_path / "table", "model": output, "num_actors": 1}
+    jobs.run(threshold=0.1, **options).expect(0)
     assert len(rows_of(tmp_path / "table").images) == 12
     theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(output)
     assert theirs.config.id2label == dict(enumerate(LABELS))
@@ -156,15 +158,15 @@ def test_a_run_whose_workers_are_killed_goes_on_by_itself_to_the_same_losses(
 
 
 def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
-    jobs: Jobs, config: Path, trained: tuple[Path, Ended], tmp_path: Path
+    jobs: Jobs, here: Here, config: Path, trained: tuple[Path, Ended], tmp_path: Path
 ):
     moment = Moment(at="before put", name="*/step-00000004/checkpoint.json", do="kill driver")
     start(jobs, config, tmp_path / "model", moments=[moment]).end().expect(-9)
     ended = start(jobs, config, tmp_path / "model").end().expect(0)
     assert "going on after step 2 of 6" in ended.stderr
     assert losses(tmp_path / "model") == pytest.approx(losses(trained[0]), rel=1e-5)
-    again = start(jobs, config, tmp_path / "model").end().expect(0)
-    assert not again.started_ray
+    again = here(finetune.main, config=config, output=tmp_path / "model")
+    assert again.exit_code == 0, again.stderr
 
 
 @pytest.mark.faults
@@ -191,11 +193,10 @@ def test_the_output_may_be_in_a_bucket(
 
 
 def test_other_settings_do_not_go_on_with_a_run(
-    jobs: Jobs, config: Path, trained: tuple[Path, Ended]
+    here: Here, config: Path, trained: tuple[Path, Ended]
 ):
-    ended = start(jobs, config, trained[0], learning_rate=0.5).end().expect(2)
-    assert "learning_rate 0.001 is now 0.5" in ended.stderr
-    assert not ended.started_ray
+    told = here(finetune.main, config=config, output=trained[0], learning_rate=0.5).one_line
+    assert "learning_rate 0.001 is now 0.5" in told
 
 
 @pytest.mark.faults
@@ -218,11 +219,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_step(
     ids=["a label out of range", "a truncated map", "too few images", "no model"],
 )
 def test_what_is_wrong_is_told_in_one_line_before_anything_starts(
-    jobs: Jobs, config: Path, tmp_path: Path, change: dict, options: dict, pieces: list[str]
+    here: Here, config: Path, tmp_path: Path, change: dict, options: dict, pieces: list[str]
 ):
     written(tmp_path / "data", labelled(4, change=change))
-    options = {"dataset": tmp_path / "data" / "all.tar", **options}
-    ended = start(jobs, config, tmp_path / "model", **options).end().expect(2)
-    [told] = ended.stderr.strip().splitlines()
-    assert all(piece in told for piece in ["finetune: ", *pieces]), told
-    assert not ended.started_ray
+    place = {"config": config, "output": tmp_path / "model", "dataset": tmp_path / "data/all.tar"}
+    line = here(finetune.main, **{**place, **options}).one_line
+    assert all(piece in line for piece in ["finetune: ", *pieces]), line

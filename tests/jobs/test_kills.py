@@ -27,13 +27,28 @@ MOMENTS = [
 ]
 
 
-def test_kills_at_twelve_moments_leave_what_an_unbroken_run_leaves(
-    jobs: Jobs, unbroken: Run, usual: dict[str, Any], tmp_path: Path
+# Of each kind one: reading, segmented and staged, between the two PUTs, done, and cleaned up.
+FEWER = [MOMENTS[index] for index in (3, 6, 8, 9, 10)]
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param(FEWER, id="six moments"),
+        pytest.param(MOMENTS, id="twelve moments", marks=pytest.mark.faults),
+    ],
+)
+def test_kills_leave_what_an_unbroken_run_leaves(
+    jobs: Jobs,
+    unbroken: Run,
+    usual: dict[str, Any],
+    tmp_path: Path,
+    moments: list[tuple[str, str]],
 ) -> None:
     corpus = written(tmp_path / "corpus", plain_corpus(12))
     options = {"corpus": corpus, "table": tmp_path / "table", "unit_images": 2, **usual}
     done: set[str] = set()
-    for at, name in MOMENTS:
+    for at, name in moments:
         _kill(at, name, jobs=jobs, options=options)
         done = _check_and_spoil(tmp_path / "table", corpus, unbroken=unbroken, done=done)
     left = set(unbroken.rows.ids) - done

@@ -24,9 +24,10 @@ from drawn import (
     written,
     written_mixed_corpus,
 )
-from job_runs import ROOT, Ended, Job, Jobs, words
+from job_runs import ROOT, Here, Jobs, words
 from table_rows import Run, assert_same, rows_of
 
+from jobs import segment_corpus
 from pipeline.labelling import tally
 from pipeline.labelling.planning import Plan, Unit
 from pipeline.labelling.progress import ProgressDisplay
@@ -138,7 +139,7 @@ def test_a_run_says_what_it_did_to_people_and_to_programs(mixed: Run) -> None:
 
 
 def test_a_second_run_reads_nothing_and_a_grown_corpus_costs_what_is_new(
-    jobs: Jobs, mixed: Run, usual: dict[str, Any]
+    jobs: Jobs, here: Here, mixed: Run, usual: dict[str, Any]
 ) -> None:
     options = {
         "corpus": mixed.corpus,
@@ -151,9 +152,9 @@ def test_a_second_run_reads_nothing_and_a_grown_corpus_costs_what_is_new(
         spoil(mixed.corpus / name)
     files = _contents(mixed.table, ["images", "segments"])
 
-    second = jobs.run(**options).expect(0)
+    second = here(segment_corpus.main, **options)
 
-    assert not second.started_ray
+    assert second.exit_code == 0, second.stderr
     assert second.report["bytes_read"] == second.report["images"] == 0
     assert second.report["units_done_before"] == mixed.ended.report["units_committed"]
     assert _contents(mixed.table, ["images", "segments"]) == files
@@ -176,7 +177,7 @@ def test_a_limited_run_and_the_rest_are_a_whole_run(
     config = tmp_path / "settings.yaml"
     config.write_text(
         f"model: {tiny_model}\nthreshold: 0.3\noverlap_mask_area_threshold: 0.05\n"
-        "label_ids_to_fuse: [1, 2]\nunit_images: 100\nlimit: 100\n"
+        "label_ids_to_fuse: [1, 2]\nunit_images: 100\nlimit: 100\nnum_actors: 1\n"
     )
 
     first = jobs.run(config=config, corpus=corpus, table=table, unit_images=4, limit=7).expect(0)
@@ -194,9 +195,14 @@ def test_a_limited_run_and_the_rest_are_a_whole_run(
 def test_an_instance_run_finds_things_and_a_semantic_one_covers_images(
     jobs: Jobs, plain: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    options = {"corpus": plain, "model": tiny_model, "limit": 6}
-    jobs.run(table=tmp_path / "things", task="instance", threshold=0.7, **options).expect(0)
-    jobs.run(table=tmp_path / "regions", task="semantic", **options).expect(0)
+    options = {"corpus": plain, "model": tiny_model, "limit": 6, "num_actors": 1}
+    # Side by side: much of a run's time is waiting for Ray to start and to stop.
+    both = [
+        jobs.start(table=tmp_path / "things", task="instance", threshold=0.7, **options),
+        jobs.start(table=tmp_path / "regions", task="semantic", **options),
+    ]
+    for job in both:
+        job.end().expect(0)
 
     things, regions = rows_of(tmp_path / "things"), rows_of(tmp_path / "regions")
     assert things.ids == regions.ids == [f"{index:03}.png" for index in range(6)]
@@ -247,11 +253,27 @@ def test_a_checkout_runs_its_own_code_from_anywhere(
 
 
 @pytest.fixture(scope="module")
-def bad(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def bad_runs(
+    jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> list[Run]:
+    """Side by side, within the error budget and above it."""
     folder = tmp_path_factory.mktemp("bad")
-    corpus, table = written(folder / "corpus", bad_corpus()), folder / "table"
-    ended = jobs.run(corpus=corpus, table=table, error_budget=0.5, **usual)
-    return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)
+    corpus = written(folder / "corpus", bad_corpus())
+    budgets = {folder / "within": 0.5, folder / "above": 0.4}
+    started = [
+        jobs.start(corpus=corpus, table=table, error_budget=budget, **usual)
+        for table, budget in budgets.items()
+    ]
+    ended = [job.end() for job in started]
+    return [
+        Run(corpus=corpus, table=table, rows=rows_of(table), ended=run)
+        for table, run in zip(budgets, ended, strict=True)
+    ]
+
+
+@pytest.fixture
+def bad(bad_runs: list[Run]) -> Run:
+    return bad_runs[0]
 
 
 def test_bad_files_get_a_row_that_says_what_is_wrong(bad: Run) -> None:
@@ -284,36 +306,31 @@ def test_unusual_files_give_the_right_pixels(bad: Run) -> None:
     assert segments("well/animated.gif") == segments("well/first.png") != []
 
 
-def test_errors_within_the_budget_are_exit_code_3_and_above_it_4(
-    jobs: Jobs, bad: Run, usual: dict[str, Any], tmp_path: Path
-) -> None:
-    bad.ended.expect(3)
-    assert bad.ended.report["images_in_error"] == 6
-    assert bad.ended.report["errors"]["NotAnImage"] == 1
-    assert "page.jpg" in bad.ended.report["error_examples"]["NotAnImage"][0]["message"]
-    assert "page.jpg" in bad.ended.stdout
-
-    above = jobs.run(corpus=bad.corpus, table=tmp_path / "table", error_budget=0.4, **usual)
-
-    above.expect(4)
-    assert "--error_budget" in above.stdout
-    assert_same(rows_of(tmp_path / "table"), bad.rows)  # what is good was kept
+def test_errors_within_the_budget_are_exit_code_3_and_above_it_4(bad_runs: list[Run]) -> None:
+    within, above = bad_runs
+    within.ended.expect(3)
+    assert within.ended.report["images_in_error"] == 6
+    assert within.ended.report["errors"]["NotAnImage"] == 1
+    assert "page.jpg" in within.ended.report["error_examples"]["NotAnImage"][0]["message"]
+    assert "page.jpg" in within.ended.stdout
+    above.ended.expect(4)
+    assert "--error_budget" in above.ended.stdout
+    assert_same(above.rows, within.rows)  # what is good was kept
 
 
 # Refusals
 
 
 @pytest.fixture(scope="module")
-def refused(
-    jobs: Jobs,
+def wrong(
     unbroken: Run,
     usual: dict[str, Any],
     plain: Path,
     other_model: Path,
     tiny_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Ended]:
-    """All that is refused, side by side, by what is wrong."""
+) -> dict[str, dict[str, Any]]:
+    """Options that are refused, by what is wrong with them."""
     folder = tmp_path_factory.mktemp("refused")
     (folder / "empty").mkdir()
     written(folder / "notes", {"README.md": b"#"})
@@ -328,7 +345,7 @@ def refused(
     (more_labels / "config.json").write_text(json.dumps({**config, "label2id": None}))
     new = {"corpus": plain, "table": folder / "table", **usual}
     old = {**new, "table": unbroken.table}
-    wrong: dict[str, dict[str, Any]] = {
+    return {
         "empty corpus": {**new, "corpus": folder / "empty"},
         "no corpus": {**new, "corpus": folder / "nowhere"},
         "corpus of notes": {**new, "corpus": folder / "notes"},
@@ -343,17 +360,6 @@ def refused(
         | {"task": "semantic", "threshold": 0.4},
         "storage away": {**new, "corpus": "s3://bucket/corpus"},
     }
-    away = {
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-    }
-    started: dict[str, Job] = {
-        what: jobs.start(environment=away, **options) for what, options in wrong.items()
-    }
-    ended = {what: job.end() for what, job in started.items()}
-    assert not (folder / "table").exists()
-    return ended
 
 
 _CONFIGURATION = ("config.json", "preprocessor_config.json")
@@ -376,23 +382,31 @@ _CONFIGURATION = ("config.json", "preprocessor_config.json")
     ],
 )
 def test_wrong_usage_is_one_clear_line_before_anything_starts(
-    refused: dict[str, Ended], what: str, words: list[str]
+    here: Here, wrong: dict[str, dict[str, Any]], what: str, words: list[str]
 ) -> None:
-    ended = refused[what].expect(2)
-    [line] = ended.stderr.splitlines()
-    assert line.startswith("segment_corpus: ")
-    for word in words:
+    line = here(segment_corpus.main, **wrong[what]).one_line
+    for word in ("segment_corpus: ", *words):
         assert word in line
-    assert "Traceback" not in ended.stdout + ended.stderr
-    assert not ended.started_ray
+    assert not wrong["no corpus"]["table"].exists()
 
 
-def test_a_store_that_is_away_is_worth_trying_again(refused: dict[str, Ended]) -> None:
-    ended = refused["storage away"].expect(75)
-    [line] = ended.stderr.splitlines()
+def test_processes_end_with_2_for_wrong_usage_and_75_for_a_store_that_is_away(
+    jobs: Jobs, wrong: dict[str, dict[str, Any]]
+) -> None:
+    nowhere = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    refusing = jobs.start(**wrong["another threshold"])
+    trying = jobs.start(environment=nowhere, **wrong["storage away"])
+    refused, away = refusing.end().expect(2), trying.end().expect(75)
+    assert "another --table" in refused.one_line
+    [line] = away.stderr.splitlines()
     assert "s3://bucket/corpus" in line
     assert "again" in line
-    assert not ended.started_ray
+    assert not refused.started_ray
+    assert not away.started_ray
 
 
 # Progress

@@ -70,16 +70,16 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+# A process for each backbone: what it starts with takes as long as a program. Swin goes all ways
+# at both sizes; what a ResNet adds are its operators.
 @pytest.mark.parametrize(
     ("backbone", "program"),
     [
-        pytest.param("swin", COMPILED, id="without graph breaks"),
-        pytest.param("swin", EXPORTED, id="exported"),
-        pytest.param("swin", ONNX, id="in onnxruntime"),
-        pytest.param("resnet", ONNX, id="ResNet in onnxruntime"),
+        pytest.param("swin", COMPILED + EXPORTED + ONNX, id="compiled, exported, in onnxruntime"),
+        pytest.param("resnet", "inputs = inputs[1:]\n" + ONNX, id="ResNet in onnxruntime"),
     ],
 )
-def test_the_logits_are_the_same_at_two_sizes(backbone: str, program: str) -> None:
+def test_the_logits_are_the_same_outside_of_python(backbone: str, program: str) -> None:
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here.parents[1]), str(here)])
     done = subprocess.run(
