@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Segments a small corpus on this machine and shows what came out.
+"""Segments scenes that code draws, with the sample model, and shows what came out.
 
     make demo
 
-Writes demo/corpus (tar shards), demo/table (the segment table) and demo/contact_sheet.png.
+Writes demo/corpus (tar shards, with the truth), demo/table (the segment table), demo/evaluation and
+demo/contact_sheet.png.
 """
 
 import os
@@ -15,44 +16,40 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.demo import DemoInput, drawn_input, most_frequent_labels, photographs
+from pipeline.demo import SAMPLE_MODEL, STUFF, most_frequent_labels, write_corpus
 from pipeline.drawing import contact_sheet
 from pipeline.table import images
 
 OUTPUT = ROOT / "demo"
-SHARED = ROOT.parent / "shared"
+CORPUS, TABLE, EVALUATION = (str(OUTPUT / name) for name in ("corpus", "table", "evaluation"))
 
 
 def main() -> int:
-    """Exit codes are those of jobs/segment_corpus.py."""
+    """Exit codes are those of the jobs that it starts."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
-    demo = photographs(SHARED, OUTPUT) if SHARED.is_dir() else drawn_input(OUTPUT)
-    print(f"{demo.description}\n")
-    code = _segment(demo)
-    if code not in (0, 3):
+    write_corpus(Path(CORPUS))
+    stuff = ",".join(map(str, STUFF))
+    code = _run(
+        "segment_corpus", "--corpus", CORPUS, "--table", TABLE,
+        "--model", str(SAMPLE_MODEL), "--label_ids_to_fuse", stuff,
+    )  # fmt: skip
+    if code:
         return code
-    table = str(OUTPUT / "table")
-    print("\nthe most frequent labels:\n")
-    print(most_frequent_labels(table, count=10))
-    ids = images(table).to_table(columns=["image_id"])["image_id"].to_pylist()
+    print(f"\nthe most frequent labels:\n\n{most_frequent_labels(TABLE, count=10)}\n")
+    code = _run(
+        "evaluate", "--table", TABLE, "--dataset", CORPUS, "--task", "panoptic",
+        "--output", EVALUATION,
+    )  # fmt: skip
+    ids = images(TABLE).to_table(columns=["image_id"])["image_id"].to_pylist()
     sheet = OUTPUT / "contact_sheet.png"
-    contact_sheet(table, ids[:: max(1, len(ids) // 9)][:9]).save(sheet)
+    contact_sheet(TABLE, ids[:: max(1, len(ids) // 12)][:12]).save(sheet)
     print(f"\nlook at {os.path.relpath(sheet)}")
     return code
 
 
-def _segment(demo: DemoInput) -> int:
-    command = [
-        str(ROOT / "jobs" / "segment_corpus.py"),
-        "--corpus", str(OUTPUT / "corpus"),
-        "--table", str(OUTPUT / "table"),
-        "--model", demo.model,
-        *demo.options,
-    ]  # fmt: skip
-    shown = " ".join(
-        str(Path(w).relative_to(ROOT)) if w.startswith(str(ROOT)) else w for w in command
-    )
-    print(f"$ {shown}")
+def _run(job: str, *options: str) -> int:
+    command = [str(ROOT / "jobs" / f"{job}.py"), *options]
+    print("$", " ".join(word.removeprefix(f"{ROOT}/") for word in command), flush=True)
     return subprocess.run([sys.executable, *command], check=False).returncode
 
 

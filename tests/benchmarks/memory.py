@@ -32,11 +32,9 @@ SHARD_IMAGES = 500
 
 def main() -> None:
     """Runs the job on each corpus and prints."""
-    from pipeline.demo import save_random_model
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_random_model(folder / "model", shortest_edge=64)
+        save_random_model(folder / "model")
         draw_corpus(folder / "all", count=max(SIZES))
         runs = {}
         for count in SIZES:
@@ -61,6 +59,37 @@ def main() -> None:
             }
         )
     )
+
+
+def save_random_model(folder: Path) -> None:
+    """A small Swin model whose segments mean nothing, the same each time."""
+    import torch
+
+    from maskformer import (
+        MaskFormerConfig,
+        MaskFormerDetrConfig,
+        MaskFormerForInstanceSegmentation,
+        MaskFormerImageProcessor,
+        MaskFormerSwinConfig,
+    )
+
+    torch.manual_seed(0)
+    config = MaskFormerConfig(
+        backbone_config=MaskFormerSwinConfig(
+            embed_dim=24,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 2, 4, 8],
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        decoder_config=MaskFormerDetrConfig(
+            d_model=64, decoder_layers=2, decoder_ffn_dim=128, num_queries=12
+        ),
+        fpn_feature_size=64,
+        mask_feature_size=64,
+        num_labels=6,
+    )
+    MaskFormerForInstanceSegmentation(config).save_pretrained(folder)
+    MaskFormerImageProcessor(size={"shortest_edge": 64}).save_pretrained(folder)
 
 
 def draw_corpus(folder: Path, *, count: int) -> None:
