@@ -78,14 +78,14 @@ def test_submitted_jobs_leave_their_tables_and_their_exit_codes_reach_the_submit
     assert "treshold" in refused.stdout
 
 
-def test_what_is_uploaded_is_the_code_and_no_more(head: Head) -> None:
+def test_what_is_uploaded_is_the_code_and_the_sample_model_and_no_more(head: Head) -> None:
     [package] = [
         path for path in head.ray_folder.rglob("working_dir_files/_ray_pkg_*") if path.is_dir()
     ]
     names = {path.name for path in package.iterdir()}
     assert {"jobs", "maskformer", "pipeline"} <= names
     assert names.isdisjoint({".git", ".venv", "demo", "tests"})
-    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 5_000_000
+    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 13_000_000
 
 
 def test_a_node_that_goes_away_in_mid_run_costs_no_row(
