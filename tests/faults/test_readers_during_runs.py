@@ -118,9 +118,10 @@ def test_readers_see_whole_units_only_while_small_runs_are_killed(tmp_path: Path
 def _killed_until_done(corpus: Path, table: Path, *, random: Random) -> int:
     """The number of kills."""
     for kills in range(100):
-        child = begun(corpus, table, run_id=f"run-{kills}", pause_seconds=0.02)
+        child = begun(corpus, table, run_id=f"run-{kills}", pause_seconds=0.05)
         if kills < 6:
-            time.sleep(random.uniform(0.1, 0.5))
+            # The pauses of a whole run alone are longer than the first three of these.
+            time.sleep(random.uniform(0.05, 0.15))
             os.kill(child, signal.SIGKILL)
         if exit_code(child) == 0:
             return kills
