@@ -1,8 +1,10 @@
 """The job on a Ray cluster that is there already: submitted to it, and while a node goes away."""
 
+import json
 import os
 import socket
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +49,10 @@ def head(jobs: Jobs) -> Iterator[Head]:
         environment={**TOKEN, **PATH},
     )  # fmt: skip
     with running(job):
-        wait_until(lambda: _listens(dashboard_port), what="the dashboard")
-        yield Head(dashboard=f"http://127.0.0.1:{dashboard_port}", ray_folder=job.ray_folder)
+        dashboard = f"http://127.0.0.1:{dashboard_port}"
+        # It answers before its agent does, and without that it refuses jobs.
+        wait_until(lambda: _takes_jobs(dashboard), what="a head that takes jobs")
+        yield Head(dashboard=dashboard, ray_folder=job.ray_folder)
 
 
 def test_submitted_jobs_leave_their_tables_and_their_exit_codes_reach_the_submitter(
@@ -155,6 +159,16 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+def _takes_jobs(dashboard: str) -> bool:
+    request = urllib.request.Request(
+        f"{dashboard}/api/jobs/",
+        data=json.dumps({"entrypoint": "true"}).encode(),
+        headers={
+            "Authorization": f"Bearer {TOKEN['RAY_AUTH_TOKEN']}",
+            "Content-Type": "application/json",
+        },
+    )
+    try:
+        return urllib.request.urlopen(request, timeout=30).status == 200
+    except OSError:
+        return False
