@@ -11,14 +11,13 @@ every later one. So whoever lists the units' own files first, and reads the poin
 unit that is done, and sees it once, whatever is joined or removed meanwhile.
 """
 
-import io
 import json
 import re
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.parquet import read_parquet
 from pipeline.storage import Storage, join
 
 FOLDER = "_compacted"
@@ -98,5 +97,5 @@ def compacted_units(table: str, pointer: Pointer, *, storage: Storage) -> dict[s
     """The units that a pointer holds, and which of its files each is in."""
     if pointer.units_file is None:
         return {}
-    rows = pq.read_table(io.BytesIO(storage.read(join(table, pointer.units_file))))
+    rows = read_parquet(storage.read(join(table, pointer.units_file)))
     return dict(zip(rows["unit_id"].to_pylist(), rows["file"].to_pylist(), strict=True))

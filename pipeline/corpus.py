@@ -13,7 +13,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.sources import Kind, Source
 from pipeline.storage import File, Storage, join
+from pipeline.threads import map_ahead
 
 T = TypeVar("T")
 
@@ -255,25 +255,13 @@ def _looked_at(
         # An entry that is not there keeps its place: reading it gives a row that says so.
         return entry, storage.file(uri) or File(uri=uri, size=0, etag="")
 
-    yield from _ahead(look, entries)
+    yield from map_ahead(look, entries, num_threads=_LOOKS_AT_ONCE, ahead=4 * _LOOKS_AT_ONCE)
 
 
 def _named_source(entry: _Entry, file: File, *, root: str) -> Source:
     kind = kind_of(file.uri)
     name = entry.image_id or _below(file.uri, root=root)
     return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")
-
-
-def _ahead(look: Callable[[_Entry], T], entries: Iterable[_Entry]) -> Iterator[T]:
-    """`map` in threads, in order, that runs only a little ahead of its reader."""
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        waiting: list[Future[T]] = []
-        for entry in entries:
-            waiting.append(pool.submit(look, entry))
-            if len(waiting) >= 4 * _LOOKS_AT_ONCE:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
 
 
 def _csv_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:

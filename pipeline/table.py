@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 from maskformer import decode_rle
 from pipeline.compacted import FOLDER as COMPACTED
 from pipeline.compacted import CompactedFile, compacted_units, read_pointer
+from pipeline.parquet import end_after_readers
 from pipeline.storage import File, Storage, join
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
@@ -204,6 +205,7 @@ class TableStore:
         files = [join(root, name) for name in self.units().file_names(part)]
         if not files:
             return ds.dataset(schema.empty_table())
+        end_after_readers()
         return ds.dataset(files, schema=schema, format="parquet", filesystem=fs)
 
 

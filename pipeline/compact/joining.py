@@ -8,7 +8,6 @@ import hashlib
 import heapq
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,13 +21,13 @@ from pipeline.compact.units import (
     UnitRows,
     compacted_rows,
     first_image,
-    in_threads,
     read_table,
     read_unit,
 )
 from pipeline.compacted import FOLDER, UNITS, CompactedFile, Pointer, pointer_file
 from pipeline.storage import join
 from pipeline.table import IMAGES, TableSpec, TableStore, parquet_options
+from pipeline.threads import map_ahead
 
 _ROW_GROUP_ROWS = 2**14
 _READERS = 8
@@ -71,12 +70,11 @@ def join_units(
     folder = f"{FOLDER}/{generation:08}-{_content_id(chosen, target_bytes=target_bytes)}"
     metadata = TableSpec.of(table.spec() or {}).file_metadata
     output = _Output(table=table, folder=folder, target_bytes=target_bytes, metadata=metadata)
-    with ThreadPoolExecutor(_READERS) as pool:
-        streams = [compacted_rows(table, file) for file in choice.absorbed]
-        streams.append(_own_units(choice.units, table=table, metadata=metadata, pool=pool))
-        for unit in heapq.merge(*streams, key=lambda unit: unit.place):
-            output.add(unit)
-            on_unit()
+    streams = [compacted_rows(table, file) for file in choice.absorbed]
+    streams.append(_own_units(choice.units, table=table, metadata=metadata))
+    for unit in heapq.merge(*streams, key=lambda unit: unit.place):
+        output.add(unit)
+        on_unit()
     written = output.close()
     # Units without any image are in no stream of a compacted file; they are done all the same.
     left = [unit for unit in chosen if unit not in output.file_of]
@@ -110,7 +108,7 @@ def _content_id(units: Iterable[str], *, target_bytes: int) -> str:
 
 
 def _own_units(
-    units: Iterable[str], *, table: TableStore, metadata: dict[str, str], pool: ThreadPoolExecutor
+    units: Iterable[str], *, table: TableStore, metadata: dict[str, str]
 ) -> Iterator[UnitRows]:
     """Units from files of their own, in the order of their first images."""
 
@@ -119,7 +117,7 @@ def _own_units(
         rows = read_table(table, name, schema=IMAGES, columns=["image_id"])
         return first_image(rows), unit_id
 
-    ordered = sorted(in_threads(place, units, pool=pool, ahead=2 * _READERS))
+    ordered = sorted(map_ahead(place, units, num_threads=_READERS, ahead=2 * _READERS))
 
     def checked(unit_id: str) -> UnitRows:
         unit = read_unit(table, unit_id)
@@ -133,7 +131,8 @@ def _own_units(
             )
         return unit
 
-    yield from in_threads(checked, [unit for _, unit in ordered], pool=pool, ahead=2 * _READERS)
+    units = [unit for _, unit in ordered]
+    yield from map_ahead(checked, units, num_threads=_READERS, ahead=2 * _READERS)
 
 
 def _check(rows: pa.Table, *, name: str, expected: dict[str, str]) -> None:

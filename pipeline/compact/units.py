@@ -1,11 +1,9 @@
 """Units read back: the rows of one unit at a time, from files of its own or from compacted ones."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
-from typing import TypeVar
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +19,6 @@ COMPACTED_SEGMENTS = SEGMENTS.append(pa.field("unit_id", pa.string()))
 """The columns of a compacted `segments`: with the unit that each row is of."""
 
 _BATCH_ROWS = 2**15
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class DamagedFile(ValueError):
@@ -153,18 +148,3 @@ def _check_columns(name: str, found: pa.Schema, schema: pa.Schema) -> None:
     if not found.equals(schema, check_metadata=False):
         differing = [f for f in schema if f not in list(found)] or [f.name for f in found]
         raise DamagedFile(name, f"its columns are not those of a table, as {differing[0]}")
-
-
-def in_threads(
-    call: Callable[[Item], Result], items: Iterable[Item], *, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[Result]:
-    """The results in the order of the items; at most so many are under way or wait to be taken."""
-    left = iter(items)
-    waiting = [pool.submit(call, item) for item in islice(left, ahead)]
-    try:
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += [pool.submit(call, item) for item in islice(left, 1)]
-    finally:
-        for each in waiting:
-            each.cancel()

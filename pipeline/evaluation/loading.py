@@ -1,7 +1,6 @@
 """Loading: numbers of labelled images to blocks of pixels for the actors; CPU tasks, no torch."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from maskformer import MaskFormerImageProcessor
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelling.loading import blocks, fault_row, image_row
 from pipeline.storage import SourceChanged, StorageFault
+from pipeline.threads import map_ahead
 
 INDICES = pa.schema([("index", pa.int64())])
 """The images of a task, by their numbers in the data set."""
@@ -30,11 +30,10 @@ class ImageLoader:
         return blocks(self._rows(indices["index"].to_pylist()), block_bytes=self.block_bytes)
 
     def _rows(self, indices: list[int]) -> Iterator[dict[str, Any]]:
-        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-            try:
-                images = pool.map(self.dataset.image, indices)
-                for index, image in zip(indices, images, strict=True):
-                    row = image_row(image, reading=self.dataset.reading, processor=self.processor)
-                    yield {"unit_id": "", "kind": "image", "position": index, **row}
-            except (StorageFault, SourceChanged) as fault:
-                yield fault_row(fault, unit_id="")
+        images = map_ahead(self.dataset.image, indices, num_threads=_READS_AT_ONCE)
+        try:
+            for index, image in zip(indices, images, strict=True):
+                row = image_row(image, reading=self.dataset.reading, processor=self.processor)
+                yield {"unit_id": "", "kind": "image", "position": index, **row}
+        except (StorageFault, SourceChanged) as fault:
+            yield fault_row(fault, unit_id="")

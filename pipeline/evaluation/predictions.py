@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from pipeline.corpus import kind_of
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
 from pipeline.labelling.loading import fault_row
 from pipeline.labelling.rows import ROWS
+from pipeline.parquet import read_parquet
 from pipeline.storage import File, SourceChanged, Storage, StorageFault
 from pipeline.table import IMAGES, TableStore, images, rows_of_unit
 
@@ -47,7 +47,7 @@ class PredictionLoader:
             ) as file:
                 rows_of = rows_of_unit(first["file"], first["file_unit"])
                 chosen = ds.field("image_id").isin(ids) & rows_of
-                found = pq.read_table(file, filters=chosen).to_pylist()
+                found = read_parquet(file, rows=chosen).to_pylist()
         except (StorageFault, SourceChanged) as fault:
             return pa.Table.from_pylist([fault_row(fault, unit_id=None)], schema=ROWS)
         of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from pipeline.decoding import ImageError, image_size
 from pipeline.labelled.dataset import LabelledImage, LabelledImages
 from pipeline.labelled.target import LabelError, Target
+from pipeline.threads import map_ahead
 
 _AT_ONCE = 16
 
@@ -83,15 +83,4 @@ def _checked(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Target
     def check(index: int) -> Target:
         return check_image(dataset[index], max_pixels=dataset.reading.max_image_pixels)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        waiting = []
-        try:
-            for index in indices:
-                waiting.append(pool.submit(check, index))
-                if len(waiting) >= 2 * _AT_ONCE:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return map_ahead(check, indices, num_threads=_AT_ONCE, ahead=2 * _AT_ONCE)

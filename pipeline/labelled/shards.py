@@ -7,7 +7,6 @@ members lie is found from the headers, once, so that each is read by itself.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -26,6 +25,7 @@ from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import Described, LabelError, Labels, Target, id_map_target
 from pipeline.reading import ReadSettings
 from pipeline.storage import File, Storage
+from pipeline.threads import map_ahead
 
 _SCHEMA = rows_schema(("map", PLACE), ("segments", PLACE))
 _SHARDS_AT_ONCE = 16
@@ -129,8 +129,7 @@ def shard_members(
             except ArchiveDamage as damage:
                 raise LabelError(f"{file.uri}: {damage}") from damage
 
-    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-        yield from pool.map(look, files)
+    yield from map_ahead(look, files, num_threads=_SHARDS_AT_ONCE)
 
 
 def member_place(file: File, member: Member) -> Place:

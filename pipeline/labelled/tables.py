@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from maskformer import decode_rle
 from pipeline.corpus import kind_of
@@ -24,6 +23,7 @@ from pipeline.labelled.rows import parquet_keys
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import member_place, shard_members
 from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
+from pipeline.parquet import read_parquet
 from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.storage import File, Storage
 from pipeline.table import TableStore, images, rows_of_unit
@@ -45,10 +45,10 @@ class TableTruth:
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
         unit = Place(**row["unit"])
         with storage.open(unit.uri, etag=unit.etag, size=unit.size) as file:
-            segments = pq.read_table(
+            segments = read_parquet(
                 file,
                 columns=["segment_id", "label_id", "rle"],
-                filters=(ds.field("image_id") == row["image_id"])
+                rows=(ds.field("image_id") == row["image_id"])
                 & rows_of_unit(unit.uri, row["unit_id"]),
             ).to_pylist()
         segments.sort(key=lambda segment: segment["segment_id"])

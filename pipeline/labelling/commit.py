@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
+from pipeline.parquet import read_parquet
 from pipeline.storage import StorageFault
 from pipeline.table import TableSpec, TableStore, parquet_options
 
@@ -140,7 +141,7 @@ def _joined(parts: Iterable[str], *, unit_id: str, num_images: int, table: Table
             data = table.storage.read(part)
         except FileNotFoundError as error:
             raise StorageFault(f"unit {unit_id}: its staged part {part} is gone") from error
-        tables.append(pq.read_table(io.BytesIO(data)).cast(ROWS))
+        tables.append(read_parquet(data).cast(ROWS))
     rows = pa.concat_tables(tables)
     position = rows["position"].to_numpy()
     first_of: dict[int, int] = {}

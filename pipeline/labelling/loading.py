@@ -4,8 +4,7 @@ Runs in CPU tasks, without torch. Takes one unit's rows of the plan; gives table
 `BLOCK` to `segmenting.py`, the last of which says how many images the unit had.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.labelling.units import sources_of
 from pipeline.reading import EncodedImage, ReadSettings, read_source
 from pipeline.sources import Source
 from pipeline.storage import SourceChanged, Storage, StorageFault
+from pipeline.threads import map_ahead
 
 BLOCK = pa.schema(
     [
@@ -83,7 +83,7 @@ class UnitLoader:
         def fetch(source: Source) -> Iterable[EncodedImage]:
             return list(read(source)) if source.kind == "file" else read(source)
 
-        for images in _ahead(fetch, sources):
+        for images in map_ahead(fetch, sources, num_threads=_READS_AT_ONCE):
             yield from images
 
 
@@ -161,21 +161,3 @@ def _pixels(
 
 def _block(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=BLOCK)
-
-
-def _ahead(
-    fetch: Callable[[Source], Iterable[EncodedImage]], sources: Iterable[Source]
-) -> Iterator[Iterable[EncodedImage]]:
-    """`map` in threads, in order, so many at once; the first fault ends it."""
-    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        waiting = []
-        try:
-            for source in sources:
-                waiting.append(pool.submit(fetch, source))
-                if len(waiting) >= _READS_AT_ONCE:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()

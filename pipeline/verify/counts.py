@@ -5,7 +5,6 @@ and where they are single files 60 MB more, for what units have of them and for 
 each unit a few numbers stay in memory.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from pipeline.labelling.partitions import KEY, Partitions, Records, grouped, keys
 from pipeline.labelling.plans import read_plan, runs_in_order
+from pipeline.parquet import read_parquet
 from pipeline.reading import PARQUET_ERRORS, raise_if_of_the_system
 from pipeline.table import DoneUnits, TableStore
 from pipeline.verify.findings import Findings
@@ -269,8 +269,8 @@ class TableCounts:
     def _image_id(self, unit_id: str, key: Any) -> str:
         """The image that a key stands for, read once more from the table."""
         data = self._table.storage.read(self._table.file(self._done.file_name(unit_id, "images")))
-        columns, of_unit = ["image_id", "etag"], [("unit_id", "=", unit_id)]
-        rows = pq.read_table(io.BytesIO(data), columns=columns, filters=of_unit)
+        of_unit = ds.field("unit_id") == unit_id
+        rows = read_parquet(data, columns=["image_id", "etag"], rows=of_unit)
         ids, etags = rows["image_id"].to_pylist(), rows["etag"].to_pylist()
         found = keys([f"{i}\0{e}" for i, e in zip(ids, etags, strict=True)])
         places = np.flatnonzero((found == key).all(1)).tolist()

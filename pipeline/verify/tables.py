@@ -7,7 +7,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,11 @@ from pipeline.compact.units import (
     DamagedFile,
     UnitRows,
     compacted_rows,
-    in_threads,
     read_table,
 )
 from pipeline.compacted import CompactedFile
 from pipeline.table import IMAGES, SEGMENTS, DoneUnits, TableSpec, TableStore
+from pipeline.threads import map_ahead
 from pipeline.verify.counts import TableCounts, UnitCounts, UnitRecords, unit_records
 from pipeline.verify.findings import Findings
 from pipeline.verify.rows import RowFiles, check_metadata, check_rows
@@ -86,13 +85,10 @@ def verify_table(
     )
     num_rles = 0
     unreadable: list[str] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="verify-") as folder,
-        ThreadPoolExecutor(num_threads) as pool,
-    ):
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         counts = TableCounts(table, done=done, folder=Path(folder), findings=findings)
-        for looked in in_threads(
-            lambda call: call(), look.calls(), pool=pool, ahead=2 * num_threads
+        for looked in map_ahead(
+            lambda call: call(), look.calls(), num_threads=num_threads, ahead=2 * num_threads
         ):
             findings.join([looked.findings])
             for records in looked.records:

@@ -1,0 +1,29 @@
+"""Parquet comes whole or in part, from bytes and from files."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.parquet import read_parquet
+
+ROWS = pa.table({"name": ["a", "b", "a"], "number": [1, 2, 3]})
+
+
+@pytest.fixture
+def data() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(ROWS, buffer, row_group_size=1)
+    return buffer.getvalue()
+
+
+def test_bytes_and_files_give_the_same_rows(data: bytes) -> None:
+    assert read_parquet(data).equals(ROWS)
+    assert read_parquet(io.BytesIO(data)).equals(ROWS)
+
+
+def test_rows_and_columns_may_be_chosen(data: bytes) -> None:
+    found = read_parquet(data, columns=["number"], rows=pc.field("name") == "a")
+    assert found.to_pydict() == {"number": [1, 3]}
