@@ -14,7 +14,10 @@ lets the damage be seen.
 | DamagedImage | an image whose bytes contradict its format |
 | DecompressionBomb | more pixels than `max_pixels`, by the header; none was decoded |
 | UnsupportedPixels | a kind of pixels that Pillow cannot decode, or not turn into RGB |
-| OutOfMemory | an image within `max_pixels` that this process had no memory for |
+| OutOfMemory | an image within `max_pixels` that there was no memory for |
+
+`labelling/` adds what only a process that ended can tell: DecoderCrashed, DecoderHung,
+SegmenterCrashed and SegmenterHung; and SegmenterOutOfMemory, of the model's device.
 """
 
 import io

@@ -58,13 +58,19 @@ class ReadSettings:
     """An encoded image that is larger is an error."""
     max_image_pixels: int = 178_956_970
     """An image with more pixels is an error, found out before any of them takes memory."""
+    image_seconds: float = 120
+    """An image that takes longer to decode is an error."""
+    image_memory_bytes: int = 2**32
+    """An image that takes more memory to decode is an error."""
     decode: Literal["exact", "fast"] = "exact"
     """`fast` decodes JPEGs of twice the model's size and more at a reduced scale."""
 
     def __post_init__(self) -> None:
-        for name in ("max_image_bytes", "max_image_pixels"):
+        for name in ("max_image_bytes", "max_image_pixels", "image_memory_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.image_seconds <= 0:
+            raise ValueError(f"image_seconds must be above 0, got {self.image_seconds}")
         if not self.image_members:
             raise ValueError("image_members must name at least one extension, as jpg")
 

@@ -70,6 +70,8 @@ def _be_quiet() -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Of each process that ends it prints a paragraph, whatever it is told of logs.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     # The one way that 2.60 has to bound retries is announced to change with 2.64.
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
 

@@ -3,14 +3,14 @@
 Ray Data moves the rows: one task reads a unit and yields blocks of pixels, actors turn blocks into
 rows, small tasks stage them and give receipts. The driver counts receipts, and starts a commit as
 soon as those of a unit are complete. What fails is tried again in another pass, a bounded number of
-times; what stays undone is named in the outcome.
+times, the later ones with care (`poison.py`); what stays undone is named in the outcome.
 """
 
 import collections
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -24,6 +24,14 @@ from pipeline.labelling.commit import Stager, clear_staging, commit_unit
 from pipeline.labelling.deadline import NOT_BEGUN, Gate
 from pipeline.labelling.loading import UnitLoader, not_begun
 from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.poison import (
+    Care,
+    Witness,
+    condemn,
+    deaths,
+    ends_a_task_only,
+    root_cause,
+)
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
 from pipeline.labelling.units import Unit
@@ -32,8 +40,10 @@ from pipeline.storage import StorageFault
 from pipeline.storage_retries import Retries, take_retries
 from pipeline.table import TableSpec, TableStore
 
-_PASSES = 3
+_PASSES = 4
 ATTEMPTS = 3
+# An actor outlives so many of the images that end it.
+_ACTOR_RESTARTS = 100
 _COMMITS_AT_ONCE = 16
 _STALLED_SECONDS = 900
 
@@ -75,20 +85,34 @@ def run_units(
         gpus=machines.most_actors * machines.actor_gpus,
         nodes=machines.num_nodes,
     )
+    care = None
     for _ in range(_PASSES):
         one_pass = _Pass(
-            left, work=work, model=model, gate=gate, tally=tally, on_progress=on_progress
+            left, work=work, model=model, gate=gate, tally=tally, on_progress=on_progress, care=care
         )
         done = one_pass.run()
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
         if not left or one_pass.was_stopped or one_pass.is_shut:
             break
+        if care is not None:
+            care = _with_condemned(care, seconds=work.segmenting.segment_seconds)
+        elif one_pass.lost_workers:
+            care = Care(witness=_WITNESS.remote())
     if one_pass.is_shut:
         tally.units_left = len(left.keys() - one_pass.begun)
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id in one_pass.begun}
     for unit_id in left:
         tally.faults.setdefault(unit_id, "was not reached")
     return one_pass.was_stopped
+
+
+def _with_condemned(care: Care, *, seconds: float) -> Care:
+    found = condemn(ray.get(care.witness.suspects.remote()), segment_seconds=seconds)
+    units = found.keys() | care.condemned.keys()
+    return replace(
+        care,
+        condemned={unit: {**care.condemned.get(unit, {}), **found.get(unit, {})} for unit in units},
+    )
 
 
 class _Pass:
@@ -103,9 +127,10 @@ class _Pass:
         gate: Any,
         tally: Tally,
         on_progress: Callable[[], bool],
+        care: Care | None = None,
     ) -> None:
         self._units, self._work, self._tally, self._on_progress = units, work, tally, on_progress
-        self._model, self._gate = model, gate
+        self._model, self._gate, self._care = model, gate, care
         self._collected = {unit_id: _Collected() for unit_id in units}
         self._commits: dict[Any, str] = {}
         self._done: set[str] = set()
@@ -114,14 +139,22 @@ class _Pass:
         """The deadline lets no further unit begin."""
         self.begun: set[str] = set()
         """Units that have begun when that was found."""
+        self.lost_workers = False
+        """Whether units are undone for no fault of storage."""
 
     def run(self) -> set[str]:
         """The units that this pass committed."""
         dataset = label_dataset(
-            self._units.values(), work=self._work, model=self._model, gate=self._gate
+            self._units.values(),
+            work=self._work,
+            model=self._model,
+            gate=self._gate,
+            care=self._care,
         )
+        for unit_id in self._units:
+            self._tally.faults.pop(unit_id, None)  # that of the pass before
         try:
-            with contextlib.closing(receipts(dataset)) as arriving:
+            with deaths() as died, contextlib.closing(receipts(dataset)) as arriving:
                 for receipt in arriving:
                     self._take(receipt)
                     self._finish_commits(at_most=_COMMITS_AT_ONCE)
@@ -130,10 +163,12 @@ class _Pass:
                         break
                     if self.is_shut and not self._under_way():
                         break
+            if died and not self.was_stopped:
+                self._blame(died[-1])
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             self._blame(error)
         except Exception as error:  # Ray Data wraps what its workers raise in classes of its own
-            if not isinstance(error.__cause__, ray.exceptions.RayError | StorageFault):
+            if not ends_a_task_only(error.__cause__ or error):
                 raise
             self._blame(error)
         self._finish_commits(at_most=0)
@@ -207,8 +242,10 @@ class _Pass:
 
     def _blame(self, error: BaseException) -> None:
         for unit_id in self._units:
-            if unit_id not in self._done and not self._collected[unit_id].is_committing:
-                self._tally.faults.setdefault(unit_id, reason(error))
+            undone = unit_id not in self._done and not self._collected[unit_id].is_committing
+            if undone and unit_id not in self._tally.faults:
+                self._tally.faults[unit_id] = reason(error)
+                self.lost_workers = True
 
 
 @dataclass
@@ -260,6 +297,7 @@ def _commit(
 
 
 _GATE = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Gate)
+_WITNESS = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Witness)
 
 
 @dataclass(frozen=True)
@@ -282,20 +320,25 @@ def label_dataset(
     work: Work,
     model: "ray.ObjectRef[ModelFiles]",
     gate: Any = None,
+    care: Care | None = None,
 ) -> "ray.data.Dataset":
     """The operators: units, then pixels, then rows, then receipts.
 
     Args:
         gate: the actor that lets units begin; None lets all.
+        care: what is known of images that end processes, where any is suspected.
     """
     machines = Machines.of_cluster(work.actors)
-    block_bytes = machines.block_bytes(work.processor)
+    block_bytes = machines.block_bytes(work.processor) if care is None else 1
     configure_ray_data(block_bytes=block_bytes)
+    DataContext.get_current().max_errored_blocks = -1  # `deaths` judges them
     loader = UnitLoader(
         storage=work.table.storage,
         reading=work.reading,
         processor=work.processor,
         block_bytes=block_bytes,
+        is_guarded=care is not None,
+        condemned={} if care is None else care.condemned,
     )
     return segmented(
         ray.data.from_arrow([unit_table(unit) for unit in units]),
@@ -303,6 +346,7 @@ def label_dataset(
         model=model,
         make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,
+        witness=None if care is None else care.witness,
     ).map_batches(
         Stager(table=work.table, run_id=work.run_id).__call__,
         batch_size=None,
@@ -318,6 +362,7 @@ def configure_ray_data(*, block_bytes: int) -> None:
     context = DataContext.get_current()
     # Ray joins what a task yields up to this size: a block is what an actor gets at once.
     context.target_max_block_size = block_bytes
+    context.max_errored_blocks = 0
     context.enable_progress_bars = False
     # Where nothing moves any more, as when no node is left for an actor, the run has to say so.
     context.execution_no_progress_timeout_s = _STALLED_SECONDS
@@ -331,11 +376,13 @@ def segmented(
     model: "ray.ObjectRef[ModelFiles]",
     make: MakeSegmenter,
     machines: Machines,
+    witness: Any = None,
 ) -> "ray.data.Dataset":
     """Two operators: `load` makes blocks of pixels of each task, actors make rows of blocks.
 
     Args:
         make: is called on each actor, with `model_files` and `num_threads`, for what makes rows.
+        witness: the actor that is told of each image, for blocks of one.
     """
     return tasks.map_batches(
         load,
@@ -350,6 +397,7 @@ def segmented(
             "model": model,
             "make": make,
             "num_threads": machines.actor_threads,
+            "witness": witness,
         },
         batch_size=None,
         batch_format="pyarrow",
@@ -357,14 +405,15 @@ def segmented(
         compute=ActorPoolStrategy(
             min_size=machines.fewest_actors,
             max_size=machines.most_actors,
-            max_concurrent_calls_per_actor=2,
-            max_tasks_in_flight_per_actor=4,
+            # With a witness nothing else is on an actor that ends.
+            max_concurrent_calls_per_actor=2 if witness is None else 1,
+            max_tasks_in_flight_per_actor=4 if witness is None else 1,
             enable_true_multi_threading=True,
         ),
         num_cpus=machines.actor_cpus,
         num_gpus=machines.actor_gpus,
-        max_restarts=ATTEMPTS,
-        max_task_retries=ATTEMPTS,
+        max_restarts=_ACTOR_RESTARTS,
+        max_task_retries=ATTEMPTS if witness is None else 1,
     )
 
 
@@ -377,11 +426,24 @@ class _SegmenterActor:
         model: "ray.ObjectRef[ModelFiles]",
         make: MakeSegmenter,
         num_threads: int | None,
+        witness: Any,
     ) -> None:
         self._segmenter = make(model_files=lambda: ray.get(model), num_threads=num_threads)
+        self._witness = witness
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return self._segmenter(block)
+        if self._witness is None:
+            return self._segmenter(block)
+        places = [
+            (row["unit_id"], row["position"])
+            for row in block.select(["unit_id", "position", "kind"]).to_pylist()
+            if row["kind"] == "image"
+        ]
+        ray.get([self._witness.begins.remote(*place) for place in places])
+        rows = self._segmenter(block)
+        for place in places:
+            self._witness.ended.remote(*place)
+        return rows
 
 
 def make_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
@@ -402,9 +464,7 @@ def receipts(dataset: "ray.data.Dataset") -> Generator[dict[str, Any], None, Non
 
 
 def reason(error: BaseException) -> str:
-    """What failed, in one line, without what Ray wraps around it."""
-    cause = error
-    while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
-        cause = cause.cause
+    """What failed, in one line."""
+    cause = root_cause(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1][:300] if lines else ''}"

@@ -4,8 +4,10 @@ Runs in CPU tasks, without torch. Takes one unit's rows of the plan; gives table
 `BLOCK` to `segmenting.py`, the last of which says how many images the unit had.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +15,8 @@ import pyarrow as pa
 from maskformer import MaskFormerImageProcessor
 from pipeline.decoding import ImageError, decode
 from pipeline.labelling.deadline import NOT_BEGUN
+from pipeline.labelling.guard import Guard
+from pipeline.labelling.limits import memory_limit, time_limit
 from pipeline.labelling.rows import RETRIES, taken_retries
 from pipeline.labelling.units import sources_of
 from pipeline.reading import EncodedImage, ReadSettings, read_source
@@ -54,6 +58,10 @@ class UnitLoader:
     processor: MaskFormerImageProcessor
     block_bytes: int
     """Pixels of a block; a block is what travels to an actor at once."""
+    is_guarded: bool = False
+    """Whether images are decoded in another process, which may end over one of them."""
+    condemned: Mapping[str, Mapping[int, ImageError]] = field(default_factory=dict)
+    """By unit and position, what images ended an actor with: they are not tried again."""
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
         return blocks(self._rows(unit), block_bytes=self.block_bytes)
@@ -61,18 +69,35 @@ class UnitLoader:
     def _rows(self, unit: pa.Table) -> Iterator[dict[str, Any]]:
         """One for each image, and one for the end or for the fault that came before it."""
         unit_id = unit["unit_id"][0].as_py()
+        condemned = self.condemned.get(unit_id, {})
         position = 0
         try:
-            for image in self._images(sources_of(unit)):
-                row = image_row(image, reading=self.reading, processor=self.processor)
-                yield {"unit_id": unit_id, "kind": "image", "position": position, **row}
-                position += 1
+            with self._decoder() as decoded:
+                for image in self._images(sources_of(unit)):
+                    if error := condemned.get(position):
+                        said = f"{image.name}: {error.message}"
+                        image = replace(image, error=ImageError(error.error_class, said))
+                    row = decoded(image)
+                    yield {"unit_id": unit_id, "kind": "image", "position": position, **row}
+                    position += 1
         except (StorageFault, SourceChanged) as fault:
             # The unit stays undone and the run says so; its other units go on.
             yield fault_row(fault, unit_id=unit_id)
             return
         retries = taken_retries()
         yield {"unit_id": unit_id, "kind": "end", "position": position, "storage_retries": retries}
+
+    @contextmanager
+    def _decoder(self) -> Iterator[Callable[[EncodedImage], dict[str, Any]]]:
+        """`image_row` within the limits of time and memory, in this process or another."""
+        decode = functools.partial(image_row, reading=self.reading, processor=self.processor)
+        seconds, memory_bytes = self.reading.image_seconds, self.reading.image_memory_bytes
+        if self.is_guarded:
+            with Guard(decode, seconds=seconds, memory_bytes=memory_bytes) as guard:
+                yield functools.partial(_guarded, decode=decode, guard=guard)
+        else:
+            with memory_limit(memory_bytes):
+                yield time_limit(seconds)(decode)
 
     def _images(self, sources: Iterable[Source]) -> Iterator[EncodedImage]:
         """The images of all sources in order; files are fetched some at a time, archives stream."""
@@ -126,6 +151,20 @@ def image_row(
         return {**row, **_pixels(image, reading=reading, processor=processor)}
     except ImageError as error:
         return {**row, "error_class": error.error_class, "error_message": error.message}
+    except MemoryError:
+        message = f"{image.name}: no memory to resize it; see image_memory_bytes"
+        return {**row, "error_class": "OutOfMemory", "error_message": message}
+
+
+def _guarded(
+    image: EncodedImage, *, decode: Callable[[EncodedImage], dict[str, Any]], guard: Guard
+) -> dict[str, Any]:
+    if image.error is None:
+        try:
+            return guard(image)
+        except ImageError as error:
+            image = replace(image, error=error)
+    return decode(image)
 
 
 def fault_row(fault: StorageFault | SourceChanged, *, unit_id: str | None) -> dict[str, Any]:

@@ -5,12 +5,15 @@ and is called by two threads at once, which take turns at it, a block each; a th
 one batch while the next is in the model.
 """
 
+import faulthandler
+import os
+import sys
 import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,17 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
+from maskformer.spans import Span
+from maskformer.stitching import Stitcher
 from pipeline.allocator import keep_memory
+from pipeline.labelling.limits import time_limit
+from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 
 _PIXELS_AT_ONCE_ON_A_GPU = 8 * 2**20
+_NO_SEGMENTS = {"status": "error", "num_segments": 0, "segments": []}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,6 +70,18 @@ class _Masks:
     class_logits: Tensor
     mask_logits: Tensor
     padded_size: tuple[int, int]
+
+    def on(self, device: torch.device) -> "_Masks":
+        return replace(
+            self,
+            kept=None if self.kept is None else _on(self.kept, device),
+            class_logits=self.class_logits.to(device),
+            mask_logits=self.mask_logits.to(device),
+        )
+
+
+_Result = tuple[int, dict[str, Any]]
+"""The identity of an image's row, and the columns that segmenting fills in."""
 
 
 class Segmenter:
@@ -90,11 +110,11 @@ class Segmenter:
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
         images = [_image(row) for row in rows if row["pixels"] is not None]
-        finishing = []
+        finishing: list[Future[list[_Result]]] = []
         with self._model_is_free, torch.inference_mode():
             for batch in self._batches(images):
-                finishing.append(self._finisher.submit(self._finish, self._masks(batch)))
-        results = {key: result for future in finishing for key, result in future.result()}
+                finishing += self._begin(batch)
+        results = dict(result for future in finishing for result in self._ended(future))
         return segmented_rows(rows, [results.get(id(row)) for row in rows])
 
     def _batches(self, images: list[_Image]) -> Iterator[list[_Image]]:
@@ -108,6 +128,66 @@ class Segmenter:
             count = max(1, bound // (height * width))
             for start in range(0, len(group), count):
                 yield group[start : start + count]
+
+    def _begin(self, batch: list[_Image]) -> "list[Future[list[_Result]]]":
+        """The model's part, with the rest under way; in halves where there is no memory."""
+        masks = self._masks_if_they_fit(batch)
+        if masks is not None:
+            return [self._finisher.submit(self._finish, masks)]
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return [*self._begin(batch[:half]), *self._begin(batch[half:])]
+        columns = self._in_little_memory(batch[0])
+        return [self._finisher.submit(lambda: [(id(batch[0].row), columns)])]
+
+    def _masks_if_they_fit(self, batch: list[_Image]) -> list[_Masks] | None:
+        try:
+            with time_limit(self._settings.segment_seconds * len(batch)):
+                return self._masks(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory()  # out here, where the error no longer holds what was computed
+        return None
+
+    def _in_little_memory(self, image: _Image) -> dict[str, Any]:
+        """The columns of an image that does not fit, by the policy; else those of the error."""
+        if self._settings.out_of_memory == "shrink":
+            for pixels in shrunk(image.pixels):
+                masks = self._masks_if_they_fit([replace(image, pixels=pixels)])
+                if masks is not None:
+                    return self._segments(masks[0])
+        if self._settings.out_of_memory == "tile":
+            for grid in grids(image.pixels.shape[:2]):
+                seen = self._seen_in_tiles(image.pixels, grid)
+                if seen is not None:
+                    return self._columns(enlarged(seen, size=image.size), size=image.size)
+        height, width = image.pixels.shape[:2]
+        return _error(
+            "SegmenterOutOfMemory",
+            f"{image.row['uri']}: the model has no memory for {height} x {width} pixels; see "
+            "out_of_memory",
+        )
+
+    def _seen_in_tiles(
+        self, pixels: np.ndarray, grid: list[tuple[Span, Span]]
+    ) -> Segmentation | None:
+        """The image's segments, joined from those of its parts; None where these do not fit."""
+        fused = self._labels if self._settings.task == "semantic" else ()
+        stitcher = Stitcher(
+            (pixels.shape[0], pixels.shape[1]),
+            label_ids_to_fuse=fused or self._settings.resolved.label_ids_to_fuse,
+        )
+        for rows, columns in grid:
+            part = np.ascontiguousarray(
+                pixels[rows.start : rows.stop, columns.start : columns.stop]
+            )
+            size = {"height": part.shape[0], "width": part.shape[1]}
+            masks = self._masks_if_they_fit([_Image(row=size, pixels=part)])
+            if masks is None:
+                return None
+            stitcher.add(self._segmentation(masks[0]), rows=rows, columns=columns)
+        return stitcher.joined()
 
     def _masks(self, batch: list[_Image]) -> list[_Masks]:
         """The model's part: the class head first, then masks of the queries that can be kept."""
@@ -158,9 +238,27 @@ class Segmenter:
         return None
 
     @torch.inference_mode()
-    def _finish(self, batch: list[_Masks]) -> list[tuple[int, dict[str, Any]]]:
+    def _finish(self, batch: list[_Masks]) -> list[_Result]:
         """Results by the identity of the row that each belongs to."""
-        return [(id(masks.image.row), self._segments(masks)) for masks in batch]
+        return [(id(masks.image.row), self._segments_somewhere(masks)) for masks in batch]
+
+    def _segments_somewhere(self, masks: _Masks) -> dict[str, Any]:
+        """On the device where the masks are, or where the memory is."""
+        try:
+            return self._segments(masks)
+        except (RuntimeError, MemoryError) as error:
+            if masks.mask_logits.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        free_memory()
+        return self._segments(masks.on(torch.device("cpu")))
+
+    def _ended(self, finishing: "Future[list[_Result]]") -> list[_Result]:
+        try:
+            return finishing.result(timeout=self._settings.segment_seconds)
+        except TimeoutError:
+            # As `time_limit` does, which is for the other thread.
+            faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+            os._exit(1)
 
     def _segmentation(self, masks: _Masks) -> Segmentation:
         settings = self._settings.resolved
@@ -188,9 +286,12 @@ class Segmenter:
         )
 
     def _segments(self, masks: _Masks) -> dict[str, Any]:
+        return self._columns(self._segmentation(masks), size=masks.image.size)
+
+    def _columns(self, segmentation: Segmentation, *, size: tuple[int, int]) -> dict[str, Any]:
         return segment_columns(
-            self._segmentation(masks),
-            size=masks.image.size,
+            segmentation,
+            size=size,
             settings=self._settings,
             labels=self._labels,
         )
@@ -305,4 +406,8 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def _no_result(row: dict[str, Any]) -> dict[str, Any]:
     """Of an image that failed, and of rows that are no image."""
-    return {"status": "error", "num_segments": 0, "segments": []} if row["kind"] == "image" else {}
+    return _NO_SEGMENTS if row["kind"] == "image" else {}
+
+
+def _error(error_class: str, message: str) -> dict[str, Any]:
+    return {**_NO_SEGMENTS, "error_class": error_class, "error_message": message}

@@ -29,6 +29,11 @@ class SegmentSettings:
     thousand times slower."""
     batch_pixels: int | None = None
     """Most pixels of a batch after resizing; 8 megapixels on a GPU, one image on a CPU."""
+    out_of_memory: Literal["record", "shrink", "tile"] = "record"
+    """What becomes of one image that the model has no memory for: an error, or, where rows may
+    depend on the machine, segments seen at half its size and less, or part by part."""
+    segment_seconds: float = 600
+    """An image that takes longer in the model, or after it, is an error."""
 
     def __post_init__(self) -> None:
         for name in _DEFAULTS:
@@ -43,6 +48,8 @@ class SegmentSettings:
             )
         if self.batch_pixels is not None and self.batch_pixels < 1:
             raise ValueError(f"batch_pixels must be at least 1, got {self.batch_pixels}")
+        if self.segment_seconds <= 0:
+            raise ValueError(f"segment_seconds must be above 0, got {self.segment_seconds}")
 
     @property
     def resolved(self) -> "ResolvedThresholds":

@@ -18,7 +18,7 @@ from s3_proxy import s3_proxy
 
 import pipeline.storage_retries
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelling.commit import Stager, clear_staging, commit_unit
+from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.planning import UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.rows import ROWS
@@ -156,6 +156,7 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
     lost, doubled = names - count.keys(), [image for image, n in count.items() if n > 1]
     assert (lost, doubled) == (set(), [])
     assert {row["status"] for row in table_rows} == {"ok"}
+    clear_leftovers(TableStore(table_uri, direct))  # as each run does in the end
     assert not list(direct.files(f"{table_uri}/_staging"))
     done = sum(tally.units for tally in tallies)
     wasted = sum(len(tally.faults) for tally in tallies)

@@ -124,14 +124,14 @@ class Job:
                 env={**clean_environment(), **changes},
             )
 
-    def end(self) -> Ended:
+    def end(self, *, seconds: float = _SECONDS) -> Ended:
         """Waits for the end of the process, and for that of all others that it started.
 
         Those of a job that was killed are ended with it, as a container's are: a worker of Ray that
         was just starting lives on for half a minute.
         """
         try:
-            exit_code = self.process.wait(_SECONDS)
+            exit_code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             exit_code = self.process.wait()

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -307,3 +309,85 @@ def test_half_the_bits_give_nearly_the_same(make, block, precision):
         )
     for ours, theirs in zip(*by_label, strict=True):
         assert np.mean(ours == theirs) > 0.8
+
+
+@pytest.fixture
+def make_small(make, monkeypatch):
+    """A segmenter on a device with memory for so many pixels at once."""
+
+    def small(settings: SegmentSettings, *, pixels: int, **changes: Any) -> Segmenter:
+        segmenter = make(settings, **changes)
+        decode = segmenter._model.decode_queries
+
+        def decode_queries(pixel_values: torch.Tensor) -> Any:
+            batch, _, height, width = pixel_values.shape
+            if batch * height * width > pixels:
+                raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
+            return decode(pixel_values)
+
+        monkeypatch.setattr(segmenter._model, "decode_queries", decode_queries)
+        return segmenter
+
+    return small
+
+
+LARGEST = 64 * 96  # pixels of the largest of these pictures at the model's size
+
+
+@pytest.fixture(scope="module")
+def large_block(blocks) -> pa.Table:
+    """The pictures at sizes that can be halved."""
+    return blocks(MaskFormerImageProcessor(size={"shortest_edge": 256, "longest_edge": 640}))
+
+
+@TASKS
+def test_a_batch_that_does_not_fit_is_split(make, make_small, block, settings):
+    expected = make(settings, batch_pixels=1)(block)
+    found = make_small(settings, pixels=LARGEST, batch_pixels=10**7)(block)
+    assert_alike(found, expected)
+
+
+def test_an_image_that_does_not_fit_is_an_error_and_the_others_go_on(make, make_small, block):
+    expected = make(PANOPTIC)(block).to_pylist()
+    found = make_small(PANOPTIC, pixels=64 * 64)(block).to_pylist()
+    classes = {row["error_class"] for row in found if row["kind"] == "image"}
+    assert classes == {None, "NotAnImage", "SegmenterOutOfMemory"}
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours["error_class"] == "SegmenterOutOfMemory":
+            assert (ours["status"], ours["num_segments"], ours["segments"]) == ("error", 0, [])
+            assert re.search(r"\d\.png: .* no memory for \d+ x \d+ pixels", ours["error_message"])
+        else:
+            assert ours["status"] == theirs["status"]
+
+
+@TASKS
+@pytest.mark.parametrize("policy", ["shrink", "tile"])
+@pytest.mark.parametrize("divisor", [2, 6])
+def test_an_image_may_be_seen_smaller_or_part_by_part(
+    make, make_small, large_block, settings, policy, divisor
+):
+    expected = make(settings)(large_block).to_pylist()
+    small = make_small(settings, pixels=16 * LARGEST // divisor, out_of_memory=policy)
+    for ours, theirs in zip(small(large_block).to_pylist(), expected, strict=True):
+        assert (ours["status"], ours["error_class"]) == (theirs["status"], theirs["error_class"])
+        if ours["status"] == "ok":
+            together = sum(mask.astype(int) for mask in masks(ours).values())
+            assert np.max(together) <= 1
+            if settings.task == "semantic":
+                assert np.min(together) == 1
+                assert len({s["label"] for s in ours["segments"]}) == ours["num_segments"]
+
+
+@pytest.mark.parametrize("policy", ["record", "shrink", "tile"])
+def test_where_nothing_fits_the_image_is_recorded(make_small, large_block, policy):
+    found = make_small(PANOPTIC, pixels=0, out_of_memory=policy)(large_block)
+    classes = {row["error_class"] for row in found.to_pylist() if row["kind"] == "image"}
+    assert classes == {"NotAnImage", "SegmenterOutOfMemory"}
+
+
+def test_what_is_no_want_of_memory_is_raised(make, block, monkeypatch):
+    segmenter = make(PANOPTIC)
+    failing = Mock(side_effect=RuntimeError("shapes do not match"))
+    monkeypatch.setattr(segmenter._model, "decode_queries", failing)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        segmenter(block)

@@ -1,0 +1,68 @@
+"""Little memory: what a device cannot hold at once, seen smaller or part by part."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from maskformer import Segmentation
+from maskformer.postprocess import HeightWidth
+from maskformer.spans import Span, spans
+
+_MOST_HALVINGS = 3
+_FILTER = Image.Resampling.BILINEAR
+_SMALLEST_SIDE = 64
+"""Pixels; of less a backbone that halves five times leaves nothing to compare."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no memory for a tensor."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def free_memory() -> None:
+    """Gives back what a failed computation left."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def shrunk(
+    pixels: UInt8[np.ndarray, "height width 3"],
+) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+    """The image at 1/2, 1/4 and 1/8 of its sides, as far as there is something to see."""
+    for height, width in _halved(pixels.shape[:2]):
+        yield np.asarray(Image.fromarray(pixels).resize((width, height), _FILTER))
+
+
+def grids(size: HeightWidth) -> Iterator[list[tuple[Span, Span]]]:
+    """Rows and columns of windows of 1/2, 1/4 and 1/8 of the image's sides, and the overlap."""
+    for windows in _halved(size):
+        rows, columns = (
+            spans(length, window=window + window // 4, overlap=window // 4)
+            for length, window in zip(size, windows, strict=True)
+        )
+        yield [(row, column) for row in rows for column in columns]
+
+
+def _halved(size: HeightWidth) -> Iterator[HeightWidth]:
+    height, width = size
+    for _ in range(_MOST_HALVINGS):
+        height, width = height // 2, width // 2
+        if min(height, width) < _SMALLEST_SIDE:
+            return
+        yield height, width
+
+
+def enlarged(segmentation: Segmentation, *, size: HeightWidth) -> Segmentation:
+    """The map at the image's own size, each pixel that of the nearest before."""
+    ids: Tensor = segmentation.segmentation
+    rows, columns = (
+        torch.from_numpy(((np.arange(new) + 0.5) * old / new).astype(np.int64))
+        for new, old in zip(size, ids.shape, strict=True)
+    )
+    return Segmentation(segmentation=ids[rows][:, columns], segments=segmentation.segments)
