@@ -22,26 +22,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from specs import panoptic_spec
 
 from pipeline.labelling.planning import Plan, UnitSettings, plan_corpus, settle_plan
 from pipeline.reading import ReadSettings
 from pipeline.storage import File, Storage
-from pipeline.table import TableSpec, TableStore
+from pipeline.table import TableStore
 
 CORPUS = "/corpus/of/photographs"
-SPEC = TableSpec(
-    model_fingerprint="f" * 64,
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("road",),
-)
+SPEC = panoptic_spec("road")
 RESUMED_UNIT_IMAGES = 10
 UNDONE_UNITS = 100
 

@@ -26,7 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pycocotools import mask as coco
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from specs import panoptic_spec
 
 from maskformer import encode_segments
 from pipeline.compact.__main__ import CompactSettings, compact
@@ -36,21 +39,10 @@ from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import Unit
 from pipeline.sources import Source
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableSpec, TableStore, parquet_options, segments
+from pipeline.table import IMAGES, SEGMENTS, TableStore, parquet_options, segments
 from pipeline.verify.tables import verify_table
 
-SPEC = TableSpec(
-    model_fingerprint="f" * 64,
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=tuple(f"label {number}" for number in range(150)),
-)
+SPEC = panoptic_spec(*(f"label {number}" for number in range(150)))
 HEIGHT, WIDTH, SEGMENTS_PER_IMAGE, DRAWN_MAPS = 512, 683, 13, 40
 LABEL_QUERY = "SELECT label, count(*), avg(score), sum(area) FROM {} GROUP BY label"
 IMAGE_QUERY = "SELECT * FROM {} WHERE image_id = '{image}'"

@@ -11,26 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from specs import panoptic_spec
 
 from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
 from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.rows import ROWS
 from pipeline.reading import ReadSettings, read_source
 from pipeline.storage import Storage
-from pipeline.table import TableSpec, TableStore, images, segments
+from pipeline.table import TableStore, images, segments
 
-SPEC = TableSpec(
-    model_fingerprint="f" * 64,
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("road",),
-)
+SPEC = panoptic_spec("road")
 UNIT_IMAGES = 2
 
 

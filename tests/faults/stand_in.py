@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path += [str(Path(__file__).parents[1])]  # for specs
+
 from small_runs import begun, exit_code
 
 _SLEEP = str(shutil.which("sleep"))

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from s3 import KEY, SECRET, S3Server, s3_server
 from s3_proxy import s3_proxy
+from specs import panoptic_spec
 
 import pipeline.storage_retries
 from maskformer import MaskFormerImageProcessor
@@ -26,15 +27,11 @@ from pipeline.labelling.tally import Tally
 from pipeline.reading import ReadSettings
 from pipeline.storage import Storage, StorageFault
 from pipeline.storage_retries import Retries, take_retries
-from pipeline.table import TableSpec, TableStore, images
+from pipeline.table import TableStore, images
 
 _PASSES = 3
 
-SPEC = TableSpec(
-    model_fingerprint="f" * 64, task="panoptic", threshold=0.5, mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8, label_ids_to_fuse=(), resize_rule="transformers",
-    precision="fp32", decode="exact", labels=("road", "sky"),
-)  # fmt: skip
+SPEC = panoptic_spec("road", "sky")
 
 
 @pytest.fixture(scope="module")

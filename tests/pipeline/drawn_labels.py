@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from corpora import parquet, put, tar
 from PIL import Image
+from specs import panoptic_spec
 
 from maskformer import encode_mask, encode_segments
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableSpec, TableStore
+from pipeline.table import IMAGES, SEGMENTS, TableStore
 
 LABELS = ("road", "sky", "tree", "car")
 THINGS = (2, 3)
@@ -221,18 +222,7 @@ def write_table(folder: Path, drawn: list[Scene]) -> str:
     put(photos, {f"{scene.name}.jpg": scene.jpeg for scene in drawn})
     store = TableStore(str(folder / "table"), Storage())
     store.create(
-        TableSpec(
-            model_fingerprint="none",
-            task="panoptic",
-            threshold=0.5,
-            mask_threshold=0.5,
-            overlap_mask_area_threshold=0.8,
-            label_ids_to_fuse=tuple(set(range(len(LABELS))) - set(THINGS)),
-            resize_rule="transformers",
-            precision="fp32",
-            decode="exact",
-            labels=LABELS,
-        )
+        panoptic_spec(*LABELS, label_ids_to_fuse=tuple(set(range(len(LABELS))) - set(THINGS)))
     )
     images = [
         {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from specs import panoptic_spec
 
 from maskformer import encode_segments
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
@@ -16,20 +17,9 @@ from pipeline.labelling.rows import ROWS
 from pipeline.labelling.units import Unit
 from pipeline.sources import Source
 from pipeline.storage import Storage
-from pipeline.table import TableSpec, TableStore
+from pipeline.table import TableStore
 
-SPEC = TableSpec(
-    model_fingerprint="f" * 64,
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(1,),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("car", "sky", "tree"),
-)
+SPEC = panoptic_spec("car", "sky", "tree", label_ids_to_fuse=(1,))
 Row = dict[str, Any]
 
 

@@ -5,24 +5,14 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from specs import panoptic_spec
 
 from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.reading import ReadSettings, read_source
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableSpec, TableStore
+from pipeline.table import IMAGES, SEGMENTS, TableStore
 
-SPEC = TableSpec(
-    model_fingerprint="f",
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("road",),
-)
+SPEC = panoptic_spec("road")
 READING = ReadSettings()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from specs import panoptic_spec
 
 from pipeline.storage import join
 from pipeline.table import (
@@ -22,18 +23,7 @@ from pipeline.table import (
     segments,
 )
 
-SPEC = TableSpec(
-    model_fingerprint="f" * 64,
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("road", "sky"),
-)
+SPEC = panoptic_spec("road", "sky")
 
 
 @pytest.fixture

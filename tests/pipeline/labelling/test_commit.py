@@ -14,6 +14,7 @@ import pytest
 from hooked import Crash, crash_at, interleaved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from specs import panoptic_spec
 
 from pipeline.labelling.commit import (
     RECEIPT,
@@ -24,20 +25,9 @@ from pipeline.labelling.commit import (
 )
 from pipeline.labelling.rows import ROWS
 from pipeline.storage import Storage, StorageFault
-from pipeline.table import IMAGES, SEGMENTS, TableSpec, TableStore, images, segments
+from pipeline.table import IMAGES, SEGMENTS, TableStore, images, segments
 
-SPEC = TableSpec(
-    model_fingerprint="f" * 64,
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("road", "sky"),
-)
+SPEC = panoptic_spec("road", "sky")
 UNIT = "unit-a"
 
 

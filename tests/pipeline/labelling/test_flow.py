@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 from corpora import picture, put
+from specs import panoptic_spec
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.labelling.cluster import ActorSettings, Machines
@@ -24,20 +25,9 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Tally
 from pipeline.reading import ReadSettings
 from pipeline.storage import Storage
-from pipeline.table import TableSpec, TableStore, images, segments
+from pipeline.table import TableStore, images, segments
 
-SPEC = TableSpec(
-    model_fingerprint="f" * 64,
-    task="panoptic",
-    threshold=0.3,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.1,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("road", "sky", "tree", "car"),
-)
+SPEC = panoptic_spec("road", "sky", "tree", "car", threshold=0.3, overlap_mask_area_threshold=0.1)
 SEGMENTING = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
 
 

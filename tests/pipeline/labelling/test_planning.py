@@ -12,6 +12,7 @@ from corpora import parquet, put, tar
 from hooked import Crash, HookedStorage, crash_at, interleaved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from specs import panoptic_spec
 
 from pipeline.labelling.planning import (
     Plan,
@@ -24,22 +25,11 @@ from pipeline.labelling.planning import (
 from pipeline.reading import ReadSettings, read_source
 from pipeline.sources import Source
 from pipeline.storage import Storage
-from pipeline.table import TableSpec, TableStore
+from pipeline.table import TableStore
 
 STORAGE = Storage()
 READING = ReadSettings()
-SPEC = TableSpec(
-    model_fingerprint="f",
-    task="panoptic",
-    threshold=0.5,
-    mask_threshold=0.5,
-    overlap_mask_area_threshold=0.8,
-    label_ids_to_fuse=(),
-    resize_rule="transformers",
-    precision="fp32",
-    decode="exact",
-    labels=("road",),
-)
+SPEC = panoptic_spec("road", model_fingerprint="f")
 SMALL = UnitSettings(unit_images=3, unit_bytes=10**6)
 
 

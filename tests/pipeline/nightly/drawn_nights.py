@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from specs import panoptic_spec
 
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.report import Report
@@ -30,18 +31,7 @@ def new_table(folder: Path, *, labels: Sequence[str] = LABELS) -> TableStore:
 
 
 def spec(labels: Sequence[str] = LABELS) -> TableSpec:
-    return TableSpec(
-        model_fingerprint="f" * 64,
-        task="panoptic",
-        threshold=0.5,
-        mask_threshold=0.5,
-        overlap_mask_area_threshold=0.8,
-        label_ids_to_fuse=(),
-        resize_rule="transformers",
-        precision="fp32",
-        decode="exact",
-        labels=tuple(labels),
-    )
+    return panoptic_spec(*labels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
