@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Asks PyPI what is known of the installed versions; where the network does not let it, it fails nothing.
+AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off --timeout 10
 
 .PHONY: demo test faults lint bench clean
 
@@ -20,6 +22,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@$(AUDIT) > .venv/audit.txt 2>&1 || ! grep "known vulnerabilit" .venv/audit.txt || (cat .venv/audit.txt; false)
 
 # One at a time: each measures both sides on all cores.
 bench: $(INSTALLED)
