@@ -441,8 +441,8 @@ class _SegmenterActor:
         ]
         ray.get([self._witness.begins.remote(*place) for place in places])
         rows = self._segmenter(block)
-        for place in places:
-            self._witness.ended.remote(*place)
+        # Waited for: the next image may end this process with what it has still to say.
+        ray.get([self._witness.ended.remote(*place) for place in places])
         return rows
 
 

@@ -49,7 +49,9 @@ def _poison_model(module: Any) -> None:
 
     def masks_(self: Any, batch: Any) -> Any:
         for image in batch:
-            COLOURS.get(tuple(image.pixels[0, 0].tolist()), lambda: None)()
+            corners = {tuple(image.pixels[y, x].tolist()) for y in (0, -1) for x in (0, -1)}
+            if len(corners) == 1:  # one of 2,000 drawn pictures has the colour in one
+                COLOURS.get(corners.pop(), lambda: None)()
         return masks(self, batch)
 
     module.Segmenter._masks = masks_
