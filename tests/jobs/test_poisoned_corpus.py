@@ -19,10 +19,13 @@ def solid(colour: tuple[int, int, int]) -> bytes:
     return encoded(Image.new("RGB", (64, 48), colour))
 
 
-def png_of_size(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + body
+def png_of_size(width: int, height: int, *, pixels: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", pixels)] if pixels else [(b"IHDR", header)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
 
 
 def damaged(data: bytes) -> bytes:
@@ -56,7 +59,7 @@ BAD_FILES = {
     "archive.png": (b"PK\x03\x04" + bytes(60), "NotAnImage"),
     "packed.png": (gzip.compress(png(1)), "NotAnImage"),
     "table.png": (b"PAR1" + bytes(60) + b"PAR1", "NotAnImage"),
-    "xml.png": (b'<?xml version="1.0"?><svg/>', "NotAnImage"),
+    "drawing.png": (b'<?xml version="1.0"?><svg/>', "UnsupportedFormat"),
     "paper.png": (b"%PDF-1.7\n" + bytes(60), "NotAnImage"),
     "layers.png": (b"8BPS\0\1" + bytes(60), "UnsupportedFormat"),
     "phone.jpg": (b"\0\0\0\x18ftypheic" + bytes(60), "UnsupportedFormat"),
@@ -67,7 +70,10 @@ BAD_FILES = {
     "cut.gif": (cut("GIF"), "TruncatedImage"),
     "damaged.png": (damaged(png(1)), "DamagedImage"),
     "header.png": (png_of_size(64, 48), "TruncatedImage"),
-    "bomb.png": (png_of_size(100_000, 100_000), "DecompressionBomb"),
+    "bomb.png": (
+        png_of_size(100_000, 100_000, pixels=zlib.compress(bytes(10**6))),
+        "DecompressionBomb",
+    ),
 }
 
 Bad = dict[str, tuple[bytes, str]]
