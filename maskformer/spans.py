@@ -20,6 +20,15 @@ def spans(length: int, *, window: int, overlap: int) -> "list[Span]":
     ]
 
 
+def window_grid(size: tuple[int, int], *, windows: tuple[int, int]) -> "list[tuple[Span, Span]]":
+    """Rows and columns of windows over an image, each a quarter wider than asked, to overlap."""
+    rows, columns = (
+        spans(length, window=window + window // 4, overlap=window // 4)
+        for length, window in zip(size, windows, strict=True)
+    )
+    return [(row, column) for row in rows for column in columns]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Span:
     """A window along one side of the image."""

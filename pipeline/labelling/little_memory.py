@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from maskformer import Segmentation
-from maskformer.postprocess import HeightWidth
-from maskformer.spans import Span, spans
+from maskformer import Segmentation, Span, window_grid
+
+HeightWidth = tuple[int, int]
 
 _MOST_HALVINGS = 3
 _FILTER = Image.Resampling.BILINEAR
@@ -42,11 +42,7 @@ def shrunk(
 def grids(size: HeightWidth) -> Iterator[list[tuple[Span, Span]]]:
     """Rows and columns of windows of 1/2, 1/4 and 1/8 of the image's sides, and the overlap."""
     for windows in _halved(size):
-        rows, columns = (
-            spans(length, window=window + window // 4, overlap=window // 4)
-            for length, window in zip(size, windows, strict=True)
-        )
-        yield [(row, column) for row in rows for column in columns]
+        yield window_grid(size, windows=windows)
 
 
 def _halved(size: HeightWidth) -> Iterator[HeightWidth]:

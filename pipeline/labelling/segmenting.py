@@ -28,6 +28,8 @@ from maskformer import (
     MaskFormerForInstanceSegmentation,
     MaskFormerImageProcessor,
     Segmentation,
+    Span,
+    Stitcher,
     encode_segments,
     instance_segmentation,
     keep_instance,
@@ -35,8 +37,6 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
-from maskformer.spans import Span
-from maskformer.stitching import Stitcher
 from pipeline.allocator import keep_memory
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
