@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -22,8 +22,6 @@ from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.sources import Kind, Source
 from pipeline.storage import File, Storage, join
 from pipeline.threads import map_ahead
-
-T = TypeVar("T")
 
 IMAGE_ENDINGS = (
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff",

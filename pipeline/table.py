@@ -205,7 +205,8 @@ class TableStore:
         files = [join(root, name) for name in self.units().file_names(part)]
         if not files:
             return ds.dataset(schema.empty_table())
-        end_after_readers()
+        if "file" not in fs.protocol:  # Arrow reads a disk by itself
+            end_after_readers()
         return ds.dataset(files, schema=schema, format="parquet", filesystem=fs)
 
 

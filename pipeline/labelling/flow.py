@@ -95,7 +95,9 @@ def run_units(
         if not left or one_pass.was_stopped or one_pass.is_shut:
             break
         if care is not None:
-            care = _with_condemned(care, seconds=work.segmenting.segment_seconds)
+            suspects = ray.get(care.witness.suspects.remote())
+            seconds = work.segmenting.segment_seconds
+            care = replace(care, condemned=condemn(suspects, segment_seconds=seconds))
         elif one_pass.lost_workers:
             care = Care(witness=_WITNESS.remote())
     if one_pass.is_shut:
@@ -104,15 +106,6 @@ def run_units(
     for unit_id in left:
         tally.faults.setdefault(unit_id, "was not reached")
     return one_pass.was_stopped
-
-
-def _with_condemned(care: Care, *, seconds: float) -> Care:
-    found = condemn(ray.get(care.witness.suspects.remote()), segment_seconds=seconds)
-    units = found.keys() | care.condemned.keys()
-    return replace(
-        care,
-        condemned={unit: {**care.condemned.get(unit, {}), **found.get(unit, {})} for unit in units},
-    )
 
 
 class _Pass:

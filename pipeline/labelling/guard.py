@@ -42,6 +42,7 @@ class Guard:
         Raises:
             ImageError: the image ended the process (DecoderCrashed), was not done in time
                 (DecoderHung), or took more memory than there is (OutOfMemory).
+            ChildProcessError: there is no such process to be had.
         """
         if self._child is None:
             self._child = _Child(self._work, seconds=self._seconds, memory_bytes=self._memory_bytes)
@@ -88,14 +89,15 @@ class _Child:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        self.connection.send_bytes(pickle.dumps((work, seconds, memory_bytes)))
         try:
+            self.connection.send_bytes(pickle.dumps((work, seconds, memory_bytes)))
             if not self.connection.poll(_START_SECONDS):
                 raise TimeoutError(f"it is not ready after {_START_SECONDS} s")
             self.connection.recv()
         except (EOFError, OSError) as error:
             self.end()
-            raise RuntimeError(f"the process that decodes did not start: {error!r}") from error
+            said = f"the process that decodes did not start: {error!r}"
+            raise ChildProcessError(said) from error
 
     def end(self) -> None:
         self.process.kill()

@@ -88,7 +88,7 @@ def deaths() -> Iterator[list[BaseException]]:
 def ends_a_task_only(error: BaseException) -> bool:
     """Whether an error of a task is one that workers may have, not a mistake of ours."""
     cause = root_cause(error)
-    if isinstance(cause, StorageFault | SourceChanged | MemoryError):
+    if isinstance(cause, StorageFault | SourceChanged | MemoryError | ChildProcessError):
         return True
     return isinstance(cause, ray.exceptions.RayError) and not isinstance(
         cause, ray.exceptions.RayTaskError

@@ -135,8 +135,9 @@ def summary(report: Report, *, report_file: str) -> str:
         example = report.error_examples[name][0]["message"]
         lines.append(f"  {count:,} × {name}, as {example}")
     if report.files_passed_over:
+        files = "file" if report.files_passed_over == 1 else "files"
         lines.append(
-            f"passed over {report.files_passed_over:,} files of no known kind, as "
+            f"passed over {report.files_passed_over:,} {files} of no known kind, as "
             f"{report.files_passed_over_examples[0]}"
         )
     if report.files_named_twice:

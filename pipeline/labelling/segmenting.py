@@ -114,7 +114,8 @@ class Segmenter:
         with self._model_is_free, torch.inference_mode():
             for batch in self._batches(images):
                 finishing += self._begin(batch)
-        results = dict(result for future in finishing for result in self._ended(future))
+        seconds = self._settings.segment_seconds * max(1, len(images))
+        results = dict(result for future in finishing for result in _ended(future, seconds=seconds))
         return segmented_rows(rows, [results.get(id(row)) for row in rows])
 
     def _batches(self, images: list[_Image]) -> Iterator[list[_Image]]:
@@ -156,7 +157,7 @@ class Segmenter:
             for pixels in shrunk(image.pixels):
                 masks = self._masks_if_they_fit([replace(image, pixels=pixels)])
                 if masks is not None:
-                    return self._segments(masks[0])
+                    return self._segments_somewhere(masks[0])
         if self._settings.out_of_memory == "tile":
             for grid in grids(image.pixels.shape[:2]):
                 seen = self._seen_in_tiles(image.pixels, grid)
@@ -252,14 +253,6 @@ class Segmenter:
         free_memory()
         return self._segments(masks.on(torch.device("cpu")))
 
-    def _ended(self, finishing: "Future[list[_Result]]") -> list[_Result]:
-        try:
-            return finishing.result(timeout=self._settings.segment_seconds)
-        except TimeoutError:
-            # As `time_limit` does, which is for the other thread.
-            faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
-            os._exit(1)
-
     def _segmentation(self, masks: _Masks) -> Segmentation:
         settings = self._settings.resolved
         image_size = masks.image.pixels.shape[:2]
@@ -295,6 +288,15 @@ class Segmenter:
             settings=self._settings,
             labels=self._labels,
         )
+
+
+def _ended(finishing: "Future[list[_Result]]", *, seconds: float) -> list[_Result]:
+    """The results; the process ends without them, as by `time_limit`, which has one thread."""
+    try:
+        return finishing.result(timeout=seconds)
+    except TimeoutError:
+        faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+        os._exit(1)
 
 
 def _compile() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -65,6 +66,12 @@ def test_the_process_ends_with_the_guard():
         process = guard(image(b"good"))
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_a_process_that_cannot_be_started_is_no_fault_of_the_image(guard, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ChildProcessError, match="did not start"):
+        guard(image(b"good"))
 
 
 def test_memory_beyond_the_limit_is_refused_and_only_within_it():

@@ -37,6 +37,7 @@ def of_a_task(cause: Exception) -> ray.exceptions.RayTaskError:
         (ray.exceptions.OutOfMemoryError("node"), True),
         (of_a_task(StorageFault("away")), True),
         (of_a_task(MemoryError()), True),
+        (of_a_task(ChildProcessError("did not start")), True),
         (of_a_task(KeyError("a name")), False),
         (KeyError("a name"), False),
     ],
