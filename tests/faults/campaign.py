@@ -100,7 +100,11 @@ def rival(corpus: Path, usual: Mapping[str, object], *, has_checkpoint: bool) ->
 
 
 def campaign(contestant: Contestant, *, kills: int, seed: int, jobs: Jobs, folder: Path) -> Outcome:
-    """Table after table, each made by runs of which all but the last are disturbed."""
+    """Table after table, each made by runs of which all but the last are disturbed.
+
+    Workers are killed as long as a run lives; one actor at most, since an image over which two died
+    is taken for what ended them.
+    """
     random, outcome = Random(seed), Outcome(job=contestant.name)
     began = time.monotonic()
     _end(_start(contestant, folder / "unbroken", jobs=jobs), outcome, expect_zero=True)
@@ -126,15 +130,20 @@ def _make_table(
     jobs: Jobs,
     outcome: Outcome,
 ) -> None:
-    """Runs until one ends well; each is disturbed once, as long as kills are left."""
+    """Runs until one ends well; each is disturbed, as long as kills are left."""
     outcome.tables += 1
     for _ in range(_MOST_RUNS):
         job = _start(contestant, place, jobs=jobs)
         outcome.runs += 1
-        victim, moment = random.choice(VICTIMS), random.uniform(0, seconds)
-        if outcome.kills.total() < kills:
+        victims = list(VICTIMS)
+        while outcome.kills.total() < kills:
+            victim, moment = random.choice(victims), random.uniform(0, seconds)
             killed = _kill(job, victim, after_seconds=moment, random=random)
-            outcome.kills.update([killed] if killed else [])
+            if killed is None:
+                break
+            outcome.kills.update([killed])
+            if killed == "actor":
+                victims.remove(killed)
         if _end(job, outcome) == 0:
             return
     outcome.endless += 1
