@@ -11,7 +11,6 @@ give, to the last bit. Values are numbers; where one is not, who leads is not de
 from dataclasses import dataclass
 from typing import no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float32, Int16, Int64
@@ -25,6 +24,7 @@ from maskformer.bilinear import (
     places_2d,
     resample,
 )
+from maskformer.compiled import compiled
 from maskformer.loops import arrays, in_parts, widen
 
 
@@ -141,7 +141,7 @@ def _by_lines(
 
 
 # Without `fastmath` no multiplication is fused with an addition: results are torch's to the bit.
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _contest_of_lines(
     maps, above, below, weight_below, left, right, weight_right, limits, winner, won, areas
@@ -182,7 +182,7 @@ def _contest_of_lines(
             won[leader[x]] += 1
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _first_argmax(maps, winner):
     num_maps, height, width = maps.shape

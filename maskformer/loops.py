@@ -11,11 +11,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeVar, no_type_check
 
-import numba
 import numpy as np
 import torch
 
 from maskformer.bilinear import Places
+from maskformer.compiled import compiled
 
 Part = TypeVar("Part")
 
@@ -39,7 +39,7 @@ def arrays(at: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 # Without `fastmath` no multiplication is fused with an addition: results are torch's to the bit.
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def widen(samples, left, right, weight_right, wide):
     """A row of samples, resampled at the given columns, into `wide`."""

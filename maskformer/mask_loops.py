@@ -9,7 +9,6 @@ polynomials, good to 1e-7, so that a processor takes many pixels at once.
 from dataclasses import dataclass
 from typing import no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
@@ -17,6 +16,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from maskformer.bilinear import CPU, places_2d
+from maskformer.compiled import compiled
 from maskformer.loops import arrays, in_parts, widen
 from maskformer.targets import IdMap, MaskLabels
 
@@ -152,7 +152,7 @@ _FURTHEST = np.float32(87)
 
 # Sums may be added in any order, and a division need not look for zero: else nothing is done in
 # vectors.
-_fast = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+_fast = compiled(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @_fast

@@ -7,10 +7,10 @@ No mask is made: a run adds to the area, widens the box and takes its pixels in 
 from dataclasses import dataclass
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
+from maskformer.compiled import compiled
 from maskformer.rle import BITS, FIRST_CHARACTER, MORE, SIGN
 
 LARGEST_MASK_PIXELS = 2**34
@@ -66,7 +66,7 @@ def measure_rles(
     return result
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes, shared):
     counts = np.empty(np.max(offsets[1:] - offsets[:-1]) + 1, np.int64)
@@ -91,7 +91,7 @@ def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes,
         areas[rle], shared[rle] = _measure(counts, number, height, taken, boxes[rle])
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _unpack(text, begin, end, size, counts):
     """Fills in the counts; their number, or -1 where they are no mask of that size."""
@@ -121,7 +121,7 @@ def _unpack(text, begin, end, size, counts):
     return number if number and total == size else -1
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _measure(counts, number, height, taken, box):
     """The area, and how many of its pixels were taken; fills in the box and takes its pixels."""
@@ -148,7 +148,7 @@ def _measure(counts, number, height, taken, box):
     return area, shared
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _take(taken, start, end):
     """Sets the bits [start, end); how many were set."""

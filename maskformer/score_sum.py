@@ -7,13 +7,13 @@ a time and adds it.
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float32, Int16
 from torch import Tensor
 
 from maskformer.bilinear import CPU
+from maskformer.compiled import compiled
 from maskformer.contest import first_argmax
 from maskformer.loops import arrays, in_parts, widen
 from maskformer.postprocess import Crop
@@ -63,7 +63,7 @@ class ScoreSum:
 
 
 # Without `fastmath` no multiplication is fused with an addition: results are torch's to the bit.
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _add(
     maps,

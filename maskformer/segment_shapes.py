@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
+from maskformer.compiled import compiled
 from maskformer.rle import BITS, FIRST_CHARACTER, MORE, SIGN
 
 # Up to this many more ids than runs, a table of ids is faster than sorting.
@@ -76,7 +76,7 @@ def _numbered(
     return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[run_ids]
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _count_runs(id_map):
     """The number of stretches of one id in the column-major map."""
@@ -90,7 +90,7 @@ def _count_runs(id_map):
     return changes + 1
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _find_runs(id_map, starts, run_ids):
     """Where each run starts, and the end of the last; its id."""
@@ -105,7 +105,7 @@ def _find_runs(id_map, starts, run_ids):
     starts[run + 1] = height * width
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _measure(starts, numbers, height, num_segments):
     """Area, box as (x, y, width, height) and first count of each segment among all counts."""
@@ -139,7 +139,7 @@ def _measure(starts, numbers, height, num_segments):
     return areas, boxes, first_count
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _fill_counts(starts, numbers, first_count):
     """The run lengths of every segment, of zeros and ones in turn, one segment after the other."""
@@ -159,7 +159,7 @@ def _fill_counts(starts, numbers, first_count):
     return counts
 
 
-@numba.njit(nogil=True)
+@compiled()
 @no_type_check
 def _pack(counts, first_count):
     """The counts as characters, and where each segment's begin and the last's end."""

@@ -117,6 +117,7 @@ def campaign(contestant: Contestant, *, kills: int, seed: int, jobs: Jobs, folde
             outcome=outcome,
         )  # fmt: skip
         _judge(contestant, place, expected, outcome)
+        print(outcome.to_json(), file=sys.stderr, flush=True)
     return outcome
 
 

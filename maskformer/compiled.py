@@ -1,0 +1,56 @@
+"""Compiling loops with numba, and keeping their machine code for the processes that come after.
+
+To see whether what it kept is still right, numba looks at the file of a function, and not at those
+of the functions that it calls. So the folder is named after the sources of all of them.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_PACKAGE = Path(__file__).parent
+
+
+def compiled(**options: Any) -> Callable[[Function], Function]:
+    """`numba.njit` without the interpreter's lock, for functions of this package.
+
+    Compiling takes seconds in the first process of a machine and milliseconds in those after it;
+    seconds in each of them where neither the package nor the user's cache may be written to.
+    """
+
+    def decorate(function: Function) -> Function:
+        usual, folder = numba.config.CACHE_DIR, kept_in()
+        numba.config.CACHE_DIR = folder or usual  # is read when a function is decorated, not later
+        try:
+            return numba.njit(nogil=True, cache=folder is not None, **options)(function)
+        finally:
+            numba.config.CACHE_DIR = usual
+
+    return decorate
+
+
+@lru_cache(maxsize=1)
+def kept_in() -> str | None:
+    """The folder of the machine code of this version of the package, if there can be one."""
+    digest = hashlib.sha256()
+    for source in sorted(_PACKAGE.glob("*.py")):
+        digest.update(source.read_bytes())
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "maskformer")
+    chosen = numba.config.CACHE_DIR
+    for place in [chosen] if chosen else [_PACKAGE / "__pycache__", users]:
+        folder = Path(place).expanduser() / f"loops-{digest.hexdigest()[:16]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except (OSError, RuntimeError):
+            continue
+        return str(folder)
+    return None
