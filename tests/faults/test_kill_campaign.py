@@ -11,7 +11,7 @@ from job_runs import Jobs
 
 _KILLS = int(os.environ.get("FAULTS_KILLS", "12"))
 """200 make the full campaign: hours."""
-_IMAGES = 48
+_IMAGES = 240
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """The job on a Ray cluster that is there already: submitted to it, and while a node goes away."""
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,21 +100,10 @@ def test_a_node_that_goes_away_in_mid_run_costs_no_row(
     moment = Moment(at="before segment", name="*", do="wait", node="second")
     # And the first does not do it all before the second has begun.
     patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
-    cluster = jobs.start_command(
-        [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(tmp_path)],
-        moments=[moment, patience],
-        environment={"RAY_AUTH_MODE": "disabled", **QUICK_TO_MISS_A_NODE},
-    )
-    with running(cluster):
-        wait_until((tmp_path / "address").exists, what="the cluster")
-        job = jobs.start(
-            corpus=plain,
-            table=tmp_path / "table",
-            unit_images=2,
-            ray_address=(tmp_path / "address").read_text(),
-            environment={"RAY_AUTH_MODE": "disabled"},
-            **{**usual, "num_actors": 2},
-        )
+    (tmp_path / "add").touch()
+    with _nodes(jobs, tmp_path, moments=[moment, patience]) as address:
+        wait_until((tmp_path / "added").exists, what="the second node")
+        job = _join(jobs, address, corpus=plain, table=tmp_path / "table", options=usual)
         wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
         assert moment.came, job.end()
         (tmp_path / "remove").touch()
@@ -122,6 +112,28 @@ def test_a_node_that_goes_away_in_mid_run_costs_no_row(
         ended = job.end().expect(0)
 
     assert ended.report["images"] == 12
+    assert_same(rows_of(tmp_path / "table"), unbroken.rows)
+    assert not (tmp_path / "table" / "_staging").exists()
+
+
+@pytest.mark.faults
+def test_a_node_that_comes_in_mid_run_takes_its_share_and_may_go_again(
+    jobs: Jobs, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
+) -> None:
+    # The first node is at its first image until the second has begun, which goes in its work.
+    moment = Moment(at="before segment", name="*", do="wait", node="second")
+    patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
+    with _nodes(jobs, tmp_path, moments=[moment, patience]) as address:
+        options = {**usual, "actor_cpus": 1.2}
+        job = _join(jobs, address, corpus=plain, table=tmp_path / "table", options=options)
+        wait_until(lambda: any(tmp_path.glob("table/_runs/*/plan.parquet")), what="the plan")
+        assert not moment.came
+        (tmp_path / "add").touch()
+        wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
+        assert moment.came, job.end()
+        (tmp_path / "remove").touch()
+        job.end().expect(0)
+
     assert_same(rows_of(tmp_path / "table"), unbroken.rows)
     assert not (tmp_path / "table" / "_staging").exists()
 
@@ -140,6 +152,30 @@ def test_actors_leave_room_for_a_reader_and_a_stager_on_any_node(
     assert actors + others <= cpus
     if cpus > 1:  # even when the actor of a node that went away comes to this one
         assert actors + machines.actor_cpus + others <= cpus
+
+
+@contextlib.contextmanager
+def _nodes(jobs: Jobs, folder: Path, *, moments: Sequence[Moment]) -> Iterator[str]:
+    """The address of a cluster of `nodes.py`."""
+    cluster = jobs.start_command(
+        [sys.executable, str(Path(__file__).with_name("nodes.py")), str(folder)],
+        moments=moments,
+        environment={"RAY_AUTH_MODE": "disabled", **QUICK_TO_MISS_A_NODE},
+    )
+    with running(cluster):
+        wait_until((folder / "address").exists, what="the cluster")
+        yield (folder / "address").read_text()
+
+
+def _join(jobs: Jobs, address: str, *, corpus: Path, table: Path, options: dict[str, Any]) -> Job:
+    """A job of two actors on the cluster there."""
+    return jobs.start(
+        environment={"RAY_AUTH_MODE": "disabled"},
+        **{
+            **options, "corpus": corpus, "table": table, "unit_images": 2,
+            "num_actors": 2, "ray_address": address,
+        },
+    )  # fmt: skip
 
 
 def _submit(command: list[str], *, jobs: Jobs, head: Head) -> Job:
