@@ -6,7 +6,7 @@ any tool that reads Parquet.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 from maskformer import decode_rle
 from pipeline.compacted import FOLDER as COMPACTED
 from pipeline.compacted import CompactedFile, compacted_units, read_pointer
+from pipeline.given_up import give_up, given_up_units, is_given_up
 from pipeline.parquet import end_after_readers
 from pipeline.storage import File, Storage, join
 
@@ -176,12 +177,34 @@ class TableStore:
         """The units that are committed, and where their rows are read; each once at any moment."""
         names = (file.uri.rsplit("/", 1)[1] for file in self.storage.files(self.file("images")))
         listed = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        given_up = self.given_up(listed)
         # After the listing: a unit whose own files were gone by then is in this pointer.
         pointer = read_pointer(self.uri, storage=self.storage)
         compacted = compacted_units(self.uri, pointer, storage=self.storage)
         return DoneUnits(
-            own=frozenset(listed - compacted.keys()), files=pointer.files, compacted=compacted
+            own=frozenset(listed - compacted.keys() - given_up),
+            files=pointer.files,
+            compacted=compacted,
+            given_up=given_up,
         )
+
+    def given_up(self, listed: Set[str]) -> frozenset[str]:
+        """The units that are given up, some of which may have been `listed` in `images` before."""
+        return given_up_units(
+            self.uri, listed=listed, images=self.file("images"), storage=self.storage
+        )
+
+    def finish(self, unit_id: str, images: bytes) -> bool:
+        """Makes a unit done by the file of its images; False where it is given up."""
+        place = self.file("images", f"{unit_id}.parquet")
+        # A unit that is done has these rows, whoever wrote them.
+        is_mine = self.storage.write_new(place, images)
+        return is_mine or not is_given_up(place, storage=self.storage)
+
+    def give_up(self, unit_id: str) -> bool:
+        """Sees to it that a unit is never done; False where it is done already."""
+        place = self.file("images", f"{unit_id}.parquet")
+        return give_up(unit_id, table=self.uri, images=place, schema=IMAGES, storage=self.storage)
 
     def segment_files(self) -> dict[str, File]:
         """The file with the segments of each unit that is done: its own, else a compacted one.
@@ -219,6 +242,8 @@ class DoneUnits:
     files: tuple[CompactedFile, ...]
     compacted: Mapping[str, int]
     """Units to read from compacted files, and the number of the file that each is in."""
+    given_up: frozenset[str]
+    """Units that will never be done; what was left of them is in others."""
 
     def file_names(self, part: Literal["segments", "images"]) -> list[str]:
         """The files with all rows, each once, relative to the table."""

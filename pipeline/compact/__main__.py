@@ -99,10 +99,13 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
 def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
     """Joins what is worth it; gives the line that says what changed for readers."""
     images, segments = _sizes(table, "images"), _sizes(table, "segments")
+    given_up = table.given_up(images.keys())
     before = read_pointer(table.uri, storage=table.storage)
     compacted = compacted_units(table.uri, before, storage=table.storage)
     own = {
-        unit: size + segments.get(unit, 0) for unit, size in images.items() if unit not in compacted
+        unit: size + segments.get(unit, 0)
+        for unit, size in images.items()
+        if unit not in compacted and unit not in given_up
     }
     choice = choose(own, files=before.files, target_bytes=target_bytes)
     if not choice.is_worth_it:

@@ -5,18 +5,17 @@
 | staged parts | their unit is done, or they are a day old |
 | drafts of local writes (`.NAME.HEX.tmp`) | a day old; a writer that lost its draft writes again |
 | compacted files and pointers | no pointer of the last day names them, nor can a later one do so |
-| `segments/UNIT` without `images/UNIT` | a day old, and the unit can never be done |
+| `segments/UNIT` of a unit that was given up | at once |
 | a unit's own files | on demand, of units that are in a compacted file for some days |
 
 A unit that was stopped between its two files is done again by the next run, under the same names:
 its `segments` file is left alone, for a run may be writing it at this moment, and who removes it
-then loses rows. The exception are units whose images are, at least in part, in another unit that is
-done: planning never takes such a unit up again, since that would double them.
+then loses rows. The exception are units that planning gave up: they are never done.
 """
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.compacted import (
@@ -26,7 +25,6 @@ from pipeline.compacted import (
     pointer_of,
 )
 from pipeline.labelling.commit import clear_leftovers
-from pipeline.labelling.plans import read_plan, runs_in_order
 from pipeline.storage import File
 from pipeline.table import TableStore
 
@@ -139,47 +137,10 @@ def _names(table: TableStore, generation: int) -> set[str]:
 
 
 def _dead_segments(table: TableStore) -> Iterator[Leftover]:
-    """`segments` files of units that can never be done, a day old at both of two looks."""
-    orphans = {u: f for u, f in segments_without_images(table).items() if is_old(f)}
-    if not orphans:
-        return
-    for unit in sorted(_never_done(table, orphans)):
-        again = table.storage.file(orphans[unit].uri)
-        done = table.storage.file(table.file("images", f"{unit}.parquet")) is not None
-        if again is not None and again.etag == orphans[unit].etag and is_old(again) and not done:
-            yield Leftover(file=again, what="segments of a unit that can never be done")
-
-
-def _never_done(table: TableStore, units: Iterable[str]) -> set[str]:
-    """Those of the units some of whose images are in another unit that is done."""
-    wanted = set(units)
-    runs = runs_in_order(table)
-    done = table.done_units()
-    held: dict[tuple[str, str], list[tuple[str, int, float, int]]] = {}
-    for unit, uri, etag, start, stop, again in _planned(table, runs, of=wanted):
-        held.setdefault((uri, etag), []).append((unit, start, stop, again))
-    dead = set()
-    for _, uri, etag, start, stop, again in _planned(table, runs, of=done):
-        for unit, own_start, own_stop, own_again in held.get((uri, etag), ()):
-            # One that is tried again stands beside the unit that failed.
-            if own_start < stop and start < own_stop and own_again <= again:
-                dead.add(unit)
-    return dead
-
-
-def _planned(
-    table: TableStore, runs: Iterable[str], *, of: set[str]
-) -> Iterator[tuple[str, str, str, int, float, int]]:
-    """Unit, uri, etag, start, stop and again of the sources that plans give to these units."""
-    columns = ("unit_id", "uri", "etag", "start", "stop", "again")
-    for run_id in runs:
-        for batch in read_plan(table, run_id, columns=columns):
-            for row in batch.to_pylist():
-                if row["unit_id"] in of:
-                    stop = float("inf") if row["stop"] is None else float(row["stop"])
-                    # Plans of earlier versions lack `again`.
-                    again = row.get("again", 0)
-                    yield row["unit_id"], row["uri"], row["etag"], row["start"], stop, again
+    """`segments` files of units that were given up: no reader ever looks at them."""
+    segments = _by_unit(table, "segments")
+    for unit in sorted(table.units().given_up & segments.keys()):
+        yield Leftover(file=segments[unit], what="segments of a unit that was given up")
 
 
 def _by_unit(table: TableStore, part: str) -> dict[str, File]:

@@ -2,7 +2,8 @@
 
 Parts are named by unit and positions, and a unit's files by the unit: whatever runs twice, here or
 in another run, writes the same names with the same rows. `images/<unit>` comes last and says that
-the unit is done; until then no reader looks at anything of it.
+the unit is done; until then no reader looks at anything of it. It is written where nothing is yet:
+a run that gave the unit up has taken its place (`given_up.py`).
 """
 
 import io
@@ -105,13 +106,20 @@ def commit_unit(
     """Joins the parts of a unit and writes its two files; `images` last.
 
     Raises:
-        StorageFault: a part is gone or the parts are not the unit; nothing was committed.
+        StorageFault: a part is gone, the parts are not the unit, or another run gave the unit up;
+            nothing was committed.
     """
     rows = _joined(parts, unit_id=unit_id, num_images=num_images, table=table)
     metadata = {**spec.file_metadata, "unit_id": unit_id}
-    for name, content in (("segments", segment_table(rows)), ("images", image_table(rows))):
-        content = content.replace_schema_metadata(metadata)
-        table.storage.write(table.file(name, f"{unit_id}.parquet"), _parquet(content))
+    segments, images = (
+        _parquet(content.replace_schema_metadata(metadata))
+        for content in (segment_table(rows), image_table(rows))
+    )
+    table.storage.write(table.file("segments", f"{unit_id}.parquet"), segments)
+    if not table.finish(unit_id, images):
+        raise StorageFault(
+            f"unit {unit_id}: another run found a source of it gone or replaced, and plans the rest"
+        )
 
 
 def clear_staging(table: TableStore, unit_id: str) -> None:

@@ -38,7 +38,13 @@ class Comparison:
     """A listing and the plans before it; reads the listing when it is made."""
 
     def __init__(
-        self, sources: Iterable[Source], *, earlier: EarlierPlans, storage: Storage, folder: Path
+        self,
+        sources: Iterable[Source],
+        *,
+        earlier: EarlierPlans,
+        storage: Storage,
+        folder: Path,
+        gives_up: bool,
     ) -> None:
         self._earlier, self._storage = earlier, storage
         self._listing = _ListingOnDisk(sources, folder=folder)
@@ -47,10 +53,11 @@ class Comparison:
             self._archives = _Archives(self._listing.archives, earlier=earlier)
             self._files = _Files(self._listing, earlier=earlier)
             self._pending = self._units_to_go_on_with()
-            # A run beside this one may have done a unit before it lost a source.
-            given_up = self._undone_units_met() - set(self._pending)
-            if not given_up or not earlier.were_done_meanwhile(given_up):
+            # A run beside this one may have done a unit before it lost a source, or be about to.
+            lost = sorted(self._undone_units_met() - set(self._pending))
+            if not lost:
                 break
+            earlier.give_up(lost, for_good=gives_up)
         self._pending_archives = self._archives.of(self._pending)
 
     @property
@@ -142,7 +149,8 @@ class Comparison:
 
     def _undone_units_met(self) -> set[int]:
         met = {*self._files.units_here(), *self._archives.units_met}
-        return {number for number in met if not self._earlier.is_done[number]}
+        is_over = self._earlier.is_done | self._earlier.is_given_up
+        return {number for number in met if not is_over[number]}
 
     def _missing(self, candidates: Sequence[int]) -> dict[int, list[Source]]:
         """The files of units that are not listed: outside of what is asked for, or gone."""
@@ -272,14 +280,15 @@ class _Files:
         self.is_covered[index[is_same & ~is_outdated & is_done]] = True
         most = _highest(again[is_same] + 1, group=place[is_same], num_groups=len(listed), least=0)
         is_repeated = self.is_covered[listed["index"]]
-        is_repeated[place[is_same & is_outdated]] = True
+        # A unit of the same sources again would have the name of the one that was given up.
+        is_repeated[place[is_same & (is_outdated | self._earlier.is_given_up[unit])]] = True
         self.again[listed["index"]] = np.where(is_repeated, most, 0)
 
         counts = ~is_outdated & is_done
         most_done = _highest(again[counts], group=known_group[counts], num_groups=num_groups)
         is_dead = is_outdated | (again <= most_done[known_group]) | (is_listed & ~is_same)
         self.is_dead[unit[is_dead & ~is_done]] = True
-        is_open = ~is_done & ~is_dead
+        is_open = ~is_done & ~is_dead & ~self._earlier.is_given_up[unit]
         self._claim(unit[is_open & is_same], index[is_open & is_same])
         absent = is_open & ~is_listed
         missing = np.empty(np.count_nonzero(absent), _MISSING)
@@ -320,6 +329,7 @@ class _Archives:
         self._earlier = earlier
         self.listed = {(source.uri, source.etag) for source in sources}
         self.known = self.of(earlier.archives)
+        self._given_up = self.of(np.flatnonzero(earlier.is_given_up).tolist())
         self._plans: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
         for number, held in earlier.archives.items():
             for source in held:
@@ -351,10 +361,12 @@ class _Archives:
         return int(self._earlier.plan_numbers[number]) < self._latest_of_others(source)
 
     def again(self, source: Source) -> int:
-        """Of the source, were it planned now: more than 0 where an older version came back."""
+        """Of the source, were it planned now: more than 0 where an older version came back, or a
+        unit that held it was given up."""
         own = self._plans[source.uri][source.etag] if source.uri in self._plans else set()
         has_come_back = bool(own) and min(own) < self._latest_of_others(source)
-        return self.known.times_held(source) if has_come_back else 0
+        has_been_held = has_come_back or self._given_up.times_held(source)
+        return self.known.times_held(source) if has_been_held else 0
 
     def _latest_of_others(self, source: Source) -> int:
         """The latest plan with another version, -1 where there is none."""

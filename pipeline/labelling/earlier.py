@@ -1,11 +1,11 @@
-"""Earlier plans: what the units of all plans in force hold, and which of them are done.
+"""Earlier plans: what the units of all plans in force hold, and which are done or given up.
 
 Rows of single files, of which there may be millions, go to disk as digests; archives and Parquet
 files, which are few and may be cut, stay as they are. `comparison.py` lays a listing beside them.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ from pipeline.labelling.plans import read_plan, read_units, runs_in_order
 from pipeline.labelling.units import Unit, sources_of
 from pipeline.sources import Source
 from pipeline.table import TableStore
+from pipeline.threads import map_ahead
+
+_THREADS = 16
 
 KNOWN = np.dtype([KEY, ("etag", "i8"), ("unit", "i4"), ("again", "i4")])
 """A file in a unit; `unit` is the unit's place in the order in which they were first planned."""
@@ -41,7 +44,9 @@ class EarlierPlans:
                 self._take(rows, plan_number=plan_number, plan_numbers=plan_numbers)
         self.unit_ids = list(self._numbers)
         self.plan_numbers = np.array(plan_numbers, np.int64)
-        self.is_done = self._done()
+        units = self._table.units()
+        self.is_done = self._among(units.own | units.compacted.keys())
+        self.is_given_up = self._among(units.given_up)
 
     @property
     def parquet_files(self) -> set[tuple[str, str]]:
@@ -62,18 +67,26 @@ class EarlierPlans:
             run_id = self._runs[plan_number]
             yield from read_units(self._table, run_id, only=unit_ids, plan_number=plan_number)
 
-    def were_done_meanwhile(self, numbers: Collection[int]) -> bool:
-        """Looks again which units are done; whether any of these is, that was not before."""
-        before, self.is_done = self.is_done, self._done()
-        return any(self.is_done[number] and not before[number] for number in numbers)
+    def give_up(self, numbers: Collection[int], *, for_good: bool) -> None:
+        """Takes these undone units as given up, but for those that are done by now.
+
+        `for_good` sees to it in the table, that none of them is done later.
+        """
+        ids = [self.unit_ids[number] for number in numbers]
+        if for_good:
+            gives_up = list(map_ahead(self._table.give_up, ids, num_threads=_THREADS))
+        else:
+            done = self._table.done_units()
+            gives_up = [unit_id not in done for unit_id in ids]
+        for number, never in zip(numbers, gives_up, strict=True):
+            self.is_given_up[number], self.is_done[number] = never, not never
 
     def number_of(self, unit_id: str) -> int | None:
         """None where no plan has the unit."""
         return self._numbers.get(unit_id)
 
-    def _done(self) -> npt.NDArray[np.bool_]:
-        done = self._table.done_units()
-        return np.array([unit_id in done for unit_id in self.unit_ids], bool)
+    def _among(self, unit_ids: Set[str]) -> npt.NDArray[np.bool_]:
+        return np.array([unit_id in unit_ids for unit_id in self.unit_ids], bool)
 
     def _all_archives(self) -> Iterator[Source]:
         return (source for sources in self.archives.values() for source in sources)

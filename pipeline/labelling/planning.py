@@ -101,6 +101,7 @@ def plan_corpus(
     limit: int | None = None,
     waits: Callable[[File], bool] = lambda file: False,
     failed: Sequence[FailedImage] = (),
+    is_trial: bool = False,
 ) -> Plan:
     """The units of a corpus that the table does not hold yet.
 
@@ -110,6 +111,7 @@ def plan_corpus(
         limit: plan the first images of the corpus only, so many.
         waits: whether a file is left for another time.
         failed: images to try again, where the corpus still has them.
+        is_trial: the plan will not come into force; nothing is written.
 
     Raises:
         ValueError: the corpus holds no source at all.
@@ -129,7 +131,13 @@ def plan_corpus(
         sources: Iterable[Source] = listing.sources
         if limit is not None:
             sources = cutter.first_images(sources, limit=limit, known=earlier.slices)
-        comparison = Comparison(sources, earlier=earlier, storage=table.storage, folder=folder)
+        comparison = Comparison(
+            sources,
+            earlier=earlier,
+            storage=table.storage,
+            folder=folder,
+            gives_up=not is_trial,
+        )
         if not comparison.num_listed and not listing.waiting:
             raise ValueError(_nothing(corpus, listing))
         again = list(_again(failed, comparison=comparison, cutter=cutter))

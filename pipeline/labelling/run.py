@@ -187,6 +187,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: Choice) -> tuple[Work, 
                 limit=label.limit,
                 waits=choice.waits,
                 failed=choice.failed(),
+                is_trial=label.dry_run,
             )
 
         plan = plan_now()

@@ -175,6 +175,8 @@ class TableCounts:
                     counts = [row[3] for row in mine]
                     records["images"] = [_UNKNOWN if n is None else n for n in counts]
                 self._planned.add(records)
+        for unit_id in self._done.given_up & undone.keys():
+            del undone[unit_id]
         self.plans.undone = sorted(undone.keys() - self._superseded(undone, runs=runs))
 
     def _superseded(self, undone: Mapping[str, int], *, runs: list[str]) -> set[str]:

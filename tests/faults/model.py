@@ -13,12 +13,12 @@ Each step stands for a piece of the code:
 | look | `EarlierPlans`: `runs_in_order`, then `read_plan` of each; plans in force never change |
 | list done | `EarlierPlans`: `TableStore.done_units` |
 | list corpus | `plan_corpus`: `list_corpus`, and `Comparison._is_there` of sources that it lacks |
-| look again | `EarlierPlans.were_done_meanwhile`, where a unit lost a source |
+| give up | `TableStore.give_up`, where a unit lost a source; its marks are for who looks later |
 | number | `settle_plan`: `write_plan`, which only who finds the number reads; `put_in_force` |
 | compare | `Storage.write_new`: the look at what is there |
 | stage | `UnitLoader`, `Stager`: one image read by its etag, its part written |
 | join | `commit._joined` |
-| segments, images | `commit_unit`: the two PUTs |
+| segments, images | `commit_unit`: the two PUTs; the second is `TableStore.finish` |
 | clear | `clear_staging` |
 
 A run does its units in any order, one after another; the real one does several at once, with files
@@ -36,7 +36,7 @@ Source = tuple[str, int]
 Unit = tuple[Source, ...]
 Plan = tuple[Unit, ...]
 Content = tuple[Source, ...]
-"""The images whose rows a file holds."""
+"""The images whose rows a file holds; none where `images` says that the unit is given up."""
 Files = frozenset[tuple[Unit, Content]]
 
 Mutation = Literal[
@@ -47,6 +47,8 @@ Mutation = Literal[
     "number before plan",
     "done listed before plans",
     "lost units not looked at again",
+    "lost units not given up",
+    "images written over",
     "units regrouped",
     "commit of what is there",
     "sources read without etag",
@@ -71,8 +73,6 @@ class World:
     comes: Source | None = None
     goes: Source | None = None
     """May disappear, or be replaced where `comes` has its location."""
-    goes_while_held: bool = False
-    """Also while somebody has read it for a unit that is not done."""
     mutation: Mutation | None = None
 
 
@@ -83,6 +83,7 @@ class Writer(NamedTuple):
     earlier: int = 0
     """Number of plans in force when it looked."""
     done: frozenset[Unit] = frozenset()
+    given_up: frozenset[Unit] = frozenset()
     listed: frozenset[Source] = frozenset()
     plan: Plan = ()
     is_mine: bool = False
@@ -182,7 +183,11 @@ def _broken_for_readers(segments: Files, images: Files) -> tuple[Invariant, ...]
     if len(rows) != len(set(rows)):
         broken.append("once")
     beside = dict(segments)
-    if any(len(content) < len(unit) or beside.get(unit) != content for unit, content in images):
+    if any(
+        len(content) < len(unit) or beside.get(unit) != content
+        for unit, content in images
+        if content
+    ):
         broken.append("whole")
     if any(not set(_rows(content)) <= set(unit) for unit, content in (*segments, *images)):
         broken.append("of its sources")
@@ -203,16 +208,22 @@ def _broken_in_the_end(
 ) -> tuple[Invariant, ...]:
     """Should all runs crash here and one more be made, which nothing disturbs."""
     files = {"segments": dict(segments), "images": dict(images)}
-    plan = planned(corpus, order, done=frozenset(files["images"]))
-    for unit in plan:
+    done, given_up = _done(images), _given_up(images)
+    lost = to_give_up(corpus, order, done=done, given_up=given_up)
+    files["images"] |= dict.fromkeys(lost, ())
+    plan = planned(corpus, order, done=done, given_up=given_up | lost)
+    for unit in plan:  # under other names, should some be like units that were given up (`again`)
         files["segments"][unit] = files["images"][unit] = unit
-    done = frozenset(files["images"])
     rows = {row for content in files["images"].values() for row in content}
-    if not corpus <= rows or planned(corpus, (*order, plan), done=done):
+    in_the_end = frozenset(files["images"].items())
+    if not corpus <= rows or planned(
+        corpus, (*order, plan), done=_done(in_the_end), given_up=_given_up(in_the_end)
+    ):
         return ("all",)
     for name, unit, content in late:  # they may be later than that
-        for each in _PUTS[_PUTS.index(name) :]:
-            files[each][unit] = content
+        if name == "segments":
+            files["segments"][unit] = content
+        files["images"].setdefault(unit, content)
     return _broken_for_readers(*(frozenset(files[name].items()) for name in _PUTS))
 
 
@@ -227,27 +238,47 @@ def planned(
     order: tuple[Plan, ...],
     *,
     done: frozenset[Unit],
-    done_later: frozenset[Unit] = frozenset(),
+    given_up: frozenset[Unit] = frozenset(),
     regroups: bool = False,
 ) -> Plan:
-    """`Comparison`: units of plans in force to go on with, then new ones of what is left.
+    """`Comparison`: units of plans in force to go on with, then new ones of what is left."""
+    pending, taken = _pending(corpus, order, done=done, given_up=given_up)
+    if regroups:
+        pending, taken = (), frozenset(source for unit in done for source in unit)
+    left = sorted(corpus - taken)
+    new = [tuple(left[n : n + _UNIT_IMAGES]) for n in range(0, len(left), _UNIT_IMAGES)]
+    return (*pending, *new)
 
-    `done_later` is what a later look finds, at units that lost a source.
-    """
+
+def to_give_up(
+    corpus: frozenset[Source],
+    order: tuple[Plan, ...],
+    *,
+    done: frozenset[Unit],
+    given_up: frozenset[Unit],
+) -> frozenset[Unit]:
+    """Units that hold what is there, and are not done, nor to go on with, nor given up before."""
+    pending, _ = _pending(corpus, order, done=done, given_up=given_up)
+    met = {unit for plan in order for unit in plan if corpus & set(unit)}
+    return frozenset(met - done - given_up - set(pending))
+
+
+def _pending(
+    corpus: frozenset[Source],
+    order: tuple[Plan, ...],
+    *,
+    done: frozenset[Unit],
+    given_up: frozenset[Unit],
+) -> tuple[Plan, frozenset[Source]]:
+    """The units to go on with, and all sources that they and those that are done hold."""
     earlier = dict.fromkeys(unit for plan in order for unit in plan if corpus & set(unit))
     taken = {source for unit in earlier if unit in done for source in unit}
     pending: list[Unit] = []
     for unit in earlier:
-        if unit in done or taken & set(unit) or regroups:
-            continue
-        if set(unit) <= corpus:
+        if unit not in done | given_up and set(unit) <= corpus - taken:
             pending.append(unit)
             taken.update(unit)
-        elif unit in done_later:
-            taken.update(unit)
-    left = sorted(corpus - taken)
-    new = [tuple(left[n : n + _UNIT_IMAGES]) for n in range(0, len(left), _UNIT_IMAGES)]
-    return (*pending, *new)
+    return tuple(pending), frozenset(taken)
 
 
 # What may happen
@@ -262,7 +293,10 @@ def _steps(state: State, world: World) -> Iterator[tuple[str, State]]:
     for index, task in enumerate(state.late):
         rest = state._replace(late=state.late[:index] + state.late[index + 1 :])
         name, unit, content = task
-        yield f"late {name}{_name(unit)}", _late(_put(rest, name, unit, content), task, world)
+        yield (
+            f"late {name}{_name(unit)}",
+            _late(_put(rest, name, unit, content, world), task, world),
+        )
     for index, writer in enumerate(state.writers):
         if writer in state.writers[:index] or writer.at == "end":
             continue
@@ -287,18 +321,10 @@ def _events(state: State, world: World) -> Iterator[tuple[str, State]]:
     replaced = comes is not None and goes is not None and comes[0] == goes[0]
     if comes is not None and not state.has_come and not replaced:
         yield f"{comes[0]} comes", state._replace(corpus=state.corpus | {comes}, has_come=True)
-    if goes is None or state.has_gone or (_is_held(state, goes) and not world.goes_while_held):
+    if goes is None or state.has_gone:
         return
     corpus = state.corpus - {goes} | ({comes} if comes is not None and replaced else set())
     yield f"{goes[0]} goes", state._replace(corpus=corpus, has_gone=True)
-
-
-def _is_held(state: State, source: Source) -> bool:
-    """Whether somebody has read it of whose unit it is still open whether it will be done."""
-    done = {unit for unit, _ in state.images}
-    held = [(w.unit, (*w.staged, *w.joined)) for w in state.writers]
-    held += [(unit, content) for _, unit, content in state.late]
-    return any(source in content for unit, content in held if unit not in done)
 
 
 def _with(state: State, others: tuple[Writer, ...], writer: Writer) -> State:
@@ -327,31 +353,55 @@ def _look(state: State, writer: Writer, world: World) -> _Following:
 
 def _list_done(state: State, writer: Writer, world: World) -> _Following:
     then = "look" if world.mutation == "done listed before plans" else "list corpus"
-    yield "list done", state, writer._replace(at=then, done=_done(state))
+    looked = writer._replace(done=_done(state.images), given_up=_given_up(state.images))
+    yield "list done", state, looked._replace(at=then)
 
 
 def _list_corpus(state: State, writer: Writer, world: World) -> _Following:
-    earlier = {unit for plan in state.order[: writer.earlier] for unit in plan or ()}
-    listed = writer._replace(listed=state.corpus)
-    has_lost = any(not set(unit) <= state.corpus for unit in earlier - writer.done)
-    if has_lost and world.mutation != "lost units not looked at again":
-        yield "list corpus", state, listed._replace(at="look again")
-    else:
-        yield "list corpus", state, _with_plan(state, listed, world)
+    yield "list corpus", state, _after_listing(state, writer._replace(listed=state.corpus), world)
+
+
+def _after_listing(state: State, writer: Writer, world: World) -> Writer:
+    """Gives up one unit after the other, then plans."""
+    if _lost_units(state, writer):
+        if world.mutation == "lost units not given up":
+            return writer._replace(at="look again")
+        if world.mutation != "lost units not looked at again":
+            return writer._replace(at="give up")
+    return _with_plan(state, writer, world)
+
+
+def _lost_units(state: State, writer: Writer) -> frozenset[Unit]:
+    order: tuple[Plan, ...] = state.order[: writer.earlier]  # type: ignore[assignment]
+    return to_give_up(writer.listed, order, done=writer.done, given_up=writer.given_up)
+
+
+def _give_up(state: State, writer: Writer, world: World) -> _Following:
+    """Takes the unit's place, or finds it taken."""
+    unit = min(_lost_units(state, writer))
+    images = {unit: ()} | dict(state.images)
+    taken = state._replace(images=frozenset(images.items()))
+    found = writer._replace(
+        **{"done": writer.done | {unit}} if images[unit] else {"given_up": writer.given_up | {unit}}
+    )
+    yield f"give up{_name(unit)}", taken, _after_listing(taken, found, world)
+    if state.lost:
+        yield f"give up{_name(unit)}, answer lost", taken._replace(lost=state.lost - 1), writer
 
 
 def _look_again(state: State, writer: Writer, world: World) -> _Following:
-    yield "look again", state, _with_plan(state, writer, world, done_later=_done(state))
+    """Of a mutation only: whether it is done is looked at once more, and nothing more."""
+    done = _done(state.images)
+    found = writer._replace(done=done, given_up=_lost_units(state, writer) - done)
+    yield "look again", state, _with_plan(state, found, world)
 
 
-def _with_plan(
-    state: State, writer: Writer, world: World, *, done_later: frozenset[Unit] = frozenset()
-) -> Writer:
+def _with_plan(state: State, writer: Writer, world: World) -> Writer:
     plan = planned(
         writer.listed,
         state.order[: writer.earlier],  # type: ignore[arg-type]
         done=writer.done,
-        done_later=done_later,
+        given_up=writer.given_up,
         regroups=world.mutation == "units regrouped",
     )
     if not plan:
@@ -432,7 +482,9 @@ def _write(state: State, writer: Writer, world: World) -> _Following:
     name, unit, content = writer.at, writer.unit, writer.joined
     then = _then(name, world)
     after = writer._replace(at=then, joined=content if then in _PUTS else ())
-    yield name, _put(state, name, unit, content), after
+    put = _put(state, name, unit, content, world)
+    is_given_up = name == "images" and not dict(put.images)[unit]
+    yield name, put, _next(writer) if is_given_up else after
     if state.lost:  # it comes later, or has come: the writer does not know, and writes again
         yield f"{name}, answer lost", _lost(state, (name, unit, content)), writer
 
@@ -442,8 +494,12 @@ def _then(name: str, world: World) -> str:
     return "clear" if is_last else _PUTS[1 - _PUTS.index(name)]
 
 
-def _put(state: State, name: str, unit: Unit, content: Content) -> State:
-    files = dict(getattr(state, name)) | {unit: content}
+def _put(state: State, name: str, unit: Unit, content: Content, world: World) -> State:
+    files = dict(getattr(state, name))
+    if name == "segments" or world.mutation == "images written over":
+        files[unit] = content
+    else:
+        files.setdefault(unit, content)
     return state._replace(**{name: frozenset(files.items())})
 
 
@@ -475,14 +531,19 @@ def _next(writer: Writer) -> Writer:
     return free._replace(at="number") if writer.plan else Writer(at="end")
 
 
-def _done(state: State) -> frozenset[Unit]:
-    return frozenset(unit for unit, _ in state.images)
+def _done(images: Files) -> frozenset[Unit]:
+    return frozenset(unit for unit, content in images if content)
+
+
+def _given_up(images: Files) -> frozenset[Unit]:
+    return frozenset(unit for unit, content in images if not content)
 
 
 _STEPS: dict[str, Callable[[State, Writer, World], _Following]] = {
     "look": _look,
     "list done": _list_done,
     "list corpus": _list_corpus,
+    "give up": _give_up,
     "look again": _look_again,
     "remove": _remove,
     "number": _number,

@@ -68,9 +68,12 @@ def finish(
             for row, image in zip(rows, images, strict=True)
             if row["status"] == "ok"
         ]
-        for part, content, schema in (("segments", segments, SEGMENTS), ("images", rows, IMAGES)):
+        files = []
+        for content, schema in ((segments, SEGMENTS), (rows, IMAGES)):
             buffer = io.BytesIO()
             rows_of_part = pa.Table.from_pylist(content, schema=schema)
             made_by = {**SPEC.file_metadata, "unit_id": unit.unit_id}
             pq.write_table(rows_of_part.replace_schema_metadata(made_by), buffer)
-            table.storage.write(table.file(part, f"{unit.unit_id}.parquet"), buffer.getvalue())
+            files.append(buffer.getvalue())
+        table.storage.write(table.file("segments", f"{unit.unit_id}.parquet"), files[0])
+        table.finish(unit.unit_id, files[1])

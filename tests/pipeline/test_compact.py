@@ -493,23 +493,20 @@ def test_drafts_and_staged_parts_go_when_they_are_old(table, capsys):
     assert "removed 3 files of 0.0 MB: 2 × draft of a write, 1 × staged part" in said
 
 
-def test_segments_of_a_stopped_commit_stay_unless_the_unit_can_never_be_done(table):
+def test_segments_of_a_stopped_commit_stay_unless_the_unit_was_given_up(table):
     drawn = {unit: unit_rows(unit) for unit in ("open", "dead")}
     plan(table, [plan_unit(u, drawn[u]) for u in drawn], run_id="run-1", number=1)
     for unit in drawn:
         commit(table, unit, drawn[unit])
         table.storage.delete([table.file("images", f"{unit}.parquet")])
-    # One image of `dead` was replaced, so that the others were planned afresh.
-    afresh = [row | {"unit_id": "afresh"} for row in drawn["dead"][1:]]
-    afresh = [row | {"position": n} for n, row in enumerate(afresh)]
-    plan(table, [plan_unit("afresh", afresh)], run_id="run-2", number=2)
-    commit(table, "afresh", afresh)
+    age(table, days=2, folder="segments")
     compacted(table)
     assert {"segments/open.parquet", "segments/dead.parquet"} <= files(table, "segments").keys()
-    age(table, days=2, folder="segments")
+    assert table.give_up("dead")
     compacted(table)
     assert "segments/open.parquet" in files(table, "segments")
     assert "segments/dead.parquet" not in files(table, "segments")
+    assert table.units().given_up == {"dead"}
 
 
 def test_a_unit_that_is_committed_at_this_moment_keeps_its_segments(tmp_path, table):

@@ -258,6 +258,7 @@ def test_an_archive_cut_short_may_have_fewer_images_than_planned_if_it_says_so(t
     damaged = image_row(4, unit="d") | {
         "uri": "/data/d.tar", "etag": "t", "error_class": "TruncatedArchive", "position": 2,
     }  # fmt: skip
+    table.storage.delete([table.file("images", "d.parquet")])
     commit(table, "d", [*rows, damaged])
     assert broken(table) == {}
 

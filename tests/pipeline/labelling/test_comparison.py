@@ -92,19 +92,37 @@ def test_over_any_sequence_of_changes_the_latest_rows_are_those_of_what_is_there
         assert settled(str(root), table, "none").units == ()
 
 
-def test_one_image_that_two_undone_units_hold_is_gone_on_with_in_one(tmp_path, table):
+def test_a_unit_that_was_given_up_is_not_gone_on_with_though_its_source_is_back(tmp_path, table):
     root = tmp_path / "c"
-    for name in ("a.jpg", "b.jpg"):
+    for name in ("a.jpg", "b.jpg", "t.tar"):
         write_version(root, name, 1)
-    both = settled(str(root), table, "run-1")
+    all_three = settled(str(root), table, "run-1")
     (root / "b.jpg").unlink()
-    alone = settled(str(root), table, "run-2")
-    assert (names(both), names(alone)) == (["a.jpg", "b.jpg"], ["a.jpg"])
+    settled(str(root), table, "run-2", is_trial=True)
+    assert table.units().given_up == set()
+    rest = settled(str(root), table, "run-3")
+    assert (names(all_three), names(rest)) == (["a.jpg", "b.jpg", "t.tar"], ["a.jpg", "t.tar"])
+    assert table.units().given_up == {all_three.units[0].unit_id}
     write_version(root, "b.jpg", 1)
-    plan = settled(str(root), table, "run-3")
-    assert plan.units == both.units
+    plan = settled(str(root), table, "run-4")
+    assert plan.units[0] == rest.units[0]
+    assert names(plan) == ["a.jpg", "t.tar", "b.jpg"]
     finish(plan.units, table)
-    assert settled(str(root), table, "run-4").units == ()
+    assert settled(str(root), table, "run-5").units == ()
+
+
+def test_the_same_sources_again_get_another_name_than_the_unit_that_was_given_up(tmp_path, table):
+    """A run gives it up and ends before its plan; then what was gone is back."""
+    root = tmp_path / "c"
+    for name in ("a.jpg", "b.tar"):
+        write_version(root, name, 1)
+    (first,) = settled(str(root), table, "run-1").units
+    assert table.give_up(first.unit_id)
+    (second,) = settled(str(root), table, "run-2").units
+    assert [(s.uri, s.again) for s in second.sources] == [(s.uri, 1) for s in first.sources]
+    assert second.unit_id != first.unit_id
+    finish([second], table)
+    assert settled(str(root), table, "run-3").units == ()
 
 
 def test_a_unit_is_gone_on_with_if_what_is_not_listed_is_still_there(tmp_path, table):

@@ -55,6 +55,10 @@ class Witness(Storage):
         self._note("write", uri)
         super().write(uri, data)
 
+    def write_new(self, uri: str, data: bytes) -> bool:
+        self._note("write", uri)
+        return super().write_new(uri, data)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
@@ -184,6 +188,7 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
         "read _staging": {"False"},
         "write segments": {"False"},
         "write images": {"False"},
+        "read images": {"False"},  # whether what is there is what was written
     }
 
 
