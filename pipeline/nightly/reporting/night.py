@@ -83,6 +83,8 @@ def read_night(
     """
     planned = planned_units(table, run_id)
     images, segments = (_files(table, part, planned) for part in ("images", "segments"))
+    for unit_id in table.given_up(images.keys()) & images.keys():
+        del images[unit_id]
     reader = _Reader(labels=len(labels), usual=usual, extremes=extremes)
     unread = 0
     drawn: list[list[tuple[str, str]]] = []
