@@ -194,6 +194,12 @@ class TableStore:
             self.uri, listed=listed, images=self.file("images"), storage=self.storage
         )
 
+    def is_done(self, unit_id: str) -> bool:
+        """Whether a unit has a file of its own that makes it done, by one look."""
+        place = self.file("images", f"{unit_id}.parquet")
+        there = self.storage.file(place) is not None
+        return there and not is_given_up(place, storage=self.storage)
+
     def finish(self, unit_id: str, images: bytes) -> bool:
         """Makes a unit done by the file of its images; False where it is given up."""
         place = self.file("images", f"{unit_id}.parquet")

@@ -22,7 +22,7 @@ from maskformer import MaskFormerImageProcessor
 from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
 from pipeline.labelling.deadline import NOT_BEGUN, Gate
-from pipeline.labelling.loading import UnitLoader, not_begun
+from pipeline.labelling.loading import UnitLoader, in_place_of
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.poison import (
     Care,
@@ -46,6 +46,7 @@ ATTEMPTS = 3
 _ACTOR_RESTARTS = 100
 _COMMITS_AT_ONCE = 16
 _STALLED_SECONDS = 900
+_DONE_ELSEWHERE = "done by a run beside this one"
 
 MakeSegmenter: TypeAlias = Callable[..., Callable[[pa.Table], pa.Table]]
 
@@ -179,6 +180,11 @@ class _Pass:
         if receipt["fault"] == NOT_BEGUN:
             self._shut()
             return
+        if receipt["fault"] == _DONE_ELSEWHERE:
+            self._done.add(unit_id)
+            self._tally.units_elsewhere += 1
+            self._tally.counts.take_back(collected.counts)
+            return
         if receipt["fault"]:
             self._tally.faults[unit_id] = receipt["fault"]
             return
@@ -214,13 +220,19 @@ class _Pass:
                 try:
                     self._tally.add_retries(ray.get(each))
                 except (ray.exceptions.RayError, StorageFault) as error:
-                    self._tally.faults[unit_id] = reason(error)
-                else:
-                    self._done.add(unit_id)
-                    self._tally.units += 1
-                    if self._gate is not None:
-                        self._gate.note_done.remote(unit_id)
-                    self._collected[unit_id].forget()
+                    if not self._is_done(unit_id):  # its process may have ended after the commit
+                        self._tally.faults[unit_id] = reason(error)
+                        continue
+                self._done.add(unit_id)
+                self._tally.units += 1
+                if self._gate is not None:
+                    self._gate.note_done.remote(unit_id)
+                self._collected[unit_id].forget()
+
+    def _is_done(self, unit_id: str) -> bool:
+        with contextlib.suppress(StorageFault):
+            return self._work.table.is_done(unit_id)
+        return False
 
     def _shut(self) -> None:
         if not self.is_shut:
@@ -293,18 +305,27 @@ _GATE = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Gate)
 _WITNESS = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Witness)
 
 
-@dataclass(frozen=True)
-class _GatedLoader:
-    """Loads a unit if the gate lets it begin."""
+@dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """Loads a unit if no run beside this one has done it, and the gate lets it begin."""
 
     load: UnitLoader
+    table: TableStore
     gate: Any
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
-        if ray.get(self.gate.admits.remote(unit["unit_id"][0].as_py())):
+        unit_id = unit["unit_id"][0].as_py()
+        try:
+            is_done = self.table.is_done(unit_id)
+        except StorageFault as fault:
+            yield in_place_of(unit_id, str(fault))
+            return
+        if is_done:
+            yield in_place_of(unit_id, _DONE_ELSEWHERE)
+        elif self.gate is None or ray.get(self.gate.admits.remote(unit_id)):
             yield from self.load(unit)
         else:
-            yield not_begun(unit)
+            yield in_place_of(unit_id, NOT_BEGUN)
 
 
 def label_dataset(
@@ -335,7 +356,7 @@ def label_dataset(
     )
     return segmented(
         ray.data.from_arrow([unit_table(unit) for unit in units]),
-        load=loader.__call__ if gate is None else _GatedLoader(loader, gate).__call__,
+        load=_Reader(load=loader, table=work.table, gate=gate).__call__,
         model=model,
         make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,

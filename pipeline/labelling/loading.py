@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.decoding import ImageError, decode
-from pipeline.labelling.deadline import NOT_BEGUN
 from pipeline.labelling.guard import Guard
 from pipeline.labelling.limits import memory_limit, time_limit
 from pipeline.labelling.rows import RETRIES, taken_retries
@@ -112,10 +111,9 @@ class UnitLoader:
             yield from images
 
 
-def not_begun(unit: pa.Table) -> pa.Table:
-    """The block in place of a unit's images that the deadline left for another run."""
-    unit_id = unit["unit_id"][0].as_py()
-    return _block([{"unit_id": unit_id, "kind": "fault", "error_message": NOT_BEGUN}])
+def in_place_of(unit_id: str, said: str) -> pa.Table:
+    """The block in place of a unit's images, which are not read."""
+    return _block([{"unit_id": unit_id, "kind": "fault", "error_message": said}])
 
 
 def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.Table]:

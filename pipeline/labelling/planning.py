@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from random import Random
 
 from pipeline.corpus import Listing, list_corpus
 from pipeline.labelling.comparison import Comparison
@@ -80,6 +81,16 @@ class Plan:
     """Number of files that are left for another time."""
     tried_again: int = 0
     """Number of images in error that are to be tried again."""
+
+    def units_in_turn(self, run_id: str) -> list[Unit]:
+        """The units as this run does them: those of earlier plans first, in an order of its own.
+
+        A run beside this one may be at work on them, and looks, as this one does, whether a unit is
+        done before it begins: the less they go in step, the less is done twice.
+        """
+        others = [unit for unit in self.units if unit.plan_number < self.earlier]
+        Random(run_id).shuffle(others)
+        return [*others, *(unit for unit in self.units if unit.plan_number >= self.earlier)]
 
     @cached_property
     def num_images(self) -> int | None:

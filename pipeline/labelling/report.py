@@ -55,12 +55,19 @@ class Report:
     """GPUs that the actors held, times the seconds for which the run held them."""
     node_seconds: float = 0.0
     """Nodes of the cluster, times the same seconds."""
+    units_elsewhere: int = 0
+    """Units that a run beside this one had done when this one came to them."""
     units_left: int = 0
     """Units that the deadline left for another run."""
     files_waiting: int = 0
     """Files that may still be written, left for another run."""
     images_tried_again: int = 0
     """Images in error that were planned again."""
+
+    @property
+    def units_undone(self) -> int:
+        """Planned units that are not done though nothing kept this run from them."""
+        return self.units_planned - self.units_committed - self.units_elsewhere - self.units_left
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -98,6 +105,7 @@ def make_report(
         files_passed_over=len(plan.passed_over) + plan.more_passed_over,
         files_passed_over_examples=list(plan.passed_over[:5]),
         files_named_twice=len(plan.doubled) + plan.more_doubled,
+        units_elsewhere=tally.units_elsewhere,
         units_left=tally.units_left,
         files_waiting=plan.waiting,
         images_tried_again=plan.tried_again,
@@ -116,7 +124,7 @@ def over_budget(counts: Counts, *, error_budget: float) -> bool:
 def _exit_code(plan: Plan, tally: Tally, *, error_budget: float, was_stopped: bool) -> ExitCode:
     if over_budget(tally.counts, error_budget=error_budget):
         return ExitCode.BUDGET_EXCEEDED
-    if was_stopped or tally.units + tally.units_left < len(plan.units):
+    if was_stopped or tally.units_over < len(plan.units):
         return ExitCode.TRY_AGAIN
     return ExitCode.DONE_WITH_ERRORS if tally.counts.num_errors else ExitCode.DONE
 
@@ -148,8 +156,9 @@ def summary(report: Report, *, report_file: str) -> str:
         lines.append(f"asked the storage again: {kinds}; {waited} of waiting in all")
     if report.faults:
         reason = next(iter(report.faults.values()))
-        undone = report.units_planned - report.units_committed - report.units_left
-        lines.append(f"units not done: {undone:,}, as {reason}")
+        lines.append(f"units not done: {report.units_undone:,}, as {reason}")
+    if report.units_elsewhere:
+        lines.append(f"units that a run beside this one has done: {report.units_elsewhere:,}")
     if report.images_tried_again:
         lines.append(f"images tried again: {report.images_tried_again:,}")
     if report.files_waiting:

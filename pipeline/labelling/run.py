@@ -228,7 +228,8 @@ def _work(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressDisplay(tally, plan):
         try:
-            return run_units(plan.units, work=work, tally=tally, on_progress=goes_on)
+            units = plan.units_in_turn(work.run_id)
+            return run_units(units, work=work, tally=tally, on_progress=goes_on)
         except KeyboardInterrupt:
             return True
 

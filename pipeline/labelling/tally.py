@@ -50,6 +50,8 @@ class Tally:
     """Of units that are committed or under way."""
     units: int = 0
     """Units that this run committed."""
+    units_elsewhere: int = 0
+    """Units that a run beside this one committed before this one came to them."""
     units_left: int = 0
     """Units that the deadline kept from beginning."""
     faults: dict[str, str] = field(default_factory=dict)
@@ -71,6 +73,11 @@ class Tally:
     _last_rows_at: float = 0.0
     _arrivals: int = 0
     _images_since: int = 0
+
+    @property
+    def units_over(self) -> int:
+        """Units that this run has nothing more to do for."""
+        return self.units + self.units_elsewhere + self.units_left
 
     @property
     def has_begun(self) -> bool:

@@ -28,7 +28,7 @@ def judge(report: Report, drifts: Sequence[Drift]) -> Verdict:
             "same command again.",
         )
     if code == ExitCode.TRY_AGAIN:
-        undone = report.units_planned - report.units_committed - report.units_left
+        undone = report.units_undone
         reason = next(iter(report.faults.values()), "the run was stopped")
         return Verdict(
             must_act=True,

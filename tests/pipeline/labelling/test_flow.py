@@ -124,7 +124,7 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
     assert re.findall(r"(\w+)\[(.*)\]", physical) == [
         ("TaskPoolMapOperator", "MapBatches(Stager.__call__)"),
         ("ActorPoolMapOperator", "MapBatches(_SegmenterActor)"),
-        ("TaskPoolMapOperator", "MapBatches(UnitLoader.__call__)"),
+        ("TaskPoolMapOperator", "MapBatches(_Reader.__call__)"),
         ("InputDataBuffer", "Input"),
     ]
 
@@ -199,6 +199,22 @@ def test_a_run_ends_when_it_is_told_to(tmp_path, work):
     assert run_units(units, work=work, tally=tally, on_progress=lambda: False)
     assert len(work.table.done_units()) == tally.units
     assert tally.faults.keys() == {unit.unit_id for unit in units} - work.table.done_units()
+
+
+def test_units_that_another_run_has_done_meanwhile_are_not_read_again(tmp_path, work):
+    corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
+    first, *others = units = plan(corpus, work).units
+    by_hand([first], work=work, table=work.table)
+    (tmp_path / "diary").unlink()
+    put(tmp_path / "c", {"00.png": b"now it is another one, which would be an error"})
+    tally = Tally()
+
+    run_units(units, work=work, tally=tally, on_progress=lambda: True)
+
+    assert tally.faults == {}
+    assert (tally.units, tally.units_elsewhere) == (len(others), 1)
+    assert tally.counts.images == sum(unit.num_images for unit in others)
+    assert work.table.done_units() == {unit.unit_id for unit in units}
 
 
 def test_the_processor_decides_how_large_a_block_is():

@@ -462,3 +462,17 @@ def test_a_run_that_crashed_after_its_plan_was_written_binds_those_that_follow(t
         if first is not None:
             assert set(first.units) <= set(plan.units)
     assert written == {True, False}
+
+
+def test_runs_beside_each_other_do_units_of_earlier_plans_in_orders_of_their_own(tmp_path, table):
+    corpus = put(tmp_path / "c", files(*(f"{n:02}.jpg" for n in range(30))))
+    first = settled(corpus, table, "run-1")
+    assert first.units_in_turn("run-1") == list(first.units)
+    put(tmp_path / "c", files("30.jpg", "31.jpg"))
+    second = settled(corpus, table, "run-2")
+    orders = [second.units_in_turn(run_id) for run_id in ("run-2", "run-3")]
+    assert orders[0] == second.units_in_turn("run-2")
+    assert orders[0] != orders[1]
+    for order in orders:
+        assert {*order[:10]} == {*first.units}
+        assert order[10:] == list(second.units[10:])
