@@ -32,6 +32,7 @@ from pipeline.labelling.poison import (
     ends_a_task_only,
     root_cause,
 )
+from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
 from pipeline.labelling.units import Unit
@@ -46,6 +47,7 @@ ATTEMPTS = 3
 _ACTOR_RESTARTS = 100
 _COMMITS_AT_ONCE = 16
 _STALLED_SECONDS = 900
+_UNITS_AT_ONCE = 64
 _DONE_ELSEWHERE = "done by a run beside this one"
 
 MakeSegmenter: TypeAlias = Callable[..., Callable[[pa.Table], pa.Table]]
@@ -220,7 +222,8 @@ class _Pass:
                 try:
                     self._tally.add_retries(ray.get(each))
                 except (ray.exceptions.RayError, StorageFault) as error:
-                    if not self._is_done(unit_id):  # its process may have ended after the commit
+                    # Its process may have ended after the commit.
+                    if not _quietly(self._work.table.is_done)(unit_id):
                         self._tally.faults[unit_id] = reason(error)
                         continue
                 self._done.add(unit_id)
@@ -228,11 +231,6 @@ class _Pass:
                 if self._gate is not None:
                     self._gate.note_done.remote(unit_id)
                 self._collected[unit_id].forget()
-
-    def _is_done(self, unit_id: str) -> bool:
-        with contextlib.suppress(StorageFault):
-            return self._work.table.is_done(unit_id)
-        return False
 
     def _shut(self) -> None:
         if not self.is_shut:
@@ -361,6 +359,7 @@ def label_dataset(
         make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,
         witness=None if care is None else care.witness,
+        is_done=work.table.is_done,
     ).map_batches(
         Stager(table=work.table, run_id=work.run_id).__call__,
         batch_size=None,
@@ -391,12 +390,14 @@ def segmented(
     make: MakeSegmenter,
     machines: Machines,
     witness: Any = None,
+    is_done: Callable[[str], bool] | None = None,
 ) -> "ray.data.Dataset":
     """Two operators: `load` makes blocks of pixels of each task, actors make rows of blocks.
 
     Args:
         make: is called on each actor, with `model_files` and `num_threads`, for what makes rows.
         witness: the actor that is told of each image, for blocks of one.
+        is_done: whether there is nothing to do any more for a unit; actors look once for each.
     """
     return tasks.map_batches(
         load,
@@ -412,6 +413,7 @@ def segmented(
             "make": make,
             "num_threads": machines.actor_threads,
             "witness": witness,
+            "is_done": is_done,
         },
         batch_size=None,
         batch_format="pyarrow",
@@ -441,11 +443,16 @@ class _SegmenterActor:
         make: MakeSegmenter,
         num_threads: int | None,
         witness: Any,
+        is_done: Callable[[str], bool] | None,
     ) -> None:
         self._segmenter = make(model_files=lambda: ray.get(model), num_threads=num_threads)
         self._witness = witness
+        self._is_done = is_done and functools.lru_cache(_UNITS_AT_ONCE)(_quietly(is_done))
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        if self._is_done and self._is_done(unit_id := block["unit_id"][0].as_py()):
+            row = {"unit_id": unit_id, "kind": "fault", "error_message": _DONE_ELSEWHERE}
+            return pa.Table.from_pylist([row], schema=ROWS)
         if self._witness is None:
             return self._segmenter(block)
         places = [
@@ -458,6 +465,17 @@ class _SegmenterActor:
         # Waited for: the next image may end this process with what it has still to say.
         ray.get([self._witness.ended.remote(*place) for place in places])
         return rows
+
+
+def _quietly(is_done: Callable[[str], bool]) -> Callable[[str], bool]:
+    """No, where the storage does not say."""
+
+    def asked(unit_id: str) -> bool:
+        with contextlib.suppress(StorageFault):
+            return is_done(unit_id)
+        return False
+
+    return asked
 
 
 def make_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:

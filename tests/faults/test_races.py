@@ -15,7 +15,7 @@ from table_rows import rows_of as rows_of_table
 
 from pipeline.storage import Storage
 
-_IMAGES = 36
+_IMAGES = 240
 
 
 @pytest.mark.parametrize("runs", [2, 4])
@@ -57,7 +57,7 @@ def test_jobs_that_race_on_a_table_in_a_bucket_leave_every_image_once(
                 "environment": server.environment,
                 "corpus": "s3://test/corpus",
                 "table": f"s3://test/{table}",
-                "unit_images": 3,
+                "unit_images": 4,
                 **usual,
             }
 
