@@ -267,8 +267,8 @@ class _WindowAttention(nn.Module):
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        if query.dtype == torch.bfloat16 and query.is_cpu and not dropout:
-            attended = _many_small_attentions(query, key, value, bias)
+        if bias.requires_grad and query.dtype == torch.bfloat16 and query.is_cpu and not dropout:
+            attended = _many_learning_attentions(query, key, value, bias)
         else:
             attended = functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias, dropout_p=dropout
@@ -285,17 +285,16 @@ class _WindowAttention(nn.Module):
         return bias.view(1, *index.shape, self.num_heads).permute(0, 3, 1, 2).contiguous()
 
 
-def _many_small_attentions(
+def _many_learning_attentions(
     query: Float[Tensor, "windows heads places head_channels"],
     key: Float[Tensor, "windows heads places head_channels"],
     value: Float[Tensor, "windows heads places head_channels"],
     bias: Float[Tensor, "_ heads places places"],
 ) -> Float[Tensor, "windows heads places head_channels"]:
-    """What scaled_dot_product_attention gives, for bfloat16 on the CPU.
+    """What scaled_dot_product_attention gives, where the bias learns in bfloat16 on the CPU.
 
-    Its kernel there takes one window and head at a time, and most of its time goes into calls;
-    where the bias learns it works in float32. Two batched products take two thirds of the one's
-    time and half of the other's memory, with rows as long as whole vectors for the softmax.
+    There it works in float32. Two batched products take two thirds of the time and half of the
+    memory, with rows as long as whole vectors for the softmax.
     """
     more = -key.shape[2] % _VECTOR
     key, value = (functional.pad(part, (0, 0, 0, more)) for part in (key, value))

@@ -129,7 +129,7 @@ def test_an_image_alone_gives_the_maps_it_gives_in_a_batch(backbone):
 
 @torch.no_grad()
 @pytest.mark.parametrize("shift", [0, 3])
-def test_the_batched_attention_of_the_cpu_is_scaled_dot_product_attention(shift):
+def test_the_batched_attention_of_training_on_a_cpu_is_scaled_dot_product_attention(shift):
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 8, 2, 49, 16).bfloat16()
     bias = torch.randn(8, 2, 49, 49).bfloat16()
@@ -139,7 +139,7 @@ def test_the_batched_attention_of_the_cpu_is_scaled_dot_product_attention(shift)
         query.double(), key.double(), value.double(), attn_mask=bias.double()
     )
 
-    ours = swin._many_small_attentions(query, key, value, bias)
+    ours = swin._many_learning_attentions(query, key, value, bias)
     torch.testing.assert_close(ours.double(), exact, atol=0.03, rtol=0.03)
 
 
