@@ -185,7 +185,9 @@ class _Pass:
         if receipt["fault"] == _DONE_ELSEWHERE:
             self._done.add(unit_id)
             self._tally.units_elsewhere += 1
+            self._tally.faults.pop(unit_id, None)
             self._tally.counts.take_back(collected.counts)
+            collected.forget()
             return
         if receipt["fault"]:
             self._tally.faults[unit_id] = receipt["fault"]
