@@ -8,6 +8,7 @@ Each value comes of the same operations either way: pieces of any size give what
 give, to the last bit. Values are numbers; where one is not, who leads is not defined.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -42,9 +43,13 @@ class Contest:
     """How many pixels of each map are at or above its threshold; all 0 if none were given."""
 
     @classmethod
-    def of(cls, winner: Int16[Tensor, "height width"], areas: Int64[Tensor, " maps"]) -> "Contest":
-        won = torch.bincount(winner.flatten(), minlength=len(areas))
-        return cls(winner=winner, won=won, areas=areas)
+    def joined(cls, parts: "Sequence[Contest]") -> "Contest":
+        """Of parts of an image, from top to bottom."""
+        return cls(
+            winner=torch.cat([part.winner for part in parts]),
+            won=torch.stack([part.won for part in parts]).sum(0),
+            areas=torch.stack([part.areas for part in parts]).sum(0),
+        )
 
 
 def contest(
@@ -76,6 +81,19 @@ def contest_at(
     return _by_bands(maps, rows=rows, columns=columns, thresholds=thresholds, byte_budget=budget)
 
 
+def contest_of(
+    resized: Float32[Tensor, "maps height width"], thresholds: Float32[Tensor, " maps"] | None
+) -> Contest:
+    """Who leads where in maps that have their size. No device is waited for."""
+    winner = first_argmax(resized)
+    won = _count_each(winner, len(resized))
+    if thresholds is None:
+        areas = torch.zeros_like(won)
+    else:
+        areas = (resized >= thresholds[:, None, None]).sum((1, 2))
+    return Contest(winner=winner, won=won, areas=areas)
+
+
 def first_argmax(maps: Float32[Tensor, "maps height width"]) -> Int16[Tensor, "height width"]:
     """The first of the maps that are highest at a pixel."""
     # torch.argmax along the first dimension is not vectorised on CPUs, and leaves ties open.
@@ -88,11 +106,15 @@ def first_argmax(maps: Float32[Tensor, "maps height width"]) -> Int16[Tensor, "h
     return len(maps) - ranks.amax(0).clamp_(min=1)
 
 
-def count_at_least(
-    maps: Float32[Tensor, "maps height width"], thresholds: Float32[Tensor, " maps"]
-) -> Int64[Tensor, " maps"]:
-    """How many pixels of each map are at or above its threshold."""
-    return (maps >= thresholds[:, None, None]).sum((1, 2))
+def _count_each(
+    winner: Int16[Tensor, "height width"], num_maps: int
+) -> Int64[Tensor, " {num_maps}"]:
+    """How often each number below `num_maps` occurs."""
+    if winner.device == CPU:
+        return torch.bincount(winner.flatten(), minlength=num_maps)
+    # torch.bincount asks the device for the least and the largest number, and waits for both.
+    numbers = torch.arange(num_maps, dtype=torch.int16, device=winner.device)
+    return (winner == numbers[:, None, None]).sum((1, 2))
 
 
 def _by_bands(
@@ -104,14 +126,14 @@ def _by_bands(
     byte_budget: int,
 ) -> Contest:
     new_height, new_width = len(rows.before), len(columns.before)
-    areas = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
-    winners = []
-    for band in bands(new_height, bytes_per_row=4 * len(maps) * new_width, byte_budget=byte_budget):
-        resized = resample(maps, rows=rows[band], columns=columns)
-        winners.append(first_argmax(resized))
-        if thresholds is not None:
-            areas += count_at_least(resized, thresholds)
-    return Contest.of(torch.cat(winners), areas)
+    return Contest.joined(
+        [
+            contest_of(resample(maps, rows=rows[band], columns=columns), thresholds)
+            for band in bands(
+                new_height, bytes_per_row=4 * len(maps) * new_width, byte_budget=byte_budget
+            )
+        ]
+    )
 
 
 def _by_lines(

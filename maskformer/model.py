@@ -2,7 +2,7 @@
 
 Takes normalised images of one size; gives the outputs of `outputs.py`, which the image processor
 turns into segments. Two ways: `forward` makes every mask, as training needs and transformers does;
-`decode_queries` and `query_masks` make the classes first and then the masks of the queries that are
+`decode_queries` and `kept_masks` make the classes first and then the masks of the queries that are
 kept. Modules have the names of the published checkpoints.
 """
 
@@ -370,7 +370,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         return torch.stack(list(loss_dict.values())).sum()
 
     def decode_queries(self, pixel_values: Pixels) -> QueryDecoding:
-        """Classes of all queries, and what `query_masks` makes masks of."""
+        """Classes of all queries, and what `kept_masks` makes masks of."""
         pixel = self.model.pixel_level_module(pixel_values)
         state = self.model.transformer_module(pixel.seen).normed_states[-1]
         return QueryDecoding(
@@ -378,6 +378,28 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             mask_embeddings=self.mask_embedder(state),
             pixel_features=pixel.features[-1],
         )
+
+    def kept_masks(
+        self, decoding: QueryDecoding, kept: Sequence[Int[Tensor, " _"]]
+    ) -> list[Float[Tensor, "_ height width"]]:
+        """The mask logits of the kept queries of each image of the batch.
+
+        The fewest operations on a CPU: `query_masks` for each image. The fewest calls on other
+        devices, which have done each before the host can ask for the next: all at once.
+        """
+        if decoding.pixel_features.device.type == "cpu":
+            return [
+                self.query_masks(decoding, index=index, kept=queries)
+                for index, queries in enumerate(kept)
+            ]
+        projection = self.model.pixel_level_module.decoder.mask_projection
+        features = projection(decoding.pixel_features)
+        padded = nn.utils.rnn.pad_sequence(list(kept), batch_first=True)
+        queries = padded.to(features.device, non_blocking=True)[:, :, None]
+        width = decoding.mask_embeddings.shape[2]
+        embeddings = decoding.mask_embeddings.gather(1, queries.expand(-1, -1, width))
+        masks = torch.einsum("bqc,bchw->bqhw", embeddings, features)
+        return [masks[index, : len(queries)] for index, queries in enumerate(kept)]
 
     def query_masks(
         self, decoding: QueryDecoding, *, index: int, kept: Int[Tensor, " kept"]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from maskformer import bilinear
 from maskformer.bilinear import CPU, Places
-from maskformer.contest import Contest, contest, contest_at, count_at_least, first_argmax
+from maskformer.contest import Contest, contest, contest_at, contest_of
 
 HeightWidth = tuple[int, int]
 
@@ -36,7 +36,8 @@ _SCORE_BYTES = 64 << 20
 class Kept:
     """The queries of one image that may become segments, with a label and its probability each.
 
-    For instances a query can stand in several rows, with a label each.
+    For instances a query can stand in several rows, with a label each. May be on the CPU while
+    masks are elsewhere.
     """
 
     queries: Int64[Tensor, " kept"]
@@ -105,7 +106,7 @@ def panoptic_segmentation(
         return _nothing(geometry.target_size)
     outcome = _contest(
         mask_logits,
-        kept.scores,
+        kept.scores.to(mask_logits.device, non_blocking=True),
         geometry,
         mask_threshold=mask_threshold,
         byte_budget=byte_budget,
@@ -138,14 +139,14 @@ def _contest(
     if geometry.image_size is None:
         masks = mask_logits.float().sigmoid().mul_(scores[:, None, None])
         return contest(masks, geometry.target_size, thresholds=thresholds, byte_budget=byte_budget)
-    winners, areas = [], torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
     budget = bilinear.byte_budget_of(scores.device) if byte_budget is None else byte_budget
     bytes_per_row = 4 * len(scores) * math.ceil(geometry.pixels_per_mask / geometry.target_size[0])
-    for crop in geometry.crops(mask_logits, bytes_per_row=bytes_per_row, byte_budget=budget):
-        masks = crop.resized().sigmoid_().mul_(scores[:, None, None])
-        areas += count_at_least(masks, thresholds)
-        winners.append(first_argmax(masks))
-    return Contest.of(torch.cat(winners), areas)
+    return Contest.joined(
+        [
+            contest_of(crop.resized().sigmoid_().mul_(scores[:, None, None]), thresholds)
+            for crop in geometry.crops(mask_logits, bytes_per_row=bytes_per_row, byte_budget=budget)
+        ]
+    )
 
 
 def _settle(
@@ -326,10 +327,11 @@ def _scored_instances(
     logits = geometry.without_padding(mask_logits).float().flatten(1)
     is_covered = logits > _logit(mask_threshold)
     mask_scores = (logits.sigmoid() * is_covered).sum(1) / (is_covered.sum(1) + 1e-6)
-    scores = kept.scores * mask_scores
+    scores = kept.scores.to(logits.device, non_blocking=True) * mask_scores
+    labels = kept.labels.to(logits.device, non_blocking=True)
     rows = (scores >= threshold).nonzero().squeeze(1)
     rows = rows[scores[rows].argsort(descending=True, stable=True)]
-    return _Candidates(rows=rows, labels=kept.labels[rows], scores=scores[rows])
+    return _Candidates(rows=rows, labels=labels[rows], scores=scores[rows])
 
 
 def _instance_masks(
@@ -405,13 +407,14 @@ def semantic_segments(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     maps, share_sums = [], torch.zeros(num_labels, dtype=torch.float64, device=mask_logits.device)
+    areas = torch.zeros(num_labels, dtype=torch.int64, device=mask_logits.device)
     for band in _label_bands(class_logits, mask_logits, geometry, byte_budget=byte_budget):
-        flat = band.labels.flatten()
-        shares = band.shares().double().flatten()
-        share_sums += torch.bincount(flat, weights=shares, minlength=num_labels)
+        # Not torch.bincount, which waits for the device.
+        labels = band.labels.flatten().long()
+        share_sums.scatter_add_(0, labels, band.shares().double().flatten())
+        areas.scatter_add_(0, labels, torch.ones_like(labels))
         maps.append(band.labels)
     label_map = torch.cat(maps)
-    areas = torch.bincount(label_map.flatten(), minlength=num_labels)
     labels, host_areas, means = _to_host(label_map, areas, (share_sums / areas).float())
     ids = _ids_in_order([area > 0 for area in host_areas.tolist()])
     segments = tuple(
@@ -663,14 +666,17 @@ def _logit(probability: float) -> float:
 
 
 def _to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors on the CPU, in one copy."""
-    if all(tensor.device == CPU for tensor in tensors):
+    """The tensors on the CPU, in one copy of those that were elsewhere."""
+    elsewhere = [tensor for tensor in tensors if tensor.device != CPU]
+    if not elsewhere:
         return tensors
-    flat = torch.cat([tensor.contiguous().view(torch.uint8).flatten() for tensor in tensors]).cpu()
-    parts = flat.split([tensor.numel() * tensor.element_size() for tensor in tensors])
+    flat = torch.cat([tensor.contiguous().view(torch.uint8).flatten() for tensor in elsewhere])
+    parts = iter(flat.cpu().split([tensor.numel() * tensor.element_size() for tensor in elsewhere]))
     return tuple(
-        part.clone().view(tensor.dtype).view(tensor.shape)
-        for part, tensor in zip(parts, tensors, strict=True)
+        tensor
+        if tensor.device == CPU
+        else next(parts).clone().view(tensor.dtype).view(tensor.shape)
+        for tensor in tensors
     )
 
 

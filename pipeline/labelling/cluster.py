@@ -101,11 +101,12 @@ class ActorSettings:
     actor_gpus: float | None = None
     """GPUs of an actor, 0.5 for two on one; 1, or 0 on a cluster without GPUs."""
     actor_cpus: float | None = None
-    """CPUs that an actor reserves; 1 beside a GPU, or a fifth of a node's for all its actors."""
+    """CPUs that an actor reserves; a fifth of a node's for all its actors, beside GPUs at most 1
+    for each."""
     reader_cpus: float = 0.5
     """CPUs that a reading task reserves."""
-    block_images: int = 16
-    """Images that go to an actor at once, of the usual shape."""
+    block_images: int | None = None
+    """Images that go to an actor at once, of the usual shape; 64 beside a GPU, or 16."""
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):
@@ -146,7 +147,9 @@ class Machines:
         if actor_gpus is None:
             actor_gpus = 1.0 if gpus else 0.0
         if actor_gpus:
-            actor_cpus = settings.actor_cpus or 1.0
+            on_gpus = [node for node in nodes if node.get("GPU")]
+            cpus = min((n["CPU"] * actor_gpus / n["GPU"] for n in on_gpus), default=1.0)
+            actor_cpus = settings.actor_cpus or min(1.0, _ACTORS_SHARE * cpus)
             possible = int(gpus / actor_gpus)
             threads = None
         else:
@@ -163,7 +166,7 @@ class Machines:
             actor_gpus=actor_gpus,
             actor_cpus=actor_cpus,
             actor_threads=threads,
-            block_images=settings.block_images,
+            block_images=settings.block_images or (64 if actor_gpus else 16),
             # Equal requests would let Ray fuse reading into the actor: then a GPU waits for JPEGs.
             reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
             stager_cpus=0.1,

@@ -408,7 +408,7 @@ def segmented(
         zero_copy_batch=True,
         num_cpus=machines.reader_cpus,
         max_retries=ATTEMPTS,
-    ).map_batches(
+    ).map_batches_internal(  # as `map_batches`, which wants GPUs to have blocks cut anew
         _SegmenterActor,
         fn_constructor_kwargs={
             "model": model,

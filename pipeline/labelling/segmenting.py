@@ -44,7 +44,10 @@ from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 
-_PIXELS_AT_ONCE_ON_A_GPU = 8 * 2**20
+_FINISHERS_OF_A_GPU = 4
+_BYTES_PER_PIXEL_ON_A_GPU = 4096
+# Python's own 5 ms are what a GPU takes for ten images.
+_TURN_SECONDS = 0.0002
 _NO_SEGMENTS = {"status": "error", "num_segments": 0, "segments": []}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -74,7 +77,6 @@ class _Masks:
     def on(self, device: torch.device) -> "_Masks":
         return replace(
             self,
-            kept=None if self.kept is None else _on(self.kept, device),
             class_logits=self.class_logits.to(device),
             mask_logits=self.mask_logits.to(device),
         )
@@ -95,14 +97,23 @@ class Segmenter:
         num_threads: int | None = None,
     ) -> None:
         keep_memory()
-        # One thread of arithmetic beside the model's: with more the two would fight for the cores.
-        self._finisher = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-        compiling = self._finisher.submit(_compile)
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            # The thread that feeds the GPU is to go on as soon as it can.
+            sys.setswitchinterval(_TURN_SECONDS)
+        # One thread of arithmetic beside a model on the CPU: more would fight with it for cores.
+        self._finishers = ThreadPoolExecutor(
+            _FINISHERS_OF_A_GPU if on_gpu else 1,
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        )
+        compiling = self._finishers.submit(_compile)
         self._settings = settings
         self._num_threads = num_threads or torch.get_num_threads()
         self._dtype = _DTYPES[settings.precision]
         self._model, self._processor = load_model(model_files(), settings=settings)
         self._device = self._model.device
+        self._batch_pixels = settings.batch_pixels or _pixels_at_once(self._device)
         self._labels = self._model.config.id2label
         self._model_is_free = threading.Lock()
         compiling.result()
@@ -110,12 +121,12 @@ class Segmenter:
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
         images = [_image(row) for row in rows if row["pixels"] is not None]
-        finishing: list[Future[list[_Result]]] = []
+        finishing: list[Future[_Result]] = []
         with self._model_is_free, torch.inference_mode():
             for batch in self._batches(images):
                 finishing += self._begin(batch)
         seconds = self._settings.segment_seconds * max(1, len(images))
-        results = dict(result for future in finishing for result in _ended(future, seconds=seconds))
+        results = dict(_ended(future, seconds=seconds) for future in finishing)
         return segmented_rows(rows, [results.get(id(row)) for row in rows])
 
     def _batches(self, images: list[_Image]) -> Iterator[list[_Image]]:
@@ -123,23 +134,24 @@ class Segmenter:
         by_size: dict[tuple[int, int], list[_Image]] = defaultdict(list)
         for image in images:
             by_size[self._processor.padded_size(image.pixels.shape[:2])].append(image)
-        on_gpu = self._device.type == "cuda"
-        bound = self._settings.batch_pixels or (_PIXELS_AT_ONCE_ON_A_GPU if on_gpu else 1)
         for (height, width), group in by_size.items():
-            count = max(1, bound // (height * width))
-            for start in range(0, len(group), count):
-                yield group[start : start + count]
+            while group:
+                count = max(1, self._batch_pixels // (height * width))
+                yield group[:count]
+                group = group[count:]
 
-    def _begin(self, batch: list[_Image]) -> "list[Future[list[_Result]]]":
+    def _begin(self, batch: list[_Image]) -> "list[Future[_Result]]":
         """The model's part, with the rest under way; in halves where there is no memory."""
         masks = self._masks_if_they_fit(batch)
         if masks is not None:
-            return [self._finisher.submit(self._finish, masks)]
+            return [self._finishers.submit(self._finish, of_image) for of_image in masks]
         if len(batch) > 1:
             half = len(batch) // 2
+            height, width = self._processor.padded_size(batch[0].pixels.shape[:2])
+            self._batch_pixels = half * height * width  # of batches to come
             return [*self._begin(batch[:half]), *self._begin(batch[half:])]
         columns = self._in_little_memory(batch[0])
-        return [self._finisher.submit(lambda: [(id(batch[0].row), columns)])]
+        return [self._finishers.submit(lambda: (id(batch[0].row), columns))]
 
     def _masks_if_they_fit(self, batch: list[_Image]) -> list[_Masks] | None:
         try:
@@ -157,7 +169,7 @@ class Segmenter:
             for pixels in shrunk(image.pixels):
                 masks = self._masks_if_they_fit([replace(image, pixels=pixels)])
                 if masks is not None:
-                    return self._segments_somewhere(masks[0])
+                    return self._segments(masks[0])
         if self._settings.out_of_memory == "tile":
             for grid in grids(image.pixels.shape[:2]):
                 seen = self._seen_in_tiles(image.pixels, grid)
@@ -187,7 +199,7 @@ class Segmenter:
             masks = self._masks_if_they_fit([_Image(row=size, pixels=part)])
             if masks is None:
                 return None
-            stitcher.add(self._segmentation(masks[0]), rows=rows, columns=columns)
+            stitcher.add(self._segmented_somewhere(masks[0]), rows=rows, columns=columns)
         return stitcher.joined()
 
     def _masks(self, batch: list[_Image]) -> list[_Masks]:
@@ -196,24 +208,24 @@ class Segmenter:
             torch.set_num_threads(self._num_threads)
         pixel_values = self._pixel_values(batch)
         decoding = self._model.decode_queries(pixel_values)
+        class_logits = decoding.class_queries_logits.float()
         # The one wait for the device: which queries are kept decides what is computed next.
-        class_logits = decoding.class_queries_logits.float().cpu()
-        masks = []
-        for index, image in enumerate(batch):
-            kept = self._kept(class_logits[index])
-            queries = torch.arange(class_logits.shape[1]) if kept is None else kept.queries
-            masks.append(
-                _Masks(
-                    image=image,
-                    kept=None if kept is None else _on(kept, self._device),
-                    class_logits=class_logits[index].to(self._device, non_blocking=True),
-                    mask_logits=self._model.query_masks(
-                        decoding, index=index, kept=queries.to(self._device, non_blocking=True)
-                    ),
-                    padded_size=(pixel_values.shape[2], pixel_values.shape[3]),
-                )
+        kept = [self._kept(logits) for logits in class_logits.cpu()]
+        all_queries = torch.arange(class_logits.shape[1])
+        mask_logits = self._model.kept_masks(
+            decoding, [all_queries if each is None else each.queries for each in kept]
+        )
+        padded_size = pixel_values.shape[2], pixel_values.shape[3]
+        return [
+            _Masks(
+                image=image,
+                kept=kept[index],
+                class_logits=class_logits[index],
+                mask_logits=mask_logits[index],
+                padded_size=padded_size,
             )
-        return masks
+            for index, image in enumerate(batch)
+        ]
 
     def _pixel_values(self, batch: list[_Image]) -> Tensor:
         sizes = {image.pixels.shape for image in batch}
@@ -239,19 +251,21 @@ class Segmenter:
         return None
 
     @torch.inference_mode()
-    def _finish(self, batch: list[_Masks]) -> list[_Result]:
-        """Results by the identity of the row that each belongs to."""
-        return [(id(masks.image.row), self._segments_somewhere(masks)) for masks in batch]
+    def _finish(self, masks: _Masks) -> _Result:
+        return id(masks.image.row), self._segments(masks)
 
-    def _segments_somewhere(self, masks: _Masks) -> dict[str, Any]:
+    def _segments(self, masks: _Masks) -> dict[str, Any]:
+        return self._columns(self._segmented_somewhere(masks), size=masks.image.size)
+
+    def _segmented_somewhere(self, masks: _Masks) -> Segmentation:
         """On the device where the masks are, or where the memory is."""
         try:
-            return self._segments(masks)
+            return self._segmentation(masks)
         except (RuntimeError, MemoryError) as error:
             if masks.mask_logits.device.type == "cpu" or not is_out_of_memory(error):
                 raise
         free_memory()
-        return self._segments(masks.on(torch.device("cpu")))
+        return self._segmentation(masks.on(torch.device("cpu")))
 
     def _segmentation(self, masks: _Masks) -> Segmentation:
         settings = self._settings.resolved
@@ -278,9 +292,6 @@ class Segmenter:
             **sizes,
         )
 
-    def _segments(self, masks: _Masks) -> dict[str, Any]:
-        return self._columns(self._segmentation(masks), size=masks.image.size)
-
     def _columns(self, segmentation: Segmentation, *, size: tuple[int, int]) -> dict[str, Any]:
         return segment_columns(
             segmentation,
@@ -290,13 +301,20 @@ class Segmenter:
         )
 
 
-def _ended(finishing: "Future[list[_Result]]", *, seconds: float) -> list[_Result]:
-    """The results; the process ends without them, as by `time_limit`, which has one thread."""
+def _ended(finishing: "Future[_Result]", *, seconds: float) -> _Result:
+    """The result; the process ends without them, as by `time_limit`, which has one thread."""
     try:
         return finishing.result(timeout=seconds)
     except TimeoutError:
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
         os._exit(1)
+
+
+def _pixels_at_once(device: torch.device) -> int:
+    """What a batch may have: one image on a CPU; on a GPU as many as its memory has room for."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).total_memory // _BYTES_PER_PIXEL_ON_A_GPU
 
 
 def _compile() -> None:
@@ -392,14 +410,6 @@ def segmented_rows(
 
 def _image(row: dict[str, Any]) -> _Image:
     return _Image(row=row, pixels=pixels_of(row))
-
-
-def _on(kept: Kept, device: torch.device) -> Kept:
-    return Kept(
-        queries=kept.queries.to(device, non_blocking=True),
-        labels=kept.labels.to(device, non_blocking=True),
-        scores=kept.scores.to(device, non_blocking=True),
-    )
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

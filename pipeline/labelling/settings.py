@@ -28,7 +28,8 @@ class SegmentSettings:
     """Number format of the model's weights and activations; fp16 is for GPUs, CPUs emulate it a
     thousand times slower."""
     batch_pixels: int | None = None
-    """Most pixels of a batch after resizing; 8 megapixels on a GPU, one image on a CPU."""
+    """Most pixels of a batch after resizing; 4 megapixels for each 16 GB of a GPU, one image on a
+    CPU."""
     out_of_memory: Literal["record", "shrink", "tile"] = "record"
     """What becomes of one image that the model has no memory for: an error, or, where rows may
     depend on the machine, segments seen at half its size and less, or part by part."""

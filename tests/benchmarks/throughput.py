@@ -1,9 +1,10 @@
 """Images per second of the job, beside transformers' pipeline and a bare loop of our forward.
 
 The same photographs, weights (a Swin-T at 512 short edge) and cores; one program after the other,
-each in a process of its own. Start-up is left out of all of them. Prints one JSON line.
+each in a process of its own. Start-up is left out of all of them. Where there is a GPU all of them
+use it, and the job gets each photograph many times over: it needs thousands. Prints one JSON line.
 
-    python tests/benchmarks/throughput.py [--shared ../shared] [--images 60]
+    python tests/benchmarks/throughput.py [--shared ../shared] [--images 60] [--copies 1]
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--copies", type=int, default=1, help="of each photograph, for the job")
     parser.add_argument("--one", nargs=3, metavar=("WHAT", "MODEL", "PHOTOGRAPHS"))
     arguments = parser.parse_args()
     if arguments.one:
@@ -39,8 +41,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = make_swin_t(Path(folder), shared=arguments.shared, num_photographs=arguments.images)
         photographs = made.photographs[0].parent
+        corpus = _copied(made.photographs, Path(folder, "corpus"), copies=arguments.copies)
         rates = {
-            "job_bf16": _job(photographs, made.folder, Path(folder)),
+            "job_bf16": _job(corpus, made.folder, Path(folder)),
             **{what: _loop(what, made.folder, photographs) for what in LOOPS},
         }
     job = rates["job_bf16"]
@@ -50,6 +53,7 @@ def main() -> None:
                 "benchmark": "throughput",
                 "images": arguments.images,
                 "cores": os.cpu_count(),
+                "gpu": _gpu(),
                 "images_per_second": {what: round(rate, 3) for what, rate in rates.items()},
                 "job_over_transformers_fp32": round(job / rates["transformers_fp32"], 2),
                 "job_over_transformers_bf16": round(job / rates["transformers_bf16"], 2),
@@ -60,15 +64,30 @@ def main() -> None:
     )
 
 
-def _job(photographs: Path, model: Path, folder: Path) -> float:
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _copied(photographs: Iterable[Path], folder: Path, *, copies: int) -> Path:
+    folder.mkdir()
+    for path in photographs:
+        for number in range(copies):
+            (folder / f"{path.stem}-{number}{path.suffix}").hardlink_to(path)
+    return folder
+
+
+def _job(corpus: Path, model: Path, folder: Path) -> float:
     table = Path(tempfile.mkdtemp(dir=folder))
     command = [
         sys.executable, str(ROOT / "jobs" / "segment_corpus.py"),
-        f"--corpus={photographs}", f"--table={table}", f"--model={model}",
+        f"--corpus={corpus}", f"--table={table}", f"--model={model}",
         "--precision=bf16", f"--threshold={THRESHOLD}",
         f"--overlap_mask_area_threshold={OVERLAP}",
-        "--block_images=4",  # few photographs are to be shared among all actors
     ]  # fmt: skip
+    if _gpu() is None:
+        command.append("--block_images=4")  # few photographs are to be shared among all actors
     subprocess.run(command, check=True, capture_output=True)
     (report,) = table.glob("_runs/*/report.json")
     return float(json.loads(report.read_text())["images_per_second"])
@@ -84,7 +103,10 @@ def _transformers(model: str, photographs: list[Path], *, dtype: str) -> float:
     import torch
     from transformers import pipeline
 
-    segment = pipeline("image-segmentation", model=model, dtype=getattr(torch, dtype))
+    device = 0 if torch.cuda.is_available() else -1
+    segment = pipeline(
+        "image-segmentation", model=model, dtype=getattr(torch, dtype), device=device
+    )
 
     def one(path: Path) -> None:
         segment(str(path), threshold=THRESHOLD, overlap_mask_area_threshold=OVERLAP)
@@ -93,7 +115,10 @@ def _transformers(model: str, photographs: list[Path], *, dtype: str) -> float:
 
 
 def _bare(model_folder: str, photographs: list[Path], *, query_first: bool) -> float:
-    """Our forward on inputs made in advance, all masks or those of the kept queries, in bf16."""
+    """Our forward on inputs made in advance, all masks or those of the kept queries, in bf16.
+
+    As the job does it: image by image on a CPU, in batches on a GPU.
+    """
     import torch
     from PIL import Image
 
@@ -103,32 +128,45 @@ def _bare(model_folder: str, photographs: list[Path], *, query_first: bool) -> f
         keep_panoptic,
     )
 
-    model = MaskFormerForInstanceSegmentation.from_pretrained(model_folder, dtype=torch.bfloat16)
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model = MaskFormerForInstanceSegmentation.from_pretrained(
+        model_folder, dtype=torch.bfloat16
+    ).to(device)
     processor = MaskFormerImageProcessor.from_pretrained(model_folder)
     inputs = [
-        processor(Image.open(path), return_tensors="pt")["pixel_values"].to(torch.bfloat16)
+        processor(Image.open(path), return_tensors="pt")["pixel_values"].to(device, torch.bfloat16)
         for path in photographs
     ]
+    size = 16 if on_gpu else 1
+    batches = [torch.cat(inputs[start : start + size]) for start in range(0, len(inputs), size)]
 
     def one(pixel_values: Any) -> None:
         if not query_first:
             model(pixel_values)
             return
         decoding = model.decode_queries(pixel_values)
-        kept = keep_panoptic(decoding.class_queries_logits[0], threshold=THRESHOLD)
-        model.query_masks(decoding, index=0, kept=kept.queries)
+        for index, logits in enumerate(decoding.class_queries_logits.cpu()):
+            kept = keep_panoptic(logits, threshold=THRESHOLD)
+            model.query_masks(decoding, index=index, kept=kept.queries.to(device))
 
     with torch.inference_mode():
-        return _rate(one, inputs)
+        return _rate(one, batches) * len(inputs) / len(batches)
 
 
 def _rate(one: Callable[[Any], None], items: Iterable[Any]) -> float:
+    import torch
+
     items = list(items)
     for item in items[:2]:
         one(item)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     began = time.perf_counter()
     for item in items:
         one(item)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return len(items) / (time.perf_counter() - began)
 
 

@@ -3,9 +3,9 @@
 Forward, loss and backward of a Swin-T, two images of 512x512 with 20 targets each, bfloat16
 autocast, the same weights and targets; each side in processes of its own, in turns. Then the
 matching of 7 decoder layers, 8 images, 100 queries and 40 targets beside a step of 8 images.
-Prints one JSON line.
+On a GPU where there is one, and then with more images. Prints one JSON line.
 
-    python tests/benchmarks/training_step.py [--repeats 5]
+    python tests/benchmarks/training_step.py [--repeats 5] [--images 2]
 """
 
 import argparse
@@ -26,26 +26,30 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 SIZE, NUM_LABELS, SEED = 512, 150, 7
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main() -> None:
     """Measures in turn and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=int, default=2 if DEVICE.type == "cpu" else 16)
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "MODEL"))
     arguments = parser.parse_args()
     if arguments.one:
         what, folder = arguments.one
-        print(json.dumps(SIDES[what](folder, arguments.repeats)))
+        print(json.dumps(SIDES[what](folder, arguments)))
         return
     with tempfile.TemporaryDirectory() as folder:
         save_model(folder)
         # In turns, so that what else the machine does meets both alike.
-        runs = [{side: _run(side, folder, arguments.repeats) for side in SIDES} for _ in range(2)]
+        runs = [{side: _run(side, folder, arguments) for side in SIDES} for _ in range(2)]
     theirs, ours, matching = ([run[side] for run in runs] for side in SIDES)
     result = {
         "benchmark": "training_step",
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "images": arguments.images,
         "transformers_seconds": _median(theirs, "seconds"),
         "ours_seconds": _median(ours, "seconds"),
         "transformers_peak_mb": _median(theirs, "peak_mb"),
@@ -73,40 +77,41 @@ def save_model(folder: str) -> None:
     MaskFormerForInstanceSegmentation(config).save_pretrained(folder)
 
 
-def transformers_step(folder: str, repeats: int) -> dict[str, float]:
+def transformers_step(folder: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Their step, without auxiliary losses."""
     from transformers import MaskFormerForInstanceSegmentation
 
-    model = MaskFormerForInstanceSegmentation.from_pretrained(folder)
-    pixels, id_maps, labels = batch(num_images=2, num_targets=20)
-    masks = [(id_map == torch.arange(20)[:, None, None]).float() for id_map in id_maps]
-    return _measured(model, pixels, masks, labels, repeats=repeats)
+    model = MaskFormerForInstanceSegmentation.from_pretrained(folder).to(DEVICE)
+    pixels, id_maps, labels = batch(num_images=arguments.images, num_targets=20)
+    ids = torch.arange(20, device=DEVICE)[:, None, None]
+    masks = [(id_map == ids).float() for id_map in id_maps]
+    return _measured(model, pixels, masks, labels, repeats=arguments.repeats)
 
 
-def our_step(folder: str, repeats: int) -> dict[str, float]:
+def our_step(folder: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Our step, with the losses of all decoder layers."""
     model = _our_model(folder)
-    pixels, id_maps, labels = batch(num_images=2, num_targets=20)
-    return _measured(model, pixels, _targets(id_maps, 20), labels, repeats=repeats)
+    pixels, id_maps, labels = batch(num_images=arguments.images, num_targets=20)
+    return _measured(model, pixels, _targets(id_maps, 20), labels, repeats=arguments.repeats)
 
 
-def matching(folder: str, repeats: int) -> dict[str, float]:
+def matching(folder: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Our matcher alone, and our step, for a batch of 8 with 40 targets each."""
     model = _our_model(folder)
     pixels, id_maps, labels = batch(num_images=8, num_targets=40)
     targets = _targets(id_maps, 40)
     result = _measured(model, pixels, targets, labels, repeats=1)
-    generator = torch.Generator().manual_seed(SEED)
     side = SIZE // 4
-    masks = [torch.randn(8, 100, side, side, generator=generator) for _ in range(7)]
-    classes = [torch.randn(8, 100, NUM_LABELS + 1, generator=generator) for _ in range(7)]
+    masks = [torch.randn(8, 100, side, side, device=DEVICE) for _ in range(7)]
+    classes = [torch.randn(8, 100, NUM_LABELS + 1, device=DEVICE) for _ in range(7)]
     times = _times(
-        lambda: model.matcher.match_layers(masks, classes, targets, labels), repeats=repeats
+        lambda: model.matcher.match_layers(masks, classes, targets, labels),
+        repeats=arguments.repeats,
     )
     return {**result, "matching": statistics.median(times)}
 
 
-SIDES: dict[str, Callable[[str, int], dict[str, float]]] = {
+SIDES: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {
     "transformers": transformers_step,
     "ours": our_step,
     "matching": matching,
@@ -124,7 +129,8 @@ def batch(
     id_map = tile.repeat_interleave(SIZE // rows, 0)
     columns = torch.arange(SIZE) * tile.shape[1] // SIZE
     labels = torch.randint(NUM_LABELS, (num_images, num_targets), generator=generator)
-    return pixels, [id_map[:, columns].clone() for _ in range(num_images)], list(labels)
+    id_maps = [id_map[:, columns].to(DEVICE, copy=True) for _ in range(num_images)]
+    return pixels.to(DEVICE), id_maps, list(labels.to(DEVICE))
 
 
 def _our_model(folder: str) -> Any:
@@ -132,25 +138,27 @@ def _our_model(folder: str) -> Any:
     from pipeline.allocator import keep_memory
 
     keep_memory()  # as the jobs do
-    return MaskFormerForInstanceSegmentation.from_pretrained(folder, use_auxiliary_loss=True)
+    model = MaskFormerForInstanceSegmentation.from_pretrained(folder, use_auxiliary_loss=True)
+    return model.to(DEVICE)
 
 
 def _targets(id_maps: list[torch.Tensor], num_targets: int) -> list[Any]:
     from maskformer import IdMap
 
-    return [IdMap(map=id_map.short(), ids=torch.arange(num_targets)) for id_map in id_maps]
+    ids = torch.arange(num_targets, device=DEVICE)
+    return [IdMap(map=id_map.short(), ids=ids) for id_map in id_maps]
 
 
 def _measured(
     model: Any, pixels: torch.Tensor, masks: Any, labels: Any, *, repeats: int
 ) -> dict[str, float]:
-    """Median seconds of a step, and the largest resident size over that before the first."""
+    """Median seconds of a step, and the most memory in use over that before the first."""
     model.train()
     before = _peak_mb()
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             loss = model(pixel_values=pixels, mask_labels=masks, class_labels=labels).loss
         loss.sum().backward()
 
@@ -162,18 +170,30 @@ def _times(call: Callable[[], object], *, repeats: int) -> list[float]:
     call()
     times = []
     for _ in range(repeats):
+        _wait()
         began = time.perf_counter()
         call()
+        _wait()
         times.append(time.perf_counter() - began)
     return times
 
 
+def _wait() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def _peak_mb() -> float:
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _run(what: str, folder: str, repeats: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", what, folder, f"--repeats={repeats}"]
+def _run(what: str, folder: str, arguments: argparse.Namespace) -> dict[str, float]:
+    command = [
+        sys.executable, __file__, "--one", what, folder,
+        f"--repeats={arguments.repeats}", f"--images={arguments.images}",
+    ]  # fmt: skip
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(ran.stdout.splitlines()[-1])
 

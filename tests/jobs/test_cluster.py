@@ -40,10 +40,11 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(jobs: Jobs) -> Iterator[Head]:
+    """With GPUs that it says it has: actors ask for them, and compute where they can."""
     port, dashboard_port = _free_ports(2)
     job = jobs.start_command(
         [
-            str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2",
+            str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=2",
             "--node-ip-address=127.0.0.1", f"--port={port}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
         ],
@@ -152,6 +153,20 @@ def test_actors_leave_room_for_a_reader_and_a_stager_on_any_node(
     assert actors + others <= cpus
     if cpus > 1:  # even when the actor of a node that went away comes to this one
         assert actors + machines.actor_cpus + others <= cpus
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "actor_gpus"), [(16, 1, 0.25), (8, 8, None), (2, 2, 0.5)])
+def test_actors_on_gpus_leave_room_for_readers(
+    cpus: int, gpus: int, actor_gpus: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = [{"CPU": cpus, "GPU": gpus}, {"CPU": 4}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": r} for r in resources])
+
+    machines = Machines.of_cluster(ActorSettings(actor_gpus=actor_gpus))
+
+    assert machines.most_actors == gpus / (actor_gpus or 1)
+    others = machines.reader_cpus + machines.stager_cpus
+    assert machines.most_actors * machines.actor_cpus + others <= cpus
 
 
 @contextlib.contextmanager

@@ -1,0 +1,135 @@
+"""The model on a GPU: the CPU's numbers, in any precision, and no hidden waits."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_tiny
+from torch import nn
+from waits import waits
+
+from maskformer import MaskFormerForInstanceSegmentation, ResNetConfig
+
+ROOT = Path(__file__).parents[2]
+GPU = torch.device("cuda")
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+SIZES = [(64, 96), (100, 132), (33, 47)]
+
+
+def _resnet() -> MaskFormerForInstanceSegmentation:
+    config = ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=(8, 16, 16, 32),
+        depths=(1, 1, 1, 1),
+        layer_type="bottleneck",
+        out_features=STAGES,
+    )
+    return make_tiny(backbone_config=config)
+
+
+MODELS = {
+    "swin": make_tiny,
+    "resnet": _resnet,
+}
+
+
+@pytest.fixture(scope="module", params=["swin", "resnet"])
+def models(
+    request: pytest.FixtureRequest,
+) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerForInstanceSegmentation]:
+    """The same on the CPU and on the GPU."""
+    model = MODELS[request.param]()
+    return model, copy.deepcopy(model).to(GPU)
+
+
+def pixels(size: tuple[int, int], *, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_output_is_that_of_the_cpu(models, size):
+    on_cpu, on_gpu = models
+    with torch.inference_mode():
+        expected = on_cpu(pixels(size), output_hidden_states=True, output_auxiliary_logits=True)
+        found = on_gpu(
+            pixels(size).to(GPU), output_hidden_states=True, output_auxiliary_logits=True
+        )
+    for name in ("class_queries_logits", "masks_queries_logits", "pixel_decoder_last_hidden_state"):
+        torch.testing.assert_close(found[name].cpu(), expected[name], rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(found.auxiliary_logits, expected.auxiliary_logits, strict=True):
+        for name, logits in theirs.items():
+            torch.testing.assert_close(ours[name].cpu(), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_the_bits_give_nearly_the_same(models, dtype):
+    _, model = models
+    inputs = pixels((64, 96)).to(GPU)
+    with torch.inference_mode():
+        expected = model(inputs)
+        with torch.autocast("cuda", dtype):
+            under_autocast = model(inputs)
+        of_half = copy.deepcopy(model).to(dtype)(inputs.to(dtype))
+    for found in (under_autocast, of_half):
+        for name in ("class_queries_logits", "masks_queries_logits"):
+            error = (found[name].float() - expected[name]).norm() / expected[name].norm()
+            assert error < 0.05, name
+
+
+def test_the_host_waits_for_nothing_in_a_forward_pass(models):
+    _, model = models
+    inputs = pixels((64, 96)).to(GPU)
+    with torch.inference_mode():
+        assert waits(lambda: model(inputs)) == []
+
+
+def test_masks_of_kept_queries_are_those_of_the_whole(models):
+    _, model = models
+    inputs = pixels((64, 96)).to(GPU)
+    kept = torch.tensor([1, 4, 7], device=GPU)
+    with torch.inference_mode():
+        whole = model(inputs)
+        decoding = model.decode_queries(inputs)
+        for index in range(2):
+            masks = model.query_masks(decoding, index=index, kept=kept)
+            expected = whole.masks_queries_logits[index, kept]
+            torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-4)
+        assert waits(lambda: model.query_masks(decoding, index=0, kept=kept)) == []
+
+
+COMPILED = """
+import torch
+from tiny import make_tiny
+
+model = make_tiny().to("cuda")
+pixels = torch.randn(2, 3, 64, 96, device="cuda")
+with torch.no_grad():
+    expected = model(pixels, return_dict=False)[:2]
+    found = torch.compile(model, fullgraph=True)(pixels, return_dict=False)[:2]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+"""
+
+
+def test_compiled_it_gives_the_same():
+    """In a process of its own, where no call is checked for its shapes."""
+    folders = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "maskformer")])
+    others = os.environ.get("PYTHONPATH")
+    path = f"{folders}{os.pathsep}{others}" if others else folders
+    subprocess.run(
+        [sys.executable, "-c", COMPILED], check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+
+
+def test_it_learns_in_half_the_bits_with_drop_path_and_frozen_norms():
+    model = _resnet().to(GPU).train()
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs = model(pixels((64, 96)).to(GPU))
+    (outputs.masks_queries_logits.square().mean() + outputs.class_queries_logits.mean()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(gradients) > 50
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

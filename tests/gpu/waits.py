@@ -1,0 +1,26 @@
+"""Counting how often the host waits for the device."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def waits(call: Callable[[], Any], *, warm_up: int = 2) -> list[str]:
+    """Where a call waits, as torch sees it, once what is done at first use has been done."""
+    for _ in range(warm_up):
+        call()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [
+        f"{warning.filename}:{warning.lineno}"
+        for warning in caught
+        if "synchronizing" in str(warning.message)
+    ]
