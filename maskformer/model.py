@@ -392,8 +392,12 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
                 self.query_masks(decoding, index=index, kept=queries)
                 for index, queries in enumerate(kept)
             ]
-        projection = self.model.pixel_level_module.decoder.mask_projection
-        features = projection(decoding.pixel_features)
+        return self._masks_at_once(decoding, kept)
+
+    def _masks_at_once(
+        self, decoding: QueryDecoding, kept: Sequence[Int[Tensor, " _"]]
+    ) -> list[Float[Tensor, "_ height width"]]:
+        features = self.model.pixel_level_module.decoder.mask_projection(decoding.pixel_features)
         padded = nn.utils.rnn.pad_sequence(list(kept), batch_first=True)
         queries = padded.to(features.device, non_blocking=True)[:, :, None]
         width = decoding.mask_embeddings.shape[2]

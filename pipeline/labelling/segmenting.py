@@ -44,10 +44,7 @@ from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 
-_FINISHERS_OF_A_GPU = 4
 _BYTES_PER_PIXEL_ON_A_GPU = 4096
-# Python's own 5 ms are what a GPU takes for ten images.
-_TURN_SECONDS = 0.0002
 _NO_SEGMENTS = {"status": "error", "num_segments": 0, "segments": []}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,17 +94,9 @@ class Segmenter:
         num_threads: int | None = None,
     ) -> None:
         keep_memory()
-        on_gpu = torch.cuda.is_available()
-        if on_gpu:
-            # The thread that feeds the GPU is to go on as soon as it can.
-            sys.setswitchinterval(_TURN_SECONDS)
-        # One thread of arithmetic beside a model on the CPU: more would fight with it for cores.
-        self._finishers = ThreadPoolExecutor(
-            _FINISHERS_OF_A_GPU if on_gpu else 1,
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        )
-        compiling = self._finishers.submit(_compile)
+        # One thread of arithmetic beside the model's: with more the two would fight for the cores.
+        self._finisher = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+        compiling = self._finisher.submit(_compile)
         self._settings = settings
         self._num_threads = num_threads or torch.get_num_threads()
         self._dtype = _DTYPES[settings.precision]
@@ -121,12 +110,12 @@ class Segmenter:
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
         images = [_image(row) for row in rows if row["pixels"] is not None]
-        finishing: list[Future[_Result]] = []
+        finishing: list[Future[list[_Result]]] = []
         with self._model_is_free, torch.inference_mode():
             for batch in self._batches(images):
                 finishing += self._begin(batch)
         seconds = self._settings.segment_seconds * max(1, len(images))
-        results = dict(_ended(future, seconds=seconds) for future in finishing)
+        results = dict(result for future in finishing for result in _ended(future, seconds=seconds))
         return segmented_rows(rows, [results.get(id(row)) for row in rows])
 
     def _batches(self, images: list[_Image]) -> Iterator[list[_Image]]:
@@ -140,18 +129,18 @@ class Segmenter:
                 yield group[:count]
                 group = group[count:]
 
-    def _begin(self, batch: list[_Image]) -> "list[Future[_Result]]":
+    def _begin(self, batch: list[_Image]) -> "list[Future[list[_Result]]]":
         """The model's part, with the rest under way; in halves where there is no memory."""
         masks = self._masks_if_they_fit(batch)
         if masks is not None:
-            return [self._finishers.submit(self._finish, of_image) for of_image in masks]
+            return [self._finisher.submit(self._finish, masks)]
         if len(batch) > 1:
             half = len(batch) // 2
             height, width = self._processor.padded_size(batch[0].pixels.shape[:2])
             self._batch_pixels = half * height * width  # of batches to come
             return [*self._begin(batch[:half]), *self._begin(batch[half:])]
         columns = self._in_little_memory(batch[0])
-        return [self._finishers.submit(lambda: (id(batch[0].row), columns))]
+        return [self._finisher.submit(lambda: [(id(batch[0].row), columns)])]
 
     def _masks_if_they_fit(self, batch: list[_Image]) -> list[_Masks] | None:
         try:
@@ -251,8 +240,9 @@ class Segmenter:
         return None
 
     @torch.inference_mode()
-    def _finish(self, masks: _Masks) -> _Result:
-        return id(masks.image.row), self._segments(masks)
+    def _finish(self, batch: list[_Masks]) -> list[_Result]:
+        """Results by the identity of the row that each belongs to."""
+        return [(id(masks.image.row), self._segments(masks)) for masks in batch]
 
     def _segments(self, masks: _Masks) -> dict[str, Any]:
         return self._columns(self._segmented_somewhere(masks), size=masks.image.size)
@@ -301,8 +291,8 @@ class Segmenter:
         )
 
 
-def _ended(finishing: "Future[_Result]", *, seconds: float) -> _Result:
-    """The result; the process ends without them, as by `time_limit`, which has one thread."""
+def _ended(finishing: "Future[list[_Result]]", *, seconds: float) -> list[_Result]:
+    """The results; the process ends without them, as by `time_limit`, which has one thread."""
     try:
         return finishing.result(timeout=seconds)
     except TimeoutError:

@@ -90,15 +90,14 @@ def test_the_host_waits_for_nothing_in_a_forward_pass(models):
 def test_masks_of_kept_queries_are_those_of_the_whole(models):
     _, model = models
     inputs = pixels((64, 96)).to(GPU)
-    kept = torch.tensor([1, 4, 7], device=GPU)
+    kept = [torch.tensor([1, 4, 7]), torch.tensor([], dtype=torch.long)]
     with torch.inference_mode():
         whole = model(inputs)
         decoding = model.decode_queries(inputs)
-        for index in range(2):
-            masks = model.query_masks(decoding, index=index, kept=kept)
-            expected = whole.masks_queries_logits[index, kept]
+        for index, masks in enumerate(model.kept_masks(decoding, kept)):
+            expected = whole.masks_queries_logits[index, kept[index].to(GPU)]
             torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-4)
-        assert waits(lambda: model.query_masks(decoding, index=0, kept=kept)) == []
+        assert waits(lambda: model.kept_masks(decoding, kept)) == []
 
 
 COMPILED = """

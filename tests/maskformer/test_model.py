@@ -105,16 +105,17 @@ def targets(batch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kept", [[], [3], [9, 0, 4], list(range(10))], ids=len)
-def test_masks_of_kept_queries_are_the_full_ones(tiny, kept):
+@pytest.mark.parametrize("way", ["kept_masks", "_masks_at_once"])
+def test_masks_of_kept_queries_are_the_full_ones(tiny, kept, way):
     pixels = torch.randn(2, 3, 60, 90)
     full = tiny(pixels)
+    kept_of_each = [torch.tensor(kept, dtype=torch.long), torch.tensor([5])]
 
     decoding = tiny.decode_queries(pixels)
 
     torch.testing.assert_close(decoding.class_queries_logits, full.class_queries_logits)
-    for index in range(2):
-        masks = tiny.query_masks(decoding, index=index, kept=torch.tensor(kept, dtype=torch.long))
-        expected = full.masks_queries_logits[index, kept]
+    for index, masks in enumerate(getattr(tiny, way)(decoding, kept_of_each)):
+        expected = full.masks_queries_logits[index, kept_of_each[index]]
         scale = full.masks_queries_logits.abs().max()
         assert masks.shape == expected.shape
         torch.testing.assert_close(masks / scale, expected / scale, atol=1e-5, rtol=0)
