@@ -1,5 +1,6 @@
 """On a real cluster: exit codes reach the submitter, and Ray's agents export the metrics."""
 
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,6 @@ import pytest
 
 import pipeline
 from pipeline.nightly.reporting.metrics import METRICS
-from pipeline.nightly.submission import SubmitSettings, submit
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -57,7 +57,7 @@ class Head:
 
 
 @pytest.fixture
-def head(monkeypatch) -> Iterator[Head]:
+def head() -> Iterator[Head]:
     port, dashboard, metrics = _free_ports(3)
     folder = tempfile.mkdtemp(prefix="r")  # short: sockets' paths have an end
     environment = {
@@ -74,8 +74,6 @@ def head(monkeypatch) -> Iterator[Head]:
         env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    for name, value in TOKEN.items():
-        monkeypatch.setenv(name, value)
     stop = threading.Event()
     found = Head(dashboard=f"http://127.0.0.1:{dashboard}")
     watching = threading.Thread(target=_watch, args=(found, metrics, stop), daemon=True)
@@ -90,12 +88,33 @@ def head(monkeypatch) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_exit_codes_and_metrics_of_a_submitted_job(head, capfd):
-    settings = SubmitSettings(
-        submission_id="night-2026-01-20", address=head.dashboard, working_dir=str(ROOT)
-    )
-    assert submit(["python", "-c", RUN], settings=settings) == 75
-    assert "the job has run" in capfd.readouterr().out
+SUBMIT = """
+import json, sys
+from pipeline.nightly.submission import SubmitSettings, submit
+settings, command = (json.loads(word) for word in sys.argv[1:])
+sys.exit(submit(command, settings=SubmitSettings(**settings)))
+"""
+
+
+def _submitted(
+    command: list[str], head: Head, *, working_dir: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same night's submission, in a process of its own: Ray reads its tokens as it starts."""
+    settings = {
+        "submission_id": "night-2026-01-20",
+        "address": head.dashboard,
+        "working_dir": working_dir and str(working_dir),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", SUBMIT, json.dumps(settings), json.dumps(command)],
+        env={**os.environ, **TOKEN}, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_exit_codes_and_metrics_of_a_submitted_job(head):
+    ran = _submitted(["python", "-c", RUN], head, working_dir=ROOT)
+    assert ran.returncode == 75, ran.stderr
+    assert "the job has run" in ran.stdout
     expected = {f"ray_{metric.name}" for metric in METRICS}
     _wait_until(lambda: head.seen.keys() >= expected, seconds=60)
     assert head.seen["ray_maskformer_images_total"] == 16
@@ -104,13 +123,12 @@ def test_exit_codes_and_metrics_of_a_submitted_job(head, capfd):
     assert head.seen["ray_maskformer_drift"] == 0.05
 
     # Ended with 75: another attempt, which ends well; the third time there is nothing to do.
-    plain = SubmitSettings(
-        submission_id="night-2026-01-20", address=head.dashboard, working_dir=None
-    )
-    assert submit(["sh", "-c", "exit 3"], settings=plain) == 0
-    assert "submitted night-2026-01-20-2" in capfd.readouterr().err
-    assert submit(["sh", "-c", "exit 1"], settings=plain) == 0
-    assert "night-2026-01-20-2 was submitted before" in capfd.readouterr().err
+    again = _submitted(["sh", "-c", "exit 3"], head)
+    assert again.returncode == 0
+    assert "submitted night-2026-01-20-2" in again.stderr
+    last = _submitted(["sh", "-c", "exit 1"], head)
+    assert last.returncode == 0
+    assert "night-2026-01-20-2 was submitted before" in last.stderr
 
 
 def _watch(head: Head, port: int, stop: threading.Event) -> None:
