@@ -66,6 +66,31 @@ def s3_server(folder: Path, *, bucket: str = "test") -> Iterator[S3Server]:
             process.wait()
 
 
+@contextlib.contextmanager
+def rclone_server(folder: Path, *, bucket: str = "test") -> Iterator[S3Server]:
+    """`rclone serve s3` over a folder: it ignores the conditions of a PUT."""
+    (folder / bucket).mkdir()
+    (port,) = _free_ports(1)
+    server = S3Server(endpoint_url=f"http://127.0.0.1:{port}")
+    log = folder / "rclone.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("rclone")), "serve", "s3",
+                f"--addr=127.0.0.1:{port}", "--vfs-cache-mode=off", str(folder),
+            ],
+            stdout=output, stderr=subprocess.STDOUT,
+            # A list in CSV; not on the command line, which everybody can read.
+            env={"RCLONE_AUTH_KEY": f'"{KEY},{SECRET}"', "HOME": str(folder)},
+        )  # fmt: skip
+    try:
+        _wait_for(server, bucket, process, log)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
@@ -99,4 +124,4 @@ def _wait_for(server: S3Server, bucket: str, process: subprocess.Popen[bytes], l
             fs.rm_file(f"{bucket}/.ready")
             return
         time.sleep(0.2)
-    raise RuntimeError(f"weed mini did not start: {log.read_text()[-2000:]}")
+    raise RuntimeError(f"the S3 server did not start: {log.read_text()[-2000:]}")

