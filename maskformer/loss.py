@@ -264,5 +264,5 @@ def _positions(
     queries = torch.cat([queries for queries, _ in indices]).to(device)
     lengths = [len(queries) for queries, _ in indices]
     # Made on the host, where the lengths are known: repeating on the device would wait for it.
-    images = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    images = torch.from_numpy(np.arange(len(lengths)).repeat(lengths))
     return images.to(device, non_blocking=True), queries

@@ -22,6 +22,7 @@ from maskformer.checkpoint import LoadReport, save_checkpoint
 from maskformer.checkpoints.loading import load_pretrained
 from maskformer.configuration import MaskFormerConfig
 from maskformer.loss import MaskFormerLoss
+from maskformer.mask_product import mask_product
 from maskformer.matcher import (
     BatchClassLabels,
     BatchMaskLabels,
@@ -335,7 +336,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
     ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
         # All layers at once: one large product in place of some small ones, backward too.
         stacked = torch.stack(list(states), dim=1)
-        masks = torch.einsum("blqc,bchw->blqhw", self.mask_embedder(stacked), embeddings).unbind(1)
+        masks = mask_product(self.mask_embedder(stacked), embeddings).unbind(1)
         classes = self.class_predictor(stacked).unbind(1)
         auxiliary = [
             {"masks_queries_logits": mask_logits, "class_queries_logits": class_logits}
