@@ -10,6 +10,9 @@ from jaxtyping import install_import_hook
 # Before anything imports the package: from here on each call checks its shapes.
 install_import_hook("maskformer", "beartype.beartype")
 
+# Before Ray is imported: all of its processes listen on 127.0.0.1 alone.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
 # The same cases in every run, on every machine.
 settings.register_profile("project", derandomize=True, deadline=None)
 settings.load_profile("project")

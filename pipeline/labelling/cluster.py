@@ -21,6 +21,8 @@ import maskformer
 import pipeline
 from maskformer import MaskFormerImageProcessor
 
+_ON_THE_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # is heeded on all systems
+
 
 def connect(address: str | None = None) -> None:
     """Joins the cluster at `address` or in RAY_ADDRESS; with neither, starts one on this machine.
@@ -33,6 +35,7 @@ def connect(address: str | None = None) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         _let_workers_find_this_code()
+        _stay_on_this_machine()
         try:
             with _native_stderr_closed():
                 ray.init(
@@ -62,6 +65,16 @@ def _let_workers_find_this_code() -> None:
     root = str(Path(pipeline.__file__).parents[1])
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
+
+
+def _stay_on_this_machine() -> None:
+    """Has all processes that Ray starts from this one listen on 127.0.0.1 alone.
+
+    On Linux it takes that address for the machine's own on the network, and listens there.
+    """
+    if _ON_THE_NETWORK not in os.environ:
+        os.environ[_ON_THE_NETWORK] = "0"
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # was read from there on import
 
 
 def _be_quiet() -> None:

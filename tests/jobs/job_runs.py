@@ -111,6 +111,7 @@ class Job:
         changes = {
             _MARK: self._mark,
             "RAY_TMPDIR": str(self.ray_folder),
+            ON_THE_NETWORK: "0",
             **moments_environment(moments),
             **(environment or {}),
         }
@@ -239,6 +240,10 @@ def moments_environment(moments: Sequence[Moment]) -> dict[str, str]:
         "PYTHONPATH": str(Path(__file__).parent / "moments"),
         "MOMENTS": json.dumps([asdict(each) for each in moments], default=str),
     }
+
+
+# As a run does for its own cluster; clusters of tests stay on this machine too.
+ON_THE_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def clean_environment() -> dict[str, str]:
