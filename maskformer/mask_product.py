@@ -1,7 +1,7 @@
 """The product of mask embeddings and pixel features: the mask logits of all queries of all layers.
 
 `model.py` asks for it. In training most queries are matched with nothing, so that most rows of the
-gradient are zero: a tenth of the product's backward pass is enough then.
+gradient are zero: its backward pass takes those that are not.
 """
 
 from typing import Any

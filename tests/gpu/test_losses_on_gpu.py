@@ -1,6 +1,7 @@
 """The loss on a GPU: the CPU's numbers and gradients, one wait a step, and a group of NCCL."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from tiny_training import drawn_batch, tiny_model
 from waits import waits
 
-from maskformer import step_normalisers
+from maskformer import MaskFormerForInstanceSegmentation, step_normalisers
 from pipeline.training.batches import Batch
 from pipeline.training.loop import Trainer
 from pipeline.training.optimisation import OptimisationSettings
@@ -21,9 +22,9 @@ def batch(device: torch.device | str = "cpu") -> Batch:
     return drawn_batch([0, 1, 2, 3], num_masks=[3, 0, 1, 12]).to(device)  # more than queries too
 
 
-def losses_and_gradients(model, batch: Batch) -> tuple[dict[str, float], torch.Tensor]:
+def losses_of(model: MaskFormerForInstanceSegmentation, batch: Batch) -> dict[str, torch.Tensor]:
     outputs = model(batch.pixel_values, output_auxiliary_logits=True)
-    losses = model.get_loss_dict(
+    return model.get_loss_dict(
         outputs.masks_queries_logits,
         outputs.class_queries_logits,
         batch.mask_labels,
@@ -31,11 +32,17 @@ def losses_and_gradients(model, batch: Batch) -> tuple[dict[str, float], torch.T
         outputs.auxiliary_logits,
         valid=batch.valid,
     )
+
+
+def losses_and_gradients(
+    model: MaskFormerForInstanceSegmentation, batch: Batch
+) -> tuple[dict[str, float], torch.Tensor]:
+    losses = losses_of(model, batch)
     torch.stack(list(losses.values())).sum().backward()
     gradients = torch.cat(
         [p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]
     )
-    return {name: float(loss) for name, loss in losses.items()}, gradients
+    return {name: float(loss.detach()) for name, loss in losses.items()}, gradients
 
 
 @pytest.mark.parametrize("with_valid", [False, True])
@@ -46,7 +53,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(with_valid):
         inputs = batch()
         if with_valid:
             planes = [torch.arange(64 * 64).view(64, 64) % 7 > 0] * len(inputs)
-            inputs.__dict__["valid"] = planes
+            inputs = dataclasses.replace(inputs, valid=planes)
         results.append(losses_and_gradients(model, inputs.to(device)))
     (expected, on_cpu), (found, on_gpu) = results
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -71,14 +78,7 @@ def test_a_loss_waits_once_for_all_layers_and_images():
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16):
-            outputs = model(inputs.pixel_values, output_auxiliary_logits=True)
-            losses = model.get_loss_dict(
-                outputs.masks_queries_logits,
-                outputs.class_queries_logits,
-                inputs.mask_labels,
-                inputs.class_labels,
-                outputs.auxiliary_logits,
-            )
+            losses = losses_of(model, inputs)
         torch.stack(list(losses.values())).sum().backward()
 
     assert len(waits(step)) == 1
