@@ -39,8 +39,9 @@ class QueryDecoder(nn.Module):
         width = config.d_model
         if width % 4:
             raise ValueError(f"decoder_config.d_model must be a multiple of 4, got {width}")
-        # `nn.Embedding(number, width)` imports a compiler on the device `meta`: 1.4 s.
-        queries = torch.randn(config.num_queries, width)
+        queries = torch.empty(config.num_queries, width)
+        if not queries.is_meta:  # there it would import a compiler: 1.4 s
+            nn.init.normal_(queries)
         self.queries_embedder = nn.Embedding.from_pretrained(queries, freeze=False)
         self.input_projection = (
             xavier_convolution(in_channels, width, size=1) if in_channels != width else None

@@ -133,6 +133,7 @@ def evaluate_model(
         model=ray.put(dict(segmenting.model_files)),
         make=segmenting.make,
         machines=machines,
+        num_images=len(comparison.dataset),
     )
     return _judged(
         rows, comparison=comparison, num_cpus=machines.stager_cpus, on_progress=on_progress

@@ -186,6 +186,15 @@ class Machines:
             num_nodes=len(nodes),
         )
 
+    def first_actors(self, num_images: int) -> int:
+        """How many start at once: all that get a block each, of about so many images.
+
+        One after the other, as Ray Data adds them to a pool, takes its time: each has to load a
+        model before it is seen that another is wanted.
+        """
+        blocks = num_images // self.block_images
+        return min(max(self.fewest_actors, blocks), self.most_actors)
+
     def block_bytes(self, processor: MaskFormerImageProcessor) -> int:
         """Pixels of a block: so many photographs of the usual shape, at the model's size."""
         height, width = processor.resized_size(_USUAL_SIZE)

@@ -48,6 +48,7 @@ _ACTOR_RESTARTS = 100
 _COMMITS_AT_ONCE = 16
 _STALLED_SECONDS = 900
 _UNITS_AT_ONCE = 64
+_IMAGE_BYTES = 100_000  # of the usual photograph
 _DONE_ELSEWHERE = "done by a run beside this one"
 
 MakeSegmenter: TypeAlias = Callable[..., Callable[[pa.Table], pa.Table]]
@@ -342,6 +343,7 @@ def label_dataset(
         gate: the actor that lets units begin; None lets all.
         care: what is known of images that end processes, where any is suspected.
     """
+    units = list(units)
     machines = Machines.of_cluster(work.actors)
     block_bytes = machines.block_bytes(work.processor) if care is None else 1
     configure_ray_data(block_bytes=block_bytes)
@@ -360,6 +362,7 @@ def label_dataset(
         model=model,
         make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,
+        num_images=sum(unit.num_images or unit.num_bytes // _IMAGE_BYTES for unit in units),
         witness=None if care is None else care.witness,
         is_done=work.table.is_done,
     ).map_batches(
@@ -391,6 +394,7 @@ def segmented(
     model: "ray.ObjectRef[ModelFiles]",
     make: MakeSegmenter,
     machines: Machines,
+    num_images: int,
     witness: Any = None,
     is_done: Callable[[str], bool] | None = None,
 ) -> "ray.data.Dataset":
@@ -398,6 +402,7 @@ def segmented(
 
     Args:
         make: is called on each actor, with `model_files` and `num_threads`, for what makes rows.
+        num_images: about how many the tasks have in all.
         witness: the actor that is told of each image, for blocks of one.
         is_done: whether there is nothing to do any more for a unit; actors look once for each.
     """
@@ -423,6 +428,7 @@ def segmented(
         compute=ActorPoolStrategy(
             min_size=machines.fewest_actors,
             max_size=machines.most_actors,
+            initial_size=machines.first_actors(num_images),
             # With a witness nothing else is on an actor that ends.
             max_concurrent_calls_per_actor=2 if witness is None else 1,
             max_tasks_in_flight_per_actor=4 if witness is None else 1,
@@ -481,10 +487,11 @@ def _quietly(is_done: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 def make_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
-    """A `Segmenter`; imports torch only in the actor's own process."""
+    """A `Segmenter` for the process that calls; imports torch nowhere else."""
     from pipeline.labelling.segmenting import Segmenter
 
-    return Segmenter(**options)
+    gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
+    return Segmenter(**options, gpu_share=min(gpus, 1.0))
 
 
 def unit_table(unit: Unit) -> pa.Table:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import ray
 
 from pipeline.labelling.cluster import Machines
-from pipeline.labelling.flow import Work, unit_table
+from pipeline.labelling.flow import Work, make_segmenter, unit_table
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.planning import Plan
 from pipeline.labelling.progress import duration
@@ -53,9 +53,7 @@ def forecast(plan: Plan, *, work: Work) -> str:
 
 def _sample(unit: pa.Table, *, work: Work, machines: Machines) -> _Sample:
     """Loads and segments the first images of a unit; the first of all is not timed."""
-    from pipeline.labelling.segmenting import Segmenter
-
-    segmenter = Segmenter(
+    segmenter = make_segmenter(
         model_files=lambda: work.model_files,
         settings=work.segmenting,
         num_threads=machines.actor_threads,

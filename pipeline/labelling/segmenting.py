@@ -92,6 +92,7 @@ class Segmenter:
         model_files: Callable[[], ModelFiles],
         settings: SegmentSettings,
         num_threads: int | None = None,
+        gpu_share: float = 1.0,
     ) -> None:
         keep_memory()
         # One thread of arithmetic beside the model's: with more the two would fight for the cores.
@@ -102,7 +103,9 @@ class Segmenter:
         self._dtype = _DTYPES[settings.precision]
         self._model, self._processor = load_model(model_files(), settings=settings)
         self._device = self._model.device
-        self._batch_pixels = settings.batch_pixels or _pixels_at_once(self._device)
+        self._batch_pixels = settings.batch_pixels or _pixels_at_once(
+            self._device, share=gpu_share
+        )
         self._labels = self._model.config.id2label
         self._model_is_free = threading.Lock()
         compiling.result()
@@ -300,11 +303,12 @@ def _ended(finishing: "Future[list[_Result]]", *, seconds: float) -> list[_Resul
         os._exit(1)
 
 
-def _pixels_at_once(device: torch.device) -> int:
-    """What a batch may have: one image on a CPU; on a GPU as many as its memory has room for."""
+def _pixels_at_once(device: torch.device, *, share: float) -> int:
+    """What a batch may have: one image on a CPU; on a GPU as many as the share has room for."""
     if device.type != "cuda":
         return 1
-    return torch.cuda.get_device_properties(device).total_memory // _BYTES_PER_PIXEL_ON_A_GPU
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return int(share * memory) // _BYTES_PER_PIXEL_ON_A_GPU
 
 
 def _compile() -> None:

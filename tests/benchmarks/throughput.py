@@ -5,6 +5,7 @@ each in a process of its own. Start-up is left out of all of them. Where there i
 use it, and the job gets each photograph many times over: it needs thousands. Prints one JSON line.
 
     python tests/benchmarks/throughput.py [--shared ../shared] [--images 60] [--copies 1]
+                                          [--actor_gpus 0.25]
 """
 
 import argparse
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--copies", type=int, default=1, help="of each photograph, for the job")
+    parser.add_argument("--actor_gpus", help="of the job")
     parser.add_argument("--one", nargs=3, metavar=("WHAT", "MODEL", "PHOTOGRAPHS"))
     arguments = parser.parse_args()
     if arguments.one:
@@ -43,7 +45,7 @@ def main() -> None:
         photographs = made.photographs[0].parent
         corpus = _copied(made.photographs, Path(folder, "corpus"), copies=arguments.copies)
         rates = {
-            "job_bf16": _job(corpus, made.folder, Path(folder)),
+            "job_bf16": _job(corpus, made.folder, Path(folder), actor_gpus=arguments.actor_gpus),
             **{what: _loop(what, made.folder, photographs) for what in LOOPS},
         }
     job = rates["job_bf16"]
@@ -78,7 +80,7 @@ def _copied(photographs: Iterable[Path], folder: Path, *, copies: int) -> Path:
     return folder
 
 
-def _job(corpus: Path, model: Path, folder: Path) -> float:
+def _job(corpus: Path, model: Path, folder: Path, *, actor_gpus: str | None) -> float:
     table = Path(tempfile.mkdtemp(dir=folder))
     command = [
         sys.executable, str(ROOT / "jobs" / "segment_corpus.py"),
@@ -86,6 +88,8 @@ def _job(corpus: Path, model: Path, folder: Path) -> float:
         "--precision=bf16", f"--threshold={THRESHOLD}",
         f"--overlap_mask_area_threshold={OVERLAP}",
     ]  # fmt: skip
+    if actor_gpus is not None:
+        command.append(f"--actor_gpus={actor_gpus}")
     if _gpu() is None:
         command.append("--block_images=4")  # few photographs are to be shared among all actors
     subprocess.run(command, check=True, capture_output=True)

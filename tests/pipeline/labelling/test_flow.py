@@ -236,6 +236,15 @@ def test_fewer_actors_than_cores_share_them(num_actors, threads):
     assert (machines.most_actors, machines.actor_threads) == (num_actors, threads)
 
 
+@pytest.mark.parametrize(
+    ("settings", "num_images", "expected"),
+    [({}, 3, 1), ({}, 31, 1), ({}, 32, 2), ({}, 10**9, 2), ({"num_actors": 5}, 3, 5)],
+)
+def test_as_many_actors_start_at_once_as_get_a_block_each(settings, num_images, expected):
+    machines = Machines.of_cluster(ActorSettings(**settings))
+    assert machines.first_actors(num_images) == expected
+
+
 def test_after_the_deadline_no_unit_begins_and_those_left_are_no_faults(tmp_path, work):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
     units = plan(corpus, work).units
