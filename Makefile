@@ -11,8 +11,11 @@ AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off --timeout 10
 demo: $(INSTALLED)
 	$(BIN)/python jobs/demo.py
 
+# A file of tests at a time for each process, in order: those of jobs, which take longest, come first.
+SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
 # What takes long to go wrong.
 faults: $(INSTALLED)

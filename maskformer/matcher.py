@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from maskformer import mask_loops
@@ -257,6 +256,8 @@ def _check_labels(labels: Sequence[np.ndarray], *, num_labels: int) -> None:
 
 
 def _assign(costs: Float[np.ndarray, "queries masks"]) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.optimize import linear_sum_assignment  # 0.4 s, which inference need not wait for
+
     return linear_sum_assignment(np.where(np.isfinite(costs), costs, _FORBIDDEN))
 
 

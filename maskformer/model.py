@@ -22,7 +22,7 @@ from maskformer.checkpoint import LoadReport, save_checkpoint
 from maskformer.checkpoints.loading import load_pretrained
 from maskformer.configuration import MaskFormerConfig
 from maskformer.loss import MaskFormerLoss
-from maskformer.mask_product import mask_product
+from maskformer.mask_product import Projected, mask_product
 from maskformer.matcher import (
     BatchClassLabels,
     BatchMaskLabels,
@@ -283,8 +283,10 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             every_layer=with_auxiliary or (with_loss and config.use_auxiliary_loss),
             with_attentions=_given_or(output_attentions, config.output_attentions),
         )
-        embeddings = self.model.pixel_level_module.decoder.mask_projection(pixel.features[-1])
-        class_logits, mask_logits, auxiliary = self._logits(decoded.normed_states, embeddings)
+        projected = Projected.by(
+            self.model.pixel_level_module.decoder.mask_projection, pixel.features[-1]
+        )
+        class_logits, mask_logits, auxiliary = self._logits(decoded.normed_states, projected)
         loss = None
         if mask_labels is not None and class_labels is not None:
             losses = self.get_loss_dict(
@@ -298,7 +300,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             )
             loss = self.get_loss(losses)
         with_states = _given_or(output_hidden_states, config.output_hidden_states)
-        base = _model_output(pixel, embeddings, decoded, with_states=with_states)
+        base = _model_output(pixel, projected.features, decoded, with_states=with_states)
         output = MaskFormerForInstanceSegmentationOutput(
             loss=loss,
             class_queries_logits=class_logits,
@@ -329,14 +331,14 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             layernorm = self.model.transformer_module.decoder.layernorm
             between = outputs.transformer_decoder_hidden_states[1:-1]
             states = [*(layernorm(state) for state in between), *states]
-        return self._logits(states, outputs["pixel_decoder_last_hidden_state"])
+        return self._logits(states, Projected(features=outputs["pixel_decoder_last_hidden_state"]))
 
     def _logits(
-        self, states: Sequence[Tensor], embeddings: Tensor
+        self, states: Sequence[Tensor], projected: Projected
     ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
         # All layers at once: one large product in place of some small ones, backward too.
         stacked = torch.stack(list(states), dim=1)
-        masks = mask_product(self.mask_embedder(stacked), embeddings).unbind(1)
+        masks = mask_product(self.mask_embedder(stacked), projected).unbind(1)
         classes = self.class_predictor(stacked).unbind(1)
         auxiliary = [
             {"masks_queries_logits": mask_logits, "class_queries_logits": class_logits}

@@ -103,9 +103,7 @@ class Segmenter:
         self._dtype = _DTYPES[settings.precision]
         self._model, self._processor = load_model(model_files(), settings=settings)
         self._device = self._model.device
-        self._batch_pixels = settings.batch_pixels or _pixels_at_once(
-            self._device, share=gpu_share
-        )
+        self._batch_pixels = settings.batch_pixels or _pixels_at_once(self._device, share=gpu_share)
         self._labels = self._model.config.id2label
         self._model_is_free = threading.Lock()
         compiling.result()

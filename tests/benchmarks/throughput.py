@@ -99,7 +99,9 @@ def _job(corpus: Path, model: Path, folder: Path, *, actor_gpus: str | None) -> 
 
 def _loop(what: str, model: Path, photographs: Path) -> float:
     command = [sys.executable, __file__, "--one", what, str(model), str(photographs)]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        sys.exit(f"{what}: {ran.stderr[-3000:]}")
     return float(ran.stdout.splitlines()[-1])
 
 

@@ -1,55 +1,96 @@
-"""The product's gradient, of which most rows are zero, is that of einsum."""
+"""The product's gradient, of which most rows are zero, is that of einsum and convolution."""
 
 import pytest
 import torch
+from torch import nn
 
-from maskformer.mask_product import mask_product
+from maskformer.mask_product import Projected, mask_product
+
+CHANNELS, ROWS = 8, 15
 
 
-def inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, nn.Conv2d]:
     random = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(2, 3, 5, 8, generator=random).to(dtype)
-    features = torch.randn(2, 8, 6, 7, generator=random).to(dtype)
+    embeddings = torch.randn(2, 3, 5, CHANNELS, generator=random).to(dtype)
+    source = torch.randn(2, 4, 6, 7, generator=random).to(dtype)
+    torch.manual_seed(1)
+    projection = nn.Conv2d(4, CHANNELS, 3, padding=1).to(dtype)
     layout = torch.channels_last  # as convolutions leave it
-    return embeddings.requires_grad_(), features.to(memory_format=layout).requires_grad_()
+    return (
+        embeddings.requires_grad_(),
+        source.to(memory_format=layout).requires_grad_(),
+        projection,
+    )
 
 
-@pytest.mark.parametrize("learning", [[], [0], [2, 11], list(range(15))], ids=len)
+def plain(embeddings: torch.Tensor, projected: Projected) -> torch.Tensor:
+    return torch.einsum("blqc,bchw->blqhw", embeddings, projected.features)
+
+
+# Fewer than the features have channels, and more.
+@pytest.mark.parametrize("learning", [[], [0], [2, 11], list(range(ROWS))], ids=len)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2)]
 )
-def test_the_gradient_is_that_of_einsum(learning, dtype, tolerance):
-    embeddings, features = inputs(dtype)
-    gradient = torch.zeros(2, 15, 6, 7, dtype=dtype)
+def test_the_gradient_is_that_of_einsum_and_convolution(learning, dtype, tolerance):
+    embeddings, source, projection = inputs(dtype)
+    gradient = torch.zeros(2, ROWS, 6, 7, dtype=dtype)
     gradient[0, learning] = torch.randn(
         len(learning), 6, 7, generator=torch.Generator().manual_seed(1)
     ).to(dtype)
     gradient = gradient.view(2, 3, 5, 6, 7)  # nothing in the second image
+    leaves = (embeddings, source, projection.weight, projection.bias)
 
-    found = mask_product(embeddings, features)
-    expected = torch.einsum("blqc,bchw->blqhw", embeddings, features)
+    found = mask_product(embeddings, Projected.by(projection, source))
+    expected = plain(embeddings, Projected.by(projection, source))
 
     assert torch.equal(found, expected)
     for ours, theirs in zip(
-        torch.autograd.grad(found, (embeddings, features), gradient),
-        torch.autograd.grad(expected, (embeddings, features), gradient),
+        torch.autograd.grad(found, leaves, gradient),
+        torch.autograd.grad(expected, leaves, gradient),
         strict=True,
     ):
         assert ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+        scale = 1 + theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_features_that_are_used_elsewhere_too_get_both_gradients():
+    embeddings, source, projection = inputs(torch.float64)
+
+    def gradients(product):
+        projected = Projected.by(projection, source)
+        total = product(embeddings, projected).square().sum() + projected.features.square().sum()
+        return torch.autograd.grad(total, (embeddings, source, projection.weight, projection.bias))
+
+    for ours, theirs in zip(gradients(mask_product), gradients(plain), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_features_of_unknown_origin_get_their_gradient():
+    embeddings, source, projection = inputs(torch.float64)
+    features = projection(source).detach().requires_grad_()
+    mask_product(embeddings, Projected(features=features)).sum().backward()
+    expected = embeddings.detach().sum((1, 2))[:, :, None, None].expand_as(features)
+    torch.testing.assert_close(features.grad, expected)
 
 
 def test_a_gradient_that_is_not_a_number_is_passed_on():
-    embeddings, features = inputs(torch.float32)
-    mask_product(embeddings, features).backward(torch.full((2, 3, 5, 6, 7), torch.nan))
-    assert bool(embeddings.grad.isnan().all() and features.grad.isnan().all())
+    embeddings, source, projection = inputs(torch.float32)
+    logits = mask_product(embeddings, Projected.by(projection, source))
+    logits.backward(torch.full((2, 3, 5, 6, 7), torch.nan))
+    for leaf in (embeddings, source, projection.weight, projection.bias):
+        assert bool(leaf.grad.isnan().all())
 
 
-def test_in_half_the_bits_under_autocast_and_frozen_features():
-    embeddings, features = inputs(torch.float32)
+def test_in_half_the_bits_under_autocast_with_a_frozen_backbone_and_projection():
+    embeddings, source, projection = inputs(torch.float32)
+    projection.requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = mask_product(embeddings, features.detach())
+        projected = Projected.by(projection, source.detach())
+        logits = mask_product(embeddings, projected)
     logits.float().sum().backward()
     assert logits.dtype == torch.bfloat16
-    expected = features.detach().sum((2, 3))[:, None, None].expand_as(embeddings)
+    assert projection.weight.grad is None
+    expected = projected.features.float().sum((2, 3))[:, None, None].expand_as(embeddings)
     torch.testing.assert_close(embeddings.grad, expected, rtol=2e-2, atol=2e-1)
