@@ -27,14 +27,14 @@ MOMENTS = [
 ]
 
 
-# Of each kind one: reading, segmented and staged, between the two PUTs, done, and cleaned up.
-FEWER = [MOMENTS[index] for index in (3, 6, 8, 9, 10)]
+# Reading, between the two PUTs, and done; tests/faults/ has every step of a commit by itself.
+FEWER = [MOMENTS[index] for index in (3, 8, 10)]
 
 
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param(FEWER, id="six moments"),
+        pytest.param(FEWER, id="four moments"),
         pytest.param(MOMENTS, id="twelve moments", marks=pytest.mark.faults),
     ],
 )
@@ -52,7 +52,7 @@ def test_kills_leave_what_an_unbroken_run_leaves(
         _kill(at, name, jobs=jobs, options=options)
         done = _check_and_spoil(tmp_path / "table", corpus, unbroken=unbroken, done=done)
     left = set(unbroken.rows.ids) - done
-    assert len(done) >= 4
+    assert len(done) >= 2
     assert left
 
     report = jobs.run(**options).expect(0).report
