@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from ports import free_ports
 
 KEY, SECRET = "test-access-key-4711", "test-secret-that-must-not-leak-0815"
 
@@ -35,7 +36,7 @@ class S3Server:
 def s3_server(folder: Path, *, bucket: str = "test") -> Iterator[S3Server]:
     """Starts the server with one bucket, ends it by its process id."""
     names = ["master", "volume", "filer", "s3"]
-    ports = dict(zip([*names, *(f"{n}.grpc" for n in names), "admin"], _free_ports(9), strict=True))
+    ports = dict(zip([*names, *(f"{n}.grpc" for n in names), "admin"], free_ports(9), strict=True))
     command = [
         str(Path(sys.executable).with_name("weed")), "mini", f"-dir={folder}",
         "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={bucket}",
@@ -70,7 +71,7 @@ def s3_server(folder: Path, *, bucket: str = "test") -> Iterator[S3Server]:
 def rclone_server(folder: Path, *, bucket: str = "test") -> Iterator[S3Server]:
     """`rclone serve s3` over a folder: it ignores the conditions of a PUT."""
     (folder / bucket).mkdir()
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     server = S3Server(endpoint_url=f"http://127.0.0.1:{port}")
     log = folder / "rclone.log"
     with open(log, "wb") as output:
@@ -89,16 +90,6 @@ def rclone_server(folder: Path, *, bucket: str = "test") -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.wait(20)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _wait_for(server: S3Server, bucket: str, process: subprocess.Popen[bytes], log: Path) -> None:

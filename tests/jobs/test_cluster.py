@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import ray
 from job_runs import ROOT, Job, Jobs, Moment, clean_environment, running, wait_until, words
+from ports import free_ports, instead_of_fixed_ports
 from table_rows import Run, assert_same, rows_of
 
 from pipeline.labelling.cluster import ActorSettings, Machines
@@ -43,19 +43,20 @@ class Head:
 @pytest.fixture(scope="module")
 def head(jobs: Jobs) -> Iterator[Head]:
     """With GPUs that it says it has: actors ask for them, and compute where they can."""
-    port, dashboard_port = _free_ports(2)
+    port, dashboard_port = free_ports(2)
     job = jobs.start_command(
         [
             str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=2",
             "--node-ip-address=127.0.0.1", f"--port={port}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+            *instead_of_fixed_ports(),
         ],
         environment={**TOKEN, **PATH},
     )  # fmt: skip
     with running(job):
         dashboard = f"http://127.0.0.1:{dashboard_port}"
         # It answers before its agent does, and without that it refuses jobs.
-        wait_until(lambda: _takes_jobs(dashboard), what="a head that takes jobs")
+        wait_until(lambda: _takes_jobs(dashboard), what="a head that takes jobs", seconds=300)
         yield Head(dashboard=dashboard, ray_folder=job.ray_folder)
 
 
@@ -233,16 +234,6 @@ def _submit(command: list[str], *, jobs: Jobs, head: Head) -> Job:
     return jobs.start_command(
         [*submit, "--working-dir", str(ROOT), "--", *command], environment={**TOKEN, **PATH}
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _takes_jobs(dashboard: str) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ports import free_ports, instead_of_fixed_ports
 
 import pipeline
 from pipeline.nightly.reporting.metrics import METRICS
@@ -58,7 +59,7 @@ class Head:
 
 @pytest.fixture
 def head() -> Iterator[Head]:
-    port, dashboard, metrics = _free_ports(3)
+    port, dashboard, metrics = free_ports(3)
     folder = tempfile.mkdtemp(prefix="r")  # short: sockets' paths have an end
     environment = {
         **os.environ, **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -69,7 +70,7 @@ def head() -> Iterator[Head]:
             str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=1",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}",
-            f"--temp-dir={folder}",
+            f"--temp-dir={folder}", *instead_of_fixed_ports(),
         ],
         env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -153,13 +154,3 @@ def _wait_until(is_so: Callable[[], bool], *, seconds: float) -> None:
 def _listens(port: int) -> bool:
     with socket.socket() as attempt:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
