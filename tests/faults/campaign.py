@@ -33,6 +33,8 @@ _COUNTING = Path(__file__).parent / "counting"
 _RIVAL = Path(__file__).parent / "rival.py"
 _RUN_SECONDS = 600
 _MOST_RUNS = 100
+# Of one table: once it is done, its runs have nothing to lose.
+_MOST_KILLS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +135,9 @@ def _make_table(
     jobs: Jobs,
     outcome: Outcome,
 ) -> None:
-    """Runs until one ends well; each is disturbed, as long as kills are left."""
+    """Runs until one ends well; each is disturbed, as long as kills are left for the table."""
     outcome.tables += 1
+    kills = min(kills, outcome.kills.total() + _MOST_KILLS)
     for _ in range(_MOST_RUNS):
         job = _start(contestant, place, jobs=jobs)
         outcome.runs += 1
