@@ -102,3 +102,15 @@ def test_too_little_memory_ends_no_run(model_files, policy):
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert classes <= {None, "SegmenterOutOfMemory"}
     assert segmenter(rows.slice(3, 1)).equals(one)
+
+
+def test_an_actor_with_a_part_of_a_gpu_keeps_to_its_share(model_files, monkeypatch):
+    settings = SegmentSettings(**TASKS["panoptic"])
+    whole = Segmenter(model_files=lambda: model_files, settings=settings)
+    part = Segmenter(model_files=lambda: model_files, settings=settings, gpu_share=1e-6)
+    batches = []
+    masks = part._masks
+    monkeypatch.setattr(part, "_masks", lambda batch: batches.append(len(batch)) or masks(batch))
+    found, expected = part(block("transformers")), whole(block("transformers"))
+    assert batches == [1] * len(SIZES)
+    assert found["num_segments"] == expected["num_segments"]
