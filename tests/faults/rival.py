@@ -53,7 +53,8 @@ def main() -> None:
     for name in ("--corpus", "--table", "--model", "--checkpoint"):
         parser.add_argument(name)
     options = parser.parse_args()
-    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False)
+    # With two CPUs the actors of checkpoint and model leave none to the tasks that read.
+    ray.init(address="local", num_cpus=4, _node_ip_address="127.0.0.1", include_dashboard=False)
     paths = sorted(glob.glob(f"{options.corpus}/*"))
     if options.checkpoint:
         DataContext.get_current().checkpoint_config = CheckpointConfig(
