@@ -14,6 +14,6 @@ def free_ports(count: int) -> list[int]:
 
 
 def instead_of_fixed_ports() -> list[str]:
-    """Arguments of `ray start --head`: for the ports of its own choice any other Ray may fight."""
+    """Arguments of `ray start --head`, for which every head would take the same ports by itself."""
     agent, client = free_ports(2)
     return [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]

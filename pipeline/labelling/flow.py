@@ -487,7 +487,7 @@ def _quietly(is_done: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 def make_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
-    """A `Segmenter` for the process that calls; imports torch nowhere else."""
+    """A `Segmenter` within what the process has of a GPU; imports torch in that process alone."""
     from pipeline.labelling.segmenting import Segmenter
 
     gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
