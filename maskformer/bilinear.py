@@ -1,6 +1,6 @@
 """Bilinear resampling of maps, whole or in pieces.
 
-Takes the low-resolution maps of the model; `contest.py` and `postprocess.py` ask. Everything here
+Takes the low-resolution maps of the model; `contest.py` and `segmentation.py` ask. Everything here
 follows the convention of `torch.nn.functional.interpolate` with `align_corners=False`. Each value
 is computed by the same operations wherever it stands: pieces of any size give what the whole would
 give, to the last bit.

@@ -41,7 +41,7 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
 def kept_in() -> str | None:
     """The folder of the machine code of this version of the package, if there can be one."""
     digest = hashlib.sha256()
-    for source in sorted(_PACKAGE.glob("*.py")):
+    for source in sorted(_PACKAGE.rglob("*.py")):
         digest.update(source.read_bytes())
     users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "maskformer")
     chosen = numba.config.CACHE_DIR

@@ -21,7 +21,7 @@ from PIL import Image
 
 from maskformer import resizing
 from maskformer.batch import BatchFeature
-from maskformer.outputs_to_segments import OutputsToSegments
+from maskformer.postprocessing.outputs_to_segments import OutputsToSegments
 from maskformer.resizing import HeightWidth, ResizeRule, Size
 
 if TYPE_CHECKING:

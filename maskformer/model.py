@@ -17,24 +17,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskformer.backbones import build_backbone
-from maskformer.checkpoint import LoadReport, save_checkpoint
+from maskformer.checkpoints.checkpoint import LoadReport, save_checkpoint
 from maskformer.checkpoints.loading import load_pretrained
 from maskformer.configuration import MaskFormerConfig
-from maskformer.loss import MaskFormerLoss
-from maskformer.mask_product import Projected, mask_product
-from maskformer.matcher import (
+from maskformer.criterion.loss import MaskFormerLoss
+from maskformer.criterion.matcher import (
     BatchClassLabels,
     BatchMaskLabels,
     MaskFormerHungarianMatcher,
 )
+from maskformer.network.backbones import build_backbone
+from maskformer.network.mask_product import Projected, mask_product
+from maskformer.network.pixel_decoder import PixelDecoder
+from maskformer.network.query_decoder import DecodedQueries, QueryDecoder
 from maskformer.outputs import (
     MaskFormerForInstanceSegmentationOutput,
     MaskFormerModelOutput,
     QueryDecoding,
 )
-from maskformer.pixel_decoder import PixelDecoder
-from maskformer.query_decoder import DecodedQueries, QueryDecoder
 
 Pixels = Float[Tensor, "batch colours _ _"]
 PixelMask = Tensor | None

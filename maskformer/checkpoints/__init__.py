@@ -2,5 +2,5 @@
 
 `stored` reads what a file holds without reading the weights, `pickled` the files that are pickles,
 `dialects` translates names, `backbones` fills a backbone alone, `labels` keeps what two label sets
-share, `conversion` writes transformers' format. `maskformer/checkpoint.py` fills a model from them.
+share, `conversion` writes transformers' format, `checkpoint` fills a model from them.
 """

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from maskformer.checkpoint import (
+from maskformer.checkpoints.checkpoint import (
     LoadReport,
     Weight,
     Weights,

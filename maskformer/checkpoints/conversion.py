@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from maskformer.checkpoint import LoadReport, fit_weights, read_checkpoint
+from maskformer.checkpoints.checkpoint import LoadReport, fit_weights, read_checkpoint
 from maskformer.configuration import MaskFormerConfig
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from maskformer.checkpoint import (
+from maskformer.checkpoints.checkpoint import (
     LoadReport,
     Weights,
     as_tensor,

@@ -15,7 +15,7 @@ from maskformer.metrics.maps import (
     segment_infos,
     segment_labels,
 )
-from maskformer.segment_shapes import encode_segments
+from maskformer.postprocessing.segment_shapes import encode_segments
 
 HeightWidth = tuple[int, int]
 

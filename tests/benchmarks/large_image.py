@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from maskformer import MaskFormerImageProcessor, SemanticTestTimeAugmentation, SlidingWindows
-from maskformer.postprocess import (
+from maskformer.postprocessing.segmentation import (
     instance_segmentation,
     keep_instance,
     keep_panoptic,

@@ -26,8 +26,8 @@ from transformers.models.maskformer.image_processing_pil_maskformer import (
     MaskFormerImageProcessorPil,
 )
 
-from maskformer.postprocess import keep_panoptic, panoptic_segmentation
-from maskformer.segment_shapes import encode_segments
+from maskformer.postprocessing.segment_shapes import encode_segments
+from maskformer.postprocessing.segmentation import keep_panoptic, panoptic_segmentation
 
 THRESHOLD, OVERLAP = 0.5, 0.5
 Row = tuple[int, int, float, int, tuple[int, ...], str]

@@ -11,7 +11,7 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
-from maskformer.postprocess import Kept, Segmentation
+from maskformer.postprocessing.segmentation import Kept, Segmentation
 
 GPU = torch.device("cuda")
 TARGET, MASKS, LABELS = (241, 330), (32, 48), 7

@@ -16,7 +16,7 @@ from maskformer.configuration import (
     TimmBackboneConfig,
 )
 from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
-from maskformer.positions import position_embedding
+from maskformer.network.positions import position_embedding
 
 ENCODER = {"pixel_decoder": "transformer_encoder", "transformer_in_feature": "transformer_encoder"}
 

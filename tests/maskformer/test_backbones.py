@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers
 
-from maskformer.backbones import build_backbone
 from maskformer.configuration import MaskFormerConfig, ResNetConfig, TimmBackboneConfig
-from maskformer.pixel_decoder import PixelDecoder
+from maskformer.network.backbones import build_backbone
+from maskformer.network.pixel_decoder import PixelDecoder
 
 SMALL = {
     "embedding_size": 8,

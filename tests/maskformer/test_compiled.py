@@ -15,7 +15,8 @@ import maskformer
 _USED = """
 import json
 import numpy as np
-from maskformer import compiled, contest, loops
+from maskformer.postprocessing import contest
+from maskformer import compiled, loops
 maps, wide = np.zeros((2, 3, 4), np.float32), np.zeros(4, np.float32)
 contest._first_argmax(maps, np.zeros((3, 4), np.int32))
 loops.widen(maps[0, 0] + 1, np.arange(4), np.arange(4), wide * 0, wide)

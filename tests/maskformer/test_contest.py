@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskformer import bilinear
-from maskformer.contest import _by_bands, contest, first_argmax
+from maskformer.postprocessing.contest import _by_bands, contest, first_argmax
 
 # In eighths, grown by powers of two, values are not rounded on any processor; many are equal.
 eighths = st.tuples(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import make_tiny
 
-from maskformer.checkpoint import load_weights
+from maskformer.checkpoints.checkpoint import load_weights
 from maskformer.configuration import DeepLabResNetConfig, MaskFormerConfig, ResNetConfig
 from maskformer.model import MaskFormerForInstanceSegmentation
 

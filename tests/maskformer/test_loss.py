@@ -8,10 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from maskformer import mask_loops, mask_losses
-from maskformer.loss import MaskFormerLoss, step_normalisers
-from maskformer.matcher import MaskFormerHungarianMatcher
-from maskformer.targets import IdMap, expand_masks
+from maskformer.criterion import mask_loops, mask_losses
+from maskformer.criterion.loss import MaskFormerLoss, step_normalisers
+from maskformer.criterion.matcher import MaskFormerHungarianMatcher
+from maskformer.criterion.targets import IdMap, expand_masks
 
 NUM_LABELS, QUERIES, SIZE, FULL_SIZE = 5, 8, (6, 8), (24, 32)
 EOS = 0.1

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from gloo import run_processes
 from torch import Tensor, nn
 
-from maskformer.loss import MaskFormerLoss, step_normalisers
-from maskformer.matcher import MaskFormerHungarianMatcher
+from maskformer.criterion.loss import MaskFormerLoss, step_normalisers
+from maskformer.criterion.matcher import MaskFormerHungarianMatcher
 
 NUM_LABELS, QUERIES, EOS, FULL_SIZE = 4, 6, 0.1, (16, 24)
 

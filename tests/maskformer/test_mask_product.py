@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskformer.mask_product import Projected, mask_product
+from maskformer.network.mask_product import Projected, mask_product
 
 CHANNELS, ROWS = 8, 15
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskformer.matcher import MaskFormerHungarianMatcher
-from maskformer.targets import IdMap, expand_masks, pad_to_batch, sample_labels
+from maskformer.criterion.matcher import MaskFormerHungarianMatcher
+from maskformer.criterion.targets import IdMap, expand_masks, pad_to_batch, sample_labels
 
 NUM_LABELS, QUERIES, SIZE, FULL_SIZE = 5, 6, (7, 9), (28, 33)
 

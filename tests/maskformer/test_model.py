@@ -9,7 +9,7 @@ from tiny import STAGES, make_tiny
 
 from maskformer.configuration import ResNetConfig, SwinConfig
 from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
-from maskformer.positions import position_embedding
+from maskformer.network.positions import position_embedding
 
 SIZES = [(64, 96), (100, 132), (224, 224), (512, 704), (33, 47)]
 

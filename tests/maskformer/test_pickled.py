@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskformer.checkpoint import as_tensor
 from maskformer.checkpoints import pickled
+from maskformer.checkpoints.checkpoint import as_tensor
 from maskformer.checkpoints.files import stored_tensors
 from maskformer.checkpoints.torch_files import pickled_tensors
 

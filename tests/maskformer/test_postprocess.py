@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskformer import postprocess
 from maskformer.image_processor import MaskFormerImageProcessor
-from maskformer.postprocess import (
+from maskformer.postprocessing import segmentation as postprocess
+from maskformer.postprocessing.rle import decode_rle
+from maskformer.postprocessing.segmentation import (
     Kept,
     instance_masks,
     instance_segmentation,
@@ -17,7 +18,6 @@ from maskformer.postprocess import (
     semantic_segmentation,
     semantic_segments,
 )
-from maskformer.rle import decode_rle
 
 NUM_LABELS = 4
 PROCESSOR = MaskFormerImageProcessor()

@@ -3,9 +3,9 @@
 import timm
 import torch
 
-from maskformer.backbones import build_backbone
 from maskformer.configuration import DeepLabResNetConfig, ResNetConfig
-from maskformer.resnet import FrozenBatchNorm
+from maskformer.network.backbones import build_backbone
+from maskformer.network.resnet import FrozenBatchNorm
 
 ALL = ("stage1", "stage2", "stage3", "stage4")
 

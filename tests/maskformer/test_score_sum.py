@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskformer import score_sum
 from maskformer.bilinear import places
-from maskformer.postprocess import Crop
-from maskformer.score_sum import ScoreSum
+from maskformer.postprocessing import score_sum
+from maskformer.postprocessing.score_sum import ScoreSum
+from maskformer.postprocessing.segmentation import Crop
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ from transformers.models.maskformer.configuration_maskformer_swin import (
 )
 from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinBackbone
 
-from maskformer import swin
 from maskformer.configuration import MaskFormerSwinConfig
-from maskformer.swin import SwinBackbone
+from maskformer.network import swin
+from maskformer.network.swin import SwinBackbone
 
 SMALL = {
     "embed_dim": 16,

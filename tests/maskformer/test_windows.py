@@ -10,8 +10,8 @@ from tiny import make_tiny
 
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.metrics import PanopticQuality
-from maskformer.spans import spans
-from maskformer.windows import SlidingWindows
+from maskformer.views.spans import spans
+from maskformer.views.windows import SlidingWindows
 
 NUM_THINGS = 8
 NUM_LABELS = 4

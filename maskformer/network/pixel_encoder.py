@@ -7,11 +7,11 @@ pyramid in its place and which the queries look at. Names and fields are those o
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskformer.activations import activation
-from maskformer.attention import Attention, States, xavier
 from maskformer.configuration import MaskFormerDetrConfig
-from maskformer.convolutions import xavier_convolution
-from maskformer.positions import position_embedding
+from maskformer.network.activations import activation
+from maskformer.network.attention import Attention, States, xavier
+from maskformer.network.convolutions import xavier_convolution
+from maskformer.network.positions import position_embedding
 
 
 class PixelEncoder(nn.Module):

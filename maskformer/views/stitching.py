@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Int32
 
 from maskformer.bilinear import bands
-from maskformer.postprocess import HeightWidth, Segment, Segmentation
-from maskformer.spans import Span
+from maskformer.postprocessing.segmentation import HeightWidth, Segment, Segmentation
+from maskformer.views.spans import Span
 
 _SAME = 0.5
 _BYTES_AT_ONCE = 16 << 20

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from maskformer.image_processor import MaskFormerImageProcessor
-from maskformer.postprocess import (
+from maskformer.postprocessing.segmentation import (
     Crop,
     HeightWidth,
     Segmentation,

@@ -1,6 +1,6 @@
 """Label scores of some rows of an image, summed over several views of it.
 
-Takes what `views.py` gives, before it is resized. Resized scores of all labels are large, and all
+Takes what `view.py` gives, before it is resized. Resized scores of all labels are large, and all
 that is wanted of each view's is their sum: on a CPU a compiled loop makes one line of one label at
 a time and adds it.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from maskformer.bilinear import CPU
 from maskformer.compiled import compiled
-from maskformer.contest import first_argmax
 from maskformer.loops import arrays, in_parts, widen
-from maskformer.postprocess import Crop
+from maskformer.postprocessing.contest import first_argmax
+from maskformer.postprocessing.segmentation import Crop
 
 
 class ScoreSum:

@@ -13,9 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
-from maskformer import mask_loops
-from maskformer.mask_loops import FOCAL_ALPHA, PairTerms
-from maskformer.targets import MaskLabels, expand_masks, pad_to_batch, sample_labels, sample_plane
+from maskformer.criterion import mask_loops
+from maskformer.criterion.mask_loops import FOCAL_ALPHA, PairTerms
+from maskformer.criterion.targets import (
+    MaskLabels,
+    expand_masks,
+    pad_to_batch,
+    sample_labels,
+    sample_plane,
+)
 
 Number: TypeAlias = float | int
 BatchMaskLabels: TypeAlias = Sequence[MaskLabels] | Shaped[Tensor, "_ _ _ _"]

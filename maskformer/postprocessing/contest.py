@@ -1,6 +1,6 @@
 """The contest of masks: who leads at each pixel of a stack of maps once they are resized.
 
-Takes maps at the model's resolution; `postprocess.py` makes segments of what comes out. Resized
+Takes maps at the model's resolution; `segmentation.py` makes segments of what comes out. Resized
 maps are many times larger than what they are made of, and all that is wanted of them is which one
 is highest at each pixel and how large each is. So they are never whole in memory: on a CPU a
 compiled loop makes one line of pixels at a time, on other devices bands within a budget of bytes.

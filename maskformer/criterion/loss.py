@@ -17,15 +17,15 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskformer.mask_losses import focal_and_dice
-from maskformer.matcher import (
+from maskformer.criterion.mask_losses import focal_and_dice
+from maskformer.criterion.matcher import (
     BatchClassLabels,
     BatchMaskLabels,
     MaskFormerHungarianMatcher,
     Matching,
     Number,
 )
-from maskformer.targets import pad_to_batch
+from maskformer.criterion.targets import pad_to_batch
 
 logger = logging.getLogger(__name__)
 

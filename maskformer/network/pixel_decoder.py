@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskformer.configuration import MaskFormerConfig
-from maskformer.convolutions import xavier_convolution
-from maskformer.pixel_encoder import PixelEncoder
+from maskformer.network.convolutions import xavier_convolution
+from maskformer.network.pixel_encoder import PixelEncoder
 
 FeatureMap = Float[Tensor, "batch _ _ _"]
 

@@ -1,7 +1,7 @@
 """From the model's outputs for a batch to each image's result, in the forms of transformers.
 
 Takes the outputs of `model.py`; the image processor offers these methods as its own, and
-`postprocess.py` does the work, image by image. torch is imported when a method is called, and
+`segmentation.py` does the work, image by image. torch is imported when a method is called, and
 so is what is compiled: the processes that read and resize start without them.
 """
 
@@ -40,7 +40,7 @@ class OutputsToSegments:
         `image_sizes` says how much of the padded network input is image, in each one, and has
         padding cut off before anything is resized. The scores of all labels take memory.
         """
-        from maskformer import postprocess
+        from maskformer.postprocessing import segmentation as postprocess
 
         results: list[Any] = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
@@ -71,7 +71,7 @@ class OutputsToSegments:
         its place, as uint8 [segments, height, width], and `return_coco_annotation` a list of COCO's
         {"size", "counts"}, both in the order of `segments_info`.
         """
-        from maskformer import postprocess
+        from maskformer.postprocessing import segmentation as postprocess
 
         if return_coco_annotation and return_binary_maps:
             raise ValueError(
@@ -112,7 +112,7 @@ class OutputsToSegments:
 
         Queries of one label in `label_ids_to_fuse` make one segment. None fuses nothing.
         """
-        from maskformer import postprocess
+        from maskformer.postprocessing import segmentation as postprocess
 
         results = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
@@ -134,7 +134,7 @@ def _per_image(
     target_sizes: Sizes | None,
     image_sizes: Sizes | None,
 ) -> list[tuple["torch.Tensor", "torch.Tensor", dict[str, Any]]]:
-    """Each image's class logits, mask logits, and sizes as `postprocess.py` takes them."""
+    """Each image's class logits, mask logits, and sizes as `segmentation.py` takes them."""
     class_logits, mask_logits = outputs.class_queries_logits, outputs.masks_queries_logits
     batch_size = len(class_logits)
     for name, sizes in (("target_sizes", target_sizes), ("image_sizes", image_sizes)):
@@ -175,6 +175,6 @@ def _result(form: Any, segments: Sequence[Any]) -> dict[str, Any]:
 
 
 def _coco_masks(masks: UInt8[np.ndarray, "segments height width"]) -> list[dict[str, Any]]:
-    from maskformer.segment_shapes import encode_mask
+    from maskformer.postprocessing.segment_shapes import encode_mask
 
     return [{"size": list(mask.shape), "counts": encode_mask(mask.astype(bool))} for mask in masks]

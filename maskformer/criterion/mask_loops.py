@@ -17,8 +17,8 @@ from torch import Tensor
 
 from maskformer.bilinear import CPU, places_2d
 from maskformer.compiled import compiled
+from maskformer.criterion.targets import IdMap, MaskLabels
 from maskformer.loops import arrays, in_parts, widen
-from maskformer.targets import IdMap, MaskLabels
 
 FOCAL_ALPHA = 0.25
 

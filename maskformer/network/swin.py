@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskformer.activations import activation
 from maskformer.configuration import MaskFormerSwinConfig
-from maskformer.recomputing import recomputed
+from maskformer.network.activations import activation
+from maskformer.network.recomputing import recomputed
 
 Tokens = Float[Tensor, "batch height width channels"]
 

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskformer.activations import activation
 from maskformer.configuration import DeepLabResNetConfig, ResNetConfig
-from maskformer.recomputing import recomputed
+from maskformer.network.activations import activation
+from maskformer.network.recomputing import recomputed
 
 Pixels = Float[Tensor, "batch colours height width"]
 FeatureMaps = list[Float[Tensor, "batch _ _ _"]]

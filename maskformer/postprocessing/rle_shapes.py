@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
 from maskformer.compiled import compiled
-from maskformer.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+from maskformer.postprocessing.rle import BITS, FIRST_CHARACTER, MORE, SIGN
 
 LARGEST_MASK_PIXELS = 2**34
 """A larger height × width is taken for damage, not for an image: its map of bits has 2 GiB."""

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskformer.activations import activation
-from maskformer.attention import Attention, xavier
 from maskformer.configuration import MaskFormerDetrConfig
-from maskformer.convolutions import xavier_convolution
-from maskformer.positions import position_embedding
+from maskformer.network.activations import activation
+from maskformer.network.attention import Attention, xavier
+from maskformer.network.convolutions import xavier_convolution
+from maskformer.network.positions import position_embedding
 
 QueryStates = Float[Tensor, "batch queries channels"]
 

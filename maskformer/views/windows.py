@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
-from maskformer.postprocess import HeightWidth, Segmentation
+from maskformer.postprocessing.score_sum import ScoreSum
+from maskformer.postprocessing.segmentation import HeightWidth, Segmentation
 from maskformer.resizing import to_rgb
-from maskformer.score_sum import ScoreSum
-from maskformer.spans import Span, spans
-from maskformer.stitching import Stitcher
-from maskformer.views import PanopticRule, View, look
+from maskformer.views.spans import Span, spans
+from maskformer.views.stitching import Stitcher
+from maskformer.views.view import PanopticRule, View, look
 
 BYTE_BUDGET = 64 << 20
 

@@ -1,8 +1,8 @@
 """The shapes of segments: a map of segment ids to COCO's compressed masks, areas and boxes.
 
-Takes the id maps of `postprocess.py`; the table writer stores what comes out. One pass over the map
-finds the runs of every segment. The strings are byte for byte those of pycocotools; `rle.py` says
-how they are made and reads them.
+Takes the id maps of `segmentation.py`; the table writer stores what comes out. One pass over the
+map finds the runs of every segment. The strings are byte for byte those of pycocotools; `rle.py`
+says how they are made and reads them.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from maskformer.compiled import compiled
-from maskformer.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+from maskformer.postprocessing.rle import BITS, FIRST_CHARACTER, MORE, SIGN
 
 # Up to this many more ids than runs, a table of ids is faster than sorting.
 _FEW_IDS = 1 << 16

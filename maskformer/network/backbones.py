@@ -15,8 +15,8 @@ from maskformer.configuration import (
     ResNetConfig,
     TimmBackboneConfig,
 )
-from maskformer.resnet import FeatureMaps, Pixels, ResNetBackbone, laid_out
-from maskformer.swin import SwinBackbone
+from maskformer.network.resnet import FeatureMaps, Pixels, ResNetBackbone, laid_out
+from maskformer.network.swin import SwinBackbone
 
 
 @runtime_checkable

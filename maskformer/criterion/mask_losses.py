@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maskformer import mask_loops
-from maskformer.mask_loops import FOCAL_ALPHA
-from maskformer.matcher import softplus
-from maskformer.targets import MaskLabels, expand_masks
+from maskformer.criterion import mask_loops
+from maskformer.criterion.mask_loops import FOCAL_ALPHA
+from maskformer.criterion.matcher import softplus
+from maskformer.criterion.targets import MaskLabels, expand_masks
 
 # Masks are compared at full size a few at a time: about this many pixels of float32 fit a cache.
 _PIXELS_AT_ONCE = 2**20

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from maskformer import bilinear
 from maskformer.bilinear import CPU, Places
-from maskformer.contest import Contest, contest, contest_at, contest_of
+from maskformer.postprocessing.contest import Contest, contest, contest_at, contest_of
 
 HeightWidth = tuple[int, int]
 

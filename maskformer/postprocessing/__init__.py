@@ -1,0 +1,1 @@
+"""From a model's outputs to maps, segments and their run lengths."""
