@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from pipeline.parquet import read_parquet
+from pipeline.corpora.parquet import read_parquet
 from pipeline.storage import Storage, join
 
 FOLDER = "_compacted"

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from maskformer import decode_rle
-from pipeline.corpus import kind_of
-from pipeline.decoding import ImageError, decode
-from pipeline.reading import ReadSettings, read_source
-from pipeline.sources import Source
+from pipeline.corpora.corpus import kind_of
+from pipeline.corpora.decoding import ImageError, decode
+from pipeline.corpora.reading import ReadSettings, read_source
+from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import images, segments
 

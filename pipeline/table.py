@@ -17,8 +17,8 @@ import pyarrow.dataset as ds
 from maskformer import decode_rle
 from pipeline.compacted import FOLDER as COMPACTED
 from pipeline.compacted import CompactedFile, compacted_units, read_pointer
+from pipeline.corpora.parquet import end_after_readers
 from pipeline.given_up import give_up, given_up_units, is_given_up
-from pipeline.parquet import end_after_readers
 from pipeline.storage import File, Storage, join
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]

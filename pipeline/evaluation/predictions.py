@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipeline.corpus import kind_of
+from pipeline.corpora.corpus import kind_of
+from pipeline.corpora.parquet import read_parquet
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
 from pipeline.labelling.loading import fault_row
 from pipeline.labelling.rows import ROWS
-from pipeline.parquet import read_parquet
 from pipeline.storage import File, SourceChanged, Storage, StorageFault
 from pipeline.table import IMAGES, TableStore, images, rows_of_unit
 

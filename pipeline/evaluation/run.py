@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from maskformer import MeanIoU, check_shapes
+from pipeline.corpora.reading import ReadSettings
 from pipeline.evaluation.confusion import confusion_picture
 from pipeline.evaluation.flow import (
     Comparison,
@@ -40,7 +41,6 @@ from pipeline.labelling.progress import ProgressDisplay
 from pipeline.labelling.report import ExitCode
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
-from pipeline.reading import ReadSettings
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.table import TableStore

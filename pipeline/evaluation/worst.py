@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maskformer import encode_mask, encode_segments
-from pipeline.decoding import decode
+from pipeline.corpora.decoding import decode
 from pipeline.drawing import draw_segments
 from pipeline.evaluation.judging import Judge
 from pipeline.labelled.dataset import LabelledImages

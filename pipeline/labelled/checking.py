@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.decoding import ImageError, image_size
+from pipeline.corpora.decoding import ImageError, image_size
 from pipeline.labelled.dataset import LabelledImage, LabelledImages
 from pipeline.labelled.target import LabelError, Target
 from pipeline.threads import map_ahead

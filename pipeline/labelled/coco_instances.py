@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from maskformer import decode_rle
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.coco_panoptic import (
     Categories,
     CocoFolder,
@@ -25,7 +26,6 @@ from pipeline.labelled.dataset import LabelledImages, rows_schema
 from pipeline.labelled.label_maps import place_of
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
-from pipeline.reading import ReadSettings
 from pipeline.storage import Storage
 
 _SCHEMA = rows_schema(

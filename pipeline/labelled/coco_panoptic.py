@@ -11,13 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.dataset import LabelledImages, rows_schema, where
 from pipeline.labelled.label_maps import place_of
 from pipeline.labelled.maps import decode_id_map
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import Described, LabelError, Labels, Target, id_map_target
-from pipeline.reading import ReadSettings
 from pipeline.storage import File, Storage, join
 
 SEGMENTS_INFO = pa.list_(

@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from pipeline.decoding import ImageError
+from pipeline.corpora.decoding import ImageError
+from pipeline.corpora.reading import EncodedImage, ReadSettings
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.target import LabelError, Labels, Target
-from pipeline.reading import EncodedImage, ReadSettings
 from pipeline.storage import Storage
 
 Kind = Literal[

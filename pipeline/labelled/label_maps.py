@@ -12,14 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpus import IMAGE_ENDINGS
+from pipeline.corpora.corpus import IMAGE_ENDINGS
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.dataset import LabelledImages, rows_schema, where
 from pipeline.labelled.label_names import label_names
 from pipeline.labelled.maps import MAP_ENDINGS, decode_label_map
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import LabelError, Labels, MapValues, Target, label_map_target
-from pipeline.reading import ReadSettings
 from pipeline.storage import File, Storage
 
 _PHOTO_FOLDERS = ("images", "image", "leftImg8bit", "JPEGImages", "photos")

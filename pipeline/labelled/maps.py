@@ -15,7 +15,7 @@ from PIL import (  # noqa: F401  the plugins that may run: importing one registe
     TiffImagePlugin,
 )
 
-from pipeline.decoding import what_it_looks_like
+from pipeline.corpora.decoding import what_it_looks_like
 from pipeline.labelled.target import LabelError, rgb_ids
 
 MAP_ENDINGS = ("png", "tif", "tiff", "bmp")

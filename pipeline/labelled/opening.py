@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
-from pipeline.corpus import kind_of
+from pipeline.corpora.corpus import kind_of
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.coco_instances import open_coco_instances
 from pipeline.labelled.coco_panoptic import open_coco_panoptic, read_json
 from pipeline.labelled.dataset import Kind, LabelledImages
@@ -14,7 +15,6 @@ from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import open_shards
 from pipeline.labelled.tables import open_table
 from pipeline.labelled.target import LabelError
-from pipeline.reading import ReadSettings
 from pipeline.storage import Storage
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.labelled.dataset import LabelledImages, Truth, rows_schema, where
 from pipeline.labelled.label_maps import LabelMapTruth
 from pipeline.labelled.label_names import label_names
@@ -20,7 +21,6 @@ from pipeline.labelled.places import PLACE, Place, read_cell
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import data_files, described_segments
 from pipeline.labelled.target import LabelError, Labels, Target, id_map_target
-from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.storage import File, Storage
 
 _LABEL_COLUMNS = (

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.archives import ArchiveDamage, Member, is_hidden, key_and_extension, members
-from pipeline.compressed import compression_of
-from pipeline.corpus import ARCHIVE_ENDINGS
+from pipeline.corpora.archives import ArchiveDamage, Member, is_hidden, key_and_extension, members
+from pipeline.corpora.compressed import compression_of
+from pipeline.corpora.corpus import ARCHIVE_ENDINGS
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.dataset import LabelledImages, Truth, rows_schema, where
 from pipeline.labelled.label_maps import LabelMapTruth
 from pipeline.labelled.label_names import label_names
@@ -23,7 +24,6 @@ from pipeline.labelled.maps import decode_id_map
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import Described, LabelError, Labels, Target, id_map_target
-from pipeline.reading import ReadSettings
 from pipeline.storage import File, Storage
 from pipeline.threads import map_ahead
 

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from maskformer import decode_rle
-from pipeline.corpus import kind_of
+from pipeline.corpora.corpus import kind_of
+from pipeline.corpora.parquet import read_parquet
+from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.labelled.coco_panoptic import refuse_label_map_settings
 from pipeline.labelled.dataset import LabelledImages, Truths, rows_schema
 from pipeline.labelled.label_maps import place_of
@@ -23,8 +25,6 @@ from pipeline.labelled.rows import parquet_keys
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import member_place, shard_members
 from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
-from pipeline.parquet import read_parquet
-from pipeline.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.storage import File, Storage
 from pipeline.table import TableStore, images, rows_of_unit
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpora.parquet import read_parquet
 from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
-from pipeline.parquet import read_parquet
 from pipeline.storage import StorageFault
 from pipeline.table import TableSpec, TableStore, parquet_options
 

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpora.sources import Source
 from pipeline.labelling.earlier import EarlierPlans
 from pipeline.labelling.partitions import KEY, Partitions, Records, grouped, keys, marks
 from pipeline.labelling.ranges import Ranges
 from pipeline.labelling.units import SOURCE, Unit, source_table, sources_of
-from pipeline.sources import Source
 from pipeline.storage import Storage
 
 Numbers = npt.NDArray[np.int64]

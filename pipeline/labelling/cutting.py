@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.archives import ArchiveDamage, Sample, sample_offsets
-from pipeline.compressed import compression_of
-from pipeline.reading import ReadSettings, parquet_slices
-from pipeline.sources import Source
+from pipeline.corpora.archives import ArchiveDamage, Sample, sample_offsets
+from pipeline.corpora.compressed import compression_of
+from pipeline.corpora.reading import ReadSettings, parquet_slices
+from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 
 

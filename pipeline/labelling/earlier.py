@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpora.sources import Source
 from pipeline.labelling.partitions import KEY, Partitions, Records, keys, marks
 from pipeline.labelling.plans import read_plan, read_units, runs_in_order
 from pipeline.labelling.units import Unit, sources_of
-from pipeline.sources import Source
 from pipeline.table import TableStore
 from pipeline.threads import map_ahead
 

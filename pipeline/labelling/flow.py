@@ -19,6 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.exceptions import ExecutionTimeoutError
 
 from maskformer import MaskFormerImageProcessor
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
 from pipeline.labelling.deadline import NOT_BEGUN, Gate
@@ -36,9 +37,8 @@ from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
 from pipeline.labelling.units import Unit
-from pipeline.reading import ReadSettings
 from pipeline.storage import StorageFault
-from pipeline.storage_retries import Retries, take_retries
+from pipeline.storage.retries import Retries, take_retries
 from pipeline.table import TableSpec, TableStore
 
 _PASSES = 4

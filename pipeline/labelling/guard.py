@@ -13,9 +13,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from pipeline.decoding import ImageError
+from pipeline.corpora.decoding import ImageError
+from pipeline.corpora.reading import EncodedImage
 from pipeline.labelling.limits import memory_limit, time_limit
-from pipeline.reading import EncodedImage
 
 _START_SECONDS = 120
 

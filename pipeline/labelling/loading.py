@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.decoding import ImageError, decode
+from pipeline.corpora.decoding import ImageError, decode
+from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
+from pipeline.corpora.sources import Source
 from pipeline.labelling.guard import Guard
 from pipeline.labelling.limits import memory_limit, time_limit
 from pipeline.labelling.rows import RETRIES, taken_retries
 from pipeline.labelling.units import sources_of
-from pipeline.reading import EncodedImage, ReadSettings, read_source
-from pipeline.sources import Source
 from pipeline.storage import SourceChanged, Storage, StorageFault
 from pipeline.threads import map_ahead
 

@@ -14,8 +14,8 @@ from maskformer import (
     check_folder,
     resolve_folder,
 )
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.reading import ReadSettings
 from pipeline.table import TableSpec
 
 ModelFiles = Mapping[str, bytes]

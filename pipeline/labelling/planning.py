@@ -20,14 +20,14 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 
-from pipeline.corpus import Listing, list_corpus
+from pipeline.corpora.corpus import Listing, list_corpus
+from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.sources import Source
 from pipeline.labelling.comparison import Comparison
 from pipeline.labelling.cutting import Cutter, slice_bytes
 from pipeline.labelling.earlier import EarlierPlans
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import PLAN, Unit, unit_id
-from pipeline.reading import ReadSettings
-from pipeline.sources import Source
 from pipeline.storage import File
 from pipeline.table import TableSpec, TableStore
 

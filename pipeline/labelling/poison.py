@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from pipeline.decoding import ImageError
+from pipeline.corpora.decoding import ImageError
 from pipeline.storage import SourceChanged, StorageFault
 
 _LOGGER = "ray.data._internal.execution.streaming_executor_state"

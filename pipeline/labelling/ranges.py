@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.corpora.sources import Source
 from pipeline.labelling.cutting import sliced
-from pipeline.sources import Source
 
 
 @dataclass(frozen=True, order=True)

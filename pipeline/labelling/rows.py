@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.storage_retries import take_retries
+from pipeline.storage.retries import take_retries
 from pipeline.table import IMAGES, SEGMENTS
 
 RETRIES = pa.list_(

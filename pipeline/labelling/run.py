@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskformer import check_shapes
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.cluster import ActorSettings, connect
 from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.flow import Work, run_units
@@ -29,10 +30,9 @@ from pipeline.labelling.progress import ProgressDisplay
 from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Tally
-from pipeline.reading import ReadSettings
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import File, Storage, StorageFault
-from pipeline.storage_retries import take_retries
+from pipeline.storage.retries import take_retries
 from pipeline.table import TableStore
 
 _FEWEST_IMAGES_TO_JUDGE = 1000

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.storage_retries import Retries
+from pipeline.storage.retries import Retries
 
 _EXAMPLES = 5
 

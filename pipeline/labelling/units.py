@@ -12,8 +12,8 @@ from typing import overload
 
 import pyarrow as pa
 
+from pipeline.corpora.sources import Source
 from pipeline.labelling.cutting import slice_bytes
-from pipeline.sources import Source
 from pipeline.table import TableSpec
 
 SOURCE = pa.schema(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.deadline import moment
 from pipeline.labelling.planning import FailedImage, Plan
 from pipeline.labelling.report import ExitCode, Report
@@ -23,7 +24,6 @@ from pipeline.nightly.reporting.webhook import send
 from pipeline.nightly.retrying import images_to_try_again
 from pipeline.nightly.settings import NightlySettings
 from pipeline.nightly.settling import Settling
-from pipeline.reading import ReadSettings
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import Storage
 from pipeline.table import TableStore

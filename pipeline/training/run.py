@@ -16,13 +16,13 @@ from typing import Any
 
 import yaml
 
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.checking import Census
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelling.cluster import connect
 from pipeline.labelling.report import ExitCode
-from pipeline.reading import ReadSettings
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.training.checking import census_lines, check_training_data

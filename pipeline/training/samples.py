@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from maskformer import IdMap, MaskFormerImageProcessor
-from pipeline.decoding import ImageError, decode
+from pipeline.corpora.decoding import ImageError, decode
 from pipeline.labelled.checking import check_size
 from pipeline.labelled.dataset import LabelledImage, LabelledImages
 from pipeline.labelled.target import LabelError

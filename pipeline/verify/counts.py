@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pipeline.corpora.parquet import read_parquet
+from pipeline.corpora.reading import PARQUET_ERRORS, raise_if_of_the_system
 from pipeline.labelling.partitions import KEY, Partitions, Records, grouped, keys
 from pipeline.labelling.plans import read_plan, runs_in_order
-from pipeline.parquet import read_parquet
-from pipeline.reading import PARQUET_ERRORS, raise_if_of_the_system
 from pipeline.table import DoneUnits, TableStore
 from pipeline.verify.findings import Findings
 

@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from specs import panoptic_spec
 
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.planning import Plan, UnitSettings, plan_corpus, settle_plan
-from pipeline.reading import ReadSettings
 from pipeline.storage import File, Storage
 from pipeline.table import TableStore
 

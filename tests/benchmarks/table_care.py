@@ -35,9 +35,9 @@ from maskformer import encode_segments
 from pipeline.compact.__main__ import CompactSettings, compact
 from pipeline.compact.choosing import choose
 from pipeline.compacted import CompactedFile, read_pointer
+from pipeline.corpora.sources import Source
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import Unit
-from pipeline.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import IMAGES, SEGMENTS, TableStore, parquet_options, segments
 from pipeline.verify.tables import verify_table

@@ -28,7 +28,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from maskformer import IdMap, MaskFormerImageProcessor
-from pipeline.decoding import decode
+from pipeline.corpora.decoding import decode
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.scenes.shards import write_shards

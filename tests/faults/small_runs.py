@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 from specs import panoptic_spec
 
+from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
 from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.rows import ROWS
-from pipeline.reading import ReadSettings, read_source
 from pipeline.storage import Storage
 from pipeline.table import TableStore, images, segments
 

@@ -6,8 +6,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.reading import ReadSettings, read_source
-from pipeline.sources import Source
+from pipeline.corpora.reading import ReadSettings, read_source
+from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 
 Images = dict[str, bytes]

@@ -17,16 +17,16 @@ from s3 import KEY, SECRET, S3Server, s3_server
 from s3_proxy import s3_proxy
 from specs import panoptic_spec
 
-import pipeline.storage_retries
+import pipeline.storage.retries
 from maskformer import MaskFormerImageProcessor
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.planning import UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.tally import Tally
-from pipeline.reading import ReadSettings
 from pipeline.storage import Storage, StorageFault
-from pipeline.storage_retries import Retries, take_retries
+from pipeline.storage.retries import Retries, take_retries
 from pipeline.table import TableStore, images
 
 _PASSES = 3
@@ -170,7 +170,7 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
 
 @pytest.mark.parametrize("ignores", [False, True])
 def test_two_runs_that_meet_label_each_image_once_over_faults(server, monkeypatch, ignores):
-    monkeypatch.setattr(pipeline.storage_retries, "_FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.02)
     race(server, name=f"short-{ignores}", number=30, rate=0.05, ignores=ignores)
 
 

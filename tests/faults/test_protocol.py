@@ -11,11 +11,11 @@ import pytest
 from model import Invariant, Mutation, World, explore
 from small_runs import SPEC
 
+from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.sources import Source
 from pipeline.labelling.planning import UnitSettings, plan_corpus
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import Unit, unit_id
-from pipeline.reading import ReadSettings
-from pipeline.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import TableStore
 

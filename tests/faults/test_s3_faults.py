@@ -14,10 +14,9 @@ import pytest
 from s3 import KEY, SECRET, S3Server, s3_server
 from s3_proxy import KINDS, Request, S3Proxy, s3_proxy
 
-import pipeline.storage_retries
-from pipeline import s3_objects
-from pipeline.storage import SourceChanged, Storage, StorageFault, join
-from pipeline.storage_retries import take_retries
+import pipeline.storage.retries
+from pipeline.storage import SourceChanged, Storage, StorageFault, join, s3_objects
+from pipeline.storage.retries import take_retries
 
 _THREADS = 8
 
@@ -47,7 +46,7 @@ def storage_at(place: S3Server | S3Proxy, **settings: Any) -> Storage:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.storage_retries, "_FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.02)
     take_retries()
 
 
@@ -119,7 +118,7 @@ def test_some_faults_of_each_kind_change_no_result(server, proxy):
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_storage_keeps_its_word_at_1_5_and_20_percent_of_faults(server, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline.storage_retries, "_FIRST_WAIT_SECONDS", 0.2)  # as it is
+    monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.2)  # as it is
     alone = seconds_alone = 0.0
     for rate in (0.0, 0.01, 0.05, 0.2):
         with s3_proxy(server, rate=rate, seed=1) as proxy:

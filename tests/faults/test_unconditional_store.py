@@ -61,10 +61,10 @@ def lost_and_doubled(storage: Storage, root: str, *, rounds: int) -> tuple[int, 
 
 
 def test_a_store_is_asked_once_whether_it_heeds_conditions(server, ignoring):
-    pipeline.storage._exclusive_stores.clear()
+    pipeline.storage.storage._exclusive_stores.clear()
     assert storage_at(server.endpoint_url).write_new("s3://test/asked/a", b"1")
     assert storage_at(ignoring.endpoint_url).write_new("s3://test/asked/b", b"1")
-    found = {url: heeds for (url, _), heeds in pipeline.storage._exclusive_stores.items()}
+    found = {url: heeds for (url, _), heeds in pipeline.storage.storage._exclusive_stores.items()}
     assert found == {server.endpoint_url: True, ignoring.endpoint_url: False}
     names = {file.uri for file in storage_at(server.endpoint_url).files("s3://test/asked")}
     assert not [name for name in names if "trial" in name]
@@ -123,7 +123,7 @@ def test_one_of_many_makes_a_new_object_on_rclone(tmp_path, capsys):
         lost, doubled = lost_and_doubled(
             storage_at(server.endpoint_url), "s3://test/rclone", rounds=20
         )
-    assert not pipeline.storage._exclusive_stores[server.endpoint_url, "test"]
+    assert not pipeline.storage.storage._exclusive_stores[server.endpoint_url, "test"]
     with capsys.disabled():
         print(f"\nfigure: rclone serve s3: 20 races, lost {lost}, doubled {doubled}")
     assert (lost, doubled) == (0, 0)

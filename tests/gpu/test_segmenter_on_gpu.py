@@ -11,10 +11,10 @@ from PIL import Image
 from small_model import small_model
 
 from maskformer import MaskFormerImageProcessor, decode_rle
+from pipeline.corpora.reading import EncodedImage, ReadSettings
 from pipeline.labelling.loading import BLOCK, image_row
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.reading import EncodedImage, ReadSettings
 
 PROCESSOR = MaskFormerImageProcessor(size={"shortest_edge": 256, "longest_edge": 640})
 SIZES = [(180, 240), (250, 200), (180, 240), (320, 320), (205, 295), (200, 295)]

@@ -13,11 +13,11 @@ from s3 import KEY, SECRET, S3Server, s3_server
 from table_rows import Run, assert_same, rows_of
 
 from maskformer import MaskFormerImageProcessor
+from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.sources import Source
 from pipeline.labelling.flow import unit_table
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.planning import Unit
-from pipeline.reading import ReadSettings
-from pipeline.sources import Source
 from pipeline.storage import Storage
 
 pytestmark = pytest.mark.timeout(600)

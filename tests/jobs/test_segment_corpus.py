@@ -29,11 +29,11 @@ from job_runs import ROOT, Here, Jobs, words
 from table_rows import Run, assert_same, rows_of
 
 from jobs import segment_corpus
+from pipeline.corpora.sources import Source
 from pipeline.labelling import tally
 from pipeline.labelling.planning import Plan, Unit
 from pipeline.labelling.progress import ProgressDisplay
 from pipeline.labelling.tally import Counts, Tally
-from pipeline.sources import Source
 from pipeline.table import IMAGES, SEGMENTS, decode_rle
 
 pytestmark = pytest.mark.timeout(600)

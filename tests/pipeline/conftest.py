@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 from s3 import KEY, SECRET, S3Server, s3_server
 
-import pipeline.storage_retries
+import pipeline.storage.retries
 from pipeline.storage import Storage
 
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Storage that fails is asked again at once."""
-    monkeypatch.setattr(pipeline.storage_retries, "_FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from specs import panoptic_spec
 
 from maskformer import encode_segments
+from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.units import Unit
-from pipeline.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import TableStore
 

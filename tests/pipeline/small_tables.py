@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from specs import panoptic_spec
 
+from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
-from pipeline.reading import ReadSettings, read_source
 from pipeline.storage import Storage
 from pipeline.table import IMAGES, SEGMENTS, TableStore
 

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-import pipeline.agreement
-from pipeline.agreement import agree
-from pipeline.storage_faults import StorageFault
+import pipeline.storage.agreement
+from pipeline.storage.agreement import agree
+from pipeline.storage.faults import StorageFault
 
 
 class Crash(BaseException):
@@ -41,7 +41,7 @@ class Register:
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.agreement, "_FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.storage.agreement, "_FIRST_WAIT_SECONDS", 0.0)
 
 
 class Turns:

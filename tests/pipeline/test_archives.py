@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.archives import ArchiveDamage, Sample, members, sample_offsets, samples
+from pipeline.corpora.archives import ArchiveDamage, Sample, members, sample_offsets, samples
 
 EXTENSIONS = ("jpg", "png", "webp")
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

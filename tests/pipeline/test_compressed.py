@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from pipeline.compressed import StreamDamage, compression_of, decompressed
+from pipeline.corpora.compressed import StreamDamage, compression_of, decompressed
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, mtime=0),

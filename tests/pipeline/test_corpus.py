@@ -6,16 +6,16 @@ import json
 import pytest
 from corpora import parquet, put, tar
 
-import pipeline.corpus
-from pipeline.corpus import (
+import pipeline.corpora.corpus
+from pipeline.corpora.corpus import (
     ARCHIVE_ENDINGS,
     IMAGE_ENDINGS,
     Listing,
     kind_of,
     list_corpus,
 )
-from pipeline.reading import ReadSettings
-from pipeline.sources import Source
+from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.sources import Source
 from pipeline.storage import SourceChanged, Storage
 
 STORAGE = Storage()
@@ -296,7 +296,7 @@ def test_what_reads_a_source_that_changed_since_is_told(tmp_path):
 def test_of_many_files_that_are_no_images_the_first_are_named_and_all_counted(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline.corpus, "_MOST_NAMED", 2)
+    monkeypatch.setattr(pipeline.corpora.corpus, "_MOST_NAMED", 2)
     root = put(
         tmp_path / "c",
         {

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
 
-from pipeline.decoding import Decoded, ImageError, decode, image_size, what_it_looks_like
+from pipeline.corpora.decoding import Decoded, ImageError, decode, image_size, what_it_looks_like
 
 # pytest sets its own filters of warnings in place of those of the module under test.
 pytestmark = [
@@ -350,7 +350,7 @@ def test_whatever_a_decoder_raises_is_an_image_error(monkeypatch, fault):
 PROGRAM = """
 import pathlib, sys, warnings
 warnings.simplefilter("error")
-from pipeline.decoding import decode
+from pipeline.corpora.decoding import decode
 decode(pathlib.Path(sys.argv[1]).read_bytes(), name="a", max_pixels=10**9)
 assert "torch" not in sys.modules and "ray" not in sys.modules
 """

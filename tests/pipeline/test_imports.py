@@ -70,7 +70,7 @@ def test_libraries_are_known_where_they_are_needed(path):
     if "jsonargparse" in tops(path):
         assert name == Path("pipeline/settings.py")
     if tops(path) & {"fsspec", "s3fs"}:
-        assert name in (Path("pipeline/storage.py"), Path("pipeline/s3_objects.py"))
+        assert name in (Path("pipeline/storage/storage.py"), Path("pipeline/storage/s3_objects.py"))
     if name.parts[0] == "pipeline" and "torch" in tops(path, at_start_only=True):
         assert (
             path.stem in ("segmenting", "looking", "little_memory") or name.parts[1] == "training"
@@ -78,8 +78,9 @@ def test_libraries_are_known_where_they_are_needed(path):
 
 
 WITHOUT_TORCH = [
-    "pipeline.archives", "pipeline.compressed", "pipeline.corpus", "pipeline.decoding",
-    "pipeline.reading", "pipeline.settings", "pipeline.sources", "pipeline.storage",
+    "pipeline.corpora.archives", "pipeline.corpora.compressed", "pipeline.corpora.corpus",
+    "pipeline.corpora.decoding", "pipeline.corpora.reading", "pipeline.corpora.sources",
+    "pipeline.settings", "pipeline.storage",
     "pipeline.scenes.shards", "pipeline.table", "pipeline.labelled.checking",
     "pipeline.labelled.opening",
     "pipeline.evaluation.loading", "pipeline.evaluation.predictions",

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.parquet import read_parquet
+from pipeline.corpora.parquet import read_parquet
 
 ROWS = pa.table({"name": ["a", "b", "a"], "number": [1, 2, 3]})
 

@@ -6,8 +6,8 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.range_reader
-from pipeline.range_reader import RangeReader
+import pipeline.storage.range_reader
+from pipeline.storage.range_reader import RangeReader
 
 
 def _range_reader(data: bytes) -> tuple[io.BufferedReader, list[tuple[int, int]]]:
@@ -39,8 +39,8 @@ def _range_reader(data: bytes) -> tuple[io.BufferedReader, list[tuple[int, int]]
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_remote_object_reads_and_seeks_as_a_plain_file_does(monkeypatch, size, steps):
-    monkeypatch.setattr(pipeline.range_reader, "_SMALLEST_BLOCK_BYTES", 16)
-    monkeypatch.setattr(pipeline.range_reader, "_LARGEST_BLOCK_BYTES", 128)
+    monkeypatch.setattr(pipeline.storage.range_reader, "_SMALLEST_BLOCK_BYTES", 16)
+    monkeypatch.setattr(pipeline.storage.range_reader, "_LARGEST_BLOCK_BYTES", 128)
     data = random.Random(size).randbytes(size)
     plain = io.BytesIO(data)
     remote, _ = _range_reader(data)
@@ -61,8 +61,8 @@ def test_a_remote_object_reads_and_seeks_as_a_plain_file_does(monkeypatch, size,
 
 
 def test_reading_straight_on_takes_each_byte_once_in_ever_larger_blocks(monkeypatch):
-    monkeypatch.setattr(pipeline.range_reader, "_SMALLEST_BLOCK_BYTES", 1024)
-    monkeypatch.setattr(pipeline.range_reader, "_LARGEST_BLOCK_BYTES", 16 * 1024)
+    monkeypatch.setattr(pipeline.storage.range_reader, "_SMALLEST_BLOCK_BYTES", 1024)
+    monkeypatch.setattr(pipeline.storage.range_reader, "_LARGEST_BLOCK_BYTES", 16 * 1024)
     data = random.Random(1).randbytes(200_000)
     remote, ranges = _range_reader(data)
     with remote:
@@ -73,7 +73,7 @@ def test_reading_straight_on_takes_each_byte_once_in_ever_larger_blocks(monkeypa
 
 
 def test_skipping_about_takes_little_more_than_what_is_asked_for(monkeypatch):
-    monkeypatch.setattr(pipeline.range_reader, "_SMALLEST_BLOCK_BYTES", 1024)
+    monkeypatch.setattr(pipeline.storage.range_reader, "_SMALLEST_BLOCK_BYTES", 1024)
     data = bytes(10**6)
     remote, ranges = _range_reader(data)
     with remote:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.reading import (
+from pipeline.corpora.reading import (
     EncodedImage,
     ReadSettings,
     bytes_column,
@@ -21,7 +21,7 @@ from pipeline.reading import (
     parquet_slices,
     read_source,
 )
-from pipeline.sources import Kind, Source
+from pipeline.corpora.sources import Kind, Source
 from pipeline.storage import SourceChanged, Storage, StorageFault
 
 STORAGE = Storage()

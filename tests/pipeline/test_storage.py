@@ -174,7 +174,7 @@ def test_a_file_rewritten_in_place_while_it_is_read_is_found_out(tmp_path, monke
     path.write_bytes(bytes(1000))
     planned = storage.file(str(path))
     assert planned is not None
-    check, calls = pipeline.storage._check_local, []
+    check, calls = pipeline.storage.storage._check_local, []
 
     def check_then_rewrite(*arguments) -> None:
         check(*arguments)
@@ -182,7 +182,7 @@ def test_a_file_rewritten_in_place_while_it_is_read_is_found_out(tmp_path, monke
         if len(calls) == 1:
             path.write_bytes(b"\1" * 1000)
 
-    monkeypatch.setattr(pipeline.storage, "_check_local", check_then_rewrite)
+    monkeypatch.setattr(pipeline.storage.storage, "_check_local", check_then_rewrite)
     with pytest.raises(SourceChanged):
         storage.read(str(path), etag=planned.etag)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from s3fs.errors import ERROR_CODE_TO_EXCEPTION, translate_boto_error
 from urllib3.exceptions import IncompleteRead
 
-from pipeline.storage_faults import FaultKind, advice, described, fault_kind, retry_after
+from pipeline.storage.faults import FaultKind, advice, described, fault_kind, retry_after
 
 THROTTLED, TRANSIENT, EXPIRED = FaultKind.THROTTLED, FaultKind.TRANSIENT, FaultKind.EXPIRED
 DENIED, NO_SPACE, BAD_REQUEST = FaultKind.DENIED, FaultKind.NO_SPACE, FaultKind.BAD_REQUEST

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_storage_faults import client_error
 
-import pipeline.storage_retries
-from pipeline.storage_faults import StorageFault
-from pipeline.storage_retries import Patience, retried, take_retries
+import pipeline.storage.retries
+from pipeline.storage.faults import StorageFault
+from pipeline.storage.retries import Patience, retried, take_retries
 
 PATIENCE = Patience(attempts=6, seconds=1000)
 
@@ -33,8 +33,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pipeline.storage_retries, "time", clock)
-    monkeypatch.setattr(pipeline.storage_retries, "_FIRST_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(pipeline.storage.retries, "time", clock)
+    monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 1.0)
     take_retries()
     return clock
 
@@ -74,11 +74,11 @@ def test_throttled_requests_wait_longer_each_by_its_own_chance_and_within_bounds
     random.seed(seed)
     before = 0.0
     for attempt in range(1, 20):
-        wait = pipeline.storage_retries._next_wait(
-            pipeline.storage_retries.FaultKind.THROTTLED,
+        wait = pipeline.storage.retries._next_wait(
+            pipeline.storage.retries.FaultKind.THROTTLED,
             attempt=attempt, before=before, asked_for=0.0,
         )  # fmt: skip
-        first = pipeline.storage_retries._FIRST_WAIT_SECONDS
+        first = pipeline.storage.retries._FIRST_WAIT_SECONDS
         assert 2 * first <= wait <= min(20.0, max(6 * first, 3 * before)) + 1e-9
         before = wait
 
@@ -160,7 +160,7 @@ def test_retries_are_counted_by_kind_until_someone_takes_the_counts(clock):
 
 
 def test_counts_of_many_threads_are_complete(monkeypatch):
-    monkeypatch.setattr(pipeline.storage_retries, "_FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.0)
     take_retries()
 
     def work() -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from maskformer import decode_rle
-from pipeline.decoding import ImageError, decode
+from pipeline.corpora.decoding import ImageError, decode
+from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
+from pipeline.corpora.sources import Source
 from pipeline.drawing import draw_segments
 from pipeline.nightly.reporting.night import plan_file, rows_where
-from pipeline.reading import EncodedImage, ReadSettings, read_source
-from pipeline.sources import Source
 from pipeline.storage import SourceChanged, StorageFault
 from pipeline.table import TableStore
 

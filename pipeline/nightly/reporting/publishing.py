@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.report import ExitCode, Report
 from pipeline.nightly.reporting.cost import cost_of
 from pipeline.nightly.reporting.drift import drifts
@@ -21,7 +22,6 @@ from pipeline.nightly.reporting.settings import ReportSettings
 from pipeline.nightly.reporting.strangest import strangest
 from pipeline.nightly.reporting.verdict import in_words, judge
 from pipeline.nightly.reporting.webhook import send
-from pipeline.reading import ReadSettings
 from pipeline.table import TableStore
 
 

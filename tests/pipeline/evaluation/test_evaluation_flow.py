@@ -13,6 +13,7 @@ from corpora import put
 from drawn_labels import panoptic_shards, scenes
 from predicted import judge, model_folder_of
 
+from pipeline.corpora.reading import ReadSettings
 from pipeline.evaluation.flow import (
     Comparison,
     Segmenting,
@@ -35,7 +36,6 @@ from pipeline.labelling.model import ModelFolder, read_model, table_spec
 from pipeline.labelling.planning import UnitSettings, plan_corpus
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.reading import ReadSettings
 from pipeline.storage import Storage, StorageFault
 from pipeline.table import TableStore
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from small_tables import finish, settled
 
 from pipeline import latest
+from pipeline.corpora.sources import Source
 from pipeline.labelling import comparison, partitions, plans
 from pipeline.labelling.partitions import KEY, Partitions, grouped, keys
 from pipeline.labelling.ranges import Ranges
-from pipeline.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import TableStore, images
 

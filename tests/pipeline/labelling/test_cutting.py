@@ -9,9 +9,9 @@ from corpora import parquet, put, tar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
+from pipeline.corpora.sources import Kind, Source
 from pipeline.labelling.cutting import Cutter, slice_bytes, sliced
-from pipeline.reading import EncodedImage, ReadSettings, read_source
-from pipeline.sources import Kind, Source
 from pipeline.storage import SourceChanged, Storage
 
 STORAGE = Storage()

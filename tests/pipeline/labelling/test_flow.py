@@ -15,6 +15,7 @@ from corpora import picture, put
 from specs import panoptic_spec
 
 from maskformer import MaskFormerImageProcessor
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.flow import Work, label_dataset, run_units, unit_table
@@ -23,7 +24,6 @@ from pipeline.labelling.planning import UnitSettings, plan_corpus
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Tally
-from pipeline.reading import ReadSettings
 from pipeline.storage import Storage
 from pipeline.table import TableStore, images, segments
 

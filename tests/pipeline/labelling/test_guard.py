@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.decoding import ImageError
+from pipeline.corpora.decoding import ImageError
+from pipeline.corpora.reading import EncodedImage
 from pipeline.labelling.guard import Guard
 from pipeline.labelling.limits import memory_limit, time_limit
-from pipeline.reading import EncodedImage
 
 
 def image(data: bytes) -> EncodedImage:

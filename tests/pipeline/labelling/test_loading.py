@@ -15,11 +15,11 @@ from corpora import parquet, picture, put, tar
 from PIL import Image, ImageFilter
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.corpus import list_corpus
+from pipeline.corpora.corpus import list_corpus
+from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.sources import Source
 from pipeline.labelling.loading import BLOCK, UnitLoader
 from pipeline.labelling.planning import PLAN
-from pipeline.reading import ReadSettings
-from pipeline.sources import Source
 from pipeline.storage import Storage, StorageFault
 
 STORAGE = Storage()

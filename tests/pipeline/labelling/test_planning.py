@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from specs import panoptic_spec
 
+from pipeline.corpora.reading import ReadSettings, read_source
+from pipeline.corpora.sources import Source
 from pipeline.labelling.planning import (
     Plan,
     Unit,
@@ -22,8 +24,6 @@ from pipeline.labelling.planning import (
     settle_plan,
     unit_id,
 )
-from pipeline.reading import ReadSettings, read_source
-from pipeline.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import TableStore
 
@@ -71,7 +71,7 @@ def images_in(units: Iterable[Unit]) -> list[str]:
 
 def whole_corpus(corpus: str) -> list[str]:
     """All ids, from each file read in one piece."""
-    from pipeline.corpus import list_corpus
+    from pipeline.corpora.corpus import list_corpus
 
     return images_of(list_corpus(corpus, storage=STORAGE, settings=READING).sources)
 

@@ -7,10 +7,10 @@ import time
 import pytest
 
 import pipeline.labelling.progress
+from pipeline.corpora.sources import Source
 from pipeline.labelling.planning import Plan, Unit
 from pipeline.labelling.progress import ProgressDisplay, duration
 from pipeline.labelling.tally import Counts, Tally
-from pipeline.sources import Source
 
 
 class Terminal(io.StringIO):

@@ -16,13 +16,13 @@ from PIL import Image
 from small_model import LABELS
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, decode_rle
-from pipeline.corpus import list_corpus
+from pipeline.corpora.corpus import list_corpus
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.loading import BLOCK, UnitLoader
 from pipeline.labelling.planning import PLAN
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.reading import ReadSettings
 from pipeline.storage import Storage
 
 # Random weights are sure of nothing: low thresholds give some segments per image.

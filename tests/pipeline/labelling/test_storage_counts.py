@@ -6,17 +6,17 @@ import pyarrow as pa
 import pytest
 from corpora import picture, put
 
-from pipeline.corpus import list_corpus
+from pipeline.corpora.corpus import list_corpus
+from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.planning import Plan
 from pipeline.labelling.report import make_report, summary
 from pipeline.labelling.rows import ROWS, taken_retries
 from pipeline.labelling.tally import Tally
-from pipeline.reading import ReadSettings
-from pipeline.sources import Source
 from pipeline.storage import Storage
-from pipeline.storage_retries import Patience, Retries, retried, take_retries
+from pipeline.storage.retries import Patience, Retries, retried, take_retries
 from pipeline.table import TableStore
 
 

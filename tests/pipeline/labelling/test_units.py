@@ -2,8 +2,8 @@
 
 import pickle
 
+from pipeline.corpora.sources import Source
 from pipeline.labelling.units import PLAN, SOURCE, PackedSources, Unit, source_table, sources_of
-from pipeline.sources import Source
 
 FILES = [
     Source(

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 from specs import panoptic_spec
 
+from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.report import Report
 from pipeline.labelling.rows import ROWS
 from pipeline.nightly.reporting import ReportSettings, publish
-from pipeline.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import TableSpec, TableStore
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from corpora import put
 
-from pipeline.corpus import list_corpus
+from pipeline.corpora.corpus import list_corpus
+from pipeline.corpora.reading import ReadSettings
 from pipeline.nightly.settling import Settling
-from pipeline.reading import ReadSettings
 from pipeline.storage import Storage
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipeline.storage_faults import (
+from pipeline.storage.faults import (
     FaultKind,
     SourceChanged,
     StorageFault,

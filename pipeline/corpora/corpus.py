@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.reading import ReadSettings, bytes_column, parquet_schema
-from pipeline.sources import Kind, Source
+from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
+from pipeline.corpora.sources import Kind, Source
 from pipeline.storage import File, Storage, join
 from pipeline.threads import map_ahead
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
-from pipeline.compressed import StreamDamage, compression_of, decompressed
+from pipeline.corpora.compressed import StreamDamage, compression_of, decompressed
 
 _BLOCK_BYTES = 512
 _CHUNK_BYTES = 2**20

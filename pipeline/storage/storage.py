@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline import s3_objects
-from pipeline.agreement import agree
-from pipeline.range_reader import RangeReader
-from pipeline.storage_faults import FaultKind, SourceChanged, StorageFault, fault_kind
-from pipeline.storage_retries import Patience, retried
+from pipeline.storage import s3_objects
+from pipeline.storage.agreement import agree
+from pipeline.storage.faults import FaultKind, SourceChanged, StorageFault, fault_kind
+from pipeline.storage.range_reader import RangeReader
+from pipeline.storage.retries import Patience, retried
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pipeline.storage_faults import StorageFault
+from pipeline.storage.faults import StorageFault
 
 _ROUNDS = 100
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 2.0

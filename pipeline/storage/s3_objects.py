@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fsspec.asyn import sync
 
-from pipeline.storage_faults import FaultKind, SourceChanged, fault_kind
+from pipeline.storage.faults import FaultKind, SourceChanged, fault_kind
 
 T = TypeVar("T")
 

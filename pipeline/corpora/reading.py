@@ -27,9 +27,9 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.archives import ArchiveDamage, Member, Sample, samples
-from pipeline.decoding import ImageError, what_it_looks_like
-from pipeline.sources import Source
+from pipeline.corpora.archives import ArchiveDamage, Member, Sample, samples
+from pipeline.corpora.decoding import ImageError, what_it_looks_like
+from pipeline.corpora.sources import Source
 from pipeline.storage import Storage, StorageFault
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "content")

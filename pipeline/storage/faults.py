@@ -1,7 +1,7 @@
 """Storage faults: which kind an error is of, and whether asking again may help.
 
 Knows the errors of botocore, aiohttp, s3fs, other fsspec file systems and of local disks, without
-importing any of them: a process that reads local files needs none. `storage_retries.py` acts on the
+importing any of them: a process that reads local files needs none. `retries.py` acts on the
 kinds.
 """
 
