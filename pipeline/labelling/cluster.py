@@ -27,8 +27,11 @@ _KEEP_IDLE_WORKERS = "RAY_idle_worker_killing_time_threshold_ms"
 _ON_THE_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # is heeded on all systems
 
 
-def connect(address: str | None = None) -> None:
+def connect(address: str | None = None, *, has_state: bool = False) -> None:
     """Joins the cluster at `address` or in RAY_ADDRESS; with neither, starts one on this machine.
+
+    Args:
+        has_state: whether one that is started can be asked for its state, as Ray Train does.
 
     Raises:
         ConnectionError: no cluster answers there, or none could be started.
@@ -41,7 +44,7 @@ def connect(address: str | None = None) -> None:
         _stay_on_this_machine()
         os.environ.setdefault(_KEEP_IDLE_WORKERS, "60000")
         try:
-            with _native_stderr_closed(), _without_processes_nobody_asks():
+            with _native_stderr_closed(), _without_processes_nobody_asks(has_state=has_state):
                 ray.init(
                     address="local",
                     _node_ip_address="127.0.0.1",
@@ -94,11 +97,13 @@ def _be_quiet() -> None:
 
 
 @contextlib.contextmanager
-def _without_processes_nobody_asks() -> Iterator[None]:
+def _without_processes_nobody_asks(*, has_state: bool) -> Iterator[None]:
     """A cluster for one run neither scales, nor shows pages, nor sends logs to its driver: without
     the processes for that it starts with 3 s less of a core's time."""
+    others = ["start_monitor", "start_log_monitor"]
+    if not has_state:
+        others.append("start_api_server")
     node = ray._private.node.Node
-    others = ("start_monitor", "start_api_server", "start_log_monitor")
     with mock.patch.multiple(node, **dict.fromkeys(others, mock.DEFAULT)):
         yield
 

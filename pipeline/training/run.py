@@ -125,7 +125,7 @@ def _train(assignment: Assignment, *, settings: Settings) -> None:
     if workers.ray_address is None and "RAY_ADDRESS" not in os.environ:
         # All workers are on this machine, and nobody else is to hear them.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    connect(workers.ray_address)
+    connect(workers.ray_address, has_state=True)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"

@@ -217,9 +217,7 @@ def test_a_new_object_whose_answer_was_lost_is_known_as_ones_own(proxy):
 
 
 def test_faults_that_stay_end_in_bounded_time_with_a_fault(proxy):
-    storage = storage_at(
-        proxy, storage_attempts=1000, storage_seconds=3, read_timeout_seconds=0.5
-    )
+    storage = storage_at(proxy, storage_attempts=1000, storage_seconds=3, read_timeout_seconds=0.5)
     storage.write("s3://test/x", b"")  # the first request makes the client, for a second or two
     proxy.rate, proxy.kinds = 1.0, ("stall",)
     began = time.monotonic()
