@@ -1,12 +1,15 @@
 """What tests of jobs share: a tiny model, a small corpus, and what an unbroken run makes of it."""
 
-from collections.abc import Iterator
+import os
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from drawn import plain_corpus, written, written_mixed_corpus
+from filelock import FileLock
 from job_runs import Here, Jobs
 from table_rows import Run, rows_of
 
@@ -17,6 +20,8 @@ from maskformer import (
     MaskFormerImageProcessor,
     MaskFormerSwinConfig,
 )
+
+Made = TypeVar("Made")
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +65,7 @@ def usual(tiny_model: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of twelve images under a prefix. Not to be changed."""
-    return written(tmp_path_factory.mktemp("plain"), plain_corpus(12))
+    return _made_once("plain", lambda folder: written(folder, plain_corpus(12)), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -68,25 +73,47 @@ def unbroken(
     jobs: Jobs, plain: Path, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     """A run on `plain` that nothing disturbed, in six units of two images. Not to be changed."""
-    table = tmp_path_factory.mktemp("unbroken") / "table"
-    ended = jobs.run(corpus=plain, table=table, unit_images=2, **usual).expect(0)
-    return Run(corpus=plain, table=table, rows=rows_of(table), ended=ended)
+
+    def make(folder: Path) -> Run:
+        table = folder / "table"
+        ended = jobs.run(corpus=plain, table=table, unit_images=2, **usual).expect(0)
+        return Run(corpus=plain, table=table, rows=rows_of(table), ended=ended)
+
+    return _made_once("unbroken", make, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def mixed(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run on a corpus of every kind of source, on two actors, with two labels fused. One test
     changes corpus and table after those before it have looked; the rows stay."""
-    folder = tmp_path_factory.mktemp("mixed")
-    corpus, table = written_mixed_corpus(folder), folder / "table"
-    ended = jobs.run(
-        corpus=corpus,
-        table=table,
-        unit_images=3,
-        label_ids_to_fuse="2,1",
-        **{**usual, "num_actors": 2},
-    ).expect(0)
-    return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)
+
+    def make(folder: Path) -> Run:
+        corpus, table = written_mixed_corpus(folder), folder / "table"
+        ended = jobs.run(
+            corpus=corpus,
+            table=table,
+            unit_images=3,
+            label_ids_to_fuse="2,1",
+            **{**usual, "num_actors": 2},
+        ).expect(0)
+        return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)
+
+    return _made_once("mixed", make, tmp_path_factory)
+
+
+def _made_once(
+    name: str, make: Callable[[Path], Made], tmp_path_factory: pytest.TempPathFactory
+) -> Made:
+    """What the first that asks makes, of all processes among which pytest shares out the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    kept = folder / f"{name}.pickle"
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            (folder / name).mkdir()
+            kept.write_bytes(pickle.dumps(make(folder / name)))
+        return pickle.loads(kept.read_bytes())
 
 
 def _save_model(folder: Path, *, seed: int) -> Path:

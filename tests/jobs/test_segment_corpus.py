@@ -245,7 +245,7 @@ def test_a_checkout_runs_its_own_code_from_anywhere(
     segmenting = tmp_path / "checkout" / "pipeline" / "labelling" / "segmenting.py"
     with open(segmenting, "a") as file:
         file.write('\nPath(__file__).with_name("was_here").touch()\n')
-    options = words({"corpus": plain, "table": tmp_path / "table", "limit": 1, **usual})
+    options = words({"corpus": plain, "table": tmp_path / "table", "dry_run": True, **usual})
     job = tmp_path / "checkout" / "jobs" / "segment_corpus.py"
 
     jobs.start_command([sys.executable, str(job), *options]).end().expect(0)
@@ -362,7 +362,7 @@ def wrong(
         "wrong type": {**new, "threshold": "high"},
         "no effect": {"corpus": plain, "table": folder / "table", "model": tiny_model}
         | {"task": "semantic", "threshold": 0.4},
-        "storage away": {**new, "corpus": "s3://bucket/corpus"},
+        "storage away": {**new, "corpus": "s3://bucket/corpus", "storage_attempts": 2},
     }
 
 
