@@ -12,7 +12,7 @@ each other; ratios are medians of these pairs.
 - `two_workers_over_one`: two workers over one for the same batch, each kept on a core of its own
   with the process that loads for it. Ray's own processes run where they like.
 
-Prints one JSON line; takes five minutes on two cores.
+Prints one JSON line; takes five to twelve minutes on two cores.
 
     python tests/benchmarks/finetuning.py [--shared ../shared] [--steps 6] [--repeats 2]
 """
@@ -212,6 +212,8 @@ class Keeper:
                     continue
 
     def _keep_worker(self, worker: psutil.Process) -> None:
+        if worker.ppid() in self._core_of:
+            return  # what it starts has its name for a moment, and its core from it
         if worker.pid not in self._core_of:
             self._core_of[worker.pid] = self._cores[len(self._core_of)]
         core = self._core_of[worker.pid]
