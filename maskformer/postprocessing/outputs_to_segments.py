@@ -40,17 +40,19 @@ class OutputsToSegments:
         `image_sizes` says how much of the padded network input is image, in each one, and has
         padding cut off before anything is resized. The scores of all labels take memory.
         """
-        from maskformer.postprocessing import segmentation as postprocess
+        from maskformer.postprocessing import segmentation
 
         results: list[Any] = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
             if return_segmentation_scores:
-                scores = postprocess.resized_semantic_scores(class_logits, mask_logits, **geometry)
+                scores = segmentation.resized_semantic_scores(class_logits, mask_logits, **geometry)
                 results.append(
                     BatchFeature(segmentation=scores.argmax(0), segmentation_scores=scores)
                 )
                 continue
-            results.append(postprocess.semantic_segmentation(class_logits, mask_logits, **geometry))
+            results.append(
+                segmentation.semantic_segmentation(class_logits, mask_logits, **geometry)
+            )
         return results
 
     def post_process_instance_segmentation(
@@ -71,7 +73,7 @@ class OutputsToSegments:
         its place, as uint8 [segments, height, width], and `return_coco_annotation` a list of COCO's
         {"size", "counts"}, both in the order of `segments_info`.
         """
-        from maskformer.postprocessing import segmentation as postprocess
+        from maskformer.postprocessing import segmentation
 
         if return_coco_annotation and return_binary_maps:
             raise ValueError(
@@ -80,7 +82,7 @@ class OutputsToSegments:
             )
         results = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
-            kept = postprocess.keep_instance(class_logits, threshold=threshold)
+            kept = segmentation.keep_instance(class_logits, threshold=threshold)
             settings = {
                 "threshold": threshold,
                 "mask_threshold": mask_threshold,
@@ -89,10 +91,10 @@ class OutputsToSegments:
             }
             masks = mask_logits[kept.queries]
             if not (return_coco_annotation or return_binary_maps):
-                placed = postprocess.instance_segmentation(masks, kept, **settings)
+                placed = segmentation.instance_segmentation(masks, kept, **settings)
                 results.append(_result(placed.segmentation, placed.segments))
                 continue
-            found = postprocess.instance_masks(masks, kept, **settings)
+            found = segmentation.instance_masks(masks, kept, **settings)
             form = _coco_masks(found.masks.numpy()) if return_coco_annotation else found.masks
             results.append(_result(form, found.segments))
         return results
@@ -112,12 +114,12 @@ class OutputsToSegments:
 
         Queries of one label in `label_ids_to_fuse` make one segment. None fuses nothing.
         """
-        from maskformer.postprocessing import segmentation as postprocess
+        from maskformer.postprocessing import segmentation
 
         results = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
-            kept = postprocess.keep_panoptic(class_logits, threshold=threshold)
-            panoptic = postprocess.panoptic_segmentation(
+            kept = segmentation.keep_panoptic(class_logits, threshold=threshold)
+            panoptic = segmentation.panoptic_segmentation(
                 mask_logits[kept.queries],
                 kept,
                 mask_threshold=mask_threshold,
