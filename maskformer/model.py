@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from maskformer.checkpoints.checkpoint import LoadReport, save_checkpoint
 from maskformer.checkpoints.loading import load_pretrained
@@ -27,6 +26,7 @@ from maskformer.criterion.matcher import (
     MaskFormerHungarianMatcher,
 )
 from maskformer.network.backbones import build_backbone
+from maskformer.network.convolutions import convolution_of_same_size
 from maskformer.network.mask_product import Projected, mask_product
 from maskformer.network.pixel_decoder import PixelDecoder
 from maskformer.network.query_decoder import DecodedQueries, QueryDecoder
@@ -424,4 +424,4 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         embeddings = decoding.mask_embeddings[index].index_select(0, kept)
         weight = torch.einsum("nc,cfyx->nfyx", embeddings, projection.weight)
         bias = embeddings @ projection.get_parameter("bias")
-        return functional.conv2d(features, weight, bias, padding=projection.padding)[0]
+        return convolution_of_same_size(features, weight, bias)[0]

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from maskformer.network import winograd
+
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
@@ -98,6 +100,8 @@ def _through(
     gradient: Tensor, source: Tensor, kernels: Tensor, *, to_source: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients by the source and by the kernels of a convolution that keeps the map's size."""
+    if winograd.suits(source, kernels):
+        return winograd.gradients(gradient, source, kernels, to_maps=to_source)
     by_source, by_kernels, _ = torch.ops.aten.convolution_backward(
         gradient,
         source,
