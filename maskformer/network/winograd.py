@@ -35,7 +35,7 @@ _TILES_AT_ONCE = 256
 # Where the method begins to pay: what is saved grows with the product of the channels, what the
 # transforms cost with their sum.
 _LEAST_TILES = 64
-_LEAST_CHANNELS = 128
+_LEAST_CHANNELS = {torch.float32: 128, torch.bfloat16: 64}
 
 
 def suits(maps: Maps, kernels: Float[Tensor, "_ _ _ _"]) -> bool:
@@ -43,10 +43,13 @@ def suits(maps: Maps, kernels: Float[Tensor, "_ _ _ _"]) -> bool:
     if maps.device.type != "cpu" or kernels.shape[2:] != (3, 3):
         return False
     channels_out, channels_in = kernels.shape[:2]
+    dtype = _dtype_of_result(maps)
+    least = _LEAST_CHANNELS.get(dtype)
+    if least is None or (dtype == torch.bfloat16 and _has_fast_bfloat16()):
+        return False
     return (
-        2 * channels_out * channels_in >= _LEAST_CHANNELS * (channels_out + channels_in)
+        2 * channels_out * channels_in >= least * (channels_out + channels_in)
         and maps.shape[2] * maps.shape[3] >= _LEAST_TILES * _OUT**2
-        and _suits_dtype(_dtype_of_result(maps))
         and type(maps) is Tensor  # a fake one has no values
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -69,10 +72,6 @@ def gradients(
 def _dtype_of_result(maps: Maps) -> torch.dtype:
     is_autocast = torch.is_autocast_enabled("cpu")
     return torch.get_autocast_dtype("cpu") if is_autocast else maps.dtype
-
-
-def _suits_dtype(dtype: torch.dtype) -> bool:
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and not _has_fast_bfloat16())
 
 
 @cache

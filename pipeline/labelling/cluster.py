@@ -24,31 +24,31 @@ import maskformer
 import pipeline
 from maskformer import MaskFormerImageProcessor
 
-_KEEP_IDLE_WORKERS = "RAY_idle_worker_killing_time_threshold_ms"
-"""Else idle ones beyond the number of cores end after a second, and a start is 1.5 s of a core."""
+_OWN_CLUSTER = {
+    # Else idle ones beyond the number of cores end after a second, and a start is 1.5 s of a core.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    # Of each process, for dashboards: 1 % of a core at every five seconds.
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+}
 _ON_THE_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # is heeded on all systems
 
 
-def connect(address: str | None = None, *, has_state: bool = False) -> None:
+def connect(address: str | None = None) -> None:
     """Joins the cluster at `address` or in RAY_ADDRESS; with neither, starts one on this machine.
-
-    Args:
-        has_state: whether one that is started can be asked for its state, as Ray Train does.
 
     Raises:
         ConnectionError: no cluster answers there, or none could be started.
     """
     _be_quiet()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address is None:
+    if is_started_here(address):
         _let_workers_find_this_code()
         _stay_on_this_machine()
-        os.environ.setdefault(_KEEP_IDLE_WORKERS, "60000")
-        if not has_state:
-            _publish_no_statistics()
+        for name, value in _OWN_CLUSTER.items():
+            os.environ.setdefault(name, value)
+        _publish_no_statistics()
         try:
-            with _native_stderr_closed(), _without_processes_nobody_asks(has_state=has_state):
+            with _native_stderr_closed(), _without_processes_nobody_asks():
                 ray.init(
                     address="local",
                     _node_ip_address="127.0.0.1",
@@ -58,6 +58,7 @@ def connect(address: str | None = None, *, has_state: bool = False) -> None:
         except Exception as error:  # Ray has no class of its own for it
             raise ConnectionError(f"Ray did not start on this machine: {error}") from error
         return
+    address = address or os.environ["RAY_ADDRESS"]
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Not submitted, so that no working directory brings our code to the other nodes.
         settings["runtime_env"] = {"py_modules": [maskformer, pipeline]}
@@ -66,6 +67,11 @@ def connect(address: str | None = None, *, has_state: bool = False) -> None:
             ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def is_started_here(address: str | None) -> bool:
+    """Whether `connect` starts a cluster, that is for this run alone and ends with it."""
+    return not (address or os.environ.get("RAY_ADDRESS"))
 
 
 def _let_workers_find_this_code() -> None:
@@ -101,12 +107,10 @@ def _be_quiet() -> None:
 
 
 @contextlib.contextmanager
-def _without_processes_nobody_asks(*, has_state: bool) -> Iterator[None]:
+def _without_processes_nobody_asks() -> Iterator[None]:
     """A cluster for one run neither scales, nor shows pages, nor sends logs to its driver: without
     the processes for that it starts with 3 s less of a core's time."""
-    others = ["start_monitor", "start_log_monitor"]
-    if not has_state:
-        others.append("start_api_server")
+    others = ["start_monitor", "start_log_monitor", "start_api_server"]
     node = ray._private.node.Node
     with mock.patch.multiple(node, **dict.fromkeys(others, mock.DEFAULT)):
         yield

@@ -21,7 +21,7 @@ from pipeline.labelled.checking import Census
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelling.cluster import connect
+from pipeline.labelling.cluster import connect, is_started_here
 from pipeline.labelling.report import ExitCode
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
@@ -84,6 +84,15 @@ _FREE = {
 }
 
 
+# Where a cluster is started for the run: all workers are on this machine, nobody else is to hear
+# them, and what wakes up beside them a hundred times a second takes its time from theirs.
+_ALONE = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
 def finetune(settings: Settings) -> int:
     """Trains what is left to train, delivers the model, and gives the exit code."""
     try:
@@ -122,15 +131,16 @@ def _finetune(settings: Settings) -> int:
 
 def _train(assignment: Assignment, *, settings: Settings) -> None:
     workers = settings.of(WorkerSettings)
-    if workers.ray_address is None and "RAY_ADDRESS" not in os.environ:
-        # All workers are on this machine, and nobody else is to hear them.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    connect(workers.ray_address, has_state=True)
+    is_alone = is_started_here(workers.ray_address)
+    if is_alone:
+        for name, value in _ALONE.items():
+            os.environ.setdefault(name, value)
+    connect(workers.ray_address)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     with FollowedHistory(assignment.output, storage=assignment.storage):
-        run_workers(assignment, settings=workers, run_id=run_id)
+        run_workers(assignment, settings=workers, run_id=run_id, is_alone=is_alone)
 
 
 def _assignment(settings: Settings, *, storage: Storage) -> Assignment:

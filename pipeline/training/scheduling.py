@@ -8,6 +8,9 @@ import pyarrow.fs
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from pipeline.labelled.target import LabelError
 from pipeline.settings import WrongUsage
@@ -46,8 +49,13 @@ class TrainingStopped(Exception):
     """Training cannot go on as it is set; the message says why."""
 
 
-def run_workers(assignment: Assignment, *, settings: WorkerSettings, run_id: str) -> None:
+def run_workers(
+    assignment: Assignment, *, settings: WorkerSettings, run_id: str, is_alone: bool
+) -> None:
     """Trains to the end, on the cluster that Ray is connected to.
+
+    Args:
+        is_alone: whether the cluster is for this run, and ends with it.
 
     Raises:
         TrainingStopped: all workers had to stop, and would again.
@@ -60,7 +68,7 @@ def run_workers(assignment: Assignment, *, settings: WorkerSettings, run_id: str
         assignment, num_threads=None if resources.get("GPU") else max(1, int(cpus))
     )
     place, filesystem = _storage_of(assignment)
-    trainer = TorchTrainer(
+    trainer = (_AloneTrainer if is_alone else TorchTrainer)(
         train,
         train_loop_config={"assignment": ray.put(assignment)},
         scaling_config=ScalingConfig(
@@ -79,6 +87,16 @@ def run_workers(assignment: Assignment, *, settings: WorkerSettings, run_id: str
     reason = _fitted(trainer).return_value
     if reason is not None:
         raise TrainingStopped(reason)
+
+
+class _AloneTrainer(TorchTrainer):
+    """Without the actors that give datasets of Ray's to workers and that tidy up a cluster after a
+    run that died: each wakes up a hundred times a second, beside workers that need all cores."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, left_out)]
 
 
 def _resources(settings: WorkerSettings) -> dict[str, float]:
