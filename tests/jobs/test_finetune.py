@@ -136,6 +136,21 @@ def test_a_run_leaves_a_model_with_its_card_its_curves_and_its_history(
     assert "validation: pq" in ended.stderr
 
 
+def test_beside_its_workers_a_run_on_a_cluster_of_its_own_has_three_actors(
+    trained: tuple[Path, Ended],
+):
+    """A controller, one that gives it resources, and one that the workers meet at."""
+    _, ended = trained
+    assert ended.ray_folder is not None
+    [folder] = ended.ray_folder.rglob("session_2*/logs")
+    told = [line for log in folder.glob("worker-*.out") for line in log.read_text().splitlines()]
+    names = {line.removeprefix(":actor_name:") for line in told if line.startswith(":actor_name:")}
+    assert names == {
+        "TrainController", "_AutoscalingCoordinatorActor", "SynchronizationActor", "RayTrainWorker"
+    }  # fmt: skip
+    assert not (folder / "dashboard.log").exists()
+
+
 def test_the_model_goes_straight_into_the_labelling_job_and_loads_in_transformers(
     jobs: Jobs, plain: Path, trained: tuple[Path, Ended], tmp_path: Path
 ):

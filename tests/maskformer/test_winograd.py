@@ -74,7 +74,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch_to_the_bit():
         )
 
 
-def test_the_number_of_threads_changes_nothing():
+def test_the_number_of_threads_changes_the_last_bits_at_most():
     maps, kernels = drawn(1, 128, 37, 40), drawn(128, 128, 3, 3, seed=1)
     threads = torch.get_num_threads()
     results = []
