@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.corpora.sources import Kind, Source
-from pipeline.storage import File, Storage, join
+from pipeline.storage import File, Storage, below, is_complete, join
 from pipeline.threads import map_ahead
 
 IMAGE_ENDINGS = (
@@ -127,7 +127,7 @@ def _found(
 ) -> Iterator[_Found]:
     for file in files:
         kind = kind_of(file.uri)
-        name = _below(file.uri, root=listing.root)
+        name = below(file.uri, root=listing.root)
         if kind in ("file", "tar") or (kind == "parquet" and is_planned(file)):
             yield _Found(_source(file, name=name, kind=str(kind)))
             continue
@@ -211,8 +211,8 @@ def _visible(files: Iterable[File], *, root: str) -> Iterator[File]:
 
 
 def _is_visible(uri: str, *, root: str) -> bool:
-    below = _below(uri, root=root)
-    return below != uri and not _HIDDEN.search(below)
+    name = below(uri, root=root)
+    return name != uri and not _HIDDEN.search(name)
 
 
 def _digest(source: Source) -> bytes:
@@ -230,11 +230,6 @@ def _source(file: File, *, name: str, kind: str) -> Source:
     )
 
 
-def _below(uri: str, *, root: str) -> str:
-    """The path relative to the root; the whole location where it lies elsewhere."""
-    return uri.removeprefix(f"{root.rstrip('/')}/")
-
-
 @dataclass(frozen=True)
 class _Entry:
     uri: str
@@ -248,8 +243,8 @@ def _looked_at(
     folder = manifest.uri.rsplit("/", 1)[0]
 
     def look(entry: _Entry) -> tuple[_Entry, File]:
-        absolute = "://" in entry.uri or entry.uri.startswith("/")
-        uri = storage.absolute(entry.uri if absolute else join(folder, entry.uri))
+        uri = entry.uri if is_complete(entry.uri) else join(folder, entry.uri)
+        uri = storage.absolute(uri)
         # An entry that is not there keeps its place: reading it gives a row that says so.
         return entry, storage.file(uri) or File(uri=uri, size=0, etag="")
 
@@ -258,7 +253,7 @@ def _looked_at(
 
 def _named_source(entry: _Entry, file: File, *, root: str) -> Source:
     kind = kind_of(file.uri)
-    name = entry.image_id or _below(file.uri, root=root)
+    name = entry.image_id or below(file.uri, root=root)
     return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")
 
 
