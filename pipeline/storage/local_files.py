@@ -138,7 +138,9 @@ def _etag(status: os.stat_result) -> str:
 def _check(file: Any, path: str, etag: str | None) -> None:
     found = _etag(os.fstat(file.fileno()))
     if etag and found != etag:
-        raise SourceChanged(f"{path} changed since it was listed: etag {found}, planned {etag}")
+        raise SourceChanged(
+            f"{local_uri(path)} changed since it was listed: etag {found}, planned {etag}"
+        )
 
 
 @contextlib.contextmanager

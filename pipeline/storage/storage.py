@@ -290,8 +290,9 @@ class Storage:
 
     def _files_on_disk(self, fs: Any, path: str) -> Iterator[File]:
         """Folder by folder; one that cannot be read is a fault, and no folder without files."""
-        entries = self._retried(lambda: local_files.folder(path), fs=fs, what=f"list {path}")
-        if not entries and (single := self.file(places.local_uri(path))) is not None:
+        uri = places.local_uri(path)
+        entries = self._retried(lambda: local_files.folder(path), fs=fs, what=f"list {uri}")
+        if not entries and (single := self.file(uri)) is not None:
             yield single
         for entry in entries:
             if isinstance(entry, File):
