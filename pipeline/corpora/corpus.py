@@ -18,9 +18,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.corpora.lookups import Lookups
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.corpora.sources import Kind, Source
-from pipeline.storage import File, Storage, below, is_complete, join
+from pipeline.storage import File, Storage, StorageFault, below, is_complete, join
 from pipeline.threads import map_ahead
 
 IMAGE_ENDINGS = (
@@ -38,6 +39,7 @@ _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
 ]
 _LOOKS_AT_ONCE = 32
 _MOST_NAMED = 1000
+_MOST_FAULTS = 5
 _HIDDEN = re.compile(r"(^|/)[._]")
 
 
@@ -58,6 +60,17 @@ class Listing:
     """Number of those that are not named."""
     waiting: int = 0
     """Files that are left for another time."""
+    waiting_absent: int = 0
+    """Those of them that are not there."""
+    out_of_reach: int = 0
+    """Files that the storage could say nothing of."""
+    faults: list[str] = field(default_factory=list)
+    """Why, of the first of them."""
+
+    def leave(self, fault: StorageFault) -> None:
+        self.out_of_reach += 1
+        if len(self.faults) < _MOST_FAULTS:
+            self.faults.append(str(fault))
 
     def pass_over(self, uri: str) -> None:
         if len(self.passed_over) < _MOST_NAMED:
@@ -149,8 +162,11 @@ def _found(
             listing.pass_over(file.uri)
             continue
         for entry, there in _looked_at(rows, file, storage=storage):
-            if waits(there):
+            if isinstance(there, StorageFault):
+                listing.leave(there)
+            elif waits(there):
                 listing.waiting += 1
+                listing.waiting_absent += not there.etag
             else:
                 source = _named_source(entry, there, root=listing.root)
                 yield _Found(source, is_named=True)
@@ -238,15 +254,16 @@ class _Entry:
 
 def _looked_at(
     entries: Iterable[_Entry], manifest: File, *, storage: Storage
-) -> Iterator[tuple[_Entry, File]]:
+) -> Iterator[tuple[_Entry, File | StorageFault]]:
     """The entries with what the store says of them; it is asked for many at a time."""
     folder = manifest.uri.rsplit("/", 1)[0]
 
-    def look(entry: _Entry) -> tuple[_Entry, File]:
+    lookups = Lookups(storage)
+
+    def look(entry: _Entry) -> tuple[_Entry, File | StorageFault]:
         uri = entry.uri if is_complete(entry.uri) else join(folder, entry.uri)
-        uri = storage.absolute(uri)
         # An entry that is not there keeps its place: reading it gives a row that says so.
-        return entry, storage.file(uri) or File(uri=uri, size=0, etag="")
+        return entry, lookups.look(storage.absolute(uri))
 
     yield from map_ahead(look, entries, num_threads=_LOOKS_AT_ONCE, ahead=4 * _LOOKS_AT_ONCE)
 

@@ -138,7 +138,10 @@ def read_source(
 def _read_file(source: Source, *, storage: Storage, settings: ReadSettings) -> EncodedImage:
     if source.size > settings.max_image_bytes:
         return _failed(source, "TooLarge", _too_large(source.size, settings=settings))
-    data = storage.read(source.uri, etag=source.etag)
+    # Some servers do not say how large it is.
+    data = storage.read(source.uri, etag=source.etag, most=settings.max_image_bytes + 1)
+    if len(data) > settings.max_image_bytes:
+        return _failed(source, "TooLarge", _too_large(len(data), settings=settings))
     return _image(source, image_id=source.name, data=data)
 
 

@@ -28,7 +28,7 @@ from pipeline.labelling.cutting import Cutter, slice_bytes
 from pipeline.labelling.earlier import EarlierPlans
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import PLAN, Unit, unit_id
-from pipeline.storage import File
+from pipeline.storage import File, StorageFault
 from pipeline.table import TableSpec, TableStore
 
 __all__ = [
@@ -81,6 +81,13 @@ class Plan:
     """Number of files that are left for another time."""
     tried_again: int = 0
     """Number of images in error that are to be tried again."""
+    gone: int = 0
+    """Number of sources that were labelled and are absent now; their rows stay."""
+    first_gone: str | None = None
+    out_of_reach: int = 0
+    """Number of files that the storage could say nothing of, left for another run."""
+    storage_faults: tuple[str, ...] = ()
+    """Why, of the first of them."""
 
     def units_in_turn(self, run_id: str) -> list[Unit]:
         """The units as this run does them: those of earlier plans first, in an order of its own.
@@ -126,6 +133,7 @@ def plan_corpus(
 
     Raises:
         ValueError: the corpus holds no source at all.
+        StorageFault: nothing of it is there, and something was; or the storage failed.
     """
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         folder = Path(name)
@@ -149,7 +157,9 @@ def plan_corpus(
             folder=folder,
             gives_up=not is_trial,
         )
-        if not comparison.num_listed and not listing.waiting:
+        if limit is None:
+            _check_there(comparison, listing, earlier=earlier, place=table.storage.absolute(corpus))
+        if not (comparison.num_listed or listing.waiting or listing.out_of_reach):
             raise ValueError(_nothing(corpus, listing))
         again = list(_again(failed, comparison=comparison, cutter=cutter))
         pieces = (
@@ -173,6 +183,10 @@ def plan_corpus(
             more_doubled=listing.more_doubled,
             waiting=listing.waiting,
             tried_again=sum(source.num_images or 1 for source in again),
+            gone=comparison.num_gone,
+            first_gone=comparison.first_gone(),
+            out_of_reach=listing.out_of_reach,
+            storage_faults=tuple(listing.faults),
         )
 
 
@@ -191,6 +205,29 @@ def settle_plan(
             return plan
         plan = plan_again()
     return plan
+
+
+def _check_there(
+    comparison: Comparison, listing: Listing, *, earlier: EarlierPlans, place: str
+) -> None:
+    """Raises where nothing of the corpus is there that once was, as where a disk is not mounted."""
+    if comparison.num_there or listing.waiting > listing.waiting_absent:
+        return
+    if listing.out_of_reach:
+        raise StorageFault(
+            f"of {place} nothing could be found: {listing.out_of_reach:,} files are out of reach, "
+            f"as {listing.faults[0]}"
+        )
+    if comparison.num_gone or (not comparison.num_listed and earlier.has_labelled(place)):
+        named = comparison.num_listed + listing.waiting
+        what = (
+            f"none of the {named:,} files that {place} names" if named else f"no image at {place}"
+        )
+        example = f", as {comparison.first_gone()}" if comparison.num_gone else ""
+        raise StorageFault(
+            f"{what} is there{example}, and it was labelled into this table before: is its disk "
+            "mounted, its bucket the right one? The rows in the table stay as they are"
+        )
 
 
 def _nothing(corpus: str, listing: Listing) -> str:

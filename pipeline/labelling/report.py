@@ -63,6 +63,13 @@ class Report:
     """Files that may still be written, left for another run."""
     images_tried_again: int = 0
     """Images in error that were planned again."""
+    files_gone: int = 0
+    """Files and archives that were labelled and are absent now; their rows stay."""
+    files_gone_example: str | None = None
+    files_out_of_reach: int = 0
+    """Files that the storage could say nothing of, left for another run."""
+    files_out_of_reach_examples: list[str] = field(default_factory=list)
+    """Why, of the first of them."""
 
     @property
     def units_undone(self) -> int:
@@ -109,6 +116,10 @@ def make_report(
         units_left=tally.units_left,
         files_waiting=plan.waiting,
         images_tried_again=plan.tried_again,
+        files_gone=plan.gone,
+        files_gone_example=plan.first_gone,
+        files_out_of_reach=plan.out_of_reach,
+        files_out_of_reach_examples=list(plan.storage_faults),
         storage_retries=dict(tally.storage_retries.most_common()),
         storage_wait_seconds=round(tally.storage_wait_seconds, 2),
         gpu_seconds=round(tally.gpus * tally.seconds_at_work, 2),
@@ -124,7 +135,7 @@ def over_budget(counts: Counts, *, error_budget: float) -> bool:
 def _exit_code(plan: Plan, tally: Tally, *, error_budget: float, was_stopped: bool) -> ExitCode:
     if over_budget(tally.counts, error_budget=error_budget):
         return ExitCode.BUDGET_EXCEEDED
-    if was_stopped or tally.units_over < len(plan.units):
+    if was_stopped or plan.out_of_reach or tally.units_over < len(plan.units):
         return ExitCode.TRY_AGAIN
     return ExitCode.DONE_WITH_ERRORS if tally.counts.num_errors else ExitCode.DONE
 
@@ -157,6 +168,16 @@ def summary(report: Report, *, report_file: str) -> str:
     if report.faults:
         reason = next(iter(report.faults.values()))
         lines.append(f"units not done: {report.units_undone:,}, as {reason}")
+    if report.files_out_of_reach:
+        lines.append(
+            f"files out of reach, left for another run: {report.files_out_of_reach:,}, as "
+            f"{report.files_out_of_reach_examples[0]}"
+        )
+    if report.files_gone:
+        lines.append(
+            f"labelled before and absent now, their rows stay: {report.files_gone:,}, as "
+            f"{report.files_gone_example}"
+        )
     if report.units_elsewhere:
         lines.append(f"units that a run beside this one has done: {report.units_elsewhere:,}")
     if report.images_tried_again:

@@ -1,4 +1,4 @@
-"""A location is a name and no language: what was listed is opened by the name it was listed under."""
+"""A location is a name and no language: what was listed is opened under the name it had there."""
 
 import os
 import sys

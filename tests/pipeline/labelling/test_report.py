@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,21 @@ def test_exit_codes_say_whether_to_worry_and_whether_to_try_again(
     planned, counted, was_stopped, code
 ):
     assert report(planned, counted, was_stopped=was_stopped).exit_code == code
+
+
+def test_files_that_the_storage_did_not_answer_for_are_worth_trying_again():
+    away = replace(plan(2), out_of_reach=3, storage_faults=("look at http://h/a.jpg: 503",))
+    assert report(away, tally(units=2)).exit_code == 75
+    text = lines(away, tally(units=2))
+    assert "files out of reach, left for another run: 3, as look at http://h/a.jpg: 503" in text
+    assert "not finished; run the same command again to go on" in text
+
+
+def test_files_that_were_labelled_and_are_absent_are_named_and_no_reason_to_worry():
+    away = replace(plan(2), gone=3, first_gone="/corpus/a.jpg")
+    assert report(away, tally(units=2)).exit_code == 0
+    text = lines(away, tally(units=2))
+    assert "labelled before and absent now, their rows stay: 3, as /corpus/a.jpg" in text
 
 
 def test_exit_codes_are_those_that_schedulers_know():
