@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.corpora.lookups import Lookups
+from pipeline.corpora.lookups import Lookups, refusal
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.corpora.sources import Kind, Source
 from pipeline.storage import File, Storage, StorageFault, below, is_complete, join
@@ -178,6 +178,8 @@ def _settled(
     for file in files:
         if waits(file):
             listing.waiting += 1
+        elif not file.may_be_read and kind_of(file.uri) is not None:
+            listing.leave(refusal(file))
         else:
             yield file
 

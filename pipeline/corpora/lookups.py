@@ -1,7 +1,7 @@
 """Lookups: what the storage says of the files that a manifest names.
 
-`corpus.py` makes sources of them. A file that the storage cannot tell anything of is neither there
-nor absent: it is left for another run, and costs no other file its turn.
+`corpus.py` makes sources of them. A file that the storage refuses, or cannot tell anything of, is
+neither there nor absent: it is left for another run, and costs no other file its turn.
 """
 
 from collections import Counter
@@ -43,4 +43,11 @@ class Lookups:
                 self._last[host] = fault
             return fault
         self._faults_in_a_row[host] = 0
+        if file is not None and not file.may_be_read:
+            return refusal(file)
         return file or File(uri=uri, size=0, etag="")
+
+
+def refusal(file: File) -> StorageFault:
+    """The fault that reading the file would be."""
+    return StorageFault(f"look at {file.uri}: this user may not read it; allow it, or remove it")

@@ -194,7 +194,9 @@ class Comparison:
             file = self._storage.file(source.uri)
         except StorageFault:  # what is left of its unit need not wait for it
             return False
-        return (file.etag if file else _ABSENT) == source.etag
+        if file is None:
+            return source.etag == _ABSENT
+        return file.may_be_read and file.etag == source.etag
 
 
 class _ListingOnDisk:

@@ -17,6 +17,7 @@ from pipeline.storage.faults import SourceChanged
 from pipeline.storage.file import File
 from pipeline.storage.places import local_uri
 
+_FOR_ALL = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _NO_SUCH_PATH = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -128,6 +129,7 @@ def _file(path: str, status: os.stat_result) -> File | None:
         size=status.st_size,
         etag=_etag(status),
         modified=status.st_mtime,
+        may_be_read=status.st_mode & _FOR_ALL == _FOR_ALL or os.access(path, os.R_OK),
     )
 
 
