@@ -134,11 +134,19 @@ class _Links(HTMLParser):
 async def _answer(
     fs: Any, method: str, url: str, *, headers: dict[str, str] | None = None
 ) -> AsyncIterator[Any]:
+    import aiohttp  # takes a fifth of a second, which a process without HTTP need not spend
+
     session = await fs.set_session()
     # What is compressed on the way has no ranges, and a size that is not the object's.
     headers = {"Accept-Encoding": "identity", **(headers or {})}
-    request = session.request(method, _request_url(url), headers=headers, allow_redirects=True)
-    async with request as response:
+    try:
+        address = _request_url(url)
+        response = await session.request(method, address, headers=headers, allow_redirects=True)
+    except ValueError as error:
+        if isinstance(error, aiohttp.RedirectClientError):  # that was what the server said
+            raise
+        raise FileNotFoundError(f"{url}: no server can have this address: {error}") from error
+    async with response:
         yield response
 
 

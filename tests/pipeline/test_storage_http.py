@@ -57,6 +57,15 @@ def test_a_server_that_is_not_reached_is_a_fault(host):
             request(f"http://{host}:{port}/a.jpg")
 
 
+@pytest.mark.parametrize(
+    "host", ["", "[::1", "h:99999", "h:port", "a" * 70, "a..b", "256.1.1.1", "\u200b"]
+)
+def test_an_address_that_no_server_can_have_is_absent(host):
+    assert STORAGE.file(f"http://{host}/a.jpg") is None
+    with pytest.raises(FileNotFoundError, match="no server can have this address"):
+        STORAGE.read(f"http://{host}/a.jpg")
+
+
 def test_a_fault_that_passes_is_not_seen_but_counted(server):
     take_retries()
     server.moods["/a.jpg"] = "503*2"
