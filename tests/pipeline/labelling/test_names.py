@@ -16,7 +16,8 @@ from pipeline.table import TableStore
 
 NAMES = [
     "x::y.jpg", "a.jpg?versionId=1.jpg", "a%2Fb.jpg", "100%.jpg", "a#b.jpg", "[x]*?.jpg",
-    "sp ace.jpg", "user@host.jpg", "line\nbreak.jpg", "~.jpg", "a?u=http:/b.jpg", "é.jpg", f"{'x' * 200}.jpg",
+    "sp ace.jpg", "user@host.jpg", "line\nbreak.jpg", "~.jpg", "a?u=http:/b.jpg", "é.jpg",
+    f"{'x' * 200}.jpg",
 ]  # fmt: skip
 BYTES = ["byte\udcff.jpg", "\udce9t\udce9/\udcff.jpg"]
 IDS = {"byte\udcff.jpg": "byte\\xff.jpg", "\udce9t\udce9/\udcff.jpg": "\\xe9t\\xe9/\\xff.jpg"}
