@@ -17,6 +17,7 @@ LOCAL, S3, HTTP = ("file", "local"), ("s3", "s3a"), ("http", "https")
 _BYTES_ON_DISK = "file://localhost/"
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTAINER_AT_ACCOUNT = ("abfs", "abfss", "az", "wasb", "wasbs")
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
@@ -65,7 +66,11 @@ def local_uri(path: str) -> str:
     """The location of an absolute path."""
     if _is_text(path):
         return path
-    return _BYTES_ON_DISK + quote(_bytes(path).removeprefix(b"/"))
+    name = _bytes(path)
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return _BYTES_ON_DISK + quote(name.removeprefix(b"/"))
 
 
 def join(base: str, *names: str) -> str:
@@ -116,7 +121,6 @@ def _is_text(name: str) -> bool:
 
 
 def _bytes(name: str) -> bytes:
-    try:
-        return name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # a half of a pair, as JSON can spell it: a name that no disk has
-        return name.encode("utf-8", "surrogatepass")
+    # A half of a pair, as JSON can spell it, is in no name on a disk and in no key.
+    name = _HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", name)
+    return name.encode("utf-8", "surrogateescape")
