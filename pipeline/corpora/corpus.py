@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.corpora.lookups import Lookups, refusal
+from pipeline.corpora.passed_over import PassedOver
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.corpora.sources import Kind, Source
 from pipeline.storage import File, Storage, StorageFault, below, is_complete, join
@@ -37,6 +38,7 @@ _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
     ("parquet", (".parquet",)),
     ("manifest", tuple(f".{ending}" for ending in MANIFEST_ENDINGS)),
 ]
+_OF_NO_KNOWN_KIND = "of no known kind"
 _LOOKS_AT_ONCE = 32
 _MOST_NAMED = 1000
 _MOST_FAULTS = 5
@@ -49,10 +51,8 @@ class Listing:
 
     root: str
     sources: Iterator[Source]
-    passed_over: list[str] = field(default_factory=list)
-    """Locations of files of no known kind; the first thousand."""
-    more_passed_over: int = 0
-    """Number of those that are not named."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Files that are no source, by reason."""
     doubled: list[str] = field(default_factory=list)
     """Locations that a manifest, or a manifest and its prefix, name once more; the first
     thousand."""
@@ -72,11 +72,10 @@ class Listing:
         if len(self.faults) < _MOST_FAULTS:
             self.faults.append(str(fault))
 
-    def pass_over(self, uri: str) -> None:
-        if len(self.passed_over) < _MOST_NAMED:
-            self.passed_over.append(uri)
-        else:
-            self.more_passed_over += 1
+    def pass_over(self, uri: str, *, reason: str) -> None:
+        """Counts a file that could hold images and is no source; the reason is a few plain words,
+        as "hidden"."""
+        self.passed_over.add(uri, reason=reason)
 
     def take_once(self, uri: str) -> None:
         if len(self.doubled) < _MOST_NAMED:
@@ -159,7 +158,7 @@ def _found(
         elif kind == "manifest":
             entries = _jsonl_entries
         if entries is None or (rows := entries(file, storage)) is None:
-            listing.pass_over(file.uri)
+            listing.pass_over(file.uri, reason=_OF_NO_KNOWN_KIND)
             continue
         for entry, there in _looked_at(rows, file, storage=storage):
             if isinstance(there, StorageFault):

@@ -424,7 +424,6 @@ def test_without_a_terminal_progress_is_a_line_with_rate_errors_and_time_left(
         units=(Unit(unit_id="u", sources=(source,)),),
         done=0,
         earlier=0,
-        passed_over=(),
         doubled=(),
     )
     seconds = iter([100.0, 150.0])

@@ -65,11 +65,9 @@ def test_every_kind_of_source_in_one_prefix_is_found_in_the_order_of_its_path(tm
         ("shard-1.tar.gz", "tar"),
         ("table.parquet", "parquet"),
     ]
-    assert [place.rsplit("/", 1)[1] for place in listing.passed_over] == [
-        "more.csv",
-        "notes.txt",
-        "numbers.parquet",
-    ]
+    assert listing.passed_over.examples == {
+        "of no known kind": [f"{root}/{n}" for n in ("more.csv", "notes.txt", "numbers.parquet")]
+    }
     assert listing.doubled == [f"{root}/elsewhere/d.jpg"]
     for source in sources:
         file = STORAGE.file(f"{root}/{source.name}")
@@ -105,7 +103,7 @@ def test_hidden_files_and_those_of_other_programs_are_no_part_of_the_corpus(tmp_
     )
     sources, listing = listed(root)
     assert names(sources) == ["d/e_f.g.jpg"]
-    assert listing.passed_over == []
+    assert not listing.passed_over
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ def test_a_corpus_may_be_empty(tmp_path, content):
     root = put(tmp_path / "corpus", content)
     sources, listing = listed(root)
     assert sources == []
-    assert len(listing.passed_over) == ("a.txt" in content)
+    assert listing.passed_over.total == ("a.txt" in content)
 
 
 def test_a_corpus_that_is_not_there_is_empty(place):
@@ -244,14 +242,14 @@ def test_a_line_of_a_manifest_that_is_no_entry_is_an_error_that_names_it(tmp_pat
 def test_a_jsonl_file_without_locations_is_passed_over(tmp_path, data):
     root = put(tmp_path, {"list.jsonl": data})
     sources, listing = listed(root)
-    assert (sources, listing.passed_over) == ([], [f"{root}/list.jsonl"])
+    assert (sources, listing.passed_over.all_examples) == ([], [f"{root}/list.jsonl"])
 
 
 @pytest.mark.parametrize("data", [b"", b"a,b\n1,2\n", b"\x00\x01\x02", b"x" * 200_000])
 def test_a_csv_file_without_locations_is_passed_over(tmp_path, data):
     root = put(tmp_path, {"list.csv": data})
     sources, listing = listed(root)
-    assert (sources, listing.passed_over) == ([], [f"{root}/list.csv"])
+    assert (sources, listing.passed_over.all_examples) == ([], [f"{root}/list.csv"])
 
 
 @pytest.mark.parametrize("data", [b"", b"no Parquet", IMAGES[:-20], IMAGES[:40] + IMAGES[60:]])
@@ -259,7 +257,7 @@ def test_a_damaged_parquet_file_stays_a_source_so_that_it_gets_a_row(tmp_path, d
     root = put(tmp_path, {"a.parquet": data})
     sources, listing = listed(root)
     assert [(source.name, source.kind) for source in sources] == [("a.parquet", "parquet")]
-    assert listing.passed_over == []
+    assert not listing.passed_over
 
 
 def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
@@ -270,7 +268,7 @@ def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
 
 def test_the_column_of_images_may_be_named(tmp_path):
     root = put(tmp_path, {"a.parquet": parquet({"one": [b"1"], "two": [b"2"]})})
-    assert listed(root)[1].passed_over == [f"{root}/a.parquet"]
+    assert listed(root)[1].passed_over.all_examples == [f"{root}/a.parquet"]
     assert names(listed(root, image_column="two")[0]) == ["a.parquet"]
 
 
@@ -301,15 +299,17 @@ def test_of_many_files_that_are_no_images_the_first_are_named_and_all_counted(
         tmp_path / "c",
         {
             **{f"{n}.jpg": b"1" for n in range(5)},
-            **{f"{n}.txt": b"" for n in range(5)},
+            **{f"{n}.txt": b"" for n in range(9)},
             "list.csv": csv_of(*(f"{n}.jpg" for n in range(5))),
         },
     )
     sources, listing = listed(root)
     assert len(sources) == 5
-    assert listing.passed_over == [f"{root}/0.txt", f"{root}/1.txt"]
+    assert listing.passed_over.to_dict() == {
+        "of no known kind": {"count": 9, "examples": [f"{root}/{n}.txt" for n in range(5)]}
+    }
     assert listing.doubled == [f"{root}/0.jpg", f"{root}/1.jpg"]
-    assert (listing.more_passed_over, listing.more_doubled) == (3, 3)
+    assert listing.more_doubled == 3
 
 
 def test_what_a_prefix_has_is_taken_under_its_path_wherever_its_manifest_stands(tmp_path):
