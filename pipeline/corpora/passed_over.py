@@ -11,6 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+OF_NO_KNOWN_KIND = "of no known kind"
+HIDDEN = "hidden"
+OF_A_TABLE = "in the folder of a segment table"
+BESIDE_AN_IMAGE = "beside the image of the same name"
+LEFT_OUT = "with an ending that image_members leaves out"
+EMPTY_ARCHIVE = "an archive without files"
+
 _MOST_EXAMPLES = 5
 
 PASSED_OVER = pa.list_(
@@ -28,14 +35,6 @@ class PassedOver:
 
     def __bool__(self) -> bool:
         return bool(self.counts)
-
-    @property
-    def total(self) -> int:
-        return self.counts.total()
-
-    @property
-    def all_examples(self) -> list[str]:
-        return [place for places in self.examples.values() for place in places]
 
     def add(self, place: str, *, reason: str) -> None:
         self.counts[reason] += 1
