@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from pipeline.corpora.passed_over import PassedOver
+from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, PassedOver
 from pipeline.labelling.planning import Plan
 from pipeline.labelling.progress import duration
 from pipeline.labelling.tally import Counts, Tally
@@ -47,7 +47,7 @@ class Report:
     faults: dict[str, str]
     """Units that are not done, and why."""
     files_passed_over: int
-    """Those of `passed_over` that the listing showed."""
+    """Files of no known kind; `passed_over` has these and all others."""
     files_passed_over_examples: list[str]
     files_named_twice: int
     storage_retries: dict[str, int] = field(default_factory=dict)
@@ -116,8 +116,8 @@ def make_report(
         errors=dict(tally.counts.errors.most_common()),
         error_examples=tally.examples,
         faults=dict(list(tally.faults.items())[:100]),
-        files_passed_over=plan.passed_over.total,
-        files_passed_over_examples=plan.passed_over.all_examples[:5],
+        files_passed_over=plan.passed_over.counts[OF_NO_KNOWN_KIND],
+        files_passed_over_examples=plan.passed_over.examples.get(OF_NO_KNOWN_KIND, []),
         files_named_twice=len(plan.doubled) + plan.more_doubled,
         units_elsewhere=tally.units_elsewhere,
         units_left=tally.units_left,
