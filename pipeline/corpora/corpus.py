@@ -11,24 +11,24 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.corpora.formats import IMAGE_ENDINGS
 from pipeline.corpora.lookups import Lookups, refusal
+from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, PassedOver
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.corpora.sources import Kind, Source
+from pipeline.corpora.visible import VisibleFiles
 from pipeline.storage import File, Storage, StorageFault, below, is_complete, join
 from pipeline.threads import map_ahead
 
-IMAGE_ENDINGS = (
-    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff",
-    "ppm", "pgm", "pnm", "avif", "jp2",
+ARCHIVE_ENDINGS = (
+    "tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tbz", "tb2", "tar.xz", "txz", "tar.zst", "tzst",
 )  # fmt: skip
-ARCHIVE_ENDINGS = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst")
 MANIFEST_ENDINGS = ("csv", "jsonl", "ndjson")
 
 _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
@@ -40,7 +40,6 @@ _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
 _LOOKS_AT_ONCE = 32
 _MOST_NAMED = 1000
 _MOST_FAULTS = 5
-_HIDDEN = re.compile(r"(^|/)[._]")
 
 
 @dataclass
@@ -49,10 +48,8 @@ class Listing:
 
     root: str
     sources: Iterator[Source]
-    passed_over: list[str] = field(default_factory=list)
-    """Locations of files of no known kind; the first thousand."""
-    more_passed_over: int = 0
-    """Number of those that are not named."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Files that are no source, by reason."""
     doubled: list[str] = field(default_factory=list)
     """Locations that a manifest, or a manifest and its prefix, name once more; the first
     thousand."""
@@ -72,11 +69,10 @@ class Listing:
         if len(self.faults) < _MOST_FAULTS:
             self.faults.append(str(fault))
 
-    def pass_over(self, uri: str) -> None:
-        if len(self.passed_over) < _MOST_NAMED:
-            self.passed_over.append(uri)
-        else:
-            self.more_passed_over += 1
+    def pass_over(self, uri: str, *, reason: str) -> None:
+        """Counts a file that could hold images and is no source; the reason is a few plain words,
+        as "hidden"."""
+        self.passed_over.add(uri, reason=reason)
 
     def take_once(self, uri: str) -> None:
         if len(self.doubled) < _MOST_NAMED:
@@ -109,7 +105,12 @@ def list_corpus(
     single = storage.file(place)
     root = place.rsplit("/", 1)[0] if single else place
     listing = Listing(root=root, sources=iter(()))
-    files = iter([single]) if single else _visible(storage.files(place), root=root)
+    visible = None
+    if single is not None:
+        files = iter([single])
+    else:
+        visible = VisibleFiles(root=root, storage=storage, of_a_kind=kind_of)
+        files = visible.among(storage.files(place), pass_over=listing.pass_over)
     found = _found(
         _settled(files, listing, waits=waits),
         listing,
@@ -118,7 +119,7 @@ def list_corpus(
         is_planned=is_planned,
         waits=waits,
     )
-    listing.sources = _once(found, listing, is_prefix=single is None)
+    listing.sources = _once(found, listing, visible=visible)
     return listing
 
 
@@ -141,8 +142,12 @@ def _found(
     for file in files:
         kind = kind_of(file.uri)
         name = below(file.uri, root=listing.root)
-        if kind in ("file", "tar") or (kind == "parquet" and is_planned(file)):
+        is_left = kind == "parquet" and (not file.etag or is_planned(file))
+        if kind in ("file", "tar") or is_left:
             yield _Found(_source(file, name=name, kind=str(kind)))
+            continue
+        if not file.etag:  # nothing lies where its link leads
+            listing.pass_over(file.uri, reason=OF_NO_KNOWN_KIND)
             continue
         entries: Callable[[File, Storage], Iterator[_Entry] | None] | None = None
         if kind == "parquet":
@@ -159,7 +164,7 @@ def _found(
         elif kind == "manifest":
             entries = _jsonl_entries
         if entries is None or (rows := entries(file, storage)) is None:
-            listing.pass_over(file.uri)
+            listing.pass_over(file.uri, reason=OF_NO_KNOWN_KIND)
             continue
         for entry, there in _looked_at(rows, file, storage=storage):
             if isinstance(there, StorageFault):
@@ -184,7 +189,9 @@ def _settled(
             yield file
 
 
-def _once(found: Iterable[_Found], listing: Listing, *, is_prefix: bool) -> Iterator[Source]:
+def _once(
+    found: Iterable[_Found], listing: Listing, *, visible: VisibleFiles | None
+) -> Iterator[Source]:
     """Each source once. A prefix has each of its files once: only manifests repeat one."""
     named: set[bytes] = set()
     # That the prefix had so far: whether one is a source, nobody knows before it is opened.
@@ -195,7 +202,7 @@ def _once(found: Iterable[_Found], listing: Listing, *, is_prefix: bool) -> Iter
         if source.uri in parquet_files:
             return True
         is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
-        return is_prefix and is_known and _is_visible(source.uri, root=listing.root)
+        return is_known and visible is not None and source.uri in visible
 
     for each in found:
         source = each.source
@@ -221,16 +228,6 @@ def kind_of(uri: str) -> Kind | str | None:
         if name.endswith(endings):
             return kind
     return None
-
-
-def _visible(files: Iterable[File], *, root: str) -> Iterator[File]:
-    """Without hidden files and those that other programs write beside data (`_SUCCESS`, `.crc`)."""
-    return (file for file in files if _is_visible(file.uri, root=root))
-
-
-def _is_visible(uri: str, *, root: str) -> bool:
-    name = below(uri, root=root)
-    return name != uri and not _HIDDEN.search(name)
 
 
 def _digest(source: Source) -> bytes:

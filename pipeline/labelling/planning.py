@@ -14,13 +14,14 @@ import dataclasses
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from random import Random
 
 from pipeline.corpora.corpus import Listing, list_corpus
+from pipeline.corpora.passed_over import PassedOver
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.labelling.comparison import Comparison
@@ -71,11 +72,10 @@ class Plan:
     """Number of units of this corpus that are committed."""
     earlier: int
     """Number of plans that this one takes into account: all that were in force."""
-    passed_over: tuple[str, ...]
-    """Files of no known kind, the first of them."""
     doubled: tuple[str, ...]
     """Files that are named twice, the first of them."""
-    more_passed_over: int = 0
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Files that are no source, by reason."""
     more_doubled: int = 0
     waiting: int = 0
     """Number of files that are left for another time."""
@@ -177,9 +177,8 @@ def plan_corpus(
             units=(*comparison.pending(), *new),
             done=comparison.num_done,
             earlier=earlier.count,
-            passed_over=tuple(listing.passed_over),
+            passed_over=listing.passed_over,
             doubled=tuple(listing.doubled),
-            more_passed_over=listing.more_passed_over,
             more_doubled=listing.more_doubled,
             waiting=listing.waiting,
             tried_again=sum(source.num_images or 1 for source in again),
@@ -231,8 +230,10 @@ def _check_there(
 
 
 def _nothing(corpus: str, listing: Listing) -> str:
-    count = len(listing.passed_over) + listing.more_passed_over
-    but = f"; {count} files of other kinds, as {listing.passed_over[0]}" if count else ""
+    but = "".join(
+        f"; {count:,} {'file' if count == 1 else 'files'} ({reason}), as {examples[0]}"
+        for reason, count, examples in listing.passed_over.by_frequency()
+    )
     return f"no image, archive, Parquet file or manifest at {corpus}{but}; see --corpus in --help"
 
 

@@ -34,18 +34,37 @@ def look(path: str) -> File | None:
 def folder(path: str) -> list[File | str]:
     """The files of a folder, and the paths of the folders in it, in the order of their paths.
 
-    Nothing where there is no folder. What goes meanwhile is left out.
+    Nothing where there is no folder. What goes meanwhile is left out. Symbolic links are what they
+    lead to, under their own names: one that leads nowhere is a file without an etag, one that leads
+    to a folder around it is left out, for what lies there has other names.
     """
     entries: list[tuple[str, File | str]] = []
     with contextlib.suppress(FileNotFoundError), _absence_told(path), os.scandir(path) as found:
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                entries.append((f"{entry.name}/", entry.path))
-            elif entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    if (file := _file(entry.path, entry.stat())) is not None:
-                        entries.append((entry.name, file))
+        for each in found:
+            entry = _entry(each)
+            if isinstance(entry, File):
+                entries.append((each.name, entry))
+            elif entry is not None:
+                entries.append((f"{each.name}/", entry))
     return [entry for _, entry in sorted(entries, key=lambda named: named[0])]
+
+
+def _entry(entry: "os.DirEntry[str]") -> File | str | None:
+    """A file, the path of a folder, or None where it is neither."""
+    try:
+        with _absence_told(entry.path):
+            status = entry.stat()
+    except FileNotFoundError:
+        is_left = entry.is_symlink() and os.path.lexists(entry.path)
+        return File(uri=local_uri(entry.path), size=0, etag="") if is_left else None
+    if not stat.S_ISDIR(status.st_mode):
+        return _file(entry.path, status)
+    return None if entry.is_symlink() and _is_around(entry.path, status) else entry.path
+
+
+def _is_around(path: str, folder: os.stat_result) -> bool:
+    """Whether a path leads through a folder, under whatever names."""
+    return any(os.path.samestat(os.stat(parent), folder) for parent in Path(path).parents)
 
 
 def get(path: str, *, etag: str | None, start: int, stop: int | None) -> bytes:
