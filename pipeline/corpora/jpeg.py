@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image, JpegImagePlugin  # noqa: F401  the plugin opens what is tried here
 
 from pipeline.corpora.levels import UnsupportedPixels, check_bits_used, check_high_bytes
@@ -55,11 +56,11 @@ def fitted_2000(image: Image.Image, data: bytes) -> Image.Image:
         check_high_bytes(image)
     elif image.mode != "I;16" and bits > 8:
         # Pillow rounds 16 bits to 8, and the brightest then begin at 0 again.
-        bands = [image.getchannel(name) for name in image.getbands() if name != "A"]
-        if min(band.getextrema()[0] for band in bands) == 0:
+        bands = [np.asarray(image.getchannel(name)) for name in image.getbands() if name != "A"]
+        if min(band.min() for band in bands) == 0:
             said = describe_2000(data)
             raise UnsupportedPixels(f"{said}; where it is white, Pillow may give black")
-        check_bits_used(max(band.getextrema()[1] for band in bands) << 8, bits=bits)
+        check_bits_used(max(int(band.max()) for band in bands) << 8, bits=16)
     elif bits < 8:
         # Pillow only shifts them, so that of 1 bit, white is 128.
         white = 256 - (1 << (8 - bits))
