@@ -94,11 +94,10 @@ def chosen(
     found: list[dict[str, Any]] = []
     for unit_id, ids in of_unit.items():
         file = files[unit_id]
-        is_of_unit = ds.field("image_id").isin(pa.array(ids, pa.string())) & rows_of_unit(
-            file.uri, unit_id
-        )
+        is_of_these = ds.field("image_id").isin(pa.array(ids, pa.string()))
+        is_of_these &= rows_of_unit(file.uri, unit_id)
         with table.storage.open(file.uri, etag=file.etag, size=file.size) as data:
-            read = read_parquet(data, columns=SEGMENTS.names, rows=is_of_unit)
+            read = read_parquet(data, columns=SEGMENTS.names, rows=is_of_these)
         found += read.to_pylist()
     return rows, found
 

@@ -160,6 +160,24 @@ def image_size(data: bytes, *, name: str, max_pixels: int) -> HeightWidth:
     return _or_image_error(size, data, name=name, max_pixels=max_pixels)
 
 
+def orientation(data: bytes, *, name: str, max_pixels: int) -> int:
+    """How the first image is stored, 1 to 8 by EXIF; 1 is upright.
+
+    Raises:
+        ImageError: as `image_size`.
+    """
+
+    def found(data: bytes) -> int:
+        if tiff_pages.is_tiff(data):
+            said = tiff_pages.find_picture(data).value(tiff_pages.Tag.ORIENTATION, 1)
+        else:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                said = _orientation(image)
+        return said if 1 <= said <= 8 else 1
+
+    return _or_image_error(found, data, name=name, max_pixels=max_pixels)
+
+
 def _or_image_error(read: Callable[[bytes], _T], data: bytes, *, name: str, max_pixels: int) -> _T:
     """What is read from the bytes; of a PNG, if need be, from its picture alone."""
     try:
@@ -226,10 +244,14 @@ def _reduce(
 
 def _is_turned(image: Image.Image) -> bool:
     """Whether height and width change places when the image is put upright."""
+    return _orientation(image) in (5, 6, 7, 8)
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1)) in (5, 6, 7, 8)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata say nothing about the pixels
-        return False
+        return 1
 
 
 def _image_error(error: Exception, data: bytes, *, name: str, max_pixels: int) -> ImageError:
