@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from maskformer import decode_rle, encode_mask
+from maskformer import decode_rle
 
 
 class LabelError(ValueError):
@@ -91,6 +91,9 @@ def turned(target: Target, *, orientation: int) -> Target:
     def upright_rle(rle: str | None) -> str | None:
         if rle is None:
             return None
+        # Not before: readers start without the kernels that this loads.
+        from maskformer import encode_mask
+
         return encode_mask(upright(decode_rle(rle, height=height, width=width)))
 
     return replace(
