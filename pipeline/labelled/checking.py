@@ -1,14 +1,15 @@
 """Checking: whether photographs and targets fit, before anything is built on them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.corpora.decoding import ImageError, image_size
+from pipeline.corpora.decoding import ImageError, image_size, orientation
+from pipeline.corpora.reading import EncodedImage
 from pipeline.labelled.dataset import LabelledImage, LabelledImages
-from pipeline.labelled.target import LabelError, Target
+from pipeline.labelled.target import LabelError, Target, turned
 from pipeline.threads import map_ahead
 
 _AT_ONCE = 16
@@ -52,7 +53,7 @@ def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = Non
 
 
 def check_image(labelled: LabelledImage, *, max_pixels: int) -> Target:
-    """The target of an image whose photograph, by its header, is of the same size.
+    """The target of an image, which by the header of the photograph is of the same size.
 
     Raises:
         LabelError: it is not, or cannot be read.
@@ -64,17 +65,37 @@ def check_image(labelled: LabelledImage, *, max_pixels: int) -> Target:
         size = image_size(image.data or b"", name=image.name, max_pixels=max_pixels)
     except ImageError as error:
         raise LabelError(f"image {image.image_id}: {error}") from error
-    check_size(image.image_id, size=size, target=labelled.target, place=image.name)
-    return labelled.target
+    return fitted(labelled.target, size=size, photo=lambda: image, max_pixels=max_pixels)
 
 
-def check_size(image_id: str, *, size: tuple[int, int], target: Target, place: str) -> None:
-    """Raises LabelError where image and target differ in size: one of them is not the other's."""
-    if size != target.size:
-        raise LabelError(
-            f"image {image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
-            f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({place})"
-        )
+def fitted(
+    target: Target, *, size: tuple[int, int], photo: Callable[[], EncodedImage], max_pixels: int
+) -> Target:
+    """The target in the size of the photograph, which is upright.
+
+    Labels that were drawn on a photograph as it is stored lie as it does. Their size tells, where
+    it is the photograph's with height and width exchanged: then they are put upright with it. All
+    others are taken as upright; of a square, or a photograph on its head, nothing tells.
+
+    Args:
+        size: of the upright photograph.
+        photo: gives the photograph, which is only looked at where sizes differ.
+
+    Raises:
+        LabelError: they differ in size: one of them is not the other's.
+    """
+    if size == target.size:
+        return target
+    image = photo()
+    stored = 1
+    if size == target.size[::-1] and image.data:
+        stored = orientation(image.data, name=image.name, max_pixels=max_pixels)
+    if stored in (5, 6, 7, 8):
+        return turned(target, orientation=stored)
+    raise LabelError(
+        f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
+        f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({image.name})"
+    )
 
 
 def _checked(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Target]:
