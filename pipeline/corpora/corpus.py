@@ -7,21 +7,21 @@ Takes what the user names (a prefix, an archive, a Parquet file, a manifest), gi
 in a fixed order; `labelling/planning.py` cuts and groups them.
 """
 
-import csv
 import hashlib
-import io
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import pyarrow.parquet as pq
-
+from pipeline.corpora.manifests import (
+    Entry,
+    csv_entries,
+    jsonl_entries,
+    looked_at,
+    parquet_entries,
+)
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.corpora.sources import Kind, Source
-from pipeline.storage import File, Storage, join
-from pipeline.threads import map_ahead
+from pipeline.storage import File, Storage
 
 IMAGE_ENDINGS = (
     "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff",
@@ -36,7 +36,6 @@ _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
     ("parquet", (".parquet",)),
     ("manifest", tuple(f".{ending}" for ending in MANIFEST_ENDINGS)),
 ]
-_LOOKS_AT_ONCE = 32
 _MOST_NAMED = 1000
 _HIDDEN = re.compile(r"(^|/)[._]")
 
@@ -131,7 +130,7 @@ def _found(
         if kind in ("file", "tar") or (kind == "parquet" and is_planned(file)):
             yield _Found(_source(file, name=name, kind=str(kind)))
             continue
-        entries: Callable[[File, Storage], Iterator[_Entry] | None] | None = None
+        entries: Callable[[File, Storage], Iterator[Entry] | None] | None = None
         if kind == "parquet":
             with storage.open(file.uri, etag=file.etag, size=file.size) as data:
                 columns = parquet_schema(data)
@@ -140,15 +139,15 @@ def _found(
                 yield _Found(_source(file, name=name, kind="parquet"))
                 continue
             if "uri" in columns.names:
-                entries = _parquet_entries
+                entries = parquet_entries
         elif file.uri.lower().endswith(".csv"):
-            entries = _csv_entries
+            entries = csv_entries
         elif kind == "manifest":
-            entries = _jsonl_entries
+            entries = jsonl_entries
         if entries is None or (rows := entries(file, storage)) is None:
             listing.pass_over(file.uri)
             continue
-        for entry, there in _looked_at(rows, file, storage=storage):
+        for entry, there in looked_at(rows, file, storage=storage):
             if waits(there):
                 listing.waiting += 1
             else:
@@ -235,81 +234,7 @@ def _below(uri: str, *, root: str) -> str:
     return uri.removeprefix(f"{root.rstrip('/')}/")
 
 
-@dataclass(frozen=True)
-class _Entry:
-    uri: str
-    image_id: str | None
-
-
-def _looked_at(
-    entries: Iterable[_Entry], manifest: File, *, storage: Storage
-) -> Iterator[tuple[_Entry, File]]:
-    """The entries with what the store says of them; it is asked for many at a time."""
-    folder = manifest.uri.rsplit("/", 1)[0]
-
-    def look(entry: _Entry) -> tuple[_Entry, File]:
-        absolute = "://" in entry.uri or entry.uri.startswith("/")
-        uri = storage.absolute(entry.uri if absolute else join(folder, entry.uri))
-        # An entry that is not there keeps its place: reading it gives a row that says so.
-        return entry, storage.file(uri) or File(uri=uri, size=0, etag="")
-
-    yield from map_ahead(look, entries, num_threads=_LOOKS_AT_ONCE, ahead=4 * _LOOKS_AT_ONCE)
-
-
-def _named_source(entry: _Entry, file: File, *, root: str) -> Source:
+def _named_source(entry: Entry, file: File, *, root: str) -> Source:
     kind = kind_of(file.uri)
     name = entry.image_id or _below(file.uri, root=root)
     return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")
-
-
-def _csv_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
-    text = io.TextIOWrapper(
-        storage.open(file.uri, etag=file.etag, size=file.size), "utf-8-sig", errors="replace"
-    )
-    rows = csv.DictReader(text)
-    try:
-        is_manifest = "uri" in (rows.fieldnames or ())
-    except csv.Error:  # it only ends like one
-        return None
-    return _stated(rows) if is_manifest else None
-
-
-def _jsonl_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
-    def lines() -> Iterator[tuple[int, str]]:
-        text = io.TextIOWrapper(
-            storage.open(file.uri, etag=file.etag, size=file.size), "utf-8", errors="replace"
-        )
-        return ((number, line) for number, line in enumerate(text, 1) if line.strip())
-
-    def parsed(number: int, line: str) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-            row["uri"]
-            return row
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file.uri}, line {number}: a manifest's line must be a JSON object with a "
-                f"`uri`, got {line[:80]!r}"
-            ) from error
-
-    try:
-        parsed(*next(lines(), (1, "")))
-    except ValueError:
-        return None
-    return _stated(parsed(number, line) for number, line in lines())
-
-
-def _parquet_entries(file: File, storage: Storage) -> Iterator[_Entry]:
-    with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-        parquet = pq.ParquetFile(data)
-        columns = [c for c in ("uri", "image_id") if c in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=8192, columns=columns):
-            yield from _stated(batch.to_pylist())
-
-
-def _stated(rows: Iterable[Mapping[str, Any]]) -> Iterator[_Entry]:
-    """The entries that name a location; ids may be numbers."""
-    for row in rows:
-        if row["uri"]:
-            image_id = row.get("image_id")
-            yield _Entry(str(row["uri"]), None if image_id in (None, "") else str(image_id))
