@@ -19,7 +19,8 @@ from pipeline.corpora.manifests import (
     looked_at,
     parquet_entries,
 )
-from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
+from pipeline.corpora.parquet_images import bytes_column, parquet_schema
+from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Kind, Source
 from pipeline.storage import File, Storage
 

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 from pipeline.corpora.archives import ArchiveDamage, Sample, sample_offsets
 from pipeline.corpora.compressed import compression_of
-from pipeline.corpora.reading import ReadSettings, parquet_slices
+from pipeline.corpora.parquet_images import parquet_slices
+from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 

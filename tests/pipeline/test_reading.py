@@ -13,14 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpora.reading import (
-    EncodedImage,
-    ReadSettings,
-    bytes_column,
-    parquet_schema,
-    parquet_slices,
-    read_source,
-)
+from pipeline.corpora.parquet_images import bytes_column, parquet_schema, parquet_slices
+from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Kind, Source
 from pipeline.storage import SourceChanged, Storage, StorageFault
 
