@@ -12,16 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.corpora.manifests import (
-    Entry,
-    csv_entries,
-    jsonl_entries,
-    looked_at,
-    parquet_entries,
-)
-from pipeline.corpora.parquet_images import bytes_column, parquet_schema
-from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.columns import UnsureColumns
+from pipeline.corpora.encoded import ReadSettings
+from pipeline.corpora.manifests import Entry, looked_at, read_manifest
+from pipeline.corpora.parquet_images import holds_images
+from pipeline.corpora.patterns import Pattern, pattern_of
 from pipeline.corpora.sources import Kind, Source
+from pipeline.locations import check_location
 from pipeline.storage import File, Storage
 
 IMAGE_ENDINGS = (
@@ -29,7 +26,7 @@ IMAGE_ENDINGS = (
     "ppm", "pgm", "pnm", "avif", "jp2",
 )  # fmt: skip
 ARCHIVE_ENDINGS = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst")
-MANIFEST_ENDINGS = ("csv", "jsonl", "ndjson")
+MANIFEST_ENDINGS = ("csv", "tsv", "jsonl", "ndjson")
 
 _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
     ("file", tuple(f".{ending}" for ending in IMAGE_ENDINGS)),
@@ -37,6 +34,8 @@ _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
     ("parquet", (".parquet",)),
     ("manifest", tuple(f".{ending}" for ending in MANIFEST_ENDINGS)),
 ]
+_OF_NO_KNOWN_KIND = "of no known kind"
+_WITHOUT_LOCATIONS = "without a column of images or of locations called uri"
 _MOST_NAMED = 1000
 _HIDDEN = re.compile(r"(^|/)[._]")
 
@@ -59,7 +58,10 @@ class Listing:
     waiting: int = 0
     """Files that are left for another time."""
 
-    def pass_over(self, uri: str) -> None:
+    notices: list[str] = field(default_factory=list)
+    """Sentences on how manifests are read, for people."""
+
+    def pass_over(self, uri: str, *, reason: str) -> None:
         if len(self.passed_over) < _MOST_NAMED:
             self.passed_over.append(uri)
         else:
@@ -83,20 +85,24 @@ def list_corpus(
     """The sources of a corpus, each once, in the order of the listing.
 
     Kinds may be mixed in one prefix. A Parquet file with a column of bytes holds images; one with a
-    column `uri`, like a csv or jsonl file with one, is a manifest, and its entries are sources.
+    column `uri`, like a csv or jsonl file with one, is a manifest, and its entries are sources. The
+    location may be a pattern, as shells have them.
 
     Args:
         is_planned: whether an earlier plan holds a Parquet file, so that none has to look inside.
         waits: whether a file is to be left for another time.
 
     Raises:
-        ValueError: nothing lies at the location.
+        ValueError: a manifest cannot be read for certain, or the location is none.
     """
+    check_location(uri, setting="the corpus")
     place = storage.absolute(uri)
     single = storage.file(place)
-    root = place.rsplit("/", 1)[0] if single else place
+    pattern = None if single else pattern_of(place, storage=storage)
+    root = pattern.root if pattern else place.rsplit("/", 1)[0] if single else place
     listing = Listing(root=root, sources=iter(()))
-    files = iter([single]) if single else _visible(storage.files(place), root=root)
+    below = (file for file in storage.files(root) if pattern is None or pattern.matches(file.uri))
+    files = iter([single]) if single else _visible(below, root=root)
     found = _found(
         _settled(files, listing, waits=waits),
         listing,
@@ -104,8 +110,9 @@ def list_corpus(
         settings=settings,
         is_planned=is_planned,
         waits=waits,
+        is_asked_for=single is not None,
     )
-    listing.sources = _once(found, listing, is_prefix=single is None)
+    listing.sources = _once(found, listing, is_prefix=single is None, pattern=pattern)
     return listing
 
 
@@ -124,6 +131,7 @@ def _found(
     settings: ReadSettings,
     is_planned: Callable[[File], bool],
     waits: Callable[[File], bool],
+    is_asked_for: bool,
 ) -> Iterator[_Found]:
     for file in files:
         kind = kind_of(file.uri)
@@ -131,24 +139,25 @@ def _found(
         if kind in ("file", "tar") or (kind == "parquet" and is_planned(file)):
             yield _Found(_source(file, name=name, kind=str(kind)))
             continue
-        entries: Callable[[File, Storage], Iterator[Entry] | None] | None = None
+        if kind is None:
+            listing.pass_over(file.uri, reason=_OF_NO_KNOWN_KIND)
+            continue
         if kind == "parquet":
             with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-                columns = parquet_schema(data)
-            # Unreadable: reading it gives the row that says so.
-            if columns is None or bytes_column(columns, settings=settings) is not None:
+                is_source = holds_images(data, settings=settings)
+            if is_source:
                 yield _Found(_source(file, name=name, kind="parquet"))
                 continue
-            if "uri" in columns.names:
-                entries = parquet_entries
-        elif file.uri.lower().endswith(".csv"):
-            entries = csv_entries
-        elif kind == "manifest":
-            entries = jsonl_entries
-        if entries is None or (rows := entries(file, storage)) is None:
-            listing.pass_over(file.uri)
+        try:
+            manifest = read_manifest(file, storage=storage, is_asked_for=is_asked_for)
+        except UnsureColumns as error:
+            if is_asked_for:
+                what = "no column of images (--image_column names one), and " * (kind == "parquet")
+                raise ValueError(f"{file.uri}: {what}{error}") from error
+            listing.pass_over(file.uri, reason=_WITHOUT_LOCATIONS)
             continue
-        for entry, there in looked_at(rows, file, storage=storage):
+        listing.notices += [manifest.notice] if manifest.notice else []
+        for entry, there in looked_at(manifest.entries, file, storage=storage):
             if waits(there):
                 listing.waiting += 1
             else:
@@ -166,7 +175,9 @@ def _settled(
             yield file
 
 
-def _once(found: Iterable[_Found], listing: Listing, *, is_prefix: bool) -> Iterator[Source]:
+def _once(
+    found: Iterable[_Found], listing: Listing, *, is_prefix: bool, pattern: Pattern | None
+) -> Iterator[Source]:
     """Each source once. A prefix has each of its files once: only manifests repeat one."""
     named: set[bytes] = set()
     # That the prefix had so far: whether one is a source, nobody knows before it is opened.
@@ -177,7 +188,8 @@ def _once(found: Iterable[_Found], listing: Listing, *, is_prefix: bool) -> Iter
         if source.uri in parquet_files:
             return True
         is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
-        return is_prefix and is_known and _is_visible(source.uri, root=listing.root)
+        is_below = is_prefix and _is_visible(source.uri, root=listing.root)
+        return is_known and is_below and (pattern is None or pattern.matches(source.uri))
 
     for each in found:
         source = each.source

@@ -4,13 +4,14 @@
 groups.
 """
 
-from collections.abc import Container, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpora.decoding import ImageError
+from pipeline.corpora.decoding import ImageError, is_image
 from pipeline.corpora.encoded import (
     EncodedImage,
     ReadSettings,
@@ -19,9 +20,19 @@ from pipeline.corpora.encoded import (
     too_large,
 )
 from pipeline.corpora.sources import Source
-from pipeline.storage import Storage
+from pipeline.storage import Storage, join
 
-_IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "content")
+_IMAGE_COLUMNS = (
+    "image",
+    "images",
+    "image_bytes",
+    "bytes",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "content",
+)
 PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; errors of the file's storage are none of them, but for
 OSErrors with a number."""
@@ -30,21 +41,43 @@ _PAGE_BUFFER_BYTES = 2**20
 
 
 def read_parquet_images(
-    source: Source, *, storage: Storage, settings: ReadSettings
+    source: Source,
+    *,
+    storage: Storage,
+    settings: ReadSettings,
+    passed_over: Callable[[str], None],
 ) -> Iterator[EncodedImage]:
+    """The images of the rows of a slice; a list column has several in a row.
+
+    Args:
+        passed_over: called with the name of each row whose list is empty.
+    """
     row = source.start
     keys: set[str] = set()
     with storage.open(source.uri, etag=source.etag, size=source.size) as file:
         try:
             parquet = _parquet_file(file)
-            column = bytes_column(parquet.schema_arrow, settings=settings)
-            if column is None or settings.key_column not in (None, *parquet.schema_arrow.names):
-                yield _without_column(source, parquet.schema_arrow, settings=settings)
+            schema = parquet.schema_arrow
+            column = bytes_column(schema, settings=settings)
+            if column is None or settings.key_column not in (None, *schema.names):
+                yield _without_column(source, schema, settings=settings)
                 return
-            for data, key in _rows(parquet, source, column=column, key_column=settings.key_column):
-                yield _row_image(source, data, row=row, key=key, keys=keys, settings=settings)
+            columns = _projected(schema.field(column))
+            for value, key in row_values(
+                parquet, source, column=column, columns=columns, key_column=settings.key_column
+            ):
+                cells = _cells(value)
+                if not cells:
+                    passed_over(f"{source.name}/{row}")
+                place = _Place(source, row, key, is_repeated=key is not None and key in keys)
+                for number, cell in enumerate(cells):
+                    image_id = place.image_id + (f"/{number}" if _is_list(value) else "")
+                    yield _cell_image(
+                        cell, place, image_id=image_id, storage=storage, settings=settings
+                    )
                 row += 1
-                keys.add(key or "")
+                if key is not None:
+                    keys.add(key)
         except PARQUET_ERRORS as error:
             raise_if_of_the_system(error)
             reason = " ".join(str(error).split())[:300]
@@ -52,12 +85,20 @@ def read_parquet_images(
             yield failed_source(source, "DamagedParquet", message, at=row)
 
 
-def _rows(
-    parquet: pq.ParquetFile, source: Source, *, column: str, key_column: str | None
-) -> Iterator[tuple[bytes | None, str | None]]:
-    """The encoded image and the key of each row of the slice."""
-    is_struct = pa.types.is_struct(parquet.schema_arrow.field(column).type)
-    columns = [f"{column}.bytes" if is_struct else column, *filter(None, [key_column])]
+def row_values(
+    parquet: pq.ParquetFile,
+    source: Source,
+    *,
+    column: str | None,
+    columns: Sequence[str] = (),
+    key_column: str | None,
+    batch_rows: int = _BATCH_ROWS,
+) -> Iterator[tuple[Any, str | None]]:
+    """What a column has, and the key, of each row of the slice.
+
+    Args:
+        columns: the parts of the column that are read; with no column, only keys are.
+    """
     counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
     if sum(counts) != parquet.metadata.num_rows:
         raise pa.ArrowInvalid(
@@ -72,12 +113,15 @@ def _rows(
             continue
         row = 0
         for batch in parquet.iter_batches(
-            batch_size=_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
+            batch_size=batch_rows,
+            row_groups=[group],
+            columns=[*columns, *filter(None, [key_column])],
+            use_threads=False,
         ):
             for index in range(max(start - row, 0), min(stop - row, batch.num_rows)):
-                value = batch.column(column)[index].as_py()
+                value = None if column is None else batch.column(column)[index].as_py()
                 key = None if key_column is None else batch.column(key_column)[index].as_py()
-                yield (value["bytes"] if value and is_struct else value), _key(key)
+                yield value, _key(key)
             row += batch.num_rows
             if row >= stop:
                 break
@@ -91,26 +135,85 @@ def _key(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _row_image(
-    source: Source,
-    data: bytes | None,
-    *,
-    row: int,
-    key: str | None,
-    keys: Container[str],
-    settings: ReadSettings,
+@dataclass(frozen=True)
+class _Cell:
+    """An image in a row: its bytes, or the path that Hugging Face data sets have in their place."""
+
+    data: bytes | None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A row, and what it is called."""
+
+    source: Source
+    row: int
+    key: str | None
+    is_repeated: bool
+
+    @property
+    def image_id(self) -> str:
+        is_numbered = self.key is None or self.is_repeated
+        return f"{self.source.name}/{self.row}" if is_numbered else str(self.key)
+
+    def __str__(self) -> str:
+        return f"{self.source.uri}, row {self.row}"
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _cells(value: Any) -> list[_Cell]:
+    """The images of a row's value; one without bytes where the row has no value."""
+    if isinstance(value, list):
+        return [cell for each in value for cell in _cells(each)]
+    if isinstance(value, dict):
+        return [_Cell(value["bytes"], value.get("path"))]
+    return [_Cell(value)]
+
+
+def _cell_image(
+    cell: _Cell, place: _Place, *, image_id: str, storage: Storage, settings: ReadSettings
 ) -> EncodedImage:
-    place = f"{source.uri}, row {row}"
-    error = None
-    if key in keys:
-        error = ImageError("DuplicateKey", f"{place}: an earlier row has the key {key!r} too")
+    error, data, source = None, cell.data, place.source
+    if place.is_repeated:
+        error = ImageError("DuplicateKey", f"{place}: an earlier row has the key {place.key!r} too")
+    elif not data and isinstance(cell.path, str) and cell.path:
+        data, error = _by_path(cell.path, place, storage=storage, settings=settings)
     elif not data:
         error = ImageError("EmptyFile", f"{place}: there are no bytes in the column of images")
     elif len(data) > settings.max_image_bytes:
         error = ImageError("TooLarge", f"{place}: {too_large(len(data), settings=settings)}")
-    image_id = f"{source.name}/{row}" if key is None or key in keys else key
     return encoded_image(
-        source, image_id=image_id, data=data if error is None else None, error=error, row=row
+        source, image_id=image_id, data=None if error else data, error=error, row=place.row
+    )
+
+
+def _by_path(
+    path: str, place: _Place, *, storage: Storage, settings: ReadSettings
+) -> tuple[bytes | None, ImageError | None]:
+    """The bytes of the file that a row without bytes names: as it says, or near the Parquet file.
+
+    A row is as old as its Parquet file: what becomes of the named file later goes unseen.
+    """
+    folder = place.source.uri.rpartition("/")[0]
+    above = folder.rpartition("/")[0]
+    is_whole = "://" in path or path.startswith("/")
+    near = [] if is_whole else [join(folder, path), join(above, path)]
+    for uri in [*([path] if is_whole else near), join(folder, path.rpartition("/")[2])]:
+        file = storage.file(uri)
+        if file is None:
+            continue
+        if file.size > settings.max_image_bytes:
+            message = f"{place}: {too_large(file.size, settings=settings)}"
+            return None, ImageError("TooLarge", message)
+        return storage.read(uri, etag=file.etag), None
+    return None, ImageError(
+        "EmptyFile",
+        f"{place}: there are no bytes in the column of images, and its path {path!r} leads to no "
+        "file, as it is or from the Parquet file's folder",
     )
 
 
@@ -125,10 +228,10 @@ def _without_column(source: Source, schema: pa.Schema, *, settings: ReadSettings
 
 
 def bytes_column(schema: pa.Schema, *, settings: ReadSettings) -> str | None:
-    """The column of encoded images in a Parquet file, None where there is none or no telling which.
+    """The column of encoded images in a Parquet file, None where none or several may be.
 
-    It holds bytes, or structs with a field `bytes` as Hugging Face datasets do. Of several, one
-    with a usual name is taken.
+    It holds bytes, or structs with a field `bytes` as Hugging Face datasets do, or lists of them.
+    Of several, one with a usual name is taken.
     """
     columns = [field.name for field in schema if _holds_bytes(field.type)]
     if settings.image_column is not None:
@@ -138,7 +241,30 @@ def bytes_column(schema: pa.Schema, *, settings: ReadSettings) -> str | None:
     return next(iter(usual or columns), None) if usual or len(columns) == 1 else None
 
 
+def holds_images(file: BinaryIO, *, settings: ReadSettings) -> bool:
+    """Whether a Parquet file is one of images; a damaged one counts, for reading it says so.
+
+    A column of bytes without a usual name may hold anything, as embeddings: its first values tell.
+    """
+    schema = parquet_schema(file)
+    column = None if schema is None else bytes_column(schema, settings=settings)
+    if schema is None or column is None:
+        return schema is None
+    if column in (settings.image_column, *_IMAGE_COLUMNS):
+        return True
+    try:
+        first = next(_parquet_file(file).iter_batches(_BATCH_ROWS, columns=[column]), None)
+        values = [] if first is None else first.column(column).to_pylist()
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+        return True
+    given = [cell.data for value in values for cell in _cells(value) if cell.data]
+    return not given or any(map(is_image, given))
+
+
 def _holds_bytes(kind: pa.DataType) -> bool:
+    if _is_list_type(kind) or pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_bytes(kind.field(index).type)
@@ -152,19 +278,42 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     )
 
 
-def parquet_slices(file: BinaryIO) -> list[tuple[int, int]]:
-    """Rows and bytes (before Parquet's compression) of each row group, in order.
+def _is_list_type(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
-    None where the file is damaged: reading it gives the error.
-    """
+
+def _projected(field: pa.Field) -> list[str]:
+    """The parts of a column of images that are read."""
+    if not pa.types.is_struct(field.type):
+        return [field.name]
+    names = [field.type.field(index).name for index in range(field.type.num_fields)]
+    return [f"{field.name}.{name}" for name in ("bytes", "path") if name in names]
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Where a Parquet file may be cut; there are none where it is damaged, as reading it says."""
+
+    rows_and_bytes: Sequence[tuple[int, int]] = ()
+    """Of each row group, in order; bytes are those before Parquet's compression."""
+    has_lists: bool = False
+    """Whether a row may have any number of images."""
+
+
+def parquet_groups(file: BinaryIO, *, settings: ReadSettings) -> RowGroups:
+    """The row groups of a Parquet file."""
     try:
-        metadata = _parquet_file(file).metadata
+        parquet = _parquet_file(file)
+        schema, metadata = parquet.schema_arrow, parquet.metadata
+        column = bytes_column(schema, settings=settings)
+        has_lists = column is not None and _is_list_type(schema.field(column).type)
         # Asked of the group, not of its columns: there damaged metadata end the whole process.
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        return [(group.num_rows, group.total_byte_size) for group in groups]
+        return RowGroups([(group.num_rows, group.total_byte_size) for group in groups], has_lists)
     except PARQUET_ERRORS as error:
         raise_if_of_the_system(error)
-        return []
+        return RowGroups()
 
 
 def parquet_schema(file: BinaryIO) -> pa.Schema | None:

@@ -10,11 +10,13 @@ Besides those of `decoding.py`, errors have these classes:
 | class | what was found |
 |---|---|
 | NotFound | no object at the location when the corpus was listed |
+| BadLocation | a row of a manifest without a location, or one that no storage can have |
 | TooLarge | more bytes than `max_image_bytes` |
 | TruncatedArchive | a tar that ends too early; the images before are kept |
 | DamagedArchive | a tar with a wrong header or compressed stream; the images before are kept |
 | PartialMember | a member of a tar that is stored as a sparse file, or over several volumes |
 | DuplicateKey | a second image with the name of an earlier one in the same archive or file |
+| EmptyFile | a row without bytes, whose path leads nowhere either |
 | DamagedParquet | a Parquet file that cannot be read; the rows before are kept |
 | NoImageColumn | a Parquet file without the column of images that is asked for |
 | NoKeyColumn | a Parquet file without the column of ids that is asked for |
@@ -31,6 +33,7 @@ from pipeline.corpora.encoded import (
     failed_source,
     too_large,
 )
+from pipeline.corpora.manifests import absence
 from pipeline.corpora.parquet_images import read_parquet_images
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage, StorageFault
@@ -53,13 +56,14 @@ def read_source(
     a Parquet file a few.
 
     Args:
-        passed_over: called with each key of an archive that has no image.
+        passed_over: called with each key of an archive, and each row of lists, that has no image.
 
     Raises:
         StorageFault, SourceChanged: as soon as they occur; what came before still holds.
     """
     if not source.etag:  # it was not there when the plan was made; what is there now is no matter
-        yield failed_source(source, "NotFound", _NOT_THERE)
+        absent = absence(source.uri)
+        yield failed_source(source, absent.error_class, absent.message)
         return
     try:
         if source.kind == "file":
@@ -69,9 +73,12 @@ def read_source(
                 source, storage=storage, settings=settings, passed_over=passed_over
             )
         else:
-            yield from read_parquet_images(source, storage=storage, settings=settings)
+            yield from read_parquet_images(
+                source, storage=storage, settings=settings, passed_over=passed_over
+            )
     except FileNotFoundError:
-        yield failed_source(source, "NotFound", _NOT_THERE)
+        absent = absence(source.uri)
+        yield failed_source(source, absent.error_class, absent.message)
     except OSError as error:
         raise StorageFault(f"read {source.uri}: {error}") from error
 

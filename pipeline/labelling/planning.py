@@ -28,7 +28,8 @@ from pipeline.labelling.cutting import Cutter, slice_bytes
 from pipeline.labelling.earlier import EarlierPlans
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import PLAN, Unit, unit_id
-from pipeline.storage import File
+from pipeline.locations import what_is_near
+from pipeline.storage import File, Storage
 from pipeline.table import TableSpec, TableStore
 
 __all__ = [
@@ -77,6 +78,8 @@ class Plan:
     """Files that are named twice, the first of them."""
     more_passed_over: int = 0
     more_doubled: int = 0
+    notices: tuple[str, ...] = ()
+    """Sentences on how the corpus is read."""
     waiting: int = 0
     """Number of files that are left for another time."""
     tried_again: int = 0
@@ -150,7 +153,7 @@ def plan_corpus(
             gives_up=not is_trial,
         )
         if not comparison.num_listed and not listing.waiting:
-            raise ValueError(_nothing(corpus, listing))
+            raise ValueError(_nothing(corpus, listing, storage=table.storage))
         again = list(_again(failed, comparison=comparison, cutter=cutter))
         pieces = (
             piece
@@ -171,6 +174,7 @@ def plan_corpus(
             doubled=tuple(listing.doubled),
             more_passed_over=listing.more_passed_over,
             more_doubled=listing.more_doubled,
+            notices=tuple(listing.notices),
             waiting=listing.waiting,
             tried_again=sum(source.num_images or 1 for source in again),
         )
@@ -193,9 +197,15 @@ def settle_plan(
     return plan
 
 
-def _nothing(corpus: str, listing: Listing) -> str:
+def _nothing(corpus: str, listing: Listing, *, storage: Storage) -> str:
     count = len(listing.passed_over) + listing.more_passed_over
+    if not count and next(storage.files(listing.root), None) is None:
+        return (
+            f"no image, archive, Parquet file or manifest: {what_is_near(corpus, storage=storage)}"
+        )
     but = f"; {count} files of other kinds, as {listing.passed_over[0]}" if count else ""
+    if not count and storage.absolute(corpus) != listing.root:
+        but = f"; nothing that is there below {listing.root} matches"
     return f"no image, archive, Parquet file or manifest at {corpus}{but}; see --corpus in --help"
 
 

@@ -43,8 +43,8 @@ class LabelSettings:
     """What to label, with what, and where the rows go."""
 
     corpus: str
-    """A prefix, tar, Parquet file or manifest (csv, jsonl or Parquet with a column uri), on a disk
-    or at any fsspec URL."""
+    """A prefix, tar, Parquet file or manifest (csv, tsv, jsonl or Parquet with a column uri), or a
+    pattern as photos/*.jpg or s3://bucket/shards-{000..010}.tar, on a disk or at any fsspec URL."""
     table: str
     """Folder or object-store prefix of the segment table; it is made where there is none."""
     model: str
@@ -135,7 +135,8 @@ def label(
     began = time.monotonic()
     label, choice = settings.of(LabelSettings), choice or Choice()
     work, plan = _prepare(settings, run_id=run_id, choice=choice)
-    print(_opening(plan, label), file=sys.stderr, flush=True)
+    for line in (*plan.notices, _opening(plan, label)):
+        print(line, file=sys.stderr, flush=True)
     if label.dry_run:
         connect(work.actors.ray_address)
         print(forecast(plan, work=work))

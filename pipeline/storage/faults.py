@@ -174,7 +174,7 @@ _NAMES = {
     FaultKind.UNMET: "FileExistsError",
     FaultKind.DENIED: "PermissionError",
     FaultKind.BAD_REQUEST: (
-        "IsADirectoryError NotADirectoryError SSLCertVerificationError EOFError ValueError "
+        "IsADirectoryError SSLCertVerificationError EOFError ValueError "
         # Any other of botocore says that it was set up or called wrongly.
         "BotoCoreError"
     ),
@@ -185,13 +185,11 @@ _ERRNOS = {
     FaultKind.NO_SPACE: (errno.ENOSPC, errno.EDQUOT),
     FaultKind.DENIED: (errno.EROFS, errno.EACCES, errno.EPERM),
     FaultKind.BAD_REQUEST: (
-        errno.ENAMETOOLONG,
         errno.EISDIR,
-        errno.ENOTDIR,
-        errno.ELOOP,
         errno.EFBIG,
     ),
-    FaultKind.NOT_FOUND: (errno.ENOENT,),
+    # A path through a file, a name that no file can have, links in a circle: nothing is there.
+    FaultKind.NOT_FOUND: (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
 _KIND_BY_ERRNO = {number: kind for kind, numbers in _ERRNOS.items() for number in numbers}
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage import s3_objects
 from pipeline.storage.agreement import agree
 from pipeline.storage.faults import FaultKind, SourceChanged, StorageFault, fault_kind
+from pipeline.storage.protocols import filesystem_of, why_never
 from pipeline.storage.range_reader import RangeReader
 from pipeline.storage.retries import Patience, retried
 
@@ -142,7 +142,9 @@ class Storage:
                 yield _file(fs, name, found[name], uri=_uri_like(uri, root=path, path=name))
 
     def file(self, uri: str) -> File | None:
-        """What a listing would say of one object, None where it is not."""
+        """What a listing would say of one object, None where it is not, or can never be."""
+        if why_never(uri):
+            return None
         fs, path = self._filesystem(uri)
         look = partial(s3_objects.look, fs) if _is_s3(fs) else fs.info
         try:
@@ -255,8 +257,8 @@ class Storage:
 
     def _filesystem(self, uri: str, *, tries_again: bool = False) -> tuple[Any, str]:
         if _protocol(uri) not in _S3_PROTOCOLS:
-            return fsspec.core.url_to_fs(uri)
-        return fsspec.core.url_to_fs(uri, **self._s3_options(attempts=5 if tries_again else 1))
+            return filesystem_of(uri)
+        return filesystem_of(uri, **self._s3_options(attempts=5 if tries_again else 1))
 
     def _s3_options(self, *, attempts: int) -> dict[str, Any]:
         client: dict[str, Any] = {"region_name": self.region} if self.region else {}
