@@ -37,6 +37,7 @@ PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; errors of the file's storage are none of them, but for
 OSErrors with a number."""
 _BATCH_ROWS = 16
+_BATCH_KEYS = 2**13
 _PAGE_BUFFER_BYTES = 2**20
 
 
@@ -63,7 +64,7 @@ def read_parquet_images(
                 yield _without_column(source, schema, settings=settings)
                 return
             columns = _projected(schema.field(column))
-            for value, key in row_values(
+            for value, key in _row_values(
                 parquet, source, column=column, columns=columns, key_column=settings.key_column
             ):
                 cells = _cells(value)
@@ -85,20 +86,41 @@ def read_parquet_images(
             yield failed_source(source, "DamagedParquet", message, at=row)
 
 
-def row_values(
+def row_keys(file: BinaryIO, source: Source, *, key_column: str) -> Iterator[Sequence[str | None]]:
+    """The keys of the rows of a slice, many at a time, up to where the file can be read."""
+    try:
+        parquet = _parquet_file(file)
+        if key_column in parquet.schema_arrow.names:
+            for batch in _batches(parquet, source, columns=[key_column], rows=_BATCH_KEYS):
+                yield [_key(value) for value in batch.column(key_column).to_pylist()]
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+
+
+def _row_values(
     parquet: pq.ParquetFile,
     source: Source,
     *,
-    column: str | None,
-    columns: Sequence[str] = (),
+    column: str,
+    columns: Sequence[str],
     key_column: str | None,
-    batch_rows: int = _BATCH_ROWS,
 ) -> Iterator[tuple[Any, str | None]]:
     """What a column has, and the key, of each row of the slice.
 
     Args:
-        columns: the parts of the column that are read; with no column, only keys are.
+        columns: the parts of the column that are read.
     """
+    needed = [*columns, *filter(None, [key_column])]
+    for batch in _batches(parquet, source, columns=needed, rows=_BATCH_ROWS):
+        for index in range(batch.num_rows):
+            key = None if key_column is None else batch.column(key_column)[index].as_py()
+            yield batch.column(column)[index].as_py(), _key(key)
+
+
+def _batches(
+    parquet: pq.ParquetFile, source: Source, *, columns: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of the slice, some at a time."""
     counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
     if sum(counts) != parquet.metadata.num_rows:
         raise pa.ArrowInvalid(
@@ -113,15 +135,11 @@ def row_values(
             continue
         row = 0
         for batch in parquet.iter_batches(
-            batch_size=batch_rows,
-            row_groups=[group],
-            columns=[*columns, *filter(None, [key_column])],
-            use_threads=False,
+            batch_size=rows, row_groups=[group], columns=list(columns), use_threads=False
         ):
-            for index in range(max(start - row, 0), min(stop - row, batch.num_rows)):
-                value = None if column is None else batch.column(column)[index].as_py()
-                key = None if key_column is None else batch.column(key_column)[index].as_py()
-                yield value, _key(key)
+            first = max(start - row, 0)
+            if wanted := max(0, min(stop - row, batch.num_rows) - first):
+                yield batch.slice(first, wanted)
             row += batch.num_rows
             if row >= stop:
                 break

@@ -26,6 +26,7 @@ from pipeline.corpora.sources import Source
 from pipeline.labelling.comparison import Comparison
 from pipeline.labelling.cutting import Cutter, slice_bytes
 from pipeline.labelling.earlier import EarlierPlans
+from pipeline.labelling.identities import IdCheck
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import PLAN, Unit, unit_id
 from pipeline.locations import what_is_near
@@ -128,7 +129,7 @@ def plan_corpus(
         is_trial: the plan will not come into force; nothing is written.
 
     Raises:
-        ValueError: the corpus holds no source at all.
+        ValueError: the corpus holds no source at all, or images share an id.
     """
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         folder = Path(name)
@@ -148,12 +149,21 @@ def plan_corpus(
         comparison = Comparison(
             sources,
             earlier=earlier,
+            root=listing.root,
             storage=table.storage,
             folder=folder,
             gives_up=not is_trial,
         )
         if not comparison.num_listed and not listing.waiting:
             raise ValueError(_nothing(corpus, listing, storage=table.storage))
+        IdCheck(
+            comparison=comparison,
+            earlier=earlier,
+            root=listing.root,
+            reading=reading,
+            storage=table.storage,
+            folder=folder,
+        ).run()
         again = list(_again(failed, comparison=comparison, cutter=cutter))
         pieces = (
             piece

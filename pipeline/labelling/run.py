@@ -32,6 +32,7 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Tally
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import File, Storage, StorageFault
+from pipeline.storage.faults import can_never_work
 from pipeline.storage.retries import take_retries
 from pipeline.table import TableStore
 
@@ -113,6 +114,8 @@ def ended(run: Callable[[], int]) -> int:
     except WrongUsage as error:
         return fail(str(error), ExitCode.WRONG_USAGE)
     except (StorageFault, ConnectionError) as error:
+        if can_never_work(error):
+            return fail(str(error), ExitCode.WRONG_USAGE)
         return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
     except KeyboardInterrupt:
         return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)

@@ -57,6 +57,11 @@ def fault_kind(error: BaseException) -> FaultKind | None:
     return FaultKind.TRANSIENT
 
 
+def can_never_work(fault: BaseException) -> bool:
+    """Whether the storage was asked in a way that fails however often it is asked."""
+    return any(fault_kind(each) is FaultKind.BAD_REQUEST for each in list(_with_causes(fault))[1:])
+
+
 def advice(kind: FaultKind, error: BaseException) -> str:
     """What to do about a fault that stays, for the end of its message."""
     numbers = {each.errno for each in _with_causes(error) if isinstance(each, OSError)}
@@ -201,7 +206,7 @@ _ADVICE = {
     ),
     FaultKind.DENIED: "allow these credentials, or this user, to use that place",
     FaultKind.NO_SPACE: "make room there",
-    FaultKind.BAD_REQUEST: "asking again would not help",
+    FaultKind.BAD_REQUEST: "asking again would not help; correct the location or the settings",
 }
 
 _SECRETS = (
