@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import fsspec
+from fsspec.registry import known_implementations, registry
 
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "adl": "adlfs"}
@@ -14,7 +15,7 @@ def why_never(uri: str) -> str | None:
     if "\0" in uri:
         return "a location cannot hold the character NUL"
     protocol = _PROTOCOL.match(uri)
-    if protocol and protocol[1] not in fsspec.available_protocols():
+    if protocol and protocol[1] not in known_implementations and protocol[1] not in registry:
         return f"there is no protocol {protocol[1]}:// here; known are s3, gs, az, http and so on"
     return None
 
