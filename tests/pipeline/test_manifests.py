@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpora import parquet, picture, put
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpora.corpus import Listing, list_corpus
@@ -231,43 +231,45 @@ def test_a_location_whose_package_is_missing_stops_with_the_line_and_the_package
 CELLS = st.text(st.sampled_from('ab01.,;"\n\r\t\0\ud800\ufeff /:?#é'), max_size=12)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | CELLS,
+    lambda inner: st.lists(inner, max_size=2),
+    max_leaves=3,
 )
-@given(
-    rows=st.lists(st.lists(CELLS, max_size=4), max_size=6), header=st.sampled_from(["uri", "a,uri"])
-)
-def test_whatever_a_csv_file_holds_it_is_rows_or_one_line(tmp_path, rows, header):
-    text = "\n".join([header, *(",".join(row) for row in rows)])
-    place = put(tmp_path, {"m.csv": text.encode("utf-8", "surrogatepass")}) + "/m.csv"
-    try:
-        sources, _ = listed(place)
-    except ValueError as error:
-        message = str(error)
-    else:
-        assert len({source.uri for source in sources}) == len(sources)
-        for source in sources:
-            source.uri.encode()
-        return
-    assert "m.csv, line" in message
-    assert "\n" not in message
+EXAMPLES = [100, pytest.param(10_000, marks=pytest.mark.faults)]
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    rows=st.lists(
-        st.recursive(
-            st.none() | st.booleans() | st.integers() | CELLS,
-            lambda inner: st.lists(inner, max_size=2),
-            max_leaves=3,
-        ),
-        max_size=6,
+@pytest.mark.parametrize("num_examples", EXAMPLES)
+def test_whatever_a_csv_file_holds_it_is_rows_or_one_line(tmp_path, num_examples):
+    @settings(max_examples=num_examples)
+    @given(
+        rows=st.lists(st.lists(CELLS, max_size=4), max_size=6),
+        header=st.sampled_from(["uri", "a,uri"]),
     )
-)
-def test_whatever_a_jsonl_file_holds_it_is_rows(tmp_path, rows):
-    lines = [json.dumps({"uri": "first.jpg"}), *(json.dumps({"uri": row}) for row in rows)]
-    place = put(tmp_path, {"m.jsonl": "\n".join(lines).encode()}) + "/m.jsonl"
-    sources, listing = listed(place)
-    assert len(sources) + len(listing.doubled) == len(lines)
+    def check(rows: list[list[str]], header: str) -> None:
+        text = "\n".join([header, *(",".join(row) for row in rows)])
+        place = put(tmp_path, {"m.csv": text.encode("utf-8", "surrogatepass")}) + "/m.csv"
+        try:
+            sources, _ = listed(place)
+        except ValueError as error:
+            message = str(error)
+        else:
+            assert len({source.uri.encode() for source in sources}) == len(sources)
+            return
+        assert "m.csv, line" in message
+        assert "\n" not in message
+
+    check()
+
+
+@pytest.mark.parametrize("num_examples", EXAMPLES)
+def test_whatever_a_jsonl_file_holds_it_is_rows(tmp_path, num_examples):
+    @settings(max_examples=num_examples)
+    @given(rows=st.lists(JSON, max_size=6))
+    def check(rows: list[object]) -> None:
+        lines = [json.dumps({"uri": row}) for row in ("first.jpg", *rows)]
+        place = put(tmp_path, {"m.jsonl": "\n".join(lines).encode()}) + "/m.jsonl"
+        sources, listing = listed(place)
+        assert len(sources) + len(listing.doubled) == len(lines)
+
+    check()
