@@ -1,13 +1,19 @@
 """Planning refuses a corpus in which an id names two images, and says where they are."""
 
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import parquet, put, tar
+from small_tables import finish, settled
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.planning import Plan, UnitSettings, plan_corpus, settle_plan
 from pipeline.storage import Storage
 from pipeline.table import TableStore
+from pipeline.verify.tables import verify_table
 
 STORAGE = Storage()
 SPEC = panoptic_spec("road", model_fingerprint="f")
@@ -27,8 +33,8 @@ def done(corpus: str, table: TableStore, run_id: str, **options) -> None:
     def plan() -> Plan:
         return planned(corpus, table, **options)
 
-    settled = settle_plan(plan(), plan_again=plan, table=table, run_id=run_id)
-    for unit in settled.units:
+    in_force = settle_plan(plan(), plan_again=plan, table=table, run_id=run_id)
+    for unit in in_force.units:
         table.storage.write(table.file("images", f"{unit.unit_id}.parquet"), b"")
 
 
@@ -193,3 +199,22 @@ def test_a_part_of_a_corpus_may_be_labelled_before_the_whole(tmp_path, table):
     done(f"{root}/i", table, "1")
     plan = planned(root, table)
     assert [s.name for unit in plan.units for s in unit.sources] == ["j/q.jpg"]
+
+
+def test_what_planning_lets_through_verify_finds_no_image_of_twice(tmp_path, table):
+    column = pa.array([[b"0", b"1"], [], [b"2"]], pa.list_(pa.binary()))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"images": column}), buffer, row_group_size=1)
+    rows = [("i/p0.jpg", "a"), ("i/p1.jpg", ""), ("", "c"), ("ipfs://x/y.jpg", "b"), ("no.jpg", "")]
+    root = put(
+        tmp_path / "c",
+        {"lists.parquet": buffer.getvalue(), "m.csv": manifest(*rows), "p.jpg": b"3"},
+    )
+    finish(settled(root, table, "1", unit_images=2).units, table)
+    put(tmp_path / "c", {"p.jpg": b"changed", "q.jpg": b"4"})
+    finish(settled(root, table, "2", unit_images=2).units, table)
+    verdict = verify_table(
+        table, sample=1.0, num_threads=1, most_examples=5, on_images=lambda count: None
+    )
+    assert not {"twice", "source", "planned"} & verdict.findings.counts.keys()
+    assert verdict.num_images == 3 + len(rows) + 3
