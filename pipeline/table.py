@@ -19,6 +19,7 @@ from pipeline.compacted import FOLDER as COMPACTED
 from pipeline.compacted import CompactedFile, compacted_units, read_pointer
 from pipeline.corpora.parquet import end_after_readers
 from pipeline.given_up import give_up, given_up_units, is_given_up
+from pipeline.locations import check_folder_location
 from pipeline.storage import File, Storage, join
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
@@ -141,6 +142,7 @@ class TableStore:
     """A table's place in storage: names of its files, and which units are done."""
 
     def __init__(self, uri: str, storage: Storage) -> None:
+        check_folder_location(uri, setting="the table")
         self.uri = storage.absolute(uri)
         self.storage = storage
 

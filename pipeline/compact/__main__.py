@@ -22,6 +22,7 @@ from pipeline.labelling.progress import duration
 from pipeline.labelling.report import ExitCode
 from pipeline.settings import WrongUsage, parse
 from pipeline.storage import Storage, StorageFault
+from pipeline.storage.faults import can_never_work
 from pipeline.table import TableStore
 
 DAMAGED = 1
@@ -73,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"compact: {error}", file=sys.stderr)
         return ExitCode.WRONG_USAGE
     except StorageFault as error:
+        if can_never_work(error):
+            print(f"compact: {error}", file=sys.stderr)
+            return ExitCode.WRONG_USAGE
         print(f"compact: {error}; run the same command again", file=sys.stderr)
         return ExitCode.TRY_AGAIN
     return ExitCode.DONE

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.compacted import CompactedFile
-from pipeline.corpora.reading import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
 from pipeline.storage import File, Storage
 from pipeline.table import IMAGES, SEGMENTS, TableStore
 

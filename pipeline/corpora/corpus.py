@@ -7,29 +7,27 @@ Takes what the user names (a prefix, an archive, a Parquet file, a manifest), gi
 in a fixed order; `labelling/planning.py` cuts and groups them.
 """
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import pyarrow.parquet as pq
-
+from pipeline.corpora.columns import UnsureColumns
+from pipeline.corpora.encoded import ReadSettings
 from pipeline.corpora.formats import IMAGE_ENDINGS
-from pipeline.corpora.lookups import Lookups, refusal
-from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, PassedOver
-from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
+from pipeline.corpora.lookups import refusal
+from pipeline.corpora.manifests import Entry, looked_at, read_manifest
+from pipeline.corpora.parquet_images import holds_images
+from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, PassedOver
+from pipeline.corpora.patterns import Pattern, pattern_of
 from pipeline.corpora.sources import Kind, Source
 from pipeline.corpora.visible import VisibleFiles
-from pipeline.storage import File, Storage, StorageFault, below, is_complete, join
-from pipeline.threads import map_ahead
+from pipeline.locations import check_location
+from pipeline.storage import File, Storage, StorageFault, below
 
 ARCHIVE_ENDINGS = (
     "tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tbz", "tb2", "tar.xz", "txz", "tar.zst", "tzst",
 )  # fmt: skip
-MANIFEST_ENDINGS = ("csv", "jsonl", "ndjson")
+MANIFEST_ENDINGS = ("csv", "tsv", "jsonl", "ndjson")
 
 _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
     ("file", tuple(f".{ending}" for ending in IMAGE_ENDINGS)),
@@ -37,7 +35,6 @@ _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
     ("parquet", (".parquet",)),
     ("manifest", tuple(f".{ending}" for ending in MANIFEST_ENDINGS)),
 ]
-_LOOKS_AT_ONCE = 32
 _MOST_NAMED = 1000
 _MOST_FAULTS = 5
 
@@ -63,6 +60,8 @@ class Listing:
     """Files that the storage could say nothing of."""
     faults: list[str] = field(default_factory=list)
     """Why, of the first of them."""
+    notices: list[str] = field(default_factory=list)
+    """Sentences on how manifests are read, for people."""
 
     def leave(self, fault: StorageFault) -> None:
         self.out_of_reach += 1
@@ -92,25 +91,31 @@ def list_corpus(
     """The sources of a corpus, each once, in the order of the listing.
 
     Kinds may be mixed in one prefix. A Parquet file with a column of bytes holds images; one with a
-    column `uri`, like a csv or jsonl file with one, is a manifest, and its entries are sources.
+    column `uri`, like a csv or jsonl file with one, is a manifest, and its entries are sources. The
+    location may be a pattern, as shells have them.
 
     Args:
         is_planned: whether an earlier plan holds a Parquet file, so that none has to look inside.
         waits: whether a file is to be left for another time.
 
     Raises:
-        ValueError: nothing lies at the location.
+        ValueError: a manifest cannot be read for certain, or the location is none.
     """
+    check_location(uri, setting="the corpus")
     place = storage.absolute(uri)
     single = storage.file(place)
-    root = place.rsplit("/", 1)[0] if single else place
+    pattern = None if single else pattern_of(place, storage=storage)
+    root = pattern.root if pattern else place.rsplit("/", 1)[0] if single else place
     listing = Listing(root=root, sources=iter(()))
     visible = None
     if single is not None:
         files = iter([single])
     else:
+        listed = storage.files(root)
+        if pattern is not None:
+            listed = (file for file in listed if pattern.matches(file.uri))
         visible = VisibleFiles(root=root, storage=storage, of_a_kind=kind_of)
-        files = visible.among(storage.files(place), pass_over=listing.pass_over)
+        files = visible.among(listed, pass_over=listing.pass_over)
     found = _found(
         _settled(files, listing, waits=waits),
         listing,
@@ -118,8 +123,9 @@ def list_corpus(
         settings=settings,
         is_planned=is_planned,
         waits=waits,
+        is_asked_for=single is not None,
     )
-    listing.sources = _once(found, listing, visible=visible)
+    listing.sources = _once(found, listing, visible=visible, pattern=pattern)
     return listing
 
 
@@ -138,6 +144,7 @@ def _found(
     settings: ReadSettings,
     is_planned: Callable[[File], bool],
     waits: Callable[[File], bool],
+    is_asked_for: bool,
 ) -> Iterator[_Found]:
     for file in files:
         kind = kind_of(file.uri)
@@ -146,27 +153,25 @@ def _found(
         if kind in ("file", "tar") or is_left:
             yield _Found(_source(file, name=name, kind=str(kind)))
             continue
-        if not file.etag:  # nothing lies where its link leads
+        if kind is None or not file.etag:  # without an etag: nothing lies where its link leads
             listing.pass_over(file.uri, reason=OF_NO_KNOWN_KIND)
             continue
-        entries: Callable[[File, Storage], Iterator[_Entry] | None] | None = None
         if kind == "parquet":
             with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-                columns = parquet_schema(data)
-            # Unreadable: reading it gives the row that says so.
-            if columns is None or bytes_column(columns, settings=settings) is not None:
+                is_source = holds_images(data, settings=settings)
+            if is_source:
                 yield _Found(_source(file, name=name, kind="parquet"))
                 continue
-            if "uri" in columns.names:
-                entries = _parquet_entries
-        elif file.uri.lower().endswith(".csv"):
-            entries = _csv_entries
-        elif kind == "manifest":
-            entries = _jsonl_entries
-        if entries is None or (rows := entries(file, storage)) is None:
-            listing.pass_over(file.uri, reason=OF_NO_KNOWN_KIND)
+        try:
+            manifest = read_manifest(file, storage=storage, is_asked_for=is_asked_for)
+        except UnsureColumns as error:
+            if is_asked_for:
+                what = "no column of images (--image_column names one), and " * (kind == "parquet")
+                raise ValueError(f"{file.uri}: {what}{error}") from error
+            listing.pass_over(file.uri, reason=WITHOUT_LOCATIONS)
             continue
-        for entry, there in _looked_at(rows, file, storage=storage):
+        listing.notices += [manifest.notice] if manifest.notice else []
+        for entry, there in looked_at(manifest.entries, file, storage=storage):
             if isinstance(there, StorageFault):
                 listing.leave(there)
             elif waits(there):
@@ -190,7 +195,11 @@ def _settled(
 
 
 def _once(
-    found: Iterable[_Found], listing: Listing, *, visible: VisibleFiles | None
+    found: Iterable[_Found],
+    listing: Listing,
+    *,
+    visible: VisibleFiles | None,
+    pattern: Pattern | None,
 ) -> Iterator[Source]:
     """Each source once. A prefix has each of its files once: only manifests repeat one."""
     named: set[bytes] = set()
@@ -202,7 +211,8 @@ def _once(
         if source.uri in parquet_files:
             return True
         is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
-        return is_known and visible is not None and source.uri in visible
+        is_below = visible is not None and source.uri in visible
+        return is_known and is_below and (pattern is None or pattern.matches(source.uri))
 
     for each in found:
         source = each.source
@@ -245,82 +255,7 @@ def _source(file: File, *, name: str, kind: str) -> Source:
     )
 
 
-@dataclass(frozen=True)
-class _Entry:
-    uri: str
-    image_id: str | None
-
-
-def _looked_at(
-    entries: Iterable[_Entry], manifest: File, *, storage: Storage
-) -> Iterator[tuple[_Entry, File | StorageFault]]:
-    """The entries with what the store says of them; it is asked for many at a time."""
-    folder = manifest.uri.rsplit("/", 1)[0]
-
-    lookups = Lookups(storage)
-
-    def look(entry: _Entry) -> tuple[_Entry, File | StorageFault]:
-        uri = entry.uri if is_complete(entry.uri) else join(folder, entry.uri)
-        # An entry that is not there keeps its place: reading it gives a row that says so.
-        return entry, lookups.look(storage.absolute(uri))
-
-    yield from map_ahead(look, entries, num_threads=_LOOKS_AT_ONCE, ahead=4 * _LOOKS_AT_ONCE)
-
-
-def _named_source(entry: _Entry, file: File, *, root: str) -> Source:
+def _named_source(entry: Entry, file: File, *, root: str) -> Source:
     kind = kind_of(file.uri)
     name = entry.image_id or below(file.uri, root=root)
     return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")
-
-
-def _csv_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
-    text = io.TextIOWrapper(
-        storage.open(file.uri, etag=file.etag, size=file.size), "utf-8-sig", errors="replace"
-    )
-    rows = csv.DictReader(text)
-    try:
-        is_manifest = "uri" in (rows.fieldnames or ())
-    except csv.Error:  # it only ends like one
-        return None
-    return _stated(rows) if is_manifest else None
-
-
-def _jsonl_entries(file: File, storage: Storage) -> Iterator[_Entry] | None:
-    def lines() -> Iterator[tuple[int, str]]:
-        text = io.TextIOWrapper(
-            storage.open(file.uri, etag=file.etag, size=file.size), "utf-8", errors="replace"
-        )
-        return ((number, line) for number, line in enumerate(text, 1) if line.strip())
-
-    def parsed(number: int, line: str) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-            row["uri"]
-            return row
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file.uri}, line {number}: a manifest's line must be a JSON object with a "
-                f"`uri`, got {line[:80]!r}"
-            ) from error
-
-    try:
-        parsed(*next(lines(), (1, "")))
-    except ValueError:
-        return None
-    return _stated(parsed(number, line) for number, line in lines())
-
-
-def _parquet_entries(file: File, storage: Storage) -> Iterator[_Entry]:
-    with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-        parquet = pq.ParquetFile(data)
-        columns = [c for c in ("uri", "image_id") if c in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=8192, columns=columns):
-            yield from _stated(batch.to_pylist())
-
-
-def _stated(rows: Iterable[Mapping[str, Any]]) -> Iterator[_Entry]:
-    """The entries that name a location; ids may be numbers."""
-    for row in rows:
-        if row["uri"]:
-            image_id = row.get("image_id")
-            yield _Entry(str(row["uri"]), None if image_id in (None, "") else str(image_id))

@@ -350,6 +350,12 @@ def what_it_looks_like(data: bytes) -> str:
     return f"; it begins with the text {start[:40]!r}" if start.isprintable() else ""
 
 
+def is_image(data: bytes) -> bool:
+    """Whether the bytes begin as those of an image do, be it of a kind that is read or not."""
+    kind = _kind(data)
+    return kind is not None and kind.is_image
+
+
 @dataclass(frozen=True)
 class _FileKind:
     pattern: bytes

@@ -13,10 +13,12 @@ import pyarrow as pa
 
 OF_NO_KNOWN_KIND = "of no known kind"
 HIDDEN = "hidden"
+WITHOUT_LOCATIONS = "without a column of images or of locations called uri"
 OF_A_TABLE = "in the folder of a segment table"
 BESIDE_AN_IMAGE = "beside the image of the same name"
 LEFT_OUT = "with an ending that image_members leaves out"
 EMPTY_ARCHIVE = "an archive without files"
+EMPTY_ROW = "a row with an empty list of images"
 
 _MOST_EXAMPLES = 5
 

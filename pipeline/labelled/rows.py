@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
+from pipeline.corpora.parquet_images import bytes_column, parquet_schema
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.dataset import LabelledImages, Truth, rows_schema, where
 from pipeline.labelled.label_maps import LabelMapTruth
 from pipeline.labelled.label_names import label_names

@@ -18,7 +18,8 @@ from maskformer import decode_rle
 from pipeline import latest
 from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.parquet import read_parquet
-from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
+from pipeline.corpora.parquet_images import bytes_column, parquet_schema
+from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.coco_panoptic import refuse_label_map_settings
 from pipeline.labelled.dataset import LabelledImages, Truths, rows_schema
 from pipeline.labelled.label_maps import place_of

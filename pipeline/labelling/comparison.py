@@ -26,7 +26,7 @@ from pipeline.corpora.sources import Source
 from pipeline.labelling.earlier import EarlierPlans
 from pipeline.labelling.partitions import KEY, Partitions, Records, grouped, keys, marks
 from pipeline.labelling.ranges import Ranges
-from pipeline.labelling.units import SOURCE, Unit, source_table, sources_of
+from pipeline.labelling.units import SOURCE, Unit, given_names, source_table, sources_of
 from pipeline.storage import Storage, StorageFault
 
 Numbers = npt.NDArray[np.int64]
@@ -47,12 +47,13 @@ class Comparison:
         sources: Iterable[Source],
         *,
         earlier: EarlierPlans,
+        root: str,
         storage: Storage,
         folder: Path,
         gives_up: bool,
     ) -> None:
         self._earlier, self._storage = earlier, storage
-        self._listing = _ListingOnDisk(sources, folder=folder)
+        self._listing = _ListingOnDisk(sources, root=root, folder=folder)
         self.num_listed = self._listing.num_sources
         while True:
             self._archives = _Archives(self._listing.archives, earlier=earlier)
@@ -64,6 +65,20 @@ class Comparison:
                 break
             earlier.give_up(lost, for_good=gives_up)
         self._pending_archives = self._archives.of(self._pending)
+
+    @property
+    def has_given_names(self) -> bool:
+        """Whether a source has another name than its location gives it: a manifest's."""
+        return self._listing.has_given_names
+
+    @property
+    def archives(self) -> Sequence[Source]:
+        """The archives and Parquet files of the listing."""
+        return self._listing.archives
+
+    def listed(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The listing, as rows with the columns `SOURCE`, and the place of the first of them."""
+        return self._listing.batches()
 
     @property
     def num_done(self) -> int:
@@ -202,8 +217,9 @@ class Comparison:
 class _ListingOnDisk:
     """The sources of a listing, in their order, and digests of the single files among them."""
 
-    def __init__(self, sources: Iterable[Source], *, folder: Path) -> None:
+    def __init__(self, sources: Iterable[Source], *, root: str, folder: Path) -> None:
         self.num_sources = self.num_there = 0
+        self.has_given_names = False
         self.archives: list[Source] = []
         self.files = Partitions(folder / "listed", dtype=_LISTED)
         self._file = folder / "listing.arrow"
@@ -211,7 +227,9 @@ class _ListingOnDisk:
         with pa.ipc.new_stream(self._file, SOURCE, options=options) as writer:
             remaining = iter(sources)
             while batch := list(islice(remaining, _BATCH_ROWS)):
-                writer.write_table(source_table(batch), max_chunksize=_BATCH_ROWS)
+                table = source_table(batch)
+                writer.write_table(table, max_chunksize=_BATCH_ROWS)
+                self.has_given_names |= bool(pc.any(given_names(table, root=root)).as_py())
                 self._add(batch)
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:

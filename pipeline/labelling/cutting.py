@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 from pipeline.corpora.archives import ArchiveDamage
 from pipeline.corpora.compressed import compression_of
-from pipeline.corpora.reading import ReadSettings, parquet_slices
+from pipeline.corpora.parquet_images import RowGroups, parquet_groups
+from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.samples import Sample, sample_offsets
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
@@ -25,6 +26,8 @@ class _Piece:
     start: int
     num_images: int
     num_bytes: int
+    is_counted: bool = True
+    """Whether that is the number of images, and not of rows with any number each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +47,18 @@ class Cutter:
             yield source
             return
         pieces = self._pieces(source)
+        is_counted = all(piece.is_counted for piece in pieces)
         images = num_bytes = 0
         start = source.start
         for piece in pieces:
             full = images + piece.num_images > max_images or num_bytes + piece.num_bytes > max_bytes
             if full and piece.start > start:
-                yield sliced(source, start=start, stop=piece.start, num_images=images)
+                count = images if is_counted else None
+                yield sliced(source, start=start, stop=piece.start, num_images=count)
                 start, images, num_bytes = piece.start, 0, 0
             images, num_bytes = images + piece.num_images, num_bytes + piece.num_bytes
-        yield sliced(source, start=start, stop=source.stop, num_images=images if pieces else None)
+        count = images if is_counted and pieces else None
+        yield sliced(source, start=start, stop=source.stop, num_images=count)
 
     def first_images(
         self, sources: Iterable[Source], *, limit: int, known: dict[tuple[str, str, int], Source]
@@ -67,35 +73,39 @@ class Cutter:
             while left > 0:
                 there = known.get((source.uri, source.etag, source.start))
                 fits = there is not None and 0 < (there.num_images or 0) <= left
-                piece = there if there is not None and fits else self._up_to(source, images=left)
-                yield piece
-                left -= piece.num_images or 0
-                if piece.stop is None:
+                first = _First(there) if there is not None and fits else None
+                first = first or self._up_to(source, images=left)
+                yield first.piece
+                left -= first.num_images
+                if first.piece.stop is None:
                     break
-                source = sliced(source, start=piece.stop, stop=source.stop)
+                source = sliced(source, start=first.piece.stop, stop=source.stop)
             if left <= 0:
                 return
 
-    def _up_to(self, source: Source, *, images: int) -> Source:
+    def _up_to(self, source: Source, *, images: int) -> "_First":
         """The source up to its first so many images, with their number."""
         if source.kind == "file":
-            return source
+            return _First(source)
         with self._open(source) as file:
             if source.kind == "parquet":
-                rows = sum(piece.num_images for piece in _row_groups(source, parquet_slices(file)))
+                groups = parquet_groups(file, settings=self.reading)
+                rows = sum(piece.num_images for piece in _row_groups(source, groups))
                 if rows <= images:
-                    return dataclasses.replace(source, num_images=rows)
+                    return _First(dataclasses.replace(source, num_images=rows), groups.has_lists)
                 stop = source.start + images
-                return sliced(source, start=source.start, stop=stop, num_images=images)
+                piece = sliced(source, start=source.start, stop=stop, num_images=images)
+                return _First(piece, groups.has_lists)
             count = 0
             # What is damaged stays in the last slice: reading it says so.
             with contextlib.suppress(ArchiveDamage):
                 for sample in self._samples(source, file):
                     if count == images:
                         stop = sample.offset
-                        return sliced(source, start=source.start, stop=stop, num_images=count)
+                        piece = sliced(source, start=source.start, stop=stop, num_images=count)
+                        return _First(piece)
                     count += sample.image is not None
-            return dataclasses.replace(source, num_images=count)
+            return _First(dataclasses.replace(source, num_images=count))
 
     def around(self, source: Source, *, members: Collection[str]) -> Iterator[Source]:
         """The samples of an archive that have these images; all of it where it cannot be cut."""
@@ -115,7 +125,7 @@ class Cutter:
         """Where the source may be cut, in order; none where it must stay whole."""
         with self._open(source) as file:
             if source.kind == "parquet":
-                return _row_groups(source, parquet_slices(file))
+                return _row_groups(source, parquet_groups(file, settings=self.reading))
             samples = self._cuttable(source, file)
         if not samples:
             return []
@@ -146,6 +156,14 @@ class Cutter:
         return self.storage.open(source.uri, etag=source.etag, size=source.size)
 
 
+class _First:
+    """The beginning of a source; a row with a list of images counts as one."""
+
+    def __init__(self, piece: Source, has_lists: bool = False) -> None:
+        self.num_images = piece.num_images or 0
+        self.piece = dataclasses.replace(piece, num_images=None) if has_lists else piece
+
+
 def sliced(
     source: Source, *, start: int, stop: int | None, num_images: int | None = None
 ) -> Source:
@@ -160,14 +178,14 @@ def slice_bytes(source: Source) -> int:
     return max(0, (source.size if source.stop is None else source.stop) - source.start)
 
 
-def _row_groups(source: Source, groups: Iterable[tuple[int, int]]) -> list[_Piece]:
+def _row_groups(source: Source, groups: RowGroups) -> list[_Piece]:
     """The row groups, each with rows and bytes, that lie in the source."""
     pieces, row = [], 0
-    for rows, num_bytes in groups:
+    for rows, num_bytes in groups.rows_and_bytes:
         start, stop = max(row, source.start), row + rows
         if source.stop is not None:
             stop = min(stop, source.stop)
         if start < stop:
-            pieces.append(_Piece(start, stop - start, num_bytes))
+            pieces.append(_Piece(start, stop - start, num_bytes, not groups.has_lists))
         row += rows
     return pieces

@@ -6,7 +6,7 @@ files, which are few and may be cut, stay as they are. `comparison.py` lays a li
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.corpora.sources import Source
 from pipeline.labelling.partitions import KEY, Partitions, Records, keys, marks
 from pipeline.labelling.plans import read_plan, read_units, report_file, runs_in_order
-from pipeline.labelling.units import Unit, sources_of
+from pipeline.labelling.units import Unit, given_names, sources_of
 from pipeline.table import TableStore
 from pipeline.threads import map_ahead
 
@@ -38,6 +38,10 @@ class EarlierPlans:
         self.files = Partitions(folder / "known", dtype=KNOWN)
         self.archives: dict[int, list[Source]] = defaultdict(list)
         """By unit: what is no single file."""
+        self.roots: set[str] = set()
+        """The folders above the sources of all plans, which their names are relative to."""
+        self.has_given_names = False
+        """Whether a source has another name than its location gives it."""
         self._numbers: dict[str, int] = {}
         plan_numbers: list[int] = []
         for plan_number, run_id in enumerate(self._runs):
@@ -70,6 +74,11 @@ class EarlierPlans:
             if self._labelled_corpus(run_id) == place:
                 return True
         return False
+
+    def rows(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of the plans, read from them again."""
+        for run_id in self._runs:
+            yield from read_plan(self._table, run_id, columns=columns)
 
     def units(self, numbers: Collection[int]) -> Iterator[Unit]:
         """Some units whole, in their order, read from their plans again."""
@@ -128,11 +137,22 @@ class EarlierPlans:
         units = numbers[unit_ids.indices.to_numpy()]
         is_file = pc.equal(rows["kind"], "file").to_numpy(zero_copy_only=False)
         files = (units >= 0) & is_file
-        self.files.add(_records(rows.filter(pa.array(files)), units=units[files]))
+        of_files = rows.filter(pa.array(files))
+        self.files.add(_records(of_files, units=units[files]))
+        self._look_at_names(rows)
         archives = (units >= 0) & ~is_file
         sources = sources_of(rows.filter(pa.array(archives)))
         for number, source in zip(units[archives].tolist(), sources, strict=True):
             self.archives[number].append(source)
+
+    def _look_at_names(self, rows: pa.RecordBatch) -> None:
+        if not len(rows) or self.has_given_names:
+            return
+        uri, name = rows["uri"][0].as_py(), rows["name"][0].as_py()
+        root = uri.removesuffix(f"/{name}")
+        if uri != name:
+            self.roots.add(root)
+        self.has_given_names = bool(pc.any(given_names(rows, root=root)).as_py())
 
 
 def _records(rows: pa.RecordBatch, *, units: npt.NDArray[np.int32]) -> Records:

@@ -27,9 +27,11 @@ from pipeline.corpora.sources import Source
 from pipeline.labelling.comparison import Comparison
 from pipeline.labelling.cutting import Cutter, slice_bytes
 from pipeline.labelling.earlier import EarlierPlans
+from pipeline.labelling.identities import IdCheck
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import PLAN, Unit, unit_id
-from pipeline.storage import File, StorageFault
+from pipeline.locations import what_is_near
+from pipeline.storage import File, Storage, StorageFault
 from pipeline.table import TableSpec, TableStore
 
 __all__ = [
@@ -77,6 +79,8 @@ class Plan:
     passed_over: PassedOver = field(default_factory=PassedOver)
     """Files that are no source, by reason."""
     more_doubled: int = 0
+    notices: tuple[str, ...] = ()
+    """Sentences on how the corpus is read."""
     waiting: int = 0
     """Number of files that are left for another time."""
     tried_again: int = 0
@@ -132,7 +136,7 @@ def plan_corpus(
         is_trial: the plan will not come into force; nothing is written.
 
     Raises:
-        ValueError: the corpus holds no source at all.
+        ValueError: the corpus holds no source at all, or images share an id.
         StorageFault: nothing of it is there, and something was; or the storage failed.
     """
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
@@ -153,6 +157,7 @@ def plan_corpus(
         comparison = Comparison(
             sources,
             earlier=earlier,
+            root=listing.root,
             storage=table.storage,
             folder=folder,
             gives_up=not is_trial,
@@ -160,7 +165,15 @@ def plan_corpus(
         if limit is None:
             _check_there(comparison, listing, earlier=earlier, place=table.storage.absolute(corpus))
         if not (comparison.num_listed or listing.waiting or listing.out_of_reach):
-            raise ValueError(_nothing(corpus, listing))
+            raise ValueError(_nothing(corpus, listing, storage=table.storage))
+        IdCheck(
+            comparison=comparison,
+            earlier=earlier,
+            root=listing.root,
+            reading=reading,
+            storage=table.storage,
+            folder=folder,
+        ).run()
         again = list(_again(failed, comparison=comparison, cutter=cutter))
         pieces = (
             piece
@@ -180,6 +193,7 @@ def plan_corpus(
             passed_over=listing.passed_over,
             doubled=tuple(listing.doubled),
             more_doubled=listing.more_doubled,
+            notices=tuple(listing.notices),
             waiting=listing.waiting,
             tried_again=sum(source.num_images or 1 for source in again),
             gone=comparison.num_gone,
@@ -229,12 +243,17 @@ def _check_there(
         )
 
 
-def _nothing(corpus: str, listing: Listing) -> str:
+def _nothing(corpus: str, listing: Listing, *, storage: Storage) -> str:
+    what = "no image, archive, Parquet file or manifest"
     but = "".join(
         f"; {count:,} {'file' if count == 1 else 'files'} ({reason}), as {examples[0]}"
         for reason, count, examples in listing.passed_over.by_frequency()
     )
-    return f"no image, archive, Parquet file or manifest at {corpus}{but}; see --corpus in --help"
+    if not but and next(storage.files(listing.root), None) is None:
+        return f"{what}: {what_is_near(corpus, storage=storage)}"
+    if not but and storage.absolute(corpus) != listing.root:
+        but = f"; nothing that is there below {listing.root} matches"
+    return f"{what} at {corpus}{but}; see --corpus in --help"
 
 
 def _grouped(sources: Iterable[Source], *, units: UnitSettings) -> Iterator[list[Source]]:

@@ -33,6 +33,7 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Tally
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import File, Storage, StorageFault
+from pipeline.storage.faults import can_never_work
 from pipeline.storage.retries import take_retries
 from pipeline.table import TableStore
 
@@ -44,8 +45,8 @@ class LabelSettings:
     """What to label, with what, and where the rows go."""
 
     corpus: str
-    """A prefix, tar, Parquet file or manifest (csv, jsonl or Parquet with a column uri), on a disk
-    or at any fsspec URL."""
+    """A prefix, tar, Parquet file or manifest (csv, tsv, jsonl or Parquet with a column uri), or a
+    pattern as photos/*.jpg or s3://bucket/shards-{000..010}.tar, on a disk or at any fsspec URL."""
     table: str
     """Folder or object-store prefix of the segment table; it is made where there is none."""
     model: str
@@ -110,6 +111,8 @@ def ended(run: Callable[[], int]) -> int:
     except WrongUsage as error:
         return fail(str(error), ExitCode.WRONG_USAGE)
     except (StorageFault, ConnectionError) as error:
+        if can_never_work(error):
+            return fail(str(error), ExitCode.WRONG_USAGE)
         return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
     except KeyboardInterrupt:
         return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
@@ -132,7 +135,8 @@ def label(
     began = time.monotonic()
     label, choice = settings.of(LabelSettings), choice or Choice()
     work, plan = _prepare(settings, run_id=run_id, choice=choice)
-    print(_opening(plan, label), file=sys.stderr, flush=True)
+    for line in (*plan.notices, _opening(plan, label)):
+        print(line, file=sys.stderr, flush=True)
     if label.dry_run:
         connect(work.actors.ray_address)
         print(forecast(plan, work=work))

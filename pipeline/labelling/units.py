@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.corpora.sources import Source
 from pipeline.labelling.cutting import slice_bytes
@@ -139,6 +140,13 @@ def sources_of(table: pa.Table | pa.RecordBatch) -> list[Source]:
     # Plans of earlier versions lack `again`.
     names = [name for name in SOURCE.names if name in table.schema.names]
     return [Source(**row) for row in table.select(names).to_pylist()]
+
+
+def given_names(rows: pa.Table | pa.RecordBatch, *, root: str) -> pa.Array:
+    """By row of sources, whether the name is none that a location below the root has by itself."""
+    by_path = pc.binary_join_element_wise(root.rstrip("/"), rows["name"], "/")
+    is_own = pc.or_(pc.equal(rows["uri"], by_path), pc.equal(rows["uri"], rows["name"]))
+    return pc.invert(is_own)
 
 
 assert [f.name for f in dataclasses.fields(Source)] == SOURCE.names

@@ -57,6 +57,11 @@ def fault_kind(error: BaseException) -> FaultKind | None:
     return FaultKind.TRANSIENT
 
 
+def can_never_work(fault: BaseException) -> bool:
+    """Whether the storage was asked in a way that fails however often it is asked."""
+    return any(fault_kind(each) is FaultKind.BAD_REQUEST for each in list(_with_causes(fault))[1:])
+
+
 def advice(kind: FaultKind, error: BaseException) -> str:
     """What to do about a fault that stays, for the end of its message."""
     numbers = {each.errno for each in _with_causes(error) if isinstance(each, OSError)}
@@ -179,7 +184,7 @@ _NAMES = {
     FaultKind.UNMET: "FileExistsError",
     FaultKind.DENIED: "PermissionError",
     FaultKind.BAD_REQUEST: (
-        "IsADirectoryError NotADirectoryError SSLCertVerificationError EOFError ValueError "
+        "IsADirectoryError SSLCertVerificationError EOFError ValueError "
         # Any other of botocore says that it was set up or called wrongly.
         "BotoCoreError"
     ),
@@ -190,13 +195,11 @@ _ERRNOS = {
     FaultKind.NO_SPACE: (errno.ENOSPC, errno.EDQUOT),
     FaultKind.DENIED: (errno.EROFS, errno.EACCES, errno.EPERM),
     FaultKind.BAD_REQUEST: (
-        errno.ENAMETOOLONG,
         errno.EISDIR,
-        errno.ENOTDIR,
-        errno.ELOOP,
         errno.EFBIG,
     ),
-    FaultKind.NOT_FOUND: (errno.ENOENT,),
+    # A path through a file, a name that no file can have, links in a circle: nothing is there.
+    FaultKind.NOT_FOUND: (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
 _KIND_BY_ERRNO = {number: kind for kind, numbers in _ERRNOS.items() for number in numbers}
 
@@ -208,7 +211,7 @@ _ADVICE = {
     ),
     FaultKind.DENIED: "allow these credentials, or this user, to use that place",
     FaultKind.NO_SPACE: "make room there",
-    FaultKind.BAD_REQUEST: "asking again would not help",
+    FaultKind.BAD_REQUEST: "asking again would not help; correct the location or the settings",
 }
 
 _SECRETS = (

@@ -84,6 +84,8 @@ def put(fs: Any, path: str, data: bytes, *, only_new: bool = False) -> None:
 
 def look(fs: Any, path: str) -> dict[str, Any]:
     """What the store says of an object, without its content; as an entry of `Pages`."""
+    if not fs.split_path(path)[1]:
+        raise FileNotFoundError(f"{path} is a bucket and no object")
     try:
         found = _run(fs, _call(fs, "head_object", path))
     except Exception as error:

@@ -24,6 +24,7 @@ from pipeline.storage.agreement import agree
 from pipeline.storage.faults import FaultKind, SourceChanged, StorageFault, fault_kind
 from pipeline.storage.file import File
 from pipeline.storage.places import join
+from pipeline.storage.protocols import filesystem_of, why_never
 from pipeline.storage.range_reader import RangeReader
 from pipeline.storage.retries import Patience, retried
 
@@ -123,7 +124,9 @@ class Storage:
                     yield requests.file(info, uri=requests.uri_like(uri, root=path, path=name))
 
     def file(self, uri: str) -> File | None:
-        """What a listing would say of one object, None where it is not."""
+        """What a listing would say of one object, None where it is not, or can never be."""
+        if why_never(uri):
+            return None
         fs, path = self._filesystem(uri)
         try:
             return self._retried(
@@ -245,7 +248,7 @@ class Storage:
         if protocol in places.HTTP:
             return fsspec.filesystem("http", client_kwargs=self._http_options()), uri
         # The host may say what to connect to; what follows is a name.
-        fs, root = fsspec.core.url_to_fs(host)
+        fs, root = filesystem_of(host)
         return fs, f"{root.rstrip('/')}{rest}"
 
     def _s3_options(self, *, attempts: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pipeline.labelling.progress import duration
 from pipeline.labelling.report import ExitCode
 from pipeline.settings import WrongUsage, parse
 from pipeline.storage import Storage, StorageFault
+from pipeline.storage.faults import can_never_work
 from pipeline.table import TableStore
 from pipeline.verify.findings import RULES, Findings
 from pipeline.verify.tables import Verdict, verify_table
@@ -73,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"verify: {error}", file=sys.stderr)
         return ExitCode.WRONG_USAGE
     except StorageFault as error:
+        if can_never_work(error):
+            print(f"verify: {error}", file=sys.stderr)
+            return ExitCode.WRONG_USAGE
         print(f"verify: {error}; run the same command again", file=sys.stderr)
         return ExitCode.TRY_AGAIN
     print(json.dumps(as_json(verdict), indent=1) if given.json else as_text(verdict))

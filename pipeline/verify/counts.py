@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.corpora.parquet import read_parquet
-from pipeline.corpora.reading import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
 from pipeline.labelling.partitions import KEY, Partitions, Records, grouped, keys
 from pipeline.labelling.plans import read_plan, runs_in_order
 from pipeline.table import DoneUnits, TableStore

@@ -314,26 +314,6 @@ def test_a_long_manifest_keeps_its_order(tmp_path):
     assert names(listed(f"{root}/list.csv")[0]) == order
 
 
-def test_empty_entries_are_none(tmp_path):
-    root = put(
-        tmp_path,
-        {
-            "a.jpg": b"1",
-            "1.csv": b"id,uri\n1,a.jpg\n2,\n3\n",
-            "2.parquet": parquet({"uri": ["a.jpg", None, ""]}),
-            "3.jsonl": jsonl_of({"uri": "a.jpg"}, {"uri": None}, {"uri": ""}),
-        },
-    )
-    for name in ("1.csv", "2.parquet", "3.jsonl"):
-        assert names(listed(f"{root}/{name}")[0]) == ["a.jpg"]
-
-
-def test_a_line_of_a_manifest_that_is_no_entry_is_an_error_that_names_it(tmp_path):
-    root = put(tmp_path, {"list.jsonl": b'{"uri": "a.jpg"}\n\n{"url": "b.jpg"}\n'})
-    with pytest.raises(ValueError, match=r"list.jsonl, line 3: .*`uri`, got .*b\.jpg"):
-        listed(f"{root}/list.jsonl")
-
-
 @pytest.mark.parametrize("data", [b"", b"no json", b'{"url": 1}', b"[1]", b"\xff\xfe\x00"])
 def test_a_jsonl_file_without_locations_is_passed_over(tmp_path, data):
     root = put(tmp_path, {"list.jsonl": data})

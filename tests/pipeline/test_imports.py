@@ -79,7 +79,9 @@ def test_libraries_are_known_where_they_are_needed(path):
 
 WITHOUT_TORCH = [
     "pipeline.corpora.archives", "pipeline.corpora.compressed", "pipeline.corpora.corpus",
-    "pipeline.corpora.decoding", "pipeline.corpora.reading", "pipeline.corpora.sources",
+    "pipeline.corpora.decoding", "pipeline.corpora.encoded", "pipeline.corpora.manifests",
+    "pipeline.corpora.parquet_images", "pipeline.corpora.reading",
+    "pipeline.corpora.sources",
     "pipeline.settings", "pipeline.storage",
     "pipeline.scenes.shards", "pipeline.table", "pipeline.labelled.checking",
     "pipeline.labelled.opening",

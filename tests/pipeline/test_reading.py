@@ -13,15 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.corpora.parquet_images import bytes_column, parquet_groups, parquet_schema
 from pipeline.corpora.passed_over import PassedOver
-from pipeline.corpora.reading import (
-    EncodedImage,
-    ReadSettings,
-    bytes_column,
-    parquet_schema,
-    parquet_slices,
-    read_source,
-)
+from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Kind, Source
 from pipeline.storage import SourceChanged, Storage, StorageFault
 
@@ -309,7 +303,7 @@ def test_a_corrupt_parquet_file_is_one_error_that_names_it(tmp_path):
         (image,) = read(source)
         assert errors([image]) == [("a.parquet", "DamagedParquet")]
         assert source.uri in image.error.message
-        assert parquet_slices(io.BytesIO(damaged)) == []
+        assert not parquet_groups(io.BytesIO(damaged), settings=ReadSettings()).rows_and_bytes
         assert parquet_schema(io.BytesIO(damaged)) is None
     assert parquet_schema(io.BytesIO(whole)).names == ["image"]
 
@@ -328,7 +322,7 @@ def test_random_damage_to_a_parquet_file_is_never_any_other_error(changes):
 
     images = list(read_source(source, storage=Held(), settings=ReadSettings()))
     assert len(images) == 10 or errors(images)
-    parquet_slices(io.BytesIO(whole))
+    parquet_groups(io.BytesIO(whole), settings=ReadSettings())
 
 
 def test_rows_before_a_damaged_row_group_are_kept(tmp_path):
@@ -342,9 +336,10 @@ def test_rows_before_a_damaged_row_group_are_kept(tmp_path):
 
 
 def test_row_groups_are_told_with_their_rows_and_bytes():
-    slices = parquet_slices(io.BytesIO(parquet({"image": [os.urandom(1000) for _ in range(10)]})))
-    assert [rows for rows, _ in slices] == [4, 4, 2]
-    assert all(1000 * rows <= size < 3000 * rows for rows, size in slices)
+    data = parquet({"image": [os.urandom(1000) for _ in range(10)]})
+    groups = parquet_groups(io.BytesIO(data), settings=ReadSettings()).rows_and_bytes
+    assert [rows for rows, _ in groups] == [4, 4, 2]
+    assert all(1000 * rows <= size < 3000 * rows for rows, size in groups)
 
 
 def test_settings_without_sense_are_refused():

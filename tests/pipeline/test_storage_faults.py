@@ -148,7 +148,7 @@ def test_any_answer_has_a_kind_and_only_what_may_pass_is_asked_again(status, cod
         (NOT_FOUND, FileNotFoundError("a")),
         (UNMET, FileExistsError("a")),
         (BAD_REQUEST, IsADirectoryError(errno.EISDIR, "a")),
-        (BAD_REQUEST, OSError(errno.ENAMETOOLONG, "File name too long")),
+        (NOT_FOUND, OSError(errno.ENAMETOOLONG, "File name too long")),
         (BAD_REQUEST, ValueError("no such option")),
         (None, TypeError("unexpected keyword")),
         (None, AssertionError()),

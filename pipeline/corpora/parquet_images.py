@@ -1,0 +1,355 @@
+"""Parquet with images in it: which column holds them, and the images of its rows.
+
+`reading.py` hands the Parquet sources of a plan over to here; `labelling/cutting.py` asks for row
+groups.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.corpora.decoding import ImageError, is_image
+from pipeline.corpora.encoded import (
+    EncodedImage,
+    ReadSettings,
+    encoded_image,
+    failed_source,
+    too_large,
+)
+from pipeline.corpora.passed_over import EMPTY_ROW, PassedOver
+from pipeline.corpora.sources import Source
+from pipeline.storage import Storage, join
+
+_IMAGE_COLUMNS = (
+    "image",
+    "images",
+    "image_bytes",
+    "bytes",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "content",
+)
+PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for a damaged file; errors of the file's storage are none of them, but for
+OSErrors with a number."""
+_BATCH_ROWS = 16
+_BATCH_KEYS = 2**13
+_PAGE_BUFFER_BYTES = 2**20
+
+
+def read_parquet_images(
+    source: Source,
+    *,
+    storage: Storage,
+    settings: ReadSettings,
+    passed_over: PassedOver,
+) -> Iterator[EncodedImage]:
+    """The images of the rows of a slice; a list column has several in a row.
+
+    Args:
+        passed_over: counts the rows whose list is empty.
+    """
+    row = source.start
+    keys: set[str] = set()
+    with storage.open(source.uri, etag=source.etag, size=source.size) as file:
+        try:
+            parquet = _parquet_file(file)
+            schema = parquet.schema_arrow
+            column = bytes_column(schema, settings=settings)
+            if column is None or settings.key_column not in (None, *schema.names):
+                yield _without_column(source, schema, settings=settings)
+                return
+            columns = _projected(schema.field(column))
+            for value, key in _row_values(
+                parquet, source, column=column, columns=columns, key_column=settings.key_column
+            ):
+                cells = _cells(value)
+                place = _Place(source, row, key, is_repeated=key is not None and key in keys)
+                if not cells:
+                    passed_over.add(str(place), reason=EMPTY_ROW)
+                for number, cell in enumerate(cells):
+                    image_id = place.image_id + (f"/{number}" if _is_list(value) else "")
+                    yield _cell_image(
+                        cell, place, image_id=image_id, storage=storage, settings=settings
+                    )
+                row += 1
+                if key is not None:
+                    keys.add(key)
+        except PARQUET_ERRORS as error:
+            raise_if_of_the_system(error)
+            reason = " ".join(str(error).split())[:300]
+            message = f"from row {row} on, the Parquet file cannot be read: {reason}"
+            yield failed_source(source, "DamagedParquet", message, at=row)
+
+
+def row_keys(file: BinaryIO, source: Source, *, key_column: str) -> Iterator[Sequence[str | None]]:
+    """The keys of the rows of a slice, many at a time, up to where the file can be read."""
+    try:
+        parquet = _parquet_file(file)
+        if key_column in parquet.schema_arrow.names:
+            for batch in _batches(parquet, source, columns=[key_column], rows=_BATCH_KEYS):
+                yield [_key(value) for value in batch.column(key_column).to_pylist()]
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+
+
+def _row_values(
+    parquet: pq.ParquetFile,
+    source: Source,
+    *,
+    column: str,
+    columns: Sequence[str],
+    key_column: str | None,
+) -> Iterator[tuple[Any, str | None]]:
+    """What a column has, and the key, of each row of the slice.
+
+    Args:
+        columns: the parts of the column that are read.
+    """
+    needed = [*columns, *filter(None, [key_column])]
+    for batch in _batches(parquet, source, columns=needed, rows=_BATCH_ROWS):
+        for index in range(batch.num_rows):
+            key = None if key_column is None else batch.column(key_column)[index].as_py()
+            yield batch.column(column)[index].as_py(), _key(key)
+
+
+def _batches(
+    parquet: pq.ParquetFile, source: Source, *, columns: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of the slice, some at a time."""
+    counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
+    if sum(counts) != parquet.metadata.num_rows:
+        raise pa.ArrowInvalid(
+            f"its footer counts {parquet.metadata.num_rows} rows in all, and {counts} by row group"
+        )
+    group_start = 0
+    for group, num_rows in enumerate(counts):
+        start = max(source.start - group_start, 0)
+        stop = num_rows if source.stop is None else min(source.stop - group_start, num_rows)
+        group_start += num_rows
+        if start >= stop:
+            continue
+        row = 0
+        for batch in parquet.iter_batches(
+            batch_size=rows, row_groups=[group], columns=list(columns), use_threads=False
+        ):
+            first = max(start - row, 0)
+            if wanted := max(0, min(stop - row, batch.num_rows) - first):
+                yield batch.slice(first, wanted)
+            row += batch.num_rows
+            if row >= stop:
+                break
+        if row < stop:
+            raise pa.ArrowInvalid(f"row group {group} holds {row} rows of {num_rows}")
+
+
+def _key(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return None if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """An image in a row: its bytes, or the path that Hugging Face data sets have in their place."""
+
+    data: bytes | None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A row, and what it is called."""
+
+    source: Source
+    row: int
+    key: str | None
+    is_repeated: bool
+
+    @property
+    def image_id(self) -> str:
+        is_numbered = self.key is None or self.is_repeated
+        return f"{self.source.name}/{self.row}" if is_numbered else str(self.key)
+
+    def __str__(self) -> str:
+        return f"{self.source.uri}, row {self.row}"
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _cells(value: Any) -> list[_Cell]:
+    """The images of a row's value; one without bytes where the row has no value."""
+    if isinstance(value, list):
+        return [cell for each in value for cell in _cells(each)]
+    if isinstance(value, dict):
+        return [_Cell(value["bytes"], value.get("path"))]
+    return [_Cell(value)]
+
+
+def _cell_image(
+    cell: _Cell, place: _Place, *, image_id: str, storage: Storage, settings: ReadSettings
+) -> EncodedImage:
+    error, data, source = None, cell.data, place.source
+    if place.is_repeated:
+        error = ImageError("DuplicateKey", f"{place}: an earlier row has the key {place.key!r} too")
+    elif not data and isinstance(cell.path, str) and cell.path:
+        data, error = _by_path(cell.path, place, storage=storage, settings=settings)
+    elif not data:
+        error = ImageError("EmptyFile", f"{place}: there are no bytes in the column of images")
+    elif len(data) > settings.max_image_bytes:
+        error = ImageError("TooLarge", f"{place}: {too_large(len(data), settings=settings)}")
+    return encoded_image(
+        source, image_id=image_id, data=None if error else data, error=error, row=place.row
+    )
+
+
+def _by_path(
+    path: str, place: _Place, *, storage: Storage, settings: ReadSettings
+) -> tuple[bytes | None, ImageError | None]:
+    """The bytes of the file that a row without bytes names: as it says, or near the Parquet file.
+
+    A row is as old as its Parquet file: what becomes of the named file later goes unseen.
+    """
+    folder = place.source.uri.rpartition("/")[0]
+    above = folder.rpartition("/")[0]
+    is_whole = "://" in path or path.startswith("/")
+    near = [] if is_whole else [join(folder, path), join(above, path)]
+    for uri in [*([path] if is_whole else near), join(folder, path.rpartition("/")[2])]:
+        file = storage.file(uri)
+        if file is None:
+            continue
+        if file.size > settings.max_image_bytes:
+            message = f"{place}: {too_large(file.size, settings=settings)}"
+            return None, ImageError("TooLarge", message)
+        return storage.read(uri, etag=file.etag), None
+    return None, ImageError(
+        "EmptyFile",
+        f"{place}: there are no bytes in the column of images, and its path {path!r} leads to no "
+        "file, as it is or from the Parquet file's folder",
+    )
+
+
+def _without_column(source: Source, schema: pa.Schema, *, settings: ReadSettings) -> EncodedImage:
+    there = f"the columns are {', '.join(schema.names)}"
+    if bytes_column(schema, settings=settings) is None:
+        wanted = f"column {settings.image_column!r}" if settings.image_column else "single column"
+        message = f"there is no {wanted} of encoded images; {there}; name one by image_column"
+        return failed_source(source, "NoImageColumn", message, at=source.start)
+    message = f"there is no column {settings.key_column!r}; {there}; name one by key_column"
+    return failed_source(source, "NoKeyColumn", message, at=source.start)
+
+
+def bytes_column(schema: pa.Schema, *, settings: ReadSettings) -> str | None:
+    """The column of encoded images in a Parquet file, None where none or several may be.
+
+    It holds bytes, or structs with a field `bytes` as Hugging Face datasets do, or lists of them.
+    Of several, one with a usual name is taken.
+    """
+    columns = [field.name for field in schema if _holds_bytes(field.type)]
+    if settings.image_column is not None:
+        return settings.image_column if settings.image_column in columns else None
+    columns = [name for name in columns if name != settings.key_column]
+    usual = [name for name in _IMAGE_COLUMNS if name in columns]
+    return next(iter(usual or columns), None) if usual or len(columns) == 1 else None
+
+
+def holds_images(file: BinaryIO, *, settings: ReadSettings) -> bool:
+    """Whether a Parquet file is one of images; a damaged one counts, for reading it says so.
+
+    A column of bytes without a usual name may hold anything, as embeddings: its first values tell.
+    """
+    schema = parquet_schema(file)
+    column = None if schema is None else bytes_column(schema, settings=settings)
+    if schema is None or column is None:
+        return schema is None
+    if column in (settings.image_column, *_IMAGE_COLUMNS):
+        return True
+    try:
+        first = next(_parquet_file(file).iter_batches(_BATCH_ROWS, columns=[column]), None)
+        values = [] if first is None else first.column(column).to_pylist()
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+        return True
+    given = [cell.data for value in values for cell in _cells(value) if cell.data]
+    return not given or any(map(is_image, given))
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if _is_list_type(kind) or pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_bytes(kind.field(index).type)
+    types = pa.types
+    is_view = getattr(types, "is_binary_view", lambda _: False)
+    return (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or is_view(kind)
+    )
+
+
+def _is_list_type(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _projected(field: pa.Field) -> list[str]:
+    """The parts of a column of images that are read."""
+    if not pa.types.is_struct(field.type):
+        return [field.name]
+    names = [field.type.field(index).name for index in range(field.type.num_fields)]
+    return [f"{field.name}.{name}" for name in ("bytes", "path") if name in names]
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Where a Parquet file may be cut; there are none where it is damaged, as reading it says."""
+
+    rows_and_bytes: Sequence[tuple[int, int]] = ()
+    """Of each row group, in order; bytes are those before Parquet's compression."""
+    has_lists: bool = False
+    """Whether a row may have any number of images."""
+
+
+def parquet_groups(file: BinaryIO, *, settings: ReadSettings) -> RowGroups:
+    """The row groups of a Parquet file."""
+    try:
+        parquet = _parquet_file(file)
+        schema, metadata = parquet.schema_arrow, parquet.metadata
+        column = bytes_column(schema, settings=settings)
+        has_lists = column is not None and _is_list_type(schema.field(column).type)
+        # Asked of the group, not of its columns: there damaged metadata end the whole process.
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        return RowGroups([(group.num_rows, group.total_byte_size) for group in groups], has_lists)
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+        return RowGroups()
+
+
+def parquet_schema(file: BinaryIO) -> pa.Schema | None:
+    """The columns of a Parquet file, None where it is damaged: reading it gives the error."""
+    try:
+        return _parquet_file(file).schema_arrow
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+        return None
+
+
+def raise_if_of_the_system(error: Exception) -> None:
+    """Raises an error of `PARQUET_ERRORS` again where it is no fault of the file's content."""
+    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
+        raise error
+
+
+def _parquet_file(file: BinaryIO) -> pq.ParquetFile:
+    # Pages are streamed through the buffer: a column chunk may be larger than memory.
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=_PAGE_BUFFER_BYTES)

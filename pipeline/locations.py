@@ -1,0 +1,92 @@
+"""Locations that people type: what is wrong with one, and what there is near a wrong one.
+
+Found at the door, before any storage is asked: a store that cannot have such a location answers
+with a fault, as if asking again could help.
+"""
+
+import difflib
+import os
+import re
+
+from pipeline.storage import Storage, StorageFault
+from pipeline.storage.protocols import why_never
+
+_S3 = re.compile(r"s3a?://([^/]*)")
+_BUCKET = re.compile(r"[A-Za-z0-9.\-_]{1,255}|arn:[^*?\[{]+")
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
+_MOST_SHOWN = 3
+
+
+def check_location(uri: str, *, setting: str) -> None:
+    """Refuses a location that nothing can be at.
+
+    Raises:
+        ValueError: with the setting, what was given and what to type.
+    """
+    if not uri.strip():
+        raise ValueError(f"{setting} must be a path or URL, got {uri!r}")
+    if reason := why_never(uri):
+        raise ValueError(
+            f"{setting} must be a path or URL that can be there, got {uri!r}: {reason}"
+        )
+    if _ONE_SLASH.match(uri):
+        raise ValueError(f"{setting} is a URL with one slash, got {uri}; type two, as s3://bucket")
+    bucket = _S3.match(uri)
+    if bucket and not _BUCKET.fullmatch(bucket[1]):
+        raise ValueError(
+            f"{setting} must name a bucket after s3://, in letters, digits, dots and dashes, as "
+            f"s3://bucket/folder, got {uri}"
+        )
+
+
+def check_folder_location(uri: str, *, setting: str) -> None:
+    """Refuses a place where no folder can be made, because something else is there.
+
+    Raises:
+        ValueError: with the setting, what is there and what to type.
+    """
+    check_location(uri, setting=setting)
+    if uri.startswith(("http://", "https://")):
+        raise ValueError(f"{setting} must be a place to write to, got {uri}; name a disk or bucket")
+    if "://" in uri:
+        return
+    place = os.path.abspath(os.path.expanduser(uri))
+    while place != os.path.dirname(place) and not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if os.path.islink(place) and not os.path.exists(place):
+        found = f"{place} is a link to {os.readlink(place)}, which is not there"
+    elif not os.path.isdir(place):
+        found = f"{place} is a file"
+    else:
+        return
+    raise ValueError(f"{setting} must be a folder or can become one, but {found}; name another")
+
+
+def what_is_near(uri: str, *, storage: Storage) -> str:
+    """The nearest folder above a location that is there, and some of what it holds, in words."""
+    place = storage.absolute(uri)
+    if place.startswith(("http://", "https://")):
+        return f"there is nothing at {place}"
+    above, name = place, ""
+    while above.rpartition("/")[0].strip("/") and not above.endswith(":/"):
+        above, _, name = above.rpartition("/")
+        if names := _names(above, storage=storage):
+            alike = difflib.get_close_matches(name, names)
+            shown = list(dict.fromkeys([*alike, *names]))[:_MOST_SHOWN]
+            more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+            return (
+                f"there is nothing at {place}; the nearest place with anything is {above}, with "
+                f"{', '.join(shown)}{more}"
+            )
+    return f"there is nothing at {place}, nor above it"
+
+
+def _names(folder: str, *, storage: Storage) -> list[str]:
+    """The names in a folder, none where it is not there or cannot be listed."""
+    try:
+        fs, path = storage.filesystem(folder)
+        listed = fs.ls(path, detail=False)
+    except (OSError, StorageFault, ValueError):
+        return []
+    names = (str(each).rstrip("/").rpartition("/")[2] for each in listed)
+    return sorted(name for name in names if not name.startswith("."))

@@ -1,0 +1,40 @@
+"""Protocols: which locations a store can have at all, and which package a protocol needs."""
+
+import re
+from typing import Any
+
+import fsspec
+from fsspec.registry import known_implementations, registry
+
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "adl": "adlfs"}
+
+
+def why_never(uri: str) -> str | None:
+    """Says why no store can have an object at that location; None where one may."""
+    if "\0" in uri:
+        return "a location cannot hold the character NUL"
+    protocol = _PROTOCOL.match(uri)
+    if protocol and protocol[1] not in known_implementations and protocol[1] not in registry:
+        return f"there is no protocol {protocol[1]}:// here; known are s3, gs, az, http and so on"
+    return None
+
+
+def filesystem_of(uri: str, **options: Any) -> tuple[Any, str]:
+    """The fsspec filesystem of a location, and the location's path in it.
+
+    Raises:
+        ValueError: nobody knows the protocol, or the package that it needs is not installed.
+    """
+    if reason := why_never(uri):
+        raise ValueError(f"{uri}: {reason}")
+    try:
+        return fsspec.core.url_to_fs(uri, **options)
+    except ImportError as error:
+        protocol = uri.split("://", 1)[0]
+        package = _PACKAGES.get(protocol)
+        what = f"pip install {package}" if package else str(error)
+        raise ValueError(
+            f"{protocol}:// needs a package that is not installed: {what}, here and on every node "
+            "of the cluster"
+        ) from error

@@ -1,0 +1,84 @@
+"""What ends a run early is one line and the right exit code."""
+
+import pytest
+from corpora import put
+
+from pipeline.labelling.report import ExitCode
+from pipeline.labelling.run import PARTS, ended, label_corpus
+from pipeline.settings import parse
+from pipeline.storage import Storage, StorageFault
+
+MODEL = "pipeline/sample_model"
+
+
+def run(capsys, corpus: str, table: str, *more: str) -> tuple[int, str]:
+    words = [f"--corpus={corpus}", f"--table={table}", f"--model={MODEL}", *more]
+    code = label_corpus(parse(PARTS, arguments=words, description=""))
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("corpus", "found"),
+    [
+        ("{root}/i/phot", "nearest place with anything is {root}/i, with photo.jpg"),
+        ("{root}/*.png", "nothing that is there below {root} matches"),
+        ("s3://", "must name a bucket"),
+        ("gs://bucket/photos", "pip install gcsfs"),
+        ("ipfs://bucket/photos", "no protocol ipfs://"),
+        ("{root}/twice.csv", "'a' is that of {root}/i/photo.jpg and {root}/i/other.jpg"),
+        ("{root}/open.csv", "open.csv, line 2"),
+        ("{root}/names.csv", "names.csv: a manifest must have one column of locations called uri"),
+    ],
+)
+def test_a_corpus_that_cannot_be_read_as_it_stands_is_wrong_usage_in_one_line(
+    tmp_path, capsys, corpus, found
+):
+    root = put(
+        tmp_path / "c",
+        {
+            "i/photo.jpg": b"1",
+            "twice.csv": b"uri,image_id\ni/photo.jpg,a\ni/other.jpg,a\n",
+            "open.csv": b'uri,caption\ni/photo.jpg,"a\n',
+            "names.csv": b"name\ni/photo.jpg\n",
+        },
+    )
+    code, said = run(capsys, corpus.format(root=root), str(tmp_path / "table"))
+    assert code == ExitCode.WRONG_USAGE
+    assert found.format(root=root) in said
+    assert said.count("\n") == 1
+    assert "again" not in said
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_table_where_a_file_is_is_wrong_usage(tmp_path, capsys):
+    root = put(tmp_path, {"c/a.jpg": b"1", "file": b""})
+    code, said = run(capsys, f"{root}/c", f"{root}/file")
+    assert (code, said.count("\n")) == (ExitCode.WRONG_USAGE, 1)
+    assert f"{root}/file is a file" in said
+
+
+def test_a_fault_that_asking_again_cannot_help_does_not_ask_to(capsys):
+    def hopeless() -> int:
+        try:
+            raise IsADirectoryError(21, "Is a directory")
+        except IsADirectoryError as error:
+            raise StorageFault("write s3://b/x: it is a folder") from error
+
+    def passing() -> int:
+        raise StorageFault("read s3://b/x: away") from ConnectionResetError()
+
+    assert ended(hopeless) == ExitCode.WRONG_USAGE
+    assert "again" not in capsys.readouterr().err
+    assert ended(passing) == ExitCode.TRY_AGAIN
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_how_a_manifest_is_read_is_said_before_work_begins(tmp_path, capsys, monkeypatch):
+    """Here there is no work: what the manifest names is done already."""
+    monkeypatch.setattr("pipeline.labelling.run.connect", lambda *_: pytest.fail("no work"))
+    root = put(tmp_path / "c", {"a.jpg": b"1", "m.csv": b"image_url;n\na.jpg;1\n"})
+    monkeypatch.setattr("pipeline.labelling.planning.Comparison.new", lambda self: iter(()))
+    code, said = run(capsys, f"{root}/m.csv", str(tmp_path / "table"))
+    assert code == ExitCode.DONE
+    assert "m.csv: the locations are taken from its column image_url" in said
+    assert Storage().file(f"{tmp_path}/table/_table.json") is not None
