@@ -54,7 +54,7 @@ _HOME = {
     "check_folder": "weights",
     "check_shapes": "weights",
     "config_file": "weights",
-    "resolve_folder": "weights",
+    "resolve_folder": "hub",
     "MODELS": "zoo",
     "weight_files": "weights",
 }

@@ -13,6 +13,7 @@ from maskformer.configuration.backbones import (
     TimmBackboneConfig,
 )
 from maskformer.configuration.base import Config, PretrainedConfig
+from maskformer.hub import HubOptions
 
 PixelDecoderKind = Literal["fpn", "transformer_encoder"]
 InFeature = Literal["res2", "res3", "res4", "res5", "transformer_encoder"]
@@ -177,14 +178,17 @@ class MaskFormerConfig(PretrainedConfig):
         }
 
     @classmethod
-    def from_pretrained(cls: type[Config], name_or_folder: str | Path, **overrides: Any) -> Config:
+    def from_pretrained(
+        cls: type[Config], pretrained_model_name_or_path: str | Path, **overrides: Any
+    ) -> Config:
         """Of a folder, the zoo or the hub; of a model of the zoo nothing is fetched."""
         from maskformer.zoo import entry_of
 
-        entry = entry_of(str(name_or_folder))
+        entry = entry_of(str(pretrained_model_name_or_path))
         if entry is not None:
+            _, overrides = HubOptions.split(overrides)
             return cls.from_dict(entry.build_config().to_dict(), **overrides)
-        return super().from_pretrained(name_or_folder, **overrides)
+        return super().from_pretrained(pretrained_model_name_or_path, **overrides)
 
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:
