@@ -16,6 +16,7 @@ from maskformer.checkpoints.checkpoint import LoadReport, save_checkpoint
 from maskformer.checkpoints.loading import load_pretrained
 from maskformer.configuration import MaskFormerConfig
 from maskformer.hub import HubOptions, Pushable
+from maskformer.network.backbones import Backbone
 
 Model = TypeVar("Model", bound="PretrainedModel")
 
@@ -223,7 +224,7 @@ class PretrainedModel(nn.Module, Pushable):
 
     def _set_gradient_checkpointing(self, enabled: bool) -> None:
         for module in self.modules():
-            if hasattr(module, "set_gradient_checkpointing"):
+            if isinstance(module, Backbone):
                 module.set_gradient_checkpointing(enabled)
             if isinstance(module, PretrainedModel):
                 module.is_gradient_checkpointing = enabled
@@ -237,7 +238,7 @@ class PretrainedModel(nn.Module, Pushable):
         return next(self.parameters()).dtype
 
     @property
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> Any:
         """The class that isinstance asks for where the object's own is not it.
 
         transformers' Trainer writes config.json and shards for a PreTrainedModel only, and asks by
@@ -246,7 +247,12 @@ class PretrainedModel(nn.Module, Pushable):
         """
         modeling = sys.modules.get("transformers.modeling_utils")
         theirs = getattr(modeling, "PreTrainedModel", None)
-        return type(self) if theirs is None else _answering_class(type(self), theirs)
+        ours: Any = type(self)
+        return ours if theirs is None else _answering_class(ours, theirs)
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:  # as torch's fully_shard sets it
+        object.__dict__["__class__"].__set__(self, kind)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles and copies by the class that the object has, not the one that it answers with."""
@@ -258,7 +264,7 @@ def _without_init(kind: type[Model]) -> Model:
 
 
 @cache
-def _answering_class(ours: type, theirs: type) -> type:
+def _answering_class(ours: Any, theirs: Any) -> Any:
     namespace = {"__module__": ours.__module__, "__doc__": ours.__doc__}
     return type(ours.__name__, (ours, theirs), {**namespace, "config_class": MaskFormerConfig})
 

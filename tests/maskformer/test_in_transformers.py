@@ -167,6 +167,16 @@ def test_a_model_that_answers_as_theirs_is_pickled_and_copied_as_ours():
         torch.testing.assert_close(twin.state_dict(), model.state_dict())
 
 
+def test_the_class_of_a_model_can_be_set_as_sharding_does():
+    model = make_tiny()
+    sharded = type("Sharded", (type(model),), {})
+
+    model.__class__ = sharded
+
+    assert type(model) is sharded
+    assert isinstance(model, transformers.PreTrainedModel)
+
+
 def test_the_pipeline_gives_the_segments_that_it_gives_of_their_model(shared):
     folder = shared / "weights" / CAMVID
     with tarfile.open(shared / "data" / "camvid" / "val-0000.tar") as archive:
