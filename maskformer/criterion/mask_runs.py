@@ -52,9 +52,7 @@ class MaskRuns:
         shown = columns[columns >= 0]
         begin = int(shown.min()) * image_height if len(shown) else 0
         end = (int(shown.max()) + 1) * image_height if len(shown) else 0
-        edges = [
-            runs[(runs[:, 1] > begin) & (runs[:, 0] < end)].reshape(-1) for runs in masks
-        ]
+        edges = [runs[(runs[:, 1] > begin) & (runs[:, 0] < end)].reshape(-1) for runs in masks]
         lengths = [len(each) for each in edges]
         return cls(
             edges=torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *edges])),
