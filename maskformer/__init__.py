@@ -39,6 +39,8 @@ _HOME = {
     "keep_panoptic": "postprocessing.segmentation",
     "panoptic_segmentation": "postprocessing.segmentation",
     "semantic_segments": "postprocessing.segmentation",
+    "WholeInstance": "postprocessing.whole_instances",
+    "whole_instances": "postprocessing.whole_instances",
     "SemanticTestTimeAugmentation": "views.augmentation",
     "SlidingWindows": "views.windows",
     "to_rgb": "resizing",
