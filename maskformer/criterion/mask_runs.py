@@ -130,44 +130,77 @@ class MaskRuns:
         self._draw(mask, plane)
         return plane
 
+    def shows(self, mask: int) -> bool:
+        """Whether one mask on a CPU has a pixel."""
+        return bool(_first_column(*self._arrays(mask)) < len(self.columns))
+
     def _draw(self, mask: int, plane: UInt8[np.ndarray, "height width"]) -> None:
+        _draw_runs(*self._arrays(mask), plane)
+
+    def _arrays(self, mask: int) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+        """What the loops below take."""
         begin, end = self.offsets[mask], self.offsets[mask + 1]
-        _draw_runs(
-            self.edges[begin:end].numpy(),
-            self.image_height,
-            self.rows.numpy(),
-            self.columns.numpy(),
-            plane,
-        )
+        edges = self.edges[begin:end].numpy()
+        return edges, self.image_height, self.rows.numpy(), self.columns.numpy()
 
 
 @compiled()
 @no_type_check
 def _draw_runs(edges, image_height, rows, columns, plane):
     """Sets what is inside to 1."""
-    num_runs = len(edges) // 2
-    if not num_runs:
-        return
     for x in range(len(columns)):
-        top = columns[x] * image_height
-        bottom = top + image_height
-        if columns[x] < 0 or bottom <= edges[0] or top >= edges[-1]:
+        if columns[x] < 0:
             continue
-        # The first run that ends in this column or later.
-        run, after = 0, num_runs
-        while run < after:
-            middle = (run + after) // 2
-            if edges[2 * middle + 1] <= top:
-                run = middle + 1
-            else:
-                after = middle
+        top = columns[x] * image_height
+        run = _run_at(edges, top)
         for y in range(len(rows)):
             if rows[y] < 0:
                 continue
-            pixel = top + rows[y]
-            while run < num_runs and edges[2 * run + 1] <= pixel:
-                run += 1
-            if run == num_runs or edges[2 * run] >= bottom:
+            run = _run_after(edges, run, top + rows[y])
+            if 2 * run == len(edges) or edges[2 * run] >= top + image_height:
                 break
-            if edges[2 * run] <= pixel:
+            if edges[2 * run] <= top + rows[y]:
                 plane[y, x] = 1
+
+
+@compiled()
+@no_type_check
+def _first_column(edges, image_height, rows, columns):
+    """The first column that has a pixel inside; the number of columns where none has."""
+    for x in range(len(columns)):
+        if columns[x] < 0:
+            continue
+        top = columns[x] * image_height
+        run = _run_at(edges, top)
+        for y in range(len(rows)):
+            if rows[y] < 0:
+                continue
+            run = _run_after(edges, run, top + rows[y])
+            if 2 * run == len(edges) or edges[2 * run] >= top + image_height:
+                break
+            if edges[2 * run] <= top + rows[y]:
+                return x
+    return len(columns)
+
+
+@compiled()
+@no_type_check
+def _run_at(edges, pixel):
+    """The first run that ends after a pixel; the number of runs where none does."""
+    run, after = 0, len(edges) // 2
+    while run < after:
+        middle = (run + after) // 2
+        if edges[2 * middle + 1] <= pixel:
+            run = middle + 1
+        else:
+            after = middle
+    return run
+
+
+@compiled()
+@no_type_check
+def _run_after(edges, run, pixel):
+    """The same, from a run on that is not beyond it."""
+    while 2 * run < len(edges) and edges[2 * run + 1] <= pixel:
+        run += 1
+    return run

@@ -129,5 +129,5 @@ def _masks_left(
         return MaskRuns.of(masks, image_height=target.ids.shape[0], **places)
 
     everything = of(target.masks)
-    left = [mask for mask in range(everything.shape[0]) if everything.plane(mask).any()]
+    left = [mask for mask in range(everything.shape[0]) if everything.shows(mask)]
     return of([target.masks[mask] for mask in left]), np.array(left, np.int64) + 1

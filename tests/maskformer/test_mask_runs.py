@@ -62,6 +62,8 @@ def test_rows_and_columns_choose_pixels_as_an_index_does(
     expected = torch.zeros(len(stack), count + padding, count + padding, dtype=torch.bool)
     expected[:, :count, :count] = stack[:, rows[:, None], columns]
     assert torch.equal(masks.expanded(None), expected)
+    shown = [masks.shows(mask) for mask in range(len(stack))]
+    assert shown == expected.flatten(1).any(1).tolist()
     # As a GPU does it.
     assert torch.equal(masks.searched(None), expected)
     assert torch.equal(masks.searched(torch.tensor([3, 0])), expected[[3, 0]])

@@ -1,6 +1,9 @@
 """Objects that overlap are learnt whole, each as if it were alone, and crowds hide none."""
 
 import pickle
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +125,51 @@ def test_more_objects_than_a_byte_counts_are_learnt(tmp_path: Path) -> None:
     sample = data_of([(mask, "tree", False)] * 300, tmp_path, how="detr").sample(1, 0)
     assert sample.targets.shape[0] == 300
     assert masks_of(sample).all(0).any()
+
+
+_PREPARE = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from maskformer import MaskFormerImageProcessor
+    from pipeline.labelled.opening import open_labelled
+    from pipeline.labelled.settings import DatasetSettings
+    from pipeline.training.recipes import Augmentation
+    from pipeline.training.samples import TrainingData
+
+    def peak():
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+    peaks = []
+    for place in sys.argv[1:]:
+        data = TrainingData(
+            dataset=open_labelled(DatasetSettings(dataset=place)),
+            augmentation=Augmentation(flip=False),
+            processor=MaskFormerImageProcessor(do_resize=False),
+            seed=0,
+        )
+        print(data.sample(0, 0).targets.shape[0], peak())
+    """
+)
+
+
+def test_preparing_an_image_takes_memory_by_the_image_and_not_by_its_objects(
+    tmp_path: Path,
+) -> None:
+    height, width = 1500, 2000
+    mask = np.zeros((height, width), bool)
+    mask[20:-20, 20:-20] = True
+    few, many = (
+        put(tmp_path / str(count), coco_objects([(mask, "tree", False)] * count))
+        for count in (2, 100)
+    )
+    places = [f"{few}/instances.json", f"{many}/instances.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", _PREPARE, *places], check=True, capture_output=True, text=True
+    )
+    (of_few, before), (of_many, after) = (
+        map(int, line.split()) for line in done.stdout.splitlines()
+    )
+    assert (of_few, of_many) == (2, 100)
+    assert after - before < 40  # a mask of each would take 300
