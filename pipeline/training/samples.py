@@ -72,11 +72,12 @@ class TrainingData:
             LabelError: as `sample`.
         """
         target = self.rule(labelled.target)
+        grid = Grid.whole((target.ids.shape[0], target.ids.shape[1]))
         view = augment(
             View(
                 pixels=torch.from_numpy(self._pixels(labelled)).permute(2, 0, 1),
                 ids=torch.from_numpy(target.ids),
-                grid=None if target.masks is None else Grid.whole(labelled.target.size),
+                grid=None if target.masks is None else grid,
             ),
             settings=self.augmentation,
             processor=self.processor,
