@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from maskformer import decode_rle
+from pipeline import latest
 from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.decoding import ImageError, decode
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
-from pipeline.table import images, segments
+from pipeline.table import TableStore
 
 _GOLDEN = 0.618034
 _SMALLEST_NAMED_SHARE = 0.01
@@ -41,14 +41,14 @@ def contact_sheet(
     reading: ReadSettings | None = None,
     layout: SheetLayout | None = None,
 ) -> Image.Image:
-    """Images of a table side by side, with their segments drawn over them, in the order given."""
+    """Images of a table side by side, with their latest segments over them, in the order given."""
     layout = layout or SheetLayout()
-    chosen = pc.field("image_id").isin(list(image_ids))
-    rows = images(table, storage=storage).to_table(filter=chosen).to_pylist()
+    storage = storage or Storage().with_environment()
+    rows, segments = latest.chosen(TableStore(table, storage), image_ids)
     of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in segments(table, storage=storage).to_table(filter=chosen).to_pylist():
+    for row in segments:
         of_image[row["image_id"]].append(row)
-    photos = find_images(rows, storage=storage or Storage(), reading=reading or ReadSettings())
+    photos = find_images(rows, storage=storage, reading=reading or ReadSettings())
     tiles = [
         draw_segments(photos[image_id], of_image[image_id])
         for image_id in image_ids

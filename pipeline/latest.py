@@ -13,20 +13,21 @@ crash may leave one, say nothing else: the greatest number of a unit is the righ
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pipeline.corpora.parquet import read_parquet
 from pipeline.labelling.partitions import KEY, Partitions, grouped, keys
 from pipeline.labelling.plans import plan_numbers
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableStore
+from pipeline.table import IMAGES, SEGMENTS, TableStore, rows_of_unit
 
 _ROWS = np.dtype([KEY, ("unit", "i4")])
 
@@ -65,6 +66,40 @@ def segments(
 ) -> pa.RecordBatchReader:
     """The segments of each image that go with its latest row."""
     return _latest("segments", SEGMENTS, table, columns=columns, storage=storage)
+
+
+def newest(rows: Iterable[dict[str, Any]], *, table: TableStore) -> list[dict[str, Any]]:
+    """Of some rows of `images` the latest of each image, in the order of their plans."""
+    numbers = plan_numbers(table)
+    found: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (numbers.get(row["unit_id"], -1), row["unit_id"])):
+        found[row["image_id"]] = row
+    return [*found.values()]
+
+
+def chosen(
+    table: TableStore, image_ids: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The latest rows of some images, and the segments that go with them.
+
+    Reads the identifiers of all images, and of their segments those of the units that hold these.
+    """
+    is_chosen = ds.field("image_id").isin(pa.array(image_ids, pa.string()))
+    every = table.dataset("images", IMAGES).to_table(filter=is_chosen)
+    rows = newest(every.to_pylist(), table=table)
+    of_unit: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        of_unit[row["unit_id"]].append(row["image_id"])
+    files = table.segment_files() if rows else {}
+    found: list[dict[str, Any]] = []
+    for unit_id, ids in of_unit.items():
+        file = files[unit_id]
+        is_of_these = ds.field("image_id").isin(pa.array(ids, pa.string()))
+        is_of_these &= rows_of_unit(file.uri, unit_id)
+        with table.storage.open(file.uri, etag=file.etag, size=file.size) as data:
+            read = read_parquet(data, columns=SEGMENTS.names, rows=is_of_these)
+        found += read.to_pylist()
+    return rows, found
 
 
 def generations(table: TableStore) -> Generations:

@@ -175,8 +175,7 @@ class TableStore:
 
     def units(self) -> "DoneUnits":
         """The units that are committed, and where their rows are read; each once at any moment."""
-        names = (file.uri.rsplit("/", 1)[1] for file in self.storage.files(self.file("images")))
-        listed = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        listed = self.unit_files("images").keys()
         given_up = self.given_up(listed)
         # After the listing: a unit whose own files were gone by then is in this pointer.
         pointer = read_pointer(self.uri, storage=self.storage)
@@ -187,6 +186,22 @@ class TableStore:
             compacted=compacted,
             given_up=given_up,
         )
+
+    def unit_files(self, part: Literal["segments", "images"]) -> dict[str, File]:
+        """The units' own files by unit_id, whether the units are done or not, by one listing.
+
+        What other programs keep in folders below, as Delta its log and Iceberg its metadata, is
+        none of them, nor is what begins with `_` or a dot.
+        """
+        folder = self.file(part) + "/"
+        named = (
+            (file.uri.removeprefix(folder), file) for file in self.storage.files(self.file(part))
+        )
+        return {
+            name.removesuffix(".parquet"): file
+            for name, file in named
+            if name.endswith(".parquet") and "/" not in name and name[0] not in "_."
+        }
 
     def given_up(self, listed: Set[str]) -> frozenset[str]:
         """The units that are given up, some of which may have been `listed` in `images` before."""
@@ -217,14 +232,13 @@ class TableStore:
 
         `rows_of_unit` says which rows of the file are the unit's.
         """
-        own = {file.uri: file for file in self.storage.files(self.file("segments"))}
+        own = self.unit_files("segments")
         done = self.units()
         places = [self.storage.file(self.file(file.segments)) for file in done.files]
         found: dict[str, File | None] = {
-            unit: own.get(self.file("segments", f"{unit}.parquet"), places[number])
-            for unit, number in done.compacted.items()
+            unit: own.get(unit, places[number]) for unit, number in done.compacted.items()
         }
-        found |= {unit: own.get(self.file("segments", f"{unit}.parquet")) for unit in done.own}
+        found |= {unit: own.get(unit) for unit in done.own}
         return {unit: file for unit, file in found.items() if file is not None}
 
     def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> ds.Dataset:

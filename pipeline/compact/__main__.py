@@ -98,13 +98,13 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
 
 def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
     """Joins what is worth it; gives the line that says what changed for readers."""
-    images, segments = _sizes(table, "images"), _sizes(table, "segments")
+    images, segments = table.unit_files("images"), table.unit_files("segments")
     given_up = table.given_up(images.keys())
     before = read_pointer(table.uri, storage=table.storage)
     compacted = compacted_units(table.uri, before, storage=table.storage)
     own = {
-        unit: size + segments.get(unit, 0)
-        for unit, size in images.items()
+        unit: file.size + (segments[unit].size if unit in segments else 0)
+        for unit, file in images.items()
         if unit not in compacted and unit not in given_up
     }
     choice = choose(own, files=before.files, target_bytes=target_bytes)
@@ -127,15 +127,6 @@ def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
         f"opened {_extent(own, before.files)}, and open {_extent(left, joined.pointer.files)} now; "
         f"written {sum(file.num_bytes for file in joined.written) / 1e6:,.1f} MB"
     )
-
-
-def _sizes(table: TableStore, part: str) -> dict[str, int]:
-    """Bytes of the units' own files."""
-    files = table.storage.files(table.file(part))
-    named = ((file.uri.rsplit("/", 1)[1], file.size) for file in files)
-    return {
-        name.removesuffix(".parquet"): size for name, size in named if name.endswith(".parquet")
-    }
 
 
 def _extent(own: Mapping[str, int], files: Sequence[CompactedFile]) -> str:

@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.compacted import (
     FOLDER,
@@ -69,7 +70,8 @@ def remove_own_files(table: TableStore, *, days: int) -> list[Leftover]:
     `images` first: a reader of patterns that comes between the two sees segments of a unit that is
     not listed, rather than images that seem to have none.
     """
-    own = {part: _by_unit(table, part) for part in ("images", "segments")}
+    parts: tuple[Literal[images, segments], ...] = ("images", "segments")
+    own = {part: table.unit_files(part) for part in parts}
     done = table.units()
     places = [table.storage.file(table.file(file.images)) for file in done.files]
     old = {
@@ -78,7 +80,7 @@ def remove_own_files(table: TableStore, *, days: int) -> list[Leftover]:
         if place is not None and is_old(place, seconds=days * DAY_SECONDS)
     }
     gone = []
-    for part in ("images", "segments"):
+    for part in parts:
         for unit, file in own[part].items():
             if done.compacted.get(unit) in old:
                 table.storage.delete([file.uri])
@@ -88,7 +90,7 @@ def remove_own_files(table: TableStore, *, days: int) -> list[Leftover]:
 
 def segments_without_images(table: TableStore) -> dict[str, File]:
     """The `segments` files of units that are not done."""
-    segments = _by_unit(table, "segments")
+    segments = table.unit_files("segments")
     done = table.done_units()  # after the listing: of a unit that is committed now, both are seen
     return {unit: file for unit, file in segments.items() if unit not in done}
 
@@ -138,14 +140,6 @@ def _names(table: TableStore, generation: int) -> set[str]:
 
 def _dead_segments(table: TableStore) -> Iterator[Leftover]:
     """`segments` files of units that were given up: no reader ever looks at them."""
-    segments = _by_unit(table, "segments")
+    segments = table.unit_files("segments")
     for unit in sorted(table.units().given_up & segments.keys()):
         yield Leftover(file=segments[unit], what="segments of a unit that was given up")
-
-
-def _by_unit(table: TableStore, part: str) -> dict[str, File]:
-    files = table.storage.files(table.file(part))
-    named = ((file.uri.rsplit("/", 1)[1], file) for file in files)
-    return {
-        name.removesuffix(".parquet"): file for name, file in named if name.endswith(".parquet")
-    }

@@ -1,8 +1,8 @@
 """Tar archives, read strictly: every member whole and in its place, or `ArchiveDamage`.
 
-Takes an open file, plain or compressed; `planning.py` cuts archives by `sample_offsets`,
-`reading.py` takes the images of `samples`. Python's tarfile ends quietly where a header is missing
-or damaged, so that a shard that lost its tail passes for a short one; here that is an error:
+Takes an open file, plain or compressed; `samples.py` tells which members are images, `links.py`
+where links lead. Python's tarfile ends quietly where a header is missing or damaged, so that a
+shard that lost its tail passes for a short one; here that is an error:
 
 - An archive ends with a block of zeros. One is enough, since nothing but the end begins with it;
   none, even after a whole member, means that the archive is cut.
@@ -17,8 +17,8 @@ may), and a hole that begins and ends exactly at headers, which looks like two a
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from pipeline.corpora.compressed import StreamDamage, compression_of, decompressed
@@ -57,25 +57,16 @@ class Member:
     data_offset: int
     size: int
     """Bytes of data in the archive."""
-    kind: Literal["file", "partial", "link", "other"]
+    kind: Literal["file", "partial", "hard link", "symbolic link", "other"]
     """A partial file is sparse, with its holes left out, or goes on from another volume; a link's
     data are elsewhere; the others are directories, devices and the like."""
+    target: str = ""
+    """What a link leads to, as written: a hard link to a member's name, a symbolic link to a path
+    from its own folder."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """Members in a row with the same name up to its first dot, as WebDataset groups them."""
-
-    key: str
-    """The name with its folders, without its extension."""
-    offset: int
-    """Where its first header begins: where an archive may be cut."""
-    is_repeated: bool
-    """The key was there before, in another sample of what was read."""
-    image: Member | None = None
-    """The member that is the sample's image, None where it has none."""
-    data: bytes | None = None
-    """The image's bytes; None where the image is partial, larger than allowed, or not wanted."""
+    @property
+    def is_link(self) -> bool:
+        return self.kind in ("hard link", "symbolic link")
 
 
 def members(file: BinaryIO, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
@@ -86,103 +77,11 @@ def members(file: BinaryIO, *, start: int = 0, stop: int | None = None) -> Itera
     Raises:
         ArchiveDamage: after the last member whose headers are whole.
     """
-    return _members(_Tape(file, start=start), stop=stop)
+    return read_members(Tape(file, start=start), stop=stop)
 
 
-def samples(
-    file: BinaryIO,
-    *,
-    image_members: Iterable[str],
-    max_image_bytes: int,
-    start: int = 0,
-    stop: int | None = None,
-) -> Iterator[Sample]:
-    """The samples that begin in [start, stop), each with its image in memory, one at a time.
-
-    The image is the first of the extensions `image_members` that the sample has. The file is read
-    forward only.
-
-    Raises:
-        ArchiveDamage: after the last sample whose image is whole.
-    """
-    tape = _Tape(file, start=start)
-
-    def load(member: Member) -> bytes | None:
-        if member.kind == "file" and member.size <= max_image_bytes:
-            return tape.read_data(member)
-        tape.pass_over(member)
-        return None
-
-    return _samples(tape, stop=stop, image_members=image_members, load=load)
-
-
-def sample_offsets(
-    file: BinaryIO, *, image_members: Iterable[str], start: int = 0, stop: int | None = None
-) -> Iterator[Sample]:
-    """What `samples` gives, without data, from the headers alone: where an archive can be cut.
-
-    Who reads a slice knows the keys of that slice only: leave an archive in one piece where one of
-    its samples `is_repeated`.
-
-    Raises:
-        ArchiveDamage: after the last sample whose image is whole.
-    """
-    tape = _Tape(file, start=start)
-    return _samples(tape, stop=stop, image_members=image_members, load=tape.pass_over)
-
-
-def _samples(
-    tape: "_Tape",
-    *,
-    stop: int | None,
-    image_members: Iterable[str],
-    load: Callable[[Member], bytes | None],
-) -> Iterator[Sample]:
-    ranks = {extension.lower(): rank for rank, extension in enumerate(image_members)}
-    keys: set[str] = set()
-    sample: Sample | None = None
-    found: dict[str, int] = {}  # the extensions of the sample at hand, with their ranks
-    damage: ArchiveDamage | None = None
-    try:
-        for member in _members(tape, stop=stop):
-            if member.kind == "other" or is_hidden(member.name):
-                continue
-            key, extension = key_and_extension(member.name)
-            if sample is None or key != sample.key or extension in found:
-                if sample is not None:
-                    yield sample
-                sample = Sample(key=key, offset=member.offset, is_repeated=key in keys)
-                keys.add(key)
-                found = {}
-            rank = len(ranks) if member.kind == "link" else ranks.get(extension, len(ranks))
-            if rank < min(found.values(), default=len(ranks)):
-                # Let go first: should this one be cut, the lesser is still not the image.
-                sample = replace(sample, image=None, data=None)
-                sample = replace(sample, image=member, data=load(member))
-            found[extension] = rank
-    except ArchiveDamage as error:
-        damage = error
-    if sample is not None and (sample.image is not None or damage is None):
-        yield sample
-    if damage is not None:
-        raise damage
-
-
-def is_hidden(name: str) -> bool:
-    """Whether it is what Macs and editors leave beside the files that people mean."""
-    *folders, basename = name.split("/")
-    return basename.startswith(".") or "__MACOSX" in folders
-
-
-def key_and_extension(name: str) -> tuple[str, str]:
-    """A member's name, cut at its first dot: what a sample's members share, and what tells them
-    apart, in lower case."""
-    folder, slash, basename = name.removeprefix("./").rpartition("/")
-    stem, _, extension = basename.partition(".")
-    return folder + slash + stem, extension.lower()
-
-
-def _members(tape: "_Tape", *, stop: int | None) -> Iterator[Member]:
+def read_members(tape: "Tape", *, stop: int | None = None) -> Iterator[Member]:
+    """The members from where the tape stands; their data may be read in between."""
     records_for_all: dict[str, str] = {}
     while stop is None or tape.position < stop:
         tape.begin_member(at=tape.position)
@@ -199,7 +98,7 @@ def _members(tape: "_Tape", *, stop: int | None) -> Iterator[Member]:
         tape.pass_over(member)
 
 
-def _header_behind_the_end(tape: "_Tape") -> "_Header | None":
+def _header_behind_the_end(tape: "Tape") -> "_Header | None":
     """The first header behind the block of zeros just read, None where the file ends with it."""
     end = tape.member_offset
     block = tape.read(_BLOCK_BYTES)
@@ -221,14 +120,16 @@ def _header_behind_the_end(tape: "_Tape") -> "_Header | None":
     return None
 
 
-def _read_member(tape: "_Tape", header: "_Header", *, records_for_all: dict[str, str]) -> Member:
+def _read_member(tape: "Tape", header: "_Header", *, records_for_all: dict[str, str]) -> Member:
     """The member that begins with a header; leaves the tape at its data."""
     records = dict(records_for_all)
     while header.kind in _FORERUNNERS:
         data = tape.read_records(header)
         if header.kind == b"L":
             records["path"] = _text(data)
-        elif header.kind != b"K":  # the target of a link, which nobody asks for
+        elif header.kind == b"K":
+            records["linkpath"] = _text(data)
+        else:
             records |= _pax_records(tape, data)
         following = tape.read_header()
         if following is None or following.kind == b"g":
@@ -243,13 +144,14 @@ def _read_member(tape: "_Tape", header: "_Header", *, records_for_all: dict[str,
         data_offset=tape.position,
         size=size,
         kind=_kind(header, records=records),
+        target=records.get("linkpath") or header.target if header.kind in _LINKS else "",
     )
 
 
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
 
 
-def _pax_records(tape: "_Tape", data: bytes) -> dict[str, str]:
+def _pax_records(tape: "Tape", data: bytes) -> dict[str, str]:
     """The lines `<length of the line> <key>=<value>` as a dictionary."""
     records = {}
     start, end = 0, len(data.rstrip(b"\0"))
@@ -263,7 +165,7 @@ def _pax_records(tape: "_Tape", data: bytes) -> dict[str, str]:
     return records
 
 
-def _size(tape: "_Tape", header: "_Header", *, records: dict[str, str]) -> int:
+def _size(tape: "Tape", header: "_Header", *, records: dict[str, str]) -> int:
     stated = records.get("size")
     if stated is None:
         return header.size
@@ -274,9 +176,9 @@ def _size(tape: "_Tape", header: "_Header", *, records: dict[str, str]) -> int:
 
 def _kind(
     header: "_Header", *, records: dict[str, str]
-) -> Literal["file", "partial", "link", "other"]:
+) -> Literal["file", "partial", "hard link", "symbolic link", "other"]:
     if header.kind in _LINKS:
-        return "link"
+        return _LINKS[header.kind]
     if header.kind in _OTHERS or (header.kind == b"\0" and header.name.endswith("/")):
         return "other"
     if header.kind in _PARTIAL or any(key.startswith("GNU.sparse.") for key in records):
@@ -284,7 +186,7 @@ def _kind(
     return "file"  # kinds that nobody knows too, as POSIX has it
 
 
-class _Tape:
+class Tape:
     """The archive as it is read forward, and what to say where that fails."""
 
     def __init__(self, file: BinaryIO, *, start: int) -> None:
@@ -297,7 +199,7 @@ class _Tape:
         self._end = None if compression else file.seek(0, io.SEEK_END)
         self.position = 0
         self.member_offset = start
-        self._move_to(start)
+        self.move_to(start)
 
     def begin_member(self, *, at: int) -> None:
         """From here on, damage is this member's."""
@@ -338,7 +240,11 @@ class _Tape:
             name = f"{_text(block[345:500])}/{name}"
         kind = block[156:157]
         return _Header(
-            name=name, kind=kind, size=size, has_sparse_map=kind == b"S" and bool(block[482])
+            name=name,
+            kind=kind,
+            size=size,
+            target=_text(block[157:257]),
+            has_sparse_map=kind == b"S" and bool(block[482]),
         )
 
     def read_sparse_map(self) -> None:
@@ -364,15 +270,15 @@ class _Tape:
     def pass_over(self, member: Member) -> None:
         """Goes to where the next header should be."""
         data_stop = member.data_offset + member.size
-        self._move_to(data_stop)
+        self.move_to(data_stop)
         self._check_reached(data_stop, what=repr(member.name))
-        self._move_to(_padded(data_stop))
+        self.move_to(_padded(data_stop))
 
     def _read_whole(self, size: int, *, what: str) -> bytes:
         stop = self.position + size
         data = self.read(size)
         self._check_reached(stop, what=what)
-        self._move_to(_padded(stop))
+        self.move_to(_padded(stop))
         return data
 
     def _check_reached(self, offset: int, *, what: str) -> None:
@@ -380,8 +286,8 @@ class _Tape:
             message = f"the archive ends at byte {self.position}, in {what}, which goes to {offset}"
             raise self.damage(message, truncated=True)
 
-    def _move_to(self, offset: int) -> None:
-        """Forward to an offset, or to the end where that comes first."""
+    def move_to(self, offset: int) -> None:
+        """Goes forward to an offset, or to the end where that comes first."""
         if self._end is not None:
             self.position = max(self.position, min(offset, self._end))
             return
@@ -396,11 +302,15 @@ class _Header:
     name: str
     kind: bytes
     size: int
+    target: str
     has_sparse_map: bool
 
 
 _FORERUNNERS = frozenset([b"L", b"K", b"x", b"X"])  # GNU's two, pax, Solaris' pax
-_LINKS = frozenset([b"1", b"2"])
+_LINKS: dict[bytes, Literal["hard link", "symbolic link"]] = {
+    b"1": "hard link",
+    b"2": "symbolic link",
+}
 _OTHERS = frozenset([b"3", b"4", b"5", b"6", b"D", b"N", b"V"])
 _WITHOUT_DATA = frozenset([b"1", b"2", b"3", b"4", b"5", b"6"])  # whatever their size field says
 _PARTIAL = frozenset([b"S", b"M"])

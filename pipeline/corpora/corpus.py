@@ -11,23 +11,24 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.lookups import Lookups, refusal
+from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, PassedOver
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.corpora.sources import Kind, Source
-from pipeline.storage import File, Storage, join
+from pipeline.corpora.visible import VisibleFiles
+from pipeline.storage import File, Storage, StorageFault, below, is_complete, join
 from pipeline.threads import map_ahead
 
-IMAGE_ENDINGS = (
-    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff",
-    "ppm", "pgm", "pnm", "avif", "jp2",
+ARCHIVE_ENDINGS = (
+    "tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tbz", "tb2", "tar.xz", "txz", "tar.zst", "tzst",
 )  # fmt: skip
-ARCHIVE_ENDINGS = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst")
 MANIFEST_ENDINGS = ("csv", "jsonl", "ndjson")
 
 _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
@@ -38,7 +39,7 @@ _KINDS: list[tuple[Kind | str, tuple[str, ...]]] = [
 ]
 _LOOKS_AT_ONCE = 32
 _MOST_NAMED = 1000
-_HIDDEN = re.compile(r"(^|/)[._]")
+_MOST_FAULTS = 5
 
 
 @dataclass
@@ -47,10 +48,8 @@ class Listing:
 
     root: str
     sources: Iterator[Source]
-    passed_over: list[str] = field(default_factory=list)
-    """Locations of files of no known kind; the first thousand."""
-    more_passed_over: int = 0
-    """Number of those that are not named."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Files that are no source, by reason."""
     doubled: list[str] = field(default_factory=list)
     """Locations that a manifest, or a manifest and its prefix, name once more; the first
     thousand."""
@@ -58,12 +57,22 @@ class Listing:
     """Number of those that are not named."""
     waiting: int = 0
     """Files that are left for another time."""
+    waiting_absent: int = 0
+    """Those of them that are not there."""
+    out_of_reach: int = 0
+    """Files that the storage could say nothing of."""
+    faults: list[str] = field(default_factory=list)
+    """Why, of the first of them."""
 
-    def pass_over(self, uri: str) -> None:
-        if len(self.passed_over) < _MOST_NAMED:
-            self.passed_over.append(uri)
-        else:
-            self.more_passed_over += 1
+    def leave(self, fault: StorageFault) -> None:
+        self.out_of_reach += 1
+        if len(self.faults) < _MOST_FAULTS:
+            self.faults.append(str(fault))
+
+    def pass_over(self, uri: str, *, reason: str) -> None:
+        """Counts a file that could hold images and is no source; the reason is a few plain words,
+        as "hidden"."""
+        self.passed_over.add(uri, reason=reason)
 
     def take_once(self, uri: str) -> None:
         if len(self.doubled) < _MOST_NAMED:
@@ -96,7 +105,12 @@ def list_corpus(
     single = storage.file(place)
     root = place.rsplit("/", 1)[0] if single else place
     listing = Listing(root=root, sources=iter(()))
-    files = iter([single]) if single else _visible(storage.files(place), root=root)
+    visible = None
+    if single is not None:
+        files = iter([single])
+    else:
+        visible = VisibleFiles(root=root, storage=storage, of_a_kind=kind_of)
+        files = visible.among(storage.files(place), pass_over=listing.pass_over)
     found = _found(
         _settled(files, listing, waits=waits),
         listing,
@@ -105,7 +119,7 @@ def list_corpus(
         is_planned=is_planned,
         waits=waits,
     )
-    listing.sources = _once(found, listing, is_prefix=single is None)
+    listing.sources = _once(found, listing, visible=visible)
     return listing
 
 
@@ -127,9 +141,13 @@ def _found(
 ) -> Iterator[_Found]:
     for file in files:
         kind = kind_of(file.uri)
-        name = _below(file.uri, root=listing.root)
-        if kind in ("file", "tar") or (kind == "parquet" and is_planned(file)):
+        name = below(file.uri, root=listing.root)
+        is_left = kind == "parquet" and (not file.etag or is_planned(file))
+        if kind in ("file", "tar") or is_left:
             yield _Found(_source(file, name=name, kind=str(kind)))
+            continue
+        if not file.etag:  # nothing lies where its link leads
+            listing.pass_over(file.uri, reason=OF_NO_KNOWN_KIND)
             continue
         entries: Callable[[File, Storage], Iterator[_Entry] | None] | None = None
         if kind == "parquet":
@@ -146,11 +164,14 @@ def _found(
         elif kind == "manifest":
             entries = _jsonl_entries
         if entries is None or (rows := entries(file, storage)) is None:
-            listing.pass_over(file.uri)
+            listing.pass_over(file.uri, reason=OF_NO_KNOWN_KIND)
             continue
         for entry, there in _looked_at(rows, file, storage=storage):
-            if waits(there):
+            if isinstance(there, StorageFault):
+                listing.leave(there)
+            elif waits(there):
                 listing.waiting += 1
+                listing.waiting_absent += not there.etag
             else:
                 source = _named_source(entry, there, root=listing.root)
                 yield _Found(source, is_named=True)
@@ -162,11 +183,15 @@ def _settled(
     for file in files:
         if waits(file):
             listing.waiting += 1
+        elif not file.may_be_read and kind_of(file.uri) is not None:
+            listing.leave(refusal(file))
         else:
             yield file
 
 
-def _once(found: Iterable[_Found], listing: Listing, *, is_prefix: bool) -> Iterator[Source]:
+def _once(
+    found: Iterable[_Found], listing: Listing, *, visible: VisibleFiles | None
+) -> Iterator[Source]:
     """Each source once. A prefix has each of its files once: only manifests repeat one."""
     named: set[bytes] = set()
     # That the prefix had so far: whether one is a source, nobody knows before it is opened.
@@ -177,7 +202,7 @@ def _once(found: Iterable[_Found], listing: Listing, *, is_prefix: bool) -> Iter
         if source.uri in parquet_files:
             return True
         is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
-        return is_prefix and is_known and _is_visible(source.uri, root=listing.root)
+        return is_known and visible is not None and source.uri in visible
 
     for each in found:
         source = each.source
@@ -205,16 +230,6 @@ def kind_of(uri: str) -> Kind | str | None:
     return None
 
 
-def _visible(files: Iterable[File], *, root: str) -> Iterator[File]:
-    """Without hidden files and those that other programs write beside data (`_SUCCESS`, `.crc`)."""
-    return (file for file in files if _is_visible(file.uri, root=root))
-
-
-def _is_visible(uri: str, *, root: str) -> bool:
-    below = _below(uri, root=root)
-    return below != uri and not _HIDDEN.search(below)
-
-
 def _digest(source: Source) -> bytes:
     return hashlib.blake2b(source.uri.encode(), digest_size=16).digest()
 
@@ -230,11 +245,6 @@ def _source(file: File, *, name: str, kind: str) -> Source:
     )
 
 
-def _below(uri: str, *, root: str) -> str:
-    """The path relative to the root; the whole location where it lies elsewhere."""
-    return uri.removeprefix(f"{root.rstrip('/')}/")
-
-
 @dataclass(frozen=True)
 class _Entry:
     uri: str
@@ -243,22 +253,23 @@ class _Entry:
 
 def _looked_at(
     entries: Iterable[_Entry], manifest: File, *, storage: Storage
-) -> Iterator[tuple[_Entry, File]]:
+) -> Iterator[tuple[_Entry, File | StorageFault]]:
     """The entries with what the store says of them; it is asked for many at a time."""
     folder = manifest.uri.rsplit("/", 1)[0]
 
-    def look(entry: _Entry) -> tuple[_Entry, File]:
-        absolute = "://" in entry.uri or entry.uri.startswith("/")
-        uri = storage.absolute(entry.uri if absolute else join(folder, entry.uri))
+    lookups = Lookups(storage)
+
+    def look(entry: _Entry) -> tuple[_Entry, File | StorageFault]:
+        uri = entry.uri if is_complete(entry.uri) else join(folder, entry.uri)
         # An entry that is not there keeps its place: reading it gives a row that says so.
-        return entry, storage.file(uri) or File(uri=uri, size=0, etag="")
+        return entry, lookups.look(storage.absolute(uri))
 
     yield from map_ahead(look, entries, num_threads=_LOOKS_AT_ONCE, ahead=4 * _LOOKS_AT_ONCE)
 
 
 def _named_source(entry: _Entry, file: File, *, root: str) -> Source:
     kind = kind_of(file.uri)
-    name = entry.image_id or _below(file.uri, root=root)
+    name = entry.image_id or below(file.uri, root=root)
     return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")
 
 

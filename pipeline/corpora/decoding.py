@@ -2,18 +2,19 @@
 
 Takes what `reading.py` found; the loader resizes what comes out. Only formats of pixels are tried,
 none that runs a program (PostScript) or draws (SVG, PDF). Of animations and files of several pages
-the first image counts. A damaged image is an error, never half a picture, as far as its format
-lets the damage be seen.
+the first image counts; what a TIFF says is a smaller copy is passed over. More than 8 bits become 8
+by the file's own tags and depth (`tiff.py`, `levels.py`), never by a guess. A damaged image is an
+error, never half a picture, as far as its format lets the damage be seen.
 
 | class | what was found |
 |---|---|
 | EmptyFile | no bytes |
 | NotAnImage | bytes that begin like no image, as a web page called .jpg |
-| UnsupportedFormat | an image of a kind that is not read here, as HEIC or PSD |
+| UnsupportedFormat | an image of a kind that is not read here, as HEIC, PSD or DNG |
 | TruncatedImage | an image that ends before its end |
 | DamagedImage | an image whose bytes contradict its format |
 | DecompressionBomb | more pixels than `max_pixels`, by the header; none was decoded |
-| UnsupportedPixels | a kind of pixels that Pillow cannot decode, or not turn into RGB |
+| UnsupportedPixels | pixels of a kind that is not read, or that RGB would be a guess for |
 | OutOfMemory | an image within `max_pixels` that there was no memory for |
 
 `labelling/` adds what only a process that ended can tell: DecoderCrashed, DecoderHung,
@@ -26,8 +27,9 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 from PIL import (  # noqa: F401  the plugins that may run: importing one registers it
     AvifImagePlugin,
     BmpImagePlugin,
@@ -45,8 +47,11 @@ from PIL import (  # noqa: F401  the plugins that may run: importing one registe
 )
 
 from maskformer import to_rgb
+from pipeline.corpora import jpeg, png, tiff, tiff_pages
+from pipeline.corpora.levels import UnsupportedPixels, check_high_bytes, grey
 
 HeightWidth = tuple[int, int]
+_T = TypeVar("_T")
 
 _FORMATS: list[str] = [
     name
@@ -109,24 +114,27 @@ def decode(
     if not data:
         raise ImageError("EmptyFile", f"{name}: the file is empty")
     _let_pillow_allow(max_pixels)
-    try:
+
+    def decoded(data: bytes) -> Decoded:
+        if tiff_pages.is_tiff(data):
+            page = tiff_pages.find_picture(data)
+            _check_size((page.width, page.height), name=name, max_pixels=max_pixels)
+            rgb = tiff.load(page)
+            return Decoded(image=rgb, height=rgb.height, width=rgb.width)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.size, name=name, max_pixels=max_pixels)
             full_size = None
             if mode == "fast" and image.format in ("JPEG", "MPO"):
                 full_size = _reduce(image, target_size=target_size)
-            image.load()  # first: it may turn the image upright, as a TIFF, and say so only then
-            rgb = to_rgb(image)
-            if image.format == "JPEG2000" and _lacks_its_end(data):
-                raise OSError("the end mark is missing")  # its decoder fills up what it lacks
+            image.load()
+            _check_end(image, data)
+            rgb = to_rgb(_of_8_bits(image, data))
             # Copied where nothing had to be converted: the file's decoder goes, its pixels stay.
             rgb = rgb.copy() if rgb is image else rgb
-    except ImageError:
-        raise
-    except Exception as error:  # whatever a decoder trips over is in these bytes
-        raise _image_error(error, data, name=name, max_pixels=max_pixels) from error
-    height, width = full_size or (rgb.height, rgb.width)
-    return Decoded(image=rgb, height=height, width=width)
+        height, width = full_size or (rgb.height, rgb.width)
+        return Decoded(image=rgb, height=height, width=width)
+
+    return _or_image_error(decoded, data, name=name, max_pixels=max_pixels)
 
 
 def image_size(data: bytes, *, name: str, max_pixels: int) -> HeightWidth:
@@ -138,16 +146,72 @@ def image_size(data: bytes, *, name: str, max_pixels: int) -> HeightWidth:
     if not data:
         raise ImageError("EmptyFile", f"{name}: the file is empty")
     _let_pillow_allow(max_pixels)
-    try:
+
+    def size(data: bytes) -> HeightWidth:
+        if tiff_pages.is_tiff(data):
+            page = tiff_pages.find_picture(data)
+            _check_size((page.width, page.height), name=name, max_pixels=max_pixels)
+            return page.size
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.size, name=name, max_pixels=max_pixels)
-            # Pillow gives the size of a TIFF upright already.
-            is_turned = _is_turned(image) and image.format != "TIFF"
+            is_turned = _is_turned(image)
             return (image.width, image.height) if is_turned else (image.height, image.width)
+
+    return _or_image_error(size, data, name=name, max_pixels=max_pixels)
+
+
+def orientation(data: bytes, *, name: str, max_pixels: int) -> int:
+    """How the first image is stored, 1 to 8 by EXIF; 1 is upright.
+
+    Raises:
+        ImageError: as `image_size`.
+    """
+
+    def found(data: bytes) -> int:
+        if tiff_pages.is_tiff(data):
+            said = tiff_pages.find_picture(data).value(tiff_pages.Tag.ORIENTATION, 1)
+        else:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                said = _orientation(image)
+        return said if 1 <= said <= 8 else 1
+
+    return _or_image_error(found, data, name=name, max_pixels=max_pixels)
+
+
+def _or_image_error(read: Callable[[bytes], _T], data: bytes, *, name: str, max_pixels: int) -> _T:
+    """What is read from the bytes; of a PNG, if need be, from its picture alone."""
+    try:
+        return read(data)
     except ImageError:
         raise
-    except Exception as error:
-        raise _image_error(error, data, name=name, max_pixels=max_pixels) from error
+    except Exception as error:  # whatever a decoder trips over is in these bytes
+        cause = error
+    picture = png.bare(data) if data.startswith(png.SIGNATURE) else None
+    if picture is not None and not isinstance(cause, MemoryError):
+        try:
+            return read(picture)
+        except ImageError:
+            raise
+        except Exception as error:
+            cause = error
+    raise _image_error(cause, data, name=name, max_pixels=max_pixels) from cause
+
+
+def _check_end(image: Image.Image, data: bytes) -> None:
+    """Raises where a decoder has filled up what the file lacks."""
+    if image.format == "JPEG2000" and _lacks_its_end(data):
+        raise OSError("the end mark is missing")
+    if image.format in ("JPEG", "MPO") and jpeg.is_filled_up(image, data):
+        raise OSError("its data end before its pixels do")
+
+
+def _of_8_bits(image: Image.Image, data: bytes) -> Image.Image:
+    """The image, scaled where Pillow would take its samples for smaller ones."""
+    if image.mode == "F":
+        return Image.fromarray(grey(np.asarray(image), bits=32))
+    if image.format == "PNG" and png.bits_per_sample(data) == 16:
+        check_high_bytes(image)
+    return jpeg.fitted_2000(image, data) if image.format == "JPEG2000" else image
 
 
 def _let_pillow_allow(max_pixels: int) -> None:
@@ -180,10 +244,14 @@ def _reduce(
 
 def _is_turned(image: Image.Image) -> bool:
     """Whether height and width change places when the image is put upright."""
+    return _orientation(image) in (5, 6, 7, 8)
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1)) in (5, 6, 7, 8)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata say nothing about the pixels
-        return False
+        return 1
 
 
 def _image_error(error: Exception, data: bytes, *, name: str, max_pixels: int) -> ImageError:
@@ -199,25 +267,47 @@ def _image_error(error: Exception, data: bytes, *, name: str, max_pixels: int) -
             f"{name}: no memory to decode {len(data)} bytes; lower max_image_pixels or give the "
             "reading tasks more",
         )
+    if isinstance(error, UnsupportedPixels):
+        return ImageError("UnsupportedPixels", f"{name}: {said}")
+    if isinstance(error, tiff.CameraFile):
+        return ImageError("UnsupportedFormat", f"{name}: {said}")
     kind = _kind(data)
     if isinstance(error, UnidentifiedImageError) and (kind is None or not kind.is_read):
         error_class = "UnsupportedFormat" if kind is not None and kind.is_image else "NotAnImage"
         hint = what_it_looks_like(data)
         return ImageError(error_class, f"{name}: it is no image in a format that is read{hint}")
-    if isinstance(error, UnidentifiedImageError):
+    is_unidentified = isinstance(error, UnidentifiedImageError)
+    if is_unidentified:
         said = "its header cannot be read"
-    if "truncated" in said.lower() or _lacks_its_end(data):
+    if _TRUNCATED.search(said) or _lacks_its_end(data):
         return ImageError("TruncatedImage", f"{name}: it ends after {len(data)} bytes: {said}")
+    description = _description(data) if is_unidentified else None
+    if description is not None:
+        said = f"{description}; pixels of this kind are not read"
+        return ImageError("UnsupportedPixels", f"{name}: {said}")
     if isinstance(error, NotImplementedError) or _UNSUPPORTED.search(said):
         return ImageError("UnsupportedPixels", f"{name}: {said}")
     return ImageError("DamagedImage", f"{name}: {said}")
 
 
+def _description(data: bytes) -> str | None:
+    """What a sound header says of the pixels; None where there is none."""
+    if tiff_pages.is_tiff(data):
+        return str(tiff_pages.find_picture(data))
+    if data.startswith(b"\xff\xd8"):
+        return jpeg.describe(data)
+    if re.match(rb"PF\s", data):
+        return "PFM, 3 x 32-bit float"
+    return jpeg.describe_2000(data) if _JPEG_2000.match(data) else None
+
+
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, OSError) and text else f"{type(error).__name__} {text}".strip()
+    is_for_people = isinstance(error, OSError | UnsupportedPixels | tiff.CameraFile)
+    return text if is_for_people and text else f"{type(error).__name__} {text}".strip()
 
 
+_TRUNCATED = re.compile("truncated|beyond the end|end before", re.IGNORECASE)
 _UNSUPPORTED = re.compile(
     r"unsupported|not supported|cannot handle|unknown (pixel|raw)? ?mode|not available"
     r"|unrecognized (image|raw) mode",
@@ -244,7 +334,8 @@ def _lacks_its_end(data: bytes) -> bool:
         return len(data) < int.from_bytes(data[2:6], "little")
     if data.startswith((b"II", b"MM")):
         order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-        return len(data) < int.from_bytes(data[4:8], order)
+        first = data[8:16] if 43 in data[2:4] else data[4:8]
+        return len(data) < int.from_bytes(first, order)
     return False
 
 
@@ -277,10 +368,12 @@ _FILE_KINDS = (
     _FileKind(_JPEG_2000.pattern, "a JPEG 2000 image", True, True),
     _FileKind(rb"....ftypavi[fs]", "an AVIF image", True, True),
     _FileKind(rb"BM", "a BMP image", True, True),
-    _FileKind(rb"P[1-6]\s", "a PPM image", True, True),
+    _FileKind(rb"P[1-6fF]\s", "a PPM image", True, True),
     _FileKind(rb"....ftyp(heic|heix|hevc|heim|mif1|msf1)", "a HEIC image", True),
     _FileKind(rb"8BPS", "a Photoshop file", True),
     _FileKind(rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL image", True),
+    _FileKind(rb"II\xbc\x01", "a JPEG XR image", True),
+    _FileKind(rb"P7\s", "a PAM image", True),
     _FileKind(rb"\x76\x2f\x31\x01", "an OpenEXR image", True),
     _FileKind(rb"\0\0[\1\2]\0", "an icon", True),
     _FileKind(rb"(<\?xml.*)?\s*(<!--.*)?<svg", "an SVG drawing", True),

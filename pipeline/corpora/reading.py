@@ -9,10 +9,12 @@ Besides those of `decoding.py`, errors have these classes:
 
 | class | what was found |
 |---|---|
-| NotFound | no object at the location when the corpus was listed |
+| NotFound | no object where one was when the corpus was listed, or where a tar's link leads |
+| UnsupportedFormat | a format that is not read, by its ending, as a camera's raw file |
 | TooLarge | more bytes than `max_image_bytes` |
 | TruncatedArchive | a tar that ends too early; the images before are kept |
 | DamagedArchive | a tar with a wrong header or compressed stream; the images before are kept |
+| NoImageMember | a tar without any image among its members |
 | PartialMember | a member of a tar that is stored as a sparse file, or over several volumes |
 | DuplicateKey | a second image with the name of an earlier one in the same archive or file |
 | DamagedParquet | a Parquet file that cannot be read; the rows before are kept |
@@ -20,17 +22,29 @@ Besides those of `decoding.py`, errors have these classes:
 | NoKeyColumn | a Parquet file without the column of ids that is asked for |
 """
 
-from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from collections.abc import Container, Iterator
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpora.archives import ArchiveDamage, Member, Sample, samples
-from pipeline.corpora.decoding import ImageError, what_it_looks_like
+from pipeline.corpora.decoding import ImageError
+from pipeline.corpora.encoded import (
+    EncodedImage,
+    ReadSettings,
+    encoded_image,
+    failed_source,
+    too_large,
+)
+from pipeline.corpora.passed_over import PassedOver
 from pipeline.corpora.sources import Source
+from pipeline.corpora.tars import read_tar
 from pipeline.storage import Storage, StorageFault
+
+__all__ = [
+    "PARQUET_ERRORS", "EncodedImage", "ReadSettings", "bytes_column", "parquet_schema",
+    "parquet_slices", "raise_if_of_the_system", "read_source",
+]  # fmt: skip
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "content")
 _NOT_THERE = "there was no such object when the corpus was listed"
@@ -41,70 +55,12 @@ _BATCH_ROWS = 16
 _PAGE_BUFFER_BYTES = 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadSettings:
-    """How images are found in their sources, and what is too much of one."""
-
-    image_members: tuple[str, ...] = (
-        "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "avif", "jp2",
-    )  # fmt: skip
-    """Extensions of an archive's members that are images; of members with the same name up to the
-    first dot, the first in this order is the image, and the others are left alone."""
-    image_column: str | None = None
-    """The Parquet column with the encoded images; None finds it by name and type."""
-    key_column: str | None = None
-    """The Parquet column whose values are image ids; None numbers the rows."""
-    max_image_bytes: int = 2**29
-    """An encoded image that is larger is an error."""
-    max_image_pixels: int = 178_956_970
-    """An image with more pixels is an error, found out before any of them takes memory."""
-    image_seconds: float = 120
-    """An image that takes longer to decode is an error."""
-    image_memory_bytes: int = 2**32
-    """An image that takes more memory to decode is an error."""
-    decode: Literal["exact", "fast"] = "exact"
-    """`fast` decodes JPEGs of twice the model's size and more at a reduced scale."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_image_bytes", "max_image_pixels", "image_memory_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.image_seconds <= 0:
-            raise ValueError(f"image_seconds must be above 0, got {self.image_seconds}")
-        if not self.image_members:
-            raise ValueError("image_members must name at least one extension, as jpg")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedImage:
-    """An image as its source has it, or what kept us from getting it."""
-
-    image_id: str
-    uri: str
-    """Of the object that holds it."""
-    member: str | None
-    """Its name in an archive."""
-    etag: str
-    data: bytes | None
-    """None where there is an error."""
-    error: ImageError | None = None
-    row: int | None = None
-    """Its row in a Parquet file."""
-
-    @property
-    def name(self) -> str:
-        """Where it lies, for messages."""
-        if self.member is not None:
-            return f"{self.uri}, member {self.member}"
-        return self.uri if self.row is None else f"{self.uri}, row {self.row}"
-
-
 def read_source(
     source: Source,
     *,
     storage: Storage,
     settings: ReadSettings,
-    passed_over: Callable[[str], None] = lambda key: None,
+    passed_over: PassedOver | None = None,
 ) -> Iterator[EncodedImage]:
     """The images of a source, or of the slice that it is, in the order in which they lie there.
 
@@ -112,93 +68,40 @@ def read_source(
     a Parquet file a few.
 
     Args:
-        passed_over: called with each key of an archive that has no image.
+        passed_over: counts members of archives that could be images and are none.
 
     Raises:
         StorageFault, SourceChanged: as soon as they occur; what came before still holds.
     """
     if not source.etag:  # it was not there when the plan was made; what is there now is no matter
-        yield _failed(source, "NotFound", _NOT_THERE)
+        yield failed_source(source, "NotFound", _NOT_THERE)
         return
     try:
         if source.kind == "file":
             yield _read_file(source, storage=storage, settings=settings)
         elif source.kind == "tar":
-            yield from _read_tar(
-                source, storage=storage, settings=settings, passed_over=passed_over
+            yield from read_tar(
+                source,
+                storage=storage,
+                settings=settings,
+                passed_over=PassedOver() if passed_over is None else passed_over,
             )
         else:
             yield from _read_parquet(source, storage=storage, settings=settings)
     except FileNotFoundError:
-        yield _failed(source, "NotFound", _NOT_THERE)
+        yield failed_source(source, "NotFound", _NOT_THERE)
     except OSError as error:
         raise StorageFault(f"read {source.uri}: {error}") from error
 
 
 def _read_file(source: Source, *, storage: Storage, settings: ReadSettings) -> EncodedImage:
     if source.size > settings.max_image_bytes:
-        return _failed(source, "TooLarge", _too_large(source.size, settings=settings))
-    data = storage.read(source.uri, etag=source.etag)
-    return _image(source, image_id=source.name, data=data)
-
-
-def _read_tar(
-    source: Source,
-    *,
-    storage: Storage,
-    settings: ReadSettings,
-    passed_over: Callable[[str], None],
-) -> Iterator[EncodedImage]:
-    with storage.open(source.uri, etag=source.etag, size=source.size) as file:
-        found = samples(
-            file,
-            image_members=settings.image_members,
-            max_image_bytes=settings.max_image_bytes,
-            start=source.start,
-            stop=source.stop,
-        )
-        try:
-            for sample in found:
-                if sample.image is None:
-                    passed_over(f"{source.name}/{sample.key}")
-                else:
-                    yield _sample_image(source, sample, sample.image, settings=settings)
-        except ArchiveDamage as damage:
-            yield _damaged_archive(source, damage, storage=storage)
-
-
-def _sample_image(
-    source: Source, sample: Sample, image: Member, *, settings: ReadSettings
-) -> EncodedImage:
-    image_id = f"{source.name}/{sample.key}"
-    place = f"{source.uri}, member {image.name}"
-    error = None
-    if sample.is_repeated:
-        # The id is the first one's; the row that says so needs another.
-        image_id = f"{image_id}@{sample.offset}"
-        error = ImageError(
-            "DuplicateKey",
-            f"{place}: the archive holds an earlier image named {sample.key!r}; give each its own "
-            "name up to the first dot",
-        )
-    elif image.kind == "partial":
-        error = ImageError("PartialMember", f"{place}: it is not stored whole (sparse or split)")
-    elif sample.data is None:
-        error = ImageError("TooLarge", f"{place}: {_too_large(image.size, settings=settings)}")
-    data = sample.data if error is None else None
-    return _image(source, image_id=image_id, member=image.name, data=data, error=error)
-
-
-def _damaged_archive(source: Source, damage: ArchiveDamage, *, storage: Storage) -> EncodedImage:
-    hint = ""
-    if damage.offset == 0:
-        head = storage.read(source.uri, etag=source.etag, stop=min(source.size, 512))
-        hint = what_it_looks_like(head)
-    error = ImageError(
-        "TruncatedArchive" if damage.truncated else "DamagedArchive",
-        f"{source.uri}: {damage.message}{hint}; the images before byte {damage.offset} were read",
-    )
-    return _image(source, image_id=f"{source.name}@{damage.offset}", data=None, error=error)
+        return failed_source(source, "TooLarge", too_large(source.size, settings=settings))
+    # Some servers do not say how large it is.
+    data = storage.read(source.uri, etag=source.etag, most=settings.max_image_bytes + 1)
+    if len(data) > settings.max_image_bytes:
+        return failed_source(source, "TooLarge", too_large(len(data), settings=settings))
+    return encoded_image(source, image_id=source.name, data=data)
 
 
 def _read_parquet(
@@ -221,7 +124,7 @@ def _read_parquet(
             raise_if_of_the_system(error)
             reason = " ".join(str(error).split())[:300]
             message = f"from row {row} on, the Parquet file cannot be read: {reason}"
-            yield _failed(source, "DamagedParquet", message, at=row)
+            yield failed_source(source, "DamagedParquet", message, at=row)
 
 
 def _rows(
@@ -279,9 +182,9 @@ def _row_image(
     elif not data:
         error = ImageError("EmptyFile", f"{place}: there are no bytes in the column of images")
     elif len(data) > settings.max_image_bytes:
-        error = ImageError("TooLarge", f"{place}: {_too_large(len(data), settings=settings)}")
+        error = ImageError("TooLarge", f"{place}: {too_large(len(data), settings=settings)}")
     image_id = f"{source.name}/{row}" if key is None or key in keys else key
-    return _image(
+    return encoded_image(
         source, image_id=image_id, data=data if error is None else None, error=error, row=row
     )
 
@@ -291,9 +194,9 @@ def _without_column(source: Source, schema: pa.Schema, *, settings: ReadSettings
     if bytes_column(schema, settings=settings) is None:
         wanted = f"column {settings.image_column!r}" if settings.image_column else "single column"
         message = f"there is no {wanted} of encoded images; {there}; name one by image_column"
-        return _failed(source, "NoImageColumn", message, at=source.start)
+        return failed_source(source, "NoImageColumn", message, at=source.start)
     message = f"there is no column {settings.key_column!r}; {there}; name one by key_column"
-    return _failed(source, "NoKeyColumn", message, at=source.start)
+    return failed_source(source, "NoKeyColumn", message, at=source.start)
 
 
 def bytes_column(schema: pa.Schema, *, settings: ReadSettings) -> str | None:
@@ -357,40 +260,3 @@ def raise_if_of_the_system(error: Exception) -> None:
 def _parquet_file(file: BinaryIO) -> pq.ParquetFile:
     # Pages are streamed through the buffer: a column chunk may be larger than memory.
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=_PAGE_BUFFER_BYTES)
-
-
-def _too_large(size: int, *, settings: ReadSettings) -> str:
-    return (
-        f"an image may have at most {settings.max_image_bytes} bytes, this has {size}; "
-        "raise max_image_bytes to allow it"
-    )
-
-
-def _failed(
-    source: Source, error_class: str, message: str, *, at: int | None = None
-) -> EncodedImage:
-    """A row for the source itself, whose id no other slice of it uses."""
-    at = source.start if at is None else at
-    image_id = f"{source.name}@{at}" if at else source.name
-    error = ImageError(error_class, f"{source.uri}: {message}")
-    return _image(source, image_id=image_id, data=None, error=error)
-
-
-def _image(
-    source: Source,
-    *,
-    image_id: str,
-    data: bytes | None,
-    member: str | None = None,
-    error: ImageError | None = None,
-    row: int | None = None,
-) -> EncodedImage:
-    return EncodedImage(
-        image_id=image_id,
-        uri=source.uri,
-        member=member,
-        etag=source.etag,
-        data=data,
-        error=error,
-        row=row,
-    )

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline import latest
 from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.parquet import read_parquet
 from pipeline.labelled.dataset import LabelledImages
@@ -16,7 +17,7 @@ from pipeline.labelled.target import LabelError
 from pipeline.labelling.loading import fault_row
 from pipeline.labelling.rows import ROWS
 from pipeline.storage import File, SourceChanged, Storage, StorageFault
-from pipeline.table import IMAGES, TableStore, images, rows_of_unit
+from pipeline.table import IMAGES, TableStore, rows_of_unit
 
 TASKS = pa.schema(
     [
@@ -61,13 +62,14 @@ class PredictionLoader:
 def prediction_tasks(table: TableStore, *, dataset: LabelledImages) -> Iterator[pa.Table]:
     """The data set's images in the units of the table that hold them.
 
-    An image is known again by its place; where the table names no place of the data set, as when
-    the data was copied, by its image_id.
+    Of an image that was segmented more than once, the latest rows count. It is known again by its
+    place; where the table names no place of the data set, as when the data was copied, by its
+    image_id.
 
     Raises:
         LabelError: the table lacks an image, or has it with an error.
     """
-    rows = images(table.uri, storage=table.storage).to_table()
+    rows = latest.images(table.uri, storage=table.storage).read_all()
     at = _found(rows, dataset=dataset)
     files = table.segment_files()
     for index, place in enumerate(at):

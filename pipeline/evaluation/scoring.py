@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.evaluation.judging import Judge, Metric
-from pipeline.labelled.checking import check_size
+from pipeline.labelled.checking import fitted
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
@@ -79,9 +79,12 @@ class Scorer:
             raise LabelError(
                 f"image {row['image_id']}: {row['error_class']}: {row['error_message']}"
             )
-        target = self.dataset.target(index)
-        size = (row["height"], row["width"])
-        check_size(row["image_id"], size=size, target=target, place=row["uri"])
+        target = fitted(
+            self.dataset.target(index),
+            size=(row["height"], row["width"]),
+            photo=lambda: self.dataset.image(index),
+            max_pixels=self.dataset.reading.max_image_pixels,
+        )
         try:
             return self.judge.judged(
                 row["segments"], target, index=index, whole=row.get(WHOLE_INSTANCES.name)

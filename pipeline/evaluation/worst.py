@@ -11,6 +11,7 @@ from maskformer import encode_mask, encode_segments
 from pipeline.corpora.decoding import decode
 from pipeline.drawing import draw_segments
 from pipeline.evaluation.judging import Judge
+from pipeline.labelled.checking import fitted
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import Target
 
@@ -60,7 +61,12 @@ def worst_image(worst: Mapping[str, Any], *, dataset: LabelledImages) -> WorstIm
         image_id=image.image_id,
         score=worst["score"],
         photo=decoded.image,
-        target=labelled.target,
+        target=fitted(
+            labelled.target,
+            size=(decoded.height, decoded.width),
+            photo=lambda: image,
+            max_pixels=dataset.reading.max_image_pixels,
+        ),
         segments=worst["segments"],
     )
 

@@ -1,15 +1,15 @@
 """Checking: whether photographs and targets fit, before anything is built on them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.allocator import return_memory
-from pipeline.corpora.decoding import ImageError, image_size
+from pipeline.corpora.decoding import ImageError, image_size, orientation
 from pipeline.corpora.reading import EncodedImage
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.id_maps import count_ids
-from pipeline.labelled.target import LabelError, Target
+from pipeline.labelled.target import LabelError, Target, turned
 from pipeline.threads import Budget, map_ahead
 
 _AT_ONCE = 16
@@ -84,8 +84,12 @@ def _counted(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Census
         image = dataset.image(index)
         size = _photo_size(image, max_pixels=dataset.reading.max_image_pixels)
         with _MEMORY.part(_BYTES_PER_PIXEL * size[0] * size[1]):
-            target = dataset.target(index)
-            check_size(image.image_id, size=size, target=target, place=image.name)
+            target = fitted(
+                dataset.target(index),
+                size=size,
+                photo=lambda: image,
+                max_pixels=dataset.reading.max_image_pixels,
+            )
             return Census.of_image(target)
 
     return map_ahead(count, indices, num_threads=_AT_ONCE, ahead=2 * _AT_ONCE)
@@ -105,10 +109,31 @@ def _photo_size(image: EncodedImage, *, max_pixels: int) -> tuple[int, int]:
         raise LabelError(f"image {image.image_id}: {error}") from error
 
 
-def check_size(image_id: str, *, size: tuple[int, int], target: Target, place: str) -> None:
-    """Raises LabelError where image and target differ in size: one of them is not the other's."""
-    if size != target.size:
-        raise LabelError(
-            f"image {image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
-            f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({place})"
-        )
+def fitted(
+    target: Target, *, size: tuple[int, int], photo: Callable[[], EncodedImage], max_pixels: int
+) -> Target:
+    """The target in the size of the photograph, which is upright.
+
+    Labels that were drawn on a photograph as it is stored lie as it does. Their size tells, where
+    it is the photograph's with height and width exchanged: then they are put upright with it. All
+    others are taken as upright; of a square, or a photograph on its head, nothing tells.
+
+    Args:
+        size: of the upright photograph.
+        photo: gives the photograph, which is only looked at where sizes differ.
+
+    Raises:
+        LabelError: they differ in size: one of them is not the other's.
+    """
+    if size == target.size:
+        return target
+    image = photo()
+    stored = 1
+    if size == target.size[::-1] and image.data:
+        stored = orientation(image.data, name=image.name, max_pixels=max_pixels)
+    if stored in (5, 6, 7, 8):
+        return turned(target, orientation=stored)
+    raise LabelError(
+        f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
+        f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({image.name})"
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpora.corpus import IMAGE_ENDINGS
+from pipeline.corpora.formats import IMAGE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.dataset import LabelledImages, rows_schema, where
 from pipeline.labelled.label_names import label_names

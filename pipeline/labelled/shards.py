@@ -13,10 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpora.archives import ArchiveDamage, Member, is_hidden, key_and_extension, members
+from pipeline.corpora.archives import ArchiveDamage, Member, members
 from pipeline.corpora.compressed import compression_of
 from pipeline.corpora.corpus import ARCHIVE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
+from pipeline.corpora.samples import is_hidden, key_and_extension
 from pipeline.labelled.dataset import LabelledImages, Truth, rows_schema, where
 from pipeline.labelled.label_maps import LabelMapTruth
 from pipeline.labelled.label_names import label_names

@@ -1,6 +1,7 @@
 """Segment tables of this project as truth: segments that a model made and a person accepted.
 
-The photographs are read from where the table says they came, as they were then.
+The photographs are read from where the table says they came, as they were then: of an image that
+was segmented more than once, the latest rows count.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from maskformer import decode_rle
+from pipeline import latest
 from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
@@ -26,7 +28,7 @@ from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import member_place, shard_members
 from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
 from pipeline.storage import File, Storage
-from pipeline.table import TableStore, images, rows_of_unit
+from pipeline.table import TableStore, rows_of_unit
 
 _TRUTHS: Mapping[str, Truths] = {
     "panoptic": "segments", "instance": "instances", "semantic": "labels",
@@ -68,7 +70,7 @@ class TableTruth:
 def open_table(
     settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
 ) -> LabelledImages:
-    """The images of a table that have no error.
+    """The images of a table whose latest row has no error.
 
     Raises:
         LabelError: a photograph is not what it was when it was segmented.
@@ -79,7 +81,7 @@ def open_table(
     spec = store.spec()
     if spec is None:
         raise LabelError(f"{store.uri} is no segment table: it has no _table.json")
-    rows = images(store.uri, storage=storage).to_table().to_pylist()
+    rows = latest.images(store.uri, storage=storage).read_all().to_pylist()
     units = store.segment_files()
     rows = [row for row in rows if row["status"] == "ok"]
     rows.sort(key=lambda row: (row["unit_id"], row["position"]))
@@ -125,10 +127,11 @@ def _photo_places(
     archives = []
     for uri, those in by_uri.items():
         file = storage.file(uri)
-        if file is None or file.etag != those[0]["etag"]:
+        stale = [row for row in those if file is None or row["etag"] != file.etag]
+        if file is None or stale:
             state = "gone" if file is None else "another"
             raise LabelError(
-                f"image {those[0]['image_id']}: {uri} is {state} since it was segmented; put the "
+                f"image {stale[0]['image_id']}: {uri} is {state} since it was segmented; put the "
                 "file back, or segment it again"
             )
         if kind_of(uri) == "tar":

@@ -6,12 +6,12 @@ labelled, or that are to be ignored.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from maskformer import area_of, is_overlapping, painted, rle_runs
+from maskformer import area_of, decode_rle, is_overlapping, painted, rle_runs
 from pipeline.labelled.id_maps import bands, count_ids, looked_up
 
 
@@ -76,6 +76,35 @@ class Target:
         for segment in self.segments:
             label_of[segment.id] = segment.label_id
         return looked_up(label_of, self.ids)
+
+
+def turned(target: Target, *, orientation: int) -> Target:
+    """The target of a photograph as it is stored, put upright with it.
+
+    Args:
+        orientation: of EXIF, 5 to 8: the ways to be stored that change height for width.
+    """
+
+    def upright(pixels: np.ndarray) -> np.ndarray:
+        if orientation in (5, 7):
+            return pixels.T if orientation == 5 else pixels[::-1, ::-1].T
+        return np.rot90(pixels, -1 if orientation == 6 else 1)
+
+    height, width = target.size
+
+    def upright_rle(rle: str | None) -> str | None:
+        if rle is None:
+            return None
+        # Not before: readers start without the kernels that this loads.
+        from maskformer import encode_mask
+
+        return encode_mask(upright(decode_rle(rle, height=height, width=width)))
+
+    return replace(
+        target,
+        ids=np.ascontiguousarray(upright(target.ids)),
+        segments=tuple(replace(each, rle=upright_rle(each.rle)) for each in target.segments),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

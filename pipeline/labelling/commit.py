@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
+from pipeline.corpora.passed_over import PASSED_OVER
 from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
 from pipeline.storage import StorageFault
 from pipeline.table import TableSpec, TableStore, parquet_options
@@ -29,6 +30,7 @@ RECEIPT = pa.schema(
         ("bytes_read", pa.int64()),
         ("fault", pa.string()),  # of storage: the unit stays undone
         ("storage_retries", RETRIES),  # of the reader and of the stager
+        ("passed_over", PASSED_OVER),  # in the unit's archives, where its end was seen
         (
             "errors",
             pa.list_(
@@ -73,7 +75,7 @@ class Stager:
         receipt: dict[str, object] = {"unit_id": unit_id, "positions": positions, "errors": []}
         for row in rows.filter(pa.compute.field("kind") != "image").to_pylist():
             if row["kind"] == "end":
-                receipt |= {"num_images": row["position"]}
+                receipt |= {"num_images": row["position"], "passed_over": row["passed_over"]}
             else:
                 receipt |= {"fault": row["error_message"]}
         if not positions:

@@ -6,6 +6,9 @@ time; archives, which may be held in part, one by one.
 
 An older version of a source is *outdated* where a later plan has another: its rows stay, but they
 count no more. So a source that changes back is planned as one that changed.
+
+A source that was labelled and is absent tonight is *gone*: it plans nothing, so that its rows stay
+the latest. A disk that is not mounted looks as if all were gone.
 """
 
 from collections import defaultdict
@@ -24,7 +27,7 @@ from pipeline.labelling.earlier import EarlierPlans
 from pipeline.labelling.partitions import KEY, Partitions, Records, grouped, keys, marks
 from pipeline.labelling.ranges import Ranges
 from pipeline.labelling.units import SOURCE, Unit, source_table, sources_of
-from pipeline.storage import Storage
+from pipeline.storage import Storage, StorageFault
 
 Numbers = npt.NDArray[np.int64]
 
@@ -32,6 +35,8 @@ _LISTED = np.dtype([KEY, ("etag", "i8"), ("index", "i8")])
 _MISSING = np.dtype([KEY, ("unit", "i4")])
 _BATCH_ROWS = 2**16
 _NO_UNIT = -1
+_ABSENT = ""
+"""The etag of a source that is not there."""
 
 
 class Comparison:
@@ -67,6 +72,25 @@ class Comparison:
         is_met[list(self._archives.units_met)] = True
         return int(np.count_nonzero(is_met & self._earlier.is_done))
 
+    @property
+    def num_there(self) -> int:
+        """Sources that are not absent."""
+        return self._listing.num_there
+
+    @property
+    def num_gone(self) -> int:
+        """Sources that were labelled and are absent now."""
+        archives = (s for s in self._listing.archives if self._archives.is_gone(s))
+        return int(np.count_nonzero(self._files.is_gone)) + sum(1 for _ in archives)
+
+    def first_gone(self) -> str | None:
+        """The location of one of them."""
+        places = np.flatnonzero(self._files.is_gone)
+        for first, rows in self._listing.batches() if len(places) else ():
+            if places[0] < first + len(rows):
+                return str(rows["uri"][int(places[0]) - first])
+        return next((s.uri for s in self._listing.archives if self._archives.is_gone(s)), None)
+
     def pending(self) -> Iterator[Unit]:
         """Undone units of earlier plans that hold images of these sources.
 
@@ -87,7 +111,7 @@ class Comparison:
             for index, source in zip(indices[wanted].tolist(), chosen, strict=True):
                 if source.kind == "file":
                     yield replace(source, again=int(self._files.again[index]))
-                else:
+                elif not self._archives.is_gone(source):
                     again = self._archives.again(source)
                     yield from held.not_in(replace(source, again=again))
 
@@ -136,7 +160,7 @@ class Comparison:
         pending: list[int] = []
         for number in candidates:
             archives = self._earlier.archives.get(number, [])
-            if any(taken.meet(s) or self._archives.is_outdated(number, s) for s in archives):
+            if any(taken.meet(s) or self._archives.is_over(number, s) for s in archives):
                 continue
             if contested.get(number, set()) & claimed:
                 continue
@@ -166,15 +190,20 @@ class Comparison:
         return missing
 
     def _is_there(self, source: Source) -> bool:
-        file = self._storage.file(source.uri)
-        return (file.etag if file else "") == source.etag
+        try:
+            file = self._storage.file(source.uri)
+        except StorageFault:  # what is left of its unit need not wait for it
+            return False
+        if file is None:
+            return source.etag == _ABSENT
+        return file.may_be_read and file.etag == source.etag
 
 
 class _ListingOnDisk:
     """The sources of a listing, in their order, and digests of the single files among them."""
 
     def __init__(self, sources: Iterable[Source], *, folder: Path) -> None:
-        self.num_sources = 0
+        self.num_sources = self.num_there = 0
         self.archives: list[Source] = []
         self.files = Partitions(folder / "listed", dtype=_LISTED)
         self._file = folder / "listing.arrow"
@@ -206,6 +235,7 @@ class _ListingOnDisk:
         self.files.add(records)
         self.archives += [source for source in batch if source.kind != "file"]
         self.num_sources += len(batch)
+        self.num_there += sum(source.etag != _ABSENT for source in batch)
 
 
 class _Files:
@@ -215,7 +245,10 @@ class _Files:
         self._earlier = earlier
         self._is_file = np.zeros(listing.num_sources, bool)
         self.is_covered = np.zeros(listing.num_sources, bool)
-        """By place in the listing: a unit that is done holds the file as it is."""
+        """By place in the listing: a unit that is done holds the file as it is, or as it was
+        before it was absent."""
+        self.is_gone = np.zeros(listing.num_sources, bool)
+        """By place in the listing: labelled, and absent now."""
         self._claims = np.full(listing.num_sources, _NO_UNIT, np.int32)
         self.again = np.zeros(listing.num_sources, np.int16)
         """By place in the listing: of the source, were it planned now."""
@@ -276,8 +309,15 @@ class _Files:
         index = np.full(len(known), -1)
         index[is_listed] = listed["index"][place[is_listed]]
 
-        self.is_met[unit[is_same]] = True
-        self.is_covered[index[is_same & ~is_outdated & is_done]] = True
+        (absent,) = marks([_ABSENT])
+        was_there = known["etag"] != absent
+        is_absent = np.zeros(num_groups, bool)
+        is_absent[listed_group] = listed["etag"] == absent
+        is_gone = is_absent[known_group] & was_there & is_done
+        self.is_gone[index[is_gone]] = True
+
+        self.is_met[unit[is_same | is_gone]] = True
+        self.is_covered[index[(is_same & ~is_outdated & is_done) | is_gone]] = True
         most = _highest(again[is_same] + 1, group=place[is_same], num_groups=len(listed), least=0)
         is_repeated = self.is_covered[listed["index"]]
         # A unit of the same sources again would have the name of the one that was given up.
@@ -287,12 +327,16 @@ class _Files:
         counts = ~is_outdated & is_done
         most_done = _highest(again[counts], group=known_group[counts], num_groups=num_groups)
         is_dead = is_outdated | (again <= most_done[known_group]) | (is_listed & ~is_same)
+        # Its row would say that there is nothing, and come after those that say what there was.
+        is_labelled = np.zeros(num_groups, bool)
+        is_labelled[known_group[was_there & is_done]] = True
+        is_dead |= ~was_there & is_labelled[known_group]
         self.is_dead[unit[is_dead & ~is_done]] = True
         is_open = ~is_done & ~is_dead & ~self._earlier.is_given_up[unit]
         self._claim(unit[is_open & is_same], index[is_open & is_same])
-        absent = is_open & ~is_listed
-        missing = np.empty(np.count_nonzero(absent), _MISSING)
-        missing["key"], missing["unit"] = known["key"][absent], unit[absent]
+        is_missing = is_open & ~is_listed
+        missing = np.empty(np.count_nonzero(is_missing), _MISSING)
+        missing["key"], missing["unit"] = known["key"][is_missing], unit[is_missing]
         self._missing.append(missing)
 
     def _claim(self, units: npt.NDArray[np.int32], indices: Numbers) -> None:
@@ -336,12 +380,23 @@ class _Archives:
                 plan_number = int(earlier.plan_numbers[number])
                 self._plans[source.uri][source.etag].add(plan_number)
         wanted = Ranges(sources)
+        self._labelled = {
+            source.uri
+            for number, held in earlier.archives.items()
+            for source in held
+            if earlier.is_done[number] and source.etag != _ABSENT
+        }
+        gone = {source.uri for source in sources if self.is_gone(source)}
         self.units_met = {
             number
             for number, held in earlier.archives.items()
-            if any(wanted.times_held(source) for source in held)
+            if any(wanted.times_held(source) or source.uri in gone for source in held)
         }
         """Units that hold any of the parts that are listed."""
+
+    def is_gone(self, source: Source) -> bool:
+        """Whether it is absent and was labelled, some of it at least."""
+        return source.etag == _ABSENT and source.uri in self._labelled
 
     def of(self, numbers: Iterable[int]) -> Ranges:
         """What these units hold."""
@@ -355,6 +410,10 @@ class _Archives:
             if self._earlier.is_done[number]:
                 held.add(s for s in sources if not self.is_outdated(number, s))
         return held
+
+    def is_over(self, number: int, source: Source) -> bool:
+        """Whether an undone unit's part of an archive would say what is no longer so."""
+        return self.is_outdated(number, source) or self.is_gone(source)
 
     def is_outdated(self, number: int, source: Source) -> bool:
         """Whether a later plan than the unit's has another version of the archive."""

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.corpora.archives import ArchiveDamage, Sample, sample_offsets
+from pipeline.corpora.archives import ArchiveDamage
 from pipeline.corpora.compressed import compression_of
 from pipeline.corpora.reading import ReadSettings, parquet_slices
+from pipeline.corpora.samples import Sample, sample_offsets
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 
@@ -134,7 +135,8 @@ class Cutter:
                 if sample.is_repeated:
                     return []  # only who reads the archive in one piece sees a key come again
                 samples.append(sample)
-        return samples
+        # One without any image is read whole, to say so.
+        return samples if any(sample.image is not None for sample in samples) else []
 
     def _samples(self, source: Source, file: BinaryIO) -> Iterator[Sample]:
         names = self.reading.image_members

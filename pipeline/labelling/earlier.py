@@ -4,6 +4,7 @@ Rows of single files, of which there may be millions, go to disk as digests; arc
 files, which are few and may be cut, stay as they are. `comparison.py` lays a listing beside them.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Set
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.corpora.sources import Source
 from pipeline.labelling.partitions import KEY, Partitions, Records, keys, marks
-from pipeline.labelling.plans import read_plan, read_units, runs_in_order
+from pipeline.labelling.plans import read_plan, read_units, report_file, runs_in_order
 from pipeline.labelling.units import Unit, sources_of
 from pipeline.table import TableStore
 from pipeline.threads import map_ahead
@@ -58,6 +59,18 @@ class EarlierPlans:
         """Archives and parts of them by uri, etag and start."""
         return {(s.uri, s.etag, s.start): s for s in self._all_archives() if not s.again}
 
+    def has_labelled(self, place: str) -> bool:
+        """Whether a plan has a source at or below a location, or a run labelled that location."""
+        folder = f"{place.rstrip('/')}/"
+        for run_id in reversed(self._runs):
+            for rows in read_plan(self._table, run_id, columns=["uri", "etag"]):
+                is_below = pc.or_(pc.starts_with(rows["uri"], folder), pc.equal(rows["uri"], place))
+                if pc.any(pc.and_(is_below, pc.not_equal(rows["etag"], ""))).as_py():
+                    return True
+            if self._labelled_corpus(run_id) == place:
+                return True
+        return False
+
     def units(self, numbers: Collection[int]) -> Iterator[Unit]:
         """Some units whole, in their order, read from their plans again."""
         by_plan: dict[int, set[str]] = defaultdict(set)
@@ -84,6 +97,16 @@ class EarlierPlans:
     def number_of(self, unit_id: str) -> int | None:
         """None where no plan has the unit."""
         return self._numbers.get(unit_id)
+
+    def _labelled_corpus(self, run_id: str) -> str | None:
+        """Where a run found good images, as its report says; None where it says of none."""
+        try:
+            report = json.loads(self._table.storage.read(report_file(self._table, run_id)))
+            if report["images"] > report["images_in_error"]:
+                return self._table.storage.absolute(report["corpus"])
+        except (FileNotFoundError, ValueError, KeyError):
+            pass
+        return None
 
     def _among(self, unit_ids: Set[str]) -> npt.NDArray[np.bool_]:
         return np.array([unit_id in unit_ids for unit_id in self.unit_ids], bool)

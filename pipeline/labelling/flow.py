@@ -19,6 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.exceptions import ExecutionTimeoutError
 
 from maskformer import MaskFormerImageProcessor
+from pipeline.corpora.passed_over import PassedOver
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
@@ -274,8 +275,10 @@ class _Collected:
         self.positions |= new
         if receipt["part"] is not None and receipt["part"] not in self.parts:
             self.parts.append(receipt["part"])
-        if receipt["num_images"] is not None:
+        passed_over = PassedOver()
+        if receipt["num_images"] is not None and self.num_images is None:
             self.num_images = receipt["num_images"]
+            passed_over.add_all(receipt["passed_over"] or ())
         errors = [error for error in receipt["errors"] if error["position"] in new]
         # A part that overlaps another comes from a task that ran twice: its sums are near enough.
         share = len(new) / max(1, len(receipt["positions"]))
@@ -284,6 +287,7 @@ class _Collected:
             segments=round(share * (receipt["num_segments"] or 0)),
             bytes_read=round(share * (receipt["bytes_read"] or 0)),
             errors=collections.Counter(error["error_class"] for error in errors),
+            passed_over=passed_over,
         )
         self.counts.add(counts)
         return counts, errors

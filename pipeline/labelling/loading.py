@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.decoding import ImageError, decode
+from pipeline.corpora.passed_over import PASSED_OVER, PassedOver
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.labelling.guard import Guard
@@ -41,6 +42,7 @@ BLOCK = pa.schema(
         ("pixels_width", pa.int32()),
         ("bytes_read", pa.int64()),  # encoded bytes of the image
         ("storage_retries", RETRIES),  # of the reader's process; on ends and faults
+        ("passed_over", PASSED_OVER),  # in the unit's archives; on ends
     ]
 )
 
@@ -69,10 +71,11 @@ class UnitLoader:
         """One for each image, and one for the end or for the fault that came before it."""
         unit_id = unit["unit_id"][0].as_py()
         condemned = self.condemned.get(unit_id, {})
+        passed_over = PassedOver()
         position = 0
         try:
             with self._decoder() as decoded:
-                for image in self._images(sources_of(unit)):
+                for image in self._images(sources_of(unit), passed_over=passed_over):
                     if error := condemned.get(position):
                         said = f"{image.name}: {error.message}"
                         image = replace(image, error=ImageError(error.error_class, said))
@@ -83,8 +86,13 @@ class UnitLoader:
             # The unit stays undone and the run says so; its other units go on.
             yield fault_row(fault, unit_id=unit_id)
             return
-        retries = taken_retries()
-        yield {"unit_id": unit_id, "kind": "end", "position": position, "storage_retries": retries}
+        yield {
+            "unit_id": unit_id,
+            "kind": "end",
+            "position": position,
+            "storage_retries": taken_retries(),
+            "passed_over": passed_over.to_rows(),
+        }
 
     @contextmanager
     def _decoder(self) -> Iterator[Callable[[EncodedImage], dict[str, Any]]]:
@@ -98,11 +106,15 @@ class UnitLoader:
             with memory_limit(memory_bytes):
                 yield time_limit(seconds)(decode)
 
-    def _images(self, sources: Iterable[Source]) -> Iterator[EncodedImage]:
+    def _images(
+        self, sources: Iterable[Source], *, passed_over: PassedOver
+    ) -> Iterator[EncodedImage]:
         """The images of all sources in order; files are fetched some at a time, archives stream."""
 
         def read(source: Source) -> Iterable[EncodedImage]:
-            return read_source(source, storage=self.storage, settings=self.reading)
+            return read_source(
+                source, storage=self.storage, settings=self.reading, passed_over=passed_over
+            )
 
         def fetch(source: Source) -> Iterable[EncodedImage]:
             return list(read(source)) if source.kind == "file" else read(source)

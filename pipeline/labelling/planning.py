@@ -14,13 +14,14 @@ import dataclasses
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from random import Random
 
 from pipeline.corpora.corpus import Listing, list_corpus
+from pipeline.corpora.passed_over import PassedOver
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.labelling.comparison import Comparison
@@ -28,7 +29,7 @@ from pipeline.labelling.cutting import Cutter, slice_bytes
 from pipeline.labelling.earlier import EarlierPlans
 from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.units import PLAN, Unit, unit_id
-from pipeline.storage import File
+from pipeline.storage import File, StorageFault
 from pipeline.table import TableSpec, TableStore
 
 __all__ = [
@@ -71,16 +72,22 @@ class Plan:
     """Number of units of this corpus that are committed."""
     earlier: int
     """Number of plans that this one takes into account: all that were in force."""
-    passed_over: tuple[str, ...]
-    """Files of no known kind, the first of them."""
     doubled: tuple[str, ...]
     """Files that are named twice, the first of them."""
-    more_passed_over: int = 0
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """Files that are no source, by reason."""
     more_doubled: int = 0
     waiting: int = 0
     """Number of files that are left for another time."""
     tried_again: int = 0
     """Number of images in error that are to be tried again."""
+    gone: int = 0
+    """Number of sources that were labelled and are absent now; their rows stay."""
+    first_gone: str | None = None
+    out_of_reach: int = 0
+    """Number of files that the storage could say nothing of, left for another run."""
+    storage_faults: tuple[str, ...] = ()
+    """Why, of the first of them."""
 
     def units_in_turn(self, run_id: str) -> list[Unit]:
         """The units as this run does them: those of earlier plans first, in an order of its own.
@@ -126,6 +133,7 @@ def plan_corpus(
 
     Raises:
         ValueError: the corpus holds no source at all.
+        StorageFault: nothing of it is there, and something was; or the storage failed.
     """
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         folder = Path(name)
@@ -149,7 +157,9 @@ def plan_corpus(
             folder=folder,
             gives_up=not is_trial,
         )
-        if not comparison.num_listed and not listing.waiting:
+        if limit is None:
+            _check_there(comparison, listing, earlier=earlier, place=table.storage.absolute(corpus))
+        if not (comparison.num_listed or listing.waiting or listing.out_of_reach):
             raise ValueError(_nothing(corpus, listing))
         again = list(_again(failed, comparison=comparison, cutter=cutter))
         pieces = (
@@ -167,12 +177,15 @@ def plan_corpus(
             units=(*comparison.pending(), *new),
             done=comparison.num_done,
             earlier=earlier.count,
-            passed_over=tuple(listing.passed_over),
+            passed_over=listing.passed_over,
             doubled=tuple(listing.doubled),
-            more_passed_over=listing.more_passed_over,
             more_doubled=listing.more_doubled,
             waiting=listing.waiting,
             tried_again=sum(source.num_images or 1 for source in again),
+            gone=comparison.num_gone,
+            first_gone=comparison.first_gone(),
+            out_of_reach=listing.out_of_reach,
+            storage_faults=tuple(listing.faults),
         )
 
 
@@ -193,9 +206,34 @@ def settle_plan(
     return plan
 
 
+def _check_there(
+    comparison: Comparison, listing: Listing, *, earlier: EarlierPlans, place: str
+) -> None:
+    """Raises where nothing of the corpus is there that once was, as where a disk is not mounted."""
+    if comparison.num_there or listing.waiting > listing.waiting_absent:
+        return
+    if listing.out_of_reach:
+        raise StorageFault(
+            f"of {place} nothing could be found: {listing.out_of_reach:,} files are out of reach, "
+            f"as {listing.faults[0]}"
+        )
+    if comparison.num_gone or (not comparison.num_listed and earlier.has_labelled(place)):
+        named = comparison.num_listed + listing.waiting
+        what = (
+            f"none of the {named:,} files that {place} names" if named else f"no image at {place}"
+        )
+        example = f", as {comparison.first_gone()}" if comparison.num_gone else ""
+        raise StorageFault(
+            f"{what} is there{example}, and it was labelled into this table before: is its disk "
+            "mounted, its bucket the right one? The rows in the table stay as they are"
+        )
+
+
 def _nothing(corpus: str, listing: Listing) -> str:
-    count = len(listing.passed_over) + listing.more_passed_over
-    but = f"; {count} files of other kinds, as {listing.passed_over[0]}" if count else ""
+    but = "".join(
+        f"; {count:,} {'file' if count == 1 else 'files'} ({reason}), as {examples[0]}"
+        for reason, count, examples in listing.passed_over.by_frequency()
+    )
     return f"no image, archive, Parquet file or manifest at {corpus}{but}; see --corpus in --help"
 
 

@@ -75,6 +75,11 @@ def read_units(
         yield _unit(str(current), pieces, plan_number)
 
 
+def report_file(table: TableStore, run_id: str) -> str:
+    """Where a run says what it did."""
+    return table.file("_runs", run_id, "report.json")
+
+
 def _unit(unit_id: str, pieces: list[pa.RecordBatch], plan_number: int) -> Unit:
     sources = sources_of(pa.Table.from_batches(pieces))
     return Unit(unit_id=unit_id, sources=sources, plan_number=plan_number)

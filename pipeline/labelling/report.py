@@ -3,7 +3,9 @@
 import json
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from typing import Any
 
+from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, PassedOver
 from pipeline.labelling.planning import Plan
 from pipeline.labelling.progress import duration
 from pipeline.labelling.tally import Counts, Tally
@@ -45,6 +47,7 @@ class Report:
     faults: dict[str, str]
     """Units that are not done, and why."""
     files_passed_over: int
+    """Files of no known kind; `passed_over` has these and all others."""
     files_passed_over_examples: list[str]
     files_named_twice: int
     storage_retries: dict[str, int] = field(default_factory=dict)
@@ -63,6 +66,17 @@ class Report:
     """Files that may still be written, left for another run."""
     images_tried_again: int = 0
     """Images in error that were planned again."""
+    files_gone: int = 0
+    """Files and archives that were labelled and are absent now; their rows stay."""
+    files_gone_example: str | None = None
+    files_out_of_reach: int = 0
+    """Files that the storage could say nothing of, left for another run."""
+    files_out_of_reach_examples: list[str] = field(default_factory=list)
+    """Why, of the first of them."""
+    passed_over: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What could be images and is none, by reason: `count`, and `examples`, the first of them.
+
+    Files are counted whenever the corpus is listed, members of archives when they are read."""
 
     @property
     def units_undone(self) -> int:
@@ -102,18 +116,30 @@ def make_report(
         errors=dict(tally.counts.errors.most_common()),
         error_examples=tally.examples,
         faults=dict(list(tally.faults.items())[:100]),
-        files_passed_over=len(plan.passed_over) + plan.more_passed_over,
-        files_passed_over_examples=list(plan.passed_over[:5]),
+        files_passed_over=plan.passed_over.counts[OF_NO_KNOWN_KIND],
+        files_passed_over_examples=plan.passed_over.examples.get(OF_NO_KNOWN_KIND, []),
         files_named_twice=len(plan.doubled) + plan.more_doubled,
         units_elsewhere=tally.units_elsewhere,
         units_left=tally.units_left,
         files_waiting=plan.waiting,
         images_tried_again=plan.tried_again,
+        files_gone=plan.gone,
+        files_gone_example=plan.first_gone,
+        files_out_of_reach=plan.out_of_reach,
+        files_out_of_reach_examples=list(plan.storage_faults),
+        passed_over=_together(plan.passed_over, tally.counts.passed_over).to_dict(),
         storage_retries=dict(tally.storage_retries.most_common()),
         storage_wait_seconds=round(tally.storage_wait_seconds, 2),
         gpu_seconds=round(tally.gpus * tally.seconds_at_work, 2),
         node_seconds=round(tally.nodes * tally.seconds_at_work, 2),
     )
+
+
+def _together(*parts: PassedOver) -> PassedOver:
+    together = PassedOver()
+    for part in parts:
+        together.add_all(part.to_rows())
+    return together
 
 
 def over_budget(counts: Counts, *, error_budget: float) -> bool:
@@ -124,7 +150,7 @@ def over_budget(counts: Counts, *, error_budget: float) -> bool:
 def _exit_code(plan: Plan, tally: Tally, *, error_budget: float, was_stopped: bool) -> ExitCode:
     if over_budget(tally.counts, error_budget=error_budget):
         return ExitCode.BUDGET_EXCEEDED
-    if was_stopped or tally.units_over < len(plan.units):
+    if was_stopped or plan.out_of_reach or tally.units_over < len(plan.units):
         return ExitCode.TRY_AGAIN
     return ExitCode.DONE_WITH_ERRORS if tally.counts.num_errors else ExitCode.DONE
 
@@ -142,12 +168,9 @@ def summary(report: Report, *, report_file: str) -> str:
     for name, count in report.errors.items():
         example = report.error_examples[name][0]["message"]
         lines.append(f"  {count:,} × {name}, as {example}")
-    if report.files_passed_over:
-        files = "file" if report.files_passed_over == 1 else "files"
-        lines.append(
-            f"passed over {report.files_passed_over:,} {files} of no known kind, as "
-            f"{report.files_passed_over_examples[0]}"
-        )
+    for reason, said in report.passed_over.items():
+        files = "file" if said["count"] == 1 else "files"
+        lines.append(f"passed over {said['count']:,} {files} ({reason}), as {said['examples'][0]}")
     if report.files_named_twice:
         lines.append(f"took {report.files_named_twice:,} files once that are named twice")
     if report.storage_retries:
@@ -157,6 +180,16 @@ def summary(report: Report, *, report_file: str) -> str:
     if report.faults:
         reason = next(iter(report.faults.values()))
         lines.append(f"units not done: {report.units_undone:,}, as {reason}")
+    if report.files_out_of_reach:
+        lines.append(
+            f"files out of reach, left for another run: {report.files_out_of_reach:,}, as "
+            f"{report.files_out_of_reach_examples[0]}"
+        )
+    if report.files_gone:
+        lines.append(
+            f"labelled before and absent now, their rows stay: {report.files_gone:,}, as "
+            f"{report.files_gone_example}"
+        )
     if report.units_elsewhere:
         lines.append(f"units that a run beside this one has done: {report.units_elsewhere:,}")
     if report.images_tried_again:

@@ -26,6 +26,7 @@ from pipeline.labelling.planning import (
     plan_corpus,
     settle_plan,
 )
+from pipeline.labelling.plans import report_file
 from pipeline.labelling.progress import ProgressDisplay
 from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
 from pipeline.labelling.settings import SegmentSettings
@@ -91,10 +92,6 @@ def write_report(table: TableStore, report: Report) -> Sequence[str]:
     """`report.json` and no more."""
     table.storage.write(report_file(table, report.run_id), report.to_json().encode())
     return ()
-
-
-def report_file(table: TableStore, run_id: str) -> str:
-    return table.file("_runs", run_id, "report.json")
 
 
 def new_run_id() -> str:

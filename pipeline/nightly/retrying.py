@@ -5,13 +5,13 @@ the image's version. `planning.py` leaves out those that the corpus no longer ha
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.dataset as ds
 
 from pipeline.labelling.planning import FailedImage
-from pipeline.labelling.plans import plan_numbers
+from pipeline.latest import newest
 from pipeline.storage import StorageFault
 from pipeline.table import IMAGES, TableStore
 
@@ -35,7 +35,7 @@ def images_to_try_again(
     attempts = Counter(map(_version, rows))
     return [
         FailedImage(uri=row["uri"], member=row["member"], etag=row["etag"], unit_id=row["unit_id"])
-        for row in _latest(rows, table=table)
+        for row in newest(rows, table=table)
         if row["status"] == "error"
         and row["error_class"] in error_classes
         and attempts[_version(row)] < max_attempts
@@ -51,14 +51,6 @@ def _rows_of_failed(table: TableStore, *, error_classes: Sequence[str]) -> list[
         return []
     is_same = ds.field("image_id").isin(in_error)
     return images.to_table(columns=[*_COLUMNS], filter=is_same).to_pylist()
-
-
-def _latest(rows: Sequence[dict[str, Any]], *, table: TableStore) -> Iterator[dict[str, Any]]:
-    numbers = plan_numbers(table)
-    latest: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (numbers.get(row["unit_id"], -1), row["unit_id"])):
-        latest[row["image_id"]] = row
-    yield from latest.values()
 
 
 def _version(row: dict[str, Any]) -> tuple[str, str]:

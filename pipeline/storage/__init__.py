@@ -1,6 +1,8 @@
 """Storage: files on a disk or in an object store, read and written whole, or as a clear fault."""
 
 from pipeline.storage.faults import SourceChanged, StorageFault
-from pipeline.storage.storage import File, Storage, join
+from pipeline.storage.file import File
+from pipeline.storage.places import below, is_complete, join
+from pipeline.storage.storage import Storage
 
-__all__ = ["File", "SourceChanged", "Storage", "StorageFault", "join"]
+__all__ = ["File", "SourceChanged", "Storage", "StorageFault", "below", "is_complete", "join"]

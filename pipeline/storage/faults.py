@@ -81,7 +81,9 @@ def advice(kind: FaultKind, error: BaseException) -> str:
 def retry_after(error: BaseException) -> float:
     """Seconds for which the store asks to be left alone, 0 where it does not say."""
     for each in _with_causes(error):
-        headers = _response(each).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        # botocore's in small letters; of aiohttp, letters are all one.
+        of_s3 = _response(each).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        headers = of_s3 or getattr(each, "headers", None) or {}
         try:
             return max(0.0, float(headers["retry-after"]))
         except (KeyError, TypeError, ValueError):  # not said, or said as a date
@@ -130,7 +132,9 @@ _CODES = {
         "UnauthorizedAccess"
     ),
     FaultKind.NO_SPACE: "QuotaExceeded InsufficientStorage XMinioStorageFull",
-    FaultKind.NOT_FOUND: "NoSuchKey NoSuchBucket NoSuchVersion NoSuchUpload NotFound",
+    FaultKind.NOT_FOUND: (
+        "NoSuchKey NoSuchBucket NoSuchVersion NoSuchUpload NotFound KeyTooLongError"
+    ),
     FaultKind.UNMET: "PreconditionFailed",
 }
 _KIND_BY_CODE = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
@@ -146,6 +150,7 @@ _KIND_BY_STATUS = {
     404: FaultKind.NOT_FOUND,
     408: FaultKind.TRANSIENT,
     409: FaultKind.TRANSIENT,
+    410: FaultKind.NOT_FOUND,
     412: FaultKind.UNMET,
     425: FaultKind.TRANSIENT,
     429: FaultKind.THROTTLED,

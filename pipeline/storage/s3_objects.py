@@ -101,7 +101,7 @@ class Pages:
     """
 
     def __init__(self, fs: Any, path: str) -> None:
-        bucket, key, _ = fs.split_path(path)
+        bucket, key = _split(fs, path)
         self._fs, self._bucket = fs, bucket
         self._request = {"Prefix": f"{key.rstrip('/')}/" if key else ""}
         self.are_over = False
@@ -125,7 +125,7 @@ class Pages:
 
 def now(fs: Any, path: str) -> float:
     """Seconds since the epoch by the server's clock."""
-    bucket, _, _ = fs.split_path(path)
+    bucket, _ = _split(fs, path)
     answer = _run(fs, _call(fs, "head_bucket", bucket))
     return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
@@ -155,9 +155,18 @@ _renewed_at: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 async def _call(fs: Any, method: str, path: str, **request: Any) -> Any:
     client = await fs.set_session()
-    bucket, key, _ = fs.split_path(path)
+    bucket, key = _split(fs, path)
     place = {"Bucket": bucket, "Key": key} if key else {"Bucket": bucket}
     return await getattr(client, method)(**place, **request)
+
+
+def _split(fs: Any, path: str) -> tuple[str, str]:
+    """Bucket and key, which is a name and no language: s3fs takes a version out of it."""
+    if path.startswith("arn:"):
+        bucket, key, _ = fs.split_path(path)
+        return bucket, key
+    bucket, _, key = path.partition("/")
+    return bucket, key
 
 
 def _run(fs: Any, coroutine: Coroutine[Any, Any, T]) -> T:

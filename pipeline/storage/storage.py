@@ -14,38 +14,25 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.storage import s3_objects
+from pipeline.storage import http_objects, local_files, places, requests, s3_objects
 from pipeline.storage.agreement import agree
 from pipeline.storage.faults import FaultKind, SourceChanged, StorageFault, fault_kind
+from pipeline.storage.file import File
+from pipeline.storage.places import join
 from pipeline.storage.range_reader import RangeReader
 from pipeline.storage.retries import Patience, retried
 
 T = TypeVar("T")
 
-_S3_PROTOCOLS = ("s3", "s3a")
 _SET_INSTEAD = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
 
 _exclusive_stores: dict[tuple[str | None, str], bool] = {}
 """By endpoint and bucket: whether only one of many creates an object, as far as it was tried."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """One object as a listing shows it."""
-
-    uri: str
-    size: int
-    etag: str
-    """As the store gives it; of a local file, size and modification time."""
-    modified: float = 0.0
-    """Seconds since the epoch, 0 where the store does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +102,7 @@ class Storage:
         Raises:
             ValueError: the URL carries credentials, which would end up in tables and logs.
         """
-        if _protocol(uri) in ("file", "local"):
-            path = uri.split("://", 1)[1] if "://" in uri else uri
-            return os.path.abspath(os.path.expanduser(path))
-        if "@" in urlsplit(uri).netloc:
-            raise ValueError(
-                f"a location must not carry credentials, got one for {_protocol(uri)}://; "
-                + _SET_INSTEAD
-            )
-        return uri.rstrip("/")
+        return places.absolute(uri)
 
     def files(self, uri: str) -> Iterator[File]:
         """All objects below a prefix, none where it is absent.
@@ -131,25 +110,27 @@ class Storage:
         In the order of their locations, as far as a store lists them in it, as Amazon's does.
         """
         fs, path = self._filesystem(uri)
-        if _is_s3(fs):
+        if requests.is_local(fs):
+            yield from self._files_on_disk(fs, path)
+        elif requests.is_s3(fs):
             yield from self._files_in_s3(fs, path, uri=uri)
-            return
-        found = self._retried(lambda: fs.find(path, detail=True), fs=fs, what=f"list {uri}")
-        for name in sorted(found):
-            if found[name].get("type") != "file":
-                continue
-            with contextlib.suppress(FileNotFoundError):  # it went while we listed
-                yield _file(fs, name, found[name], uri=_uri_like(uri, root=path, path=name))
+        elif requests.is_http(fs):
+            yield from self._files_of_site(fs, path)
+        else:
+            found = self._retried(lambda: fs.find(path, detail=True), fs=fs, what=f"list {uri}")
+            for name, info in sorted(found.items()):
+                if info.get("type") == "file":
+                    yield requests.file(info, uri=requests.uri_like(uri, root=path, path=name))
 
     def file(self, uri: str) -> File | None:
         """What a listing would say of one object, None where it is not."""
         fs, path = self._filesystem(uri)
-        look = partial(s3_objects.look, fs) if _is_s3(fs) else fs.info
         try:
-            info = self._retried(lambda: look(path), fs=fs, what=f"look at {uri}")
+            return self._retried(
+                lambda: requests.look(fs, path, uri=uri), fs=fs, what=f"look at {uri}"
+            )
         except FileNotFoundError:
             return None
-        return _file(fs, path, info, uri=uri) if info.get("type") == "file" else None
 
     def now(self, uri: str) -> float:
         """Seconds since the epoch by the clock that sets `File.modified` there, if it can be asked.
@@ -157,14 +138,23 @@ class Storage:
         That is S3's; of any other store it is this machine's.
         """
         fs, path = self._filesystem(uri)
-        if not _is_s3(fs):
+        if not requests.is_s3(fs):
             return time.time()
         return self._retried(lambda: s3_objects.now(fs, path), fs=fs, what=f"look at {uri}")
 
     def read(
-        self, uri: str, *, etag: str | None = None, start: int = 0, stop: int | None = None
+        self,
+        uri: str,
+        *,
+        etag: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        most: int | None = None,
     ) -> bytes:
         """Bytes [start, stop) of an object, all that were asked for or an error.
+
+        Args:
+            most: the first so many are enough, where only reading tells how many there are.
 
         Raises:
             FileNotFoundError: there is no such object, and no etag was given.
@@ -172,13 +162,10 @@ class Storage:
             StorageFault: the storage failed, after retries.
         """
         fs, path = self._filesystem(uri)
-        fetch = _fetch_local if isinstance(fs, LocalFileSystem) else _fetch_remote
-        fetch = s3_objects.get if _is_s3(fs) else fetch
+        fetch = partial(requests.get, fs, path, etag=etag, start=start, stop=stop, most=most)
         what = f"read {uri}"
         try:
-            data = self._retried(
-                lambda: fetch(fs, path, etag=etag, start=start, stop=stop), fs=fs, what=what
-            )
+            data = self._retried(fetch, fs=fs, what=what)
         except FileNotFoundError as error:
             if etag:
                 raise SourceChanged(f"{uri} is gone since it was listed") from error
@@ -190,15 +177,12 @@ class Storage:
     def open(self, uri: str, *, etag: str, size: int) -> io.BufferedReader:
         """The object as a seekable file whose every read is checked against the etag."""
         fs, path = self._filesystem(uri)
-        if isinstance(fs, LocalFileSystem):
+        if requests.is_local(fs):
+            opened = partial(local_files.open_checked, path, etag=etag)
             try:
-                file = open(path, "rb")  # noqa: SIM115  handed to the caller
+                return self._retried(opened, fs=fs, what=f"read {uri}")
             except FileNotFoundError as error:
                 raise SourceChanged(f"{uri} is gone since it was listed") from error
-            except OSError as error:
-                raise StorageFault(f"read {uri}: {error}") from error
-            _check_local(file, path, etag)
-            return file
 
         def fetch(start: int, stop: int) -> bytes:
             return self.read(uri, etag=etag, start=start, stop=stop)
@@ -208,12 +192,10 @@ class Storage:
     def write(self, uri: str, data: bytes) -> None:
         """Makes an object of the data, whole or not at all, over what was there."""
         fs, path = self._filesystem(uri, tries_again=len(data) > s3_objects.LARGEST_PUT_BYTES)
-        put = partial(s3_objects.put, fs) if _is_s3(fs) else fs.pipe_file
-        put = _put_local if isinstance(fs, LocalFileSystem) else put
 
         def attempt() -> None:
             try:
-                put(path, data)
+                requests.put(fs, path, data)
             except FileNotFoundError as error:
                 # Another process cleared the folder while we wrote into it.
                 raise OSError(f"there is no such place: {error}") from None
@@ -230,7 +212,7 @@ class Storage:
         """
         fs, path = self._filesystem(uri)
         if self._is_exclusive(uri):
-            self._retried(lambda: _create(fs, path, data), fs=fs, what=f"write {uri}")
+            self._retried(lambda: requests.create(fs, path, data), fs=fs, what=f"write {uri}")
         elif self.file(uri) is None:
             self.write(uri, self._agreed(uri, data))
         # Not by what the writing said: an attempt may have arrived whose answer did not.
@@ -248,15 +230,23 @@ class Storage:
 
     def _remove(self, uri: str) -> None:
         fs, path = self._filesystem(uri)
-        remove = partial(s3_objects.remove, fs) if _is_s3(fs) else fs.rm_file
-        remove = _remove_local if isinstance(fs, LocalFileSystem) else remove
         with contextlib.suppress(FileNotFoundError):
-            self._retried(partial(remove, path), fs=fs, what=f"remove {uri}")
+            self._retried(partial(requests.remove, fs, path), fs=fs, what=f"remove {uri}")
 
     def _filesystem(self, uri: str, *, tries_again: bool = False) -> tuple[Any, str]:
-        if _protocol(uri) not in _S3_PROTOCOLS:
-            return fsspec.core.url_to_fs(uri)
-        return fsspec.core.url_to_fs(uri, **self._s3_options(attempts=5 if tries_again else 1))
+        protocol = places.protocol(uri)
+        if protocol in places.LOCAL:
+            return fsspec.filesystem("file"), places.local_path(uri)
+        host, rest = places.split_url(uri)
+        if protocol in places.S3:
+            options = self._s3_options(attempts=5 if tries_again else 1)
+            bucket = host.split("://", 1)[1]
+            return fsspec.filesystem("s3", **options), f"{bucket}{rest}".rstrip("/")
+        if protocol in places.HTTP:
+            return fsspec.filesystem("http", client_kwargs=self._http_options()), uri
+        # The host may say what to connect to; what follows is a name.
+        fs, root = fsspec.core.url_to_fs(host)
+        return fs, f"{root.rstrip('/')}{rest}"
 
     def _s3_options(self, *, attempts: int) -> dict[str, Any]:
         client: dict[str, Any] = {"region_name": self.region} if self.region else {}
@@ -276,9 +266,20 @@ class Storage:
             "use_listings_cache": False,
         }
 
+    def _http_options(self) -> dict[str, Any]:
+        import aiohttp
+
+        return {
+            "timeout": aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=self.connect_timeout_seconds,
+                sock_read=self.read_timeout_seconds,
+            )
+        }
+
     def _retried(self, action: Callable[[], T], *, fs: Any, what: str) -> T:
         # A key that was given stays what it is; a profile's or a role's may be renewed.
-        may_renew = _is_s3(fs) and self.key is None and not self.anonymous
+        may_renew = requests.is_s3(fs) and self.key is None and not self.anonymous
         return retried(
             action,
             what=what,
@@ -286,6 +287,32 @@ class Storage:
             renew=partial(s3_objects.renew, fs) if may_renew else None,
             hidden=(self.secret, self.token, self.key),
         )
+
+    def _files_on_disk(self, fs: Any, path: str) -> Iterator[File]:
+        """Folder by folder; one that cannot be read is a fault, and no folder without files."""
+        uri = places.local_uri(path)
+        entries = self._retried(lambda: local_files.folder(path), fs=fs, what=f"list {uri}")
+        if not entries and (single := self.file(uri)) is not None:
+            yield single
+        for entry in entries:
+            if isinstance(entry, File):
+                yield entry
+            else:
+                yield from self._files_on_disk(fs, entry)
+
+    def _files_of_site(self, fs: Any, url: str) -> Iterator[File]:
+        """Those that the pages of a site have links to, from one above to those below."""
+        try:
+            links = self._retried(lambda: http_objects.links(fs, url), fs=fs, what=f"list {url}")
+        except FileNotFoundError:
+            links = []
+        if not links and (single := self.file(url)) is not None:
+            yield single
+        for link in links:
+            if link.endswith("/"):
+                yield from self._files_of_site(fs, link)
+            elif (file := self.file(link)) is not None:
+                yield file
 
     def _files_in_s3(self, fs: Any, path: str, *, uri: str) -> Iterator[File]:
         """Page by page: a listing of millions of objects takes no memory.
@@ -299,14 +326,14 @@ class Storage:
                 found_one = True
                 name = entry["name"]
                 if not name.endswith("/"):  # what some programs put in place of an empty folder
-                    yield _file(fs, name, entry, uri=_uri_like(uri, root=path, path=name))
+                    yield requests.file(entry, uri=requests.uri_like(uri, root=path, path=name))
         if not found_one and (single := self.file(uri)) is not None:
             yield single
 
     def _is_exclusive(self, uri: str) -> bool:
         """Whether the store lets only one of many create an object; tried once in a process."""
         fs, path = self._filesystem(uri)
-        if isinstance(fs, LocalFileSystem):
+        if requests.is_local(fs):
             return True
         store = self._store(path)
         if store not in _exclusive_stores:
@@ -318,7 +345,7 @@ class Storage:
         self.write(trial, b"first")
         try:
             was_made = self._retried(
-                lambda: _create(fs, path, b"second"), fs=fs, what=f"write {trial}"
+                lambda: requests.create(fs, path, b"second"), fs=fs, what=f"write {trial}"
             )
         except StorageFault as fault:
             # Some refuse the very condition.
@@ -345,130 +372,5 @@ class Storage:
             raise StorageFault(f"write {uri}: it was removed meanwhile") from error
 
 
-def join(base: str, *names: str) -> str:
-    """A location below another."""
-    return "/".join([base.rstrip("/"), *names])
-
-
 def _ballots(uri: str) -> str:
     return f"{uri}.ballots"
-
-
-def _protocol(uri: str) -> str:
-    return uri.split("://", 1)[0] if "://" in uri else "file"
-
-
-def _uri_like(uri: str, *, root: str, path: str) -> str:
-    """The location of a path that a listing of `uri` gave."""
-    if path == root:
-        return uri.rstrip("/")
-    return join(uri, path[len(root.rstrip("/")) + 1 :])
-
-
-def _file(fs: Any, path: str, info: dict[str, Any], *, uri: str) -> File:
-    if isinstance(fs, LocalFileSystem):
-        status = os.stat(path)
-        return File(
-            uri=uri, size=status.st_size, etag=_local_etag(status), modified=status.st_mtime
-        )
-    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or ""
-    modified: Any = info.get("LastModified") or info.get("mtime") or info.get("updated")
-    size = int(info.get("size") or 0)
-    return File(
-        uri=uri,
-        size=size,
-        # Stores without etags still tell a replaced file by its size and time.
-        etag=str(etag).strip('"') or f"{size}-{modified}",
-        modified=modified.timestamp() if hasattr(modified, "timestamp") else 0.0,
-    )
-
-
-def _local_etag(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def _check_local(file: Any, path: str, etag: str | None) -> None:
-    found = _local_etag(os.fstat(file.fileno()))
-    if etag and found != etag:
-        raise SourceChanged(f"{path} changed since it was listed: etag {found}, planned {etag}")
-
-
-def _fetch_local(fs: Any, path: str, *, etag: str | None, start: int, stop: int | None) -> bytes:
-    with open(path, "rb") as file:
-        _check_local(file, path, etag)
-        file.seek(start)
-        data = file.read(-1 if stop is None else stop - start)
-        # Once more: it may have been rewritten in place while we read.
-        _check_local(file, path, etag)
-        return data
-
-
-def _fetch_remote(fs: Any, path: str, *, etag: str | None, start: int, stop: int | None) -> bytes:
-    if etag and _file(fs, path, fs.info(path), uri=path).etag != etag:
-        raise SourceChanged(f"{path} changed since it was listed: its etag is not {etag}")
-    whole = start == 0 and stop is None
-    return fs.cat_file(path) if whole else fs.cat_file(path, start=start, end=stop)
-
-
-def _is_s3(fs: Any) -> bool:
-    return "s3" in _protocols(fs)
-
-
-def _create(fs: Any, path: str, data: bytes) -> bool:
-    """Makes an object where there is none; whether it says so."""
-    try:
-        if isinstance(fs, LocalFileSystem):
-            _put_new_local(path, data)
-        elif _is_s3(fs):
-            s3_objects.put(fs, path, data, only_new=True)
-        else:
-            fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    return True
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-
-
-def _put_local(path: str, data: bytes) -> None:
-    """Write beside, flush to the disk, rename: readers see all of it or nothing."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _put_new_local(path: str, data: bytes) -> None:
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    _put_local(str(draft), data)
-    try:
-        os.link(draft, target)  # refuses, as a rename does not, where there is something
-    except FileExistsError:
-        raise
-    except OSError:  # mounted buckets have no links; there, a small file is whole or not there
-        with open(target, "xb") as file:
-            file.write(data)
-    finally:
-        draft.unlink()
-
-
-def _remove_local(path: str) -> None:
-    """Removes a file, and the folders that it leaves empty up to the one that keeps others."""
-    target = Path(path)
-    target.unlink(missing_ok=True)
-    for parent in list(target.parents)[:2]:
-        try:
-            parent.rmdir()
-        except OSError:  # not empty, or another process was here first
-            return

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from maskformer import IdMap, MaskFormerImageProcessor, MaskRuns, Runs
 from pipeline.corpora.decoding import ImageError, decode
-from pipeline.labelled.checking import check_size
+from pipeline.labelled.checking import fitted
 from pipeline.labelled.dataset import LabelledImage, LabelledImages
 from pipeline.labelled.id_maps import count_ids
 from pipeline.labelled.target import LabelError
@@ -71,11 +71,18 @@ class TrainingData:
         Raises:
             LabelError: as `sample`.
         """
-        target = self.rule(labelled.target)
+        pixels = self._pixels(labelled)
+        fitting = fitted(
+            labelled.target,
+            size=(pixels.shape[0], pixels.shape[1]),
+            photo=lambda: labelled.image,
+            max_pixels=self.dataset.reading.max_image_pixels,
+        )
+        target = self.rule(fitting)
         grid = Grid.whole((target.ids.shape[0], target.ids.shape[1]))
         view = augment(
             View(
-                pixels=torch.from_numpy(self._pixels(labelled)).permute(2, 0, 1),
+                pixels=torch.from_numpy(pixels).permute(2, 0, 1),
                 ids=torch.from_numpy(target.ids),
                 grid=None if target.masks is None else grid,
             ),
@@ -106,8 +113,6 @@ class TrainingData:
             )
         except ImageError as error:
             raise LabelError(f"image {image.image_id}: {error}") from error
-        size = (decoded.height, decoded.width)
-        check_size(image.image_id, size=size, target=labelled.target, place=image.name)
         return np.array(decoded.image)
 
 

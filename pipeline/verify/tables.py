@@ -72,8 +72,9 @@ def verify_table(
         raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
     started = time.monotonic()
     done = table.units()
-    segments_files = _names(table, "segments")  # after: a unit that is done has had it before
-    images_files = _names(table, "images")
+    # After: a unit that is done has had its segments before.
+    segments_files = table.unit_files("segments").keys()
+    images_files = table.unit_files("images").keys()
     findings = Findings(most_examples=most_examples)
     look = _Look(
         table=table,
@@ -234,11 +235,6 @@ def _reports(table: TableStore, findings: Findings) -> dict[str, dict[str, Any]]
             except ValueError as error:
                 findings.add("file", f"_runs/{run_id}/report.json", str(error))
     return found
-
-
-def _names(table: TableStore, part: str) -> set[str]:
-    names = (file.uri.rsplit("/", 1)[1] for file in table.storage.files(table.file(part)))
-    return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
 
 
 def _notices(table: TableStore) -> Iterator[str]:

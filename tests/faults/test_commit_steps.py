@@ -152,7 +152,7 @@ def _die_before(step: int, *, below: str, tell: Callable[[str], Any]) -> None:
             reach(f"{event} {path.removeprefix(below)}")
 
     os.fsync = lambda _: reach("os.fsync")
-    pipeline.storage.storage.open = lambda path, mode="r": _Halves(path, mode, reach)  # type: ignore[attr-defined]
+    pipeline.storage.local_files.open = lambda path, mode="r": _Halves(path, mode, reach)  # type: ignore[attr-defined]
     sys.addaudithook(audit)
 
 

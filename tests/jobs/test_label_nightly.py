@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from drawn import plain_corpus, png, written
-from job_runs import ROOT, Job, Jobs, Moment, wait_until, words
+from job_runs import ROOT, Here, Job, Jobs, Moment, wait_until, words
 from table_rows import rows_of
 
+from jobs import label_nightly
 from pipeline import latest
 from pipeline.nightly.run import PARTS
 from pipeline.settings import WrongUsage, parse
@@ -39,7 +40,7 @@ def lock_of(table: Path) -> Path:
 
 
 def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
-    jobs: Jobs, usual: dict[str, Any], tmp_path: Path
+    jobs: Jobs, here: Here, usual: dict[str, Any], tmp_path: Path
 ) -> None:
     corpus = written(tmp_path / "corpus", plain_corpus(3))
     age(corpus, hours=1)
@@ -70,6 +71,18 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     assert line.startswith(f"label_nightly: {table} is being labelled by run other (process 7 of ")
     assert "ada on elsewhere, since 2026-03-01T02:00:00Z" in line
     assert json.loads(lock_of(table).read_text()) == lock
+
+    # The disk is not mounted: an empty folder is there in its place.
+    lock_of(table).unlink()
+    corpus.rename(tmp_path / "elsewhere")
+    corpus.mkdir()
+    fourth = here(label_nightly.main, **options)
+    assert fourth.exit_code == 75
+    [line] = fourth.stderr.splitlines()
+    assert line.startswith(f"label_nightly: no image at {corpus} is there, and it was labelled")
+    assert "is its disk mounted" in line
+    assert rows_of(table).ids == ["000.png", "001.png", "002.png"]
+    assert not lock_of(table).exists()
 
 
 @pytest.mark.faults

@@ -128,8 +128,15 @@ def test_a_run_says_what_it_did_to_people_and_to_programs(mixed: Run) -> None:
     assert report["units_done_before"] == 0
     assert report["faults"] == report["errors"] == {}
     assert report["files_passed_over_examples"] == [str(mixed.corpus / "README.md")]
+    shard = f"{mixed.corpus}/shards/a.tar, member"
+    assert {reason: said["examples"] for reason, said in report["passed_over"].items()} == {
+        "of no known kind": [str(mixed.corpus / "README.md"), f"{shard} notes.txt"],
+        "hidden": [str(mixed.corpus / ".hidden.png")],
+        "beside the image of the same name": [f"{shard} 0001.png"],
+    }
     assert (mixed.table / "_runs" / report["run_id"] / "settings.yaml").exists()
     assert f"labelled {len(MIXED_IDS)} images" in mixed.ended.stdout
+    assert "passed over 2 files (of no known kind), as " in mixed.ended.stdout
     assert "README.md" in mixed.ended.stdout
     # One opening line and, on a busy machine, some of progress: Ray's own words are in its logs.
     opening, *progress = mixed.ended.stderr.splitlines()
@@ -424,7 +431,6 @@ def test_without_a_terminal_progress_is_a_line_with_rate_errors_and_time_left(
         units=(Unit(unit_id="u", sources=(source,)),),
         done=0,
         earlier=0,
-        passed_over=(),
         doubled=(),
     )
     seconds = iter([100.0, 150.0])

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpora.archives import ArchiveDamage, Sample, members, sample_offsets, samples
+from pipeline.corpora.archives import ArchiveDamage, members
+from pipeline.corpora.samples import Sample, sample_offsets, samples
 
 EXTENSIONS = ("jpg", "png", "webp")
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -196,7 +197,7 @@ def test_a_sparse_file_has_no_data_of_its_own_and_harms_no_other(tmp_path, optio
     assert [sample.image.kind for sample in found if sample.image] == ["partial", "file"]
 
 
-def test_links_and_directories_are_members_without_images():
+def test_links_are_images_whose_data_are_elsewhere_and_directories_are_none():
     end = bytes(1024)
     whole = (
         special("folder", kind=tarfile.DIRTYPE)
@@ -205,11 +206,16 @@ def test_links_and_directories_are_members_without_images():
         + tar({"b.jpg": b"b"})[:1024]
         + end
     )
-    assert [m.kind for m in members(io.BytesIO(whole))] == ["other", "link", "other", "file"]
+    assert [m.kind for m in members(io.BytesIO(whole))] == [
+        "other",
+        "hard link",
+        "other",
+        "file",
+    ]
     found, damage = read(whole)
     assert damage is None
     assert [sample.key for sample in found] == ["folder/a", "b"]
-    assert images(found) == {"b.jpg": b"b"}
+    assert images(found) == {"folder/a.jpg": None, "b.jpg": b"b"}
 
 
 def test_names_are_only_names():

@@ -9,11 +9,11 @@ from corpora import parquet, put, tar
 import pipeline.corpora.corpus
 from pipeline.corpora.corpus import (
     ARCHIVE_ENDINGS,
-    IMAGE_ENDINGS,
     Listing,
     kind_of,
     list_corpus,
 )
+from pipeline.corpora.formats import IMAGE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.storage import SourceChanged, Storage
@@ -65,11 +65,9 @@ def test_every_kind_of_source_in_one_prefix_is_found_in_the_order_of_its_path(tm
         ("shard-1.tar.gz", "tar"),
         ("table.parquet", "parquet"),
     ]
-    assert [place.rsplit("/", 1)[1] for place in listing.passed_over] == [
-        "more.csv",
-        "notes.txt",
-        "numbers.parquet",
-    ]
+    assert listing.passed_over.examples == {
+        "of no known kind": [f"{root}/{n}" for n in ("more.csv", "notes.txt", "numbers.parquet")]
+    }
     assert listing.doubled == [f"{root}/elsewhere/d.jpg"]
     for source in sources:
         file = STORAGE.file(f"{root}/{source.name}")
@@ -97,15 +95,111 @@ def test_hidden_files_and_those_of_other_programs_are_no_part_of_the_corpus(tmp_
         {
             ".a.jpg": b"1",
             ".git/b.jpg": b"1",
-            "_temporary/c.jpg": b"1",
+            ".git/config": b"",
+            "_temporary/0/c.jpg": b"1",
             "_SUCCESS": b"",
+            "_committed_12": b"",
+            "._SUCCESS.crc": b"",
+            "__MACOSX/._d.jpg": b"1",
+            "_delta_log/1.checkpoint.parquet": b"1",
             "d/._d.jpg": b"1",
+            "d/.DS_Store": b"1",
             "d/e_f.g.jpg": b"1",
         },
     )
     sources, listing = listed(root)
     assert names(sources) == ["d/e_f.g.jpg"]
-    assert listing.passed_over == []
+    assert listing.passed_over.counts == {"hidden": 6}
+    assert listing.passed_over.examples["hidden"][0] == f"{root}/.a.jpg"
+
+
+def test_a_name_that_begins_with_an_underscore_is_one_like_others(place):
+    storage, root = place
+    visible = ["_DSC0001.JPG", "_MG_1.jpg", "_images/x.jpg", "_runs/x.jpg", "a/__b/_c.png", "_.tar"]
+    for name in visible:
+        storage.write(f"{root}/{name}", b"1")
+    sources, listing = listed(root, storage=storage)
+    assert names(sources) == sorted(visible)
+    assert not listing.passed_over
+
+
+@pytest.mark.parametrize("folder", ["", "labels/", "a/b/labels/"])
+def test_a_segment_table_below_its_own_corpus_is_no_part_of_it(place, folder):
+    storage, root = place[0], place[1].rstrip("/")
+    rows = parquet({"uri": [f"{root}/a.jpg"], "image_id": ["a.jpg"]})
+    left_out = [
+        "images/u.parquet", "segments/u.parquet", "_runs/r/plan.parquet", "_staging/u/1.parquet",
+        "_compacted/images/c.parquet", "_runs/r/pictures/p.jpg",
+    ]  # fmt: skip
+    for name in [*left_out, "_runs/r/report.json", "_given_up/begun/u"]:
+        storage.write(f"{root}/{folder}{name}", rows)
+    storage.write(f"{root}/{folder}_table.json", b"{}")
+    for name in ("a.jpg", "images/b.jpg", f"{folder}images/c.jpg", "other/images/d.parquet"):
+        storage.write(f"{root}/{name}", IMAGES)
+    sources, listing = listed(root, storage=storage)
+    expected = {"a.jpg", "images/b.jpg", f"{folder}images/c.jpg", "other/images/d.parquet"}
+    assert set(names(sources)) == expected
+    assert listing.passed_over.counts == {"in the folder of a segment table": len(left_out)}
+    named = listing.passed_over.examples["in the folder of a segment table"]
+    assert set(named) <= {f"{root}/{folder}{name}" for name in left_out}
+    assert listing.doubled == []
+
+
+def test_a_table_is_looked_for_once_and_only_where_one_may_be(tmp_path):
+    class Asked(Storage):
+        def file(self, uri):
+            asked.append(uri)
+            return super().file(uri)
+
+    asked: list[str] = []
+    content = {f"{n}/images/{m}.jpg": b"1" for n in range(3) for m in range(3)}
+    content |= {f"{n}/segments/{m}.parquet": IMAGES for n in range(2) for m in range(3)}
+    root = put(tmp_path / "c", content)
+    assert len(listed(root, storage=Asked())[0]) == 15
+    assert asked == [root, f"{root}/0/_table.json", f"{root}/1/_table.json"]
+
+
+def test_links_in_a_folder_are_what_they_lead_to(tmp_path):
+    away = tmp_path / "away"
+    put(away, {"b.jpg": b"b", "deep/c.jpg": b"c", "shard.tar": tar([("x.jpg", b"1")])})
+    root = put(tmp_path / "c", {"a.jpg": b"a"})
+    for name, target in {
+        "a-again.jpg": "a.jpg", "b.jpg": "../away/b.jpg", "folder": "../away", "gone.jpg": "no.jpg",
+        "gone.parquet": "no", "gone.csv": "no", "gone-folder": "no", "self.jpg": "self.jpg",
+    }.items():  # fmt: skip
+        (tmp_path / "c" / name).symlink_to(target)
+    (away / "deep" / "around").symlink_to("..")
+    (tmp_path / "c" / "whole").symlink_to("/")
+    sources, listing = listed(root)
+    assert [(source.name, source.kind, source.size) for source in sources] == [
+        ("a-again.jpg", "file", 1),
+        ("a.jpg", "file", 1),
+        ("b.jpg", "file", 1),
+        ("folder/b.jpg", "file", 1),
+        ("folder/deep/c.jpg", "file", 1),
+        ("folder/shard.tar", "tar", 10240),
+        ("gone.jpg", "file", 0),
+        ("gone.parquet", "parquet", 0),
+        ("self.jpg", "file", 0),
+    ]
+    assert [source.name for source in sources if not source.etag] == [
+        "gone.jpg",
+        "gone.parquet",
+        "self.jpg",
+    ]
+    assert listing.passed_over.examples == {
+        "of no known kind": [f"{root}/gone-folder", f"{root}/gone.csv"]
+    }
+
+
+def test_a_cache_of_the_hub_is_read_through_its_links(tmp_path):
+    root = put(tmp_path / "datasets--x--y", {"blobs/5d3e": IMAGES})
+    data = tmp_path / "datasets--x--y" / "snapshots" / "abc" / "data"
+    data.mkdir(parents=True)
+    (data / "train.parquet").symlink_to("../../../blobs/5d3e")
+    sources, listing = listed(root)
+    assert [(s.name, s.kind) for s in sources] == [("snapshots/abc/data/train.parquet", "parquet")]
+    assert listing.passed_over.examples == {"of no known kind": [f"{root}/blobs/5d3e"]}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +232,7 @@ def test_a_corpus_may_be_empty(tmp_path, content):
     root = put(tmp_path / "corpus", content)
     sources, listing = listed(root)
     assert sources == []
-    assert len(listing.passed_over) == ("a.txt" in content)
+    assert listing.passed_over.counts.total() == ("a.txt" in content)
 
 
 def test_a_corpus_that_is_not_there_is_empty(place):
@@ -244,14 +338,16 @@ def test_a_line_of_a_manifest_that_is_no_entry_is_an_error_that_names_it(tmp_pat
 def test_a_jsonl_file_without_locations_is_passed_over(tmp_path, data):
     root = put(tmp_path, {"list.jsonl": data})
     sources, listing = listed(root)
-    assert (sources, listing.passed_over) == ([], [f"{root}/list.jsonl"])
+    assert sources == []
+    assert listing.passed_over.examples == {"of no known kind": [f"{root}/list.jsonl"]}
 
 
 @pytest.mark.parametrize("data", [b"", b"a,b\n1,2\n", b"\x00\x01\x02", b"x" * 200_000])
 def test_a_csv_file_without_locations_is_passed_over(tmp_path, data):
     root = put(tmp_path, {"list.csv": data})
     sources, listing = listed(root)
-    assert (sources, listing.passed_over) == ([], [f"{root}/list.csv"])
+    assert sources == []
+    assert listing.passed_over.examples == {"of no known kind": [f"{root}/list.csv"]}
 
 
 @pytest.mark.parametrize("data", [b"", b"no Parquet", IMAGES[:-20], IMAGES[:40] + IMAGES[60:]])
@@ -259,7 +355,7 @@ def test_a_damaged_parquet_file_stays_a_source_so_that_it_gets_a_row(tmp_path, d
     root = put(tmp_path, {"a.parquet": data})
     sources, listing = listed(root)
     assert [(source.name, source.kind) for source in sources] == [("a.parquet", "parquet")]
-    assert listing.passed_over == []
+    assert not listing.passed_over
 
 
 def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
@@ -270,7 +366,7 @@ def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
 
 def test_the_column_of_images_may_be_named(tmp_path):
     root = put(tmp_path, {"a.parquet": parquet({"one": [b"1"], "two": [b"2"]})})
-    assert listed(root)[1].passed_over == [f"{root}/a.parquet"]
+    assert listed(root)[1].passed_over.examples == {"of no known kind": [f"{root}/a.parquet"]}
     assert names(listed(root, image_column="two")[0]) == ["a.parquet"]
 
 
@@ -301,15 +397,17 @@ def test_of_many_files_that_are_no_images_the_first_are_named_and_all_counted(
         tmp_path / "c",
         {
             **{f"{n}.jpg": b"1" for n in range(5)},
-            **{f"{n}.txt": b"" for n in range(5)},
+            **{f"{n}.txt": b"" for n in range(9)},
             "list.csv": csv_of(*(f"{n}.jpg" for n in range(5))),
         },
     )
     sources, listing = listed(root)
     assert len(sources) == 5
-    assert listing.passed_over == [f"{root}/0.txt", f"{root}/1.txt"]
+    assert listing.passed_over.to_dict() == {
+        "of no known kind": {"count": 9, "examples": [f"{root}/{n}.txt" for n in range(5)]}
+    }
     assert listing.doubled == [f"{root}/0.jpg", f"{root}/1.jpg"]
-    assert (listing.more_passed_over, listing.more_doubled) == (3, 3)
+    assert listing.more_doubled == 3
 
 
 def test_what_a_prefix_has_is_taken_under_its_path_wherever_its_manifest_stands(tmp_path):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from drawn_pixels import tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
@@ -83,13 +84,21 @@ FILES: dict[str, bytes] = {
     "TIFF": encoded(IMAGE, format="TIFF"),
     "LZW TIFF": encoded(IMAGE, format="TIFF", compression="tiff_lzw"),
     "TIFF of two pages": encoded(IMAGE, format="TIFF", **pages(IMAGE)),
+    "TIFF with a thumbnail": tiff(
+        (np.asarray(IMAGE)[::4, ::4], {"subfiletype": 1, "subifds": 1}),
+        (np.asarray(IMAGE), {"compression": "deflate"}),
+    ),
+    "16-bit TIFF in planes": tiff(
+        (np.asarray(IMAGE).transpose(2, 0, 1).astype(np.uint16) * 257, {"photometric": "rgb"})
+    ),
+    "float TIFF": tiff((np.asarray(IMAGE)[..., 0].astype(np.float32) / 255, {})),
     "PPM": encoded(IMAGE, format="PPM"),
     "AVIF": encoded(IMAGE, format="AVIF"),
     "JPEG 2000": encoded(IMAGE, format="JPEG2000"),
 }
 LOSSLESS = [
     "PNG", "animated PNG", "WebP", "animated WebP", "BMP", "TIFF", "LZW TIFF",
-    "TIFF of two pages", "PPM", "JPEG 2000",
+    "TIFF of two pages", "TIFF with a thumbnail", "16-bit TIFF in planes", "PPM", "JPEG 2000",
 ]  # fmt: skip
 
 
@@ -101,7 +110,7 @@ def test_an_image_of_each_format_is_its_first_one_in_rgb(kind):
         (decoded.height, decoded.width) == (decoded.image.height, decoded.image.width) == (36, 48)
     )
     expected = np.asarray(IMAGE).astype(int)
-    if kind == "16-bit PNG":
+    if kind in ("16-bit PNG", "float TIFF"):
         expected = expected[..., :1].repeat(3, 2)
     difference = np.abs(np.asarray(decoded.image).astype(int) - expected)
     assert difference.max() == 0 if kind in LOSSLESS else difference.mean() < 40
@@ -166,6 +175,8 @@ def test_an_empty_file_has_a_class_of_its_own():
         (b"<svg xmlns='http://www.w3.org/2000/svg'>", "UnsupportedFormat", "SVG"),
         (b"\0\0\0\x18ftypheic" + bytes(30), "UnsupportedFormat", "HEIC"),
         (b"8BPS" + bytes(30), "UnsupportedFormat", "Photoshop"),
+        (b"P7\nWIDTH 4\n", "UnsupportedFormat", "PAM"),
+        (b"II\xbc\x01" + bytes(30), "UnsupportedFormat", "JPEG XR"),
     ],
 )
 def test_what_is_no_image_is_told_by_what_it_looks_like(data, error_class, hint):
@@ -248,6 +259,28 @@ def test_damaged_metadata_do_not_cost_an_image():
 def test_grayscale_of_16_bits_keeps_its_range():
     values = np.asarray(SIXTEEN_BITS) >> 8
     assert np.array_equal(pixels(FILES["16-bit PNG"])[..., 0], values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "channels"),
+    [("P5", 1023, 1), ("P6", 1023, 3), ("P5", 65535, 1), ("P5", 15, 1)],
+)
+def test_a_pnm_is_scaled_by_its_largest_value(kind, most, channels):
+    levels = np.asarray(IMAGE)[..., :channels]
+    values = (levels / 255 * most).round().astype(">u2" if most > 255 else "u1")
+    data = f"{kind} 48 36 {most}\n".encode() + values.tobytes()
+    assert np.abs(pixels(data) - values.astype(float) * 255 / most).max() <= 1
+
+
+def test_a_float_map_is_grey_from_0_to_1_or_refused():
+    levels = np.asarray(IMAGE)[..., 0]
+    values = (levels[::-1] / 255).astype("<f4")
+    assert (pixels(b"Pf\n48 36\n-1.0\n" + values.tobytes())[..., 0] == levels).all()
+    for data in (
+        b"Pf\n48 36\n-1.0\n" + (2 * values).tobytes(),
+        b"PF\n48 36\n-1.0\n" + values.repeat(3).tobytes(),
+    ):
+        assert error(data).error_class == "UnsupportedPixels"
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

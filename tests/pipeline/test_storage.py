@@ -174,7 +174,7 @@ def test_a_file_rewritten_in_place_while_it_is_read_is_found_out(tmp_path, monke
     path.write_bytes(bytes(1000))
     planned = storage.file(str(path))
     assert planned is not None
-    check, calls = pipeline.storage.storage._check_local, []
+    check, calls = pipeline.storage.local_files._check, []
 
     def check_then_rewrite(*arguments) -> None:
         check(*arguments)
@@ -182,7 +182,7 @@ def test_a_file_rewritten_in_place_while_it_is_read_is_found_out(tmp_path, monke
         if len(calls) == 1:
             path.write_bytes(b"\1" * 1000)
 
-    monkeypatch.setattr(pipeline.storage.storage, "_check_local", check_then_rewrite)
+    monkeypatch.setattr(pipeline.storage.local_files, "_check", check_then_rewrite)
     with pytest.raises(SourceChanged):
         storage.read(str(path), etag=planned.etag)
 
@@ -290,15 +290,14 @@ def test_a_listing_leaves_out_what_others_remove_meanwhile(tmp_path, monkeypatch
     storage = Storage()
     for name in "abc":
         storage.write(str(tmp_path / name), b"1")
-    fs, _ = storage.filesystem(str(tmp_path))
-    find = type(fs).find
+    scandir = os.scandir
 
-    def find_then_lose_one(self, *args, **kwargs):
-        found = find(self, *args, **kwargs)
+    def list_then_lose_one(path):
+        found = scandir(path)
         (tmp_path / "b").unlink()
         return found
 
-    monkeypatch.setattr(type(fs), "find", find_then_lose_one)
+    monkeypatch.setattr(os, "scandir", list_then_lose_one)
     files = storage.files(str(tmp_path))
     assert [file.uri for file in files] == [str(tmp_path / "a"), str(tmp_path / "c")]
 

@@ -23,7 +23,7 @@ from drawn_tables import (
 import pipeline
 from pipeline.compact.__main__ import CompactSettings, compact
 from pipeline.storage import Storage, join
-from pipeline.table import TableStore
+from pipeline.table import TableStore, images
 from pipeline.verify.__main__ import as_json, as_text, exit_code, main
 from pipeline.verify.findings import RULES
 from pipeline.verify.tables import Verdict, verify_table
@@ -52,6 +52,25 @@ def test_a_sound_table_is_said_to_be_sound(place):
     assert (verdict.num_images, verdict.num_units) == (18, 3)
     assert verdict.num_rles == verdict.num_segments > 20
     assert (verdict.undone, verdict.notices, exit_code(verdict)) == ((), (), 0)
+
+
+def test_what_other_programs_keep_beside_the_units_disturbs_nobody(table):
+    data = Path(next(iter(table.unit_files("images").values())).uri).read_bytes()
+    before = table.units()
+    for name in (
+        "_delta_log/00000000000000000010.checkpoint.parquet", "_delta_log/_last_checkpoint",
+        "metadata/snap-1.avro", "metadata/stats.parquet", "_metadata.parquet", ".hidden.parquet",
+    ):  # fmt: skip
+        for part in ("images", "segments"):
+            table.storage.write(table.file(part, name), data)
+    assert table.units() == before
+    assert broken(table) == {}
+    rows = images(table.uri).to_table()
+    compact(table, CompactSettings(table=table.uri))
+    compacted = images(table.uri).to_table()
+    assert compacted.sort_by("image_id").equals(rows.sort_by("image_id"))
+    assert broken(table) == {}
+    assert table.storage.file(table.file("images", "_delta_log/_last_checkpoint")) is not None
 
 
 def test_a_table_without_units_is_sound(tmp_path):

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.nightly.reporting.figures import BINS, Figures, shares
-from pipeline.storage import File, SourceChanged, join
+from pipeline.storage import File, SourceChanged
 from pipeline.table import IMAGES, SEGMENTS, TableStore
 
 _IMAGES = pa.schema([IMAGES.field(n) for n in ("image_id", "status", "coverage", "mean_score")])
@@ -82,7 +82,10 @@ def read_night(
         sample: how many images to draw for the contact sheet.
     """
     planned = planned_units(table, run_id)
-    images, segments = (_files(table, part, planned) for part in ("images", "segments"))
+    images, segments = (
+        {unit: file for unit, file in files.items() if unit in planned}
+        for files in (table.unit_files("images"), table.unit_files("segments"))
+    )
     for unit_id in table.given_up(images.keys()) & images.keys():
         del images[unit_id]
     reader = _Reader(labels=len(labels), usual=usual, extremes=extremes)
@@ -132,15 +135,6 @@ def rows_where(
     wanted = pa.array(sorted(set(values)), pa.string())
     for batch in _batches(table, file, None):
         yield from batch.filter(pc.is_in(batch.column(column), wanted)).to_pylist()
-
-
-def _files(table: TableStore, part: str, units: set[str]) -> dict[str, File]:
-    """The files of these units by unit_id, by one listing."""
-    named = (
-        (file.uri.rsplit("/", 1)[1].removesuffix(".parquet"), file)
-        for file in table.storage.files(join(table.uri, part))
-    )
-    return {name: file for name, file in named if name in units}
 
 
 def _table(table: TableStore, file: File, schema: pa.Schema) -> pa.Table:

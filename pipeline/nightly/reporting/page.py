@@ -136,8 +136,13 @@ def _numbers(found: Findings) -> Markup:
     others = [
         ("units left by the deadline", report.units_left),
         ("files that may still be written, left for another run", report.files_waiting),
+        ("files out of reach, left for another run", report.files_out_of_reach),
+        ("labelled before and absent now, their rows stay", report.files_gone),
         ("images in error tried again", report.images_tried_again),
-        ("files passed over", report.files_passed_over),
+        *(
+            (f"passed over, {reason}, as {said['examples'][0]}", said["count"])
+            for reason, said in report.passed_over.items()
+        ),
         ("requests to the storage made again", sum(report.storage_retries.values())),
     ]
     notes = [f"{name}: {count:,}" for name, count in others if count]

@@ -28,11 +28,9 @@ def judge(report: Report, drifts: Sequence[Drift]) -> Verdict:
             "same command again.",
         )
     if code == ExitCode.TRY_AGAIN:
-        undone = report.units_undone
-        reason = next(iter(report.faults.values()), "the run was stopped")
         return Verdict(
             must_act=True,
-            text=f"{undone:,} of {report.units_planned:,} units are not done: {_short(reason)}. "
+            text=f"{_undone(report)}. "
             "Run the same command again, if no scheduler does: it goes on where this run ended.",
         )
     if code not in (ExitCode.DONE, ExitCode.DONE_WITH_ERRORS):
@@ -57,6 +55,16 @@ def judge(report: Report, drifts: Sequence[Drift]) -> Verdict:
         errors = f" {report.images_in_error:,} images are in error, within the budget."
     moved = f" Worth a look: {'; '.join(map(in_words, watched))}." if watched else ""
     return Verdict(must_act=False, text=f"Nothing to do.{left}{errors}{moved}")
+
+
+def _undone(report: Report) -> str:
+    """What a run left undone, and why."""
+    if report.files_out_of_reach and not report.units_undone:
+        reason = report.files_out_of_reach_examples[0]
+        return f"{report.files_out_of_reach:,} files are out of reach: {_short(reason)}"
+    reason = next(iter(report.faults.values()), "the run was stopped")
+    units = f"{report.units_undone:,} of {report.units_planned:,} units"
+    return f"{units} are not done: {_short(reason)}"
 
 
 def in_words(drift: Drift) -> str:

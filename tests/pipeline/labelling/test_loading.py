@@ -108,9 +108,30 @@ def test_blocks_come_while_later_images_are_still_to_be_read(tmp_path, loader):
 
 
 def test_a_unit_without_images_has_an_end(tmp_path, loader):
-    corpus = put(tmp_path, {"a.tar": tar([("notes.txt", b"no image")])})
+    corpus = put(tmp_path, {"a.tar": tar([])})
     (row,) = rows_of(list(loader(unit(*sources_of(corpus)))))
     assert (row["kind"], row["position"]) == ("end", 0)
+    assert row["passed_over"] == [
+        {"reason": "an archive without files", "count": 1, "examples": [f"{corpus}/a.tar"]}
+    ]
+
+
+def test_the_end_of_a_unit_tells_what_its_archives_passed_over(tmp_path, loader):
+    labels = [("x.jpg", picture(0)), ("x.png", picture(1)), ("._x.jpg", b"a Mac's")]
+    corpus = put(tmp_path, {"a.tar": tar(labels), "b.tar": tar([*labels, ("y.txt", b"")])})
+    *images, end = rows_of(list(loader(unit(*sources_of(corpus)))))
+    assert [row["image_id"] for row in images] == ["a.tar/x", "b.tar/x"]
+    assert {row["reason"]: row["count"] for row in end["passed_over"]} == {
+        "hidden": 2, "beside the image of the same name": 2, "of no known kind": 1,
+    }  # fmt: skip
+
+
+def test_an_archive_without_images_is_a_row_in_error(tmp_path, loader):
+    corpus = put(tmp_path, {"a.tar": tar([("notes.txt", b"no image"), ("x.mp4", b"a film")])})
+    row, end = rows_of(list(loader(unit(*sources_of(corpus)))))
+    assert (row["image_id"], row["error_class"]) == ("a.tar", "NoImageMember")
+    assert "'notes.txt'" in row["error_message"]
+    assert [each["count"] for each in end["passed_over"]] == [2]
 
 
 def test_an_image_that_is_no_good_is_a_row_that_says_why(tmp_path, loader):

@@ -35,7 +35,7 @@ def plan(*num_images: int | None, size: int = 1000) -> Plan:
         )
         for n, count in enumerate(num_images)
     )
-    return Plan(units=units, done=0, earlier=0, passed_over=(), doubled=())
+    return Plan(units=units, done=0, earlier=0, doubled=())
 
 
 @pytest.fixture

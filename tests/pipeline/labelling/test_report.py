@@ -2,12 +2,21 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from pipeline.corpora.passed_over import PassedOver
 from pipeline.labelling.planning import Plan, Unit
 from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
 from pipeline.labelling.tally import Counts, Tally
+
+
+def passed(count: int, *, reason: str = "of no known kind") -> PassedOver:
+    found = PassedOver()
+    for number in range(count):
+        found.add(f"/corpus/{number}.txt", reason=reason)
+    return found
 
 
 def plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -> Plan:
@@ -15,7 +24,7 @@ def plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -
         units=tuple(Unit(unit_id=f"{n}", sources=()) for n in range(units)),
         done=done,
         earlier=0,
-        passed_over=tuple(f"/corpus/{n}.txt" for n in range(passed_over)),
+        passed_over=passed(passed_over),
         doubled=tuple(f"/corpus/{n}.jpg" for n in range(doubled)),
     )
 
@@ -62,6 +71,21 @@ def test_exit_codes_say_whether_to_worry_and_whether_to_try_again(
     assert report(planned, counted, was_stopped=was_stopped).exit_code == code
 
 
+def test_files_that_the_storage_did_not_answer_for_are_worth_trying_again():
+    away = replace(plan(2), out_of_reach=3, storage_faults=("look at http://h/a.jpg: 503",))
+    assert report(away, tally(units=2)).exit_code == 75
+    text = lines(away, tally(units=2))
+    assert "files out of reach, left for another run: 3, as look at http://h/a.jpg: 503" in text
+    assert "not finished; run the same command again to go on" in text
+
+
+def test_files_that_were_labelled_and_are_absent_are_named_and_no_reason_to_worry():
+    away = replace(plan(2), gone=3, first_gone="/corpus/a.jpg")
+    assert report(away, tally(units=2)).exit_code == 0
+    text = lines(away, tally(units=2))
+    assert "labelled before and absent now, their rows stay: 3, as /corpus/a.jpg" in text
+
+
 def test_exit_codes_are_those_that_schedulers_know():
     assert {code.name: int(code) for code in ExitCode} == {
         "DONE": 0, "WRONG_USAGE": 2, "DONE_WITH_ERRORS": 3, "BUDGET_EXCEEDED": 4, "TRY_AGAIN": 75,
@@ -95,6 +119,25 @@ def test_programs_read_counts_and_reasons(tmp_path):
     assert {name: found[name] for name in expected} == expected
     assert found["error_examples"]["EmptyFile"][0]["image_id"] == "a.jpg"
     assert len(found["files_passed_over_examples"]) == 5
+    assert found["passed_over"] == {
+        "of no known kind": {"count": 9, "examples": [f"/corpus/{n}.txt" for n in range(5)]}
+    }
+
+
+def test_what_archives_passed_over_is_counted_with_what_the_listing_did():
+    counted = tally(units=1)
+    counted.counts.add(Counts(passed_over=passed(2, reason="hidden")))
+    counted.counts.add(again := Counts(passed_over=passed(1)))
+    counted.counts.take_back(again)
+    counted.counts.add(Counts(passed_over=passed(1)))
+    found = json.loads(report(plan(1, passed_over=3), counted).to_json())
+    assert {reason: said["count"] for reason, said in found["passed_over"].items()} == {
+        "of no known kind": 4, "hidden": 2,
+    }  # fmt: skip
+    assert found["files_passed_over"] == 3
+    text = lines(plan(1, passed_over=3), counted)
+    assert "passed over 4 files (of no known kind), as /corpus/0.txt" in text
+    assert "passed over 2 files (hidden), as /corpus/0.txt" in text
 
 
 def test_a_report_stays_small_whatever_went_wrong():

@@ -96,7 +96,7 @@ def test_the_report_has_them_by_kind_and_people_read_a_line():
     tally.add_retries([Retries(kind="transient", count=3, seconds=1.5)])
     tally.add_retries([Retries(kind="throttled", count=12, seconds=60.0)])
     tally.add_retries([Retries(kind="transient", count=1, seconds=0.5)])
-    plan = Plan(units=(), done=1, earlier=1, passed_over=(), doubled=())
+    plan = Plan(units=(), done=1, earlier=1, doubled=())
 
     def report(tally: Tally):
         return make_report(

@@ -206,6 +206,13 @@ def test_the_page_stands_alone_without_scripts(tmp_path):
             {"exit_code": 75, "units_planned": 9, "units_left": 6, "faults": {"u": "away"}},
             "Act.", "2 of 9 units are not done: away.",
         ),
+        (
+            {
+                "exit_code": 75, "units_planned": 1, "files_out_of_reach": 3,
+                "files_out_of_reach_examples": ["look at http://h/a.jpg: 503"],
+            },
+            "Act.", "3 files are out of reach: look at http://h/a.jpg: 503. Run the same command",
+        ),
     ],
 )  # fmt: skip
 def test_the_first_line_says_whether_to_act_and_how(tmp_path, changes, begins, holds):

@@ -1,6 +1,7 @@
 """Samples: the masks that a task asks for, of what is left of an image."""
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from drawn_labels import (
     shards,
     write_table,
 )
+from PIL import ExifTags, Image
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.labelled.opening import open_labelled
@@ -285,3 +287,16 @@ def test_street_scenes_at_the_published_recipe(shared: Path) -> None:
         assert sample.pixels.shape == (3, 256, 256)
         assert len(sample.class_labels) >= 3
         assert int(sample.class_labels.max()) < 11
+
+
+def test_labels_of_a_stored_photograph_are_learnt_upright(tmp_path: Path) -> None:
+    (scene,) = scenes(1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(np.rot90(np.asarray(scene.photo))).save(buffer, "JPEG", exif=exif)
+    files = label_maps([scene])
+    files[f"images/val/{scene.name}.jpg"] = buffer.getvalue()
+    upright = masks(data_of(files, tmp_path / "upright").sample(0, 0))
+    files[f"annotations/val/{scene.name}.png"] = encoded(np.rot90(scene.label_map).copy())
+    assert same(masks(data_of(files, tmp_path / "stored").sample(0, 0)), upright)

@@ -1,0 +1,162 @@
+"""TIFF: the pixels of a page, by the file's own tags.
+
+Takes the page that `tiff_pages.py` finds; `decoding.py` takes the image. Pillow decodes; what this
+adds is what it does not do, or does wrong:
+
+- Samples of more than 8 bits are scaled by the tags (see `levels.py`), colours of 16 bits in
+  separate planes are read plane by plane, and white-is-zero holds for all depths.
+- What is left is refused by name, not taken for something near.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image, TiffImagePlugin  # noqa: F401  the plugin opens what is written here
+
+from maskformer import to_rgb
+from pipeline.corpora.levels import (
+    Range,
+    UnsupportedPixels,
+    check_bits_used,
+    check_high_bytes,
+    grey,
+)
+from pipeline.corpora.tiff_pages import OF_CAMERAS, Page, Tag, alone
+
+_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
+"""Those that Pillow's libtiff unpacks; it writes to stderr where it is given others."""
+
+
+_INKS = {2: "RGB", 5: "CMYK"}
+"""By photometric the colours whose planes can be put together."""
+
+
+class CameraFile(ValueError):
+    """The samples of a camera's sensor, which need its maker's knowledge to become a picture."""
+
+
+def check(page: Page) -> None:
+    """Refuses what Pillow would not read, or not as it is meant.
+
+    Raises:
+        CameraFile: it holds the samples of a sensor.
+        UnsupportedPixels: of any other kind that is not read; both say which.
+    """
+    if page.is_of_camera and page.photometric in OF_CAMERAS:
+        raise CameraFile(f"a camera's raw file, DNG: {page}")
+    is_read = (
+        page.photometric in (0, 1, 2, 3, 5, 6)
+        and len(page.bits) == page.num_samples
+        and len({*page.bits}) == 1
+        and page.compression in _COMPRESSIONS
+        # Of YCbCr, the colours are put together by the JPEG decoder alone.
+        and (page.photometric != 6 or page.compression in (6, 7))
+        and (_is_plain(page) or _is_deep_grey(page))
+    )
+    if not is_read:
+        raise UnsupportedPixels(f"{page}; pixels of this kind are not read")
+
+
+def load(page: Page) -> Image.Image:
+    """The page's pixels, upright and RGB."""
+    check(page)
+    depth = page.bits[0]
+    try:
+        if _is_deep_grey(page):
+            image = _grey(page, _plane(page, 0))
+        elif page.is_separate and page.photometric in _INKS and depth in (8, 16):
+            image = _colours(page)
+        else:
+            image = _as_pillow_reads(page)
+            if depth == 16:
+                _check_range(image, page.range)
+    except UnsupportedPixels as error:
+        raise UnsupportedPixels(f"{page}; {error}") from error
+    rgb = to_rgb(image)
+    return rgb.copy() if rgb is image else rgb  # without the file's decoder
+
+
+def _is_plain(page: Page) -> bool:
+    return page.bits[0] in (1, 2, 4, 8, 16) and page.formats <= {"unsigned", "undefined"}
+
+
+def _is_deep_grey(page: Page) -> bool:
+    """Whether it is grey of a depth that has to be scaled, in a form that Pillow can read."""
+    if page.photometric not in (0, 1) or page.num_samples != 1 or len(page.formats) != 1:
+        return False
+    # Pillow swaps samples of 32 bits once more where they were compressed in the other order.
+    is_swapped_twice = page.order == ">" and page.compression != 1
+    return (page.bits[0], *page.formats) in (
+        *((12, "unsigned"), (16, "unsigned"), (16, "undefined"), (16, "signed")),
+        *(() if is_swapped_twice else ((32, "unsigned"), (32, "signed"), (32, "float"))),
+    )
+
+
+def _grey(page: Page, samples: np.ndarray) -> Image.Image:
+    levels = grey(samples, bits=page.bits[0], said=page.range)
+    return Image.fromarray(255 - levels if page.photometric == 0 else levels)
+
+
+def _colours(page: Page) -> Image.Image:
+    """The planes of the colours, each scaled as grey is; others, as alpha, are left out."""
+    mode, bits = _INKS[page.photometric], page.bits[0]
+    samples = np.stack([_plane(page, number) for number in range(len(mode))])
+    said = page.range
+    if said.white is None and said.largest is None:
+        check_bits_used(int(samples.max()), bits=bits)
+        said = replace(said, largest=(1 << bits) - 1)
+    planes = [Image.fromarray(grey(plane, bits=bits, said=said)) for plane in samples]
+    return Image.merge(mode, planes)
+
+
+def _plane(page: Page, number: int) -> np.ndarray:
+    """The samples of one colour, upright, in the type that the file says."""
+    changes: dict[int, Sequence[int]] = {
+        Tag.PHOTOMETRIC: (1,),
+        Tag.SAMPLES: (1,),
+        Tag.PLANES: (1,),
+        Tag.BITS: page.bits[:1],
+        Tag.EXTRA: (),
+    }
+    is_wide, formats = page.bits[0] == 32, page.formats
+    # Unsigned and signed ones of 32 bits are the same bits to Pillow.
+    changes[Tag.FORMAT] = (3,) if formats == {"float"} else (2,) if is_wide else (1,)
+    for tag in (Tag.STRIPS, Tag.STRIP_SIZES, Tag.TILES, Tag.TILE_SIZES):
+        values = page.values(tag)
+        each = len(values) // page.num_samples
+        changes[tag] = values[number * each : (number + 1) * each]
+    with _open(alone(page, changes)) as image:
+        image.load()
+        samples = np.asarray(image)
+    if formats == {"float"}:
+        return samples
+    bytes_each = max(1, (page.bits[0] + 7) // 8)
+    unsigned = samples.astype(f"=u{bytes_each}")
+    return unsigned.view(f"=i{bytes_each}") if formats == {"signed"} else unsigned
+
+
+def _as_pillow_reads(page: Page) -> Image.Image:
+    """The page as Pillow reads it, by its own directory where it is the first of the file."""
+    colours = page.values(Tag.COLOURS)
+    is_dark_palette = page.photometric == 3 and colours and max(colours) < 256
+    if is_dark_palette:  # of 8 bits where 16 are asked for, as old programs write it
+        data = alone(page, {Tag.COLOURS: [each * 257 for each in colours]})
+    else:
+        data = page.data if page.is_usual else alone(page, {})
+    with _open(data) as image:
+        image.load()
+        return image
+
+
+def _check_range(image: Image.Image, said: Range) -> None:
+    """Refuses colours of 16 bits of which the 8 that Pillow keeps are not those that show."""
+    if said.white not in (None, 65535) or (said.largest is not None and said.largest < 1 << 15):
+        raise UnsupportedPixels("colours of 16 bits whose tags say another white are not read")
+    if said.largest is None:
+        check_high_bytes(image)
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=["TIFF"])
