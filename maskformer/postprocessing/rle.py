@@ -16,14 +16,24 @@ FIRST_CHARACTER = 48
 
 def decode_rle(rle: str, *, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
     """The mask that `rle` encodes, of the size that it was encoded with."""
+    counts = counts_of(rle, height=height, width=width)
+    is_inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(is_inside, counts).reshape(width, height).T
+
+
+def counts_of(rle: str, *, height: int, width: int) -> Int64[np.ndarray, " counts"]:
+    """The lengths of its runs, of pixels outside and inside the mask in turn.
+
+    Raises:
+        ValueError: they are no mask of that size.
+    """
     counts = _unpack(rle)
     if counts.sum() != height * width or (counts < 0).any():
         raise ValueError(
             f"the counts of an rle must add up to its mask's pixels, got {int(counts.sum())} for "
             f"{height}x{width} = {height * width}; height and width are those of the full image"
         )
-    is_inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(is_inside, counts).reshape(width, height).T
+    return counts
 
 
 def _unpack(rle: str) -> Int64[np.ndarray, " counts"]:

@@ -1,18 +1,23 @@
 """Checking: whether photographs and targets fit, before anything is built on them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from pipeline.allocator import return_memory
 from pipeline.corpora.decoding import ImageError, image_size, orientation
 from pipeline.corpora.reading import EncodedImage
-from pipeline.labelled.dataset import LabelledImage, LabelledImages
+from pipeline.labelled.dataset import LabelledImages
+from pipeline.labelled.id_maps import count_ids
 from pipeline.labelled.target import LabelError, Target, turned
-from pipeline.threads import map_ahead
+from pipeline.threads import Budget, map_ahead
 
 _AT_ONCE = 16
+
+# What a target takes while it is made, at most: a map over three channels, as bytes and as ids.
+_BYTES_PER_PIXEL = 16
+_MEMORY = Budget(1 << 30)
+"""For the targets of all threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,37 @@ class Census:
     """How many images show each label; labels that none shows are not there."""
     pixels_of_label: dict[int, int]
 
+    @classmethod
+    def of_nothing(cls) -> "Census":
+        return cls(num_images=0, num_empty=0, images_of_label={}, pixels_of_label={})
+
+    @classmethod
+    def of_image(cls, target: Target) -> "Census":
+        counts = count_ids(target.ids, at_least=1 + max([0, *(s.id for s in target.segments)]))
+        pixels = Counter[int]()
+        for segment in target.segments:
+            pixels[segment.label_id] += int(counts[segment.id])
+        return cls(
+            num_images=1,
+            num_empty=not target.segments,
+            images_of_label=dict.fromkeys(sorted(pixels), 1),
+            pixels_of_label=dict(sorted(pixels.items())),
+        )
+
+    def with_others(self, others: "Census") -> "Census":
+        """Both together."""
+        return Census(
+            num_images=self.num_images + others.num_images,
+            num_empty=self.num_empty + others.num_empty,
+            images_of_label=_added(self.images_of_label, others.images_of_label),
+            pixels_of_label=_added(self.pixels_of_label, others.pixels_of_label),
+        )
+
+
+def _added(some: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
+    labels = sorted({*some, *others})
+    return {label: some.get(label, 0) + others.get(label, 0) for label in labels}
+
 
 def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = None) -> Census:
     """Reads all images and targets, or some, and counts labels.
@@ -34,38 +70,43 @@ def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = Non
         LabelError: of the first image that is no good.
         StorageFault, SourceChanged: the storage failed, or holds another file now.
     """
-    num_images = num_empty = 0
-    images_of, pixels_of = Counter[int](), Counter[int]()
-    for target in _checked(dataset, indices if indices is not None else range(len(dataset))):
-        num_images += 1
-        num_empty += not target.segments
-        counts = np.bincount(target.ids.ravel(), minlength=1)
-        images_of.update({segment.label_id for segment in target.segments})
-        for segment in target.segments:
-            shown = segment.id < len(counts)
-            pixels_of[segment.label_id] += int(counts[segment.id]) if shown else 0
-    return Census(
-        num_images=num_images,
-        num_empty=num_empty,
-        images_of_label=dict(sorted(images_of.items())),
-        pixels_of_label=dict(sorted(pixels_of.items())),
-    )
+    return_memory()
+    total = Census.of_nothing()
+    for counted in _counted(dataset, indices if indices is not None else range(len(dataset))):
+        total = total.with_others(counted)
+    return total
 
 
-def check_image(labelled: LabelledImage, *, max_pixels: int) -> Target:
-    """The target of an image, which by the header of the photograph is of the same size.
+def _counted(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Census]:
+    """The census of each image alone, in order. Targets are large, and none waits to be taken."""
+
+    def count(index: int) -> Census:
+        image = dataset.image(index)
+        size = _photo_size(image, max_pixels=dataset.reading.max_image_pixels)
+        with _MEMORY.part(_BYTES_PER_PIXEL * size[0] * size[1]):
+            target = fitted(
+                dataset.target(index),
+                size=size,
+                photo=lambda: image,
+                max_pixels=dataset.reading.max_image_pixels,
+            )
+            return Census.of_image(target)
+
+    return map_ahead(count, indices, num_threads=_AT_ONCE, ahead=2 * _AT_ONCE)
+
+
+def _photo_size(image: EncodedImage, *, max_pixels: int) -> tuple[int, int]:
+    """The photograph's size, by its header.
 
     Raises:
-        LabelError: it is not, or cannot be read.
+        LabelError: it cannot be read.
     """
-    image = labelled.image
     try:
         if image.error is not None:
             raise image.error
-        size = image_size(image.data or b"", name=image.name, max_pixels=max_pixels)
+        return image_size(image.data or b"", name=image.name, max_pixels=max_pixels)
     except ImageError as error:
         raise LabelError(f"image {image.image_id}: {error}") from error
-    return fitted(labelled.target, size=size, photo=lambda: image, max_pixels=max_pixels)
 
 
 def fitted(
@@ -96,12 +137,3 @@ def fitted(
         f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
         f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({image.name})"
     )
-
-
-def _checked(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Target]:
-    """The targets in order, read some at a time."""
-
-    def check(index: int) -> Target:
-        return check_image(dataset[index], max_pixels=dataset.reading.max_image_pixels)
-
-    return map_ahead(check, indices, num_threads=_AT_ONCE, ahead=2 * _AT_ONCE)

@@ -1,7 +1,7 @@
 """COCO's instance format: a JSON of images and of polygons or run lengths, one per object.
 
 Objects may overlap. A target keeps the whole mask of each, as run lengths; in its map small ones
-lie on top of large ones.
+lie on top of large ones, and crowds below all.
 """
 
 import json
@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from maskformer import decode_rle
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.coco_panoptic import (
     Categories,
@@ -25,7 +23,7 @@ from pipeline.labelled.coco_panoptic import (
 from pipeline.labelled.dataset import LabelledImages, rows_schema
 from pipeline.labelled.label_maps import place_of
 from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
+from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment, objects_target
 from pipeline.storage import Storage
 
 _SCHEMA = rows_schema(
@@ -57,30 +55,20 @@ class InstanceTruth:
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
         height, width = row["height"], row["width"]
         place = f"image {row['image_id']}, objects in {self.uri}"
-        rles = [
-            _rle(json.loads(each["segmentation"]), height=height, width=width, place=place)
-            for each in row["objects"]
+        segments = [
+            TrueSegment(
+                id=number,
+                label_id=each["label_id"],
+                is_crowd=each["is_crowd"],
+                rle=_rle(json.loads(each["segmentation"]), height=height, width=width, place=place),
+                area=each["area"],
+            )
+            for number, each in enumerate(row["objects"], start=1)
         ]
         try:
-            masks = [decode_rle(rle, height=height, width=width) for rle in rles]
+            return objects_target(segments, size=(height, width))
         except ValueError as error:
             raise LabelError(f"{place}: {error}") from error
-        ids = np.zeros((height, width), np.min_scalar_type(len(masks)))
-        for index in sorted(range(len(masks)), key=lambda index: -int(masks[index].sum())):
-            ids[masks[index]] = index + 1
-        return Target(
-            ids=ids,
-            segments=tuple(
-                TrueSegment(
-                    id=number,
-                    label_id=each["label_id"],
-                    is_crowd=each["is_crowd"],
-                    rle=rle,
-                    area=each["area"],
-                )
-                for number, (each, rle) in enumerate(zip(row["objects"], rles, strict=True), 1)
-            ),
-        )
 
 
 def open_coco_instances(
