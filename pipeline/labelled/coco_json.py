@@ -125,9 +125,11 @@ class CocoFile:
             return "" if name is None else str(name)
         name = f"annotation {names['id']}" if "id" in names else "without an id,"
         image_id = names.get("image_id")
-        images = map(_read_text, self.entries.images)
-        images = (i for i in images if isinstance(i, dict) and i.get("id") == image_id)
-        image_name = next((i.get("file_name") for i in images), image_id)
+        images = (
+            image for image in map(_read_text, self.entries.images) if isinstance(image, dict)
+        )
+        of_id = (image.get("file_name") for image in images if image.get("id") == image_id)
+        image_name = next(of_id, image_id)
         return name.rstrip(",") if image_id is None else f"{name} of image {image_name}"
 
     def shown(self, path: Path) -> str:
