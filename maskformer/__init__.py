@@ -50,6 +50,7 @@ _HOME = {
     "is_overlapping": "postprocessing.rle_runs",
     "painted": "postprocessing.rle_runs",
     "rle_runs": "postprocessing.rle_runs",
+    "counts_of": "postprocessing.rle",
     "encode_mask": "postprocessing.segment_shapes",
     "Span": "views.spans",
     "window_grid": "views.spans",

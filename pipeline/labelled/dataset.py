@@ -64,6 +64,8 @@ class LabelledImages:
     truth: Truth
     storage: Storage
     reading: ReadSettings
+    notes: tuple[str, ...] = ()
+    """What was decided or left out while it was opened, for people."""
 
     def __len__(self) -> int:
         return self.rows.num_rows
