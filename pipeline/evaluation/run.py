@@ -100,7 +100,8 @@ def _evaluate(settings: Settings) -> int:
     prepared = _of_table(settings) if wanted.model is None else _of_model(settings)
     dataset = prepared.comparison.dataset
     images = f"{len(dataset):,} image{'s' if len(dataset) != 1 else ''}"
-    print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr, flush=True)
+    for line in (f"{images} of {dataset.uri} ({dataset.kind})", *dataset.notes):
+        print(line, file=sys.stderr, flush=True)
     connect(settings.of(ActorSettings).ray_address)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,16 +1,20 @@
 """Checking: whether photographs and targets fit, before anything is built on them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from pipeline.allocator import return_memory
 from pipeline.corpora.decoding import ImageError, image_size
 from pipeline.corpora.reading import EncodedImage
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.id_maps import count_ids
-from pipeline.labelled.target import LabelError, Target
+from pipeline.labelled.target import LabelError, Target, TrueSegment
 from pipeline.threads import Budget, map_ahead
+
+Counts: TypeAlias = Callable[[TrueSegment], bool]
+"""Whether a segment counts."""
 
 _AT_ONCE = 16
 
@@ -24,29 +28,40 @@ _MEMORY = Budget(1 << 30)
 class Census:
     """What a data set holds, counted over images that were read."""
 
-    num_images: int
-    num_empty: int
-    """Images without a single segment."""
-    images_of_label: dict[int, int]
+    num_images: int = 0
+    num_empty: int = 0
+    """Images without a single segment that counts."""
+    images_of_label: Mapping[int, int] = field(default_factory=dict)
     """How many images show each label; labels that none shows are not there."""
-    pixels_of_label: dict[int, int]
+    pixels_of_label: Mapping[int, int] = field(default_factory=dict)
+    num_crowds: int = 0
+    """Crowds that do not count."""
+    images_of_number: Mapping[int, int] = field(default_factory=dict)
+    """How many images have so many segments that count."""
+    fullest: tuple[int, str] = (0, "")
+    """The most segments that count, and the image that has them."""
 
     @classmethod
-    def of_nothing(cls) -> "Census":
-        return cls(num_images=0, num_empty=0, images_of_label={}, pixels_of_label={})
-
-    @classmethod
-    def of_image(cls, target: Target) -> "Census":
-        counts = count_ids(target.ids, at_least=1 + max([0, *(s.id for s in target.segments)]))
+    def of_image(cls, image_id: str, target: Target, *, counts: Counts) -> "Census":
+        segments = [segment for segment in target.segments if counts(segment)]
+        pixels_of_id = count_ids(target.ids, at_least=1 + max([0, *(s.id for s in segments)]))
         pixels = Counter[int]()
-        for segment in target.segments:
-            pixels[segment.label_id] += int(counts[segment.id])
+        for segment in segments:
+            pixels[segment.label_id] += int(pixels_of_id[segment.id])
         return cls(
             num_images=1,
-            num_empty=not target.segments,
+            num_empty=not segments,
             images_of_label=dict.fromkeys(sorted(pixels), 1),
             pixels_of_label=dict(sorted(pixels.items())),
+            num_crowds=sum(each.is_crowd and not counts(each) for each in target.segments),
+            images_of_number={len(segments): 1},
+            fullest=(len(segments), image_id),
         )
+
+    @property
+    def num_segments(self) -> int:
+        """Those that count."""
+        return sum(number * images for number, images in self.images_of_number.items())
 
     def with_others(self, others: "Census") -> "Census":
         """Both together."""
@@ -55,29 +70,43 @@ class Census:
             num_empty=self.num_empty + others.num_empty,
             images_of_label=_added(self.images_of_label, others.images_of_label),
             pixels_of_label=_added(self.pixels_of_label, others.pixels_of_label),
+            num_crowds=self.num_crowds + others.num_crowds,
+            images_of_number=_added(self.images_of_number, others.images_of_number),
+            fullest=max(self.fullest, others.fullest, key=lambda most: most[0]),
         )
 
 
 def _added(some: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
-    labels = sorted({*some, *others})
-    return {label: some.get(label, 0) + others.get(label, 0) for label in labels}
+    keys = sorted({*some, *others})
+    return {key: some.get(key, 0) + others.get(key, 0) for key in keys}
 
 
-def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = None) -> Census:
-    """Reads all images and targets, or some, and counts labels.
+def check_images(
+    dataset: LabelledImages,
+    *,
+    indices: Iterable[int] | None = None,
+    counts: Counts = lambda segment: True,
+) -> Census:
+    """Reads all images and targets, or some, and counts.
+
+    Args:
+        counts: whether a segment counts.
 
     Raises:
         LabelError: of the first image that is no good.
         StorageFault, SourceChanged: the storage failed, or holds another file now.
     """
     return_memory()
-    total = Census.of_nothing()
-    for counted in _counted(dataset, indices if indices is not None else range(len(dataset))):
+    total = Census()
+    some = indices if indices is not None else range(len(dataset))
+    for counted in _counted(dataset, some, counts=counts):
         total = total.with_others(counted)
     return total
 
 
-def _counted(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Census]:
+def _counted(
+    dataset: LabelledImages, indices: Iterable[int], *, counts: Counts
+) -> Iterator[Census]:
     """The census of each image alone, in order. Targets are large, and none waits to be taken."""
 
     def count(index: int) -> Census:
@@ -86,7 +115,7 @@ def _counted(dataset: LabelledImages, indices: Iterable[int]) -> Iterator[Census
         with _MEMORY.part(_BYTES_PER_PIXEL * size[0] * size[1]):
             target = dataset.target(index)
             check_size(image.image_id, size=size, target=target, place=image.name)
-            return Census.of_image(target)
+            return Census.of_image(image.image_id, target, counts=counts)
 
     return map_ahead(count, indices, num_threads=_AT_ONCE, ahead=2 * _AT_ONCE)
 

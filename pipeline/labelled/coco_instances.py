@@ -43,6 +43,7 @@ _OBJECT = pa.struct(
     ]
 )
 _SCHEMA = rows_schema(("height", pa.int32()), ("width", pa.int32()), ("objects", pa.list_(_OBJECT)))
+_LARGEST_AREA = 2**53
 _SHOWN = 3
 
 
@@ -185,7 +186,7 @@ def _object(
     file: CocoFile, index: int, annotation: _Annotation, *, categories: Categories
 ) -> _Object:
     area = annotation.area
-    if area is not None and area < 0:
+    if area is not None and not 0 <= area <= _LARGEST_AREA:
         raise file.wrong(("annotations", index, "area"))
     return _Object(
         label_id=categories.label_id(

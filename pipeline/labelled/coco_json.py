@@ -125,7 +125,7 @@ class CocoFile:
             return "" if name is None else str(name)
         name = f"annotation {names['id']}" if "id" in names else "without an id,"
         image_id = names.get("image_id")
-        images = (json.loads(bytes(image)) for image in self.entries.images)
+        images = map(_read_text, self.entries.images)
         images = (i for i in images if isinstance(i, dict) and i.get("id") == image_id)
         image_name = next((i.get("file_name") for i in images), image_id)
         return name.rstrip(",") if image_id is None else f"{name} of image {image_name}"
@@ -145,7 +145,7 @@ class CocoFile:
         """The entry of a list that a path leads into."""
         if len(path) < 2 or not isinstance(path[1], int):
             return None
-        return json.loads(bytes(getattr(self.entries, str(path[0]))[path[1]]))
+        return _read_text(getattr(self.entries, str(path[0]))[path[1]])
 
 
 def complaint_of(error: msgspec.ValidationError) -> tuple[Path, str]:
@@ -164,6 +164,18 @@ def complaint_of(error: msgspec.ValidationError) -> tuple[Path, str]:
     expected = re.match(r"Expected `([^`]+)`", said)
     kinds = expected[1].split(" | ") if expected else ["float"]
     return path, f"must be {' or '.join(_WORDS.get(kind, kind) for kind in kinds)}"
+
+
+def _read_text(text: msgspec.Raw) -> Any:
+    """What an entry says, for messages: whatever stands in it, it can be shown."""
+    try:
+        return json.loads(bytes(text).decode(errors="replace"), parse_int=_short_number)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _short_number(text: str) -> int | float:
+    return int(text) if len(text) < 20 else float(text)
 
 
 def path_name(path: Path) -> str:

@@ -230,7 +230,8 @@ def _opening(assignment: Assignment, census: Census) -> str:
     return "\n".join(
         [
             f"{data.dataset.uri} ({data.dataset.kind}), from {assignment.start.name}, {steps}",
-            *census_lines(census, data=data),
+            *data.dataset.notes,
+            *census_lines(census, data=data, num_queries=assignment.start.num_queries),
         ]
     )
 

@@ -61,6 +61,11 @@ class Start:
     processor: MaskFormerImageProcessor
     labels: tuple[str, ...]
 
+    @property
+    def num_queries(self) -> int:
+        """How many masks it finds in an image at most."""
+        return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
+
 
 def read_start(settings: StartSettings, *, labels: Sequence[str]) -> Start:
     """Reads configuration and weights.

@@ -58,13 +58,17 @@ class TargetRule:
     label_ids: tuple[int, ...]
     """The model's label by the data's; -1 for those that the task leaves out."""
 
+    def learns(self, segment: TrueSegment) -> bool:
+        """Whether a mask of it is to be found."""
+        # A crowd is many objects in one mask, which no query should answer for.
+        is_one = self.task == "semantic" or not segment.is_crowd
+        return is_one and self.label_ids[segment.label_id] >= 0
+
     def __call__(self, target: Target) -> TargetMap:
-        kept = [segment for segment in target.segments if self.label_ids[segment.label_id] >= 0]
+        kept = [segment for segment in target.segments if self.learns(segment)]
         if self.task == "semantic":
             new_ids = [self.label_ids[segment.label_id] + 1 for segment in kept]
         else:
-            # A crowd is many objects in one mask, which no query should answer for.
-            kept = [segment for segment in kept if not segment.is_crowd]
             new_ids = list(range(1, len(kept) + 1))
         if target.is_overlapping:
             return self._of_objects(kept, size=target.size)

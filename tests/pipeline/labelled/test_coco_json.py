@@ -154,6 +154,7 @@ UNQUOTED = "; write it without quotation marks"
             float("nan"),
             f'area {SECOND} must be a number of pixels from 0 on, got "NaN"',
         ),
+        (("annotations", 1, "area"), 10**400, "must be a number of pixels from 0 on, got Infinity"),
         (("annotations", 1), None, "annotations[1] (without an id) must be an object, got null"),
         (
             ("annotations", 1, "segmentation", 0, 2),
@@ -293,6 +294,7 @@ def test_what_is_wrong_in_a_panoptic_json_is_named(
             "must be JSON, and is not: it nests too deep",
         ),
         (b"[]", "must be COCO's JSON"),
+        (json.dumps(instances()).replace("1.jpg", "é.jpg").encode("latin-1"), "must be JSON"),
         (b'{"version": "5.0.1", "shapes": []}', "must be COCO's JSON, with lists of images"),
     ],
 )
@@ -425,7 +427,7 @@ anything = st.recursive(
     | st.booleans()
     | st.integers(-5, 40)
     | st.sampled_from(
-        [1e9, 2**31, 2**63, 10**30, float("nan"), float("inf"), "0", "1", "1.jpg", "\0"]
+        [10**400, 1e9, 2**31, 2**63, 10**30, float("nan"), float("inf"), "0", "1", "1.jpg", "\0"]
     )
     | st.floats(-50, 90)
     | st.text(max_size=3),
