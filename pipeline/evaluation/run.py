@@ -149,6 +149,11 @@ def _of_model(settings: Settings) -> _Prepared:
             model_stuff=model.stuff,
         )
         segmenting = dataclasses.replace(segmenting, label_ids_to_fuse=stuff)
+    if segmenting.task == "instance" and segmenting.out_of_memory == "tile":
+        raise WrongUsage(
+            "out_of_memory=tile gives no whole masks, of which AP is published; --task instance "
+            "takes record or shrink"
+        )
     looks = looks_of(
         settings.of(LookSettings),
         model=str(wanted.model),

@@ -17,7 +17,7 @@ from pipeline.evaluation.judging import Judge, Metric
 from pipeline.labelled.checking import check_size
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
-from pipeline.labelling.rows import ROWS
+from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.storage import SourceChanged, StorageFault
 
 WORST = pa.struct(
@@ -83,7 +83,9 @@ class Scorer:
         size = (row["height"], row["width"])
         check_size(row["image_id"], size=size, target=target, place=row["uri"])
         try:
-            return self.judge.judged(row["segments"], target, index=index)
+            return self.judge.judged(
+                row["segments"], target, index=index, whole=row.get(WHOLE_INSTANCES.name)
+            )
         except ValueError as error:
             raise LabelError(f"image {row['image_id']}: {error}") from error
 

@@ -45,6 +45,9 @@ class DatasetSettings:
     reduce_labels: bool | None = None
     """In label maps 0 counts for nothing and 1 is the first label, as in ADE20K; what labels.json
     says, or what the model says (do_reduce_labels) where the labels are its own, or no."""
+    skip_unusable: bool = False
+    """Leave out, count and name annotations of COCO's instances that no mask can be made of: no
+    segmentation, a box or two points in its place, damaged run lengths. Else they are an error."""
 
     def __post_init__(self) -> None:
         if self.ignore_index is not None and not 0 <= self.ignore_index < 1 << 16:

@@ -255,7 +255,7 @@ def _opening(assignment: Assignment, census: Census) -> str:
             f"{data.dataset.uri} ({data.dataset.kind}), from {assignment.start.name}, {steps}",
             *data.dataset.notes,
             *_validation_lines(assignment),
-            *census_lines(census, data=data),
+            *census_lines(census, data=data, num_queries=assignment.start.num_queries),
         ]
     )
 

@@ -64,6 +64,11 @@ class Start:
     things: frozenset[int] | None
     """Of the labels; None where the data does not say."""
 
+    @property
+    def num_queries(self) -> int:
+        """How many masks it finds in an image at most."""
+        return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
+
 
 def read_start(
     settings: StartSettings,

@@ -18,6 +18,7 @@ from PIL import Image
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 from pipeline.evaluation.flow import Verdict, take
+from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.matching import match_labels, stuff_to_fuse
@@ -90,7 +91,9 @@ class Validation:
         scorer = Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_drawn)
         loader = ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES)
         segmenter = Segmenter(
-            model_files=lambda: _files(model, processor=processor), settings=self.segmenting
+            model_files=lambda: _files(model, processor=processor),
+            settings=self.segmenting,
+            num_whole_instances=NUM_WHOLE_INSTANCES if self.judge.task == "instance" else None,
         )
         share = range(rank, len(self.dataset), world_size)
         for block in loader(pa.table({"index": list(share)}, schema=INDICES)):
