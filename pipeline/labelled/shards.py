@@ -69,7 +69,7 @@ def open_shards(
         for shard in shard_members(files, storage=storage)
         for sample in _samples(shard, root=root, settings=settings, reading=reading)
     ]
-    bare = [sample["image_id"] for sample in samples if sample["map"] is None]
+    unlabelled = [sample["image_id"] for sample in samples if sample["map"] is None]
     samples = [sample for sample in samples if sample["map"] is not None]
     if not samples:
         raise LabelError(f"{settings.dataset} holds no photograph with a label map")
@@ -94,7 +94,7 @@ def open_shards(
         storage=storage,
         reading=reading,
         values=named.values if isinstance(truth, LabelMapTruth) else None,
-        notes=(*(named.notes if isinstance(truth, LabelMapTruth) else ()), *left_out(bare)),
+        notes=(*(named.notes if isinstance(truth, LabelMapTruth) else ()), *left_out(unlabelled)),
     )
 
 
