@@ -5,12 +5,11 @@ a decoded mask takes the whole image's.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias, no_type_check
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from maskformer.compiled import compiled
 from maskformer.postprocessing.rle import counts_of
 
 Runs: TypeAlias = Int64[np.ndarray, "_ 2"]
@@ -46,13 +45,7 @@ def painted(
     """A map of ids, 0 where no mask is. Masks are painted in order: the last lies on top."""
     columns = np.zeros(height * width, np.min_scalar_type(max([0, *ids])))
     for runs, mask_id in zip(masks, ids, strict=True):
-        _paint(columns, runs, columns.dtype.type(mask_id))
+        # A loop compiled by numba would be faster, and readers start without it.
+        for start, end in runs.tolist():
+            columns[start:end] = mask_id
     return np.ascontiguousarray(columns.reshape(width, height).T)
-
-
-@compiled()
-@no_type_check
-def _paint(columns, runs, mask_id):
-    for run in range(len(runs)):
-        for place in range(runs[run, 0], runs[run, 1]):
-            columns[place] = mask_id

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from maskformer import MaskFormerHungarianMatcher, MaskFormerLoss, MaskRuns, rle_runs
-from maskformer.criterion import mask_loops, mask_losses
+from maskformer.criterion import mask_loops, mask_losses, matcher
 from maskformer.criterion.targets import expand_masks, pad_to_batch, sample_labels
 
 HEIGHT, WIDTH = 31, 28
@@ -110,6 +110,23 @@ def test_the_loss_of_runs_is_that_of_the_stack_to_the_bit(with_valid: bool) -> N
     for kind, loss in expected.items():
         assert torch.equal(found[kind], loss)
     assert torch.equal(found_gradient, expected_gradient)
+
+
+def test_many_masks_are_matched_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = {
+        "masks_queries_logits": torch.randn(1, 8, 9, 7, generator=generator),
+        "class_queries_logits": torch.randn(1, 8, 6, generator=generator),
+        "class_labels": [torch.tensor([0, 1, 1, 2, 4, 1])],
+    }
+    for masks in (runs_of(drawn_stack()), drawn_stack()):
+        finder = MaskFormerHungarianMatcher(1.0, 20.0, 1.0)
+        [expected] = finder(**logits, mask_labels=[masks])
+        monkeypatch.setattr(matcher, "_PIXELS_AT_ONCE", 2 * 9 * 7)
+        [found] = finder(**logits, mask_labels=[masks])
+        monkeypatch.undo()
+        assert torch.equal(found.queries, expected.queries)
+        assert torch.equal(found.targets, expected.targets)
 
 
 def test_the_compiled_loop_and_torchs_operations_agree_on_runs() -> None:
