@@ -65,6 +65,8 @@ _HOME = {
     "config_file": "weights",
     "resolve_folder": "hub",
     "MODELS": "zoo",
+    "known_things": "zoo",
+    "label_maps_count_from_one": "zoo",
     "weight_files": "weights",
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from maskformer import MeanIoU, PanopticQuality, decode_rle, encode_segments
 from pipeline.evaluation.instance_ap import InstanceAP
+from pipeline.evaluation.matching import UNMATCHED
 from pipeline.labelled.target import Labels, Target
 
 Task = Literal["semantic", "panoptic", "instance"]
@@ -29,7 +30,7 @@ class Judge:
     labels: Labels
     """Of the data."""
     data_label_of: tuple[int, ...]
-    """The data's label id for each label of the model."""
+    """The data's label id for each label of the model, `UNMATCHED` where the data has it not."""
 
     def metric(self) -> Metric:
         """A metric that has seen nothing."""
@@ -56,6 +57,7 @@ class Judge:
             whole: its best instances with whole masks; None where there are only rows.
         """
         metric = self.metric()
+        segments = [row for row in segments if self.data_label_of[row["label_id"]] != UNMATCHED]
         if isinstance(metric, MeanIoU):
             void = len(self.labels.names)
             metric.update(self._label_map(segments, target), target.label_map(ignore_index=void))

@@ -34,6 +34,9 @@ class Census:
     images_of_label: Mapping[int, int] = field(default_factory=dict)
     """How many images show each label; labels that none shows are not there."""
     pixels_of_label: Mapping[int, int] = field(default_factory=dict)
+    num_pixels: int = 0
+    num_void_pixels: int = 0
+    """Pixels that nobody labelled, or that are to be ignored."""
     num_crowds: int = 0
     """Crowds that do not count."""
     images_of_number: Mapping[int, int] = field(default_factory=dict)
@@ -53,6 +56,8 @@ class Census:
             num_empty=not segments,
             images_of_label=dict.fromkeys(sorted(pixels), 1),
             pixels_of_label=dict(sorted(pixels.items())),
+            num_pixels=target.ids.size,
+            num_void_pixels=int(pixels_of_id[0]),
             num_crowds=sum(each.is_crowd and not counts(each) for each in target.segments),
             images_of_number={len(segments): 1},
             fullest=(len(segments), image_id),
@@ -70,6 +75,8 @@ class Census:
             num_empty=self.num_empty + others.num_empty,
             images_of_label=_added(self.images_of_label, others.images_of_label),
             pixels_of_label=_added(self.pixels_of_label, others.pixels_of_label),
+            num_pixels=self.num_pixels + others.num_pixels,
+            num_void_pixels=self.num_void_pixels + others.num_void_pixels,
             num_crowds=self.num_crowds + others.num_crowds,
             images_of_number=_added(self.images_of_number, others.images_of_number),
             fullest=max(self.fullest, others.fullest, key=lambda most: most[0]),
@@ -102,6 +109,29 @@ def check_images(
     for counted in _counted(dataset, some, counts=counts):
         total = total.with_others(counted)
     return total
+
+
+def hidden_label(census: Census, *, dataset: LabelledImages) -> str | None:
+    """What is to be said of label maps that show one label and, beside it, only what counts for
+    nothing by default, as those of 0 and 255 do; None of others."""
+    values, names = dataset.values, dataset.labels.names
+    shown = [label for label, count in census.pixels_of_label.items() if count]
+    is_hidden = census.num_void_pixels and len(shown) == 1 and len(names) > 1
+    if values is None or values.is_ignore_index_given or values.colours or not is_hidden:
+        return None
+    unseen = names[1 - shown[0] if len(names) == 2 else int(shown[0] == 0)]
+    void = f"{100 * void_share(census):.3g} % of the pixels"
+    return (
+        f"label maps show {names[shown[0]]} and no other label, but the ignore_index "
+        f"{values.ignore_index} in {void}; if that is {unseen}, say so in labels.json: "
+        f'{{"{shown[0]}": "{names[shown[0]]}", "{values.ignore_index}": "{unseen}"}}; if it counts '
+        f"for nothing, say --ignore_index {values.ignore_index}"
+    )
+
+
+def void_share(census: Census) -> float:
+    """The share of pixels that count for nothing, in [0, 1]."""
+    return census.num_void_pixels / census.num_pixels if census.num_pixels else 0.0
 
 
 def _counted(
@@ -157,12 +187,11 @@ def fitted(
     if size == target.size:
         return target
     image = photo()
-    stored = 1
-    if size == target.size[::-1] and image.data:
-        stored = orientation(image.data, name=image.name, max_pixels=max_pixels)
-    if stored in (5, 6, 7, 8):
+    stored = orientation(image.data, name=image.name, max_pixels=max_pixels) if image.data else 1
+    if size == target.size[::-1] and stored in (5, 6, 7, 8):
         return turned(target, orientation=stored)
+    exif = "" if stored == 1 else f" after its EXIF orientation {stored}"
     raise LabelError(
-        f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
-        f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({image.name})"
+        f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright{exif} and "
+        f"its labels {target.size[0]} x {target.size[1]}, they must be of one size ({image.name})"
     )

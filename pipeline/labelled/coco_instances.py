@@ -22,7 +22,7 @@ from pipeline.labelled.coco_entries import (
     unknown_id,
 )
 from pipeline.labelled.coco_json import NULL, CocoFile, Flag, Id, is_set
-from pipeline.labelled.coco_panoptic import CocoFolder, refuse_label_map_settings
+from pipeline.labelled.coco_panoptic import refuse_label_map_settings
 from pipeline.labelled.coco_segmentation import (
     SegmentationError,
     check_segmentation,
@@ -30,6 +30,7 @@ from pipeline.labelled.coco_segmentation import (
 )
 from pipeline.labelled.dataset import LabelledImages, rows_schema
 from pipeline.labelled.label_maps import place_of
+from pipeline.labelled.named_files import NamedFiles
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment, objects_target
 from pipeline.storage import Storage
@@ -111,10 +112,9 @@ def open_coco_instances(
     categories = Categories.of(
         file, content.categories, used={each.category_id for each in content.annotations}
     )
-    photos = CocoFolder.of_images(
-        settings, names=[image.file_name for image in content.images], file=file, storage=storage
-    )
-    places = [place_of(photos.file(image.file_name)) for image in content.images]
+    names = [image.file_name for image in content.images]
+    photos = NamedFiles.of_photographs(settings, names=names, uri=file.uri, storage=storage)
+    places = [place_of(photos.file(name)) for name in names]
     refuse_twice(
         file,
         [("images", index, "file_name") for index in range(len(places))],
@@ -145,7 +145,7 @@ def open_coco_instances(
         labels=categories.labels,
         rows=pa.table(
             {
-                "image_id": [image.file_name for image in content.images],
+                "image_id": names,
                 "image": [asdict(place) for place in places],
                 "height": [height for height, _ in sizes],
                 "width": [width for _, width in sizes],
@@ -156,7 +156,7 @@ def open_coco_instances(
         truth=InstanceTruth(uri=file.uri),
         storage=storage,
         reading=reading,
-        notes=(*categories.notes, *notes),
+        notes=(*photos.notes, *categories.notes, *notes),
     )
 
 

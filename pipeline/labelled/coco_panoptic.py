@@ -4,7 +4,7 @@ A segment's id is spread over red, green and blue. Category ids have gaps; label
 the order in which the JSON lists its categories.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -23,10 +23,11 @@ from pipeline.labelled.coco_json import CocoFile, Flag, Id, is_set
 from pipeline.labelled.dataset import LabelledImages, rows_schema, where
 from pipeline.labelled.label_maps import place_of
 from pipeline.labelled.maps import decode_id_map
+from pipeline.labelled.named_files import NamedFiles
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import Described, LabelError, Labels, Target, id_map_target
-from pipeline.storage import File, Storage, join
+from pipeline.labelled.target import Described, Labels, Target, id_map_target
+from pipeline.storage import Storage
 
 SEGMENTS_INFO = pa.list_(
     pa.struct([("id", pa.int64()), ("label_id", pa.int32()), ("is_crowd", pa.bool_())])
@@ -43,12 +44,10 @@ class IdMapTruth:
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
         place = Place(**row["map"])
         name = where(row, place)
-        return id_map_target(
-            decode_id_map(place.read(storage), place=name),
-            [Described(**segment) for segment in row["segments"]],
-            labels=labels,
-            place=name,
-        )
+        described = [Described(**segment) for segment in row["segments"]]
+        known = {segment.id for segment in described}
+        ids = decode_id_map(place.read(storage), place=name, described=known)
+        return id_map_target(ids, described, labels=labels, place=name)
 
 
 class _Image(msgspec.Struct, frozen=True, gc=False):
@@ -89,15 +88,11 @@ def open_coco_panoptic(
     categories = Categories.of(
         file, content.categories, used={s.category_id for a in annotations for s in a.segments_info}
     )
-    photos = CocoFolder.of_images(
-        settings, names=[image.file_name for image in content.images], file=file, storage=storage
+    photos = NamedFiles.of_photographs(
+        settings, names=[i.file_name for i in content.images], uri=file.uri, storage=storage
     )
-    stem = file.uri.rpartition("/")[2].removesuffix(".json")
-    maps = CocoFolder.find(
-        [settings.maps] if settings.maps else [join(file.uri.rpartition("/")[0], stem)],
-        example=annotations[0].file_name,
-        option="maps",
-        storage=storage,
+    maps = NamedFiles.of_maps(
+        settings, names=[a.file_name for a in annotations], uri=file.uri, storage=storage
     )
     rows = []
     for index, annotation in enumerate(annotations):
@@ -132,7 +127,12 @@ def open_coco_panoptic(
         truth=IdMapTruth(),
         storage=storage,
         reading=reading,
-        notes=(*categories.notes, *_left_out(len(images) - len(rows), num_images=len(images))),
+        notes=(
+            *photos.notes,
+            *maps.notes,
+            *categories.notes,
+            *_left_out(len(images) - len(rows), num_images=len(images)),
+        ),
     )
 
 
@@ -162,59 +162,5 @@ def refuse_label_map_settings(settings: DatasetSettings, *, because: str) -> Non
     """What says how label maps are found and read has no effect where there are none."""
     settings.refuse(
         "image_suffix", "map_suffix", "label_members", "label_column", "labels", "ignore_index",
-        "reduce_labels", because=because,
+        "reduce_labels", "skip_unlabelled", because=because,
     )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class CocoFolder:
-    """The files of a folder that a JSON names, by one listing."""
-
-    uri: str
-    files: Mapping[str, File]
-    option: str
-
-    @classmethod
-    def of_images(
-        cls, settings: DatasetSettings, *, names: Sequence[str], file: CocoFile, storage: Storage
-    ) -> "CocoFolder":
-        """The folder of the photographs: as set, or where COCO keeps it."""
-        folder, _, name = file.uri.rpartition("/")
-        split = name.removesuffix(".json").rpartition("_")[2]  # instances_val2017 -> val2017
-        usual = [
-            join(base, each)
-            for base in (folder, folder.rpartition("/")[0])
-            for each in (split, f"images/{split}", "images", "input_images")
-        ]
-        return cls.find(
-            [settings.images] if settings.images else [*usual, folder],
-            example=names[0],
-            option="images",
-            storage=storage,
-        )
-
-    @classmethod
-    def find(
-        cls, places: Sequence[str], *, example: str, option: str, storage: Storage
-    ) -> "CocoFolder":
-        """The first of the places that holds the example."""
-        for place in map(storage.absolute, places):
-            if storage.file(join(place, example)) is not None:
-                return cls(uri=place, files=dict(_by_name(place, storage=storage)), option=option)
-        others = f" or the {len(places) - 1} other usual places" if len(places) > 1 else ""
-        raise LabelError(
-            f"there is no {example} in {places[0]}{others}; name its folder by --{option}"
-        )
-
-    def file(self, name: str) -> File:
-        if name not in self.files:
-            raise LabelError(
-                f"image {name} is named in the JSON, and {join(self.uri, name)} is not there; "
-                f"see --{self.option}"
-            )
-        return self.files[name]
-
-
-def _by_name(folder: str, *, storage: Storage) -> Iterator[tuple[str, File]]:
-    for file in storage.files(folder):
-        yield file.uri.removeprefix(f"{folder}/"), file

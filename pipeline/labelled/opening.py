@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from pipeline.corpora.corpus import kind_of
@@ -10,7 +11,9 @@ from pipeline.labelled.coco_instances import open_coco_instances
 from pipeline.labelled.coco_json import CocoFile
 from pipeline.labelled.coco_panoptic import open_coco_panoptic
 from pipeline.labelled.dataset import Kind, LabelledImages
+from pipeline.labelled.exports import exported_json
 from pipeline.labelled.label_maps import open_label_maps
+from pipeline.labelled.label_names import KnownNames
 from pipeline.labelled.rows import open_rows
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import open_shards
@@ -25,30 +28,49 @@ def open_labelled(
     storage: Storage | None = None,
     reading: ReadSettings | None = None,
     model_labels: Sequence[str] | None = None,
+    reduced_labels: Sequence[str] | None = None,
 ) -> LabelledImages:
     """The data set: listed, but none of its images or maps read yet.
 
     Args:
         model_labels: names for label maps that come without any.
+        reduced_labels: of a model whose image processor has `do_reduce_labels`; label maps with
+            the same names are read by its rule, unless they or the settings say otherwise.
 
     Raises:
         ValueError: there is none, it lacks something, or a setting has no effect on its kind.
         StorageFault: the storage failed.
     """
     storage, reading = storage or Storage().with_environment(), reading or ReadSettings()
-    kind = settings.dataset_kind or _found_kind(settings.dataset, storage=storage)
+    kind = settings.dataset_kind
+    if kind is None or kind in _COCO:
+        settings, notes = _with_exported_json(settings, storage=storage)
+    else:
+        notes = ()
+    if kind is None:
+        kind = _found_kind(settings.dataset, storage=storage)
     if kind in _COCO:
-        return _open_coco(settings, storage=storage, reading=reading)
+        dataset = _open_coco(settings, storage=storage, reading=reading)
+        return replace(dataset, notes=(*notes, *dataset.notes))
     settings.refuse("skip_unusable", because=f"data of the kind {kind}")
     if kind == "segment_table":
         return open_table(settings, storage=storage, reading=reading)
-    return _WITHOUT_NAMES[kind](
-        settings, storage=storage, reading=reading, model_labels=model_labels
-    )
+    known = KnownNames(model=model_labels, reduced=reduced_labels)
+    return _WITHOUT_NAMES[kind](settings, storage=storage, reading=reading, known=known)
 
 
 _COCO = {"coco_panoptic": open_coco_panoptic, "coco_instances": open_coco_instances}
 _WITHOUT_NAMES = {"label_maps": open_label_maps, "webdataset": open_shards, "parquet": open_rows}
+
+
+def _with_exported_json(
+    settings: DatasetSettings, *, storage: Storage
+) -> tuple[DatasetSettings, tuple[str, ...]]:
+    """The settings with COCO's JSON in place of the folder that holds it, and a note on that."""
+    place = exported_json(settings.dataset, storage=storage)
+    if place is None:
+        return settings, ()
+    return replace(settings, dataset=place), (f"the labels of {settings.dataset} are in {place}",)
 
 
 def _open_coco(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from maskformer import Runs, rle_runs
-from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.matching import UNMATCHED, match_labels
 from pipeline.labelled.dataset import TASKS, LabelledImages
 from pipeline.labelled.id_maps import looked_up
 from pipeline.labelled.target import Target, TrueSegment, objects_target
@@ -125,6 +125,6 @@ def target_rule(
     names = dataset.labels.names if model_labels is None else tuple(model_labels)
     label_ids = [-1] * len(dataset.labels.names)
     for model_id, data_id in enumerate(match_labels(names, dataset.labels, task=chosen)):
-        if chosen != "instance" or data_id in things:
+        if data_id != UNMATCHED and (chosen != "instance" or data_id in things):
             label_ids[data_id] = model_id
     return TargetRule(task=chosen, label_ids=tuple(label_ids))
