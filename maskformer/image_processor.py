@@ -21,6 +21,7 @@ from PIL import Image
 
 from maskformer import resizing
 from maskformer.batch import BatchFeature
+from maskformer.hub import HubOptions, Pushable, resolve_folder
 from maskformer.postprocessing.outputs_to_segments import OutputsToSegments
 from maskformer.resizing import HeightWidth, ResizeRule, Size
 
@@ -41,7 +42,7 @@ IdToLabel = Mapping[int, int]
 _OLD_NAMES = {"size_divisibility": "size_divisor", "reduce_labels": "do_reduce_labels"}
 
 
-class MaskFormerImageProcessor(OutputsToSegments):
+class MaskFormerImageProcessor(OutputsToSegments, Pushable):
     """Settings of the way into and out of the model, and the way itself."""
 
     model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_mask"]
@@ -97,17 +98,20 @@ class MaskFormerImageProcessor(OutputsToSegments):
     # Files
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, **changes: Any) -> Any:
-        """The processor of a folder, a model of the zoo or a hub id; `changes` replace settings."""
-        folder = Path(name_or_folder)
-        if not folder.is_dir():
-            from maskformer.weights import resolve_folder
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **changes: Any) -> Any:
+        """The processor of a folder, a model of the zoo or a hub id.
+
+        `changes` replace settings; those of `hub.HubOptions` say how it is fetched.
+        """
+        options, changes = HubOptions.split(changes)
+        name = str(pretrained_model_name_or_path)
+        if not Path(name).is_dir():
             from maskformer.zoo import entry_of
 
-            entry = entry_of(str(name_or_folder))
+            entry = entry_of(name)
             if entry is not None:
                 return cls.from_dict(entry.build_image_processor().to_dict(), **changes)
-            folder = Path(resolve_folder(str(name_or_folder)))
+        folder = Path(resolve_folder(name, options))
         path = folder / FILE_NAME
         if not path.is_file():
             raise OSError(
@@ -141,12 +145,18 @@ class MaskFormerImageProcessor(OutputsToSegments):
         settings = {key: value for key, value in vars(self).items() if value is not None}
         return {**settings, "image_processor_type": "MaskFormerImageProcessor"}
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the settings into the folder, beside the model's."""
-        path = Path(folder)
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, **push_options: Any
+    ) -> None:
+        """Writes the settings into the folder, beside the model's.
+
+        `push_options` are those of `push_to_hub`, `repo_id` among them.
+        """
+        path = Path(save_directory)
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         (path / FILE_NAME).write_text(text, encoding="utf-8")
+        self._finish_saving(path, push_to_hub=push_to_hub, push_options=push_options)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.to_dict()})"

@@ -9,15 +9,12 @@ kept. Modules have the names of the published checkpoints.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskformer.checkpoints.checkpoint import LoadReport, save_checkpoint
-from maskformer.checkpoints.loading import load_pretrained
 from maskformer.configuration import MaskFormerConfig
 from maskformer.criterion.loss import MaskFormerLoss
 from maskformer.criterion.matcher import (
@@ -35,91 +32,10 @@ from maskformer.outputs import (
     MaskFormerModelOutput,
     QueryDecoding,
 )
+from maskformer.pretrained import PretrainedModel
 
 Pixels = Float[Tensor, "batch colours _ _"]
 PixelMask = Tensor | None
-
-Model = TypeVar("Model", bound="PretrainedModel")
-
-
-class PretrainedModel(nn.Module):
-    """What comes from a folder and goes to one."""
-
-    load_report: LoadReport = LoadReport()
-    """What `from_pretrained` did not take from its file."""
-
-    def __init__(self, config: MaskFormerConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    @classmethod
-    def from_pretrained(
-        cls: type[Model],
-        name_or_folder: str | Path,
-        *,
-        config: MaskFormerConfig | None = None,
-        labels: Sequence[str] | None = None,
-        dtype: torch.dtype | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-        allow_missing: Sequence[str] = (),
-        allow_unexpected: Sequence[str] = (),
-        **config_values: Any,
-    ) -> Model:
-        """The model of a folder, of a file with config.json beside it or `config` given, or of the
-        hub (`org/name`, `hf://org/name`), in evaluation mode. Weights may be of any dialect:
-        transformers', Detectron2's, safetensors or pickles, which are read and never run.
-
-        With `labels` a trained model learns new ones: labels of the same name keep their rows of
-        the class head, the others start afresh; `load_report` and the log say which.
-
-        `dtype` is a torch dtype, its name, "auto" for that of the stored weights, or None for
-        float32; `torch_dtype` is its old name. A weight that the model has and the file lacks or
-        has in another shape, or the other way round, is an error, unless its name matches one of
-        `allow_missing` (it keeps its fresh value) or `allow_unexpected` (it is passed over): shell
-        patterns such as "class_predictor.*". `config_values` replace fields of the configuration.
-        """
-        model, report = load_pretrained(
-            cls,
-            str(name_or_folder),
-            config=config,
-            labels=labels,
-            dtype=dtype if dtype is not None else torch_dtype,
-            allow_missing=allow_missing,
-            allow_unexpected=allow_unexpected,
-            config_values=config_values,
-        )
-        model.load_report = report
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json and model.safetensors, for us and for transformers."""
-        dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
-        values = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": dtype}
-        MaskFormerConfig.from_dict(values).save_pretrained(folder)
-        save_checkpoint(self, folder)
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Trains with less memory and a second forward pass of the backbone's blocks.
-
-        Batch norm that is not frozen counts such a batch twice in its running statistics.
-        """
-        self._set_gradient_checkpointing(True)
-
-    def gradient_checkpointing_disable(self) -> None:
-        self._set_gradient_checkpointing(False)
-
-    def _set_gradient_checkpointing(self, enabled: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, _PixelLevel):
-                module.encoder.set_gradient_checkpointing(enabled)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
 
 
 class MaskFormerModel(PretrainedModel):

@@ -3,7 +3,7 @@
 `model.py` makes them under transformers' names; the post-processing and the loss read them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,20 +13,39 @@ from torch import Tensor
 FeatureMap = Float[Tensor, "batch _ _ _"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Output(Mapping[str, Any]):
-    """A mapping of the fields that are not None, in the order of the fields; `[0]` is the first."""
+class _Output(MutableMapping[str, Any]):
+    """A mapping of the fields that are not None, in the order of the fields; `[0]` is the first.
+
+    Can be rebuilt from a mapping or from pairs, `type(output)({...})`, as libraries do that cast or
+    gather tensors. Entries that are no fields may be added by key, and come last.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **given: Any
+    ) -> None:
+        names = {field.name for field in fields(self)}  # type: ignore[arg-type]
+        if unknown := sorted(given.keys() - names):
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
+        for name, value in {**dict(values), **given}.items():
+            setattr(self, name, value)
 
     def __getitem__(self, key: str | int | slice) -> Any:
         if not isinstance(key, str):
             return self.to_tuple()[key]
-        value = getattr(self, key, None) if key in self.__dataclass_fields__ else None
+        value = getattr(self, key) if key in self._names() else None
         if value is None:
             raise KeyError(key)
         return value
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self[key]
+        setattr(self, key, None)
+
     def __iter__(self) -> Iterator[str]:
-        return (field.name for field in fields(self) if getattr(self, field.name) is not None)
+        return (name for name in self._names() if getattr(self, name) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -34,8 +53,12 @@ class _Output(Mapping[str, Any]):
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(self[name] for name in self)
 
+    def _names(self) -> list[str]:
+        named = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return [*named, *(name for name in vars(self) if name not in named)]
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+
+@dataclass(init=False, eq=False)
 class MaskFormerModelOutput(_Output):
     """What backbone, pixel decoder and query decoder give, for an input of `height` x `width`.
 
@@ -56,7 +79,7 @@ class MaskFormerModelOutput(_Output):
     """The self-attention of each decoder layer."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(init=False, eq=False)
 class MaskFormerForInstanceSegmentationOutput(_Output):
     """Classes and masks of every query, and everything of `MaskFormerModelOutput`.
 

@@ -1,7 +1,7 @@
-"""Model folders: where a model's files are, and whether they can be a model, before torch starts.
+"""Model folders: which files hold a model, and whether they can be one, before torch starts.
 
-Takes a folder, a file or a name on the hub; gives a place on this machine. `checkpoint.py` reads
-the tensors. The driver of a job asks here before it starts any worker, and
+Takes a folder or a file that `hub.py` found. `checkpoint.py` reads the tensors. The driver of a
+job asks here before it starts any worker, and
 
     python -m maskformer.weights convert IN OUT
 
@@ -25,48 +25,6 @@ SUFFIXES = (".safetensors", ".pkl", ".bin", ".pth", ".pt")
 """Of files that hold weights, whatever else their names are."""
 
 _SPEAKER = "maskformer.weights: "
-_HUB = "hf://"
-_HUB_FILES = [CONFIG_NAME, "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
-_HUB_PICKLES = [PICKLE, f"{PICKLE}.index.json", "pytorch_model-*.bin"]
-
-
-def resolve_folder(name_or_folder: str) -> str:
-    """The folder itself, or where a model of the zoo or the hub (`org/name`) is fetched to.
-
-    A folder or a file of weights on this machine comes before a model of the same name. Only what a
-    model is made of is fetched, pickled weights only where there are no safetensors.
-    """
-    if name_or_folder and Path(name_or_folder).exists():
-        return str(name_or_folder)
-    # Here, not above: the zoo's entries are made when one is asked for.
-    from maskformer.zoo import entry_of, fetched_folder
-
-    entry = entry_of(name_or_folder)
-    if entry is not None:
-        return fetched_folder(entry)
-    name = name_or_folder.removeprefix(_HUB).strip("/")
-    if name.count("/") > 1 or not name or name[0] in ".~" or name_or_folder.startswith("/"):
-        raise ValueError(
-            f"a model must be a folder, a name of the zoo (python -m maskformer.zoo) or a hub id "
-            f"such as org/name, got {name_or_folder!r}, and there is no such folder"
-        )
-    return _fetch(name)
-
-
-def _fetch(name: str) -> str:
-    # Here, not above: a run on a local folder needs no hub.
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(name, allow_patterns=_HUB_FILES)
-        if not any(Path(folder).glob("*.safetensors")):
-            folder = snapshot_download(name, allow_patterns=[*_HUB_FILES, *_HUB_PICKLES])
-    except Exception as error:
-        raise ValueError(
-            f"{name!r} is no folder here, and fetching it from the hub failed "
-            f"({type(error).__name__}: {error}); give a folder, or check name and network"
-        ) from error
-    return str(folder)
 
 
 def check_folder(folder: str) -> None:

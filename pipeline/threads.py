@@ -1,5 +1,7 @@
 """Work in threads, for what waits for storage."""
 
+import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,3 +44,26 @@ def map_ahead(
         raise
     finally:
         pool.shutdown(wait=not is_left, cancel_futures=True)
+
+
+class Budget:
+    """An amount that threads share, as of memory: who needs a part waits until it is free."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._taken = 0
+        self._change = threading.Condition()
+
+    @contextlib.contextmanager
+    def part(self, amount: int) -> Iterator[None]:
+        """Holds a part. One that is larger than the whole waits for all of it."""
+        amount = min(amount, self._total)
+        with self._change:
+            self._change.wait_for(lambda: self._taken + amount <= self._total)
+            self._taken += amount
+        try:
+            yield
+        finally:
+            with self._change:
+                self._taken -= amount
+                self._change.notify_all()

@@ -27,8 +27,8 @@ from maskformer.checkpoints.checkpoint import (
 )
 from maskformer.checkpoints.dialects import Rules, detectron2_backbone, our_names, translated
 from maskformer.configuration import TimmBackboneConfig
+from maskformer.hub import resolve_folder
 from maskformer.model import PretrainedModel
-from maskformer.weights import resolve_folder
 
 _ENCODER = "pixel_level_module.encoder"
 

@@ -6,6 +6,8 @@ is dropped or left out in silence: what was allowed is in the report.
 """
 
 import math
+import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from maskformer.checkpoints.dialects import our_names
 from maskformer.checkpoints.files import stored_tensors
 from maskformer.checkpoints.stored import StoredTensor
-from maskformer.weights import SAFETENSORS, weight_files
+from maskformer.weights import weight_files
 
 Weight = StoredTensor | Tensor
 Weights = Mapping[str, Weight]
@@ -40,6 +42,11 @@ _OPTIONAL = ("*.num_batches_tracked", "criterion.empty_weight")
 
 _MOST_NAMES = 6
 
+_WEIGHTS_FILE = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
+    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin(\.index\.json)?"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
@@ -49,8 +56,8 @@ class LoadReport:
     """Fresh, for the file has none."""
     unexpected: tuple[str, ...] = ()
     """Passed over, for the model has none."""
-    misshapen: tuple[str, ...] = ()
-    """Fresh, for the file's is of another shape."""
+    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    """Fresh, for the file's is of another shape: the name, the file's shape and the model's."""
     kept_labels: tuple[str, ...] = ()
     """Of a new set of labels, those whose rows of the class head came from the file."""
     fresh_labels: tuple[str, ...] = ()
@@ -104,6 +111,7 @@ def fit_weights(
     source: str,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    allow_misshapen: bool = False,
 ) -> Fit:
     """Compares names and shapes with those of the model, which may be on the meta device.
 
@@ -125,7 +133,7 @@ def fit_weights(
         "unexpected": _without(unexpected, allow_unexpected),
         "of another shape": [
             f"{name} is {_shape(stored[name])}, the model's {_shape(wanted[name])}"
-            for name in _without(misshapen, allow_missing)
+            for name in _without(misshapen, ["*"] if allow_misshapen else allow_missing)
         ],
     }
     if any(problems.values()):
@@ -137,7 +145,11 @@ def fit_weights(
     return Fit(
         weights={k: v for k, v in stored.items() if k in wanted and k not in misshapen},
         report=LoadReport(
-            missing=tuple(missing), unexpected=tuple(unexpected), misshapen=tuple(misshapen)
+            missing=tuple(missing),
+            unexpected=tuple(unexpected),
+            misshapen=tuple(
+                (name, tuple(stored[name].shape), tuple(wanted[name].shape)) for name in misshapen
+            ),
         ),
     )
 
@@ -199,20 +211,40 @@ def _shape(tensor: Weight) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
-def save_checkpoint(model: nn.Module, folder: str | Path) -> None:
-    """Writes model.safetensors whole or not at all, with all that transformers looks for."""
-    from safetensors.torch import save_file
+def save_checkpoint(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+    max_shard_size: int | str = "50GB",
+    as_safetensors: bool = True,
+) -> None:
+    """Writes the weights with all that transformers looks for, each file whole or not at all.
 
-    weights = {**model.state_dict(), **_published_besides(model)}
-    path = Path(folder) / SAFETENSORS
-    unfinished = path.with_suffix(".unfinished")
+    Weights of an earlier save, which would be read in place of these, go.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    weights = {**(model.state_dict() if state_dict is None else state_dict)}
+    weights |= _published_besides(model)
     # Copies: a file holds each tensor by itself, in plain order.
-    save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()},
-        unfinished,
-        metadata={"format": "pt"},
-    )
-    unfinished.replace(path)
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
+        save_torch_state_dict(
+            copies,
+            unfinished,
+            max_shard_size=max_shard_size,
+            metadata={"format": "pt"},
+            safe_serialization=as_safetensors,
+        )
+        # Shards come before the index that names them.
+        written = sorted(Path(unfinished).iterdir(), key=lambda path: path.suffix == ".json")
+        for path in written:
+            path.replace(Path(folder) / path.name)
+    names = {path.name for path in written}
+    for path in Path(folder).iterdir():
+        if _WEIGHTS_FILE.fullmatch(path.name) and path.name not in names:
+            path.unlink()
 
 
 def _published_besides(model: nn.Module) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ import torch
 
 from maskformer.checkpoints.checkpoint import LoadReport, fit_weights, read_checkpoint
 from maskformer.configuration import MaskFormerConfig
+from maskformer.hub import resolve_folder
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation
-from maskformer.weights import check_folder, config_file, read_config, resolve_folder
+from maskformer.weights import check_folder, config_file, read_config
 
 _PROCESSOR = "preprocessor_config.json"
 

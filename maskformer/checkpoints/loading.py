@@ -23,7 +23,8 @@ from maskformer.checkpoints.checkpoint import (
 )
 from maskformer.checkpoints.labels import LabelMatch, match_labels
 from maskformer.configuration import MaskFormerConfig
-from maskformer.weights import read_config, resolve_folder
+from maskformer.hub import HubOptions, resolve_folder
+from maskformer.weights import read_config
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,15 +37,17 @@ def load_pretrained(
     build: Callable[[MaskFormerConfig], Model],
     name_or_location: str,
     *,
+    hub: HubOptions,
     config: MaskFormerConfig | None,
     labels: Sequence[str] | None,
     dtype: torch.dtype | str | None,
     allow_missing: Sequence[str],
     allow_unexpected: Sequence[str],
+    allow_misshapen: bool,
     config_values: Mapping[str, Any],
 ) -> tuple[Model, LoadReport]:
     """See `PretrainedModel.from_pretrained`."""
-    location = resolve_folder(name_or_location)
+    location = resolve_folder(name_or_location, hub)
     if config is not None and config_values:
         raise ValueError(
             f"config comes whole or as fields, got both: {', '.join(sorted(config_values))}"
@@ -70,6 +73,7 @@ def load_pretrained(
         source=location,
         allow_missing=[*allow_missing, *head],
         allow_unexpected=allow_unexpected,
+        allow_misshapen=allow_misshapen,
     )
     model, report = build(config), fit.report
     fill(model, fit.weights)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-CONFIG_NAME = "config.json"
+from maskformer.hub import CONFIG_NAME, HubOptions, Pushable, resolve_folder
 
 Config = TypeVar("Config", bound="PretrainedConfig")
 
 
 @dataclass(init=False)
-class PretrainedConfig:
+class PretrainedConfig(Pushable):
     """The fields that every configuration has, and the way to and from JSON.
 
     Keyword arguments only. `num_labels` is no field: it is the length of `id2label`, and setting it
@@ -77,6 +77,10 @@ class PretrainedConfig:
         if self.id2label is None or num_labels != len(self.id2label):
             self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
             self.label2id = {label: index for index, label in self.id2label.items()}
+            self._forget_labels()
+
+    def _forget_labels(self) -> None:
+        """Drops what was said of labels that are named anew."""
 
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:
@@ -115,11 +119,15 @@ class PretrainedConfig:
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
-    def from_pretrained(cls: type[Config], name_or_folder: str | Path, **overrides: Any) -> Config:
-        """The configuration of a folder, or of a model on the hub, which is fetched."""
-        from maskformer.weights import resolve_folder
+    def from_pretrained(
+        cls: type[Config], pretrained_model_name_or_path: str | Path, **overrides: Any
+    ) -> Config:
+        """The configuration of a folder, or of a model on the hub, which is fetched.
 
-        folder = Path(resolve_folder(str(name_or_folder)))
+        `overrides` replace fields; those of `hub.HubOptions` say how it is fetched.
+        """
+        options, overrides = HubOptions.split(overrides)
+        folder = Path(resolve_folder(str(pretrained_model_name_or_path), options))
         return cls.from_json_file(folder / CONFIG_NAME, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,9 +145,13 @@ class PretrainedConfig:
     def to_json_file(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json_string(), encoding="utf-8")
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.to_json_file(Path(folder) / CONFIG_NAME)
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, **push_options: Any
+    ) -> None:
+        """Writes config.json; `push_options` are those of `push_to_hub`, `repo_id` among them."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        self.to_json_file(Path(save_directory) / CONFIG_NAME)
+        self._finish_saving(save_directory, push_to_hub=push_to_hub, push_options=push_options)
 
 
 def _plain(value: Any) -> Any:

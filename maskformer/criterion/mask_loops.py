@@ -6,6 +6,7 @@ gradients, added up at the size of the logits as they come. The exponential and 
 polynomials, good to 1e-7, so that a processor takes many pixels at once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from maskformer.bilinear import CPU, places_2d
 from maskformer.compiled import compiled
+from maskformer.criterion.mask_runs import MaskRuns
 from maskformer.criterion.targets import IdMap, MaskLabels
 from maskformer.loops import arrays, in_parts, widen
 
@@ -71,7 +73,7 @@ def focal_and_dice(
     num_masks, height, width = logits.shape
     full_size = (mask_labels.shape[-2], mask_labels.shape[-1])
     samples = np.ascontiguousarray(logits.detach().numpy())
-    planes, plane_of_mask, value_of_mask = _planes(mask_labels, chosen=chosen)
+    label_of = _labels(mask_labels, chosen=chosen)
     # Nothing stands for everything.
     counted = np.zeros((0, 0), np.uint8) if valid is None else _bytes(valid)
     num_pixels = (
@@ -84,7 +86,7 @@ def focal_and_dice(
 
     def compare(first: int, end: int) -> None:
         for mask in range(first, end):
-            plane, value = planes[plane_of_mask[mask]], value_of_mask[mask]
+            plane, value = label_of(mask)
             _compare(samples[mask], plane, value, counted, *at, sums[mask], slopes[mask])
 
     in_parts(num_masks, compare)
@@ -118,15 +120,19 @@ def _finished(
     )
 
 
-def _planes(
+def _labels(
     mask_labels: MaskLabels, *, chosen: Int[Tensor, " chosen"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Planes of numbers, and for each mask its plane and the number that is inside there."""
+) -> Callable[[int], tuple[np.ndarray, np.int32]]:
+    """What gives for each chosen mask a plane of numbers, and the number that is inside there."""
     if isinstance(mask_labels, IdMap):
         ids = mask_labels.ids[chosen].to(torch.int32).numpy()
-        return mask_labels.map.to(torch.int32)[None].numpy(), np.zeros(len(ids), np.int64), ids
-    masks = mask_labels if mask_labels.dtype == torch.bool else mask_labels != 0
-    return _bytes(masks), chosen.numpy(), np.ones(len(chosen), np.int32)
+        plane = mask_labels.map.to(torch.int32).numpy()
+        return lambda mask: (plane, ids[mask])
+    numbers = chosen.tolist()
+    if isinstance(mask_labels, MaskRuns):
+        return lambda mask: (mask_labels.plane(numbers[mask]), np.int32(1))
+    masks = _bytes(mask_labels if mask_labels.dtype == torch.bool else mask_labels != 0)
+    return lambda mask: (masks[numbers[mask]], np.int32(1))
 
 
 def _bytes(plane: Bool[Tensor, "*shape"]) -> np.ndarray:

@@ -27,6 +27,9 @@ Number: TypeAlias = float | int
 BatchMaskLabels: TypeAlias = Sequence[MaskLabels] | Shaped[Tensor, "_ _ _ _"]
 BatchClassLabels: TypeAlias = Sequence[Integer[Tensor, " _"]] | Integer[Tensor, "_ _"]
 
+# Masks are compared with queries so many pixels at a time, of all masks: 256 MB of float32.
+_PIXELS_AT_ONCE = 2**26
+
 # Dearer than any real cost, and small enough to leave the others their digits in float64.
 _FORBIDDEN = 1e9
 
@@ -139,18 +142,28 @@ class MaskFormerHungarianMatcher(nn.Module):
         """
         height, width = mask_logits[0].shape[-2:]
         dtype = torch.promote_types(mask_logits[0].dtype, torch.float32)
-        masks = expand_masks(sample_labels(target, size=(height, width))).flatten(1).to(dtype)
+        sampled = sample_labels(target, size=(height, width))
         counted = None
         if valid is not None:
             counted = sample_plane(valid, size=(height, width)).flatten().to(dtype)
-        layers = []
-        # Layer by layer, since what lies between logits and costs is larger than both.
-        for layer_masks, layer_classes in zip(mask_logits, class_logits, strict=True):
-            pixels, classes = layer_masks.flatten(1).to(dtype), layer_classes.to(dtype)
-            costs = self._pair_costs(pixels, classes, masks=masks, labels=labels, valid=counted)
-            checksum = pixels.sum(dim=1) + classes.sum(dim=1)
-            layers.append(torch.cat([costs, checksum[:, None]], dim=1))
-        return torch.stack(layers)
+        columns: list[list[Tensor]] = [[] for _ in mask_logits]
+        for some in _some_at_a_time(len(labels), pixels=height * width, device=labels.device):
+            masks = expand_masks(sampled, chosen=some).flatten(1).to(dtype)
+            wanted = labels if some is None else labels[some]
+            # Layer by layer, since what lies between logits and costs is larger than both.
+            for layer, of_layer in enumerate(columns):
+                pixels, classes = mask_logits[layer].flatten(1).to(dtype), class_logits[layer]
+                of_layer.append(
+                    self._pair_costs(
+                        pixels, classes.to(dtype), masks=masks, labels=wanted, valid=counted
+                    )
+                )
+        for of_layer, layer_masks, layer_classes in zip(
+            columns, mask_logits, class_logits, strict=True
+        ):
+            checksum = layer_masks.flatten(1).to(dtype).sum(dim=1)
+            of_layer.append((checksum + layer_classes.to(dtype).sum(dim=1))[:, None])
+        return torch.stack([torch.cat(of_layer, dim=1) for of_layer in columns])
 
     def _pair_costs(
         self,
@@ -175,6 +188,16 @@ class MaskFormerHungarianMatcher(nn.Module):
         return (
             f"cost_class={self.cost_class}, cost_mask={self.cost_mask}, cost_dice={self.cost_dice}"
         )
+
+
+def _some_at_a_time(
+    count: int, *, pixels: int, device: torch.device
+) -> Sequence[Int[Tensor, " some"] | None]:
+    """Indices of masks that take little memory together; None for all of them."""
+    at_once = max(1, _PIXELS_AT_ONCE // pixels)
+    if count <= at_once:
+        return [None]
+    return torch.arange(count, device=device).split(at_once)
 
 
 def _check_counts(mask_labels: BatchMaskLabels, *, class_labels: BatchClassLabels) -> None:

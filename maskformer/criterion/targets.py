@@ -1,11 +1,11 @@
 """Targets: where the labelled masks of an image lie, kept small until pixels are compared.
 
-Takes what the image processor or a data set gives: a stack of masks, or one map of ids for the
-whole image, smaller by as many times as the image has masks. `matcher.py` and `loss.py` expand the
-masks that they look at, at the size at which they look.
+Takes what the image processor or a data set gives: a stack of masks; one map of ids for the whole
+image, smaller by as many times as the image has masks; or where masks overlap, their runs.
+`matcher.py` and `loss.py` expand the masks that they look at, at the size at which they look.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Int, Integer, Shaped
 from torch import Tensor
+
+from maskformer.criterion.mask_runs import MaskRuns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +33,24 @@ class IdMap:
         height, width = self.map.shape
         return len(self.ids), height, width
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "IdMap":
+        """The same with each tensor changed, as moved to a device."""
+        return IdMap(map=change(self.map), ids=change(self.ids))
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "IdMap":
-        return IdMap(
-            map=self.map.to(device, non_blocking=non_blocking),
-            ids=self.ids.to(device, non_blocking=non_blocking),
-        )
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
-MaskLabels: TypeAlias = Shaped[Tensor, "_ _ _"] | IdMap
-"""A stack of masks [masks, height, width], where anything but 0 is in the mask, or an `IdMap`."""
+MaskLabels: TypeAlias = Shaped[Tensor, "_ _ _"] | IdMap | MaskRuns
+"""A stack of masks [masks, height, width], where anything but 0 is in the mask, or a small form."""
 
 
 def expand_masks(
     mask_labels: MaskLabels, *, chosen: Int[Tensor, " chosen"] | None = None
 ) -> Bool[Tensor, "_ _ _"]:
     """The masks themselves, all or those chosen by index."""
+    if isinstance(mask_labels, MaskRuns):
+        return mask_labels.expanded(chosen)
     if isinstance(mask_labels, IdMap):
         ids = mask_labels.ids if chosen is None else mask_labels.ids[chosen]
         return mask_labels.map == ids[:, None, None]
@@ -57,6 +62,13 @@ def sample_labels(mask_labels: MaskLabels, *, size: tuple[int, int]) -> MaskLabe
     """The same masks at another (height, width), by nearest neighbour."""
     if isinstance(mask_labels, IdMap):
         return IdMap(map=sample_plane(mask_labels.map, size=size), ids=mask_labels.ids)
+    if isinstance(mask_labels, MaskRuns):
+        _, height, width = mask_labels.shape
+        device = mask_labels.rows.device
+        return mask_labels.sampled(
+            _nearest(height, count=size[0], device=device),
+            _nearest(width, count=size[1], device=device),
+        )
     return sample_plane(mask_labels, size=size)
 
 
@@ -92,8 +104,10 @@ def _nearest(length: int, *, count: int, device: torch.device) -> Int[Tensor, " 
 
 
 def _pad_labels(mask_labels: MaskLabels, *, size: tuple[int, int]) -> MaskLabels:
-    if not isinstance(mask_labels, IdMap):
+    if isinstance(mask_labels, Tensor):
         return _pad_plane(mask_labels, size=size, value=0)
+    if isinstance(mask_labels, MaskRuns):
+        return mask_labels.padded(size)
     if mask_labels.shape[1:] == size:
         return mask_labels
     # -1 is no id; int32, since a map of bytes has no -1.

@@ -16,7 +16,7 @@ from maskformer.bilinear import CPU
 from maskformer.compiled import compiled
 from maskformer.loops import arrays, in_parts, widen
 from maskformer.postprocessing.contest import first_argmax
-from maskformer.postprocessing.segmentation import Crop
+from maskformer.postprocessing.geometry import Crop
 
 
 class ScoreSum:

@@ -25,8 +25,7 @@ from torch import Tensor
 from maskformer import bilinear
 from maskformer.bilinear import CPU, Places
 from maskformer.postprocessing.contest import Contest, contest, contest_at, contest_of
-
-HeightWidth = tuple[int, int]
+from maskformer.postprocessing.geometry import Crop, Geometry, HeightWidth
 
 _SCORE_BYTES = 64 << 20
 """Of the scores of all labels at a time: those of most images are within it."""
@@ -99,7 +98,7 @@ def panoptic_segmentation(
     mask, where its probability is at least `mask_threshold`. Queries of a label in
     `label_ids_to_fuse` share one segment; its score is their mean, weighted by area.
     """
-    geometry = _Geometry.of(
+    geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     if not len(kept.queries):
@@ -128,7 +127,7 @@ def panoptic_segmentation(
 def _contest(
     mask_logits: Float[Tensor, "kept height width"],
     scores: Float32[Tensor, " kept"],
-    geometry: "_Geometry",
+    geometry: "Geometry",
     *,
     mask_threshold: float,
     byte_budget: int | None,
@@ -189,17 +188,22 @@ def _settle(
 
 
 def keep_instance(
-    class_logits: Float[Tensor, "queries labels_and_null"], *, threshold: float
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    *,
+    threshold: float,
+    most: int | None = None,
 ) -> Kept:
     """The pairs of a query and a label with a probability of at least `threshold`, best first.
 
-    At most as many as there are queries. Equal ones stand in the order of query, then label.
-    An instance's score is its probability times its mask's, so that no other pair can reach it.
+    At most as many as there are queries, or `most`. Equal ones stand in the order of query, then
+    label. An instance's score is its probability times its mask's, so that no other pair can reach
+    it.
     """
     num_queries, num_labels = class_logits.shape[0], class_logits.shape[1] - 1
     probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()
     pairs = (probabilities >= threshold).nonzero().squeeze(1)
-    order = probabilities[pairs].argsort(descending=True, stable=True)[:num_queries]
+    order = probabilities[pairs].argsort(descending=True, stable=True)
+    order = order[: num_queries if most is None else most]
     pairs = pairs[order]
     return Kept(queries=pairs // num_labels, labels=pairs % num_labels, scores=probabilities[pairs])
 
@@ -224,7 +228,7 @@ def instance_segmentation(
     pixels that better ones left to it are at least `overlap_mask_area_threshold` of its mask, and
     at least one; otherwise it hides nobody and has no row. Ids follow the scores.
     """
-    geometry = _Geometry.of(
+    geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     candidates = _scored_instances(
@@ -275,7 +279,7 @@ def instance_masks(
     With an `overlap_mask_area_threshold` of 0, instances that better ones hide entirely are among
     them too.
     """
-    geometry = _Geometry.of(
+    geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     candidates = _scored_instances(
@@ -318,7 +322,7 @@ class _Candidates:
 def _scored_instances(
     mask_logits: Float[Tensor, "kept height width"],
     kept: Kept,
-    geometry: "_Geometry",
+    geometry: "Geometry",
     *,
     threshold: float,
     mask_threshold: float,
@@ -337,7 +341,7 @@ def _scored_instances(
 def _instance_masks(
     mask_logits: Float[Tensor, "kept height width"],
     candidates: _Candidates,
-    geometry: "_Geometry",
+    geometry: "Geometry",
     *,
     mask_threshold: float,
     byte_budget: int | None,
@@ -382,7 +386,7 @@ def semantic_segmentation(
     byte_budget: int | None = None,
 ) -> Int64[Tensor, "target_height target_width"]:
     """The label of each pixel: the one whose masks, weighted by its probabilities, sum highest."""
-    geometry = _Geometry.of(
+    geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     bands = _label_bands(class_logits, mask_logits, geometry, byte_budget=byte_budget)
@@ -403,7 +407,7 @@ def semantic_segments(
     A segment's score is the mean over its pixels of its label's share in the sum over all labels.
     """
     num_labels = class_logits.shape[-1] - 1
-    geometry = _Geometry.of(
+    geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     maps, share_sums = [], torch.zeros(num_labels, dtype=torch.float64, device=mask_logits.device)
@@ -444,7 +448,7 @@ def resized_semantic_scores(
     padded_size: HeightWidth | None = None,
 ) -> Float[Tensor, "labels target_height target_width"]:
     """The scores that `semantic_segmentation` compares, on their device: whole, and so large."""
-    geometry = _Geometry.of(
+    geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     crop = geometry.whole_crop(mask_logits)
@@ -461,7 +465,7 @@ def semantic_score_crop(
     padded_size: HeightWidth | None = None,
 ) -> "Crop":
     """What some rows of `resized_semantic_scores` are made of, before they are resized."""
-    geometry = _Geometry.of(
+    geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
     crop = geometry.crop(mask_logits, rows)
@@ -501,7 +505,7 @@ class _LabelBand:
 def _label_bands(
     class_logits: Float[Tensor, "queries labels_and_null"],
     mask_logits: Float[Tensor, "queries height width"],
-    geometry: "_Geometry",
+    geometry: "Geometry",
     *,
     byte_budget: int | None,
 ) -> Iterator[_LabelBand]:
@@ -526,136 +530,6 @@ def _label_bands(
             yield _LabelBand(
                 labels=labels[band], scores=scores, rows=crop.rows[band], columns=crop.columns
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """Some rows of maps at their source's size, and where the target's rows lie among them."""
-
-    maps: Float[Tensor, "maps height width"]
-    rows: Places
-    columns: Places
-
-    def resized(self) -> Float[Tensor, "maps band target_width"]:
-        return bilinear.resample(self.maps, rows=self.rows, columns=self.columns)
-
-    def made_of(self, maps: Float[Tensor, "maps height width"]) -> "Crop":
-        """Other maps of the same places."""
-        return Crop(maps=maps, rows=self.rows, columns=self.columns)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Geometry:
-    """The way from the masks' size to the target's; `image_size` None where nothing was padded."""
-
-    mask_size: HeightWidth
-    target_size: HeightWidth
-    image_size: HeightWidth | None
-    padded_size: HeightWidth
-
-    @classmethod
-    def of(
-        cls,
-        mask_logits: Tensor,
-        *,
-        target_size: HeightWidth | None,
-        image_size: HeightWidth | None,
-        padded_size: HeightWidth | None,
-    ) -> "_Geometry":
-        mask_height, mask_width = mask_logits.shape[-2:]
-        if image_size is None:
-            padded_size = (mask_height, mask_width)
-        elif padded_size is None:
-            raise ValueError(
-                f"image_size={image_size} says what is valid in the padded network input; give its "
-                "(height, width) as padded_size too"
-            )
-        elif (
-            min(image_size) < 1 or image_size[0] > padded_size[0] or image_size[1] > padded_size[1]
-        ):
-            raise ValueError(
-                f"image_size must lie within padded_size, got {image_size} and {padded_size}"
-            )
-        height, width = target_size or image_size or (mask_height, mask_width)
-        return cls(
-            mask_size=(mask_height, mask_width),
-            target_size=(int(height), int(width)),
-            image_size=image_size,
-            padded_size=padded_size,
-        )
-
-    def without_padding(self, mask_logits: Tensor) -> Tensor:
-        """The masks, cut after the last sample that lies in the image, at least in part."""
-        if self.image_size is None:
-            return mask_logits
-        height, width = (
-            math.ceil(masks * image / padded)
-            for masks, image, padded in zip(
-                self.mask_size, self.image_size, self.padded_size, strict=True
-            )
-        )
-        return mask_logits[:, :height, :width]
-
-    def resized(self, mask_logits: Float[Tensor, "maps height width"]) -> Tensor:
-        """The masks at the target size."""
-        if self.image_size is None:
-            return bilinear.resize(mask_logits, self.target_size)
-        return self.whole_crop(mask_logits).resized()
-
-    def masks_within(self, byte_budget: int) -> int:
-        """How many masks can be resized at once."""
-        return max(1, byte_budget // (4 * self.pixels_per_mask))
-
-    def crops(
-        self,
-        mask_logits: Float[Tensor, "maps height width"],
-        *,
-        bytes_per_row: int,
-        byte_budget: int,
-    ) -> Iterator[Crop]:
-        """The logits at their source's size, for bands of the target."""
-        for band in bilinear.bands(
-            self.target_size[0], bytes_per_row=bytes_per_row, byte_budget=byte_budget
-        ):
-            yield self.crop(mask_logits, band)
-
-    def whole_crop(self, mask_logits: Float[Tensor, "maps height width"]) -> Crop:
-        """The one crop of which all of the target is made."""
-        return self.crop(mask_logits, slice(0, self.target_size[0]))
-
-    def crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> Crop:
-        """The crop of which some rows of the target are made."""
-        device = mask_logits.device
-        rows, columns = bilinear.places_2d(self.source_size, self.target_size, device)
-        needed = _needed(self.source_size[0], self.target_size[0], band)
-        if self.image_size is None:
-            logits = mask_logits[:, needed]
-        else:
-            inner_rows, inner_columns = bilinear.places_2d(self.mask_size, self.padded_size, device)
-            masks = _needed(self.mask_size[0], self.padded_size[0], needed)
-            logits = bilinear.resample(
-                mask_logits[:, masks].float(),
-                rows=inner_rows[needed].shifted(masks.start),
-                columns=inner_columns[: self.image_size[1]],
-            )
-        return Crop(maps=logits, rows=rows[band].shifted(needed.start), columns=columns)
-
-    @property
-    def source_size(self) -> HeightWidth:
-        """What the target is made of: the network input without padding, or the masks at once."""
-        return self.image_size or self.mask_size
-
-    @property
-    def pixels_per_mask(self) -> int:
-        pixels = math.prod(self.target_size)
-        return pixels if self.image_size is None else max(pixels, math.prod(self.image_size))
-
-
-def _needed(old: int, new: int, band: slice) -> slice:
-    """The old rows that some new ones are made of."""
-    # Read from a copy on the CPU, so that no device waits.
-    at = bilinear.places(old, new, CPU)[band]
-    return slice(int(at.before[0]), int(at.after[-1]) + 1)
 
 
 def _logit(probability: float) -> float:

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Int32
 
 from maskformer.bilinear import bands
-from maskformer.postprocessing.segmentation import HeightWidth, Segment, Segmentation
+from maskformer.postprocessing.geometry import HeightWidth
+from maskformer.postprocessing.segmentation import Segment, Segmentation
 from maskformer.views.spans import Span
 
 _SAME = 0.5

@@ -11,9 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.postprocessing.geometry import Crop, HeightWidth
 from maskformer.postprocessing.segmentation import (
-    Crop,
-    HeightWidth,
     Segmentation,
     keep_panoptic,
     panoptic_segmentation,

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.postprocessing.geometry import HeightWidth
 from maskformer.postprocessing.score_sum import ScoreSum
-from maskformer.postprocessing.segmentation import HeightWidth, Segmentation
+from maskformer.postprocessing.segmentation import Segmentation
 from maskformer.resizing import to_rgb
 from maskformer.views.spans import Span, spans
 from maskformer.views.stitching import Stitcher

@@ -18,6 +18,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from maskformer import MaskFormerImageProcessor
+from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import Judge, Metric
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.looks import Looks
@@ -86,6 +87,10 @@ class Segmenting:
     @property
     def make(self) -> MakeSegmenter:
         """What an actor calls."""
+        if self.looks is None and self.settings.task == "instance":
+            return functools.partial(
+                make_segmenter, settings=self.settings, num_whole_instances=NUM_WHOLE_INSTANCES
+            )
         if self.looks is None:
             return functools.partial(make_segmenter, settings=self.settings)
         return functools.partial(_make_looker, settings=self.settings, looks=self.looks)

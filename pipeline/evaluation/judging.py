@@ -9,11 +9,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from maskformer import MaskAP, MeanIoU, PanopticQuality, decode_rle, encode_segments
+from maskformer import MeanIoU, PanopticQuality, decode_rle, encode_segments
+from pipeline.evaluation.instance_ap import InstanceAP
+from pipeline.evaluation.matching import UNMATCHED
 from pipeline.labelled.target import Labels, Target
 
 Task = Literal["semantic", "panoptic", "instance"]
-Metric: TypeAlias = MeanIoU | PanopticQuality | MaskAP
+Metric: TypeAlias = MeanIoU | PanopticQuality | InstanceAP
 Row: TypeAlias = Mapping[str, Any]
 
 SCORES: Mapping[str, str] = {"semantic": "miou", "panoptic": "pq", "instance": "ap"}
@@ -28,7 +30,7 @@ class Judge:
     labels: Labels
     """Of the data."""
     data_label_of: tuple[int, ...]
-    """The data's label id for each label of the model."""
+    """The data's label id for each label of the model, `UNMATCHED` where the data has it not."""
 
     def metric(self) -> Metric:
         """A metric that has seen nothing."""
@@ -37,23 +39,42 @@ class Judge:
             return MeanIoU(count, ignore_index=count)
         if self.task == "panoptic":
             return PanopticQuality(count, things=self.labels.things)
-        return MaskAP(count)
+        return InstanceAP(count)
 
-    def judged(self, segments: Sequence[Row], target: Target, *, index: int) -> Metric:
+    def judged(
+        self,
+        segments: Sequence[Row],
+        target: Target,
+        *,
+        index: int,
+        whole: Sequence[Row] | None = None,
+    ) -> Metric:
         """The metric of one image.
 
         Args:
             segments: rows of a segment table.
             index: the image's number in the data set, which ranks equal scores.
+            whole: its best instances with whole masks; None where there are only rows.
         """
         metric = self.metric()
+        segments = [row for row in segments if self.data_label_of[row["label_id"]] != UNMATCHED]
         if isinstance(metric, MeanIoU):
             void = len(self.labels.names)
             metric.update(self._label_map(segments, target), target.label_map(ignore_index=void))
         elif isinstance(metric, PanopticQuality):
             metric.update(self._id_map(segments, target), _id_map(target))
         else:
-            metric.update(self._masks(segments, target), self._true_masks(target), image_id=index)
+            numbered = (
+                None
+                if whole is None
+                else [{**row, "segment_id": number} for number, row in enumerate(whole, start=1)]
+            )
+            metric.update(
+                self._masks(segments, target),
+                None if numbered is None else self._masks(numbered, target),
+                self._true_masks(target),
+                image_id=index,
+            )
         return metric
 
     def score(self, metric: Metric) -> float:
@@ -81,8 +102,10 @@ class Judge:
         }
 
     def _true_masks(self, target: Target) -> dict[str, Any]:
-        shapes = encode_segments(target.ids)
-        shown = dict(zip(shapes.ids.tolist(), shapes.rles, strict=True))
+        shown: dict[int, str] = {}
+        if not all(segment.rle for segment in target.segments):
+            shapes = encode_segments(target.ids)
+            shown = dict(zip(shapes.ids.tolist(), shapes.rles, strict=True))
         things = [
             segment
             for segment in target.segments

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.evaluation.instance_ap import PUBLISHED
 from pipeline.evaluation.judging import SCORES, Judge, Metric
 
 _PER_LABEL = "_per_label"
@@ -81,18 +82,32 @@ def summary(report: MetricsReport, *, files: Sequence[str]) -> str:
     """The report for people: the numbers in percent, labels from the worst on."""
     console = Console(file=io.StringIO(), width=100, highlight=False)
     images = f"{report.num_images:,} image{'s' if report.num_images != 1 else ''}"
-    overall = Table(title=f"{report.task}, {images}, in percent")
-    columns = {name: value for name, value in report.metrics.items() if value is not None}
-    for name in columns:
-        overall.add_column(name, justify="right")
-    overall.add_row(*map(_percent, columns.values()))
-    console.print(overall)
+    console.print(_overall_table(report, title=f"{report.task}, {images}, in percent"))
     console.print(_label_table(report))
     for file in files:
         console.print(file, soft_wrap=True)
     text = console.file
     assert isinstance(text, io.StringIO)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _overall_table(report: MetricsReport, *, title: str) -> Table:
+    """A column for each number; a line for each where it was measured in two ways."""
+    table = Table(title=title)
+    numbers = {name: value for name, value in report.metrics.items() if value is not None}
+    if not any(name.startswith(PUBLISHED) for name in numbers):
+        for name in numbers:
+            table.add_column(name, justify="right")
+        table.add_row(*map(_percent, numbers.values()))
+        return table
+    table.caption = "published: of the 100 best instances of an image, whole masks, no threshold"
+    for name in ("", "of rows", "published"):
+        table.add_column(name, justify="right")
+    names = dict.fromkeys(name.removeprefix(PUBLISHED) for name in numbers)
+    for name in names:
+        ways = (numbers.get(name), numbers.get(PUBLISHED + name))
+        table.add_row(name, *map(_percent, ways))
+    return table
 
 
 def _label_table(report: MetricsReport) -> Table:

@@ -17,7 +17,7 @@ from pipeline.evaluation.judging import Judge, Metric
 from pipeline.labelled.checking import fitted
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
-from pipeline.labelling.rows import ROWS
+from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.storage import SourceChanged, StorageFault
 
 WORST = pa.struct(
@@ -86,7 +86,9 @@ class Scorer:
             max_pixels=self.dataset.reading.max_image_pixels,
         )
         try:
-            return self.judge.judged(row["segments"], target, index=index)
+            return self.judge.judged(
+                row["segments"], target, index=index, whole=row.get(WHOLE_INSTANCES.name)
+            )
         except ValueError as error:
             raise LabelError(f"image {row['image_id']}: {error}") from error
 

@@ -12,6 +12,7 @@ from pipeline.corpora.decoding import decode
 from pipeline.drawing import draw_segments
 from pipeline.evaluation.judging import Judge
 from pipeline.labelled.checking import fitted
+from pipeline.evaluation.matching import UNMATCHED
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import Target
 
@@ -92,6 +93,8 @@ def _predicted_rows(image: WorstImage, *, judge: Judge) -> list[dict[str, Any]]:
     rows = []
     for row in image.segments:
         label = judge.data_label_of[row["label_id"]]
+        if label == UNMATCHED:
+            continue
         is_region = judge.task == "semantic"
         rows.append(
             {

@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.coco_instances import open_coco_instances
-from pipeline.labelled.coco_panoptic import open_coco_panoptic, read_json
+from pipeline.labelled.coco_json import CocoFile
+from pipeline.labelled.coco_panoptic import open_coco_panoptic
 from pipeline.labelled.dataset import Kind, LabelledImages
+from pipeline.labelled.exports import exported_json
 from pipeline.labelled.label_maps import open_label_maps
+from pipeline.labelled.label_names import KnownNames
 from pipeline.labelled.rows import open_rows
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import open_shards
@@ -24,37 +28,65 @@ def open_labelled(
     storage: Storage | None = None,
     reading: ReadSettings | None = None,
     model_labels: Sequence[str] | None = None,
+    reduced_labels: Sequence[str] | None = None,
 ) -> LabelledImages:
     """The data set: listed, but none of its images or maps read yet.
 
     Args:
         model_labels: names for label maps that come without any.
+        reduced_labels: of a model whose image processor has `do_reduce_labels`; label maps with
+            the same names are read by its rule, unless they or the settings say otherwise.
 
     Raises:
         ValueError: there is none, it lacks something, or a setting has no effect on its kind.
         StorageFault: the storage failed.
     """
     storage, reading = storage or Storage().with_environment(), reading or ReadSettings()
-    kind = settings.dataset_kind or _found_kind(settings.dataset, storage=storage)
-    if kind in _WITH_NAMES:
-        return _WITH_NAMES[kind](settings, storage=storage, reading=reading)
-    return _WITHOUT_NAMES[kind](
-        settings, storage=storage, reading=reading, model_labels=model_labels
-    )
+    kind = settings.dataset_kind
+    if kind is None or kind in _COCO:
+        settings, notes = _with_exported_json(settings, storage=storage)
+    else:
+        notes = ()
+    if kind is None:
+        kind = _found_kind(settings.dataset, storage=storage)
+    if kind in _COCO:
+        dataset = _open_coco(settings, storage=storage, reading=reading)
+        return replace(dataset, notes=(*notes, *dataset.notes))
+    settings.refuse("skip_unusable", because=f"data of the kind {kind}")
+    if kind == "segment_table":
+        return open_table(settings, storage=storage, reading=reading)
+    known = KnownNames(model=model_labels, reduced=reduced_labels)
+    return _WITHOUT_NAMES[kind](settings, storage=storage, reading=reading, known=known)
 
 
-_WITH_NAMES = {
-    "coco_panoptic": open_coco_panoptic,
-    "coco_instances": open_coco_instances,
-    "segment_table": open_table,
-}
+_COCO = {"coco_panoptic": open_coco_panoptic, "coco_instances": open_coco_instances}
 _WITHOUT_NAMES = {"label_maps": open_label_maps, "webdataset": open_shards, "parquet": open_rows}
+
+
+def _with_exported_json(
+    settings: DatasetSettings, *, storage: Storage
+) -> tuple[DatasetSettings, tuple[str, ...]]:
+    """The settings with COCO's JSON in place of the folder that holds it, and a note on that."""
+    place = exported_json(settings.dataset, storage=storage)
+    if place is None:
+        return settings, ()
+    return replace(settings, dataset=place), (f"the labels of {settings.dataset} are in {place}",)
+
+
+def _open_coco(
+    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
+) -> LabelledImages:
+    file = CocoFile.read(storage.absolute(settings.dataset), storage=storage)
+    kind = settings.dataset_kind or _kind_of_annotations(file)
+    if kind != "coco_instances":
+        settings.refuse("skip_unusable", because="COCO's panoptic maps")
+    return _COCO[kind](settings, file=file, storage=storage, reading=reading)
 
 
 def _found_kind(dataset: str, *, storage: Storage) -> Kind:
     place = storage.absolute(dataset)
     if place.lower().endswith(".json"):
-        return _kind_of_json(place, storage=storage)
+        return "coco_instances"  # or panoptic, which reading it tells
     if "*" in place.rpartition("/")[2]:
         pattern_kind = {"tar": "webdataset", "parquet": "parquet"}.get(kind_of(place) or "")
         if pattern_kind is None:
@@ -82,13 +114,15 @@ def _found_kind(dataset: str, *, storage: Storage) -> Kind:
     )
 
 
-def _kind_of_json(place: str, *, storage: Storage) -> Kind:
-    annotation = read_json(place, storage=storage)["annotations"][0]
-    if "segments_info" in annotation:
-        return "coco_panoptic"
-    if "segmentation" in annotation:
-        return "coco_instances"
-    raise LabelError(
-        f"{place}: COCO's annotations have segments_info (panoptic) or segmentation (instances), "
-        f"these have {json.dumps(sorted(annotation))}"
+def _kind_of_annotations(file: CocoFile) -> Kind:
+    """What the first says that says something: exporters leave fields out of single ones."""
+    for text in file.entries.annotations:
+        annotation = json.loads(bytes(text))
+        if isinstance(annotation, dict) and annotation.get("segments_info") is not None:
+            return "coco_panoptic"
+        if isinstance(annotation, dict) and annotation.keys() & {"segmentation", "bbox"}:
+            return "coco_instances"
+    raise file.wrong(
+        ("annotations", 0),
+        rule="must have segments_info, as COCO's panoptic ones, or segmentation, as its instances",
     )

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from maskformer import decode_rle
+from maskformer import area_of, decode_rle, is_overlapping, painted, rle_runs
+from pipeline.labelled.id_maps import bands, count_ids, looked_up
 
 
 class LabelError(ValueError):
@@ -56,6 +57,9 @@ class Target:
 
     ids: Integer[np.ndarray, "height width"]
     segments: tuple[TrueSegment, ...]
+    is_overlapping: bool = False
+    """Whether objects overlap, so that the map does not show the whole of each; all then have an
+    `rle`. A crowd lies below all objects, and hides none."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,7 +75,7 @@ class Target:
         )
         for segment in self.segments:
             label_of[segment.id] = segment.label_id
-        return label_of[self.ids]
+        return looked_up(label_of, self.ids)
 
 
 def turned(target: Target, *, orientation: int) -> Target:
@@ -141,7 +145,8 @@ def label_map_target(
         shown = ", ".join(map(str, wrong[:5]))
         raise LabelError(
             f"{place}: a label must be in {first} to {first + count - 1}, or the ignore_index "
-            f"{meaning.ignore_index}; the map holds {shown}"
+            f"{meaning.ignore_index}; the map holds {shown}; labels whose values have gaps are "
+            'named by their values in labels.json, as {"7": "road", "24": "person"}'
         )
     # 0 is void, so that label i has the id i + 1.
     id_of = np.zeros(present[-1] + 1, np.min_scalar_type(count))
@@ -150,7 +155,7 @@ def label_map_target(
     for label in label_ids:
         id_of[label + first] = label + 1
     return Target(
-        ids=id_of[values],
+        ids=looked_up(id_of, values),
         segments=tuple(TrueSegment(id=label + 1, label_id=label) for label in label_ids),
     )
 
@@ -185,20 +190,51 @@ def id_map_target(
     ids = [segment.id for segment in described]
     if len(set(ids)) < len(ids):
         raise LabelError(f"{place}: two segments have the same id; each needs its own")
-    present = {value for value in np.unique(values).tolist() if value != 0}
+    present = {value for band in bands(values) for value in np.unique(values[band]).tolist()} - {0}
     if missing := sorted(present - set(ids)):
         raise LabelError(f"{place}: the map holds segment {missing[0]}, which is described nowhere")
     if absent := sorted(set(ids) - present):
         raise LabelError(f"{place}: segment {absent[0]} is described, and has no pixel in the map")
     order = np.argsort(ids)
-    places = np.searchsorted(np.array([0, *sorted(ids)]), values)
+    known = np.array([0, *sorted(ids)])
     new_ids = np.zeros(len(ids) + 1, np.min_scalar_type(len(ids)))
     new_ids[1:] = order + 1
+    numbered = np.empty(values.shape, new_ids.dtype)
+    for band in bands(values):
+        numbered[band] = new_ids[np.searchsorted(known, values[band])]
     return Target(
-        ids=new_ids[places],
+        ids=numbered,
         segments=tuple(
             TrueSegment(id=number, label_id=segment.label_id, is_crowd=segment.is_crowd)
             for number, segment in enumerate(described, start=1)
+        ),
+    )
+
+
+def objects_target(segments: Sequence[TrueSegment], *, size: tuple[int, int]) -> Target:
+    """The target of objects that have an `rle` each, of an image of (height, width).
+
+    In the map small ones lie on top of large ones, and crowds below all. No mask is decoded: the
+    map takes memory by the image, whatever the number of objects.
+
+    Raises:
+        ValueError: an rle is no mask of that size.
+    """
+    height, width = size
+    masks = [rle_runs(segment.rle or "", height=height, width=width) for segment in segments]
+    order = sorted(
+        range(len(masks)), key=lambda place: (not segments[place].is_crowd, -area_of(masks[place]))
+    )
+    return Target(
+        ids=painted(
+            [masks[place] for place in order],
+            [segments[place].id for place in order],
+            height=height,
+            width=width,
+        ),
+        segments=tuple(segments),
+        is_overlapping=is_overlapping(
+            [mask for mask, each in zip(masks, segments, strict=True) if not each.is_crowd]
         ),
     )
 
@@ -209,10 +245,13 @@ def _present(values: Integer[np.ndarray, "height width"], *, place: str) -> list
         raise LabelError(f"{place}: a label must be at least 0, the map holds {values.min()}")
     if int(values.max()) >= 1 << 16:
         raise LabelError(f"{place}: a label map holds 16 bits, this one holds {values.max()}")
-    return np.flatnonzero(np.bincount(values.ravel())).tolist()
+    return np.flatnonzero(count_ids(values)).tolist()
 
 
 def rgb_ids(pixels: UInt8[np.ndarray, "height width 3"]) -> Integer[np.ndarray, "height width"]:
     """The ids of a map that spreads them over three channels, the lowest byte in the first."""
-    channels = pixels.astype(np.int32)
-    return channels[..., 0] + (channels[..., 1] << 8) + (channels[..., 2] << 16)
+    ids = np.empty(pixels.shape[:2], np.int32)
+    for band in bands(pixels):
+        channels = pixels[band].astype(np.int32)
+        ids[band] = channels[..., 0] + (channels[..., 1] << 8) + (channels[..., 2] << 16)
+    return ids

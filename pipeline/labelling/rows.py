@@ -12,6 +12,12 @@ from pipeline.corpora.passed_over import PASSED_OVER
 from pipeline.storage.retries import take_retries
 from pipeline.table import IMAGES, SEGMENTS
 
+WHOLE_INSTANCES = pa.field(
+    "whole_instances",
+    pa.list_(pa.struct([("label_id", pa.int32()), ("score", pa.float64()), ("rle", pa.string())])),
+)
+"""The best instances of an image with their whole masks, which overlap; for evaluation alone."""
+
 RETRIES = pa.list_(
     pa.struct([("kind", pa.string()), ("count", pa.int64()), ("seconds", pa.float64())])
 )

@@ -5,6 +5,7 @@ and is called by two threads at once, which take turns at it, a block each; a th
 one batch while the next is in the model.
 """
 
+import dataclasses
 import faulthandler
 import os
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,18 +31,20 @@ from maskformer import (
     Segmentation,
     Span,
     Stitcher,
+    WholeInstance,
     encode_segments,
     instance_segmentation,
     keep_instance,
     keep_panoptic,
     panoptic_segmentation,
     semantic_segments,
+    whole_instances,
 )
 from pipeline.allocator import keep_memory
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.rows import ROWS
+from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.labelling.settings import SegmentSettings
 
 _BYTES_PER_PIXEL_ON_A_GPU = 4096
@@ -79,6 +82,8 @@ class _Masks:
         )
 
 
+_Made = TypeVar("_Made")
+
 _Result = tuple[int, dict[str, Any]]
 """The identity of an image's row, and the columns that segmenting fills in."""
 
@@ -93,13 +98,17 @@ class Segmenter:
         settings: SegmentSettings,
         num_threads: int | None = None,
         gpu_share: float = 1.0,
+        num_whole_instances: int | None = None,
     ) -> None:
+        """`num_whole_instances` is how many of an image's best instances are told of beside its
+        rows, as AP is published of them; None for none. For the task instance."""
         keep_memory()
         # One thread of arithmetic beside the model's: with more the two would fight for the cores.
         self._finisher = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         compiling = self._finisher.submit(_compile)
         self._settings = settings
         self._num_threads = num_threads or torch.get_num_threads()
+        self._num_whole = num_whole_instances
         self._dtype = _DTYPES[settings.precision]
         self._model, self._processor = load_model(model_files(), settings=settings)
         self._device = self._model.device
@@ -117,7 +126,8 @@ class Segmenter:
                 finishing += self._begin(batch)
         seconds = self._settings.segment_seconds * max(1, len(images))
         results = dict(result for future in finishing for result in _ended(future, seconds=seconds))
-        return segmented_rows(rows, [results.get(id(row)) for row in rows])
+        schema = ROWS if self._num_whole is None else ROWS.append(WHOLE_INSTANCES)
+        return segmented_rows(rows, [results.get(id(row)) for row in rows], schema=schema)
 
     def _batches(self, images: list[_Image]) -> Iterator[list[_Image]]:
         """Images of one padded size together, as many as the bound on pixels lets in."""
@@ -236,6 +246,9 @@ class Segmenter:
         """The queries that can become segments; None where all take part (semantic)."""
         if self._settings.task == "panoptic":
             return keep_panoptic(class_logits, threshold=self._settings.resolved.threshold)
+        if self._settings.task == "instance" and self._num_whole is not None:
+            most = max(self._num_whole, len(class_logits))
+            return keep_instance(class_logits, threshold=0.0, most=most)
         if self._settings.task == "instance":
             return keep_instance(class_logits, threshold=self._settings.resolved.threshold)
         return None
@@ -246,25 +259,37 @@ class Segmenter:
         return [(id(masks.image.row), self._segments(masks)) for masks in batch]
 
     def _segments(self, masks: _Masks) -> dict[str, Any]:
-        return self._columns(self._segmented_somewhere(masks), size=masks.image.size)
+        if self._num_whole is None:
+            return self._columns(self._segmented_somewhere(masks), size=masks.image.size)
+        sure = _first_rows(masks, self._num_sure(masks))
+        whole = _somewhere(self._whole_instances, _first_rows(masks, self._num_whole))
+        columns = self._columns(self._segmented_somewhere(sure), size=masks.image.size)
+        return columns | {"whole_instances": [dataclasses.asdict(each) for each in whole]}
+
+    def _num_sure(self, masks: _Masks) -> int:
+        """How many of the kept rows there are without whole instances."""
+        assert masks.kept is not None
+        scores = masks.kept.scores[: len(masks.class_logits)]
+        return int((scores >= self._settings.resolved.threshold).sum())
+
+    def _whole_instances(self, masks: _Masks) -> list[WholeInstance]:
+        assert masks.kept is not None
+        return whole_instances(masks.mask_logits, masks.kept, **self._sizes(masks))
 
     def _segmented_somewhere(self, masks: _Masks) -> Segmentation:
-        """On the device where the masks are, or where the memory is."""
-        try:
-            return self._segmentation(masks)
-        except (RuntimeError, MemoryError) as error:
-            if masks.mask_logits.device.type == "cpu" or not is_out_of_memory(error):
-                raise
-        free_memory()
-        return self._segmentation(masks.on(torch.device("cpu")))
+        return _somewhere(self._segmentation, masks)
 
-    def _segmentation(self, masks: _Masks) -> Segmentation:
-        settings = self._settings.resolved
+    def _sizes(self, masks: _Masks) -> dict[str, Any]:
+        """From which size to which masks are resized."""
         image_size = masks.image.pixels.shape[:2]
         is_padded = tuple(image_size) != masks.padded_size
         sizes: dict[str, Any] = {"target_size": masks.image.size}
         if is_padded or self._settings.resize_rule == "detectron2":
             sizes |= {"image_size": tuple(image_size), "padded_size": masks.padded_size}
+        return sizes
+
+    def _segmentation(self, masks: _Masks) -> Segmentation:
+        settings, sizes = self._settings.resolved, self._sizes(masks)
         if masks.kept is None:
             return semantic_segments(masks.class_logits, masks.mask_logits, **sizes)
         overlap = {
@@ -290,6 +315,28 @@ class Segmenter:
             settings=self._settings,
             labels=self._labels,
         )
+
+
+def _first_rows(masks: _Masks, count: int) -> _Masks:
+    """The first of the kept rows alone."""
+    assert masks.kept is not None
+    kept = Kept(
+        queries=masks.kept.queries[:count],
+        labels=masks.kept.labels[:count],
+        scores=masks.kept.scores[:count],
+    )
+    return replace(masks, kept=kept, mask_logits=masks.mask_logits[:count])
+
+
+def _somewhere(make: Callable[[_Masks], _Made], masks: _Masks) -> _Made:
+    """On the device where the masks are, or where the memory is."""
+    try:
+        return make(masks)
+    except (RuntimeError, MemoryError) as error:
+        if masks.mask_logits.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    free_memory()
+    return make(masks.on(torch.device("cpu")))
 
 
 def _ended(finishing: "Future[list[_Result]]", *, seconds: float) -> list[_Result]:
@@ -388,7 +435,10 @@ def segment_columns(
 
 
 def segmented_rows(
-    rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any] | None]
+    rows: Sequence[dict[str, Any]],
+    results: Sequence[dict[str, Any] | None],
+    *,
+    schema: pa.Schema = ROWS,
 ) -> pa.Table:
     """Rows of `loading.BLOCK` with the columns that segmenting fills in; None where it did not."""
     return pa.Table.from_pylist(
@@ -396,7 +446,7 @@ def segmented_rows(
             {**_plain(row), **(_no_result(row) if result is None else result)}
             for row, result in zip(rows, results, strict=True)
         ],
-        schema=ROWS,
+        schema=schema,
     )
 
 

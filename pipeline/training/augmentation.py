@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -26,36 +26,82 @@ _TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Which row and which column of the image each row and column of a view is."""
+
+    rows: Int64[Tensor, " height"]
+    """-1 is padding."""
+    columns: Int64[Tensor, " width"]
+    """-1 is padding."""
+
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> "Grid":
+        """Of an image as it is."""
+        return cls(rows=torch.arange(size[0]), columns=torch.arange(size[1]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class View:
     """An image and its map, of one size."""
 
     pixels: UInt8[Tensor, "3 height width"]
     ids: Integer[Tensor, "height width"]
     """0 is void."""
+    grid: Grid | None = None
+    """For masks that the map cannot show; None where it shows all."""
 
     @property
     def size(self) -> tuple[int, int]:
         return self.ids.shape[0], self.ids.shape[1]
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "View":
-        """Both changed by a function of torchvision that tells images from masks."""
-        mask = tv_tensors.Mask(self.ids[None])
-        return View(
-            pixels=change(tv_tensors.Image(self.pixels)).as_subclass(Tensor),
-            ids=change(mask).as_subclass(Tensor)[0],
-        )
-
     def resized(self, size: tuple[int, int]) -> "View":
         if size == self.size:
             return self
-        ids = functional.resize_image(
-            # The nearest that torchvision takes for masks is half a pixel off.
-            self.ids[None],
-            list(size),
-            interpolation=InterpolationMode.NEAREST_EXACT,
+        return View(
+            pixels=functional.resize_image(self.pixels, list(size), antialias=True),
+            ids=_nearest(self.ids, size),
+            grid=self.grid
+            and Grid(
+                rows=_nearest(self.grid.rows[:, None], (size[0], 1))[:, 0],
+                columns=_nearest(self.grid.columns[None], (1, size[1]))[0],
+            ),
         )
-        pixels = functional.resize_image(self.pixels, list(size), antialias=True)
-        return View(pixels=pixels, ids=ids[0])
+
+    def cropped(self, *, top: int, left: int, height: int, width: int) -> "View":
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        return View(
+            pixels=self.pixels[:, rows, columns],
+            ids=self.ids[rows, columns],
+            grid=self.grid and Grid(rows=self.grid.rows[rows], columns=self.grid.columns[columns]),
+        )
+
+    def mirrored(self) -> "View":
+        return View(
+            pixels=self.pixels.flip(-1),
+            ids=self.ids.flip(-1),
+            grid=self.grid and Grid(rows=self.grid.rows, columns=self.grid.columns.flip(-1)),
+        )
+
+    def padded(self, *, below: int, right: int) -> "View":
+        """With grey, and void."""
+        return View(
+            pixels=F.pad(self.pixels, (0, right, 0, below), value=GREY),
+            ids=F.pad(self.ids, (0, right, 0, below)),
+            grid=self.grid
+            and Grid(
+                rows=F.pad(self.grid.rows, (0, below), value=-1),
+                columns=F.pad(self.grid.columns, (0, right), value=-1),
+            ),
+        )
+
+
+def _nearest(
+    ids: Integer[Tensor, "height width"], size: tuple[int, int]
+) -> Integer[Tensor, "new_height new_width"]:
+    # The nearest that torchvision takes for masks is half a pixel off.
+    return functional.resize_image(
+        ids[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT
+    )[0]
 
 
 def augment(
@@ -91,7 +137,7 @@ def augment(
         jittered = torch.tensor(colour_jitter(pixels, random=random))
         view = replace(view, pixels=jittered.permute(2, 0, 1))
     if settings.flip and random.random() < 0.5:
-        view = view.each(functional.horizontal_flip)
+        view = view.mirrored()
     return _padded(view, size=settings.crop) if settings.pad_to_crop and settings.crop else view
 
 
@@ -174,7 +220,7 @@ def _cropped(
         max_share = settings.single_category_max_area
         if max_share == 1 or _is_varied(ids, label_of=label_of, max_share=max_share):
             break
-    return view.each(lambda part: functional.crop(part, top, left, height, width))
+    return view.cropped(top=top, left=left, height=height, width=width)
 
 
 def _is_varied(
@@ -195,5 +241,4 @@ def _padded(view: View, *, size: tuple[int, int]) -> View:
     below, right = (max(wanted - side, 0) for wanted, side in zip(size, view.size, strict=True))
     if not below and not right:
         return view
-    fill = {tv_tensors.Image: GREY, tv_tensors.Mask: 0}
-    return view.each(lambda part: functional.pad(part, [0, 0, right, below], fill=fill[type(part)]))
+    return view.padded(below=below, right=right)

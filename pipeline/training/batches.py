@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
-from maskformer import IdMap, MaskFormerImageProcessor
+from maskformer import IdMap, MaskFormerImageProcessor, MaskRuns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class Sample:
     image_id: str
     pixels: UInt8[Tensor, "3 height width"]
     """RGB."""
-    targets: IdMap
-    """Of the pixels' size; 0 is in no mask."""
+    targets: IdMap | MaskRuns
+    """Of the pixels' size; 0 of a map is in no mask."""
     class_labels: Int64[Tensor, " masks"]
     """The label of each mask."""
     valid: Bool[Tensor, "height width"] | None = None
@@ -38,7 +38,7 @@ class Batch:
     """Normalised, and 0 in the padding below and to the right."""
     pixel_mask: Bool[Tensor, "batch height width"]
     """True where there is image."""
-    mask_labels: list[IdMap]
+    mask_labels: list[IdMap | MaskRuns]
     """Of the padded size. Padding is in no mask."""
     class_labels: list[Tensor]
     valid: list[Tensor] | None = None
@@ -68,10 +68,7 @@ class Batch:
             self,
             pixel_values=self.pixel_values.pin_memory(),
             pixel_mask=self.pixel_mask.pin_memory(),
-            mask_labels=[
-                IdMap(map=masks.map.pin_memory(), ids=masks.ids.pin_memory())
-                for masks in self.mask_labels
-            ],
+            mask_labels=[masks.each(Tensor.pin_memory) for masks in self.mask_labels],
             class_labels=[labels.pin_memory() for labels in self.class_labels],
             valid=None if self.valid is None else [plane.pin_memory() for plane in self.valid],
         )
@@ -115,10 +112,7 @@ def collate(
             pixels.to(device, non_blocking=True), image_sizes=sizes
         ).contiguous(memory_format=torch.channels_last),
         pixel_mask=mask.to(device, non_blocking=True),
-        mask_labels=[
-            IdMap(map=moved(_padded(s.targets.map, size=size)), ids=moved(s.targets.ids))
-            for s in samples
-        ],
+        mask_labels=[_padded_targets(s.targets, size=size).each(moved) for s in samples],
         class_labels=[moved(sample.class_labels) for sample in samples],
         valid=valid,
     )
@@ -133,6 +127,12 @@ def _padded_size(
     divisor = max(processor.size_divisor, 1)
     size = (-(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor)
     return processor.padded_size(size)
+
+
+def _padded_targets(targets: IdMap | MaskRuns, *, size: tuple[int, int]) -> IdMap | MaskRuns:
+    if isinstance(targets, MaskRuns):
+        return targets.padded(size)
+    return replace(targets, map=_padded(targets.map, size=size))
 
 
 def _padded(plane: Tensor, *, size: tuple[int, int]) -> Tensor:

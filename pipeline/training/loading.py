@@ -15,12 +15,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Integer, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
-from maskformer import IdMap
+from maskformer import IdMap, MaskRuns
 from pipeline.training.batches import Batch, Sample, collate
 from pipeline.training.order import Pick, step_indices, worker_share
 from pipeline.training.samples import TrainingData
@@ -148,8 +149,9 @@ class _Sent:
 
     image_id: str
     pixels: UInt8[np.ndarray, "height width 3"]
-    map: Integer[np.ndarray, "height width"]
-    ids: Integer[np.ndarray, " masks"]
+    targets: type[IdMap | MaskRuns]
+    fields: dict[str, Any]
+    """Of the targets."""
     class_labels: Int64[np.ndarray, " masks"]
     valid: Bool[np.ndarray, "height width"] | None
 
@@ -158,8 +160,11 @@ class _Sent:
         return cls(
             image_id=sample.image_id,
             pixels=sample.pixels.permute(1, 2, 0).numpy(),
-            map=sample.targets.map.numpy(),
-            ids=sample.targets.ids.numpy(),
+            targets=type(sample.targets),
+            fields={
+                name: value.numpy() if isinstance(value, torch.Tensor) else value
+                for name, value in vars(sample.targets).items()
+            },
             class_labels=sample.class_labels.numpy(),
             valid=None if sample.valid is None else sample.valid.numpy(),
         )
@@ -168,7 +173,12 @@ class _Sent:
         return Sample(
             image_id=self.image_id,
             pixels=torch.from_numpy(self.pixels).permute(2, 0, 1),
-            targets=IdMap(map=torch.from_numpy(self.map), ids=torch.from_numpy(self.ids)),
+            targets=self.targets(
+                **{
+                    name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                    for name, value in self.fields.items()
+                }
+            ),
             class_labels=torch.from_numpy(self.class_labels),
             valid=None if self.valid is None else torch.from_numpy(self.valid),
         )

@@ -4,22 +4,25 @@ Takes images of `labelled/`; `loading.py` asks for samples in the order of `orde
 processes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
-from maskformer import IdMap, MaskFormerImageProcessor
+from maskformer import IdMap, MaskFormerImageProcessor, MaskRuns, Runs
 from pipeline.corpora.decoding import ImageError, decode
 from pipeline.labelled.checking import fitted
 from pipeline.labelled.dataset import LabelledImage, LabelledImages
+from pipeline.labelled.id_maps import count_ids
 from pipeline.labelled.target import LabelError
-from pipeline.training.augmentation import View, augment
+from pipeline.training.augmentation import Grid, View, augment
 from pipeline.training.batches import Sample
 from pipeline.training.order import Pick, sample_random
 from pipeline.training.recipes import Augmentation
-from pipeline.training.targets import TargetRule, TargetSettings, target_rule
+from pipeline.training.targets import TargetMap, TargetRule, TargetSettings, target_rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,27 +79,26 @@ class TrainingData:
             max_pixels=self.dataset.reading.max_image_pixels,
         )
         target = self.rule(fitting)
+        grid = Grid.whole((target.ids.shape[0], target.ids.shape[1]))
         view = augment(
             View(
                 pixels=torch.from_numpy(pixels).permute(2, 0, 1),
                 ids=torch.from_numpy(target.ids),
+                grid=None if target.masks is None else grid,
             ),
             settings=self.augmentation,
             processor=self.processor,
             label_of=target.label_of,
             random=sample_random(pick, seed=self.seed),
         )
-        ids = view.ids.contiguous()
-        # What a crop left nothing of is no target any more.
-        left = np.flatnonzero(np.bincount(ids.flatten().numpy()))
-        left = left[left > 0]
+        masks, left = _masks_left(view, target=target)
         return Sample(
             image_id=labelled.image.image_id,
             # One copy of what is left: a crop would carry its whole image along.
             pixels=view.pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1),
-            targets=IdMap(map=ids, ids=torch.from_numpy(left).to(ids.dtype)),
+            targets=masks,
             class_labels=torch.from_numpy(target.label_of[left]),
-            valid=ids != 0 if self.targets.ignore_void else None,
+            valid=view.ids.contiguous() != 0 if self.targets.ignore_void else None,
         )
 
     def _pixels(self, labelled: LabelledImage) -> np.ndarray:
@@ -112,3 +114,26 @@ class TrainingData:
         except ImageError as error:
             raise LabelError(f"image {image.image_id}: {error}") from error
         return np.array(decoded.image)
+
+
+def _masks_left(
+    view: View, *, target: TargetMap
+) -> tuple[IdMap | MaskRuns, Int64[np.ndarray, " masks"]]:
+    """The masks that the view shows something of, and their ids in the map.
+
+    What a crop left nothing of is no target any more.
+    """
+    if view.grid is None or target.masks is None:
+        ids = view.ids.contiguous()
+        shown = np.flatnonzero(count_ids(ids.numpy()))
+        shown = shown[shown > 0]
+        return IdMap(map=ids, ids=torch.from_numpy(shown).to(ids.dtype)), shown
+
+    def of(masks: Sequence[Runs]) -> MaskRuns:
+        assert view.grid is not None
+        places = {"rows": view.grid.rows.clone(), "columns": view.grid.columns.clone()}
+        return MaskRuns.of(masks, image_height=target.ids.shape[0], **places)
+
+    everything = of(target.masks)
+    left = [mask for mask in range(everything.shape[0]) if everything.shows(mask)]
+    return of([target.masks[mask] for mask in left]), np.array(left, np.int64) + 1

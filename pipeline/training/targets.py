@@ -5,15 +5,17 @@ is left of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from pipeline.evaluation.matching import match_labels
+from maskformer import Runs, rle_runs
+from pipeline.evaluation.matching import UNMATCHED, match_labels
 from pipeline.labelled.dataset import TASKS, LabelledImages
-from pipeline.labelled.target import Target
+from pipeline.labelled.id_maps import looked_up
+from pipeline.labelled.target import Target, TrueSegment, objects_target
 
 Task = Literal["semantic", "panoptic", "instance"]
 
@@ -34,12 +36,18 @@ class TargetSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetMap:
-    """Masks to find: where `ids` holds i > 0 there is one of the label `label_of[i]`."""
+    """Masks to find: where `ids` holds i > 0 there is one of the label `label_of[i]`.
+
+    Where masks overlap, `masks` has the whole of each, from that of id 1 on, and the map shows the
+    small ones on top.
+    """
 
     ids: Integer[np.ndarray, "height width"]
     """0 is void."""
     label_of: Int64[np.ndarray, " ids"]
     """-1 where no mask has the id."""
+    masks: tuple[Runs, ...] | None = None
+    """None where the map shows the whole of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +58,20 @@ class TargetRule:
     label_ids: tuple[int, ...]
     """The model's label by the data's; -1 for those that the task leaves out."""
 
+    def learns(self, segment: TrueSegment) -> bool:
+        """Whether a mask of it is to be found."""
+        # A crowd is many objects in one mask, which no query should answer for.
+        is_one = self.task == "semantic" or not segment.is_crowd
+        return is_one and self.label_ids[segment.label_id] >= 0
+
     def __call__(self, target: Target) -> TargetMap:
-        kept = [segment for segment in target.segments if self.label_ids[segment.label_id] >= 0]
+        kept = [segment for segment in target.segments if self.learns(segment)]
         if self.task == "semantic":
             new_ids = [self.label_ids[segment.label_id] + 1 for segment in kept]
         else:
-            # A crowd is many objects in one mask, which no query should answer for.
-            kept = [segment for segment in kept if not segment.is_crowd]
             new_ids = list(range(1, len(kept) + 1))
+        if target.is_overlapping:
+            return self._of_objects(kept, size=target.size)
         highest = max([0, *new_ids])
         # torch has no unsigned types of more than a byte.
         new_id_of = np.zeros(
@@ -68,7 +82,20 @@ class TargetRule:
         for segment, new_id in zip(kept, new_ids, strict=True):
             new_id_of[segment.id] = new_id
             label_of[new_id] = self.label_ids[segment.label_id]
-        return TargetMap(ids=new_id_of[target.ids], label_of=label_of)
+        return TargetMap(ids=looked_up(new_id_of, target.ids), label_of=label_of)
+
+    def _of_objects(self, kept: Sequence[TrueSegment], *, size: tuple[int, int]) -> TargetMap:
+        """Of objects that may overlap; what is not learnt takes no pixel from what is."""
+        height, width = size
+        target = objects_target(
+            [replace(segment, id=number) for number, segment in enumerate(kept, start=1)], size=size
+        )
+        masks = tuple(rle_runs(each.rle or "", height=height, width=width) for each in kept)
+        return TargetMap(
+            ids=target.ids if target.ids.dtype == np.uint8 else target.ids.astype(np.int32),
+            label_of=np.array([-1, *(self.label_ids[each.label_id] for each in kept)], np.int64),
+            masks=masks if target.is_overlapping else None,
+        )
 
 
 def target_rule(
@@ -98,6 +125,6 @@ def target_rule(
     names = dataset.labels.names if model_labels is None else tuple(model_labels)
     label_ids = [-1] * len(dataset.labels.names)
     for model_id, data_id in enumerate(match_labels(names, dataset.labels, task=chosen)):
-        if chosen != "instance" or data_id in things:
+        if data_id != UNMATCHED and (chosen != "instance" or data_id in things):
             label_ids[data_id] = model_id
     return TargetRule(task=chosen, label_ids=tuple(label_ids))

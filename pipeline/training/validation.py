@@ -18,9 +18,10 @@ from PIL import Image
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 from pipeline.evaluation.flow import Verdict, take
+from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
-from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.matching import match_labels, stuff_to_fuse
 from pipeline.evaluation.scoring import Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelled.dataset import LabelledImages
@@ -90,7 +91,9 @@ class Validation:
         scorer = Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_drawn)
         loader = ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES)
         segmenter = Segmenter(
-            model_files=lambda: _files(model, processor=processor), settings=self.segmenting
+            model_files=lambda: _files(model, processor=processor),
+            settings=self.segmenting,
+            num_whole_instances=NUM_WHOLE_INSTANCES if self.judge.task == "instance" else None,
         )
         share = range(rank, len(self.dataset), world_size)
         for block in loader(pa.table({"index": list(share)}, schema=INDICES)):
@@ -148,11 +151,7 @@ def validation_of(
         labels=dataset.labels,
         data_label_of=match_labels(labels, dataset.labels, task=task),
     )
-    stuff = tuple(
-        label
-        for label, data_label in enumerate(judge.data_label_of)
-        if data_label not in dataset.labels.things
-    )
+    stuff = stuff_to_fuse(judge.data_label_of, things=dataset.labels.things)
     return Validation(
         dataset=dataset if limit is None else dataset.first(limit),
         judge=judge,

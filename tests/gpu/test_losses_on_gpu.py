@@ -10,7 +10,15 @@ import torch.distributed as dist
 from tiny_training import drawn_batch, tiny_model
 from waits import waits
 
-from maskformer import MaskFormerForInstanceSegmentation, step_normalisers
+from maskformer import (
+    IdMap,
+    MaskFormerForInstanceSegmentation,
+    MaskRuns,
+    encode_mask,
+    rle_runs,
+    step_normalisers,
+)
+from maskformer.criterion.targets import expand_masks
 from pipeline.training.batches import Batch
 from pipeline.training.loop import Trainer
 from pipeline.training.optimisation import OptimisationSettings
@@ -80,6 +88,34 @@ def test_a_loss_waits_once_for_all_layers_and_images():
         with torch.autocast("cuda", torch.bfloat16):
             losses = losses_of(model, inputs)
         torch.stack(list(losses.values())).sum().backward()
+
+    assert len(waits(step)) == 1
+
+
+def as_runs(masks: IdMap) -> MaskRuns:
+    """The same masks, as they come where objects overlap."""
+    _, height, width = masks.shape
+    size = {"height": height, "width": width}
+    return MaskRuns.of(
+        [rle_runs(encode_mask(mask), **size) for mask in expand_masks(masks).numpy()],
+        rows=torch.arange(height),
+        columns=torch.arange(width),
+        image_height=height,
+    )
+
+
+def test_runs_have_the_losses_of_their_masks_and_wait_no_more():
+    model, on_cpu = tiny_model().to(GPU).train(), batch()
+    runs = dataclasses.replace(on_cpu, mask_labels=[as_runs(m) for m in on_cpu.mask_labels])
+    (expected, by_map), (found, by_runs) = (
+        losses_and_gradients(copy.deepcopy(model), inputs.to(GPU)) for inputs in (on_cpu, runs)
+    )
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert (by_runs - by_map).norm() / by_map.norm() < 1e-4
+    inputs = runs.to(GPU)
+
+    def step() -> None:
+        torch.stack(list(losses_of(model, inputs).values())).sum().backward()
 
     assert len(waits(step)) == 1
 

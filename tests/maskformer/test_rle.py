@@ -76,7 +76,7 @@ def test_a_map_that_is_not_contiguous_is_encoded_like_its_copy():
         assert encode_segments(view).rles == encode_segments(view.copy()).rles
 
 
-@pytest.mark.parametrize("broken", ["", "~~", "o", "öö", "01"])
+@pytest.mark.parametrize("broken", ["", "~~", "o", "öö", "01", "é", "\ud800"])
 def test_text_that_is_no_rle_of_the_size_is_an_error_that_says_so(broken):
     with pytest.raises(ValueError, match="an rle"):
         decode_rle(broken, height=4, width=4)
@@ -85,3 +85,43 @@ def test_text_that_is_no_rle_of_the_size_is_an_error_that_says_so(broken):
 def test_a_mask_decoded_with_the_wrong_size_is_an_error_that_names_both_counts():
     with pytest.raises(ValueError, match=r"got 12 for 3x5 = 15"):
         decode_rle(encode_mask(np.eye(3, 4, dtype=bool)), height=3, width=5)
+
+
+def compressed(counts: list[int]) -> str:
+    """By COCO's rule, of whole numbers of any size."""
+    text = ""
+    for place, count in enumerate(counts):
+        value = count - (counts[place - 2] if place > 2 else 0)
+        is_more = True
+        while is_more:
+            code, value = value & 31, value >> 5
+            is_more = value != (-1 if code & 16 else 0)
+            text += chr(48 + code + 32 * is_more)
+    return text
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [2**62, 2**62, 2**62, 2**62, 16],  # adds up to 16 where 64 bits wrap round
+        [2**54, 2**54, 16],
+        [0, 20, -4],
+        [17, -1],
+        [2**40, 1, 2**40, 15],
+    ],
+)
+def test_counts_that_are_none_of_the_mask_are_refused_before_memory_is_taken(counts):
+    with pytest.raises(ValueError, match="an rle"):
+        decode_rle(compressed(counts), height=4, width=4)
+
+
+@settings(max_examples=100)
+@given(st.text("0123456789:;<=>?@ABCXYZ_`abcmno", max_size=12))
+def test_a_text_is_the_mask_that_pycocotools_makes_of_it_or_refused(text):
+    try:
+        mask = decode_rle(text, height=5, width=4)
+    except ValueError:
+        return
+    encoded = {"size": [5, 4], "counts": text.encode()}
+    assert mask.sum() == coco.area(encoded)
+    assert (mask == coco.decode(encoded)).all()

@@ -4,8 +4,8 @@ import torch
 
 from maskformer.bilinear import places
 from maskformer.postprocessing import score_sum
+from maskformer.postprocessing.geometry import Crop
 from maskformer.postprocessing.score_sum import ScoreSum
-from maskformer.postprocessing.segmentation import Crop
 
 CPU = torch.device("cpu")
 

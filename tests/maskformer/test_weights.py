@@ -12,6 +12,7 @@ from tiny import make_tiny
 
 from maskformer import weights
 from maskformer.configuration import MaskFormerConfig, ResNetConfig, TimmBackboneConfig
+from maskformer.hub import resolve_folder
 from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
 
 
@@ -223,10 +224,10 @@ def test_a_model_that_is_nowhere_is_one_clear_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
 
     with pytest.raises(ValueError, match=r"'someone/x' is no folder here, .* no route to host"):
-        weights.resolve_folder("someone/x")
+        resolve_folder("someone/x")
     for name in ("/no/such/folder", "./folder", "a/b/c", ""):
         with pytest.raises(ValueError, match=r"a model must be a folder, .* or a hub id"):
-            weights.resolve_folder(name)
+            resolve_folder(name)
 
 
 def broken(folder, kind):
@@ -279,7 +280,7 @@ def test_a_folder_that_is_no_model_is_refused_in_one_line_without_torch(folder, 
 
 def test_folders_are_checked_without_torch(folder):
     program = (
-        "import sys; from maskformer.weights import check_folder, resolve_folder;"
+        "import sys; from maskformer import check_folder, resolve_folder;"
         f"check_folder(resolve_folder({str(folder)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -262,3 +262,47 @@ def _segment_rows(scene: Scene) -> Iterator[dict[str, object]]:
             "width": scene.ids.shape[1],
             "rle": rle,
         }
+
+
+def overlapping_objects() -> list[tuple[np.ndarray, str, bool]]:
+    """Mask, label and whether it is a crowd, of one image of 36 x 48: a tree with a car before it,
+    two trees alike, a car under a crowd of cars, which also lies where nothing else is."""
+    boxes = [
+        ("tree", (2, 2, 22, 26), False), ("car", (8, 10, 16, 20), False),
+        ("tree", (20, 24, 34, 40), False), ("tree", (20, 24, 34, 40), False),
+        ("car", (4, 34, 14, 46), False), ("car", (5, 30, 12, 44), True),
+    ]  # fmt: skip
+    objects = []
+    for label, (top, left, bottom, right), is_crowd in boxes:
+        mask = np.zeros((_HEIGHT, _WIDTH), bool)
+        mask[top:bottom, left:right] = True
+        objects.append((mask, label, is_crowd))
+    return objects
+
+
+def coco_objects(
+    objects: list[tuple[np.ndarray, str, bool]], photo: Image.Image | None = None
+) -> dict[str, bytes]:
+    """One image in COCO's instance format, its objects as run lengths."""
+    height, width = objects[0][0].shape
+    names = ("tree", "car")
+    said = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": height, "width": width}],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": names.index(label) + 1,
+                "iscrowd": int(is_crowd),
+                "area": int(mask.sum()),
+                "segmentation": {"size": [height, width], "counts": encode_mask(mask)},
+            }
+            for number, (mask, label, is_crowd) in enumerate(objects, start=1)
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
+    }
+    photo = photo or scenes(1)[0].photo.resize((width, height))
+    return {
+        "images/a.jpg": encoded(photo, "JPEG"),
+        "instances.json": json.dumps(said).encode(),
+    }

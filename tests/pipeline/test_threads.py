@@ -4,11 +4,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from pipeline.threads import map_ahead
+from pipeline.threads import Budget, map_ahead
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -89,3 +90,29 @@ def test_the_garbage_collector_may_close_it_in_a_thread_that_is_starting() -> No
     command = [sys.executable, "-c", textwrap.dedent(program)]
     done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_parts_of_a_budget_wait_until_they_are_free() -> None:
+    budget, taken, most = Budget(10), 0, 0
+    lock = threading.Lock()
+
+    def call(amount: int) -> None:
+        nonlocal taken, most
+        with budget.part(amount):
+            with lock:
+                taken += min(amount, 10)
+                most = max(most, taken)
+            time.sleep(0.001)
+            with lock:
+                taken -= min(amount, 10)
+
+    amounts = [1, 4, 7, 99, 3, 10, 2] * 8  # one is more than there is, and goes alone
+    assert len(list(map_ahead(call, amounts, num_threads=8))) == len(amounts)
+    assert (taken, most) == (0, 10)
+
+
+def test_a_part_is_free_again_after_an_error() -> None:
+    budget = Budget(1)
+    for _ in range(2):
+        with pytest.raises(KeyError), budget.part(1):
+            raise KeyError

@@ -12,9 +12,9 @@ import torch
 
 from maskformer import zoo
 from maskformer.configuration import MaskFormerConfig, ResNetConfig
+from maskformer.hub import resolve_folder
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation
-from maskformer.weights import resolve_folder
 from maskformer.zoo import MODELS, fetched_folder
 
 NAME = "maskformer-swin-tiny-coco-panoptic"

@@ -11,7 +11,8 @@ from drawn_labels import Scene, coco_instances, coco_panoptic, encoded, label_ma
 from PIL import ExifTags, Image
 
 from maskformer import decode_rle
-from pipeline.labelled.checking import check_image, check_images, fitted
+from pipeline.corpora.decoding import image_size
+from pipeline.labelled.checking import check_images, fitted
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
@@ -46,7 +47,9 @@ def maps_beside(folder: Path, drawn: Scene, orientation: int, *, labels: np.ndar
 
 
 def target_of(dataset: LabelledImages) -> Target:
-    return check_image(dataset[0], max_pixels=MAX_PIXELS)
+    image = dataset.image(0)
+    size = image_size(image.data or b"", name=image.name, max_pixels=MAX_PIXELS)
+    return fitted(dataset.target(0), size=size, photo=lambda: image, max_pixels=MAX_PIXELS)
 
 
 def values(drawn: Scene) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What is wrong with labelled data is one line that names the image and the file."""
 
 import gzip
+import io
 import json
 import re
 from collections.abc import Callable
@@ -56,7 +57,7 @@ MAP = "annotations/val/scene-1.png"
         (encoded(np.full((36, 48), 300, np.uint16)), ["0 to 3", "holds 300"]),
         (encoded(np.zeros((36, 47), np.uint8)), ["36 x 48", "36 x 47", "scene-1.jpg"]),
         (encoded(scenes()[1].label_map)[:-60], ["cannot be decoded"]),
-        (encoded(Image.new("RGB", (48, 36))), ["colours (RGB)", "8 or 16 bit"]),
+        (encoded(Image.new("RGB", (48, 36), "red")), ["colours (RGB)", "8 or 16 bit"]),
         (encoded(Image.new("L", (48, 36)), "JPEG"), ["no PNG", "JPEG"]),
         (b"", ["empty"]),
     ],
@@ -87,6 +88,18 @@ def test_a_photograph_that_is_none_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes()) | {"images/val/scene-1.jpg": b"<html>404</html>"}
     text = message(lambda: check_images(opened(put(tmp_path, files))))
     assert "image images/val/scene-1.jpg: NotAnImage" in text
+
+
+def test_labels_of_a_photograph_that_exif_turns_say_so(tmp_path: Path) -> None:
+    scene = scenes()[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    scene.photo.save(buffer, "JPEG", exif=exif)
+    files = label_maps([scene]) | {"images/val/scene-0.jpg": buffer.getvalue()}
+    text = message(lambda: check_images(opened(put(tmp_path, files))))
+    assert "48 x 36 pixels upright and its labels 36 x 48" in text
+    assert "EXIF orientation" in text
 
 
 @pytest.mark.parametrize("lacking", ["jpg", "png"])
@@ -160,28 +173,43 @@ PANOPTIC, INSTANCES = "annotations/panoptic_val.json", "annotations/instances_va
             PANOPTIC,
             ("annotations", 1, "segments_info", 0),
             {"category_id": 99},
-            "scene-1.jpg: category 99",
+            "scene-1.jpg) must be the id of one of the categories, got 99",
         ),
-        (PANOPTIC, ("annotations", 1), {"image_id": 99}, "99 is annotated and not listed"),
-        (PANOPTIC, ("annotations", 1), {"file_name": "x.png"}, "panoptic_val/x.png is not there"),
-        (PANOPTIC, ("images", 1), {"file_name": "x.jpg"}, "val/x.jpg is not there"),
-        (PANOPTIC, ("images", 0), {"file_name": "x.jpg"}, "no x.jpg in"),
-        (PANOPTIC, (), {"categories": None}, "lists of images, annotations, categories"),
+        (
+            PANOPTIC,
+            ("annotations", 1),
+            {"image_id": 99},
+            "must be the id of one of the images, got 99",
+        ),
+        (PANOPTIC, ("annotations", 1), {"file_name": "x.png"}, "panoptic_val/x.png is there nor"),
+        (PANOPTIC, ("images", 1), {"file_name": "x.jpg"}, "val/x.jpg is there nor"),
+        (PANOPTIC, ("images", 0), {"file_name": "x.jpg"}, "image x.jpg is named"),
+        (PANOPTIC, (), {"categories": None}, "lists of images, annotations and categories"),
         (
             INSTANCES,
             ("annotations", 0),
             {"segmentation": [[1, 2, 3, 4]]},
-            "scene-0.jpg, objects in",
+            "annotations[0].segmentation",
         ),
-        (INSTANCES, ("images", 0), {"height": 40}, "of size [40, 48]"),
+        (
+            INSTANCES,
+            ("images", 0),
+            {"height": 40},
+            "must be [40, 48], the height and width of the image, got [36, 48]",
+        ),
         (
             INSTANCES,
             ("annotations", 0, "segmentation"),
             {"counts": "11"},
-            "scene-0.jpg, objects in",
+            "annotations[0].segmentation",
         ),
-        (INSTANCES, ("annotations",), [{}], "image_id is missing in {}"),
-        (PANOPTIC, ("categories",), [7], "id is missing in 7"),
+        (
+            INSTANCES,
+            ("annotations",),
+            [{}],
+            "annotations[9] (without an id) must have image_id, got {}",
+        ),
+        (PANOPTIC, ("categories",), [7], "categories[4] must be an object, got 7"),
     ],
 )
 def test_a_json_that_contradicts_itself_is_named(

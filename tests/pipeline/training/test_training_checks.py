@@ -1,11 +1,12 @@
 """What is wrong with labelled data is told before the first step, and what it holds is counted."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from corpora import put, tar
-from drawn_labels import encoded, names_json, panoptic_shards, scenes
+from drawn_labels import encoded, names_json, panoptic_shards, scenes, segments_info
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.labelled.opening import open_labelled
@@ -17,9 +18,12 @@ from pipeline.training.samples import TrainingData
 from pipeline.training.targets import TargetSettings
 
 
-def data_of(files: dict[str, bytes], folder: Path, **targets: object) -> TrainingData:
+def data_of(
+    files: dict[str, bytes], folder: Path, *, name: str = "", **targets: object
+) -> TrainingData:
+    put(folder, files)
     return TrainingData(
-        dataset=open_labelled(DatasetSettings(dataset=put(folder, files))),
+        dataset=open_labelled(DatasetSettings(dataset=str(folder / name))),
         augmentation=Augmentation(),
         processor=MaskFormerImageProcessor(),
         seed=0,
@@ -52,7 +56,21 @@ def test_empty_images_and_unseen_labels_are_told(tmp_path: Path) -> None:
     assert census_lines(check_training_data(data), data=data) == [
         "3 images show 1 of 4 labels; 2 show none",
         "no image shows sky, tree, car: they stay unlearnt",
+        "what counts for nothing (ignore_index 255) covers 66.7 % of the pixels",
     ]
+
+
+def test_maps_of_0_and_255_are_refused_unless_255_is_said_to_count_for_nothing(
+    tmp_path: Path,
+) -> None:
+    binary = plain(0)
+    binary[:9] = 255
+    files = maps_in_tar(binary, binary)
+    with pytest.raises(LabelError, match=r"ignore_index 255 in 25 % .* if that is lesion, say so"):
+        check_training_data(data_of(files | {"labels.json": b'["skin", "lesion"]'}, tmp_path))
+    values = {"labels.json": b'{"0": "skin", "255": "lesion"}'}
+    census = check_training_data(data_of(files | values, tmp_path))
+    assert census.pixels_of_label == {0: 2 * 27 * 48, 1: 2 * 9 * 48}
 
 
 def test_data_that_shows_nothing_to_learn_is_refused(tmp_path: Path) -> None:
@@ -75,3 +93,64 @@ def test_the_first_image_that_is_wrong_is_named(
     with pytest.raises(LabelError, match=said):
         check_training_data(data)
     assert check_training_data(data, indices=[0]).num_images == 1
+
+
+def instances(*crowds: int, count: int = 1) -> dict[str, bytes]:
+    """COCO's, an image for each flag with so many objects that are crowds or not."""
+    square = [[4, 4, 12, 4, 12, 12, 4, 12]]
+    said = {
+        "images": [
+            {"id": n, "file_name": f"{n}.jpg", "height": 36, "width": 48}
+            for n, _ in enumerate(crowds)
+        ],
+        "annotations": [
+            {"image_id": n, "category_id": 1, "iscrowd": crowd, "segmentation": square}
+            for n, crowd in enumerate(crowds)
+            for _ in range(count)
+        ],
+        "categories": [{"id": 1, "name": "car"}],
+    }
+    files = {f"images/{n}.jpg": scenes()[0].jpeg for n, _ in enumerate(crowds)}
+    return {**files, "data.json": json.dumps(said).encode()}
+
+
+def test_objects_that_are_crowds_are_told_and_are_no_images_of_their_label(tmp_path: Path) -> None:
+    data = data_of(instances(0, 1, 1, count=2), tmp_path, name="data.json")
+    assert census_lines(check_training_data(data), data=data) == [
+        "3 images show 1 of 1 labels; 2 show none",
+        "4 of 6 objects are crowds, which are not learnt (iscrowd 1, as CVAT writes for what is "
+        "drawn with a brush)",
+    ]
+
+
+def test_data_of_crowds_alone_is_refused(tmp_path: Path) -> None:
+    data = data_of(instances(1, 1), tmp_path, name="data.json")
+    with pytest.raises(LabelError, match=r"all 2 objects of 2 images are crowds.*write 0 for the"):
+        check_training_data(data)
+
+
+def test_crowds_of_panoptic_data_are_learnt_by_the_task_semantic_alone(tmp_path: Path) -> None:
+    scene = scenes()[0]
+    said = [each | {"iscrowd": 1} for each in segments_info(scene)]
+    members = [
+        ("a.jpg", scene.jpeg),
+        ("a.png", encoded(scene.ids.astype(np.uint16))),
+        ("a.json", json.dumps({"segments_info": said}).encode()),
+    ]
+    files = {"labels.json": names_json(), "x.tar": tar(members)}
+    data = data_of(files, tmp_path, task="semantic")
+    assert census_lines(check_training_data(data), data=data) == [
+        "1 images show 4 of 4 labels; 0 show none"
+    ]
+    with pytest.raises(LabelError, match="all 5 objects of 1 images are crowds"):
+        check_training_data(data_of(files, tmp_path, task="panoptic"))
+
+
+def test_an_image_with_more_objects_than_the_model_has_queries_is_named(tmp_path: Path) -> None:
+    data = data_of(instances(0, count=12), tmp_path, name="data.json")
+    census = check_training_data(data)
+    assert len(census_lines(census, data=data, num_queries=12)) == 1
+    assert census_lines(census, data=data, num_queries=10)[1:] == [
+        "the model finds at most 10 objects in an image (num_queries), and 1 of 1 images has more, "
+        "0.jpg 12: without a crop 2 of 12 objects are not learnt"
+    ]
