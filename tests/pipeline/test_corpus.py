@@ -14,6 +14,7 @@ from pipeline.corpora.corpus import (
     list_corpus,
 )
 from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.passed_over import WITHOUT_LOCATIONS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.storage import SourceChanged, Storage
@@ -66,7 +67,8 @@ def test_every_kind_of_source_in_one_prefix_is_found_in_the_order_of_its_path(tm
         ("table.parquet", "parquet"),
     ]
     assert listing.passed_over.examples == {
-        "of no known kind": [f"{root}/{n}" for n in ("more.csv", "notes.txt", "numbers.parquet")]
+        "of no known kind": [f"{root}/notes.txt"],
+        WITHOUT_LOCATIONS: [f"{root}/more.csv", f"{root}/numbers.parquet"],
     }
     assert listing.doubled == [f"{root}/elsewhere/d.jpg"]
     for source in sources:
@@ -319,7 +321,7 @@ def test_a_jsonl_file_without_locations_is_passed_over(tmp_path, data):
     root = put(tmp_path, {"list.jsonl": data})
     sources, listing = listed(root)
     assert sources == []
-    assert listing.passed_over.examples == {"of no known kind": [f"{root}/list.jsonl"]}
+    assert listing.passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/list.jsonl"]}
 
 
 @pytest.mark.parametrize("data", [b"", b"a,b\n1,2\n", b"\x00\x01\x02", b"x" * 200_000])
@@ -327,7 +329,7 @@ def test_a_csv_file_without_locations_is_passed_over(tmp_path, data):
     root = put(tmp_path, {"list.csv": data})
     sources, listing = listed(root)
     assert sources == []
-    assert listing.passed_over.examples == {"of no known kind": [f"{root}/list.csv"]}
+    assert listing.passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/list.csv"]}
 
 
 @pytest.mark.parametrize("data", [b"", b"no Parquet", IMAGES[:-20], IMAGES[:40] + IMAGES[60:]])
@@ -346,7 +348,7 @@ def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
 
 def test_the_column_of_images_may_be_named(tmp_path):
     root = put(tmp_path, {"a.parquet": parquet({"one": [b"1"], "two": [b"2"]})})
-    assert listed(root)[1].passed_over.examples == {"of no known kind": [f"{root}/a.parquet"]}
+    assert listed(root)[1].passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/a.parquet"]}
     assert names(listed(root, image_column="two")[0]) == ["a.parquet"]
 
 

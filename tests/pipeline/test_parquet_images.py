@@ -8,6 +8,7 @@ import pytest
 from corpora import parquet, picture, put
 
 from pipeline.corpora.corpus import list_corpus
+from pipeline.corpora.passed_over import WITHOUT_LOCATIONS, PassedOver
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.labelling.cutting import Cutter
 from pipeline.storage import Storage
@@ -59,13 +60,13 @@ def test_every_image_of_a_list_is_a_row(tmp_path, make, is_struct):
     assert keyed == ["v/0", "v/1", "x/0", "y", "z/0", "z/1"]
 
 
-def test_a_row_whose_list_is_empty_is_told(tmp_path):
+def test_a_row_whose_list_is_empty_is_counted(tmp_path):
     column = pa.array([[PHOTOS[0]], []], pa.list_(pa.binary()))
     root = put(tmp_path, {"a.parquet": written({"images": column})})
     (source,) = list_corpus(root, storage=STORAGE, settings=ReadSettings()).sources
-    told: list[str] = []
-    list(read_source(source, storage=STORAGE, settings=ReadSettings(), passed_over=told.append))
-    assert told == ["a.parquet/1"]
+    told = PassedOver()
+    list(read_source(source, storage=STORAGE, settings=ReadSettings(), passed_over=told))
+    assert told.examples == {"a row with an empty list of images": [f"{root}/a.parquet, row 1"]}
 
 
 def test_how_many_images_lists_hold_is_not_claimed_before_they_are_read(tmp_path):
@@ -126,7 +127,7 @@ def test_a_column_of_other_bytes_is_not_taken_for_images(tmp_path):
     root = put(tmp_path, {"00000.parquet": data, "b.jpg": PHOTOS[0]})
     listing = list_corpus(root, storage=STORAGE, settings=ReadSettings())
     assert [source.name for source in listing.sources] == ["b.jpg"]
-    assert "00000.parquet" in str(listing.passed_over)
+    assert listing.passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/00000.parquet"]}
     named = ReadSettings(image_column="embedding")
     sources = list_corpus(root, storage=STORAGE, settings=named).sources
     assert [source.name for source in sources] == ["00000.parquet", "b.jpg"]
