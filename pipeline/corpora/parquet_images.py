@@ -21,7 +21,7 @@ from pipeline.corpora.encoded import (
 )
 from pipeline.corpora.passed_over import EMPTY_ROW, PassedOver
 from pipeline.corpora.sources import Source
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage, is_complete, join
 
 _IMAGE_COLUMNS = (
     "image",
@@ -219,20 +219,24 @@ def _by_path(
     """
     folder = place.source.uri.rpartition("/")[0]
     above = folder.rpartition("/")[0]
-    is_whole = "://" in path or path.startswith("/")
-    near = [] if is_whole else [join(folder, path), join(above, path)]
-    for uri in [*([path] if is_whole else near), join(folder, path.rpartition("/")[2])]:
+    places = [path] if is_complete(path) else [join(folder, path), join(above, path)]
+    for uri in [*places, join(folder, path.rpartition("/")[2])]:
         file = storage.file(uri)
         if file is None:
             continue
-        if file.size > settings.max_image_bytes:
-            message = f"{place}: {too_large(file.size, settings=settings)}"
+        size, data = file.size, None
+        if size <= settings.max_image_bytes:  # some servers do not say how large it is
+            data = storage.read(uri, etag=file.etag, most=settings.max_image_bytes + 1)
+            size = len(data)
+        if size > settings.max_image_bytes:
+            message = f"{place}: {too_large(size, settings=settings)}"
             return None, ImageError("TooLarge", message)
-        return storage.read(uri, etag=file.etag), None
+        return data, None
     return None, ImageError(
         "EmptyFile",
         f"{place}: there are no bytes in the column of images, and its path {path!r} leads to no "
-        "file, as it is or from the Parquet file's folder",
+        "file, as it is or from the Parquet file's folder; put the files there, or write the "
+        "Parquet file with the bytes in it",
     )
 
 

@@ -114,6 +114,34 @@ def test_a_path_in_place_of_bytes_is_followed_from_the_file(tmp_path):
     assert images[6].error.message.startswith(f"{root}/data/t.parquet, row 6: ")
 
 
+def test_a_hub_cache_gives_the_images_that_its_snapshots_name(tmp_path):
+    """Links to blobs without an ending; a row without bytes has the path of another machine."""
+    cells = [{"bytes": PHOTOS[0], "path": "a.png"}, {"bytes": None, "path": "/data/b.png"}, None]
+    cells.append({"bytes": None, "path": "photos/c.png"})
+    root = put(
+        tmp_path,
+        {"blobs/5d3e": written({"image": pa.array(cells, CELL)}), "blobs/9a": PHOTOS[1]},
+    )
+    snapshot = tmp_path / "snapshots" / "abc"
+    for name, blob in (("data/train.parquet", "5d3e"), ("photos/c.png", "9a")):
+        link = snapshot / name
+        link.parent.mkdir(parents=True)
+        link.symlink_to(f"../../../blobs/{blob}")
+    listing = list_corpus(root, storage=STORAGE, settings=ReadSettings())
+    parquet_file, photo = listing.sources
+    assert listing.passed_over.counts == {"of no known kind": 2}
+    images = list(read_source(parquet_file, storage=STORAGE, settings=ReadSettings()))
+    assert [image.image_id for image in images] == [
+        f"snapshots/abc/data/train.parquet/{row}" for row in range(4)
+    ]
+    assert [image.data for image in images] == [PHOTOS[0], None, None, PHOTOS[1]]
+    assert [image.error and image.error.error_class for image in images] == [
+        None, "EmptyFile", "EmptyFile", None,
+    ]  # fmt: skip
+    assert "'/data/b.png' leads to no file" in images[1].error.message
+    assert photo.name == "snapshots/abc/photos/c.png"
+
+
 def test_a_file_behind_a_path_may_be_too_large_too(tmp_path):
     cells = pa.array([{"bytes": None, "path": "b.png"}], CELL)
     root = put(tmp_path, {"t.parquet": written({"image": cells}), "b.png": bytes(11)})
