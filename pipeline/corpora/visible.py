@@ -13,7 +13,7 @@ from pipeline.storage import File, Storage, below, join
 
 _HIDDEN_FOLDER = re.compile(
     r"\.|(__MACOSX|_temporary|_delta_log|_delta_index|_change_data|_spark_metadata"
-    r"|_symlink_format_manifest)$"
+    r"|_symlink_format_manifest|lost\+found|System Volume Information|\$RECYCLE\.BIN)$"
 )
 _MARKER = re.compile(r"_(SUCCESS|metadata|common_metadata|table\.json)$|_(committed|started)_")
 # Of a table, beside `images` and `segments`, which hold Parquet files.
@@ -53,7 +53,10 @@ class VisibleFiles:
     def _is_plain(self, uri: str) -> bool:
         """Whether no folder below the root needs a second look."""
         *folders, _ = below(uri, root=self._root).split("/")
-        return not any(folder[:1] in (".", "_") or folder in _TABLES for folder in folders)
+        return not any(
+            folder[:1] == "_" or folder in _TABLES or _HIDDEN_FOLDER.match(folder)
+            for folder in folders
+        )
 
     def _reason(self, uri: str) -> str | None:
         """Why a file is not visible, None where it is."""

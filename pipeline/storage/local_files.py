@@ -7,6 +7,7 @@ folder, a name that is too long) is not there; a disk that fails, or that refuse
 import contextlib
 import errno
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pipeline.storage.file import File
 from pipeline.storage.places import local_uri
 
 _FOR_ALL = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+_OF_THE_SYSTEM = re.compile(r"\.|(lost\+found|System Volume Information|\$RECYCLE\.BIN)$")
 _NO_SUCH_PATH = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -31,21 +33,29 @@ def look(path: str) -> File | None:
         return _file(path, os.stat(path))
 
 
-def folder(path: str) -> list[File | str]:
+def folder(path: str, *, is_asked_for: bool = True) -> list[File | str]:
     """The files of a folder, and the paths of the folders in it, in the order of their paths.
 
     Nothing where there is no folder. What goes meanwhile is left out. Symbolic links are what they
     lead to, under their own names: one that leads nowhere is a file without an etag, one that leads
     to a folder around it is left out, for what lies there has other names.
+
+    Args:
+        is_asked_for: whether it is no folder that was found in another one; of those, hidden ones
+            and what a system keeps on each disk for itself need not be allowed to this user.
     """
     entries: list[tuple[str, File | str]] = []
-    with contextlib.suppress(FileNotFoundError), _absence_told(path), os.scandir(path) as found:
-        for each in found:
-            entry = _entry(each)
-            if isinstance(entry, File):
-                entries.append((each.name, entry))
-            elif entry is not None:
-                entries.append((f"{each.name}/", entry))
+    try:
+        with contextlib.suppress(FileNotFoundError), _absence_told(path), os.scandir(path) as found:
+            for each in found:
+                entry = _entry(each)
+                if isinstance(entry, File):
+                    entries.append((each.name, entry))
+                elif entry is not None:
+                    entries.append((f"{each.name}/", entry))
+    except PermissionError:
+        if is_asked_for or not _OF_THE_SYSTEM.match(os.path.basename(path)):
+            raise
     return [entry for _, entry in sorted(entries, key=lambda named: named[0])]
 
 

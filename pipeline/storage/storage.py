@@ -291,17 +291,18 @@ class Storage:
             hidden=(self.secret, self.token, self.key),
         )
 
-    def _files_on_disk(self, fs: Any, path: str) -> Iterator[File]:
+    def _files_on_disk(self, fs: Any, path: str, *, is_asked_for: bool = True) -> Iterator[File]:
         """Folder by folder; one that cannot be read is a fault, and no folder without files."""
         uri = places.local_uri(path)
-        entries = self._retried(lambda: local_files.folder(path), fs=fs, what=f"list {uri}")
+        list_folder = partial(local_files.folder, path, is_asked_for=is_asked_for)
+        entries = self._retried(list_folder, fs=fs, what=f"list {uri}")
         if not entries and (single := self.file(uri)) is not None:
             yield single
         for entry in entries:
             if isinstance(entry, File):
                 yield entry
             else:
-                yield from self._files_on_disk(fs, entry)
+                yield from self._files_on_disk(fs, entry, is_asked_for=False)
 
     def _files_of_site(self, fs: Any, url: str) -> Iterator[File]:
         """Those that the pages of a site have links to, from one above to those below."""

@@ -106,13 +106,15 @@ def test_hidden_files_and_those_of_other_programs_are_no_part_of_the_corpus(tmp_
             "_delta_log/1.checkpoint.parquet": b"1",
             "d/._d.jpg": b"1",
             "d/.DS_Store": b"1",
+            "lost+found/#12.jpg": b"1",
+            "$RECYCLE.BIN/S-1-5/$RX.jpg": b"1",
             "d/e_f.g.jpg": b"1",
         },
     )
     sources, listing = listed(root)
     assert names(sources) == ["d/e_f.g.jpg"]
-    assert listing.passed_over.counts == {"hidden": 6}
-    assert listing.passed_over.examples["hidden"][0] == f"{root}/.a.jpg"
+    assert listing.passed_over.counts == {"hidden": 8}
+    assert f"{root}/.a.jpg" in listing.passed_over.examples["hidden"]
 
 
 def test_a_name_that_begins_with_an_underscore_is_one_like_others(place):

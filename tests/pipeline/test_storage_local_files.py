@@ -55,6 +55,26 @@ def test_a_folder_that_cannot_be_read_ends_a_listing_and_is_named(
         list(list_corpus(corpus, storage=STORAGE, settings=ReadSettings()).sources)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("name", ["lost+found", "System Volume Information", ".Trash-0"])
+def test_a_folder_that_the_system_keeps_for_itself_costs_no_listing(
+    corpus, monkeypatch, name, number
+):
+    os.mkdir(f"{corpus}/{name}")
+    failing(monkeypatch, "scandir", at=f"{corpus}/{name}", number=number, times=99)
+    listing = list_corpus(corpus, storage=STORAGE, settings=ReadSettings())
+    assert [Path(source.uri).name for source in listing.sources] == ["a.jpg", "b.jpg", "z.jpg"]
+    assert listing.out_of_reach == 0
+    assert not listing.passed_over
+
+
+def test_a_folder_of_the_system_on_a_disk_that_fails_ends_a_listing(corpus, monkeypatch):
+    os.mkdir(f"{corpus}/lost+found")
+    failing(monkeypatch, "scandir", at=f"{corpus}/lost+found", number=errno.EIO, times=99)
+    with pytest.raises(StorageFault, match="lost"):
+        list(STORAGE.files(corpus))
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM])
 def test_a_file_that_cannot_be_looked_at_is_not_absent(corpus, monkeypatch, number):
     failing(monkeypatch, "stat", at=f"{corpus}/a.jpg", number=number, times=99)
