@@ -45,6 +45,7 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.tally import Counts, Tally
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.storage.faults import can_never_work
 from pipeline.table import TableStore
 
 
@@ -93,6 +94,8 @@ def evaluate(settings: Settings) -> int:
     except (WrongUsage, ValueError) as error:
         return _fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
     except (StorageFault, SourceChanged, ConnectionError) as error:
+        if can_never_work(error):
+            return _fail(str(error), ExitCode.WRONG_USAGE)
         return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
     except KeyboardInterrupt:
         return _fail("stopped; nothing was written", ExitCode.TRY_AGAIN)
