@@ -43,7 +43,8 @@ class Cutter:
         A tar is opened only if its bytes ask for it: how many images it holds, nobody knows
         without reading it.
         """
-        if source.kind == "file" or (source.kind == "tar" and slice_bytes(source) <= max_bytes):
+        is_small = source.kind == "tar" and slice_bytes(source) <= max_bytes
+        if source.kind == "file" or is_small or not source.etag:  # without one it is absent
             yield source
             return
         pieces = self._pieces(source)
@@ -85,8 +86,8 @@ class Cutter:
 
     def _up_to(self, source: Source, *, images: int) -> "_First":
         """The source up to its first so many images, with their number."""
-        if source.kind == "file":
-            return _First(source)
+        if source.kind == "file" or not source.etag:
+            return _First(dataclasses.replace(source, num_images=1))
         with self._open(source) as file:
             if source.kind == "parquet":
                 groups = parquet_groups(file, settings=self.reading)

@@ -154,6 +154,16 @@ def test_the_first_images_are_the_first_of_all_and_no_more(tmp_path, counts, lim
     assert [part.num_images for part in first] == [len(images(part)) for part in first]
 
 
+@pytest.mark.parametrize("kind", ["file", "tar", "parquet"])
+@pytest.mark.parametrize("uri", ["foo://x/y", "/no/such/place", "/a\0b"])
+def test_what_is_absent_stays_whole_and_is_one_image_of_the_first(uri, kind):
+    absent = Source(uri=uri, name="y", kind=kind, etag="", size=0)
+    assert list(CUTTER.slices(absent, max_images=1, max_bytes=1)) == [absent]
+    (first,) = CUTTER.first_images([absent] * 2, limit=1, known={})
+    assert first == dataclasses.replace(absent, num_images=1)
+    assert len(images(first)) == 1
+
+
 def test_slices_of_an_earlier_plan_are_taken_without_a_look_inside(tmp_path):
     whole = source(tmp_path, "a.tar", tar([(f"{n}.jpg", bytes(100)) for n in range(6)]))
     earlier = list(CUTTER.first_images([whole], limit=2, known={}))
