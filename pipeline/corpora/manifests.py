@@ -84,8 +84,6 @@ def looked_at(
             kind, _, number = entry.place.partition(" ")
             return entry, File(uri=f"{manifest.uri}#{kind}={number}", size=0, etag="")
         location = entry.uri if is_complete(entry.uri) else join(folder, entry.uri)
-        if why_never(location):
-            return entry, File(uri=location, size=0, etag="")
         try:
             # An entry that is not there keeps its place: reading it gives a row that says so.
             return entry, lookups.look(storage.absolute(location))

@@ -222,6 +222,13 @@ def test_half_a_character_in_a_name_is_one_row_in_error(tmp_path):
     assert outcomes(place) == [("i/\\ud800.jpg", "NotFound"), ("i/p0.jpg", None)]
 
 
+@pytest.mark.parametrize("uri", ["i/\\u0000\\ud800.jpg", "ipfs://Qm/\\ud800.jpg"])
+def test_half_a_character_in_a_name_that_can_never_be_is_one_row_in_error_too(tmp_path, uri):
+    place = written(tmp_path, "m.jsonl", f'{{"uri": "{uri}"}}\n{{"uri": "i/p0.jpg"}}\n')
+    (_, error), good = outcomes(place)
+    assert (error, good) == ("BadLocation", ("i/p0.jpg", None))
+
+
 def test_a_location_whose_package_is_missing_stops_with_the_line_and_the_package(tmp_path):
     pytest.importorskip("fsspec")
     place = written(tmp_path, "m.csv", "uri\ni/p0.jpg\ngs://bucket/x.jpg\n")
