@@ -11,7 +11,7 @@ import re
 from pipeline.storage import Storage, StorageFault
 from pipeline.storage.protocols import why_never
 
-_S3 = re.compile(r"s3a?://([^/]*)")
+_S3 = re.compile(r"(?i)s3a?://([^/]*)")
 _BUCKET = re.compile(r"[A-Za-z0-9.\-_]{1,255}|arn:[^*?\[{]+")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
 _MOST_SHOWN = 3

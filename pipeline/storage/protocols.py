@@ -1,12 +1,12 @@
 """Protocols: which locations a store can have at all, and which package a protocol needs."""
 
-import re
 from typing import Any
 
 import fsspec
 from fsspec.registry import known_implementations, registry
 
-_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+from pipeline.storage import places
+
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "adl": "adlfs"}
 
 
@@ -14,9 +14,9 @@ def why_never(uri: str) -> str | None:
     """Says why no store can have an object at that location; None where one may."""
     if "\0" in uri:
         return "a location cannot hold the character NUL"
-    protocol = _PROTOCOL.match(uri)
-    if protocol and protocol[1] not in known_implementations and protocol[1] not in registry:
-        return f"there is no protocol {protocol[1]}:// here; known are s3, gs, az, http and so on"
+    protocol = places.protocol(uri)
+    if protocol not in known_implementations and protocol not in registry:
+        return f"there is no protocol {protocol}:// here; known are s3, gs, az, http and so on"
     return None
 
 
@@ -31,7 +31,7 @@ def filesystem_of(uri: str, **options: Any) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
-        protocol = uri.split("://", 1)[0]
+        protocol = places.protocol(uri)
         package = _PACKAGES.get(protocol)
         what = f"pip install {package}" if package else str(error)
         raise ValueError(

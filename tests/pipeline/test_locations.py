@@ -29,7 +29,16 @@ def test_what_is_no_location_is_refused(location, found):
 
 @pytest.mark.parametrize(
     "location",
-    ["a", "/a b/c", "s3://bucket", "s3a://bucket/x", "gs://b/x", "C:/x", "http://h/a?b=c"],
+    [
+        "a",
+        "/a b/c",
+        "s3://bucket",
+        "s3a://bucket/x",
+        "gs://b/x",
+        "C:/x",
+        "http://h/a?b=c",
+        "S3://bucket/x",
+    ],
 )
 def test_what_may_be_a_location_is_left_to_the_storage(location):
     check_location(location, setting="the corpus")
