@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from maskformer import MaskAP, MeanIoU, PanopticQuality, decode_rle, encode_segments
+from pipeline.evaluation.matching import UNMATCHED
 from pipeline.labelled.target import Labels, Target
 
 Task = Literal["semantic", "panoptic", "instance"]
@@ -28,7 +29,7 @@ class Judge:
     labels: Labels
     """Of the data."""
     data_label_of: tuple[int, ...]
-    """The data's label id for each label of the model."""
+    """The data's label id for each label of the model, `UNMATCHED` where the data has it not."""
 
     def metric(self) -> Metric:
         """A metric that has seen nothing."""
@@ -47,6 +48,7 @@ class Judge:
             index: the image's number in the data set, which ranks equal scores.
         """
         metric = self.metric()
+        segments = [row for row in segments if self.data_label_of[row["label_id"]] != UNMATCHED]
         if isinstance(metric, MeanIoU):
             void = len(self.labels.names)
             metric.update(self._label_map(segments, target), target.label_map(ignore_index=void))

@@ -9,14 +9,19 @@ _PLACEHOLDER = re.compile(r"LABEL_\d+")
 _SHOWN = 5
 
 
+UNMATCHED = -1
+"""In place of the data's label, for a label of the model that the data has not."""
+
+
 def match_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int, ...]:
-    """The data's label id for each label of the model.
+    """The data's label id for each label of the model, `UNMATCHED` where it has none.
 
     Labels are the same if their names are, in whatever order they stand. Where the model has no
-    names, the numbers decide. Instances may be of the data's things alone.
+    names, the numbers decide. The data's may be some of the model's; what is predicted of the
+    others is not judged. Instances may be of the data's things alone.
 
     Raises:
-        ValueError: labels differ.
+        ValueError: the data has labels that the model has not.
     """
     if tuple(model) == data.names:
         return tuple(range(len(model)))
@@ -30,18 +35,44 @@ def match_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int,
         )
     ids = {name: index for index, name in enumerate(data.names)}
     wanted = set(ids)
-    if task == "instance" and set(model) != wanted:
+    if task == "instance" and not wanted <= set(model):
         wanted = {data.names[thing] for thing in data.things} or wanted
-    is_clear = len(ids) == len(data.names) and len(set(model)) == len(model)
-    if is_clear and set(model) == wanted:
-        return tuple(ids[name] for name in model)
+    if len(ids) < len(data.names) or len(set(model)) < len(model):
+        raise ValueError(
+            "labels with the same names twice can only be matched in one order, and model and data "
+            "differ; give each label a name of its own"
+        )
+    if wanted <= set(model):
+        return tuple(ids[name] if name in wanted else UNMATCHED for name in model)
     unknown = [name for name in model if name not in wanted]
     missing = [name for name in data.names if name in wanted and name not in model]
     raise ValueError(
-        "the labels of model and data must have the same names: "
-        f"only the model has {_shown(unknown)}; only the data has {_shown(missing)}; "
+        "the labels of the data must be labels of the model, by their names: "
+        f"only the data has {_shown(missing)}; only the model has {_shown(unknown)}; "
         "evaluate on the data it was trained for, or write the model's names into --labels"
     )
+
+
+def stuff_to_fuse(
+    data_label_of: Sequence[int], *, things: frozenset[int], model_stuff: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """The labels of a model that are stuff by the data, or, where it has them not, by the model."""
+    return tuple(
+        label
+        for label, data_label in enumerate(data_label_of)
+        if (label in model_stuff if data_label == UNMATCHED else data_label not in things)
+    )
+
+
+def unmatched_lines(model: Sequence[str], data_label_of: Sequence[int]) -> list[str]:
+    """A line for people on the labels of the model that are not judged."""
+    others = [name for name, label in zip(model, data_label_of, strict=True) if label == UNMATCHED]
+    if not others:
+        return []
+    return [
+        f"the data has {len(model) - len(others)} of the model's {len(model)} labels; what is "
+        f"predicted of the others is not judged: {_shown(others)}"
+    ]
 
 
 def _shown(names: Sequence[str]) -> str:

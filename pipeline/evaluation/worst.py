@@ -11,6 +11,7 @@ from maskformer import encode_mask, encode_segments
 from pipeline.corpora.decoding import decode
 from pipeline.drawing import draw_segments
 from pipeline.evaluation.judging import Judge
+from pipeline.evaluation.matching import UNMATCHED
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import Target
 
@@ -86,6 +87,8 @@ def _predicted_rows(image: WorstImage, *, judge: Judge) -> list[dict[str, Any]]:
     rows = []
     for row in image.segments:
         label = judge.data_label_of[row["label_id"]]
+        if label == UNMATCHED:
+            continue
         is_region = judge.task == "semantic"
         rows.append(
             {

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.matching import UNMATCHED, match_labels
 from pipeline.labelled.dataset import TASKS, LabelledImages
 from pipeline.labelled.target import Target
 
@@ -98,6 +98,6 @@ def target_rule(
     names = dataset.labels.names if model_labels is None else tuple(model_labels)
     label_ids = [-1] * len(dataset.labels.names)
     for model_id, data_id in enumerate(match_labels(names, dataset.labels, task=chosen)):
-        if chosen != "instance" or data_id in things:
+        if data_id != UNMATCHED and (chosen != "instance" or data_id in things):
             label_ids[data_id] = model_id
     return TargetRule(task=chosen, label_ids=tuple(label_ids))

@@ -20,7 +20,7 @@ from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcess
 from pipeline.evaluation.flow import Verdict, take
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
-from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.matching import match_labels, stuff_to_fuse
 from pipeline.evaluation.scoring import Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelled.dataset import LabelledImages
@@ -148,11 +148,7 @@ def validation_of(
         labels=dataset.labels,
         data_label_of=match_labels(labels, dataset.labels, task=task),
     )
-    stuff = tuple(
-        label
-        for label, data_label in enumerate(judge.data_label_of)
-        if data_label not in dataset.labels.things
-    )
+    stuff = stuff_to_fuse(judge.data_label_of, things=dataset.labels.things)
     return Validation(
         dataset=dataset if limit is None else dataset.first(limit),
         judge=judge,

@@ -2,7 +2,12 @@
 
 import pytest
 
-from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.matching import (
+    UNMATCHED,
+    match_labels,
+    stuff_to_fuse,
+    unmatched_lines,
+)
 from pipeline.labelled.target import Labels
 
 DATA = Labels(names=("sky", "road", "car"), things=frozenset({2}))
@@ -15,6 +20,9 @@ DATA = Labels(names=("sky", "road", "car"), things=frozenset({2}))
         (["car", "sky", "road"], "panoptic", (2, 0, 1)),
         (["LABEL_0", "LABEL_1", "LABEL_2"], "semantic", (0, 1, 2)),
         (["car"], "instance", (2,)),
+        (["bus", "car", "road", "sky"], "semantic", (UNMATCHED, 2, 1, 0)),
+        (["car", "sky", "road", "bus"], "instance", (2, 0, 1, UNMATCHED)),
+        (["sea", "car"], "instance", (UNMATCHED, 2)),
     ],
 )
 def test_names_decide_and_numbers_where_there_are_none(
@@ -32,7 +40,7 @@ def test_names_decide_and_numbers_where_there_are_none(
             ["only the model has 'bus'", "only the data has 'car'"],
         ),
         (["car"], "panoptic", ["only the model has none", "'sky', 'road'"]),
-        (["sky", "road", "car", "car"], "semantic", ["same names"]),
+        (["sky", "road", "car", "car"], "semantic", ["same names twice"]),
         (["LABEL_0", "LABEL_1"], "semantic", ["2 labels without names", "3 labels"]),
     ],
 )
@@ -48,3 +56,14 @@ def test_the_same_names_twice_are_matched_only_in_the_same_order() -> None:
     assert match_labels(["door", "door", "wall"], data, task="semantic") == (0, 1, 2)
     with pytest.raises(ValueError, match="same names"):
         match_labels(["wall", "door", "door"], data, task="semantic")
+
+
+def test_labels_that_the_data_has_not_are_stuff_by_the_model_and_named() -> None:
+    model = ["sea", "car", "road", "dog"]
+    data_label_of = match_labels(model, Labels(names=("road", "car")), task="panoptic")
+    assert data_label_of == (UNMATCHED, 1, 0, UNMATCHED)
+    assert stuff_to_fuse(data_label_of, things=frozenset({1}), model_stuff=(0, 2)) == (0, 2)
+    assert stuff_to_fuse(data_label_of, things=frozenset({1})) == (2,)
+    [line] = unmatched_lines(model, data_label_of)
+    assert "2 of the model's 4 labels" in line
+    assert "'sea', 'dog'" in line
