@@ -56,6 +56,7 @@ _HOME = {
     "config_file": "weights",
     "resolve_folder": "weights",
     "MODELS": "zoo",
+    "known_things": "zoo",
     "weight_files": "weights",
 }
 

@@ -77,6 +77,10 @@ class PretrainedConfig:
         if self.id2label is None or num_labels != len(self.id2label):
             self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
             self.label2id = {label: index for index, label in self.id2label.items()}
+            self._forget_labels()
+
+    def _forget_labels(self) -> None:
+        """Drops what was said of labels that are named anew."""
 
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:

@@ -1,6 +1,6 @@
 """Configurations of the query decoder and of the whole model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -100,7 +100,7 @@ class MaskFormerConfig(PretrainedConfig):
     """
 
     model_type = "maskformer"
-    not_in_transformers = ("pixel_decoder", "transformer_in_feature")
+    not_in_transformers = ("pixel_decoder", "transformer_in_feature", "things")
 
     fpn_feature_size: int = 256
     mask_feature_size: int = 256
@@ -120,6 +120,9 @@ class MaskFormerConfig(PretrainedConfig):
     transformer_in_feature: InFeature = "res5"
     """What the queries look at: `res2` to `res5`, the backbone's maps with the coarsest last, or
     `transformer_encoder`, what the pixel decoder's encoder makes of it."""
+    things: Sequence[int] | None = None
+    """Ids of the labels whose objects were learnt one by one; the others are stuff, which panoptic
+    segmentation fuses. None where nobody said. transformers passes over it."""
 
     def _settle(self, rest: dict[str, Any]) -> None:
         named = {key: rest.pop(key, None) for key in self._read_besides_fields()}
@@ -138,6 +141,26 @@ class MaskFormerConfig(PretrainedConfig):
                 f"transformer_in_feature must be one of {', '.join(features)} with pixel_decoder "
                 f"{self.pixel_decoder!r}, got {self.transformer_in_feature!r}"
             )
+
+    def _tie_labels(self, num_labels: int | None) -> None:
+        things = self.things
+        super()._tie_labels(num_labels)
+        if things is None:
+            return
+        if not isinstance(things, Sequence) or any(i not in (self.id2label or {}) for i in things):
+            raise ValueError(
+                f"things must be ids of labels, 0 to {self.num_labels - 1}, got {things!r}"
+            )
+        self.things = sorted({*things})
+
+    def _forget_labels(self) -> None:
+        self.things = None
+
+    @property
+    def stuff(self) -> frozenset[int] | None:
+        """The labels that are no things, None where nobody said which are; `label_ids_to_fuse` of
+        panoptic segmentation."""
+        return None if self.things is None else frozenset(self.id2label or {}) - {*self.things}
 
     @property
     def has_pixel_encoder(self) -> bool:
@@ -168,7 +191,7 @@ class MaskFormerConfig(PretrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         values = super().to_dict()
-        if any(name in values for name in self.not_in_transformers):
+        if self.has_pixel_encoder or self.transformer_in_feature != "res5":
             values["decoder_config"]["model_type"] = _NOT_DETR
         return {
             **values,
@@ -191,6 +214,8 @@ class MaskFormerConfig(PretrainedConfig):
         model_type = values.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"model_type must be {cls.model_type!r}, got {model_type!r}")
+        if {"id2label", "num_labels"} & overrides.keys():
+            values = {name: value for name, value in values.items() if name != "things"}
         return super().from_dict(values, **overrides)
 
 

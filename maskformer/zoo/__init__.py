@@ -4,13 +4,14 @@
 configuration and image processor takes these names. Starts without torch.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from maskformer.zoo.entry import Entry
 from maskformer.zoo.fetching import fetched_folder
 from maskformer.zoo.models import MODELS
 
-__all__ = ["MODELS", "Entry", "entry_of", "fetched_folder"]
+__all__ = ["MODELS", "Entry", "entry_of", "fetched_folder", "known_things"]
 
 
 def entry_of(name_or_folder: str) -> Entry | None:
@@ -18,3 +19,17 @@ def entry_of(name_or_folder: str) -> Entry | None:
     if Path(name_or_folder).exists():
         return None
     return MODELS.get(name_or_folder)
+
+
+def known_things(labels: Sequence[str], *, hub_id: str = "") -> frozenset[int] | None:
+    """The things of a published model, known by its labels or by its name on the hub; None of
+    others.
+
+    Published files do not say themselves which of their labels are things.
+    """
+    for entry in MODELS.values():
+        known = entry.dataset.labels
+        is_on_hub = entry.weights.hub_id == hub_id and len(known) == len(labels)
+        if entry.things and (known == tuple(labels) or is_on_hub):
+            return entry.things
+    return None

@@ -108,9 +108,13 @@ class Entry:
             "pixel_decoder": "transformer_encoder" if self.has_pixel_encoder else "fpn",
             "transformer_in_feature": feature,
             "id2label": self.id2label,
+            # ADE20K's full set does not say.
+            "things": sorted(self.things) or None,
         }
         if "num_labels" in values:
             del defaults["id2label"]
+        if {"id2label", "num_labels"} & values.keys():
+            del defaults["things"]
         return MaskFormerConfig(**{**defaults, **values})
 
     def build_image_processor(self, **values: Any) -> "MaskFormerImageProcessor":

@@ -4,14 +4,17 @@ Nothing here starts torch: a model that cannot be one is found out before any ac
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from maskformer import (
     MaskFormerConfig,
     MaskFormerImageProcessor,
     check_folder,
+    known_things,
     resolve_folder,
 )
 from pipeline.corpora.reading import ReadSettings
@@ -21,7 +24,9 @@ from pipeline.table import TableSpec
 ModelFiles = Mapping[str, bytes]
 """The files of a model folder by name."""
 
-_NEEDED = ("config.json", "preprocessor_config.json")
+_CONFIG = "config.json"
+_NEEDED = (_CONFIG, "preprocessor_config.json")
+_SHOWN = 5
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*.pkl")
 
 
@@ -33,14 +38,34 @@ class ModelFolder:
     files: ModelFiles
     labels: tuple[str, ...]
     processor: MaskFormerImageProcessor
+    things: frozenset[int] | None = None
+    """The labels that are things, as the configuration or the zoo knows them; None where neither
+    does."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all files: the same weights under another name are the same model."""
+        """SHA-256 of all files: the same weights under another name are the same model.
+
+        But for `things`: a table is bound to the labels that it fuses, whoever said which.
+        """
         digest = hashlib.sha256()
         for name, data in sorted(self.files.items()):
+            data = _without_things(data) if name == _CONFIG else data
             digest.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
         return digest.hexdigest()
+
+    @property
+    def reduced_labels(self) -> tuple[str, ...] | None:
+        """The labels, where 0 counts for nothing in the label maps that the model learnt."""
+        return self.labels if self.processor.do_reduce_labels else None
+
+    @property
+    def stuff(self) -> tuple[int, ...]:
+        """The labels that are known to be no things."""
+        every = range(len(self.labels))
+        return tuple(
+            label for label in every if self.things is not None and label not in self.things
+        )
 
 
 def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
@@ -69,12 +94,50 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
         if files.keys() > set(_NEEDED):
             break  # safetensors before pickles: one format is enough
     config = MaskFormerConfig.from_pretrained(folder)
+    labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    things = known_things(labels, hub_id=name_or_folder.removeprefix("hf://").strip("/"))
     return ModelFolder(
         folder=folder,
         files=files,
-        labels=tuple(str(config.id2label[index]) for index in range(config.num_labels)),
+        labels=labels,
+        things=things if config.things is None else frozenset(config.things),
         processor=MaskFormerImageProcessor.from_pretrained(folder, resize_rule=resize_rule),
     )
+
+
+def with_stuff(
+    segmenting: SegmentSettings, *, model: ModelFolder, there: Mapping[str, Any] | None
+) -> SegmentSettings:
+    """The settings with the labels to fuse in a panoptic table, where people did not say.
+
+    A table that is there is gone on with as it was made; a new one fuses the model's stuff.
+
+    Args:
+        there: what `_table.json` says, None where there is no table yet.
+    """
+    if segmenting.task != "panoptic" or segmenting.label_ids_to_fuse is not None:
+        return segmenting
+    is_same_model = there is not None and there.get("labels") == list(model.labels)
+    fused = model.stuff
+    if there is not None and is_same_model and there.get("task") == "panoptic":
+        fused = tuple(there.get("label_ids_to_fuse") or ())
+    return replace(segmenting, label_ids_to_fuse=fused)
+
+
+def fused_lines(segmenting: SegmentSettings, *, model: ModelFolder) -> list[str]:
+    """A line for people where a table fuses other labels than the model's stuff."""
+    fused = set(segmenting.label_ids_to_fuse or ())
+    if segmenting.task != "panoptic" or model.things is None or fused == {*model.stuff}:
+        return []
+    named = [
+        ", ".join(model.labels[label] for label in labels[:_SHOWN])
+        + (f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else "")
+        for labels in (sorted(fused), model.stuff)
+    ]
+    return [
+        f"stuff of this table is {named[0] or 'no label'}; the model's is {named[1] or 'no label'} "
+        "(--label_ids_to_fuse; a table keeps what it was made with)"
+    ]
 
 
 def table_spec(
@@ -110,6 +173,15 @@ def table_spec(
         decode=reading.decode,
         labels=model.labels,
     )
+
+
+def _without_things(config: bytes) -> bytes:
+    """As it was written before it said which labels are things."""
+    values = json.loads(config)
+    if "things" not in values:
+        return config
+    del values["things"]
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _read(folder: str, name: str) -> bytes:

@@ -18,7 +18,7 @@ from pipeline.labelling.cluster import ActorSettings, connect
 from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.flow import Work, run_units
 from pipeline.labelling.forecast import forecast
-from pipeline.labelling.model import read_model, table_spec
+from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
 from pipeline.labelling.planning import (
     FailedImage,
     Plan,
@@ -170,8 +170,9 @@ def _prepare(settings: Settings, *, run_id: str, choice: Choice) -> tuple[Work, 
     try:
         storage = settings.of(Storage).with_environment()
         model = read_model(label.model, resize_rule=segmenting.resize_rule)
-        spec = table_spec(model, segmenting=segmenting, reading=reading)
         table = TableStore(label.table, storage)
+        segmenting = with_stuff(segmenting, model=model, there=table.spec())
+        spec = table_spec(model, segmenting=segmenting, reading=reading)
         table.check(spec)
 
         def plan_now() -> Plan:
@@ -197,6 +198,8 @@ def _prepare(settings: Settings, *, run_id: str, choice: Choice) -> tuple[Work, 
             plan = settle_plan(plan, plan_again=plan_now, table=table, run_id=run_id)
     except ValueError as error:
         raise WrongUsage(str(error)) from error
+    for line in fused_lines(segmenting, model=model):
+        print(line, file=sys.stderr, flush=True)
     work = Work(
         table=table,
         spec=spec,

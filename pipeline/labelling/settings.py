@@ -21,7 +21,8 @@ class SegmentSettings:
     """Least share of its own pixels that a segment must win from others, in [0, 1]; 0.8. Not for
     semantic."""
     label_ids_to_fuse: tuple[int, ...] | None = None
-    """Labels of stuff, whose segments become one per image. Panoptic only."""
+    """Labels of stuff, whose segments become one per image; what a table was made with, or, for a
+    new one, what model or zoo know to be stuff; [] for none. Panoptic only."""
     resize_rule: Literal["transformers", "detectron2"] = "transformers"
     """transformers: stretch to a multiple of the divisor; detectron2: pad to it, as published."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
