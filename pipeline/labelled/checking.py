@@ -24,6 +24,8 @@ class Census:
     images_of_label: dict[int, int]
     """How many images show each label; labels that none shows are not there."""
     pixels_of_label: dict[int, int]
+    num_void_pixels: int
+    """Pixels that count for nothing."""
 
 
 def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = None) -> Census:
@@ -33,12 +35,13 @@ def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = Non
         LabelError: of the first image that is no good.
         StorageFault, SourceChanged: the storage failed, or holds another file now.
     """
-    num_images = num_empty = 0
+    num_images = num_empty = num_void = 0
     images_of, pixels_of = Counter[int](), Counter[int]()
     for target in _checked(dataset, indices if indices is not None else range(len(dataset))):
         num_images += 1
         num_empty += not target.segments
         counts = np.bincount(target.ids.ravel(), minlength=1)
+        num_void += int(counts[0])
         images_of.update({segment.label_id for segment in target.segments})
         for segment in target.segments:
             shown = segment.id < len(counts)
@@ -48,7 +51,32 @@ def check_images(dataset: LabelledImages, *, indices: Iterable[int] | None = Non
         num_empty=num_empty,
         images_of_label=dict(sorted(images_of.items())),
         pixels_of_label=dict(sorted(pixels_of.items())),
+        num_void_pixels=num_void,
     )
+
+
+def hidden_label(census: Census, *, dataset: LabelledImages) -> str | None:
+    """What is to be said of label maps that show one label and, beside it, only what counts for
+    nothing by default, as those of 0 and 255 do; None of others."""
+    values, names = dataset.values, dataset.labels.names
+    shown = [label for label, count in census.pixels_of_label.items() if count]
+    is_hidden = census.num_void_pixels and len(shown) == 1 and len(names) > 1
+    if values is None or values.is_ignore_index_given or values.colours or not is_hidden:
+        return None
+    unseen = names[1 - shown[0] if len(names) == 2 else int(shown[0] == 0)]
+    void = f"{100 * void_share(census):.3g} % of the pixels"
+    return (
+        f"label maps show {names[shown[0]]} and no other label, but the ignore_index "
+        f"{values.ignore_index} in {void}; if that is {unseen}, say so in labels.json: "
+        f'{{"{shown[0]}": "{names[shown[0]]}", "{values.ignore_index}": "{unseen}"}}; if it counts '
+        f"for nothing, say --ignore_index {values.ignore_index}"
+    )
+
+
+def void_share(census: Census) -> float:
+    """The share of pixels that count for nothing, in [0, 1]."""
+    pixels = census.num_void_pixels + sum(census.pixels_of_label.values())
+    return census.num_void_pixels / pixels if pixels else 0.0
 
 
 def check_image(labelled: LabelledImage, *, max_pixels: int) -> Target:

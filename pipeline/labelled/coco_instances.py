@@ -17,13 +17,13 @@ from maskformer import decode_rle
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.coco_panoptic import (
     Categories,
-    CocoFolder,
     check_entries,
     read_json,
     refuse_label_map_settings,
 )
 from pipeline.labelled.dataset import LabelledImages, rows_schema
 from pipeline.labelled.label_maps import place_of
+from pipeline.labelled.named_files import NamedFiles
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import LabelError, Labels, Target, TrueSegment
 from pipeline.storage import Storage
@@ -98,7 +98,9 @@ def open_coco_instances(
     categories = Categories.of(said, place=uri)
     check_entries(said["images"], "id", "file_name", "height", "width", place=uri)
     check_entries(said["annotations"], "image_id", "category_id", "segmentation", place=uri)
-    photos = CocoFolder.of_images(settings, said=said, uri=uri, storage=storage)
+    photos = NamedFiles.of_photographs(
+        settings, names=[i["file_name"] for i in said["images"]], uri=uri, storage=storage
+    )
     names = {image["id"]: image["file_name"] for image in said["images"]}
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in said["annotations"]:
@@ -132,6 +134,7 @@ def open_coco_instances(
         truth=InstanceTruth(uri=uri),
         storage=storage,
         reading=reading,
+        notes=photos.notes,
     )
 
 

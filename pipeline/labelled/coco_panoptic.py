@@ -5,7 +5,7 @@ the order in which the JSON lists its categories.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.dataset import LabelledImages, rows_schema, where
 from pipeline.labelled.label_maps import place_of
 from pipeline.labelled.maps import decode_id_map
+from pipeline.labelled.named_files import NamedFiles
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import Described, LabelError, Labels, Target, id_map_target
-from pipeline.storage import File, Storage, join
+from pipeline.storage import Storage
 
 SEGMENTS_INFO = pa.list_(
     pa.struct([("id", pa.int64()), ("label_id", pa.int32()), ("is_crowd", pa.bool_())])
@@ -35,12 +36,10 @@ class IdMapTruth:
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
         place = Place(**row["map"])
         name = where(row, place)
-        return id_map_target(
-            decode_id_map(place.read(storage), place=name),
-            [Described(**segment) for segment in row["segments"]],
-            labels=labels,
-            place=name,
-        )
+        described = [Described(**segment) for segment in row["segments"]]
+        known = {segment.id for segment in described}
+        ids = decode_id_map(place.read(storage), place=name, described=known)
+        return id_map_target(ids, described, labels=labels, place=name)
 
 
 def open_coco_panoptic(
@@ -58,13 +57,11 @@ def open_coco_panoptic(
     check_entries(said["images"], "id", "file_name", place=uri)
     check_entries(said["annotations"], "image_id", "file_name", "segments_info", place=uri)
     images = {image["id"]: image for image in said["images"]}
-    photos = CocoFolder.of_images(settings, said=said, uri=uri, storage=storage)
-    stem = uri.rpartition("/")[2].removesuffix(".json")
-    maps = CocoFolder.find(
-        [settings.maps] if settings.maps else [join(uri.rpartition("/")[0], stem)],
-        example=said["annotations"][0]["file_name"],
-        option="maps",
-        storage=storage,
+    photos = NamedFiles.of_photographs(
+        settings, names=[i["file_name"] for i in said["images"]], uri=uri, storage=storage
+    )
+    maps = NamedFiles.of_maps(
+        settings, names=[a["file_name"] for a in said["annotations"]], uri=uri, storage=storage
     )
     rows = []
     for annotation in said["annotations"]:
@@ -97,6 +94,7 @@ def open_coco_panoptic(
         truth=IdMapTruth(),
         storage=storage,
         reading=reading,
+        notes=(*photos.notes, *maps.notes),
     )
 
 
@@ -132,7 +130,7 @@ def refuse_label_map_settings(settings: DatasetSettings, *, because: str) -> Non
     """What says how label maps are found and read has no effect where there are none."""
     settings.refuse(
         "image_suffix", "map_suffix", "label_members", "label_column", "labels", "ignore_index",
-        "reduce_labels", because=because,
+        "reduce_labels", "skip_unlabelled", because=because,
     )  # fmt: skip
 
 
@@ -166,57 +164,3 @@ class Categories:
         if category_id not in self.ids:
             raise LabelError(f"image {place}: category {category_id} is not among the categories")
         return self.ids[category_id]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CocoFolder:
-    """The files of a folder that a JSON names, by one listing."""
-
-    uri: str
-    files: Mapping[str, File]
-    option: str
-
-    @classmethod
-    def of_images(
-        cls, settings: DatasetSettings, *, said: Mapping[str, Any], uri: str, storage: Storage
-    ) -> "CocoFolder":
-        """The folder of the photographs: as set, or where COCO keeps it."""
-        folder, _, name = uri.rpartition("/")
-        split = name.removesuffix(".json").rpartition("_")[2]  # instances_val2017 -> val2017
-        usual = [
-            join(base, each)
-            for base in (folder, folder.rpartition("/")[0])
-            for each in (split, f"images/{split}", "images", "input_images")
-        ]
-        return cls.find(
-            [settings.images] if settings.images else [*usual, folder],
-            example=said["images"][0]["file_name"],
-            option="images",
-            storage=storage,
-        )
-
-    @classmethod
-    def find(
-        cls, places: Sequence[str], *, example: str, option: str, storage: Storage
-    ) -> "CocoFolder":
-        """The first of the places that holds the example."""
-        for place in map(storage.absolute, places):
-            if storage.file(join(place, example)) is not None:
-                return cls(uri=place, files=dict(_by_name(place, storage=storage)), option=option)
-        others = f" or the {len(places) - 1} other usual places" if len(places) > 1 else ""
-        raise LabelError(
-            f"there is no {example} in {places[0]}{others}; name its folder by --{option}"
-        )
-
-    def file(self, name: str) -> File:
-        if name not in self.files:
-            raise LabelError(
-                f"image {name} is named in the JSON, and {join(self.uri, name)} is not there; "
-                f"see --{self.option}"
-            )
-        return self.files[name]
-
-
-def _by_name(folder: str, *, storage: Storage) -> Iterator[tuple[str, File]]:
-    for file in storage.files(folder):
-        yield file.uri.removeprefix(f"{folder}/"), file

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.reading import EncodedImage, ReadSettings
+from pipeline.labelled.label_values import LabelValues
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.target import LabelError, Labels, Target
 from pipeline.storage import Storage
@@ -64,12 +65,21 @@ class LabelledImages:
     truth: Truth
     storage: Storage
     reading: ReadSettings
+    values: LabelValues | None = None
+    """How its label maps write labels; None where it has none."""
+    notes: tuple[str, ...] = ()
+    """What was decided or left out while it was opened, for people."""
 
     def __len__(self) -> int:
         return self.rows.num_rows
 
     def __getitem__(self, index: int) -> LabelledImage:
         return LabelledImage(image=self.image(index), target=self.target(index))
+
+    @property
+    def tells_things(self) -> bool:
+        """Whether it says which labels are things; COCO's panoptic JSON may have none."""
+        return bool(self.labels.things) or self.kind == "coco_panoptic"
 
     def image_id(self, index: int) -> str:
         return self.rows["image_id"][index].as_py()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from pipeline.corpora.corpus import kind_of
@@ -9,7 +10,9 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.labelled.coco_instances import open_coco_instances
 from pipeline.labelled.coco_panoptic import open_coco_panoptic, read_json
 from pipeline.labelled.dataset import Kind, LabelledImages
+from pipeline.labelled.exports import exported_json
 from pipeline.labelled.label_maps import open_label_maps
+from pipeline.labelled.label_names import KnownNames
 from pipeline.labelled.rows import open_rows
 from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.shards import open_shards
@@ -24,23 +27,33 @@ def open_labelled(
     storage: Storage | None = None,
     reading: ReadSettings | None = None,
     model_labels: Sequence[str] | None = None,
+    reduced_labels: Sequence[str] | None = None,
 ) -> LabelledImages:
     """The data set: listed, but none of its images or maps read yet.
 
     Args:
         model_labels: names for label maps that come without any.
+        reduced_labels: of a model whose image processor has `do_reduce_labels`; label maps with
+            the same names are read by its rule, unless they or the settings say otherwise.
 
     Raises:
         ValueError: there is none, it lacks something, or a setting has no effect on its kind.
         StorageFault: the storage failed.
     """
     storage, reading = storage or Storage().with_environment(), reading or ReadSettings()
-    kind = settings.dataset_kind or _found_kind(settings.dataset, storage=storage)
+    kind = settings.dataset_kind
+    if kind is None or kind.startswith("coco"):
+        settings, notes = _with_exported_json(settings, storage=storage)
+    else:
+        notes = ()
+    if kind is None:
+        kind = _found_kind(settings.dataset, storage=storage)
     if kind in _WITH_NAMES:
-        return _WITH_NAMES[kind](settings, storage=storage, reading=reading)
-    return _WITHOUT_NAMES[kind](
-        settings, storage=storage, reading=reading, model_labels=model_labels
-    )
+        dataset = _WITH_NAMES[kind](settings, storage=storage, reading=reading)
+    else:
+        known = KnownNames(model=model_labels, reduced=reduced_labels)
+        dataset = _WITHOUT_NAMES[kind](settings, storage=storage, reading=reading, known=known)
+    return replace(dataset, notes=(*notes, *dataset.notes))
 
 
 _WITH_NAMES = {
@@ -49,6 +62,16 @@ _WITH_NAMES = {
     "segment_table": open_table,
 }
 _WITHOUT_NAMES = {"label_maps": open_label_maps, "webdataset": open_shards, "parquet": open_rows}
+
+
+def _with_exported_json(
+    settings: DatasetSettings, *, storage: Storage
+) -> tuple[DatasetSettings, tuple[str, ...]]:
+    """The settings with COCO's JSON in place of the folder that holds it, and a note on that."""
+    place = exported_json(settings.dataset, storage=storage)
+    if place is None:
+        return settings, ()
+    return replace(settings, dataset=place), (f"the labels of {settings.dataset} are in {place}",)
 
 
 def _found_kind(dataset: str, *, storage: Storage) -> Kind:

@@ -1,7 +1,8 @@
 """Parquet files with a photograph and a map in each row.
 
 The map is a label map; with a column `segments_info`, a list of structs `{id, label_id, iscrowd}`
-or such a list as JSON, it holds segment ids.
+or such a list as JSON, it holds segment ids. `category_id` will do for `label_id`; the names that
+the hub keeps in a file (ClassLabel) are the labels where no labels.json names any.
 """
 
 import json
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.corpora.reading import ReadSettings, bytes_column, parquet_schema
 from pipeline.labelled.dataset import LabelledImages, Truth, rows_schema, where
 from pipeline.labelled.label_maps import LabelMapTruth
-from pipeline.labelled.label_names import label_names
+from pipeline.labelled.label_names import KnownNames, label_names
 from pipeline.labelled.maps import decode_id_map
 from pipeline.labelled.places import PLACE, Place, read_cell
 from pipeline.labelled.settings import DatasetSettings
@@ -34,24 +35,31 @@ _SCHEMA = rows_schema(("map", PLACE))
 class RowIdMapTruth:
     """A map of segment ids in each row, and beside it what they are."""
 
+    label_values: tuple[int, ...] | None = None
+    """What the rows call each label, by its id; None where by the id."""
+
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
         place = Place(**row["map"])
         name = where(row, place)
         said = read_cell(replace(place, column=_SEGMENTS), storage=storage)
+        if isinstance(said, dict) and _SEGMENTS not in said:  # columns of lists, as the hub's are
+            said = [
+                dict(zip(said, values, strict=True))
+                for values in zip(*(column or () for column in said.values()), strict=False)
+            ]
         text = said if isinstance(said, str) else json.dumps(said)
         described = described_segments(
-            (text if text.startswith("{") else f'{{"segments_info": {text}}}').encode(), place=name
+            (text if text.startswith("{") else f'{{"segments_info": {text}}}').encode(),
+            label_values=self.label_values,
+            place=name,
         )
-        ids = decode_id_map(place.read(storage), place=name)
+        known = {segment.id for segment in described}
+        ids = decode_id_map(place.read(storage), place=name, described=known)
         return id_map_target(ids, described, labels=labels, place=name)
 
 
 def open_rows(
-    settings: DatasetSettings,
-    *,
-    storage: Storage,
-    reading: ReadSettings,
-    model_labels: Sequence[str] | None,
+    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings, known: KnownNames
 ) -> LabelledImages:
     """The rows of a Parquet file, or of all files below a prefix.
 
@@ -59,21 +67,30 @@ def open_rows(
         LabelError: a file cannot be read or lacks a column.
     """
     settings.refuse(
-        "images", "maps", "image_suffix", "map_suffix", "label_members", because="Parquet files"
-    )
+        "images", "maps", "image_suffix", "map_suffix", "label_members", "skip_unlabelled",
+        because="Parquet files",
+    )  # fmt: skip
     root, files = data_files(settings, endings=("parquet",), storage=storage)
-    named = label_names(settings, folder=root, storage=storage, model_labels=model_labels)
     schemas = [_schema(file, storage=storage) for file in files]
+    stored = {_stored_names(schema) for schema in schemas} - {None}
+    if len(stored) > 1:
+        raise LabelError(
+            f"the files of {settings.dataset} name their labels differently in {_SEGMENTS}; name "
+            "them in one labels.json"
+        )
+    named = label_names(
+        settings, folder=root, storage=storage, known=known, stored=next(iter(stored), None)
+    )
     has_segments = {_SEGMENTS in schema.names for schema in schemas}
     if len(has_segments) > 1:
         raise LabelError(
             f"some files of {settings.dataset} have a column {_SEGMENTS}, and others have not; a "
             "data set has label maps or segments, not both"
         )
-    truth: Truth = LabelMapTruth(meaning=named.meaning)
+    truth: Truth = LabelMapTruth(values=named.values)
     if has_segments == {True}:
         settings.refuse("ignore_index", "reduce_labels", because="maps of segment ids")
-        truth = RowIdMapTruth()
+        truth = RowIdMapTruth(label_values=named.values.values)
     rows = [
         row
         for file, schema in zip(files, schemas, strict=True)
@@ -93,6 +110,8 @@ def open_rows(
         truth=truth,
         storage=storage,
         reading=reading,
+        values=named.values if isinstance(truth, LabelMapTruth) else None,
+        notes=named.notes if isinstance(truth, LabelMapTruth) else (),
     )
 
 
@@ -118,6 +137,24 @@ def _schema(file: File, *, storage: Storage) -> pa.Schema:
     if schema is None:
         raise LabelError(f"{file.uri} cannot be read as Parquet")
     return schema
+
+
+def _stored_names(schema: pa.Schema) -> tuple[str, ...] | None:
+    """The names that the hub's `datasets` keeps of the labels of segments (ClassLabel)."""
+    try:
+        said = json.loads((schema.metadata or {})[b"huggingface"])
+        features = said["info"]["features"][_SEGMENTS]
+    except (KeyError, TypeError, ValueError):
+        return None
+    while features and isinstance(features, list):
+        features = features[0]
+    if isinstance(features, dict):
+        features = features.get("feature", features)
+    for name in ("label_id", "category_id"):
+        kind = features.get(name) if isinstance(features, dict) else None
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names"):
+            return tuple(map(str, kind["names"]))
+    return None
 
 
 def _rows(

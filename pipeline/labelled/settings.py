@@ -24,7 +24,11 @@ class DatasetSettings:
     """What a photograph's name has before its extension and its map's has not; _leftImg8bit where
     there is such a name."""
     map_suffix: str | None = None
-    """The same for maps; _gtFine_labelTrainIds beside _leftImg8bit."""
+    """The same for maps; _gtFine_labelTrainIds beside _leftImg8bit, and _mask and the like where
+    there are such names."""
+    skip_unlabelled: bool = False
+    """Leave photographs without a label map out, and count and name them; else they are an error.
+    For photographs in folders and in tars."""
     label_members: tuple[str, ...] = ("seg.png", "label.png", "mask.png", "png")
     """Extensions of an archive's members that are maps; of those with one name, the first in this
     order is the map."""
@@ -32,13 +36,15 @@ class DatasetSettings:
     """The Parquet column with the encoded maps; None finds it by name and type."""
     labels: str | None = None
     """JSON with the names of the labels, {"labels": [...], "things": [...], "ignore_index": n}, or
-    the list alone; labels.json beside the data. Not for COCO's JSON and tables, which have them."""
+    the list alone, or {"0": "road", ...}; {"colors": {"road": [128, 64, 128], ...}} where maps are
+    of colours, or CVAT's labelmap.txt; labels.json beside the data. Not for COCO's JSON and tables,
+    which have them."""
     ignore_index: int | None = None
     """The value in label maps that counts for nothing; what labels.json says, or 255, or 65535
     where there are more labels."""
     reduce_labels: bool | None = None
     """In label maps 0 counts for nothing and 1 is the first label, as in ADE20K; what labels.json
-    says, or no."""
+    says, or what the model says (do_reduce_labels) where the labels are its own, or no."""
 
     def __post_init__(self) -> None:
         if self.ignore_index is not None and not 0 <= self.ignore_index < 1 << 16:

@@ -1,8 +1,9 @@
 """Tar shards, as WebDataset has them: a photograph and a map with one name, side by side.
 
 `KEY.jpg` with `KEY.png` is a label map. With a `KEY.json` that has `segments_info`, a list of
-`{"id", "label_id", "iscrowd"}`, the PNG holds segment ids, in grey or as COCO spreads them. Where
-members lie is found from the headers, once, so that each is read by itself.
+`{"id", "label_id", "iscrowd"}` (or `category_id`, the label's value in labels.json), the PNG holds
+segment ids, in grey or as COCO spreads them. Where members lie is found from the headers, once, so
+that each is read by itself.
 """
 
 import json
@@ -19,8 +20,8 @@ from pipeline.corpora.corpus import ARCHIVE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.samples import is_hidden, key_and_extension
 from pipeline.labelled.dataset import LabelledImages, Truth, rows_schema, where
-from pipeline.labelled.label_maps import LabelMapTruth
-from pipeline.labelled.label_names import label_names
+from pipeline.labelled.label_maps import LabelMapTruth, left_out
+from pipeline.labelled.label_names import KnownNames, label_names
 from pipeline.labelled.maps import decode_id_map
 from pipeline.labelled.places import PLACE, Place
 from pipeline.labelled.settings import DatasetSettings
@@ -36,21 +37,23 @@ _SHARDS_AT_ONCE = 16
 class ShardIdMapTruth:
     """A map of segment ids for each image, and beside it a JSON that says what they are."""
 
+    label_values: tuple[int, ...] | None = None
+    """What the JSON calls each label, by its id; None where by the id."""
+
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
         place = Place(**row["map"])
         name = where(row, place)
         said = Place(**row["segments"])
-        described = described_segments(said.read(storage), place=where(row, said))
-        ids = decode_id_map(place.read(storage), place=name)
+        described = described_segments(
+            said.read(storage), label_values=self.label_values, place=where(row, said)
+        )
+        known = {segment.id for segment in described}
+        ids = decode_id_map(place.read(storage), place=name, described=known)
         return id_map_target(ids, described, labels=labels, place=name)
 
 
 def open_shards(
-    settings: DatasetSettings,
-    *,
-    storage: Storage,
-    reading: ReadSettings,
-    model_labels: Sequence[str] | None,
+    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings, known: KnownNames
 ) -> LabelledImages:
     """The samples of a tar, or of all tars below a prefix, in the order in which they lie there.
 
@@ -61,15 +64,17 @@ def open_shards(
         "images", "maps", "image_suffix", "map_suffix", "label_column", because="tar shards"
     )
     root, files = data_files(settings, endings=ARCHIVE_ENDINGS, storage=storage)
-    named = label_names(settings, folder=root, storage=storage, model_labels=model_labels)
+    named = label_names(settings, folder=root, storage=storage, known=known)
     samples = [
         sample
         for shard in shard_members(files, storage=storage)
         for sample in _samples(shard, root=root, settings=settings, reading=reading)
     ]
+    bare = [sample["image_id"] for sample in samples if sample["map"] is None]
+    samples = [sample for sample in samples if sample["map"] is not None]
     if not samples:
         raise LabelError(f"{settings.dataset} holds no photograph with a label map")
-    truth: Truth = LabelMapTruth(meaning=named.meaning)
+    truth: Truth = LabelMapTruth(values=named.values)
     has_segments = [sample["segments"] is not None for sample in samples]
     if has_segments[0] and _describes_segments(samples[0], storage=storage):
         if not all(has_segments):
@@ -79,7 +84,7 @@ def open_shards(
                 "a data set has label maps or segments, not both"
             )
         settings.refuse("ignore_index", "reduce_labels", because="maps of segment ids")
-        truth = ShardIdMapTruth()
+        truth = ShardIdMapTruth(label_values=named.values.values)
     return LabelledImages(
         uri=storage.absolute(settings.dataset),
         kind="webdataset",
@@ -89,6 +94,8 @@ def open_shards(
         truth=truth,
         storage=storage,
         reading=reading,
+        values=named.values if isinstance(truth, LabelMapTruth) else None,
+        notes=(*(named.notes if isinstance(truth, LabelMapTruth) else ()), *left_out(bare)),
     )
 
 
@@ -145,8 +152,13 @@ def member_place(file: File, member: Member) -> Place:
     )
 
 
-def described_segments(data: bytes, *, place: str) -> list[Described]:
+def described_segments(
+    data: bytes, *, label_values: Sequence[int] | None, place: str
+) -> list[Described]:
     """What a JSON with `segments_info` says.
+
+    Args:
+        label_values: what it calls each label, by its id; None where by the id.
 
     Raises:
         LabelError: it says something else.
@@ -154,17 +166,44 @@ def described_segments(data: bytes, *, place: str) -> list[Described]:
     try:
         return [
             Described(
-                id=int(each["id"]),
-                label_id=int(each["label_id"]),
-                is_crowd=bool(each.get("iscrowd", 0)),
+                id=_whole(each["id"]),
+                label_id=_label_id(each, label_values=label_values, place=place),
+                is_crowd=_flag(each.get("iscrowd")),
             )
             for each in json.loads(data)["segments_info"]
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except LabelError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LabelError(
             f'{place}: segments must be {{"segments_info": [{{"id": 1, "label_id": 0}}, ...]}}, '
             f"got {data[:60]!r}"
         ) from error
+
+
+def _label_id(each: Mapping[str, Any], *, label_values: Sequence[int] | None, place: str) -> int:
+    given = _whole(each["label_id"] if "label_id" in each else each["category_id"])
+    if label_values is None:
+        return given
+    if given not in label_values:
+        raise LabelError(
+            f"{place}: segment {each['id']} has label {given}, which is none of the values of "
+            f"labels.json, as {label_values[0]}"
+        )
+    return label_values.index(given)
+
+
+def _whole(given: Any) -> int:
+    value = int(given)
+    if value != float(given):
+        raise ValueError(f"must be a whole number, got {given}")
+    return value
+
+
+def _flag(given: Any) -> bool:
+    if given not in (None, 0, 1):
+        raise ValueError(f"must be 0 or 1, got {given!r}")
+    return bool(given)
 
 
 def _samples(
@@ -194,12 +233,16 @@ def _samples(
         if photo is None and label_map is None:
             continue  # a note beside the data
         image_id = f"{name}/{key}"
+        if label_map is None and settings.skip_unlabelled:
+            yield {"image_id": image_id, "image": None, "map": None, "segments": None}
+            continue
         if photo is None or label_map is None:
             lacks = "photograph" if photo is None else "label map"
             option = "image_members" if photo is None else "label_members"
             raise LabelError(
                 f"image {image_id} has no {lacks} in {file.uri}, only "
                 f"{', '.join(member.name for member in sample.values())}; see --{option}"
+                + ("" if photo is None else " or --skip_unlabelled")
             )
         for member in (photo, label_map):
             if member.kind != "file":

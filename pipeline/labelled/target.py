@@ -110,7 +110,8 @@ def label_map_target(
         shown = ", ".join(map(str, wrong[:5]))
         raise LabelError(
             f"{place}: a label must be in {first} to {first + count - 1}, or the ignore_index "
-            f"{meaning.ignore_index}; the map holds {shown}"
+            f"{meaning.ignore_index}; the map holds {shown}; labels whose values have gaps are "
+            'named by their values in labels.json, as {"7": "road", "24": "person"}'
         )
     # 0 is void, so that label i has the id i + 1.
     id_of = np.zeros(present[-1] + 1, np.min_scalar_type(count))
