@@ -10,6 +10,7 @@ import io
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from pipeline.evaluation.flow import (
 )
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.looks import LookSettings, looks_of
-from pipeline.evaluation.matching import match_labels
+from pipeline.evaluation.matching import match_labels, stuff_to_fuse, unmatched_lines
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.report import MetricsReport, make_report, summary
 from pipeline.evaluation.worst import worst_image, worst_sheet
+from pipeline.labelled.checking import check_images, hidden_label
 from pipeline.labelled.dataset import TASKS, LabelledImages
 from pipeline.labelled.opening import open_labelled
 from pipeline.labelled.settings import DatasetSettings
@@ -70,6 +72,8 @@ class EvaluateSettings:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+_MAPS_LOOKED_AT = 16
+
 PARTS = (
     EvaluateSettings,
     DatasetSettings,
@@ -100,7 +104,9 @@ def _evaluate(settings: Settings) -> int:
     prepared = _of_table(settings) if wanted.model is None else _of_model(settings)
     dataset = prepared.comparison.dataset
     images = f"{len(dataset):,} image{'s' if len(dataset) != 1 else ''}"
-    print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr, flush=True)
+    print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr)
+    for line in (*dataset.notes, *prepared.notes, *_hidden_lines(dataset)):
+        print(line, file=sys.stderr, flush=True)
     connect(settings.of(ActorSettings).ray_address)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -124,6 +130,8 @@ class _Prepared:
     """All that is known before work starts; one of the two makes or has the predictions."""
 
     comparison: Comparison
+    notes: Sequence[str]
+    """What people should know of how it is judged."""
     segmenting: Segmenting | None = None
     table: TableStore | None = None
 
@@ -131,14 +139,14 @@ class _Prepared:
 def _of_model(settings: Settings) -> _Prepared:
     wanted, segmenting = settings.of(EvaluateSettings), settings.of(SegmentSettings)
     model = read_model(str(wanted.model), resize_rule=segmenting.resize_rule)
-    dataset = _opened(settings, model_labels=model.labels)
+    dataset = _opened(settings, model_labels=model.labels, reduced_labels=model.reduced_labels)
     comparison = _comparison(dataset, model_labels=model.labels, settings=settings)
     check_shapes(model.folder)
     if segmenting.task == "panoptic" and segmenting.label_ids_to_fuse is None:
-        stuff = tuple(
-            label
-            for label, data_label in enumerate(comparison.judge.data_label_of)
-            if data_label not in dataset.labels.things
+        stuff = stuff_to_fuse(
+            comparison.judge.data_label_of,
+            things=dataset.labels.things,
+            model_stuff=model.stuff,
         )
         segmenting = dataclasses.replace(segmenting, label_ids_to_fuse=stuff)
     looks = looks_of(
@@ -151,6 +159,7 @@ def _of_model(settings: Settings) -> _Prepared:
         _refuse_to_resize(settings)
     return _Prepared(
         comparison=comparison,
+        notes=unmatched_lines(model.labels, comparison.judge.data_label_of),
         segmenting=Segmenting(
             settings=segmenting,
             actors=settings.of(ActorSettings),
@@ -185,10 +194,9 @@ def _of_table(settings: Settings) -> _Prepared:
     _refuse(settings.of(ActorSettings), but=("ray_address", "reader_cpus"))
     _refuse(settings.of(ReadSettings), but=("image_members", "image_column", "key_column"))
     dataset = _opened(settings, model_labels=spec["labels"])
-    return _Prepared(
-        comparison=_comparison(dataset, model_labels=spec["labels"], settings=settings),
-        table=table,
-    )
+    comparison = _comparison(dataset, model_labels=spec["labels"], settings=settings)
+    notes = unmatched_lines(spec["labels"], comparison.judge.data_label_of)
+    return _Prepared(comparison=comparison, notes=notes, table=table)
 
 
 def _refuse(part: Any, *, but: tuple[str, ...]) -> None:
@@ -198,7 +206,12 @@ def _refuse(part: Any, *, but: tuple[str, ...]) -> None:
             raise WrongUsage(f"{field.name} has no effect with --table; leave it out")
 
 
-def _opened(settings: Settings, *, model_labels: tuple[str, ...]) -> LabelledImages:
+def _opened(
+    settings: Settings,
+    *,
+    model_labels: tuple[str, ...],
+    reduced_labels: tuple[str, ...] | None = None,
+) -> LabelledImages:
     task = settings.of(SegmentSettings).task
     limit = settings.of(EvaluateSettings).limit
     dataset = open_labelled(
@@ -206,17 +219,27 @@ def _opened(settings: Settings, *, model_labels: tuple[str, ...]) -> LabelledIma
         storage=settings.of(Storage).with_environment(),
         reading=settings.of(ReadSettings),
         model_labels=tuple(model_labels),
+        reduced_labels=reduced_labels,
     )
     if task not in TASKS[dataset.truths]:
         raise WrongUsage(
             f"{dataset.uri} tells {_TELLS[dataset.truths]}, which can judge --task "
             f"{' or '.join(TASKS[dataset.truths])}, got {task}"
         )
-    if task == "panoptic" and not dataset.labels.things and dataset.kind != "coco_panoptic":
+    if task == "panoptic" and not dataset.tells_things:
         raise WrongUsage(
             f"{dataset.uri}: its labels.json must say which labels are things for --task panoptic"
         )
     return dataset if limit is None else dataset.first(limit)
+
+
+def _hidden_lines(dataset: LabelledImages) -> list[str]:
+    """A warning where the first label maps show one label alone, which nobody would measure."""
+    if dataset.values is None:
+        return []
+    census = check_images(dataset, indices=range(min(_MAPS_LOOKED_AT, len(dataset))))
+    hidden = hidden_label(census, dataset=dataset)
+    return [] if hidden is None else [f"of {census.num_images} images looked at, the {hidden}"]
 
 
 _TELLS = {

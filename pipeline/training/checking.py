@@ -6,7 +6,7 @@ this file looks at what they teach together.
 
 from collections.abc import Iterable
 
-from pipeline.labelled.checking import Census, check_images
+from pipeline.labelled.checking import Census, check_images, hidden_label, void_share
 from pipeline.labelled.target import LabelError
 from pipeline.training.samples import TrainingData
 
@@ -27,6 +27,8 @@ def check_training_data(data: TrainingData, *, indices: Iterable[int] | None = N
             f"{data.dataset.uri}: none of {census.num_images} images shows a label that the task "
             f"{data.rule.task} learns; see labels and ignore_index"
         )
+    if (hidden := hidden_label(census, dataset=data.dataset)) is not None:
+        raise LabelError(f"{data.dataset.uri}: {hidden}")
     return census
 
 
@@ -42,4 +44,9 @@ def census_lines(census: Census, *, data: TrainingData) -> list[str]:
     if unseen := [names[label] for label in learnt if label not in census.images_of_label]:
         more = f" and {len(unseen) - _SHOWN} more" if len(unseen) > _SHOWN else ""
         lines.append(f"no image shows {', '.join(unseen[:_SHOWN])}{more}: they stay unlearnt")
+        if census.num_void_pixels and (values := data.dataset.values) is not None:
+            lines.append(
+                f"what counts for nothing (ignore_index {values.ignore_index}) covers "
+                f"{100 * void_share(census):.3g} % of the pixels"
+            )
     return lines

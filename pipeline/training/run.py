@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from pipeline.corpora.reading import ReadSettings
+from pipeline.evaluation.matching import unmatched_lines
 from pipeline.labelled.checking import Census
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.opening import open_labelled
@@ -33,7 +34,7 @@ from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
 from pipeline.training.scheduling import TrainingStopped, WorkerSettings, run_workers
-from pipeline.training.starting import StartSettings, read_start
+from pipeline.training.starting import StartSettings, read_start, reduced_labels
 from pipeline.training.targets import TargetSettings
 from pipeline.training.validation import Validation, ValidationSettings, validation_of
 from pipeline.training.worker import Assignment
@@ -153,8 +154,18 @@ def _assignment(settings: Settings, *, storage: Storage) -> Assignment:
             f"batch_size must give each of {workers.num_workers} workers an image for each of "
             f"{optimisation.micro_batches} micro_batches, got {optimisation.batch_size}"
         )
-    dataset = _opened(settings.of(DatasetSettings), settings=settings, storage=storage)
-    start = read_start(settings.of(StartSettings), labels=dataset.labels.names)
+    dataset = _opened(
+        settings.of(DatasetSettings),
+        settings=settings,
+        storage=storage,
+        reduced_labels=reduced_labels(settings.of(StartSettings)),
+    )
+    start = read_start(
+        settings.of(StartSettings),
+        labels=dataset.labels.names,
+        things=dataset.labels.things if dataset.tells_things else None,
+        values=dataset.values,
+    )
     data = TrainingData(
         dataset=dataset,
         augmentation=settings.of(Augmentation),
@@ -183,9 +194,14 @@ def _opened(
     settings: Settings,
     storage: Storage,
     labels: tuple[str, ...] | None = None,
+    reduced_labels: tuple[str, ...] | None = None,
 ) -> LabelledImages:
     return open_labelled(
-        dataset, storage=storage, reading=settings.of(ReadSettings), model_labels=labels
+        dataset,
+        storage=storage,
+        reading=settings.of(ReadSettings),
+        model_labels=labels,
+        reduced_labels=reduced_labels,
     )
 
 
@@ -200,7 +216,14 @@ def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> 
         images=wanted.validation_images,
         maps=wanted.validation_maps,
     )
-    dataset = _opened(place, settings=settings, storage=storage, labels=labels)
+    is_reduced = data.processor.do_reduce_labels
+    dataset = _opened(
+        place,
+        settings=settings,
+        storage=storage,
+        labels=labels,
+        reduced_labels=labels if is_reduced else None,
+    )
     return validation_of(
         wanted,
         dataset=dataset,
@@ -230,9 +253,22 @@ def _opening(assignment: Assignment, census: Census) -> str:
     return "\n".join(
         [
             f"{data.dataset.uri} ({data.dataset.kind}), from {assignment.start.name}, {steps}",
+            *data.dataset.notes,
+            *_validation_lines(assignment),
             *census_lines(census, data=data),
         ]
     )
+
+
+def _validation_lines(assignment: Assignment) -> list[str]:
+    if assignment.validation is None:
+        return []
+    judge = assignment.validation.judge
+    lines = [
+        *assignment.validation.dataset.notes,
+        *unmatched_lines(assignment.data.dataset.labels.names, judge.data_label_of),
+    ]
+    return [f"validation: {line}" for line in lines]
 
 
 def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> None:

@@ -19,6 +19,7 @@ from maskformer import (
     resolve_folder,
     weight_files,
 )
+from pipeline.labelled.label_values import LabelValues
 
 if TYPE_CHECKING:
     from maskformer import MaskFormerForInstanceSegmentation
@@ -60,10 +61,22 @@ class Start:
     """Files of weights by name."""
     processor: MaskFormerImageProcessor
     labels: tuple[str, ...]
+    things: frozenset[int] | None
+    """Of the labels; None where the data does not say."""
 
 
-def read_start(settings: StartSettings, *, labels: Sequence[str]) -> Start:
+def read_start(
+    settings: StartSettings,
+    *,
+    labels: Sequence[str],
+    things: frozenset[int] | None = None,
+    values: LabelValues | None = None,
+) -> Start:
     """Reads configuration and weights.
+
+    Args:
+        things: which of the labels are things; None where nobody says.
+        values: how the data's label maps write labels, None where it has none.
 
     Raises:
         ValueError: they are not there, or no model.
@@ -87,9 +100,34 @@ def read_start(settings: StartSettings, *, labels: Sequence[str]) -> Start:
         config=config.to_dict(),
         is_whole=is_whole,
         files={path.name: path.read_bytes() for path in paths},
-        processor=_processor(settings, location=location if is_whole else None, labels=labels),
+        processor=_processor(
+            settings, location=location if is_whole else None, labels=labels, values=values
+        ),
         labels=tuple(labels),
+        things=things,
     )
+
+
+def reduced_labels(settings: StartSettings) -> tuple[str, ...] | None:
+    """The labels of the model to begin with, where 0 counts for nothing in the label maps that it
+    learnt; None where not, and of what is no whole model.
+
+    Raises:
+        ValueError: the model is not there.
+    """
+    if isinstance(settings.architecture, str) and settings.architecture in MODELS:
+        entry = MODELS[settings.architecture]
+        is_reduced = entry.build_image_processor().do_reduce_labels
+        return entry.dataset.labels if is_reduced else None
+    if settings.architecture is not None or settings.model is None:
+        return None
+    location = config_file(resolve_folder(settings.model))
+    if not location.is_file():
+        return None  # `read_start` says so
+    if not MaskFormerImageProcessor.from_pretrained(location.parent).do_reduce_labels:
+        return None
+    names = MaskFormerConfig.from_json_file(location).id2label or {}
+    return tuple(names[label] for label in sorted(names))
 
 
 def build_model(start: Start, *, seed: int) -> "MaskFormerForInstanceSegmentation":
@@ -100,15 +138,20 @@ def build_model(start: Start, *, seed: int) -> "MaskFormerForInstanceSegmentatio
 
     torch.manual_seed(seed)
     config = MaskFormerConfig.from_dict(start.config)
+    things = None if start.things is None else sorted(start.things)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in start.files.items():
             Path(folder, name).write_bytes(data)
         if start.is_whole:
             config.save_pretrained(folder)
-            return MaskFormerForInstanceSegmentation.from_pretrained(
+            model = MaskFormerForInstanceSegmentation.from_pretrained(
                 folder, labels=list(start.labels)
             )
-        named = MaskFormerConfig.from_dict(start.config, id2label=dict(enumerate(start.labels)))
+            model.config.things = things
+            return model
+        named = MaskFormerConfig.from_dict(
+            start.config, id2label=dict(enumerate(start.labels)), things=things
+        )
         model = MaskFormerForInstanceSegmentation(named)
         if start.files:
             load_backbone(model, folder)
@@ -133,7 +176,11 @@ def _architecture(given: str | dict[str, Any] | None) -> MaskFormerConfig:
 
 
 def _processor(
-    settings: StartSettings, *, location: str | None, labels: Sequence[str]
+    settings: StartSettings,
+    *,
+    location: str | None,
+    labels: Sequence[str],
+    values: LabelValues | None,
 ) -> MaskFormerImageProcessor:
     stored: dict[str, Any] = {}
     entry = MODELS.get(settings.architecture) if isinstance(settings.architecture, str) else None
@@ -141,8 +188,11 @@ def _processor(
         stored = entry.build_image_processor().to_dict()
     elif location is not None:
         stored = MaskFormerImageProcessor.from_pretrained(config_file(location).parent).to_dict()
-    # Maps come as ids of labels, whatever the files of the data that was learnt before said.
-    changes = {"do_reduce_labels": False, "num_labels": len(labels)}
+    # How the data's maps are read, whatever the files of what was learnt before said: who judges
+    # the model by these maps reads them by this rule.
+    changes: dict[str, Any] = {"do_reduce_labels": False, "num_labels": len(labels)}
+    if values is not None and values.reduce_labels:
+        changes |= {"do_reduce_labels": True, "ignore_index": values.ignore_index}
     try:
         return MaskFormerImageProcessor.from_dict(
             stored, **{**changes, **(settings.image_processor or {})}
