@@ -278,6 +278,8 @@ def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> Non
     except FileNotFoundError:
         return
     now = yaml.safe_load(settings.to_yaml())
+    # A setting that there was not yet had no other effect than its default has.
+    before = {**{name: _plain(value) for name, value in _defaults().items()}, **before}
     differing = [
         f"{name} {before.get(name)!r} is now {value!r}"
         for name, value in now.items()
@@ -311,19 +313,22 @@ def _card(assignment: Assignment, *, settings: Settings) -> Card:
 
 
 def _recipe(settings: Settings) -> dict[str, Any]:
-    told = yaml.safe_load(settings.to_yaml())
-    defaults = {
-        field.name: field.default
-        for part in PARTS
-        for field in dataclasses.fields(part)
-        if field.default is not dataclasses.MISSING
-    }
+    told, defaults = yaml.safe_load(settings.to_yaml()), _defaults()
     return {
         name: value
         for name, value in told.items()
         if name not in _FREE
         and name not in ("dataset", "validation", "model")
         and value != _plain(defaults.get(name))
+    }
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        field.name: field.default
+        for part in PARTS
+        for field in dataclasses.fields(part)
+        if field.default is not dataclasses.MISSING
     }
 
 

@@ -201,3 +201,28 @@ def test_configurations_and_folders_are_read_without_torch():
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_things_are_written_where_they_are_known_and_transformers_passes_over_them(tmp_path):
+    names = dict(enumerate(["road", "sky", "car"]))
+    config = tiny(id2label=names, things=[2])
+    assert config.stuff == {0, 1}
+    config.save_pretrained(tmp_path)
+    assert MaskFormerConfig.from_pretrained(tmp_path) == config
+    theirs = transformers.MaskFormerConfig.from_pretrained(tmp_path)
+    assert (theirs.decoder_config.model_type, theirs.id2label) == ("detr", names)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert MaskFormerConfig.from_pretrained(tmp_path / "theirs").things == [2]
+    assert "things" not in tiny(id2label=names).to_dict()
+    assert tiny(id2label=names).stuff is None
+
+
+def test_labels_that_are_named_anew_have_no_known_things():
+    config = tiny(id2label={0: "road", 1: "car"}, things=[1])
+    for change in ({"id2label": {0: "a", 1: "b"}}, {"num_labels": 2}):
+        assert MaskFormerConfig.from_dict(config.to_dict(), **change).things is None
+    assert MaskFormerConfig.from_dict(config.to_dict(), dice_weight=2.0).things == [1]
+    config.num_labels = 5
+    assert config.things is None
+    with pytest.raises(ValueError, match=r"things must be ids of labels, 0 to 1, got \[2\]"):
+        tiny(id2label={0: "road", 1: "car"}, things=[2])

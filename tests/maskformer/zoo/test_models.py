@@ -208,3 +208,9 @@ def test_the_zoo_starts_without_torch():
         "assert not {'torch', 'transformers', 'huggingface_hub'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_configurations_carry_things_where_the_data_set_names_some():
+    assert MODELS["maskformer-swin-tiny-coco-panoptic"].build_config().things == list(range(80))
+    assert MODELS["maskformer-resnet50-ade20k-full"].build_config().things is None
+    assert MODELS["maskformer-swin-tiny-coco-panoptic"].build_config(num_labels=3).things is None

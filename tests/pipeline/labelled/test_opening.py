@@ -1,9 +1,13 @@
 """The same scenes in every format give the same targets, on a disk and in a bucket."""
 
+import io
+import json
 import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import put
 from drawn_labels import (
@@ -13,11 +17,13 @@ from drawn_labels import (
     Scene,
     coco_instances,
     coco_panoptic,
+    encoded,
     label_maps,
     panoptic_rows,
     panoptic_shards,
     parquet_rows,
     scenes,
+    segments_info,
     shards,
     write_table,
 )
@@ -161,3 +167,55 @@ def test_a_pattern_names_some_tars_of_a_folder_with_the_labels_beside_them(tmp_p
     check_labels(opened(str(tmp_path), "*-1.tar"), drawn[2:])
     with pytest.raises(ValueError, match="a pattern must be of tars"):
         opened(str(tmp_path), "part-*")
+
+
+CATEGORY_IDS = {str(7 + 3 * label): name for label, name in enumerate(LABELS)}
+
+
+def by_category(drawn: list[Scene], *, shift: int, scale: int) -> list[list[dict[str, int]]]:
+    return [
+        [
+            {"id": each["id"], "category_id": shift + scale * each["label_id"], "iscrowd": 0}
+            for each in segments_info(scene)
+        ]
+        for scene in drawn
+    ]
+
+
+def rows_of_the_hub(drawn: list[Scene], said: list, **features: object) -> dict[str, bytes]:
+    """A Parquet file with the features that the hub's `datasets` keeps in it."""
+    table = pa.table(
+        {
+            "image": [{"bytes": scene.jpeg, "path": None} for scene in drawn],
+            "label": [
+                {"bytes": encoded(scene.ids.astype(np.uint8)), "path": ""} for scene in drawn
+            ],
+            "segments_info": said,
+        }
+    )
+    kept = {"huggingface": json.dumps({"info": {"features": features}})} if features else {}
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(kept), buffer)
+    return {"rows.parquet": buffer.getvalue()}
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_rows_of_the_hub_have_their_names_with_them(is_transposed: bool, tmp_path: Path) -> None:
+    names = {"_type": "ClassLabel", "names": list(LABELS)}
+    said: list = by_category(scenes(), shift=0, scale=1)
+    feature: object = [{"id": {"dtype": "int32", "_type": "Value"}, "category_id": names}]
+    if is_transposed:
+        said = [{key: [each[key] for each in one] for key in one[0]} for one in said]
+        feature = {"feature": feature[0], "_type": "Sequence"}  # type: ignore[index]
+    dataset = opened(put(tmp_path, rows_of_the_hub(scenes(), said, segments_info=feature)))
+    assert dataset.labels.names == LABELS
+    check_segments(dataset, scenes())
+
+
+def test_category_ids_are_the_values_in_labels_json(tmp_path: Path) -> None:
+    said = by_category(scenes(), shift=7, scale=3)
+    files = rows_of_the_hub(scenes(), said) | {"labels.json": json.dumps(CATEGORY_IDS).encode()}
+    check_segments(opened(put(tmp_path, files)), scenes())
+    put(tmp_path, {"labels.json": json.dumps(dict(list(CATEGORY_IDS.items())[1:])).encode()})
+    with pytest.raises(ValueError, match=r"rows\.parquet, row 0: segment 1 has label 7"):
+        opened(str(tmp_path)).target(0)

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from tiny_training import tiny_config, tiny_model
 
-from maskformer import MaskFormerImageProcessor
-from pipeline.training.starting import StartSettings, build_model, read_start
+from maskformer import MaskFormerConfig, MaskFormerImageProcessor
+from pipeline.labelled.label_values import LabelValues
+from pipeline.training.starting import StartSettings, build_model, read_start, reduced_labels
 
 LABELS = ("road", "sky", "boat")
 
@@ -86,3 +87,35 @@ def test_weights_alone_need_an_architecture(tmp_path: Path):
     settings = StartSettings(model=str(tmp_path / "backbone.safetensors"))
     with pytest.raises(ValueError, match=r"has no config\.json.*--architecture"):
         read_start(settings, labels=LABELS)
+
+
+def test_what_the_data_says_of_things_goes_with_the_model_and_what_was_learnt_before_does_not(
+    folder: Path, tmp_path: Path
+):
+    config = tiny_config(id2label=dict(enumerate(["car", "sky", "road", "tree"])), things=[0, 3])
+    config.save_pretrained(folder)
+    for things, expected in ((frozenset({2}), [2]), (frozenset(), []), (None, None)):
+        start = read_start(StartSettings(model=str(folder)), labels=LABELS, things=things)
+        build_model(start, seed=0).save_pretrained(tmp_path / "out")
+        saved = MaskFormerConfig.from_pretrained(tmp_path / "out")
+        assert saved.things == expected
+        assert saved.id2label == dict(enumerate(LABELS))
+
+
+def test_the_rule_by_which_maps_were_read_goes_with_the_model(folder: Path):
+    settings = StartSettings(model=str(folder))
+    assert reduced_labels(settings) is None
+    reduced = LabelValues(ignore_index=254, reduce_labels=True)
+    processor = read_start(settings, labels=LABELS, values=reduced).processor
+    assert (processor.do_reduce_labels, processor.ignore_index) == (True, 254)
+    processor.save_pretrained(folder)
+    assert reduced_labels(settings) == ("car", "sky", "road", "tree")
+    plain = LabelValues(ignore_index=255)
+    assert not read_start(settings, labels=LABELS, values=plain).processor.do_reduce_labels
+
+
+def test_models_of_the_zoo_know_that_ade20k_counts_from_one():
+    names = reduced_labels(StartSettings(architecture="maskformer-swin-tiny-ade20k"))
+    assert names is not None
+    assert (len(names), names[0]) == (150, "wall")
+    assert reduced_labels(StartSettings(architecture="maskformer-swin-tiny-coco-panoptic")) is None
