@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.demo import SAMPLE_MODEL, STUFF, most_frequent_labels, write_corpus
+from pipeline.demo import SAMPLE_MODEL, most_frequent_labels, write_corpus
 from pipeline.drawing import contact_sheet
 from pipeline.table import images
 
@@ -28,11 +28,9 @@ def main() -> int:
     """Exit codes are those of the jobs that it starts."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
     write_corpus(Path(CORPUS))
-    stuff = ",".join(map(str, STUFF))
     code = _run(
-        "segment_corpus", "--corpus", CORPUS, "--table", TABLE,
-        "--model", str(SAMPLE_MODEL), "--label_ids_to_fuse", stuff,
-    )  # fmt: skip
+        "segment_corpus", "--corpus", CORPUS, "--table", TABLE, "--model", str(SAMPLE_MODEL)
+    )
     if code:
         return code
     print(f"\nthe most frequent labels:\n\n{most_frequent_labels(TABLE, count=10)}\n")

@@ -1,19 +1,14 @@
 """The demo: scenes that code draws, the model that knows them, and what is shown of the table."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.scenes.scene import LABELS, THINGS
 from pipeline.scenes.shards import write_shards
 from pipeline.table import segments
 
 SAMPLE_MODEL = Path(__file__).parent / "sample_model"
 """A small MaskFormer, trained on other scenes by `configs/finetune/sample.yaml`."""
-
-STUFF: Sequence[int] = [label for label, name in enumerate(LABELS) if name not in THINGS]
-"""Label ids of what has no instances."""
 
 _IMAGES, _SHARD_IMAGES, _SEED = 48, 16, 3
 

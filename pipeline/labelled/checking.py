@@ -12,6 +12,10 @@ from pipeline.labelled.target import LabelError, Target
 from pipeline.threads import map_ahead
 
 _AT_ONCE = 16
+_TURNED = (
+    "; if its EXIF orientation turns it, they were drawn on what is stored: turn them too, or "
+    "store the photograph upright and without that tag"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +103,12 @@ def check_image(labelled: LabelledImage, *, max_pixels: int) -> Target:
 def check_size(image_id: str, *, size: tuple[int, int], target: Target, place: str) -> None:
     """Raises LabelError where image and target differ in size: one of them is not the other's."""
     if size != target.size:
+        is_turned = size == target.size[::-1]
         raise LabelError(
             f"image {image_id}: the photograph has {size[0]} x {size[1]} pixels upright and its "
-            f"labels {target.size[0]} x {target.size[1]}, they must be of one size ({place})"
+            f"labels {target.size[0]} x {target.size[1]}, they must be of one size"
+            + (_TURNED if is_turned else "")
+            + f" ({place})"
         )
 
 

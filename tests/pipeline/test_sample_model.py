@@ -9,7 +9,7 @@ from maskformer import (
     MaskFormerImageProcessor,
     PanopticQuality,
 )
-from pipeline.demo import SAMPLE_MODEL, STUFF
+from pipeline.demo import SAMPLE_MODEL
 from pipeline.scenes.scene import LABELS, THINGS, draw_scene
 
 SCENES = [draw_scene(index, seed=7) for index in range(12)]
@@ -31,6 +31,7 @@ def test_it_fits_into_the_package():
 
 def test_it_knows_what_scenes_show(model):
     assert tuple(model.config.id2label.values()) == LABELS
+    assert {LABELS[thing] for thing in model.config.things} == set(THINGS)
 
 
 def test_it_finds_the_segments_of_scenes_that_it_has_not_seen(model, processor):
@@ -40,7 +41,7 @@ def test_it_finds_the_segments_of_scenes_that_it_has_not_seen(model, processor):
         with torch.inference_mode():
             outputs = model(**processor(images=Image.fromarray(scene.pixels), return_tensors="pt"))
         [found] = processor.post_process_panoptic_segmentation(
-            outputs, target_sizes=[scene.ids.shape], label_ids_to_fuse=set(STUFF)
+            outputs, target_sizes=[scene.ids.shape], label_ids_to_fuse=model.config.stuff
         )
         quality.update(found, _truth(scene))
     assert quality.compute()["pq"] > 0.35

@@ -1,6 +1,7 @@
 """What is wrong with labelled data is one line that names the image and the file."""
 
 import gzip
+import io
 import json
 import re
 from collections.abc import Callable
@@ -87,6 +88,18 @@ def test_a_photograph_that_is_none_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes()) | {"images/val/scene-1.jpg": b"<html>404</html>"}
     text = message(lambda: check_images(opened(put(tmp_path, files))))
     assert "image images/val/scene-1.jpg: NotAnImage" in text
+
+
+def test_labels_of_a_photograph_that_exif_turns_say_so(tmp_path: Path) -> None:
+    scene = scenes()[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    scene.photo.save(buffer, "JPEG", exif=exif)
+    files = label_maps([scene]) | {"images/val/scene-0.jpg": buffer.getvalue()}
+    text = message(lambda: check_images(opened(put(tmp_path, files))))
+    assert "48 x 36 pixels upright and its labels 36 x 48" in text
+    assert "EXIF orientation" in text
 
 
 @pytest.mark.parametrize("lacking", ["jpg", "png"])
