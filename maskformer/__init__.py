@@ -57,6 +57,7 @@ _HOME = {
     "resolve_folder": "weights",
     "MODELS": "zoo",
     "known_things": "zoo",
+    "label_maps_count_from_one": "zoo",
     "weight_files": "weights",
 }
 

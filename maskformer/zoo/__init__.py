@@ -11,7 +11,14 @@ from maskformer.zoo.entry import Entry
 from maskformer.zoo.fetching import fetched_folder
 from maskformer.zoo.models import MODELS
 
-__all__ = ["MODELS", "Entry", "entry_of", "fetched_folder", "known_things"]
+__all__ = [
+    "MODELS",
+    "Entry",
+    "entry_of",
+    "fetched_folder",
+    "known_things",
+    "label_maps_count_from_one",
+]
 
 
 def entry_of(name_or_folder: str) -> Entry | None:
@@ -33,3 +40,12 @@ def known_things(labels: Sequence[str], *, hub_id: str = "") -> frozenset[int] |
         if entry.things and (known == tuple(labels) or is_on_hub):
             return entry.things
     return None
+
+
+def label_maps_count_from_one(labels: Sequence[str]) -> bool:
+    """Whether labels are those of a published data set in whose label maps 0 counts for nothing
+    and 1 is the first label."""
+    return any(
+        entry.dataset.zero_is_ignored and entry.dataset.labels == tuple(labels)
+        for entry in MODELS.values()
+    )

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from maskformer import MeanIoU, check_shapes
+from maskformer import MeanIoU, check_shapes, label_maps_count_from_one
 from pipeline.corpora.reading import ReadSettings
 from pipeline.evaluation.confusion import confusion_picture
 from pipeline.evaluation.flow import (
@@ -193,7 +193,13 @@ def _of_table(settings: Settings) -> _Prepared:
     _refuse(settings.of(LookSettings), but=())
     _refuse(settings.of(ActorSettings), but=("ray_address", "reader_cpus"))
     _refuse(settings.of(ReadSettings), but=("image_members", "image_column", "key_column"))
-    dataset = _opened(settings, model_labels=spec["labels"])
+    # A table does not say how its model's maps were written; of published models it is known.
+    is_reduced = label_maps_count_from_one(spec["labels"])
+    dataset = _opened(
+        settings,
+        model_labels=spec["labels"],
+        reduced_labels=tuple(spec["labels"]) if is_reduced else None,
+    )
     comparison = _comparison(dataset, model_labels=spec["labels"], settings=settings)
     notes = unmatched_lines(spec["labels"], comparison.judge.data_label_of)
     return _Prepared(comparison=comparison, notes=notes, table=table)

@@ -36,6 +36,7 @@ def decode_label_map(data: bytes, *, place: str) -> Integer[np.ndarray, "height 
         LabelError: it is no such map, or damaged; `place` says which.
     """
     with _open(data, place=place) as image:
+        _refuse_alpha(image, place=place)
         if image.mode in _COLOURS:
             channels = np.asarray(image)
             grey = channels[..., 0]
@@ -52,7 +53,8 @@ def decode_label_map(data: bytes, *, place: str) -> Integer[np.ndarray, "height 
 def decode_id_map(
     data: bytes, *, place: str, described: Collection[int]
 ) -> Integer[np.ndarray, "height width"]:
-    """The same for maps of segment ids, which may also be spread over red, green and blue.
+    """The same for maps of segment ids, which may also be spread over red, green and blue; alpha
+    does not count.
 
     Args:
         described: the ids that the map may hold. They tell whether a palette's colours are the ids,
@@ -83,6 +85,7 @@ def decode_colours(
         LabelError: it is damaged.
     """
     with _open(data, place=place) as image:
+        _refuse_alpha(image, place=place)
         if image.mode in _WIDE or not (grey_too or image.mode in _COLOURS):
             return None
         return rgb_ids(np.asarray(image.convert("RGB")))
@@ -107,12 +110,16 @@ def _open(data: bytes, *, place: str) -> Image.Image:
             f"{place}: a map with {len(image.getbands())} channels of 16 bits cannot be read "
             "whole; write one channel of 16 bits, or channels of 8"
         )
+    return image
+
+
+def _refuse_alpha(image: Image.Image, *, place: str) -> None:
+    """Raises LabelError where an alpha channel tells more than the colours: a mask, it may be."""
     if image.mode in _WITH_ALPHA and len({*image.getchannel("A").getextrema()}) > 1:
         raise LabelError(
             f"{place}: the alpha channel differs from pixel to pixel ({image.mode}), and labels "
             "are not read from there; write them as 8 or 16 bit grey"
         )
-    return image
 
 
 def _bits(image: Image.Image, data: bytes) -> int:

@@ -10,7 +10,7 @@ import torch
 from maskformer.configuration import MaskFormerConfig
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation
-from maskformer.zoo import MODELS, Entry
+from maskformer.zoo import MODELS, Entry, label_maps_count_from_one
 from maskformer.zoo.table import table
 
 BACKBONES = {
@@ -214,3 +214,10 @@ def test_configurations_carry_things_where_the_data_set_names_some():
     assert MODELS["maskformer-swin-tiny-coco-panoptic"].build_config().things == list(range(80))
     assert MODELS["maskformer-resnet50-ade20k-full"].build_config().things is None
     assert MODELS["maskformer-swin-tiny-coco-panoptic"].build_config(num_labels=3).things is None
+
+
+def test_of_published_labels_ade20k_s_are_counted_from_one_in_its_maps():
+    ade20k, coco = (MODELS[f"maskformer-swin-tiny-{name}"] for name in ("ade20k", "coco-panoptic"))
+    assert label_maps_count_from_one(ade20k.dataset.labels)
+    assert not label_maps_count_from_one(ade20k.dataset.labels[1:])
+    assert not label_maps_count_from_one(coco.dataset.labels)

@@ -78,6 +78,13 @@ def test_segment_ids_are_spread_over_colours_whatever_stores_them(mode: str) -> 
     np.testing.assert_array_equal(found, IDS)
 
 
+def test_the_alpha_of_segment_ids_does_not_count() -> None:
+    image = Image.fromarray(CHANNELS).convert("RGBA")
+    image.putalpha(Image.fromarray(np.where(IDS > 0, 255, 0).astype(np.uint8)))
+    found = decode_id_map(encoded(image), place="a.png", described={1000, 66_000})
+    np.testing.assert_array_equal(found, IDS)
+
+
 def test_the_indices_of_a_palette_are_ids_where_those_are_described() -> None:
     image = Image.fromarray(CHANNELS).quantize(3)
     described = {*np.asarray(image).ravel().tolist()} - {0}

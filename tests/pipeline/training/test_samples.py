@@ -259,9 +259,9 @@ def test_a_task_that_the_labels_cannot_teach_is_refused(tmp_path: Path) -> None:
         data_of(files, tmp_path / "stuff", task="instance")
 
 
-def test_data_without_a_label_of_the_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="only the model has 'boat'"):
-        data_of(shards(scenes()), tmp_path, model_labels=(*LABELS, "boat"))
+def test_data_may_have_some_of_the_model_s_labels_and_no_others(tmp_path: Path) -> None:
+    data = data_of(shards(scenes()), tmp_path, model_labels=("boat", *reversed(LABELS)))
+    assert data.rule.label_ids == (4, 3, 2, 1)
     with pytest.raises(ValueError, match="only the data has 'car'"):
         data_of(shards(scenes()), tmp_path, model_labels=LABELS[:3])
 

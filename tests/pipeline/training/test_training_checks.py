@@ -52,7 +52,21 @@ def test_empty_images_and_unseen_labels_are_told(tmp_path: Path) -> None:
     assert census_lines(check_training_data(data), data=data) == [
         "3 images show 1 of 4 labels; 2 show none",
         "no image shows sky, tree, car: they stay unlearnt",
+        "what counts for nothing (ignore_index 255) covers 66.7 % of the pixels",
     ]
+
+
+def test_maps_of_0_and_255_are_refused_unless_255_is_said_to_count_for_nothing(
+    tmp_path: Path,
+) -> None:
+    binary = plain(0)
+    binary[:9] = 255
+    files = maps_in_tar(binary, binary)
+    with pytest.raises(LabelError, match=r"ignore_index 255 in 25 % .* if that is lesion, say so"):
+        check_training_data(data_of(files | {"labels.json": b'["skin", "lesion"]'}, tmp_path))
+    values = {"labels.json": b'{"0": "skin", "255": "lesion"}'}
+    census = check_training_data(data_of(files | values, tmp_path))
+    assert census.pixels_of_label == {0: 2 * 27 * 48, 1: 2 * 9 * 48}
 
 
 def test_data_that_shows_nothing_to_learn_is_refused(tmp_path: Path) -> None:
