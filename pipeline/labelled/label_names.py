@@ -95,22 +95,17 @@ def label_names(
 
 def _said(settings: DatasetSettings, *, folder: str, storage: Storage) -> _Said | None:
     if settings.labels is not None:
-        try:
-            data = storage.read(settings.labels)
-        except FileNotFoundError:
-            raise ValueError(f"there is no file {settings.labels} with label names") from None
-        return _parsed(data, place=settings.labels)
-    for name in _FILES:
+        given = _read(settings.labels, storage=storage)
+        if given is None:
+            raise ValueError(f"there is no file {settings.labels} with label names")
+        return _parsed(given, place=settings.labels)
+    for name in (*_FILES, *_COLOUR_FILES):
         place = join(folder, name)
         data = _read(place, storage=storage)
-        if data is not None:
-            said = _parsed(data, place=place)
-            return said if said.colours else _coloured(said, folder=folder, storage=storage)
-    for name in _COLOUR_FILES:
-        place = join(folder, name)
-        data = _read(place, storage=storage)
-        if data is not None:
-            return _parsed(data, place=place)
+        if data is None:
+            continue
+        said = _parsed(data, place=place)
+        return said if said.colours else _coloured(said, folder=folder, storage=storage)
     return None
 
 

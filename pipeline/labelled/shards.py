@@ -70,7 +70,7 @@ def open_shards(
         for shard in shard_members(files, storage=storage)
         for sample in _samples(shard, root=root, settings=settings, reading=reading)
     ]
-    bare = [sample["image_id"] for sample in samples if sample["map"] is None]
+    unlabelled = [sample["image_id"] for sample in samples if sample["map"] is None]
     samples = [sample for sample in samples if sample["map"] is not None]
     if not samples:
         raise LabelError(f"{settings.dataset} holds no photograph with a label map")
@@ -95,7 +95,7 @@ def open_shards(
         storage=storage,
         reading=reading,
         values=named.values if isinstance(truth, LabelMapTruth) else None,
-        notes=(*(named.notes if isinstance(truth, LabelMapTruth) else ()), *left_out(bare)),
+        notes=(*(named.notes if isinstance(truth, LabelMapTruth) else ()), *left_out(unlabelled)),
     )
 
 
