@@ -69,11 +69,6 @@ class Start:
         """How many masks it finds in an image at most."""
         return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
 
-    @property
-    def num_queries(self) -> int:
-        """How many masks it finds in an image at most."""
-        return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
-
 
 def read_start(
     settings: StartSettings,
