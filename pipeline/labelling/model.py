@@ -73,7 +73,7 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
         folder=folder,
         files=files,
         labels=tuple(str(config.id2label[index]) for index in range(config.num_labels)),
-        processor=MaskFormerImageProcessor.from_pretrained(folder, resize_rule=resize_rule),
+        processor=_processor(folder, resize_rule=resize_rule),
     )
 
 
@@ -110,6 +110,13 @@ def table_spec(
         decode=reading.decode,
         labels=model.labels,
     )
+
+
+def _processor(folder: str, *, resize_rule: str) -> MaskFormerImageProcessor:
+    try:
+        return MaskFormerImageProcessor.from_pretrained(folder, resize_rule=resize_rule)
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read(folder: str, name: str) -> bytes:
