@@ -86,3 +86,9 @@ def test_weights_alone_need_an_architecture(tmp_path: Path):
     settings = StartSettings(model=str(tmp_path / "backbone.safetensors"))
     with pytest.raises(ValueError, match=r"has no config\.json.*--architecture"):
         read_start(settings, labels=LABELS)
+
+
+def test_two_labels_of_one_name_are_refused():
+    settings = StartSettings(architecture="maskformer-swin-tiny-ade20k")
+    with pytest.raises(ValueError, match=r"labels must each have a name .* more than once: car"):
+        read_start(settings, labels=("car", "sky", "car"))
