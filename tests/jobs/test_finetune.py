@@ -241,6 +241,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_step(
 SMALL_PAD = json.dumps({"pad_size": {"height": 32, "width": 32}})
 
 
+@pytest.mark.faults
 def test_what_a_worker_meets_and_would_meet_again_ends_the_run_at_once(
     jobs: Jobs, config: Path, tmp_path: Path
 ):
@@ -261,6 +262,7 @@ def test_what_a_worker_meets_and_would_meet_again_ends_the_run_at_once(
     assert "workers are started again" not in ended.stderr
 
 
+@pytest.mark.faults
 def test_a_run_that_is_stopped_before_its_first_checkpoint_writes_one(
     jobs: Jobs, config: Path, tmp_path: Path
 ):
