@@ -274,7 +274,7 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_writes_one(
         lambda: any('"doing": "training"' in n.read_text() for n in notes.glob("*/progress.json")),
         what="a step",
     )
-    job.process.send_signal(signal.SIGINT)
+    job.process.send_signal(signal.SIGTERM)
     ended = job.end().expect(75)
     assert "stopping after a step, with a checkpoint" in ended.stderr
     assert "stopped; run the same command again to go on" in ended.stderr.splitlines()[-1]
