@@ -13,18 +13,23 @@ from pathlib import Path
 # A job is a file: it runs from a checkout, or from Ray's copy of one, without being installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.settings import WrongUsage, parse
-from pipeline.training.run import PARTS, finetune
+from pipeline.training.announcer import Announcer
 
 
 def main() -> int:
     """Exit codes: 0 done, 2 wrong usage, wrong data or a loss that is not finite, 75 try again."""
-    try:
-        settings = parse(PARTS, description=__doc__ or "")
-    except WrongUsage as error:
-        print(f"finetune: {error}", file=sys.stderr)
-        return 2
-    return finetune(settings)
+    with Announcer() as announcer:
+        announcer.doing("loading torch and Ray")
+        # Here, not above: on a busy machine this takes longer than anyone waits without a word.
+        from pipeline.settings import WrongUsage, parse
+        from pipeline.training.run import PARTS, finetune
+
+        try:
+            settings = parse(PARTS, description=__doc__ or "")
+        except WrongUsage as error:
+            announcer.say(f"finetune: {error}")
+            return 2
+        return finetune(settings, announcer=announcer)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ _HOME = {
     "load_weights": "checkpoints.checkpoint",
     "load_backbone": "checkpoints.backbones",
     "check_folder": "weights",
+    "check_forward": "checkpoints.conversion",
     "check_shapes": "weights",
     "config_file": "weights",
     "resolve_folder": "hub",

@@ -97,7 +97,8 @@ def _fetched(name: str, options: HubOptions) -> str:
     except Exception as error:
         raise ValueError(
             f"{name!r} is no folder here, and fetching it from the hub failed "
-            f"({type(error).__name__}: {error}); give a folder, or check name and network"
+            f"({type(error).__name__}: {' '.join(str(error).split())}); give a folder, or check "
+            "name and network"
         ) from error
     return str(folder)
 

@@ -78,6 +78,8 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         do_reduce_labels = old_names.pop("reduce_labels", do_reduce_labels)
         if old_names:
             raise TypeError(f"the image processor has no setting {sorted(old_names)}")
+        if pad_size is not None and {*pad_size} != {"height", "width"}:
+            raise ValueError(f"pad_size must have the keys height and width, got {pad_size}")
         if resize_rule not in ("transformers", "detectron2"):
             raise ValueError(f"resize_rule is transformers or detectron2, got {resize_rule!r}")
         self.do_resize = do_resize
@@ -89,6 +91,8 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         self.do_normalize = do_normalize
         self.image_mean = _three_channels(IMAGENET_MEAN if image_mean is None else image_mean)
         self.image_std = _three_channels(IMAGENET_STD if image_std is None else image_std)
+        if not all(self.image_std):
+            raise ValueError(f"image_std must differ from 0, got {list(self.image_std)}")
         self.ignore_index = ignore_index
         self.do_reduce_labels = do_reduce_labels
         self.num_labels = num_labels
@@ -123,6 +127,12 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
             settings = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise OSError(f"{path} must be JSON, and is not: {error}") from error
+        try:
+            cls.from_dict(settings)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise ValueError(
+                f"{path} must hold the settings of an image processor: {error}"
+            ) from error
         return cls.from_dict(settings, **changes)
 
     @classmethod

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from maskformer.checkpoints.files import stored_tensors
-from maskformer.configuration import CONFIG_NAME, MaskFormerConfig
+from maskformer.configuration import CONFIG_NAME, MaskFormerConfig, check_label_ids
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -34,7 +34,11 @@ def check_folder(folder: str) -> None:
     """
     if not Path(folder).exists():
         raise ValueError(f"a model folder must exist, got {folder!r}")
-    read_config(folder)
+    config = read_config(folder)
+    try:
+        check_label_ids(config.id2label or {})
+    except ValueError as error:
+        raise ValueError(f"{config_file(folder)}: {error}") from error
     for path in weight_files(folder):
         stored_tensors(path)
 
@@ -42,8 +46,8 @@ def check_folder(folder: str) -> None:
 def check_shapes(folder: str) -> None:
     """Raises ValueError, in one line, where the weights are not those of the configuration.
 
-    Only the model itself knows its shapes. It is built without memory, in a process of its own:
-    torch takes seconds to start and then stays.
+    Only the model itself knows its shapes. It is built without memory and shown the shape of a
+    photograph, in a process of its own: torch takes seconds to start and then stays.
     """
     checked = subprocess.run(
         [sys.executable, "-m", "maskformer.weights", "check", str(Path(folder).absolute())],

@@ -155,9 +155,18 @@ def fit_weights(
 
 
 def fill(model: nn.Module, weights: Weights) -> None:
-    """Copies weights into the model's of the same names and shapes; all others stay."""
+    """Copies weights into the model's of the same names and shapes; all others stay.
+
+    A model on the meta device, which shows that all fits, has no memory to copy them to.
+    """
+    if is_skeleton(model):
+        return
     read = {name: as_tensor(weight) for name, weight in weights.items()}
     model.load_state_dict({**model.state_dict(), **read})
+
+
+def is_skeleton(model: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
 
 
 def as_tensor(weight: Weight) -> Tensor:

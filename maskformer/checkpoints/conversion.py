@@ -13,13 +13,19 @@ from pathlib import Path
 import torch
 
 from maskformer.checkpoints.checkpoint import LoadReport, fit_weights, read_checkpoint
-from maskformer.configuration import MaskFormerConfig
+from maskformer.configuration import CONFIG_NAME, MaskFormerConfig
 from maskformer.hub import resolve_folder
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation
 from maskformer.weights import check_folder, config_file, read_config
 
 _PROCESSOR = "preprocessor_config.json"
+_USUAL_SIZE = (480, 640)
+
+# What building and calling a model raises where numbers of its configuration do not go together.
+_WRONG_KINDS = (
+    RuntimeError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +85,44 @@ def describe(*, zoo_name: str | None, config_file: str | None) -> Described:
 
 
 def check(location: str) -> None:
-    """Raises ValueError where weights and configuration are not of one model."""
+    """Raises ValueError where weights, configuration and image processor are not of one model."""
     location = resolve_folder(location)
     check_folder(location)
-    with torch.device("meta"):
-        model = MaskFormerForInstanceSegmentation(read_config(location))
+    config = read_config(location)
+    try:
+        with torch.device("meta"):
+            model = MaskFormerForInstanceSegmentation(config)
+    except _WRONG_KINDS as error:
+        raise ValueError(
+            f"{config_file(location)} must describe a model, and none can be built of it: {error!r}"
+        ) from error
     fit_weights(read_checkpoint(location), model=model, source=location)
+    beside = config_file(location).with_name(_PROCESSOR)
+    if beside.is_file():
+        processor = MaskFormerImageProcessor.from_pretrained(beside.parent)
+        padded = processor.pad_size
+        size = (
+            processor.padded_size(processor.resized_size(_USUAL_SIZE))
+            if padded is None
+            else (padded["height"], padded["width"])
+        )
+        check_forward(model.eval(), size=size)
+
+
+def check_forward(
+    model: MaskFormerForInstanceSegmentation, *, size: tuple[int, int], num_images: int = 1
+) -> None:
+    """Raises ValueError where a model on the meta device cannot take images of this size.
+
+    Args:
+        size: (height, width) of the model's inputs.
+    """
+    try:
+        with torch.device("meta"):
+            model(torch.empty(num_images, 3, *size), output_auxiliary_logits=model.training)
+    except (ValueError, *_WRONG_KINDS) as error:
+        raise ValueError(
+            f"the model must take {num_images} RGB images of {size[0]} x {size[1]} pixels, and its "
+            f"parts do not fit them: {' '.join(str(error).split())}; see backbone_config in "
+            f"{CONFIG_NAME}, and size, size_divisor and pad_size of the image processor"
+        ) from error

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from jaxtyping import Shaped
 from torch import Tensor
 
+from maskformer.configuration import check_label_ids
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMatch:
@@ -32,7 +34,12 @@ class LabelMatch:
 
 
 def match_labels(old: Mapping[int, str], new: Sequence[str]) -> LabelMatch:
-    """Of labels that are in the old set more than once, the first counts."""
+    """Of labels that are in the old set more than once, the first counts.
+
+    Raises:
+        ValueError: names are doubled among the new ones, or the old ones leave numbers out.
+    """
+    check_label_ids(old)
     if not new or len({*new}) != len(new) or isinstance(new, str):
         doubled = sorted({label for label in new if list(new).count(label) > 1})
         raise ValueError(

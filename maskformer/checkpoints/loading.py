@@ -18,6 +18,7 @@ from maskformer.checkpoints.checkpoint import (
     as_tensor,
     fill,
     fit_weights,
+    is_skeleton,
     read_checkpoint,
     stored_dtype,
 )
@@ -120,7 +121,7 @@ def _fill_head(
     fill(model, joined)
     # Fresh rows give nonsense until they are trained, which nobody should find out by looking.
     _log.log(
-        logging.WARNING if match.fresh else logging.INFO,
+        logging.WARNING if match.fresh and not is_skeleton(model) else logging.INFO,
         "class head: %d of %d labels kept by name (%s); afresh: %s",
         len(match.kept),
         len(match.kept) + len(match.fresh),

@@ -19,7 +19,7 @@ from maskformer.configuration.backbones import (
     SwinConfig,
     TimmBackboneConfig,
 )
-from maskformer.configuration.base import CONFIG_NAME, PretrainedConfig
+from maskformer.configuration.base import CONFIG_NAME, PretrainedConfig, check_label_ids
 from maskformer.configuration.model import MaskFormerConfig, MaskFormerDetrConfig
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "ResNetConfig",
     "SwinConfig",
     "TimmBackboneConfig",
+    "check_label_ids",
 ]

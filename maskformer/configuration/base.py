@@ -9,6 +9,8 @@ from typing import Any, ClassVar, TypeVar
 
 from maskformer.hub import CONFIG_NAME, HubOptions, Pushable, resolve_folder
 
+_SHOWN = 5
+
 Config = TypeVar("Config", bound="PretrainedConfig")
 
 
@@ -117,6 +119,9 @@ class PretrainedConfig(Pushable):
             return cls.from_dict(values, **overrides)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
+        except (AttributeError, LookupError, ArithmeticError) as error:
+            # A value of a kind that the code below did not think of, as a list for id2label.
+            raise ValueError(f"{path} holds a value of the wrong kind: {error!r}") from error
 
     @classmethod
     def from_pretrained(
@@ -152,6 +157,21 @@ class PretrainedConfig(Pushable):
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.to_json_file(Path(save_directory) / CONFIG_NAME)
         self._finish_saving(save_directory, push_to_hub=push_to_hub, push_options=push_options)
+
+
+def check_label_ids(id2label: Mapping[int, str]) -> None:
+    """Raises ValueError where labels are not numbered from 0 on, as rows of the class head are.
+
+    transformers reads such a configuration, and finds no name for the rows in the gaps.
+    """
+    rows = range(len(id2label))
+    if unknown := sorted(id2label.keys() - set(rows)):
+        unnamed = sorted(set(rows) - id2label.keys())
+        raise ValueError(
+            f"id2label must number its {len(rows)} labels from 0 to {len(rows) - 1}, one for each "
+            f"row of the class head; got {', '.join(map(str, unknown[:_SHOWN]))} and no name for "
+            f"{', '.join(map(str, unnamed[:_SHOWN]))}: number them anew in {CONFIG_NAME}"
+        )
 
 
 def _plain(value: Any) -> Any:

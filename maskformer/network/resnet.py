@@ -258,8 +258,9 @@ class FrozenBatchNorm(nn.Module):
 def laid_out(pixel_values: Pixels) -> Pixels:
     # In half precision convolutions are up to four times faster with channels last. In float32 they
     # are not, and planes keep the order in which other codes add.
-    if pixel_values.dtype == torch.float32 and not torch.is_autocast_enabled(
-        pixel_values.device.type
-    ):
+    kind = pixel_values.device.type
+    # The meta device, on which shapes are checked, has no autocast to ask about.
+    is_cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if pixel_values.dtype == torch.float32 and not is_cast:
         return pixel_values
     return pixel_values.contiguous(memory_format=torch.channels_last)

@@ -11,8 +11,8 @@ from maskformer import encode_mask, encode_segments
 from pipeline.corpora.decoding import decode
 from pipeline.drawing import draw_segments
 from pipeline.evaluation.judging import Judge
-from pipeline.labelled.checking import fitted
 from pipeline.evaluation.matching import UNMATCHED
+from pipeline.labelled.checking import fitted
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import Target
 

@@ -192,6 +192,7 @@ def fitted(
         return turned(target, orientation=stored)
     exif = "" if stored == 1 else f" after its EXIF orientation {stored}"
     raise LabelError(
-        f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright{exif} and "
-        f"its labels {target.size[0]} x {target.size[1]}, they must be of one size ({image.name})"
+        f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright{exif} "
+        f"and its labels {target.size[0]} x {target.size[1]}, they must be of one size "
+        f"({image.name})"
     )

@@ -94,7 +94,7 @@ def open_coco_panoptic(
     maps = NamedFiles.of_maps(
         settings, names=[a.file_name for a in annotations], uri=file.uri, storage=storage
     )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, annotation in enumerate(annotations):
         image = images.get(annotation.image_id)
         if image is None:

@@ -145,8 +145,8 @@ def label_map_target(
         shown = ", ".join(map(str, wrong[:5]))
         raise LabelError(
             f"{place}: a label must be in {first} to {first + count - 1}, or the ignore_index "
-            f"{meaning.ignore_index}; the map holds {shown}; labels whose values have gaps are "
-            'named by their values in labels.json, as {"7": "road", "24": "person"}'
+            f"{meaning.ignore_index}, or have its value beside its name in labels.json, "
+            f'{{"7": "road", "24": "person"}}; the map holds {shown}'
         )
     # 0 is void, so that label i has the id i + 1.
     id_of = np.zeros(present[-1] + 1, np.min_scalar_type(count))

@@ -101,7 +101,7 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
         files=files,
         labels=labels,
         things=things if config.things is None else frozenset(config.things),
-        processor=MaskFormerImageProcessor.from_pretrained(folder, resize_rule=resize_rule),
+        processor=_processor(folder, resize_rule=resize_rule),
     )
 
 
@@ -182,6 +182,13 @@ def _without_things(config: bytes) -> bytes:
         return config
     del values["things"]
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _processor(folder: str, *, resize_rule: str) -> MaskFormerImageProcessor:
+    try:
+        return MaskFormerImageProcessor.from_pretrained(folder, resize_rule=resize_rule)
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read(folder: str, name: str) -> bytes:

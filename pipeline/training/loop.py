@@ -21,6 +21,7 @@ from pipeline.training.batches import Batch
 from pipeline.training.optimisation import (
     OptimisationSettings,
     build_optimiser,
+    check_device,
     freeze,
     set_learning_rate,
 )
@@ -220,11 +221,7 @@ def _with_batch_norm(
 ) -> MaskFormerForInstanceSegmentation:
     if settings.batch_norm != "synchronised":
         return model
-    if model.device.type != "cuda":
-        raise ValueError(
-            "batch_norm synchronised needs GPUs, the model is on "
-            f"{model.device.type}; leave it out, or take frozen"
-        )
+    check_device(settings, device=model.device.type)
     from timm.layers import convert_sync_batchnorm
 
     # timm's own, since torch's loses the activation that some of timm's norms include.

@@ -99,9 +99,27 @@ def rate_share(step: int, *, settings: OptimisationSettings) -> float:
     return share
 
 
+def check_device(settings: OptimisationSettings, *, device: str) -> None:
+    """Raises ValueError for what workers cannot do on a device of this type."""
+    if settings.batch_norm == "synchronised" and device != "cuda":
+        raise ValueError(
+            f"batch_norm synchronised needs GPUs, the model is on {device}; leave it out, or take "
+            "frozen"
+        )
+
+
 def build_optimiser(model: nn.Module, *, settings: OptimisationSettings) -> torch.optim.AdamW:
-    """AdamW over the weights that learn; `set_learning_rate` before each step."""
-    return torch.optim.AdamW(parameter_groups(model, settings=settings), lr=settings.learning_rate)
+    """AdamW over the weights that learn; `set_learning_rate` before each step.
+
+    Raises:
+        ValueError: no weight is left to learn.
+    """
+    groups = parameter_groups(model, settings=settings)
+    if not groups:
+        raise ValueError(
+            f"frozen_weights must leave weights to learn, {list(settings.frozen_weights)} take all"
+        )
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
 
 
 def set_learning_rate(

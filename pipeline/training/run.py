@@ -10,13 +10,17 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from maskformer import LoadReport
 from pipeline.corpora.reading import ReadSettings
+from pipeline.evaluation.judging import SCORES
 from pipeline.evaluation.matching import unmatched_lines
 from pipeline.labelled.checking import Census
 from pipeline.labelled.dataset import LabelledImages
@@ -26,11 +30,12 @@ from pipeline.labelling.cluster import connect, is_started_here
 from pipeline.labelling.report import ExitCode
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.training.announcer import Announcer
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.checkpoint import Checkpoints, best_of
 from pipeline.training.delivery import Card, deliver
-from pipeline.training.following import FollowedHistory
-from pipeline.training.optimisation import OptimisationSettings
+from pipeline.training.model_check import check_model
+from pipeline.training.optimisation import OptimisationSettings, check_device
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
 from pipeline.training.scheduling import TrainingStopped, WorkerSettings, run_workers
@@ -77,6 +82,8 @@ PARTS = (
 )
 """The parts of a fine-tuning job's settings."""
 
+_SHOWN = 5
+
 # What may change between a run and one that goes on from it: no step depends on it.
 _FREE = {
     *(field.name for part in (WorkerSettings, Storage) for field in dataclasses.fields(part)),
@@ -94,57 +101,76 @@ _ALONE = {
 }
 
 
-def finetune(settings: Settings) -> int:
+def finetune(settings: Settings, *, announcer: Announcer) -> int:
     """Trains what is left to train, delivers the model, and gives the exit code."""
+
+    def fail(message: str, code: ExitCode) -> int:
+        announcer.say(f"{Path(sys.argv[0]).stem}: {message}")
+        return code
+
     try:
-        return _finetune(settings)
+        return _finetune(settings, announcer=announcer)
     except (WrongUsage, ValueError, TrainingStopped) as error:
-        return _fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
+        return fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
     except (StorageFault, SourceChanged, ConnectionError) as error:
-        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
+        return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
     except KeyboardInterrupt:
-        return _fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
+        return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
 
 
-def _finetune(settings: Settings) -> int:
+def _finetune(settings: Settings, *, announcer: Announcer) -> int:
     wanted, storage = settings.of(FinetuneSettings), settings.of(Storage).with_environment()
     output = storage.absolute(wanted.output)
     checkpoints = Checkpoints(output, storage=storage)
+    announcer.doing(f"looking for checkpoints in {output}")
     latest = checkpoints.latest()
     if latest is not None:
         _check_same_run(settings, output=output, storage=storage)
     num_steps = settings.of(OptimisationSettings).num_steps
-    assignment = _assignment(settings, storage=storage)
-    if latest is None:
-        print(_opening(assignment, _checked(assignment)), file=sys.stderr, flush=True)
-    else:
-        print(f"going on after step {latest.step:,} of {num_steps:,}", file=sys.stderr, flush=True)
+    assignment = _assignment(settings, storage=storage, announcer=announcer)
+    if latest is None or latest.step < num_steps:
+        kept = _checked_model(assignment, settings=settings, announcer=announcer)
+        if latest is None:
+            census = _checked(assignment, announcer=announcer)
+            announcer.say(_opening(assignment, census, kept=kept))
+    if latest is not None:
+        announcer.say(f"going on after step {latest.step:,} of {num_steps:,}")
     storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
     if latest is None or latest.step < num_steps:
-        _train(assignment, settings=settings)
+        _train(assignment, settings=settings, announcer=announcer)
+    announcer.doing(f"writing the model to {output}")
     best = best_of(checkpoints.found())
     assert best is not None
     files = deliver(output, storage=storage, best=best, card=_card(assignment, settings=settings))
-    print(f"model: {output}" + ("" if best.score is None else f" (score {best.score:.4f})"))
+    score = SCORES[assignment.data.rule.task]
+    print(f"model: {output}" + ("" if best.score is None else f" ({score} {best.score:.4f})"))
     print("\n".join(f"look at {file}" for file in files))
     return ExitCode.DONE
 
 
-def _train(assignment: Assignment, *, settings: Settings) -> None:
+def _train(assignment: Assignment, *, settings: Settings, announcer: Announcer) -> None:
     workers = settings.of(WorkerSettings)
     is_alone = is_started_here(workers.ray_address)
     if is_alone:
         for name, value in _ALONE.items():
             os.environ.setdefault(name, value)
+    announcer.doing("starting Ray" if is_alone else f"joining {workers.ray_address}")
     connect(workers.ray_address)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    with FollowedHistory(assignment.output, storage=assignment.storage):
-        run_workers(assignment, settings=workers, run_id=run_id, is_alone=is_alone)
+    try:
+        run_workers(
+            assignment, settings=workers, run_id=run_id, is_alone=is_alone, announcer=announcer
+        )
+    except KeyboardInterrupt:
+        latest = Checkpoints(assignment.output, storage=assignment.storage).latest()
+        if latest is not None:
+            announcer.say(f"step {latest.step:,} is saved")
+        raise
 
 
-def _assignment(settings: Settings, *, storage: Storage) -> Assignment:
+def _assignment(settings: Settings, *, storage: Storage, announcer: Announcer) -> Assignment:
     """All that can be wrong with the settings comes out here, before a process starts."""
     wanted, optimisation = settings.of(FinetuneSettings), settings.of(OptimisationSettings)
     workers = settings.of(WorkerSettings)
@@ -154,12 +180,16 @@ def _assignment(settings: Settings, *, storage: Storage) -> Assignment:
             f"batch_size must give each of {workers.num_workers} workers an image for each of "
             f"{optimisation.micro_batches} micro_batches, got {optimisation.batch_size}"
         )
+    if is_started_here(workers.ray_address) and not torch.cuda.is_available():
+        check_device(optimisation, device="cpu")
+    announcer.doing(f"opening {settings.of(DatasetSettings).dataset}")
     dataset = _opened(
         settings.of(DatasetSettings),
         settings=settings,
         storage=storage,
         reduced_labels=reduced_labels(settings.of(StartSettings)),
     )
+    announcer.doing(f"reading the model {settings.of(StartSettings).model or 'to build'}")
     start = read_start(
         settings.of(StartSettings),
         labels=dataset.labels.names,
@@ -233,21 +263,53 @@ def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> 
     )
 
 
-def _checked(assignment: Assignment) -> Census:
+def _checked_model(
+    assignment: Assignment, *, settings: Settings, announcer: Announcer
+) -> LoadReport:
+    """Builds the model without memory, before any worker does with it."""
+    announcer.doing("checking that the model, the settings and the images fit")
+    optimisation = assignment.optimisation
+    share = settings.of(WorkerSettings).num_workers * optimisation.micro_batches
+    return check_model(
+        assignment.start,
+        data=assignment.data,
+        optimisation=optimisation,
+        num_images=optimisation.batch_size // share,
+    )
+
+
+def _checked(assignment: Assignment, *, announcer: Announcer) -> Census:
     """Reads all images and labels, of training and validation, before anything is built on them."""
-    census = check_training_data(assignment.data)
+    census = _read_all(assignment.data, announcer=announcer)
     if assignment.validation is not None:
-        check_training_data(
+        _read_all(
             dataclasses.replace(
                 assignment.data,
                 dataset=assignment.validation.dataset,
                 model_labels=assignment.data.dataset.labels.names,
-            )
+            ),
+            announcer=announcer,
         )
     return census
 
 
-def _opening(assignment: Assignment, census: Census) -> str:
+def _read_all(data: TrainingData, *, announcer: Announcer) -> Census:
+    num_images, begun = len(data.dataset), 0
+
+    def indices() -> Iterator[int]:
+        nonlocal begun
+        for index in range(num_images):
+            begun = index + 1
+            yield index
+
+    announcer.doing(
+        f"checking the images and labels of {data.dataset.uri}",
+        detail=lambda: f"{begun:,} of {num_images:,}",
+    )
+    return check_training_data(data, indices=indices())
+
+
+def _opening(assignment: Assignment, census: Census, *, kept: LoadReport) -> str:
     data, optimisation = assignment.data, assignment.optimisation
     steps = f"{optimisation.num_steps:,} steps of {optimisation.batch_size} images"
     return "\n".join(
@@ -256,6 +318,8 @@ def _opening(assignment: Assignment, census: Census) -> str:
             *data.dataset.notes,
             *_validation_lines(assignment),
             *census_lines(census, data=data, num_queries=assignment.start.num_queries),
+            _labels_line(assignment, kept=kept),
+            _checkpoints_line(assignment),
         ]
     )
 
@@ -269,6 +333,32 @@ def _validation_lines(assignment: Assignment) -> list[str]:
         *unmatched_lines(assignment.data.dataset.labels.names, judge.data_label_of),
     ]
     return [f"validation: {line}" for line in lines]
+
+
+def _labels_line(assignment: Assignment, *, kept: LoadReport) -> str:
+    """Which labels the model knows already, by name."""
+    num_labels = len(assignment.start.labels)
+    if not kept.kept_labels:
+        why = ": the model has none of their names" if assignment.start.is_whole else ""
+        return f"all {num_labels} labels start afresh{why}"
+    fresh = f"; afresh: {_some(kept.fresh_labels)}" if kept.fresh_labels else ""
+    return (
+        f"{len(kept.kept_labels)} of {num_labels} labels go on from the model's of the same name: "
+        f"{_some(kept.kept_labels)}{fresh}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _checkpoints_line(assignment: Assignment) -> str:
+    every = f"a checkpoint every {assignment.checkpoint_every:,} steps, and when you stop (Ctrl-C)"
+    if assignment.validation is None:
+        return f"{every}; without --validation the last is delivered"
+    score = SCORES[assignment.data.rule.task]
+    return f"{every}; the best by {score} on {assignment.validation.dataset.uri} is delivered"
 
 
 def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> None:
@@ -334,8 +424,3 @@ def _defaults() -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code

@@ -1,4 +1,7 @@
-"""Scheduling: the workers of a run on a cluster, started again when some are lost."""
+"""Scheduling: the workers of a run on a cluster, started again when some are lost.
+
+Ray Train starts them once; whether they are started again is decided here, by what they ended with.
+"""
 
 import threading
 from dataclasses import dataclass, replace
@@ -6,6 +9,9 @@ from typing import Any
 
 import pyarrow.fs
 import ray
+import torch
+import torch.distributed as dist
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -14,8 +20,12 @@ from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from pipeline.labelled.target import LabelError
 from pipeline.settings import WrongUsage
-from pipeline.storage import SourceChanged, Storage, StorageFault
+from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.training.announcer import Announcer
 from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.following import FollowedHistory
+from pipeline.training.notes import DriverNotes
+from pipeline.training.optimisation import check_device
 from pipeline.training.worker import Assignment, train
 
 _LOOK_EVERY_SECONDS = 0.5
@@ -50,7 +60,12 @@ class TrainingStopped(Exception):
 
 
 def run_workers(
-    assignment: Assignment, *, settings: WorkerSettings, run_id: str, is_alone: bool
+    assignment: Assignment,
+    *,
+    settings: WorkerSettings,
+    run_id: str,
+    is_alone: bool,
+    announcer: Announcer,
 ) -> None:
     """Trains to the end, on the cluster that Ray is connected to.
 
@@ -58,35 +73,67 @@ def run_workers(
         is_alone: whether the cluster is for this run, and ends with it.
 
     Raises:
-        TrainingStopped: all workers had to stop, and would again.
+        TrainingStopped: workers had to stop, and would again.
         LabelError: data is no good.
+        SourceChanged: the storage holds another file now.
         StorageFault: storage or cluster failed, more often than the settings allow.
+        ValueError: the settings ask for what the cluster's machines cannot do.
+        KeyboardInterrupt: stopped on request; what was learnt is in a checkpoint.
     """
     resources = _resources(settings)
+    check_device(assignment.optimisation, device="cuda" if resources.get("GPU") else "cpu")
     cpus = resources["CPU"]
     assignment = replace(
         assignment, num_threads=None if resources.get("GPU") else max(1, int(cpus))
     )
-    place, filesystem = _storage_of(assignment)
-    trainer = (_AloneTrainer if is_alone else TorchTrainer)(
-        train,
-        train_loop_config={"assignment": ray.put(assignment)},
-        scaling_config=ScalingConfig(
-            num_workers=settings.num_workers,
-            use_gpu=bool(resources.get("GPU")),
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
+    reference = ray.put(assignment)
+    storage = assignment.storage
+    root = Checkpoints(assignment.output, storage=storage).root
+    with FollowedHistory(
+        assignment.output,
+        storage=storage,
+        announcer=announcer,
+        num_steps=assignment.optimisation.num_steps,
+    ) as followed:
+        for attempt in range(settings.max_failures + 1):
             # A name of its own: what to go on from is found by ourselves, and only what is whole.
-            name=run_id,
-            storage_path=place,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-        ),
+            name = f"{run_id}-{attempt}"
+            notes = DriverNotes(join(root, name), storage=storage)
+            announcer.doing(f"starting {_count(settings.num_workers, 'worker')}")
+            followed.of_workers(notes)
+            trainer = (_AloneTrainer if is_alone else TorchTrainer)(
+                train,
+                train_loop_config={"assignment": reference},
+                scaling_config=ScalingConfig(
+                    num_workers=settings.num_workers,
+                    use_gpu=bool(resources.get("GPU")),
+                    resources_per_worker=resources,
+                ),
+                run_config=_run_config(name, root=root, storage=storage),
+            )
+            outcome = _outcome(trainer, notes=notes, announcer=announcer)
+            if notes.has_asked:
+                raise KeyboardInterrupt
+            if not isinstance(outcome, BaseException):
+                break
+            why = _as_ours(outcome)
+            if not isinstance(why, StorageFault) or attempt == settings.max_failures:
+                raise why from outcome
+            announcer.say(
+                f"{why}; workers are started again, {attempt + 1} of {settings.max_failures} times"
+            )
+    if outcome.return_value is not None:
+        raise TrainingStopped(outcome.return_value)
+
+
+def _run_config(name: str, *, root: str, storage: Storage) -> RunConfig:
+    place, filesystem = _storage_of(root, storage=storage)
+    return RunConfig(
+        name=name,
+        storage_path=place,
+        storage_filesystem=filesystem,
+        failure_config=FailureConfig(max_failures=0),
     )
-    reason = _fitted(trainer).return_value
-    if reason is not None:
-        raise TrainingStopped(reason)
 
 
 class _AloneTrainer(TorchTrainer):
@@ -117,45 +164,81 @@ def _resources(settings: WorkerSettings) -> dict[str, float]:
     return resources
 
 
-def _storage_of(assignment: Assignment) -> tuple[str, pyarrow.fs.FileSystem]:
+def _storage_of(root: str, *, storage: Storage) -> tuple[str, pyarrow.fs.FileSystem]:
     """Where Ray Train keeps a run, as it wants to be told of it."""
-    root = Checkpoints(assignment.output, storage=assignment.storage).root
     if "://" not in root:
         return root, pyarrow.fs.LocalFileSystem()
-    filesystem, path = Storage.filesystem(assignment.storage, root)
+    filesystem, path = Storage.filesystem(storage, root)
     return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
 
 
-def _fitted(trainer: TorchTrainer) -> Any:
-    """`fit`, in a thread of its own: in this one it would take Ctrl-C for itself."""
+def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer) -> Any:
+    """What `fit` gives or raises. It runs in a thread of its own: in this one it would take Ctrl-C
+    for itself."""
     outcome: list[Any] = []
+    is_over = threading.Event()
 
     def fit() -> None:
         try:
             outcome.append(trainer.fit())
         except BaseException as error:
             outcome.append(error)
+        is_over.set()
 
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_LOOK_EVERY_SECONDS)
+    threading.Thread(target=fit, daemon=True).start()
+    # Not by `join`, which takes a thread for ended when Ctrl-C interrupts it.
+    while not is_over.is_set():
+        try:
+            is_over.wait(_LOOK_EVERY_SECONDS)
+        except KeyboardInterrupt:
+            if not notes.ask_to_stop():
+                raise
+            announcer.say(
+                "stopping after a step, with a checkpoint; once more stops at once and loses the "
+                "steps since the last one"
+            )
     [result] = outcome
-    if isinstance(result, BaseException):
-        raise _as_ours(result) from result
     return result
 
 
 def _as_ours(error: BaseException) -> BaseException:
-    """What a worker raised, or that the cluster failed."""
+    """What a worker raised, or that the cluster failed, which alone may pass."""
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     causes = [cause for failure in failures for cause in _causes(failure)]
     for kind in (LabelError, StorageFault, SourceChanged):
         for cause in causes:
             if isinstance(cause, kind):
                 return cause
+    for cause in causes:
+        if _would_come_again(cause):
+            text = " ".join(str(cause).split())
+            return TrainingStopped(
+                f"a worker ended with {type(cause).__name__}: {text[:_SHOWN]}; the same would come "
+                "again, so that none was started again: change the settings, the model or the data"
+            )
     text = " ".join(str(failures[0]).split())
-    return StorageFault(f"workers failed too often: {text[-_SHOWN:]}")
+    return StorageFault(f"workers failed: {text[-_SHOWN:]}")
+
+
+# Of Python on what it was given, and of torch.
+_COME_AGAIN = (
+    ValueError, TypeError, LookupError, AttributeError, AssertionError, NameError, ImportError,
+    ArithmeticError, RuntimeError,
+)  # fmt: skip
+
+# Of machines and networks. Torch has no class of its own for some of them: their words then.
+_MAY_PASS = (RayError, dist.DistError, torch.OutOfMemoryError, torch.AcceleratorError)
+_WORDS_THAT_MAY_PASS = (
+    "connection", "gloo", "nccl", "timed out", "timeout", "memory", "cuda error", "process group"
+)  # fmt: skip
+
+
+def _would_come_again(cause: BaseException) -> bool:
+    if not isinstance(cause, _COME_AGAIN) or isinstance(cause, _MAY_PASS):
+        return False
+    text = str(cause).lower()
+    is_of_torch = isinstance(cause, RuntimeError) and not isinstance(cause, NotImplementedError)
+    return not (is_of_torch and any(word in text for word in _WORDS_THAT_MAY_PASS))
 
 
 def _causes(failure: BaseException) -> list[BaseException]:
@@ -165,3 +248,7 @@ def _causes(failure: BaseException) -> list[BaseException]:
         found.append(current)
         current = getattr(current, "_base_exc", None) or current.__cause__
     return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -15,6 +15,7 @@ from maskformer import (
     MODELS,
     MaskFormerConfig,
     MaskFormerImageProcessor,
+    check_folder,
     config_file,
     resolve_folder,
     weight_files,
@@ -69,11 +70,6 @@ class Start:
         """How many masks it finds in an image at most."""
         return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
 
-    @property
-    def num_queries(self) -> int:
-        """How many masks it finds in an image at most."""
-        return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
-
 
 def read_start(
     settings: StartSettings,
@@ -89,8 +85,14 @@ def read_start(
         values: how the data's label maps write labels, None where it has none.
 
     Raises:
-        ValueError: they are not there, or no model.
+        ValueError: they are not there, cut or no model, or labels share a name.
     """
+    doubled = sorted({label for label in labels if labels.count(label) > 1})
+    if doubled:
+        raise ValueError(
+            "labels must each have a name of their own, for a model keeps what it knows by name; "
+            f"got more than once: {', '.join(doubled)}; rename them in the data, or give --labels"
+        )
     location = None if settings.model is None else resolve_folder(settings.model)
     is_whole = settings.architecture is None
     if is_whole:
@@ -100,6 +102,7 @@ def read_start(
                 f"--model {settings.model} has no config.json, so that it is no MaskFormer; if it "
                 "holds a backbone's weights, say by --architecture what is built on them"
             )
+        check_folder(location)
         config = MaskFormerConfig.from_json_file(config_file(location))
     else:
         config = _architecture(settings.architecture)
@@ -141,31 +144,40 @@ def reduced_labels(settings: StartSettings) -> tuple[str, ...] | None:
 
 
 def build_model(start: Start, *, seed: int) -> "MaskFormerForInstanceSegmentation":
-    """The model, in float32 on the CPU; what is fresh in it follows from the seed."""
+    """The model, in float32 on the CPU; what is fresh in it follows from the seed.
+
+    Raises:
+        ValueError: weights and configuration are not of one model.
+    """
     import torch
 
-    from maskformer import MaskFormerForInstanceSegmentation, load_backbone
-
     torch.manual_seed(seed)
-    config = MaskFormerConfig.from_dict(start.config)
-    things = None if start.things is None else sorted(start.things)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in start.files.items():
             Path(folder, name).write_bytes(data)
-        if start.is_whole:
-            config.save_pretrained(folder)
-            model = MaskFormerForInstanceSegmentation.from_pretrained(
-                folder, labels=list(start.labels)
-            )
-            model.config.things = things
-            return model
-        named = MaskFormerConfig.from_dict(
-            start.config, id2label=dict(enumerate(start.labels)), things=things
-        )
-        model = MaskFormerForInstanceSegmentation(named)
-        if start.files:
-            load_backbone(model, folder)
+        try:
+            return _built(start, folder=folder)
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, start.name)) from error
+
+
+def _built(start: Start, *, folder: str) -> "MaskFormerForInstanceSegmentation":
+    from maskformer import MaskFormerForInstanceSegmentation, load_backbone
+
+    config = MaskFormerConfig.from_dict(start.config)
+    things = None if start.things is None else sorted(start.things)
+    if start.is_whole:
+        config.save_pretrained(folder)
+        model = MaskFormerForInstanceSegmentation.from_pretrained(folder, labels=list(start.labels))
+        model.config.things = things
         return model
+    named = MaskFormerConfig.from_dict(
+        start.config, id2label=dict(enumerate(start.labels)), things=things
+    )
+    model = MaskFormerForInstanceSegmentation(named)
+    if start.files:
+        load_backbone(model, folder)
+    return model
 
 
 def _architecture(given: str | dict[str, Any] | None) -> MaskFormerConfig:
@@ -181,7 +193,7 @@ def _architecture(given: str | dict[str, Any] | None) -> MaskFormerConfig:
     values = dict(given or {})
     try:
         return MaskFormerConfig(**values)
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise ValueError(f"--architecture: {error}") from error
 
 
@@ -197,7 +209,12 @@ def _processor(
     if entry is not None:
         stored = entry.build_image_processor().to_dict()
     elif location is not None:
-        stored = MaskFormerImageProcessor.from_pretrained(config_file(location).parent).to_dict()
+        try:
+            stored = MaskFormerImageProcessor.from_pretrained(
+                config_file(location).parent
+            ).to_dict()
+        except OSError as error:
+            raise ValueError(str(error)) from error
     # How the data's maps are read, whatever the files of what was learnt before said: who judges
     # the model by these maps reads them by this rule.
     changes: dict[str, Any] = {"do_reduce_labels": False, "num_labels": len(labels)}
@@ -207,7 +224,7 @@ def _processor(
         return MaskFormerImageProcessor.from_dict(
             stored, **{**changes, **(settings.image_processor or {})}
         )
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise ValueError(f"--image_processor: {error}") from error
 
 

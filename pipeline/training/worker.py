@@ -29,9 +29,11 @@ from pipeline.training.checkpoint import (
 from pipeline.training.history import History
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import StepResult, Trainer
+from pipeline.training.notes import WorkerNotes
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.samples import TrainingData
 from pipeline.training.starting import Start, build_model
+from pipeline.training.stop_request import StopRequest
 from pipeline.training.validation import Validation, ValidationResult
 
 
@@ -83,7 +85,18 @@ class _Run:
         # A look each: nothing is written until all have come to the first collective.
         latest = self._checkpoints.latest()
         self._first_step = 0 if latest is None else latest.step
+        self._notes: WorkerNotes | None = None
+        if self._rank == 0:
+            self._notes = WorkerNotes(
+                join(self._checkpoints.root, context.get_experiment_name()),
+                storage=assignment.storage,
+                first_step=self._first_step,
+            )
+        self._say("loading the weights")
         self._trainer = self._made_trainer(latest)
+        self._stop = StopRequest(
+            device=self._trainer.model.device, rank=self._rank, world_size=self._world_size
+        )
         self._history: History | None = None
         if self._rank == 0:
             self._history = History(
@@ -91,22 +104,32 @@ class _Run:
             )
 
     def to_the_end(self) -> None:
+        """Takes the steps that are left, or stops after one with a checkpoint, where that is asked
+        for."""
         settings = self._assignment.optimisation
         meter = _Meter(device=self._trainer.model.device, world_size=self._world_size)
         for step, micro_batches in self._batches(meter):
             result = self._trainer.step(micro_batches, step=step)
             meter.add(result, num_images=settings.batch_size)
             done = step + 1
+            if self._notes is not None:
+                self._notes.step_taken(done)
             is_last = done == settings.num_steps
-            is_saved = done % self._assignment.checkpoint_every == 0 or is_last
+            is_judged = done % self._assignment.checkpoint_every == 0 or is_last
+            is_asked = self._notes is not None and self._notes.is_stop_asked
+            is_stopped = self._stop.agreed(is_asked) and not is_last
+            is_saved = is_judged or is_stopped
             # With each checkpoint too: a run that goes on from it counts from there, as this one.
-            if done % self._assignment.log_every == 0 or is_saved:
+            # With the first step, since somebody waits to see that it learns.
+            if done % self._assignment.log_every == 0 or is_saved or done == 1:
                 line = meter.line(step=done, left_out=self._trainer.num_left_out)
                 if self._history is not None:
                     self._history.add(line)
             if is_saved:
-                self._checkpoint(done, result=self._validate(done))
+                self._checkpoint(done, result=self._validate(done) if is_judged else None)
                 meter.start()
+            if is_stopped:
+                break
         if self._history is not None:
             self._history.close()
 
@@ -145,15 +168,19 @@ class _Run:
             num_processes=self._assignment.loader_processes,
             device=device,
         )
+        self._say("reading the first images")
         for step in steps:
             with meter.waiting():
                 micro_batches = next(batches)
+            if step == self._first_step:
+                self._say("taking the first step, for which kernels may be compiled")
             yield step, micro_batches
 
     def _validate(self, step: int) -> ValidationResult | None:
         validation = self._assignment.validation
         if validation is None:
             return None
+        self._say(f"judging step {step:,} by {len(validation.dataset):,} images")
         self._trainer.share_buffers()
         result = validation.verdict(
             self._trainer.delivered,
@@ -174,6 +201,7 @@ class _Run:
             ray.train.report(metrics)
             return
         assert self._history is not None
+        self._say(f"writing the checkpoint of step {step:,}")
         # Lines before the checkpoint that vouches for them: a run that goes on has them all.
         self._history.flush()
         with tempfile.TemporaryDirectory() as folder:
@@ -191,6 +219,12 @@ class _Run:
                 checkpoint_upload_fn=upload,
             )
         self._checkpoints.prune(keep_last=self._assignment.keep_checkpoints)
+        if self._notes is not None:
+            self._notes.saved()
+
+    def _say(self, activity: str) -> None:
+        if self._notes is not None:
+            self._notes.doing(activity)
 
     def _upload(
         self, folder: Path, *, name: str, step: int, result: ValidationResult | None

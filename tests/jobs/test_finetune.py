@@ -1,6 +1,8 @@
 """`jobs/finetune.py` from the command line: two workers, kills, and where the model goes then."""
 
 import json
+import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +13,14 @@ import pytest
 import transformers
 import yaml
 from drawn import encoded, tar, written
-from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, words
+from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, Outcome, wait_until, words
 from PIL import Image
 from s3 import KEY, SECRET, s3_server
 from table_rows import rows_of
 
 from jobs import finetune
 from pipeline.storage import Storage
+from pipeline.training.checkpoint import Checkpoints
 
 FINETUNE = ROOT / "jobs" / "finetune.py"
 NUM_STEPS = 6
@@ -211,11 +214,19 @@ def test_the_output_may_be_in_a_bucket(
     assert not again.started_ray
 
 
+def what_is_wrong(told: Outcome) -> str:
+    """The one line on it; on a slow machine, what is being done comes before."""
+    assert told.exit_code == 2, told.stderr
+    *before, line = told.stderr.splitlines()
+    assert all(re.fullmatch(r".*: ([\d,]+ of [\d,]+|\d+ s)", each) for each in before), before
+    return line
+
+
 def test_other_settings_do_not_go_on_with_a_run(
     here: Here, config: Path, trained: tuple[Path, Ended]
 ):
-    told = here(finetune.main, config=config, output=trained[0], learning_rate=0.5).one_line
-    assert "learning_rate 0.001 is now 0.5" in told
+    told = here(finetune.main, config=config, output=trained[0], learning_rate=0.5)
+    assert "learning_rate 0.001 is now 0.5" in what_is_wrong(told)
 
 
 @pytest.mark.faults
@@ -227,6 +238,52 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_step(
     assert "step 2: the gradient must be finite" in ended.stderr
 
 
+SMALL_PAD = json.dumps({"pad_size": {"height": 32, "width": 32}})
+
+
+@pytest.mark.faults
+def test_what_a_worker_meets_and_would_meet_again_ends_the_run_at_once(
+    jobs: Jobs, config: Path, tmp_path: Path
+):
+    """The model is checked by the first photograph, which is wide and fits; another is tall."""
+    tall = {
+        "1.png": encoded(Image.new("L", (48, 64), 1)),
+        "1.jpg": encoded(Image.new("RGB", (48, 64)), "JPEG"),
+        "1.json": {"segments_info": [{"id": 1, "label_id": 0}]},
+    }
+    written(tmp_path / "data", labelled(4, change=tall))
+    processor = {"size": {"shortest_edge": 64}, "pad_size": {"height": 64, "width": 96}}
+    options = {
+        "dataset": tmp_path / "data/all.tar", "image_processor": json.dumps(processor)
+    }  # fmt: skip
+    ended = start(jobs, config, tmp_path / "model", **options).end().expect(2)
+    told = ended.stderr.splitlines()
+    assert "finetune: a worker ended with ValueError: an image cannot be padded" in told[-1]
+    assert "workers are started again" not in ended.stderr
+
+
+@pytest.mark.faults
+def test_a_run_that_is_stopped_before_its_first_checkpoint_writes_one(
+    jobs: Jobs, config: Path, tmp_path: Path
+):
+    many = 1_000_000
+    output = tmp_path / "model"
+    job = start(jobs, config, output, num_steps=many, checkpoint_every=many, log_every=1)
+    notes = output / "checkpoints"
+    wait_until(
+        lambda: any('"doing": "training"' in n.read_text() for n in notes.glob("*/progress.json")),
+        what="a step",
+    )
+    job.process.send_signal(signal.SIGTERM)
+    ended = job.end().expect(75)
+    assert "stopping after a step, with a checkpoint" in ended.stderr
+    assert "stopped; run the same command again to go on" in ended.stderr.splitlines()[-1]
+    latest = Checkpoints(str(output), storage=Storage()).latest()
+    assert latest is not None
+    assert latest.step == max(losses(output))
+    assert f"step {latest.step:,} is saved" in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "options", "pieces"),
     [
@@ -234,13 +291,24 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_its_step(
         ({"2.png": b"\x89PNG\r\n\x1a\n"}, {}, ["image all.tar/2"]),
         ({}, {"batch_size": 1}, ["batch_size must give each of 2 workers an image"]),
         ({}, {"model": "nowhere"}, ["'nowhere'"]),
+        ({}, {"frozen_weights": "nonsense"}, ["frozen_weights", "'nonsense' matches none"]),
+        ({}, {"batch_norm": "synchronised"}, ["batch_norm synchronised needs GPUs"]),
+        ({}, {"pad_to": "[32,32]", "image_processor": SMALL_PAD}, ["cannot be padded", "(32, 32)"]),
     ],
-    ids=["a label out of range", "a truncated map", "too few images", "no model"],
+    ids=[
+        "a label out of range",
+        "a truncated map",
+        "too few images",
+        "no model",
+        "a pattern of no weight",
+        "no GPU to synchronise",
+        "a small pad size",
+    ],
 )
 def test_what_is_wrong_is_told_in_one_line_before_anything_starts(
     here: Here, config: Path, tmp_path: Path, change: dict, options: dict, pieces: list[str]
 ):
     written(tmp_path / "data", labelled(4, change=change))
     place = {"config": config, "output": tmp_path / "model", "dataset": tmp_path / "data/all.tar"}
-    line = here(finetune.main, **{**place, **options}).one_line
+    line = what_is_wrong(here(finetune.main, **{**place, **options}))
     assert all(piece in line for piece in ["finetune: ", *pieces]), line

@@ -12,8 +12,8 @@ import transformers
 from test_dialects import MODELS, SMALL, detectron2, with_backbone
 from tiny import make_tiny
 
-from maskformer import weights
-from maskformer.configuration import MaskFormerConfig, ResNetConfig
+from maskformer import MaskFormerImageProcessor, check_forward, weights
+from maskformer.configuration import MaskFormerConfig, ResNetConfig, TimmBackboneConfig
 from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
 from maskformer.zoo import MODELS as MODELS_OF_ZOO
 
@@ -208,6 +208,34 @@ def test_weights_of_another_shape_are_found_out_without_torch_in_this_process(tr
         weights.check_shapes(str(folder))
     assert "\n" not in str(error.value)
     assert "more. Allow by name" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pad_size": {"height": 64, "width": 0}}, "must take 1 RGB images of 64 x 0 pixels"),
+        ({"image_std": "grey"}, r"preprocessor_config\.json must hold the settings of an image"),
+    ],
+)
+def test_a_processor_that_does_not_fit_is_found_out(trained, values, message):
+    _, folder = trained
+    MaskFormerImageProcessor().save_pretrained(folder)
+    weights.check_shapes(str(folder))
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(ValueError, match=message):
+        weights.check_shapes(str(folder))
+
+
+def test_a_model_that_takes_other_images_than_photographs_is_found_out(tmp_path):
+    backbone = TimmBackboneConfig(
+        backbone="vit_tiny_patch16_224", out_indices=[8, 9, 10, 11], num_channels=3
+    )
+    with torch.device("meta"):
+        model = MaskFormerForInstanceSegmentation(MaskFormerConfig(backbone_config=backbone))
+    check_forward(model.eval(), size=(224, 224))
+    with pytest.raises(ValueError, match=r"1 RGB images of 256 x 352 pixels.*Input height"):
+        check_forward(model, size=(256, 352))
 
 
 def test_wrong_usage_of_the_command_is_one_line(tmp_path):

@@ -364,6 +364,10 @@ def test_old_names_warn_and_unknown_ones_are_errors():
         MaskFormerImageProcessor(do_center_crop=True)
     with pytest.raises(Exception, match="resize_rule"):
         MaskFormerImageProcessor(resize_rule="opencv")
+    with pytest.raises(ValueError, match="pad_size must have the keys height and width"):
+        MaskFormerImageProcessor(pad_size={"height": 64})
+    with pytest.raises(ValueError, match="image_std must differ from 0"):
+        MaskFormerImageProcessor(image_std=[1.0, 0.0, 1.0])
 
 
 def test_the_trained_sample_models_file_is_read(shared):

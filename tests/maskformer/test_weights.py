@@ -241,6 +241,10 @@ def broken(folder, kind):
         values = json.loads(config.read_text())
         values["backbone_config"]["model_type"] = "hiera"
         config.write_text(json.dumps(values))
+    elif kind in ("gaps", "list"):
+        values = json.loads(config.read_text())
+        values["id2label"] = {"0": "sky", "7": "car"} if kind == "gaps" else ["sky", "car"]
+        config.write_text(json.dumps(values))
     elif kind == "no weights":
         tensors.unlink()
     elif kind == "html":
@@ -259,6 +263,11 @@ def broken(folder, kind):
         ("no config", "must hold config.json"),
         ("no json", "config.json must be a readable JSON file"),
         ("backbone", "config.json: backbone_config.model_type must be one of .* got 'hiera'"),
+        (
+            "gaps",
+            "json: id2label must number its 2 labels from 0 to 1, .* got 7 and no name for 1",
+        ),
+        ("list", "config.json holds a value of the wrong kind"),
         ("no weights", "must hold its weights as model.safetensors"),
         ("html", "model.safetensors is no whole safetensors file"),
         ("shard", "index.json must name files beside it, it names model-00001-of-00002"),

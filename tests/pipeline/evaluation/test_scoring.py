@@ -81,7 +81,7 @@ def test_an_image_of_another_size_ends_it(dataset: LabelledImages) -> None:
     rows = rows_of([predicted(drawn[0]), (ids[:, 1:], label_of)])
     found = receipt(rows, dataset, judge("panoptic"))
     assert found["sums"] is None
-    for piece in ("image scene-1", "36 x 47", "36 x 48", "scene-1.jpg"):
+    for piece in ("scene-1:", "36 x 47", "36 x 48", "scene-1.jpg"):
         assert piece in found["error"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.storage import Storage, join
+from pipeline.training.announcer import Announcer
 from pipeline.training.checkpoint import Checkpoints, checkpoint_name
 from pipeline.training.curves import curves
 from pipeline.training.delivery import Card, deliver
@@ -58,9 +59,10 @@ def test_what_is_not_finite_is_null_and_said_in_words(tmp_path: Path):
 def test_lines_reach_the_terminal_once_and_those_that_come_again_are_told_of(tmp_path, capsys):
     place = (Storage(), str(tmp_path))
     write(place, range(1, 3))
-    with FollowedHistory(str(tmp_path), storage=Storage()) as followed:
+    followed = FollowedHistory(str(tmp_path), storage=Storage(), announcer=Announcer(), num_steps=9)
+    with followed:
         write(place, range(3, 6), first_step=2)
-        followed._print()
+        followed.look()
         Path(tmp_path, "metrics.jsonl").write_text(
             "".join(f"{json.dumps(line(step, loss=9.0))}\n" for step in (1, 2, 3))
         )

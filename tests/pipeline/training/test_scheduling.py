@@ -1,12 +1,40 @@
-"""What a run ends with when its workers do."""
+"""What a run ends with when its workers do, and when they are started again."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
+import torch
+from corpora import put
+from drawn_labels import panoptic_shards, scenes
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
+from pipeline.labelled.opening import open_labelled
+from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelled.target import LabelError
-from pipeline.storage import StorageFault
-from pipeline.training.scheduling import WorkerSettings, _as_ours
+from pipeline.storage import Storage, StorageFault
+from pipeline.training import scheduling
+from pipeline.training.announcer import Announcer
+from pipeline.training.notes import DriverNotes, WorkerNotes
+from pipeline.training.optimisation import OptimisationSettings
+from pipeline.training.recipes import Augmentation
+from pipeline.training.samples import TrainingData
+from pipeline.training.scheduling import (
+    TrainingStopped,
+    WorkerSettings,
+    _as_ours,
+    _outcome,
+    run_workers,
+)
+from pipeline.training.starting import StartSettings, read_start
+from pipeline.training.worker import Assignment
 
 
 def failed(*errors: Exception) -> WorkerGroupError:
@@ -26,10 +54,168 @@ def test_a_full_disk_stays_a_fault_of_storage():
     assert "cannot be written" in str(fault)
 
 
-def test_what_is_no_fault_of_data_is_worth_trying_again():
-    fault = _as_ours(failed(RuntimeError("out of memory")))
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+        torch.distributed.DistBackendError("NCCL error: unhandled system error"),
+        ray.exceptions.RayActorError(),
+        OSError("Input/output error"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_no_fault_of_settings_or_data_is_worth_trying_again(error: Exception):
+    fault = _as_ours(failed(error))
     assert isinstance(fault, StorageFault)
-    assert str(fault).startswith("workers failed too often")
+    assert str(fault).startswith("workers failed: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("an image cannot be padded from (96, 64) to a smaller (64, 96)"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x8 and 7x3)"),
+        KeyError(7),
+        NotImplementedError("no kernel for this type of memory format"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_would_come_again_ends_the_run_with_the_worker_s_words(error: Exception):
+    ended = _as_ours(failed(RuntimeError("gloo: Connection closed by peer"), error))
+    assert isinstance(ended, TrainingStopped)
+    assert f"a worker ended with {type(error).__name__}: {error}; the same" in str(ended)
+
+
+@pytest.fixture
+def assignment(tmp_path: Path) -> Assignment:
+    dataset = open_labelled(DatasetSettings(dataset=put(tmp_path / "x", panoptic_shards(scenes()))))
+    settings = StartSettings(architecture="maskformer-swin-tiny-ade20k")
+    start = read_start(settings, labels=dataset.labels.names)
+    return Assignment(
+        output=str(tmp_path / "output"),
+        storage=Storage(),
+        start=start,
+        data=TrainingData(
+            dataset=dataset, augmentation=Augmentation(), processor=start.processor, seed=0
+        ),
+        validation=None,
+        optimisation=OptimisationSettings(),
+        auxiliary_losses=True,
+        checkpoint_every=1,
+        keep_checkpoints=1,
+        log_every=1,
+        loader_processes=0,
+    )
+
+
+def run_with(
+    outcomes: Sequence[Any],
+    assignment: Assignment,
+    monkeypatch: pytest.MonkeyPatch,
+    **settings: Any,
+) -> list[str]:
+    """Runs workers that end so, one start after the other; the names of the starts."""
+    names, left = [], list(outcomes)
+
+    class Trainer:
+        def __init__(self, train: Any, *, run_config: Any, **others: Any) -> None:
+            assert run_config.failure_config.max_failures == 0
+            names.append(run_config.name)
+
+        def fit(self) -> Any:
+            outcome = left.pop(0)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return SimpleNamespace(return_value=outcome)
+
+    monkeypatch.setattr(scheduling, "TorchTrainer", Trainer)
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    try:
+        run_workers(
+            assignment,
+            settings=WorkerSettings(**settings),
+            run_id="run",
+            is_alone=False,
+            announcer=Announcer(),
+        )
+    finally:
+        assert not left
+    return names
+
+
+def test_lost_workers_are_started_again_under_a_name_of_their_own(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    lost = failed(ray.exceptions.RayActorError())
+    names = run_with([lost, lost, None], assignment, monkeypatch, max_failures=2)
+    assert names == ["run-0", "run-1", "run-2"]
+    assert "workers are started again, 2 of 2 times" in capsys.readouterr().err
+
+
+def test_workers_are_lost_no_more_often_than_the_settings_allow(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+):
+    lost = failed(ray.exceptions.RayActorError())
+    with pytest.raises(StorageFault, match="workers failed"):
+        run_with([lost, lost], assignment, monkeypatch, max_failures=1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        (failed(ValueError("shapes differ")), TrainingStopped),
+        (failed(LabelError("image a: no good")), LabelError),
+        ("step 3: the gradient must be finite", TrainingStopped),
+    ],
+    ids=["an error of shapes", "an image", "a gradient"],
+)
+def test_what_would_come_again_is_not_tried_again(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, outcome: Any, kind: type[Exception]
+):
+    with pytest.raises(kind):
+        run_with([outcome], assignment, monkeypatch)
+
+
+def test_a_cluster_without_gpus_is_asked_for_no_more_than_it_has(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+):
+    optimisation = OptimisationSettings(batch_norm="synchronised")
+    wanted = dataclasses.replace(assignment, optimisation=optimisation)
+    with pytest.raises(ValueError, match="batch_norm synchronised needs GPUs"):
+        run_with([], wanted, monkeypatch)
+
+
+def test_ctrl_c_lets_workers_stop_by_themselves_and_a_second_one_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    storage, place = Storage(), str(tmp_path / "notes")
+    worker = WorkerNotes(place, storage=storage, first_step=0)
+    worker.step_taken(1)
+    notes = DriverNotes(place, storage=storage)
+
+    class Trainer:
+        def fit(self) -> str:
+            while notes.progress() is None:
+                time.sleep(0.01)
+            signal.raise_signal(signal.SIGINT)
+            while not worker.is_stop_asked:
+                time.sleep(0.01)
+            return "stopped"
+
+    assert _outcome(Trainer(), notes=notes, announcer=Announcer()) == "stopped"  # type: ignore[arg-type]
+    assert notes.has_asked
+    assert "stopping after a step, with a checkpoint" in capsys.readouterr().err
+
+    class Endless:
+        def fit(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        _outcome(Endless(), notes=notes, announcer=Announcer())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,9 @@ def test_models_of_the_zoo_know_that_ade20k_counts_from_one():
     assert names is not None
     assert (len(names), names[0]) == (150, "wall")
     assert reduced_labels(StartSettings(architecture="maskformer-swin-tiny-coco-panoptic")) is None
+
+
+def test_two_labels_of_one_name_are_refused():
+    settings = StartSettings(architecture="maskformer-swin-tiny-ade20k")
+    with pytest.raises(ValueError, match=r"labels must each have a name .* more than once: car"):
+        read_start(settings, labels=("car", "sky", "car"))

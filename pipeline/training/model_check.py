@@ -1,0 +1,52 @@
+"""The model check: whether model, settings and images go together, before a worker starts.
+
+Takes what every worker would be told; builds the same model on the meta device, which has shapes
+and no memory, and shows it the shape of a batch. What fails here would fail on all workers, each
+time that they are started.
+"""
+
+import torch
+
+from maskformer import LoadReport, check_forward
+from pipeline.training.batches import collate
+from pipeline.training.optimisation import OptimisationSettings, build_optimiser, freeze
+from pipeline.training.samples import TrainingData
+from pipeline.training.starting import Start, build_model
+
+# What torch and timm raise where sizes in a configuration do not go together.
+_DO_NOT_FIT = (
+    RuntimeError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError
+)  # fmt: skip
+
+
+def check_model(
+    start: Start, *, data: TrainingData, optimisation: OptimisationSettings, num_images: int
+) -> LoadReport:
+    """What the model keeps of its weights, where everything fits.
+
+    Args:
+        num_images: of the smallest micro-batch.
+
+    Raises:
+        ValueError: weights, configuration, frozen weights or the size of the images do not fit.
+        LabelError: the first image is no good.
+        StorageFault, SourceChanged: the storage failed, or holds another file now.
+    """
+    try:
+        with torch.device("meta"):
+            model = build_model(start, seed=data.seed)
+            freeze(model, settings=optimisation)
+            build_optimiser(model, settings=optimisation)
+    except _DO_NOT_FIT as error:
+        raise ValueError(
+            f"no model can be built of the configuration of {start.name}: {error!r}; see "
+            "backbone_config and decoder_config in its config.json or in --architecture"
+        ) from error
+    batch = collate(
+        [data.sample(0, 0)],
+        processor=data.processor,
+        padded_size=data.augmentation.padded_size,
+    )
+    height, width = batch.pixel_values.shape[2:]
+    check_forward(model.train(), size=(height, width), num_images=num_images)
+    return model.load_report

@@ -1,0 +1,118 @@
+"""A worker alone, without Ray: what it writes of its steps, and how it stops."""
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.fs
+import pytest
+import ray
+import torch
+from corpora import put
+from drawn_labels import panoptic_shards, scenes
+from tiny_training import tiny_model
+
+from maskformer import MaskFormerImageProcessor
+from pipeline.labelled.opening import open_labelled
+from pipeline.labelled.settings import DatasetSettings
+from pipeline.storage import Storage
+from pipeline.training import notes as notes_module
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.history import read_history
+from pipeline.training.notes import DriverNotes
+from pipeline.training.optimisation import OptimisationSettings
+from pipeline.training.recipes import Augmentation
+from pipeline.training.samples import TrainingData
+from pipeline.training.starting import StartSettings, read_start
+from pipeline.training.worker import Assignment, train
+
+
+@pytest.fixture(autouse=True)
+def ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray Train gives a worker, as plain values."""
+    place = SimpleNamespace(
+        experiment_dir_name="run",
+        build_checkpoint_path_from_name=lambda name: f"/{name}",
+        storage_filesystem=pyarrow.fs.LocalFileSystem(),
+    )
+    context = SimpleNamespace(
+        get_world_rank=lambda: 0,
+        get_world_size=lambda: 1,
+        get_experiment_name=lambda: "run",
+        get_storage=lambda: place,
+    )
+
+    def report(
+        metrics: Any, *, checkpoint: Any, checkpoint_dir_name: str, checkpoint_upload_fn: Any
+    ) -> None:
+        checkpoint_upload_fn(checkpoint, checkpoint_dir_name)
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train, "report", report)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(notes_module, "_LOOK_EVERY_SECONDS", 0.05)
+
+
+def assignment(folder: Path, *, num_steps: int, log_every: int) -> Assignment:
+    model = folder / "model"
+    if not model.exists():
+        tiny_model().save_pretrained(model)
+        MaskFormerImageProcessor(size={"shortest_edge": 32}).save_pretrained(model)
+        put(folder / "data", panoptic_shards(scenes()))
+    dataset = open_labelled(DatasetSettings(dataset=str(folder / "data")))
+    start = read_start(StartSettings(model=str(model)), labels=dataset.labels.names)
+    return Assignment(
+        output=str(folder / "output"),
+        storage=Storage(),
+        start=start,
+        data=TrainingData(
+            dataset=dataset, augmentation=Augmentation(), processor=start.processor, seed=0
+        ),
+        validation=None,
+        optimisation=OptimisationSettings(num_steps=num_steps, batch_size=1),
+        auxiliary_losses=False,
+        checkpoint_every=num_steps,
+        keep_checkpoints=1,
+        log_every=log_every,
+        loader_processes=0,
+    )
+
+
+def test_the_first_step_has_a_line_whatever_log_every_says(tmp_path: Path):
+    told = assignment(tmp_path, num_steps=4, log_every=3)
+    assert train({"assignment": told}) is None
+    lines = read_history(told.output, storage=Storage())
+    assert [line["step"] for line in lines] == [1, 3, 4]
+    notes = DriverNotes(str(tmp_path / "output/checkpoints/run"), storage=Storage())
+    deadline = time.monotonic() + 20
+    while (progress := notes.progress()) is None or progress.step < 4:  # a thread writes it
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_asked_to_stop_saves_its_steps_and_another_goes_on_from_there(
+    tmp_path: Path,
+):
+    many = assignment(tmp_path, num_steps=1_000_000, log_every=1_000_000)
+    notes = DriverNotes(str(tmp_path / "output/checkpoints/run"), storage=Storage())
+
+    def ask() -> None:
+        while not notes.ask_to_stop():
+            time.sleep(0.01)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert train({"assignment": many}) is None
+    asking.join()
+    saved = Checkpoints(many.output, storage=Storage()).latest()
+    assert saved is not None
+    assert 0 < saved.step < 1_000_000
+    assert saved.score is None
+    (tmp_path / "output/checkpoints/run/stop").unlink()
+    rest = assignment(tmp_path, num_steps=saved.step + 2, log_every=1)
+    assert train({"assignment": rest}) is None
+    steps = [line["step"] for line in read_history(many.output, storage=Storage())]
+    assert steps[-2:] == [saved.step + 1, saved.step + 2]
