@@ -30,6 +30,7 @@ from pipeline.labelling.cluster import connect, is_started_here
 from pipeline.labelling.report import ExitCode
 from pipeline.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.storage.faults import can_never_work
 from pipeline.training.announcer import Announcer
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.checkpoint import Checkpoints, best_of
@@ -113,6 +114,8 @@ def finetune(settings: Settings, *, announcer: Announcer) -> int:
     except (WrongUsage, ValueError, TrainingStopped) as error:
         return fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
     except (StorageFault, SourceChanged, ConnectionError) as error:
+        if can_never_work(error):
+            return fail(str(error), ExitCode.WRONG_USAGE)
         return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
     except KeyboardInterrupt:
         return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
