@@ -213,14 +213,17 @@ def _cell_image(
 def _by_path(
     path: str, place: _Place, *, storage: Storage, settings: ReadSettings
 ) -> tuple[bytes | None, ImageError | None]:
-    """The bytes of the file that a row without bytes names: as it says, or near the Parquet file.
+    """Reads the file that a row without bytes names: as it says, or near the Parquet file.
 
-    A row is as old as its Parquet file: what becomes of the named file later goes unseen.
+    A path of another machine is looked for by its last folder and name, below the Parquet file's
+    folder; its name alone could be that of another row's image. A row is as old as its Parquet
+    file: what becomes of the named file later goes unseen.
     """
     folder = place.source.uri.rpartition("/")[0]
     above = folder.rpartition("/")[0]
     places = [path] if is_complete(path) else [join(folder, path), join(above, path)]
-    for uri in [*places, join(folder, path.rpartition("/")[2])]:
+    last = path.rstrip("/").rsplit("/", 2)[-2:]
+    for uri in [*places, join(folder, *last)] if all(last) else places:
         file = storage.file(uri)
         if file is None:
             continue
@@ -235,7 +238,8 @@ def _by_path(
     return None, ImageError(
         "EmptyFile",
         f"{place}: there are no bytes in the column of images, and its path {path!r} leads to no "
-        "file, as it is or from the Parquet file's folder; put the files there, or write the "
+        "file, as it is or from the Parquet file's folder; put the files there with their last "
+        "folder, or write the "
         "Parquet file with the bytes in it",
     )
 

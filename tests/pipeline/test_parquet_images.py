@@ -101,7 +101,7 @@ def test_a_path_in_place_of_bytes_is_followed_from_the_file(tmp_path):
         {
             "data/t.parquet": written({"image": pa.array(cells, CELL)}),
             "data/photos/b.png": PHOTOS[1],
-            "data/c.png": PHOTOS[2],
+            "data/machine/c.png": PHOTOS[2],
             "up/d.png": PHOTOS[2],
         },
     )
@@ -112,6 +112,18 @@ def test_a_path_in_place_of_bytes_is_followed_from_the_file(tmp_path):
     assert [image.error.error_class for image in images[5:]] == ["EmptyFile"] * 4
     assert "'nowhere.png' leads to no file" in images[5].error.message
     assert images[6].error.message.startswith(f"{root}/data/t.parquet, row 6: ")
+
+
+def test_the_name_alone_of_a_path_of_another_machine_is_no_image(tmp_path):
+    """Below other folders it names other images: none is better than that of another row."""
+    cells = [{"bytes": None, "path": f"/data/{kind}/0.png"} for kind in ("cat", "dog")]
+    table = written({"image": pa.array(cells, CELL)})
+    root = put(tmp_path, {"t.parquet": table, "0.png": PHOTOS[0], "dog/0.png": PHOTOS[1]})
+
+    cat, dog = read(f"{root}/t.parquet")
+
+    assert cat.error.error_class == "EmptyFile"
+    assert dog.data == PHOTOS[1]
 
 
 def test_a_hub_cache_gives_the_images_that_its_snapshots_name(tmp_path):
