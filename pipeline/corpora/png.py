@@ -10,12 +10,22 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+from PIL import Image
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP = b"XML:com.adobe.xmp"
 _ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([1-8])""")
 _MOST_XMP = 1 << 24
 _PILLOW_KEEPS = 1 << 20
 """Texts up to this size are no trouble."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By the header's colour type."""
+_PASSES = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
+)  # fmt: skip
+"""Of an interlaced picture: the first column and row, and the steps to the next ones."""
+_MEGABYTE = 1 << 20
 
 
 def bare(data: bytes) -> bytes | None:
@@ -43,6 +53,46 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def bits_per_sample(data: bytes) -> int:
     """The depth in the header, 8 where there is none."""
     return data[24] if data.startswith(SIGNATURE) and len(data) > 24 else 8
+
+
+def is_filled_up(image: Image.Image, data: bytes) -> bool:
+    """Whether the data end before the pixels do, whose last rows Pillow has then left at zero.
+
+    Args:
+        image: what Pillow gives for the file, with its pixels.
+    """
+    header = next((content for kind, content, _ in _chunks(data) if kind == b"IHDR"), b"")
+    if len(header) < 13:
+        return False  # Pillow has found one behind what is no chunk
+    width, height, bits, colour, *_, is_interlaced = struct.unpack_from(">IIBBBBB", header)
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    if not is_interlaced and np.asarray(last_row).any():
+        return False
+    passes = _PASSES if is_interlaced else ((0, 0, 1, 1),)
+    needed = 0
+    for left, top, right_by, down_by in passes:
+        columns, rows = -(-(width - left) // right_by), -(-(height - top) // down_by)
+        if columns > 0:
+            needed += max(0, rows) * (1 + -(-columns * bits * _CHANNELS.get(colour, 1) // 8))
+    return not _unpacks_to(data, needed)
+
+
+def _unpacks_to(data: bytes, needed: int) -> bool:
+    """Whether the picture's data are at least so many bytes."""
+    unpacker = zlib.decompressobj()
+    for kind, content, _ in _chunks(data):
+        while kind == b"IDAT":
+            try:
+                unpacked = unpacker.decompress(content, _MEGABYTE)
+            except zlib.error:
+                return False
+            needed -= len(unpacked)
+            if needed <= 0:
+                return True
+            content = unpacker.unconsumed_tail
+            if not content and len(unpacked) < _MEGABYTE:
+                break
+    return False
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:

@@ -23,6 +23,7 @@ from pipeline.corpora.levels import (
     check_high_bytes,
     grey,
 )
+from pipeline.corpora.tiff_layout import check_layout
 from pipeline.corpora.tiff_pages import OF_CAMERAS, Page, Tag, alone
 
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
@@ -43,6 +44,7 @@ def check(page: Page) -> None:
     Raises:
         CameraFile: it holds the samples of a sensor.
         UnsupportedPixels: of any other kind that is not read; both say which.
+        OSError: it does not say without contradiction where its pixels lie.
     """
     if page.is_of_camera and page.photometric in OF_CAMERAS:
         raise CameraFile(f"a camera's raw file, DNG: {page}")
@@ -57,6 +59,7 @@ def check(page: Page) -> None:
     )
     if not is_read:
         raise UnsupportedPixels(f"{page}; pixels of this kind are not read")
+    check_layout(page)
 
 
 def load(page: Page) -> Image.Image:

@@ -16,6 +16,8 @@ from pipeline.corpora.levels import Range
 _MOST_PAGES = 32
 """Pages and sub-images that are looked at; of a longer file the picture is among these."""
 _MOST_SAMPLES = 1 << 10
+LEAST_POSITION = 8
+"""Of what a directory points at: behind the file's header."""
 
 _NUMBERS = {
     1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q",
@@ -79,6 +81,8 @@ class Page:
     order: Literal["<", ">"]
     entries: Mapping[int, tuple[int, int, int]]
     """By tag: type, number of values, position of the first."""
+    unreadable: frozenset[int] = frozenset()
+    """Tags that stand twice, or whose type is unknown."""
     is_usual: bool = False
     """It is what Pillow gives of the file as it is."""
     is_of_camera: bool = False
@@ -242,22 +246,26 @@ def _directory(
     width = struct.calcsize("=" + entry_form) + inline
     if count > 1 << 16 or position + count * width > len(data):
         raise ValueError(f"a directory of {count} tags goes beyond the end")
-    entries = {}
+    entries: dict[int, tuple[int, int, int]] = {}
+    unreadable = set()
     for at in range(position, position + count * width, width):
         tag, type, number = struct.unpack_from(order + entry_form, data, at)
         value = at + width - inline
         size = _SIZES.get(type, 0) * number
         if size > inline:
             (value,) = struct.unpack_from(order + ("Q" if is_big else "I"), data, value)
-        if tag in _KNOWN and type in _SIZES:
-            if value + size > len(data):
-                raise ValueError(f"the values of tag {tag} go beyond the end")
+        if tag in _KNOWN and (type not in _SIZES or tag in entries):
+            unreadable.add(tag)
+        elif tag in _KNOWN:
+            if value + size > len(data) or value < LEAST_POSITION:
+                raise ValueError(f"the values of tag {tag} lie beyond the end or in the header")
             entries[tag] = (type, number, value)
     end = position + count * width
     form = order + ("Q" if is_big else "I")
     # The last word may be missing where a file ends with its directory.
     following = struct.unpack_from(form, data, end)[0] if end + inline <= len(data) else 0
-    return Page(data=data, order=order, entries=entries), following
+    page = Page(data=data, order=order, entries=entries, unreadable=frozenset(unreadable))
+    return page, following
 
 
 def alone(page: Page, changes: Mapping[int, Sequence[int]]) -> bytes:
