@@ -203,10 +203,13 @@ def _check_end(image: Image.Image, data: bytes) -> None:
         raise OSError("the end mark is missing")
     if image.format in ("JPEG", "MPO") and jpeg.is_filled_up(image, data):
         raise OSError("its data end before its pixels do")
-    if image.format == "PNG" and image.mode == "P" and image.palette is None:
-        raise OSError("its palette is missing")
-    if image.format == "PNG" and png.is_filled_up(image, data):
-        raise OSError("its data end before its pixels do")
+    if image.format == "PNG":
+        if png.has_two_headers(data):
+            raise OSError("it has two headers that differ")
+        if image.mode == "P" and image.palette is None:
+            raise OSError("its palette is missing")
+        if png.is_filled_up(image, data):
+            raise OSError("its data end before its pixels do")
 
 
 def _of_8_bits(image: Image.Image, data: bytes) -> Image.Image:

@@ -55,6 +55,13 @@ def bits_per_sample(data: bytes) -> int:
     return data[24] if data.startswith(SIGNATURE) and len(data) > 24 else 8
 
 
+def has_two_headers(data: bytes) -> bool:
+    """Whether two headers contradict each other; decoders differ in which they take."""
+    if data.count(b"IHDR") < 2:
+        return False
+    return len({content for kind, content, _ in _chunks(data) if kind == b"IHDR"}) > 1
+
+
 def is_filled_up(image: Image.Image, data: bytes) -> bool:
     """Whether the data end before the pixels do, whose last rows Pillow has then left at zero.
 

@@ -10,10 +10,12 @@ from pipeline.corpora.tiff_pages import LEAST_POSITION, Page, Tag
 
 _OLD_JPEG = 6
 _ALLOWED = {Tag.PLANES: (1, 2), Tag.FILL_ORDER: (1, 2), Tag.PREDICTOR: (1, 2, 3)}
+_OF_ONE_NUMBER = (
+    Tag.WIDTH, Tag.HEIGHT, Tag.COMPRESSION, Tag.PHOTOMETRIC, Tag.FILL_ORDER, Tag.ORIENTATION,
+    Tag.SAMPLES, Tag.STRIP_ROWS, Tag.PLANES, Tag.PREDICTOR, Tag.TILE_WIDTH, Tag.TILE_HEIGHT,
+)  # fmt: skip
 _OF_NUMBERS = (
-    Tag.WIDTH, Tag.HEIGHT, Tag.BITS, Tag.COMPRESSION, Tag.PHOTOMETRIC, Tag.FILL_ORDER, Tag.STRIPS,
-    Tag.ORIENTATION, Tag.SAMPLES, Tag.STRIP_ROWS, Tag.STRIP_SIZES, Tag.PLANES, Tag.PREDICTOR,
-    Tag.COLOURS, Tag.TILE_WIDTH, Tag.TILE_HEIGHT, Tag.TILES, Tag.TILE_SIZES, Tag.FORMAT,
+    Tag.BITS, Tag.STRIPS, Tag.STRIP_SIZES, Tag.COLOURS, Tag.TILES, Tag.TILE_SIZES, Tag.FORMAT
 )  # fmt: skip
 
 
@@ -23,9 +25,13 @@ def check_layout(page: Page) -> None:
     Raises:
         OSError: says which tag.
     """
-    for tag in _OF_NUMBERS:
-        if tag in page.unreadable or (tag in page.entries and not page.values(tag)):
-            raise OSError(f"its tag {tag:d} must hold numbers once, and does not")
+    for tag in (*_OF_ONE_NUMBER, *_OF_NUMBERS):
+        count, is_one = len(page.values(tag)), tag in _OF_ONE_NUMBER
+        if tag in page.unreadable or (
+            tag in page.entries and (count != 1 if is_one else not count)
+        ):
+            must = "one number" if is_one else "numbers"
+            raise OSError(f"its tag {tag:d} must stand once and hold {must}, and does not")
     for tag, allowed in _ALLOWED.items():
         if page.value(tag, 1) not in allowed:
             raise OSError(f"its tag {tag:d} must be one of {allowed}, got {page.value(tag, 1)}")

@@ -257,8 +257,10 @@ def _directory(
         if tag in _KNOWN and (type not in _SIZES or tag in entries):
             unreadable.add(tag)
         elif tag in _KNOWN:
-            if value + size > len(data) or value < LEAST_POSITION:
-                raise ValueError(f"the values of tag {tag} lie beyond the end or in the header")
+            if value + size > len(data):
+                raise ValueError(f"the values of tag {tag} go beyond the end")
+            if value < LEAST_POSITION:
+                raise ValueError(f"the values of tag {tag} lie in the file's header")
             entries[tag] = (type, number, value)
     end = position + count * width
     form = order + ("Q" if is_big else "I")

@@ -134,3 +134,28 @@ def test_the_default_picture_of_an_animation_is_the_first():
     assert is_near(buffer.getvalue(), RGB, by=0)
     assert is_near(with_chunks(TROUBLE["XMP"], data=buffer.getvalue()), RGB, by=0)
     assert buffer.getvalue().startswith(SIGNATURE)
+
+
+@pytest.mark.parametrize("is_interlaced", [0, 1])
+def test_rows_that_the_data_lack_are_no_black_rows(is_interlaced):
+    height, width = GREY.shape
+    rows = bytes((1 + width) * height // 2)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, is_interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    data = SIGNATURE + b"".join(chunk(kind, content) for kind, content in chunks)
+    assert error(data).error_class == "TruncatedImage"
+
+
+def test_black_rows_at_the_end_are_read():
+    dark = np.vstack([RGB, np.zeros_like(RGB)])
+    assert is_near(imagecodecs.png_encode(dark), dark, by=0)
+
+
+def test_a_palette_that_is_missing_and_two_headers_that_differ_are_damage():
+    height, width = GREY.shape
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in GREY))
+    data = SIGNATURE + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert "its palette is missing" in error(data).message
+    lower = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height // 2, 8, 2, 0, 0, 0))
+    assert "two headers that differ" in error(with_chunks(lower)).message
