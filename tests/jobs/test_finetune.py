@@ -16,6 +16,7 @@ from drawn import encoded, tar, written
 from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, Outcome, wait_until, words
 from PIL import Image
 from s3 import KEY, SECRET, s3_server
+from small_training import SMALL_MODEL
 from table_rows import rows_of
 
 from jobs import finetune
@@ -57,30 +58,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {
         "dataset": str(folder / "all.tar"),
         "validation": str(folder / "all.tar"),
-        "architecture": {
-            "backbone_config": {
-                "model_type": "swin",
-                "embed_dim": 8,
-                "depths": [1, 1, 1, 1],
-                "num_heads": [1, 1, 2, 2],
-                "window_size": 4,
-                "drop_path_rate": 0.0,
-                "out_features": ["stage1", "stage2", "stage3", "stage4"],
-            },
-            "decoder_config": {
-                "model_type": "detr",
-                "d_model": 32,
-                "num_queries": 8,
-                "decoder_layers": 2,
-                "decoder_ffn_dim": 32,
-                "encoder_attention_heads": 2,
-                "decoder_attention_heads": 2,
-                "dropout": 0.0,  # is drawn by each worker
-            },
-            "fpn_feature_size": 32,
-            "mask_feature_size": 32,
-        },
-        "image_processor": {"size": {"shortest_edge": 64, "longest_edge": 128}},
+        **SMALL_MODEL,
         "num_steps": NUM_STEPS,
         "batch_size": 4,
         "learning_rate": 1e-3,
