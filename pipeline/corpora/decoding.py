@@ -204,8 +204,8 @@ def _check_end(image: Image.Image, data: bytes) -> None:
     if image.format in ("JPEG", "MPO") and jpeg.is_filled_up(image, data):
         raise OSError("its data end before its pixels do")
     if image.format == "PNG":
-        if png.has_two_headers(data):
-            raise OSError("it has two headers that differ")
+        if not png.has_one_header(data):
+            raise OSError("it must begin with its header, and have no other that differs")
         if image.mode == "P" and image.palette is None:
             raise OSError("its palette is missing")
         if png.is_filled_up(image, data):

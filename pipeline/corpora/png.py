@@ -55,11 +55,13 @@ def bits_per_sample(data: bytes) -> int:
     return data[24] if data.startswith(SIGNATURE) and len(data) > 24 else 8
 
 
-def has_two_headers(data: bytes) -> bool:
-    """Whether two headers contradict each other; decoders differ in which they take."""
-    if data.count(b"IHDR") < 2:
+def has_one_header(data: bytes) -> bool:
+    """Whether a header comes first and none contradicts it; decoders differ in which they take."""
+    if data[12:16] != b"IHDR":
         return False
-    return len({content for kind, content, _ in _chunks(data) if kind == b"IHDR"}) > 1
+    if data.count(b"IHDR") == 1:
+        return True
+    return len({content for kind, content, _ in _chunks(data) if kind == b"IHDR"}) == 1
 
 
 def is_filled_up(image: Image.Image, data: bytes) -> bool:
@@ -68,10 +70,7 @@ def is_filled_up(image: Image.Image, data: bytes) -> bool:
     Args:
         image: what Pillow gives for the file, with its pixels.
     """
-    header = next((content for kind, content, _ in _chunks(data) if kind == b"IHDR"), b"")
-    if len(header) < 13:
-        return False  # Pillow has found one behind what is no chunk
-    width, height, bits, colour, *_, is_interlaced = struct.unpack_from(">IIBBBBB", header)
+    width, height, bits, colour, *_, is_interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     last_row = image.crop((0, image.height - 1, image.width, image.height))
     if not is_interlaced and np.asarray(last_row).any():
         return False

@@ -45,8 +45,10 @@ def check_layout(page: Page) -> None:
 
 
 def _check_pieces(page: Page) -> None:
-    is_tiled = Tag.TILE_WIDTH in page.entries
-    if is_tiled == (Tag.STRIPS in page.entries) or is_tiled != (Tag.TILES in page.entries):
+    of_tiles = {Tag.TILE_WIDTH, Tag.TILE_HEIGHT, Tag.TILES, Tag.TILE_SIZES} & page.entries.keys()
+    of_strips = {Tag.STRIPS, Tag.STRIP_SIZES} & page.entries.keys()
+    is_tiled = bool(of_tiles)
+    if is_tiled == bool(of_strips):
         raise OSError("its pixels must lie either in strips or in tiles")
     if is_tiled:
         height, width = page.value(Tag.TILE_HEIGHT, 0), page.value(Tag.TILE_WIDTH, 0)
