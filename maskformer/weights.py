@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 wrong usage or weights that are no model, in one line."""
     given = _parser().parse_args(arguments)
     # Here, not above: only what is asked for here needs torch.
-    from maskformer.checkpoints import conversion
+    from maskformer import conversion
 
     try:
         if given.what == "check":

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maskformer.criterion import mask_loops
-from maskformer.criterion.mask_loops import FOCAL_ALPHA
+from maskformer.cpu import mask_loops
+from maskformer.cpu.mask_loops import FOCAL_ALPHA
 from maskformer.criterion.matcher import softplus
 from maskformer.criterion.targets import MaskLabels, expand_masks
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Int, Int64, UInt8
 from torch import Tensor
 
-from maskformer.compiled import compiled
+from maskformer.cpu.compiled import compiled
 
 _BEYOND = torch.iinfo(torch.int64).max
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
-from maskformer.criterion import mask_loops
-from maskformer.criterion.mask_loops import FOCAL_ALPHA, PairTerms
+from maskformer.cpu import mask_loops
+from maskformer.cpu.mask_loops import FOCAL_ALPHA, PairTerms
 from maskformer.criterion.targets import (
     MaskLabels,
     expand_masks,

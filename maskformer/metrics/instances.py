@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from pycocotools import mask as coco
 
+from maskformer.cpu.segment_shapes import encode_segments
 from maskformer.metrics.maps import (
     LabelledSegments,
     Role,
@@ -15,7 +16,6 @@ from maskformer.metrics.maps import (
     segment_infos,
     segment_labels,
 )
-from maskformer.postprocessing.segment_shapes import encode_segments
 
 HeightWidth = tuple[int, int]
 

@@ -25,8 +25,8 @@ from maskformer.bilinear import (
     places_2d,
     resample,
 )
-from maskformer.compiled import compiled
-from maskformer.loops import arrays, in_parts, widen
+from maskformer.cpu.compiled import compiled
+from maskformer.cpu.loops import arrays, in_parts, widen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,6 @@ def _result(form: Any, segments: Sequence[Any]) -> dict[str, Any]:
 
 
 def _coco_masks(masks: UInt8[np.ndarray, "segments height width"]) -> list[dict[str, Any]]:
-    from maskformer.postprocessing.segment_shapes import encode_mask
+    from maskformer.cpu.segment_shapes import encode_mask
 
     return [{"size": list(mask.shape), "counts": encode_mask(mask.astype(bool))} for mask in masks]

@@ -13,8 +13,8 @@ from jaxtyping import Float32, Int16
 from torch import Tensor
 
 from maskformer.bilinear import CPU
-from maskformer.compiled import compiled
-from maskformer.loops import arrays, in_parts, widen
+from maskformer.cpu.compiled import compiled
+from maskformer.cpu.loops import arrays, in_parts, widen
 from maskformer.postprocessing.contest import first_argmax
 from maskformer.postprocessing.geometry import Crop
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskformer import bilinear
+from maskformer.cpu.segment_shapes import encode_mask
 from maskformer.postprocessing.geometry import Geometry, HeightWidth
-from maskformer.postprocessing.segment_shapes import encode_mask
 from maskformer.postprocessing.segmentation import Kept
 
 

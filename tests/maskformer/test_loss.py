@@ -8,7 +8,8 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from maskformer.criterion import mask_loops, mask_losses
+from maskformer.cpu import mask_loops
+from maskformer.criterion import mask_losses
 from maskformer.criterion.loss import MaskFormerLoss, step_normalisers
 from maskformer.criterion.matcher import MaskFormerHungarianMatcher
 from maskformer.criterion.targets import IdMap, expand_masks

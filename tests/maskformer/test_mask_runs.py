@@ -9,7 +9,8 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from maskformer import MaskFormerHungarianMatcher, MaskFormerLoss, MaskRuns, rle_runs
-from maskformer.criterion import mask_loops, mask_losses, matcher
+from maskformer.cpu import mask_loops
+from maskformer.criterion import mask_losses, matcher
 from maskformer.criterion.targets import expand_masks, pad_to_batch, sample_labels
 
 HEIGHT, WIDTH = 31, 28

@@ -6,7 +6,6 @@ import torch
 
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.postprocessing import segmentation as postprocess
-from maskformer.postprocessing.rle import decode_rle
 from maskformer.postprocessing.segmentation import (
     Kept,
     instance_masks,
@@ -18,6 +17,7 @@ from maskformer.postprocessing.segmentation import (
     semantic_segmentation,
     semantic_segments,
 )
+from maskformer.run_lengths.rle import decode_rle
 
 NUM_LABELS = 4
 PROCESSOR = MaskFormerImageProcessor()

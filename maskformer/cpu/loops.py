@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from maskformer.bilinear import Places
-from maskformer.compiled import compiled
+from maskformer.cpu.compiled import compiled
 
 Part = TypeVar("Part")
 

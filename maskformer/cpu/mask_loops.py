@@ -17,10 +17,10 @@ from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from maskformer.bilinear import CPU, places_2d
-from maskformer.compiled import compiled
+from maskformer.cpu.compiled import compiled
+from maskformer.cpu.loops import arrays, in_parts, widen
 from maskformer.criterion.mask_runs import MaskRuns
 from maskformer.criterion.targets import IdMap, MaskLabels
-from maskformer.loops import arrays, in_parts, widen
 
 FOCAL_ALPHA = 0.25
 

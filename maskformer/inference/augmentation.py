@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.inference.view import View, look
 from maskformer.postprocessing.score_sum import ScoreSum
 from maskformer.resizing import to_rgb
-from maskformer.views.view import View, look
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """As published, of the shortest edge that the model is given."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from maskformer.postprocessing.rle import counts_of
+from maskformer.run_lengths.rle import counts_of
 
 Runs: TypeAlias = Int64[np.ndarray, "_ 2"]
 """Where each run of a mask begins and ends, in pixels of a column-major image; ascending."""

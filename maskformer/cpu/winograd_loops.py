@@ -9,7 +9,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from maskformer.compiled import compiled
+from maskformer.cpu.compiled import compiled
 
 NEAR, FAR = 5 / 8, 3 / 2
 """The points are 0, these, their negatives, and infinity."""

@@ -16,7 +16,7 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def compiled(**options: Any) -> Callable[[Function], Function]:

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.inference.spans import Span, spans
+from maskformer.inference.stitching import Stitcher
+from maskformer.inference.view import PanopticRule, View, look
 from maskformer.postprocessing.geometry import HeightWidth
 from maskformer.postprocessing.score_sum import ScoreSum
 from maskformer.postprocessing.segmentation import Segmentation
 from maskformer.resizing import to_rgb
-from maskformer.views.spans import Span, spans
-from maskformer.views.stitching import Stitcher
-from maskformer.views.view import PanopticRule, View, look
 
 BYTE_BUDGET = 64 << 20
 

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Int32
 
 from maskformer.bilinear import bands
+from maskformer.inference.spans import Span
 from maskformer.postprocessing.geometry import HeightWidth
 from maskformer.postprocessing.segmentation import Segment, Segmentation
-from maskformer.views.spans import Span
 
 _SAME = 0.5
 _BYTES_AT_ONCE = 16 << 20

@@ -12,8 +12,8 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
-from maskformer.compiled import compiled
-from maskformer.postprocessing.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+from maskformer.cpu.compiled import compiled
+from maskformer.run_lengths.rle import BITS, FIRST_CHARACTER, MORE, SIGN
 
 # Up to this many more ids than runs, a table of ids is faster than sorting.
 _FEW_IDS = 1 << 16

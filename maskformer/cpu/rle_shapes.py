@@ -10,8 +10,8 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
-from maskformer.compiled import compiled
-from maskformer.postprocessing.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+from maskformer.cpu.compiled import compiled
+from maskformer.run_lengths.rle import BITS, FIRST_CHARACTER, MORE, SIGN
 
 LARGEST_MASK_PIXELS = 2**34
 """A larger height × width is taken for damage, not for an image: its map of bits has 2 GiB."""

@@ -21,9 +21,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maskformer.loops import in_parts
-from maskformer.network import winograd_loops
-from maskformer.network.winograd_loops import FAR, NEAR
+from maskformer.cpu import winograd_loops
+from maskformer.cpu.loops import in_parts
+from maskformer.cpu.winograd_loops import FAR, NEAR
 
 Maps = Float[Tensor, "batch _ height width"]
 Kernels = Float[Tensor, "channels_out channels_in 3 3"]
