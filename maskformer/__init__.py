@@ -31,7 +31,7 @@ _HOME = {
     "MaskAP": "metrics",
     "MeanIoU": "metrics",
     "PanopticQuality": "metrics",
-    "Kept": "postprocessing.segmentation",
+    "KeptQueries": "postprocessing.segmentation",
     "Segment": "postprocessing.segmentation",
     "Segmentation": "postprocessing.segmentation",
     "instance_segmentation": "postprocessing.segmentation",

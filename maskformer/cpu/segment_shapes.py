@@ -93,7 +93,7 @@ def _count_runs(id_map):
 @compiled()
 @no_type_check
 def _find_runs(id_map, starts, run_ids):
-    """Where each run starts, and the end of the last; its id."""
+    """Fills in where each run starts, the end of the last one, and the id of each."""
     height, width = id_map.shape
     run, last = -1, id_map[0, 0]
     for x in range(width):

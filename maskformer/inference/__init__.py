@@ -1,1 +1,1 @@
-"""One image through the model several times: scales, mirror images, windows."""
+"""One image through the model several times: scales, mirrored copies, windows."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from maskformer import bilinear
 from maskformer.cpu.segment_shapes import encode_mask
 from maskformer.postprocessing.geometry import Geometry, HeightWidth
-from maskformer.postprocessing.segmentation import Kept
+from maskformer.postprocessing.segmentation import KeptQueries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class WholeInstance:
 
 def whole_instances(
     mask_logits: Float[Tensor, "kept height width"],
-    kept: Kept,
+    kept: KeptQueries,
     target_size: HeightWidth | None = None,
     *,
     image_size: HeightWidth | None = None,

@@ -1,2 +1,1 @@
-"""Lets the tests of the folders below import `tiny` and `stand_ins`: pytest adds a conftest's folder
-to the path."""
+"""Puts this folder on the path of the tests below it, which import `tiny` and `stand_ins`."""

@@ -7,7 +7,7 @@ import torch
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.postprocessing import segmentation as postprocess
 from maskformer.postprocessing.segmentation import (
-    Kept,
+    KeptQueries,
     instance_masks,
     instance_segmentation,
     keep_instance,
@@ -476,7 +476,7 @@ def test_masks_that_are_not_numbers_do_no_harm():
 
 def test_memory_stays_bounded_when_a_large_map_is_made_of_many_queries():
     num_queries, target = 60, (2000, 1500)
-    kept = Kept(
+    kept = KeptQueries(
         queries=torch.arange(num_queries),
         labels=torch.zeros(num_queries, dtype=torch.int64),
         scores=torch.ones(num_queries),
