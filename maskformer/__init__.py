@@ -60,15 +60,15 @@ _HOME = {
     "LoadReport": "checkpoints.checkpoint",
     "load_weights": "checkpoints.checkpoint",
     "load_backbone": "backbone_weights",
-    "check_folder": "weights",
+    "check_folder": "checkpoints.folder",
     "check_forward": "conversion",
     "check_shapes": "weights",
-    "config_file": "weights",
+    "config_file": "checkpoints.folder",
     "resolve_folder": "hub",
     "MODELS": "zoo",
     "known_things": "zoo",
     "label_maps_count_from_one": "zoo",
-    "weight_files": "weights",
+    "weight_files": "checkpoints.folder",
 }
 
 __all__ = sorted(_HOME)

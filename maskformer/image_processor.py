@@ -24,6 +24,7 @@ from maskformer.batch import BatchFeature
 from maskformer.hub import HubOptions, Pushable, resolve_folder
 from maskformer.postprocessing.outputs_to_segments import OutputsToSegments
 from maskformer.resizing import HeightWidth, ResizeRule, Size
+from maskformer.zoo import entry_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,11 +111,9 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         options, changes = HubOptions.split(changes)
         name = str(pretrained_model_name_or_path)
         if not Path(name).is_dir():
-            from maskformer.zoo import entry_of
-
             entry = entry_of(name)
             if entry is not None:
-                return cls.from_dict(entry.build_image_processor().to_dict(), **changes)
+                return cls.from_dict(entry.image_processor, **changes)
         folder = Path(resolve_folder(name, options))
         path = folder / FILE_NAME
         if not path.is_file():

@@ -1,6 +1,6 @@
 """Checkpoints: weights of any dialect into a model, and a model's out in transformers' format.
 
-Takes a model and a place that `weights.py` found, or tensors by name. Everything is compared by
+Takes a model and a place that `folder.py` found, or tensors by name. Everything is compared by
 name and shape before a number is read, so that a model on the meta device will do for that. Nothing
 is dropped or left out in silence: what was allowed is in the report.
 """
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from maskformer.checkpoints.dialects import our_names
 from maskformer.checkpoints.files import stored_tensors
+from maskformer.checkpoints.folder import weight_files
 from maskformer.checkpoints.stored import StoredTensor
-from maskformer.weights import weight_files
 
 Weight = StoredTensor | Tensor
 Weights = Mapping[str, Weight]
