@@ -50,7 +50,7 @@ _WEIGHTS_FILE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What a model did not take from its file, because that was allowed; by name."""
+    """Lists by name what a model did not take from its file, because that was allowed."""
 
     missing: tuple[str, ...] = ()
     """Fresh, for the file has none."""
@@ -65,7 +65,7 @@ class LoadReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What of the weights goes into a model, and what does not."""
+    """The weights that go into a model, and a report of those that do not."""
 
     weights: Weights
     report: LoadReport

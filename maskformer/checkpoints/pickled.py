@@ -66,7 +66,7 @@ FindStorage = Callable[[str, Storage], Storage]
 
 
 def run_pickle(file: "Window", *, find_storage: FindStorage | None = None) -> Any:
-    """What the next program in the file builds: plain Python, and `PickledTensor`s.
+    """Runs the next program in the file; returns plain Python objects and `PickledTensor`s.
 
     Raises:
         ValueError: the program wants anything else.
@@ -78,7 +78,7 @@ def run_pickle(file: "Window", *, find_storage: FindStorage | None = None) -> An
                 raise ValueError(f"its pickle has more than {_MOST_STEPS:,} steps")
             machine.step(opcode.name, argument)
         return machine.pop()
-    # What a damaged or hostile program does to our stack.
+    # A damaged or hostile program empties the stack or mixes up types.
     except (IndexError, KeyError, TypeError, OverflowError, UnicodeError) as error:
         raise ValueError(f"its pickle makes no sense ({error!r})") from error
 
@@ -112,7 +112,7 @@ class Window:
 
 @dataclass(frozen=True)
 class _Name:
-    """What a program calls by module and name. It stays a name."""
+    """A module and name that a program calls. It is never imported."""
 
     module: str
     name: str

@@ -43,7 +43,7 @@ def argmax_at(
     return torch.from_numpy(winner), won, areas
 
 
-def first_argmax(maps: Float32[Tensor, "maps height width"]) -> Int16[Tensor, "height width"]:
+def argmax(maps: Float32[Tensor, "maps height width"]) -> Int16[Tensor, "height width"]:
     """Returns the number of the highest map at each pixel, the first where several are equal."""
     winner = np.empty(maps.shape[1:], np.int16)
     _first_argmax_lines(maps.numpy(), winner)

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
 from maskformer.cpu.compiled import compiled
-from maskformer.run_lengths.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+from maskformer.run_lengths.rle import BITS, FIRST_CHARACTER, LAST_PLACE, MORE, SIGN
 
 LARGEST_MASK_PIXELS = 2**34
 """A larger height × width is taken for damage, not for an image: its map of bits has 2 GiB."""
 
-_LONGEST_SHIFT = 60
+_LONGEST_SHIFT = BITS * LAST_PLACE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def _unpack(text, begin, end, size, counts):
             shift += BITS
             if not code & MORE:
                 break
-        if code & SIGN and shift <= _LONGEST_SHIFT:
+        if code & SIGN:
             value -= np.int64(1) << shift
         if number > 2:
             value += counts[number - 2]

@@ -186,7 +186,7 @@ def _focal(pixels: _Comparison) -> tuple[Float[Tensor, " masks"], Float[Tensor, 
 
 
 def _dice(pixels: _Comparison) -> tuple[Float[Tensor, " masks"], Float[Tensor, "masks pixels"]]:
-    """One minus the overlap of each mask with its label, and its slope by logit.
+    """Computes one minus the overlap of each mask with its label, and its slope by logit.
 
     The probability of a mask's pixel is the error outside the label and 1 - error inside. Both
     sides of the ratio are 1 larger than the counts, so that no mask over no label is no loss.
@@ -203,7 +203,7 @@ def _dice(pixels: _Comparison) -> tuple[Float[Tensor, " masks"], Float[Tensor, "
 def _shrink_gradient(
     gradient: Float[Tensor, "masks full_height full_width"], *, size: Sequence[int]
 ) -> Float[Tensor, "masks height width"]:
-    """From the gradient by enlarged logits to that by the logits themselves.
+    """Turns the gradient by enlarged logits into the gradient by the logits themselves.
 
     Bilinear interpolation is linear along either side, so its reverse is a product with a matrix on
     each; torch's own is three times as slow on a CPU, and adds in a random order on a GPU.
@@ -214,6 +214,6 @@ def _shrink_gradient(
 
 
 def _enlarging(length: int, *, like: Tensor, count: int) -> Float[Tensor, "length count"]:
-    """What each of `length` logits gives to each of `count` pixels along one side."""
+    """Returns the weight of each of `length` logits in each of `count` pixels along one side."""
     one_hot = torch.eye(length, dtype=like.dtype, device=like.device)
     return F.interpolate(one_hot[None], size=count, mode="linear")[0]

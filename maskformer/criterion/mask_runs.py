@@ -47,7 +47,7 @@ class MaskRuns:
         columns: Int64[Tensor, " width"],
         image_height: int,
     ) -> "MaskRuns":
-        """Of runs as `rle_runs` gives them; those of columns that nothing shows are left out."""
+        """Takes runs as `rle_runs` returns them; drops those in columns that are not shown."""
         shown = columns[columns >= 0]
         begin = int(shown.min()) * image_height if len(shown) else 0
         end = (int(shown.max()) + 1) * image_height if len(shown) else 0
@@ -64,11 +64,11 @@ class MaskRuns:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """As the stack of masks would have it: (masks, height, width)."""
+        """The shape of the equivalent stack of masks: (masks, height, width)."""
         return len(self.offsets) - 1, len(self.rows), len(self.columns)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "MaskRuns":
-        """The same with each tensor changed, as moved to a device."""
+        """Applies a change to each tensor, such as a move to a device."""
         return replace(
             self,
             edges=change(self.edges),
@@ -124,13 +124,13 @@ class MaskRuns:
         return (before & 1).bool().unflatten(1, self.shape[1:]) & is_image
 
     def plane(self, mask: int) -> UInt8[np.ndarray, "height width"]:
-        """One mask on a CPU, 1 inside."""
+        """Draws one mask on a CPU, 1 inside."""
         plane = np.zeros(self.shape[1:], np.uint8)
         self._draw(mask, plane)
         return plane
 
     def shows(self, mask: int) -> bool:
-        """Whether one mask on a CPU has a pixel."""
+        """Tells whether one mask on a CPU has a pixel."""
         return bool(first_column(*self._arrays(mask)) < len(self.columns))
 
     def _draw(self, mask: int, plane: UInt8[np.ndarray, "height width"]) -> None:

@@ -34,7 +34,7 @@ class Instances:
 
     @classmethod
     def of(cls, picture: Mapping[str, Any], *, num_labels: int, role: Role) -> "Instances":
-        """What `post_process_instance_segmentation` gives for one image, or a truth like it."""
+        """Reads a result of `post_process_instance_segmentation`, or a truth like it."""
         infos = segment_infos(picture, role=role)
         form = picture["segmentation"]
         if hasattr(form, "detach"):

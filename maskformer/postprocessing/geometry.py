@@ -93,7 +93,7 @@ class Geometry:
         return self.whole_crop(mask_logits).resized()
 
     def masks_within(self, byte_budget: int) -> int:
-        """How many masks can be resized at once."""
+        """Returns the number of masks that can be resized at once."""
         return max(1, byte_budget // (4 * self.pixels_per_mask))
 
     def crops(
@@ -134,7 +134,7 @@ class Geometry:
 
     @property
     def source_size(self) -> HeightWidth:
-        """What the target is made of: the network input without padding, or the masks at once."""
+        """The size that is resized to the target: the unpadded network input, or the masks'."""
         return self.image_size or self.mask_size
 
     @property

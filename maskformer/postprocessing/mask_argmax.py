@@ -98,7 +98,7 @@ def first_argmax(maps: Float32[Tensor, "maps height width"]) -> Int16[Tensor, "h
     """The number of the highest map at a pixel; the first where several are equal."""
     # torch.argmax along the first dimension is not vectorised on CPUs, and leaves ties open.
     if maps.device == CPU:
-        return argmax_loops.first_argmax(maps)
+        return argmax_loops.argmax(maps)
     rank = torch.arange(len(maps), 0, -1, dtype=torch.int16, device=maps.device)
     ranks = (maps == maps.amax(0)) * rank[:, None, None]
     return len(maps) - ranks.amax(0).clamp_(min=1)

@@ -51,7 +51,7 @@ class KeptQueries:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One segment of a map."""
+    """A segment of a map."""
 
     id: int
     label_id: int
@@ -68,7 +68,7 @@ class Segmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instances:
+class InstanceMasks:
     """The masks of instances, which may overlap, best first; `segments[i]` tells of `masks[i]`."""
 
     masks: Integer[Tensor, "segments height width"]
@@ -97,7 +97,7 @@ def panoptic_segmentation(
     label_ids_to_fuse: Collection[int] = frozenset(),
     byte_budget: int | None = None,
 ) -> Segmentation:
-    """Each pixel goes to the query whose mask, times its score, is highest there.
+    """Assigns each pixel to the query whose mask, times its score, is highest there.
 
     A query becomes a segment if what it won is at least `overlap_mask_area_threshold` of its own
     mask, where its probability is at least `mask_threshold`. Queries of a label in
@@ -137,7 +137,7 @@ def _argmax(
     mask_threshold: float,
     byte_budget: int | None,
 ) -> MaskArgmax:
-    """Which query wins each pixel, and how many pixels each query's own mask has."""
+    """Returns the query of each pixel, and how many pixels each query's own mask has."""
     # A mask and its threshold weigh the same, so that own masks are those without weights.
     thresholds = scores * mask_threshold
     if geometry.image_size is None:
@@ -229,7 +229,7 @@ def instance_segmentation(
     overlap_mask_area_threshold: float = 0.8,
     byte_budget: int | None = None,
 ) -> Segmentation:
-    """Each pixel goes to the best instance whose mask covers it.
+    """Assigns each pixel to the best instance whose mask covers it.
 
     Masks are resized as logits; a pixel is covered where the probability is above
     `mask_threshold`. An instance's score is its class probability times the mean probability in
@@ -282,7 +282,7 @@ def instance_masks(
     mask_threshold: float = 0.5,
     overlap_mask_area_threshold: float = 0.8,
     byte_budget: int | None = None,
-) -> Instances:
+) -> InstanceMasks:
     """The whole masks of the instances of `instance_segmentation`, overlaps and all.
 
     With an `overlap_mask_area_threshold` of 0, instances that better ones hide entirely are among
@@ -304,7 +304,7 @@ def instance_masks(
         masks.append(mask)
         is_placed.append(placed)
     if not masks:
-        return Instances(
+        return InstanceMasks(
             masks=torch.zeros((0, *geometry.target_size), dtype=torch.uint8), segments=()
         )
     stacked, placed_flags, scores, labels = _to_host(
@@ -313,7 +313,7 @@ def instance_masks(
         candidates.scores,
         candidates.labels,
     )
-    return Instances(
+    return InstanceMasks(
         masks=stacked[placed_flags.bool()],
         segments=_ranked_segments(placed_flags.tolist(), scores.tolist(), labels.tolist()),
     )
@@ -362,7 +362,7 @@ def _instance_masks(
 
 
 def _takes_its_place(free: Tensor, mask: Tensor, overlap_mask_area_threshold: float) -> Tensor:
-    """Whether enough of a mask is free. An empty mask never takes a place."""
+    """Tells whether enough of a mask is still free; never true of an empty mask."""
     area = mask.sum()
     return (area > 0) & (free.sum().double() >= overlap_mask_area_threshold * area.double())
 
@@ -442,7 +442,7 @@ def semantic_scores(
     class_logits: Float[Tensor, "queries labels_and_null"],
     mask_logits: Float[Tensor, "queries height width"],
 ) -> Float[Tensor, "labels height width"]:
-    """Each label's score at the resolution of the mask logits: masks, weighted by probability."""
+    """Computes each label's score at the resolution of the mask logits: masks times probability."""
     probabilities = class_logits.float().softmax(-1)[:, :-1]
     masks = mask_logits.float().sigmoid()
     return (probabilities.T @ masks.flatten(1)).unflatten(1, mask_logits.shape[1:])
@@ -473,7 +473,7 @@ def semantic_score_crop(
     image_size: HeightWidth | None = None,
     padded_size: HeightWidth | None = None,
 ) -> "Crop":
-    """What some rows of `resized_semantic_scores` are made of, before they are resized."""
+    """Returns the input of some rows of `resized_semantic_scores`, before it is resized."""
     geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )

@@ -18,7 +18,7 @@ from maskformer.postprocessing.segmentation import KeptQueries
 
 @dataclass(frozen=True, kw_only=True)
 class WholeInstance:
-    """One instance, whatever others lie over it."""
+    """A whole instance, including pixels that other instances cover."""
 
     label_id: int
     score: float

@@ -33,7 +33,7 @@ def area_of(runs: Runs) -> int:
 
 
 def is_overlapping(masks: Sequence[Runs]) -> bool:
-    """Whether two of the masks share a pixel."""
+    """Tells whether two of the masks share a pixel."""
     runs = np.concatenate([np.zeros((0, 2), np.int64), *masks])
     starts, ends = runs[runs[:, 0].argsort(kind="stable")].T
     return bool((starts[1:] < np.maximum.accumulate(ends)[:-1]).any())
