@@ -36,9 +36,14 @@ class ScoreSum:
         by_row = np.ones(height, np.float32) if row_weights is None else row_weights
         by_column = np.ones(width, np.float32) if column_weights is None else column_weights
         if self._total.device == CPU:
-            at = {"rows": scores.rows, "columns": scores.columns, "corner": (row, column)}
             add_resampled(
-                scores.maps, self._total, **at, row_weights=by_row, column_weights=by_column
+                scores.maps,
+                self._total,
+                rows=scores.rows,
+                columns=scores.columns,
+                corner=(row, column),
+                row_weights=by_row,
+                column_weights=by_column,
             )
             return
         weights = torch.from_numpy(by_row[:, None] * by_column).to(self._total.device)
