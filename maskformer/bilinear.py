@@ -1,9 +1,8 @@
 """Bilinear resampling of maps, whole or in pieces.
 
-Takes the low-resolution maps of the model; `contest.py` and `segmentation.py` ask. Everything here
-follows the convention of `torch.nn.functional.interpolate` with `align_corners=False`. Each value
-is computed by the same operations wherever it stands: pieces of any size give what the whole would
-give, to the last bit.
+Takes the low-resolution maps of the model for `mask_argmax.py` and `segmentation.py`. Follows the
+convention of `torch.nn.functional.interpolate` with `align_corners=False`. Each value is computed
+by the same operations in every piece, so that pieces of any size equal the whole to the last bit.
 """
 
 from collections.abc import Iterator
@@ -21,63 +20,63 @@ _DEVICE_BYTES = 256 << 20
 
 
 def byte_budget_of(device: torch.device) -> int:
-    """How many bytes a block of pixels should have: a core's cache, or enough to fill a GPU."""
+    """Returns the size of a block of pixels: a core's cache, or enough to fill a GPU."""
     return _CPU_BYTES if device == CPU else _DEVICE_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where new places along one side lie among its old samples."""
+class InterpolationGrid:
+    """The grid of one axis: between which two samples each new position lies, and how far along."""
 
     before: Int64[Tensor, " new"]
     after: Int64[Tensor, " new"]
     weight_after: Float32[Tensor, " new"]
 
-    def __getitem__(self, part: slice) -> "Places":
-        return Places(
+    def __getitem__(self, part: slice) -> "InterpolationGrid":
+        return InterpolationGrid(
             before=self.before[part], after=self.after[part], weight_after=self.weight_after[part]
         )
 
-    def reversed(self) -> "Places":
-        """The same places from the last to the first."""
-        return Places(
+    def reversed(self) -> "InterpolationGrid":
+        """Returns the grid with its positions from the last to the first."""
+        return InterpolationGrid(
             before=self.before.flip(0),
             after=self.after.flip(0),
             weight_after=self.weight_after.flip(0),
         )
 
-    def shifted(self, offset: int) -> "Places":
-        """The same places, for samples of which the first `offset` were cut off."""
-        return Places(
+    def shifted(self, offset: int) -> "InterpolationGrid":
+        """Returns the grid for samples without the first `offset`, which were cut off."""
+        return InterpolationGrid(
             before=self.before - offset, after=self.after - offset, weight_after=self.weight_after
         )
 
 
 @lru_cache(maxsize=512)
-def places(old: int, new: int, device: torch.device) -> Places:
-    """The `new` places, evenly spread over `old` samples."""
-    # float32 arithmetic as in torch, so that a place falls between the same samples there and here.
+def interpolation_grid(old: int, new: int, device: torch.device) -> InterpolationGrid:
+    """Spreads `new` positions evenly over `old` samples."""
+    # float32 arithmetic as in torch, so that positions fall between the same samples as there.
     position = (torch.arange(new, dtype=torch.float32) + 0.5) * (old / new) - 0.5
     position = position.clamp_(min=0)
     before = position.long().clamp_(max=old - 1)
-    return Places(
+    return InterpolationGrid(
         before=before.to(device),
         after=(before + 1).clamp_(max=old - 1).to(device),
         weight_after=(position - before).to(device),
     )
 
 
-def places_2d(
+def interpolation_grids(
     old: tuple[int, int], new: tuple[int, int], device: torch.device
-) -> tuple[Places, Places]:
-    """The places of the rows, and of the columns."""
-    return places(old[0], new[0], device), places(old[1], new[1], device)
+) -> tuple[InterpolationGrid, InterpolationGrid]:
+    """Returns the grid of the rows and that of the columns."""
+    return interpolation_grid(old[0], new[0], device), interpolation_grid(old[1], new[1], device)
 
 
 def resample(
-    maps: Float[Tensor, "maps height width"], *, rows: Places, columns: Places
+    maps: Float[Tensor, "maps height width"], *, rows: InterpolationGrid, columns: InterpolationGrid
 ) -> Float[Tensor, "maps new_height new_width"]:
-    """The maps at the given places; a place's value is the same whichever others are asked for."""
+    """Resamples the maps. The value at a position does not depend on the other positions."""
     wide = _resample_columns(maps, columns)
     above = wide.index_select(1, rows.before)
     below = wide.index_select(1, rows.after)
@@ -87,13 +86,13 @@ def resample(
 def resize(
     maps: Float[Tensor, "maps height width"], size: tuple[int, int]
 ) -> Float[Tensor, "maps {size[0]} {size[1]}"]:
-    """The maps at `size`."""
-    rows, columns = places_2d((maps.shape[1], maps.shape[2]), size, maps.device)
+    """Resizes the maps to `size`."""
+    rows, columns = interpolation_grids((maps.shape[1], maps.shape[2]), size, maps.device)
     return resample(maps, rows=rows, columns=columns)
 
 
 def _resample_columns(
-    maps: Float[Tensor, "maps height width"], columns: Places
+    maps: Float[Tensor, "maps height width"], columns: InterpolationGrid
 ) -> Float[Tensor, "maps height new_width"]:
     # With the columns in front whole slices are picked, not single numbers; turning the maps there
     # and back costs less than it saves.

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from maskformer.zoo import entry_of, fetched_folder
+
 CONFIG_NAME = "config.json"
 
 _HUB = "hf://"
@@ -19,7 +21,7 @@ _HUB_PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_mo
 
 @dataclass(frozen=True, kw_only=True)
 class HubOptions:
-    """How a hub id is fetched, in transformers' names; a folder on this machine needs none."""
+    """Options of fetching from the hub, in transformers' names. A local folder needs none."""
 
     revision: str | None = None
     """A branch, tag or commit."""
@@ -58,9 +60,6 @@ def resolve_folder(name_or_folder: str, options: HubOptions = _NO_OPTIONS) -> st
     """
     if name_or_folder and Path(name_or_folder).exists():
         return str(Path(name_or_folder, options.subfolder)) if options.subfolder else name_or_folder
-    # Imported here because the zoo's entries are built when one is asked for.
-    from maskformer.zoo import entry_of, fetched_folder
-
     entry = entry_of(name_or_folder)
     if entry is not None:
         if options.revision not in (None, "main") or options.subfolder:

@@ -24,6 +24,7 @@ from maskformer.batch import BatchFeature
 from maskformer.hub import HubOptions, Pushable, resolve_folder
 from maskformer.postprocessing.outputs_to_segments import OutputsToSegments
 from maskformer.resizing import HeightWidth, ResizeRule, Size
+from maskformer.zoo import entry_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,11 +111,9 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         options, changes = HubOptions.split(changes)
         name = str(pretrained_model_name_or_path)
         if not Path(name).is_dir():
-            from maskformer.zoo import entry_of
-
             entry = entry_of(name)
             if entry is not None:
-                return cls.from_dict(entry.build_image_processor().to_dict(), **changes)
+                return cls.from_dict(entry.image_processor, **changes)
         folder = Path(resolve_folder(name, options))
         path = folder / FILE_NAME
         if not path.is_file():
@@ -151,7 +150,7 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
             return cls(**{**known, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` reads. transformers reads it too, and passes over `resize_rule`."""
+        """Returns the settings for `from_dict`; transformers ignores `resize_rule` in them."""
         settings = {key: value for key, value in vars(self).items() if value is not None}
         return {**settings, "image_processor_type": "MaskFormerImageProcessor"}
 
@@ -239,7 +238,7 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
     def _scale_and_shift(
         self, **settings: Any
     ) -> tuple[Float32[np.ndarray, "3"], Float32[np.ndarray, "3"]]:
-        """What pixels are multiplied by, and what is then added, for each channel."""
+        """Returns the factor and the summand of each channel's pixels."""
         chosen = {**vars(self), **settings}
         scale = np.full(3, chosen["rescale_factor"] if chosen["do_rescale"] else 1.0)
         shift = np.zeros(3)
@@ -382,7 +381,7 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         ignore_index: int | None = None,
         do_reduce_labels: bool | None = None,
     ) -> tuple[Float32[np.ndarray, "masks height width"], Int64[np.ndarray, " masks"]]:
-        """One mask for each id in the map but `ignore_index`, ascending, and the label of each."""
+        """Returns a mask and a label for each id in the map but `ignore_index`, ascending."""
         given = {"ignore_index": ignore_index, "do_reduce_labels": do_reduce_labels}
         chosen = self._with({name: value for name, value in given.items() if value is not None})
         return chosen._binary_masks(_id_map(segmentation_map), instance_id_to_semantic_id)
@@ -542,7 +541,7 @@ def _channels_last(array: np.ndarray, order: ChannelOrder | None) -> np.ndarray:
 
 
 def _is_in_unit_range(pixels: np.ndarray) -> bool:
-    """Whether pixels that Pillow is to resize are floats in [0, 1] rather than levels to 255."""
+    """Tells whether pixels for Pillow to resize are floats in [0, 1] rather than levels to 255."""
     if not np.issubdtype(pixels.dtype, np.floating):
         lowest, highest = (0, 0) if pixels.dtype == np.uint8 else (pixels.min(), pixels.max())
         if lowest < 0 or highest > 255:

@@ -70,7 +70,7 @@ class MaskFormerModel(PretrainedModel):
 
 @dataclass(frozen=True, kw_only=True)
 class _PixelOutput:
-    """What comes of the pixels before there are queries."""
+    """The output of backbone and pixel decoder."""
 
     maps: list[Tensor]
     """The backbone's, finest first."""
@@ -102,7 +102,7 @@ class _PixelLevel(nn.Module):
 
 
 def _place(feature: str, *, of: Sequence[int]) -> int | None:
-    """Where a feature is among the backbone's maps; None for what the encoder gives."""
+    """Returns a feature's index among the backbone's maps; None for the encoder's output."""
     if feature == "transformer_encoder":
         return None
     place = int(feature.removeprefix("res")) - 6
@@ -271,7 +271,7 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
         auxiliary_logits: Sequence[Mapping[str, Tensor]] | None,
         **step: Any,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Each loss, weighted; `step` goes on to the criterion: `num_masks` and so on."""
+        """Returns each loss, weighted; passes `step` on to the criterion: `num_masks` and so on."""
         losses = self.criterion(
             masks_queries_logits,
             class_queries_logits,

@@ -60,7 +60,7 @@ class _Output(MutableMapping[str, Any]):
 
 @dataclass(init=False, eq=False)
 class MaskFormerModelOutput(_Output):
-    """What backbone, pixel decoder and query decoder give, for an input of `height` x `width`.
+    """Outputs of backbone, pixel decoder and query decoder, for an input of `height` x `width`.
 
     The states are None unless asked for. Those of the encoder have strides 4, 8, 16, 32; those of
     the pixel decoder 16, 8, 4; those of the query decoder begin with its input, zeros, and end

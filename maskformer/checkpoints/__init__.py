@@ -1,6 +1,5 @@
 """Checkpoints of every dialect: files to named tensors, and their names to ours.
 
-`stored` reads what a file holds without reading the weights, `pickled` the files that are pickles,
-`dialects` translates names, `backbones` fills a backbone alone, `labels` keeps what two label sets
-share, `conversion` writes transformers' format, `checkpoint` fills a model from them.
+`folder` finds and checks the files, `files` reads what each holds without its numbers, `dialects`
+translates names, `labels` matches two label sets, `checkpoint` and `loading` fill a model.
 """

@@ -1,6 +1,6 @@
 """Checkpoints: weights of any dialect into a model, and a model's out in transformers' format.
 
-Takes a model and a place that `weights.py` found, or tensors by name. Everything is compared by
+Takes a model and a place that `folder.py` found, or tensors by name. Everything is compared by
 name and shape before a number is read, so that a model on the meta device will do for that. Nothing
 is dropped or left out in silence: what was allowed is in the report.
 """
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from maskformer.checkpoints.dialects import our_names
 from maskformer.checkpoints.files import stored_tensors
+from maskformer.checkpoints.folder import weight_files
 from maskformer.checkpoints.stored import StoredTensor
-from maskformer.weights import weight_files
 
 Weight = StoredTensor | Tensor
 Weights = Mapping[str, Weight]
@@ -50,7 +50,7 @@ _WEIGHTS_FILE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What a model did not take from its file, because that was allowed; by name."""
+    """Lists by name what a model did not take from its file, because that was allowed."""
 
     missing: tuple[str, ...] = ()
     """Fresh, for the file has none."""
@@ -65,7 +65,7 @@ class LoadReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What of the weights goes into a model, and what does not."""
+    """The weights that go into a model, and a report of those that do not."""
 
     weights: Weights
     report: LoadReport

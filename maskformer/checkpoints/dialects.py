@@ -15,7 +15,7 @@ Tensors = TypeVar("Tensors", bound="Rows")
 
 @runtime_checkable
 class Rows(Protocol):
-    """What a name stands for: a tensor, stored or in memory, that can be cut by rows."""
+    """A tensor, stored or in memory, that can be cut by rows."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -46,7 +46,7 @@ _TRANSFORMERS_5: Rules = tuple(
     )
 )
 
-# Of the module `backbone` there and `BACKBONE` here.
+# Names within the module `backbone` there and `BACKBONE` here.
 SWIN: Rules = (
     ("patch_embed.proj.", "model.embeddings.patch_embeddings.projection."),
     ("patch_embed.norm.", "model.embeddings.norm."),
@@ -134,7 +134,7 @@ def _decoder_layer(there: str, here: str) -> Rules:
     )
 
 
-# Of the module `sem_seg_head.pixel_decoder` there.
+# Names within the module `sem_seg_head.pixel_decoder` there.
 _PIXEL_DECODER: Rules = (
     *_group("layer_4", "fpn.stem"),
     *_level(3),
@@ -145,7 +145,7 @@ _PIXEL_DECODER: Rules = (
     *_encoder_layer("transformer.encoder.layers.{layer}", "encoder.layers.{layer}"),
 )
 
-# Of the module `sem_seg_head.predictor` there.
+# Names within the module `sem_seg_head.predictor` there.
 _PREDICTOR: Rules = (
     ("input_proj.", f"{_QUERIES}input_projection."),
     ("query_embed.", f"{_QUERIES}queries_embedder."),
@@ -164,7 +164,7 @@ def our_names(tensors: Mapping[str, Tensors]) -> dict[str, Tensors]:
 
 
 def translated(tensors: Mapping[str, Tensors], *, rules: Rules) -> dict[str, Tensors]:
-    """By the first rule that fits; a rule of three names cuts a tensor in three by its rows."""
+    """Renames by the first rule that fits; a rule of three names cuts a tensor in three."""
     patterns = [(_pattern(there), here) for there, here in rules]
     ours: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
@@ -213,7 +213,7 @@ def _alternatives(name: str) -> list[str]:
 
 def _cut(tensor: Tensors, *, names: list[str]) -> dict[str, Tensors]:
     if len(names) == 1 or not tensor.shape or tensor.shape[0] % len(names):
-        # Of a shape that cannot be right, which whoever loads it will say.
+        # Its shape cannot be right; the comparison with the model reports it.
         return dict.fromkeys(names, tensor)
     rows = tensor.shape[0] // len(names)
     return {name: tensor[n * rows : (n + 1) * rows] for n, name in enumerate(names)}

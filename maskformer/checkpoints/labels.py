@@ -34,7 +34,7 @@ class LabelMatch:
 
 
 def match_labels(old: Mapping[int, str], new: Sequence[str]) -> LabelMatch:
-    """Of labels that are in the old set more than once, the first counts.
+    """Matches labels by name; where a name is in the old set more than once, the first counts.
 
     Raises:
         ValueError: names are doubled among the new ones, or the old ones leave numbers out.

@@ -22,10 +22,10 @@ from maskformer.checkpoints.checkpoint import (
     read_checkpoint,
     stored_dtype,
 )
+from maskformer.checkpoints.folder import read_config
 from maskformer.checkpoints.labels import LabelMatch, match_labels
 from maskformer.configuration import MaskFormerConfig
 from maskformer.hub import HubOptions, resolve_folder
-from maskformer.weights import read_config
 
 Model = TypeVar("Model", bound=nn.Module)
 

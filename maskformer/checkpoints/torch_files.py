@@ -13,7 +13,7 @@ from maskformer.checkpoints.stored import ITEM_BYTES, StoredTensor
 
 ZIP_START = b"PK\x03\x04"
 
-# What a training run wraps its weights in, outermost first.
+# Names under which a training run wraps its weights, outermost first.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C

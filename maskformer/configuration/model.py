@@ -14,6 +14,7 @@ from maskformer.configuration.backbones import (
 )
 from maskformer.configuration.base import Config, PretrainedConfig
 from maskformer.hub import HubOptions
+from maskformer.zoo import entry_of
 
 PixelDecoderKind = Literal["fpn", "transformer_encoder"]
 InFeature = Literal["res2", "res3", "res4", "res5", "transformer_encoder"]
@@ -204,13 +205,14 @@ class MaskFormerConfig(PretrainedConfig):
     def from_pretrained(
         cls: type[Config], pretrained_model_name_or_path: str | Path, **overrides: Any
     ) -> Config:
-        """Of a folder, the zoo or the hub; of a model of the zoo nothing is fetched."""
-        from maskformer.zoo import entry_of
+        """Reads the configuration of a folder, a model of the zoo or a hub id.
 
+        Fetches nothing for a model of the zoo.
+        """
         entry = entry_of(str(pretrained_model_name_or_path))
         if entry is not None:
             _, overrides = HubOptions.split(overrides)
-            return cls.from_dict(entry.build_config().to_dict(), **overrides)
+            return cls.from_dict(entry.config, **overrides)
         return super().from_pretrained(pretrained_model_name_or_path, **overrides)
 
     @classmethod

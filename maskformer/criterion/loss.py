@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisers:
-    """What the losses of one optimiser step are divided by: means per process, over the whole step.
+    """The divisors of the losses of one optimiser step: means per process, over the whole step.
 
     Gradients are averaged over processes and added over micro-batches. With these, both come to the
     gradient of one process that sees all images at once.

@@ -5,20 +5,22 @@ sixteen times as large as their logits and are never kept: the gradient is worke
 there, and kept at the size of the logits. On a CPU in float32 `mask_loops.py` does it in one pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maskformer.criterion import mask_loops
-from maskformer.criterion.mask_loops import FOCAL_ALPHA
+from maskformer.cpu import mask_loops
+from maskformer.cpu.mask_loops import FOCAL_ALPHA, as_bytes
+from maskformer.criterion.mask_runs import MaskRuns
 from maskformer.criterion.matcher import softplus
-from maskformer.criterion.targets import MaskLabels, expand_masks
+from maskformer.criterion.targets import IdMap, MaskLabels, expand_masks
 
 # Masks are compared at full size a few at a time: about this many pixels of float32 fit a cache.
 _PIXELS_AT_ONCE = 2**20
@@ -45,7 +47,7 @@ class _FocalAndDice(torch.autograd.Function):
         valid: Bool[Tensor, "full_height full_width"] | None,
     ) -> tuple[Float[Tensor, " chosen"], Float[Tensor, " chosen"]]:
         in_loops = logits.device.type == "cpu" and logits.dtype == torch.float32
-        compare = mask_loops.focal_and_dice if in_loops else _by_operations
+        compare = _by_loops if in_loops else _by_operations
         # Autocast would make the products of vectors and matrices, which are sums, far too coarse.
         with torch.autocast(logits.device.type, enabled=False):
             losses = compare(logits, mask_labels, chosen=chosen, valid=valid)
@@ -65,6 +67,34 @@ class _FocalAndDice(torch.autograd.Function):
 
 LossesAndGradients = tuple[Tensor, Tensor, Tensor, Tensor]
 """Focal and dice loss of each mask, and the gradients of both by its logits."""
+
+
+def _by_loops(
+    logits: Float[Tensor, "chosen height width"],
+    mask_labels: MaskLabels,
+    *,
+    chosen: Int[Tensor, " chosen"],
+    valid: Bool[Tensor, "full_height full_width"] | None,
+) -> LossesAndGradients:
+    """Computes them in compiled loops, in float32 on a CPU."""
+    label_of = _labels(mask_labels, chosen=chosen)
+    full_size = (mask_labels.shape[-2], mask_labels.shape[-1])
+    return mask_loops.mask_losses(logits, label_of, full_size=full_size, valid=valid)
+
+
+def _labels(
+    mask_labels: MaskLabels, *, chosen: Int[Tensor, " chosen"]
+) -> Callable[[int], tuple[np.ndarray, np.int32]]:
+    """Returns a function from a chosen mask to a plane of numbers, and the mask's number there."""
+    if isinstance(mask_labels, IdMap):
+        ids = mask_labels.ids[chosen].to(torch.int32).numpy()
+        plane = mask_labels.map.to(torch.int32).numpy()
+        return lambda mask: (plane, ids[mask])
+    numbers = chosen.tolist()
+    if isinstance(mask_labels, MaskRuns):
+        return lambda mask: (mask_labels.plane(numbers[mask]), np.int32(1))
+    masks = as_bytes(mask_labels if mask_labels.dtype == torch.bool else mask_labels != 0)
+    return lambda mask: (masks[numbers[mask]], np.int32(1))
 
 
 def _by_operations(
@@ -156,7 +186,7 @@ def _focal(pixels: _Comparison) -> tuple[Float[Tensor, " masks"], Float[Tensor, 
 
 
 def _dice(pixels: _Comparison) -> tuple[Float[Tensor, " masks"], Float[Tensor, "masks pixels"]]:
-    """One minus the overlap of each mask with its label, and its slope by logit.
+    """Computes one minus the overlap of each mask with its label, and its slope by logit.
 
     The probability of a mask's pixel is the error outside the label and 1 - error inside. Both
     sides of the ratio are 1 larger than the counts, so that no mask over no label is no loss.
@@ -173,7 +203,7 @@ def _dice(pixels: _Comparison) -> tuple[Float[Tensor, " masks"], Float[Tensor, "
 def _shrink_gradient(
     gradient: Float[Tensor, "masks full_height full_width"], *, size: Sequence[int]
 ) -> Float[Tensor, "masks height width"]:
-    """From the gradient by enlarged logits to that by the logits themselves.
+    """Turns the gradient by enlarged logits into the gradient by the logits themselves.
 
     Bilinear interpolation is linear along either side, so its reverse is a product with a matrix on
     each; torch's own is three times as slow on a CPU, and adds in a random order on a GPU.
@@ -184,6 +214,6 @@ def _shrink_gradient(
 
 
 def _enlarging(length: int, *, like: Tensor, count: int) -> Float[Tensor, "length count"]:
-    """What each of `length` logits gives to each of `count` pixels along one side."""
+    """Returns the weight of each of `length` logits in each of `count` pixels along one side."""
     one_hot = torch.eye(length, dtype=like.dtype, device=like.device)
     return F.interpolate(one_hot[None], size=count, mode="linear")[0]

@@ -6,7 +6,6 @@ memory by the outlines, and a mask is made when pixels are compared, at the size
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import no_type_check
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Int, Int64, UInt8
 from torch import Tensor
 
-from maskformer.compiled import compiled
+from maskformer.cpu.run_loops import draw_runs, first_column
 
 _BEYOND = torch.iinfo(torch.int64).max
 
@@ -48,7 +47,7 @@ class MaskRuns:
         columns: Int64[Tensor, " width"],
         image_height: int,
     ) -> "MaskRuns":
-        """Of runs as `rle_runs` gives them; those of columns that nothing shows are left out."""
+        """Takes runs as `rle_runs` returns them; drops those in columns that are not shown."""
         shown = columns[columns >= 0]
         begin = int(shown.min()) * image_height if len(shown) else 0
         end = (int(shown.max()) + 1) * image_height if len(shown) else 0
@@ -65,11 +64,11 @@ class MaskRuns:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """As the stack of masks would have it: (masks, height, width)."""
+        """The shape of the equivalent stack of masks: (masks, height, width)."""
         return len(self.offsets) - 1, len(self.rows), len(self.columns)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "MaskRuns":
-        """The same with each tensor changed, as moved to a device."""
+        """Applies a change to each tensor, such as a move to a device."""
         return replace(
             self,
             edges=change(self.edges),
@@ -125,82 +124,20 @@ class MaskRuns:
         return (before & 1).bool().unflatten(1, self.shape[1:]) & is_image
 
     def plane(self, mask: int) -> UInt8[np.ndarray, "height width"]:
-        """One mask on a CPU, 1 inside."""
+        """Draws one mask on a CPU, 1 inside."""
         plane = np.zeros(self.shape[1:], np.uint8)
         self._draw(mask, plane)
         return plane
 
     def shows(self, mask: int) -> bool:
-        """Whether one mask on a CPU has a pixel."""
-        return bool(_first_column(*self._arrays(mask)) < len(self.columns))
+        """Tells whether one mask on a CPU has a pixel."""
+        return bool(first_column(*self._arrays(mask)) < len(self.columns))
 
     def _draw(self, mask: int, plane: UInt8[np.ndarray, "height width"]) -> None:
-        _draw_runs(*self._arrays(mask), plane)
+        draw_runs(*self._arrays(mask), plane)
 
     def _arrays(self, mask: int) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-        """What the loops below take."""
+        """Returns one mask's runs as `cpu/run_loops.py` takes them."""
         begin, end = self.offsets[mask], self.offsets[mask + 1]
         edges = self.edges[begin:end].numpy()
         return edges, self.image_height, self.rows.numpy(), self.columns.numpy()
-
-
-@compiled()
-@no_type_check
-def _draw_runs(edges, image_height, rows, columns, plane):
-    """Sets what is inside to 1."""
-    for x in range(len(columns)):
-        if columns[x] < 0:
-            continue
-        top = columns[x] * image_height
-        run = _run_at(edges, top)
-        for y in range(len(rows)):
-            if rows[y] < 0:
-                continue
-            run = _run_after(edges, run, top + rows[y])
-            if 2 * run == len(edges) or edges[2 * run] >= top + image_height:
-                break
-            if edges[2 * run] <= top + rows[y]:
-                plane[y, x] = 1
-
-
-@compiled()
-@no_type_check
-def _first_column(edges, image_height, rows, columns):
-    """The first column that has a pixel inside; the number of columns where none has."""
-    for x in range(len(columns)):
-        if columns[x] < 0:
-            continue
-        top = columns[x] * image_height
-        run = _run_at(edges, top)
-        for y in range(len(rows)):
-            if rows[y] < 0:
-                continue
-            run = _run_after(edges, run, top + rows[y])
-            if 2 * run == len(edges) or edges[2 * run] >= top + image_height:
-                break
-            if edges[2 * run] <= top + rows[y]:
-                return x
-    return len(columns)
-
-
-@compiled()
-@no_type_check
-def _run_at(edges, pixel):
-    """The first run that ends after a pixel; the number of runs where none does."""
-    run, after = 0, len(edges) // 2
-    while run < after:
-        middle = (run + after) // 2
-        if edges[2 * middle + 1] <= pixel:
-            run = middle + 1
-        else:
-            after = middle
-    return run
-
-
-@compiled()
-@no_type_check
-def _run_after(edges, run, pixel):
-    """The same, from a run on that is not beyond it."""
-    while 2 * run < len(edges) and edges[2 * run + 1] <= pixel:
-        run += 1
-    return run

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
-from maskformer.criterion import mask_loops
-from maskformer.criterion.mask_loops import FOCAL_ALPHA, PairTerms
+from maskformer.cpu import mask_loops
+from maskformer.cpu.mask_loops import FOCAL_ALPHA, PairTerms
 from maskformer.criterion.targets import (
     MaskLabels,
     expand_masks,
@@ -35,7 +35,7 @@ _FORBIDDEN = 1e9
 
 
 class Match(NamedTuple):
-    """Which query answers for which target, in one image.
+    """The assignment of queries to targets in one image.
 
     A tuple, since users of transformers unpack it.
     """
@@ -82,7 +82,7 @@ class MaskFormerHungarianMatcher(nn.Module):
         mask_labels: BatchMaskLabels,
         class_labels: BatchClassLabels,
     ) -> list[Match]:
-        """One match per image, queries ascending, as long as the shorter of queries and targets."""
+        """Returns one match per image, queries ascending; the fewer of queries and targets."""
         matching = self.match_layers(
             [masks_queries_logits], [class_queries_logits], mask_labels, class_labels
         )
@@ -262,7 +262,7 @@ def softplus(
 def _copy_to_host(
     costs: Sequence[Float[Tensor, "_ _ _"]], *, labels: BatchClassLabels
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """One copy for all, since the host waits at each; the labels come along to be checked."""
+    """Copies all at once, since the host waits at each copy, with the labels, which are checked."""
     pieces = [*costs, *labels]
     flat = torch.cat([piece.flatten().to(costs[0].dtype) for piece in pieces]).cpu().numpy()
     ends = np.cumsum([piece.numel() for piece in pieces])
@@ -293,7 +293,7 @@ def _assign(costs: Float[np.ndarray, "queries masks"]) -> tuple[np.ndarray, np.n
 def _on_device(
     matches: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], *, device: torch.device
 ) -> tuple[tuple[Match, ...], ...]:
-    """From image-major on the host to layer-major on the device, in one copy."""
+    """Reorders from image-major on the host to layer-major on the device, in one copy."""
     by_layer = list(zip(*matches, strict=True))
     pairs = [np.stack(pair) for layer in by_layer for pair in layer]
     joined = torch.from_numpy(np.concatenate(pairs, axis=1)).to(device, non_blocking=True)

@@ -29,12 +29,12 @@ class IdMap:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """As the stack of masks would have it: (masks, height, width)."""
+        """The shape of the equivalent stack of masks: (masks, height, width)."""
         height, width = self.map.shape
         return len(self.ids), height, width
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "IdMap":
-        """The same with each tensor changed, as moved to a device."""
+        """Applies a change to each tensor, such as a move to a device."""
         return IdMap(map=change(self.map), ids=change(self.ids))
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "IdMap":
@@ -59,7 +59,7 @@ def expand_masks(
 
 
 def sample_labels(mask_labels: MaskLabels, *, size: tuple[int, int]) -> MaskLabels:
-    """The same masks at another (height, width), by nearest neighbour."""
+    """Resizes the masks to another (height, width), by nearest neighbour."""
     if isinstance(mask_labels, IdMap):
         return IdMap(map=sample_plane(mask_labels.map, size=size), ids=mask_labels.ids)
     if isinstance(mask_labels, MaskRuns):

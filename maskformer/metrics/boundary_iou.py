@@ -60,7 +60,7 @@ class BoundaryIoU:
     def __init__(
         self, num_labels: int, ignore_index: int | None = None, *, distance: float = DISTANCE
     ) -> None:
-        """As in `MeanIoU`; ignored pixels are on no boundary, and cut the labels beside them."""
+        """Takes the arguments of `MeanIoU`. Ignored pixels are on no boundary, and cut labels."""
         if num_labels < 1 or not 0 < distance < 1:
             raise ValueError(
                 "num_labels must be at least 1 and distance a share of the diagonal in (0, 1), got "

@@ -28,7 +28,7 @@ class Outcome:
 
 
 def is_of_size(areas: Float64[np.ndarray, " instances"]) -> Bool[np.ndarray, "areas instances"]:
-    """Which instances are of each of `AREAS`; on a limit, of both."""
+    """Tells which instances are of each of `AREAS`; one on a limit is of both."""
     return (areas >= _LOWEST_AREA[:, None]) & (areas <= _HIGHEST_AREA[:, None])
 
 
@@ -56,12 +56,12 @@ def match(detections: Instances, truths: Instances) -> Outcome:
 
 
 def _iou(detections: Instances, truths: Instances) -> Float64[np.ndarray, "detections truths"]:
-    """Of a crowd, the share of the detection that lies in it."""
+    """Computes the IoU; with a crowd, the share of the detection that lies in it."""
     if not detections.rles or not truths.rles:
         return np.zeros((len(detections.rles), len(truths.rles)))
     return coco.iou(detections.rles, truths.rles, truths.is_crowd.astype(np.uint8).tolist())
 
 
 def _last_argmax(values: Float64[np.ndarray, "areas thresholds truths"]) -> np.ndarray:
-    """As COCO's loop ends, the last of equal ones."""
+    """Returns the last of equal maxima, as COCO's loop does."""
     return values.shape[-1] - 1 - values[..., ::-1].argmax(-1)

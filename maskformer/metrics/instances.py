@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from pycocotools import mask as coco
 
+from maskformer.cpu.segment_shapes import encode_segments
 from maskformer.metrics.maps import (
     LabelledSegments,
     Role,
@@ -15,7 +16,6 @@ from maskformer.metrics.maps import (
     segment_infos,
     segment_labels,
 )
-from maskformer.postprocessing.segment_shapes import encode_segments
 
 HeightWidth = tuple[int, int]
 
@@ -34,7 +34,7 @@ class Instances:
 
     @classmethod
     def of(cls, picture: Mapping[str, Any], *, num_labels: int, role: Role) -> "Instances":
-        """What `post_process_instance_segmentation` gives for one image, or a truth like it."""
+        """Reads a result of `post_process_instance_segmentation`, or a truth like it."""
         infos = segment_infos(picture, role=role)
         form = picture["segmentation"]
         if hasattr(form, "detach"):

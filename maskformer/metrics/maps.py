@@ -94,7 +94,7 @@ class LabelledSegments:
 
     @classmethod
     def of(cls, picture: Mapping[str, Any], *, num_labels: int, role: Role) -> "LabelledSegments":
-        """What `post_process_panoptic_segmentation` gives for one image, or a truth like it."""
+        """Reads a result of `post_process_panoptic_segmentation`, or a truth like it."""
         infos = segment_infos(picture, role=role)
         id_map = integer_map(picture["segmentation"], role=role)
         ids = np.array([int(info["id"]) for info in infos], np.int64)
@@ -142,7 +142,7 @@ def segment_labels(
 
 
 def crowd_flags(infos: Sequence[Mapping[str, Any]]) -> Bool[np.ndarray, " segments"]:
-    """Which segments stand for a crowd of their label, rather than for one thing."""
+    """Tells which segments are a crowd of their label rather than one thing."""
     return np.array([bool(info.get("iscrowd", False)) for info in infos], bool)
 
 
@@ -164,7 +164,7 @@ def _check_ids(ids: Int64[np.ndarray, " segments"], *, role: Role) -> None:
 def _places(
     id_map: Integer[np.ndarray, "height width"], ids: Int64[np.ndarray, " segments"], *, role: Role
 ) -> Integer[np.ndarray, "height width"]:
-    """Each id replaced by its place in `ids`, from 1; void stays 0."""
+    """Replaces each id by its place in `ids`, from 1; void stays 0."""
     highest = int(ids.max(initial=0))
     in_range = id_map
     if id_map.size and (int(id_map.min()) < 0 or int(id_map.max()) > highest):

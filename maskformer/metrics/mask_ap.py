@@ -123,7 +123,7 @@ class MaskAP:
 
 @dataclass(frozen=True, kw_only=True)
 class _Detections:
-    """What is kept of predictions; outcomes are packed bits, for each area and threshold."""
+    """Holds scores and outcomes of predictions; outcomes are packed bits, by area and threshold."""
 
     label: Shaped[np.ndarray, " detections"]
     score: Float64[np.ndarray, " detections"]

@@ -13,7 +13,7 @@ from maskformer.metrics.per_label import mean, ratio
 
 
 class MeanIoU:
-    """How well label maps agree, over all pixels of all images together."""
+    """Measures how well label maps agree, over all pixels of all images together."""
 
     def __init__(self, num_labels: int, ignore_index: int | None = None) -> None:
         """Pixels whose truth is `ignore_index` do not count, whatever is predicted there.

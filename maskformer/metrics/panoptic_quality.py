@@ -140,7 +140,7 @@ def _is_excused(
     predicted: LabelledSegments,
     true: LabelledSegments,
 ) -> Bool[np.ndarray, " predicted"]:
-    """Whether more than half of a prediction lies on void and on the crowd of its label."""
+    """Tells whether more than half of a prediction lies on void and on the crowd of its label."""
     crowd_of_label = {
         label: place
         for place, (label, is_crowd) in enumerate(

@@ -72,7 +72,7 @@ class Attention(nn.Module):
 def _is_slow_backward(
     query: Float[Tensor, "batch heads tokens width"], key: Float[Tensor, "batch heads places width"]
 ) -> bool:
-    """Whether the gradient of torch's attention takes longer than that of plain products.
+    """Tells whether the gradient of torch's attention takes longer than that of plain products.
 
     Up to three times, in half the bits on a CPU, where all scores fit into its cache.
     """

@@ -21,14 +21,14 @@ from maskformer.network.swin import SwinBackbone
 
 @runtime_checkable
 class Backbone(Protocol):
-    """What `build_backbone` gives, besides being a module."""
+    """The interface of a backbone, besides being a module."""
 
     channels: list[int]
 
     def __call__(self, pixel_values: Pixels) -> FeatureMaps: ...
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Whether training computes the inside of a block twice, and keeps none of it."""
+        """Makes training compute the inside of each block twice, and keep none of it."""
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:

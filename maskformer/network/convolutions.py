@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskformer.network import winograd
+from maskformer.cpu import winograd
 
 Maps = Float[Tensor, "batch _ _ _"]
 

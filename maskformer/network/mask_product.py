@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from maskformer.network import winograd
+from maskformer.cpu import winograd
 
 
 @dataclass(frozen=True, kw_only=True)

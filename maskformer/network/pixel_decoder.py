@@ -23,7 +23,7 @@ _GROUPS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Pyramid:
-    """What the pixel decoder gives before its projection."""
+    """The output of the pixel decoder before its projection."""
 
     features: list[FeatureMap]
     """One for each map of the backbone but the coarsest, finest last."""
@@ -55,7 +55,7 @@ class PixelDecoder(nn.Module):
         return self.mask_projection(self.pyramid(maps).features[-1])
 
     def pyramid(self, maps: list[FeatureMap]) -> Pyramid:
-        """From the backbone's maps, finest first."""
+        """Builds the pyramid from the backbone's maps, finest first."""
         if self.encoder is None:
             return Pyramid(features=self.fpn(maps), encoded=None)
         encoded = self.encoder(maps[-1])
@@ -63,7 +63,7 @@ class PixelDecoder(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """From maps, finest first, to features of one width, finest last."""
+    """Turns maps, finest first, into features of one width, finest last."""
 
     def __init__(self, *, channels: list[int], feature_size: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class FeaturePyramid(nn.Module):
         )
 
     def forward(self, maps: list[FeatureMap]) -> list[FeatureMap]:
-        """One for each map but the coarsest."""
+        """Returns a feature map for each map but the coarsest."""
         features = [self.stem(maps[-1])]
         for level, finer in zip(self.layers, reversed(maps[:-1]), strict=True):
             features.append(level(features[-1], finer))

@@ -22,7 +22,7 @@ QueryStates = Float[Tensor, "batch queries channels"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedQueries:
-    """What the layers gave, first layer first."""
+    """The outputs of the layers, first layer first."""
 
     layer_states: list[QueryStates]
     """Each layer's output, the last one normed, and the zeros that went in before them."""

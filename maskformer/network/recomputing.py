@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(block: nn.Module, tensor: Tensor) -> Tensor:
-    """What the block gives; where there is a backward pass to come, none of its inside is kept."""
+    """Runs the block; keeps none of its inside for the backward pass, which computes it again."""
     if not torch.is_grad_enabled():
         return block(tensor)
     return checkpoint(block, tensor, use_reentrant=False)

@@ -109,7 +109,7 @@ class _Stages(nn.Module):
 
 
 def _dilations(config: ResNetConfig) -> list[list[int]]:
-    """Of each block of each stage."""
+    """Returns the dilation of each block of each stage."""
     if not isinstance(config, DeepLabResNetConfig):
         return [[1] * depth for depth in config.depths]
     stages = [[d] * n for d, n in zip(config.dilations, config.depths, strict=True)]
@@ -179,7 +179,7 @@ class _Residual(nn.Module):
 def _branch(
     config: ResNetConfig, width_in: int, width_out: int, stride: int, dilation: int
 ) -> list[dict[str, Any]]:
-    """What each convolution of a branch is made with."""
+    """Returns the arguments of each convolution of a branch."""
     # Inside a branch it is always relu: `hidden_act` is for the stem and the sums.
     if config.layer_type == "basic":
         wide = {"width_out": width_out, "size": 3, "dilation": dilation}

@@ -291,7 +291,7 @@ def _many_learning_attentions(
     value: Float[Tensor, "windows heads places head_channels"],
     bias: Float[Tensor, "_ heads places places"],
 ) -> Float[Tensor, "windows heads places head_channels"]:
-    """What scaled_dot_product_attention gives, where the bias learns in bfloat16 on the CPU.
+    """Computes scaled_dot_product_attention where the bias learns in bfloat16 on the CPU.
 
     There it works in float32. Two batched products take two thirds of the time and half of the
     memory, with rows as long as whole vectors for the softmax.
@@ -305,7 +305,7 @@ def _many_learning_attentions(
 
 @dataclass(frozen=True, kw_only=True)
 class _WindowPlan:
-    """Where each token of a batch of maps goes, and comes back from."""
+    """The permutation of a batch's tokens into windows, and its inverse."""
 
     token_of_place: Int[Tensor, " places"]
     """For each place of each window the token, or one past the last for padding."""
@@ -368,7 +368,7 @@ def _edges_last(rows: int, columns: int, device: torch.device) -> Int[Tensor, " 
 
 
 def _regions(axis: Int[Tensor, " n"], window: int, shift: int) -> Int[Tensor, " n"]:
-    """Which of three strips of the rolled axis: untouched, cut by the roll, come round."""
+    """Numbers three strips of the rolled axis: untouched, cut by the roll, wrapped around."""
     return (axis >= len(axis) - window).long() + (axis >= len(axis) - shift).long()
 
 
@@ -419,7 +419,7 @@ class _PatchMerging(nn.Module):
         _, height, width, _ = tokens.shape
         tokens = functional.pad(tokens, (0, 0, 0, width % 2, 0, height % 2))
         tokens = tokens.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
-        # Of the four, the lower one comes before the one to the right.
+        # The lower of the four patches comes before the one to the right.
         tokens = tokens.permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(tokens))
 

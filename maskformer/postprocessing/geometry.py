@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskformer import bilinear
-from maskformer.bilinear import CPU, Places
+from maskformer.bilinear import CPU, InterpolationGrid
 
 HeightWidth = tuple[int, int]
 
@@ -23,8 +23,8 @@ class Crop:
     """Some rows of maps at their source's size, and where the target's rows lie among them."""
 
     maps: Float[Tensor, "maps height width"]
-    rows: Places
-    columns: Places
+    rows: InterpolationGrid
+    columns: InterpolationGrid
 
     def resized(self) -> Float[Tensor, "maps band target_width"]:
         return bilinear.resample(self.maps, rows=self.rows, columns=self.columns)
@@ -93,7 +93,7 @@ class Geometry:
         return self.whole_crop(mask_logits).resized()
 
     def masks_within(self, byte_budget: int) -> int:
-        """How many masks can be resized at once."""
+        """Returns the number of masks that can be resized at once."""
         return max(1, byte_budget // (4 * self.pixels_per_mask))
 
     def crops(
@@ -116,12 +116,14 @@ class Geometry:
     def crop(self, mask_logits: Float[Tensor, "maps height width"], band: slice) -> Crop:
         """The crop of which some rows of the target are made."""
         device = mask_logits.device
-        rows, columns = bilinear.places_2d(self.source_size, self.target_size, device)
+        rows, columns = bilinear.interpolation_grids(self.source_size, self.target_size, device)
         needed = _needed(self.source_size[0], self.target_size[0], band)
         if self.image_size is None:
             logits = mask_logits[:, needed]
         else:
-            inner_rows, inner_columns = bilinear.places_2d(self.mask_size, self.padded_size, device)
+            inner_rows, inner_columns = bilinear.interpolation_grids(
+                self.mask_size, self.padded_size, device
+            )
             masks = _needed(self.mask_size[0], self.padded_size[0], needed)
             logits = bilinear.resample(
                 mask_logits[:, masks].float(),
@@ -132,7 +134,7 @@ class Geometry:
 
     @property
     def source_size(self) -> HeightWidth:
-        """What the target is made of: the network input without padding, or the masks at once."""
+        """The size that is resized to the target: the unpadded network input, or the masks'."""
         return self.image_size or self.mask_size
 
     @property
@@ -144,5 +146,5 @@ class Geometry:
 def _needed(old: int, new: int, band: slice) -> slice:
     """The old rows that some new ones are made of."""
     # Read from a copy on the CPU, so that no device waits.
-    at = bilinear.places(old, new, CPU)[band]
+    at = bilinear.interpolation_grid(old, new, CPU)[band]
     return slice(int(at.before[0]), int(at.after[-1]) + 1)

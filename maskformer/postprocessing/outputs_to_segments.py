@@ -136,7 +136,7 @@ def _per_image(
     target_sizes: Sizes | None,
     image_sizes: Sizes | None,
 ) -> list[tuple["torch.Tensor", "torch.Tensor", dict[str, Any]]]:
-    """Each image's class logits, mask logits, and sizes as `segmentation.py` takes them."""
+    """Yields each image's class logits, mask logits, and sizes as `segmentation.py` takes them."""
     class_logits, mask_logits = outputs.class_queries_logits, outputs.masks_queries_logits
     batch_size = len(class_logits)
     for name, sizes in (("target_sizes", target_sizes), ("image_sizes", image_sizes)):
@@ -177,6 +177,6 @@ def _result(form: Any, segments: Sequence[Any]) -> dict[str, Any]:
 
 
 def _coco_masks(masks: UInt8[np.ndarray, "segments height width"]) -> list[dict[str, Any]]:
-    from maskformer.postprocessing.segment_shapes import encode_mask
+    from maskformer.cpu.segment_shapes import encode_mask
 
     return [{"size": list(mask.shape), "counts": encode_mask(mask.astype(bool))} for mask in masks]

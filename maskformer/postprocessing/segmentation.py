@@ -23,16 +23,21 @@ from jaxtyping import Float, Float32, Int32, Int64, Integer
 from torch import Tensor
 
 from maskformer import bilinear
-from maskformer.bilinear import CPU, Places
-from maskformer.postprocessing.contest import Contest, contest, contest_at, contest_of
+from maskformer.bilinear import CPU, InterpolationGrid
 from maskformer.postprocessing.geometry import Crop, Geometry, HeightWidth
+from maskformer.postprocessing.mask_argmax import (
+    MaskArgmax,
+    mask_argmax,
+    mask_argmax_at,
+    mask_argmax_of,
+)
 
 _SCORE_BYTES = 64 << 20
 """Of the scores of all labels at a time: those of most images are within it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class KeptQueries:
     """The queries of one image that may become segments, with a label and its probability each.
 
     For instances a query can stand in several rows, with a label each. May be on the CPU while
@@ -46,7 +51,7 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One segment of a map."""
+    """A segment of a map."""
 
     id: int
     label_id: int
@@ -63,7 +68,7 @@ class Segmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instances:
+class InstanceMasks:
     """The masks of instances, which may overlap, best first; `segments[i]` tells of `masks[i]`."""
 
     masks: Integer[Tensor, "segments height width"]
@@ -72,17 +77,17 @@ class Instances:
 
 def keep_panoptic(
     class_logits: Float[Tensor, "queries labels_and_null"], *, threshold: float
-) -> Kept:
+) -> KeptQueries:
     """The queries whose best class is a label with a probability above `threshold`, in order."""
     scores, labels = class_logits.float().softmax(-1).max(-1)
     is_label = labels != class_logits.shape[-1] - 1
     queries = (is_label & (scores > threshold)).nonzero().squeeze(1)
-    return Kept(queries=queries, labels=labels[queries], scores=scores[queries])
+    return KeptQueries(queries=queries, labels=labels[queries], scores=scores[queries])
 
 
 def panoptic_segmentation(
     mask_logits: Float[Tensor, "kept height width"],
-    kept: Kept,
+    kept: KeptQueries,
     target_size: HeightWidth | None = None,
     *,
     image_size: HeightWidth | None = None,
@@ -92,7 +97,7 @@ def panoptic_segmentation(
     label_ids_to_fuse: Collection[int] = frozenset(),
     byte_budget: int | None = None,
 ) -> Segmentation:
-    """Each pixel goes to the query whose mask, times its score, is highest there.
+    """Assigns each pixel to the query whose mask, times its score, is highest there.
 
     A query becomes a segment if what it won is at least `overlap_mask_area_threshold` of its own
     mask, where its probability is at least `mask_threshold`. Queries of a label in
@@ -103,7 +108,7 @@ def panoptic_segmentation(
     )
     if not len(kept.queries):
         return _nothing(geometry.target_size)
-    outcome = _contest(
+    outcome = _argmax(
         mask_logits,
         kept.scores.to(mask_logits.device, non_blocking=True),
         geometry,
@@ -124,25 +129,27 @@ def panoptic_segmentation(
     return Segmentation(segmentation=_relabel(winner, segment_ids), segments=segments)
 
 
-def _contest(
+def _argmax(
     mask_logits: Float[Tensor, "kept height width"],
     scores: Float32[Tensor, " kept"],
     geometry: "Geometry",
     *,
     mask_threshold: float,
     byte_budget: int | None,
-) -> Contest:
-    """Which query wins each pixel, and how many pixels each query's own mask has."""
+) -> MaskArgmax:
+    """Returns the query of each pixel, and how many pixels each query's own mask has."""
     # A mask and its threshold weigh the same, so that own masks are those without weights.
     thresholds = scores * mask_threshold
     if geometry.image_size is None:
         masks = mask_logits.float().sigmoid().mul_(scores[:, None, None])
-        return contest(masks, geometry.target_size, thresholds=thresholds, byte_budget=byte_budget)
+        return mask_argmax(
+            masks, geometry.target_size, thresholds=thresholds, byte_budget=byte_budget
+        )
     budget = bilinear.byte_budget_of(scores.device) if byte_budget is None else byte_budget
     bytes_per_row = 4 * len(scores) * math.ceil(geometry.pixels_per_mask / geometry.target_size[0])
-    return Contest.joined(
+    return MaskArgmax.joined(
         [
-            contest_of(crop.resized().sigmoid_().mul_(scores[:, None, None]), thresholds)
+            mask_argmax_of(crop.resized().sigmoid_().mul_(scores[:, None, None]), thresholds)
             for crop in geometry.crops(mask_logits, bytes_per_row=bytes_per_row, byte_budget=budget)
         ]
     )
@@ -192,7 +199,7 @@ def keep_instance(
     *,
     threshold: float,
     most: int | None = None,
-) -> Kept:
+) -> KeptQueries:
     """The pairs of a query and a label with a probability of at least `threshold`, best first.
 
     At most as many as there are queries, or `most`. Equal ones stand in the order of query, then
@@ -205,12 +212,14 @@ def keep_instance(
     order = probabilities[pairs].argsort(descending=True, stable=True)
     order = order[: num_queries if most is None else most]
     pairs = pairs[order]
-    return Kept(queries=pairs // num_labels, labels=pairs % num_labels, scores=probabilities[pairs])
+    return KeptQueries(
+        queries=pairs // num_labels, labels=pairs % num_labels, scores=probabilities[pairs]
+    )
 
 
 def instance_segmentation(
     mask_logits: Float[Tensor, "kept height width"],
-    kept: Kept,
+    kept: KeptQueries,
     target_size: HeightWidth | None = None,
     *,
     threshold: float = 0.5,
@@ -220,7 +229,7 @@ def instance_segmentation(
     overlap_mask_area_threshold: float = 0.8,
     byte_budget: int | None = None,
 ) -> Segmentation:
-    """Each pixel goes to the best instance whose mask covers it.
+    """Assigns each pixel to the best instance whose mask covers it.
 
     Masks are resized as logits; a pixel is covered where the probability is above
     `mask_threshold`. An instance's score is its class probability times the mean probability in
@@ -264,7 +273,7 @@ def instance_segmentation(
 
 def instance_masks(
     mask_logits: Float[Tensor, "kept height width"],
-    kept: Kept,
+    kept: KeptQueries,
     target_size: HeightWidth | None = None,
     *,
     threshold: float = 0.5,
@@ -273,7 +282,7 @@ def instance_masks(
     mask_threshold: float = 0.5,
     overlap_mask_area_threshold: float = 0.8,
     byte_budget: int | None = None,
-) -> Instances:
+) -> InstanceMasks:
     """The whole masks of the instances of `instance_segmentation`, overlaps and all.
 
     With an `overlap_mask_area_threshold` of 0, instances that better ones hide entirely are among
@@ -295,7 +304,7 @@ def instance_masks(
         masks.append(mask)
         is_placed.append(placed)
     if not masks:
-        return Instances(
+        return InstanceMasks(
             masks=torch.zeros((0, *geometry.target_size), dtype=torch.uint8), segments=()
         )
     stacked, placed_flags, scores, labels = _to_host(
@@ -304,7 +313,7 @@ def instance_masks(
         candidates.scores,
         candidates.labels,
     )
-    return Instances(
+    return InstanceMasks(
         masks=stacked[placed_flags.bool()],
         segments=_ranked_segments(placed_flags.tolist(), scores.tolist(), labels.tolist()),
     )
@@ -312,7 +321,7 @@ def instance_masks(
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidates:
-    """Rows of a `Kept`, best final score first; `rows` says which mask belongs to each."""
+    """Rows of a `KeptQueries`, best final score first; `rows` says which mask belongs to each."""
 
     rows: Int64[Tensor, " candidates"]
     labels: Int64[Tensor, " candidates"]
@@ -321,7 +330,7 @@ class _Candidates:
 
 def _scored_instances(
     mask_logits: Float[Tensor, "kept height width"],
-    kept: Kept,
+    kept: KeptQueries,
     geometry: "Geometry",
     *,
     threshold: float,
@@ -353,7 +362,7 @@ def _instance_masks(
 
 
 def _takes_its_place(free: Tensor, mask: Tensor, overlap_mask_area_threshold: float) -> Tensor:
-    """Whether enough of a mask is free. An empty mask never takes a place."""
+    """Tells whether enough of a mask is still free; never true of an empty mask."""
     area = mask.sum()
     return (area > 0) & (free.sum().double() >= overlap_mask_area_threshold * area.double())
 
@@ -433,7 +442,7 @@ def semantic_scores(
     class_logits: Float[Tensor, "queries labels_and_null"],
     mask_logits: Float[Tensor, "queries height width"],
 ) -> Float[Tensor, "labels height width"]:
-    """Each label's score at the resolution of the mask logits: masks, weighted by probability."""
+    """Computes each label's score at the resolution of the mask logits: masks times probability."""
     probabilities = class_logits.float().softmax(-1)[:, :-1]
     masks = mask_logits.float().sigmoid()
     return (probabilities.T @ masks.flatten(1)).unflatten(1, mask_logits.shape[1:])
@@ -464,7 +473,7 @@ def semantic_score_crop(
     image_size: HeightWidth | None = None,
     padded_size: HeightWidth | None = None,
 ) -> "Crop":
-    """What some rows of `resized_semantic_scores` are made of, before they are resized."""
+    """Returns the input of some rows of `resized_semantic_scores`, before it is resized."""
     geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
@@ -478,8 +487,8 @@ class _LabelBand:
 
     labels: Integer[Tensor, "band target_width"]
     scores: Float[Tensor, "labels height width"]
-    rows: Places
-    columns: Places
+    rows: InterpolationGrid
+    columns: InterpolationGrid
 
     def shares(self) -> Float[Tensor, "band target_width"]:
         """The share of each pixel's label in the sum of all labels' scores there."""
@@ -520,7 +529,7 @@ def _label_bands(
     )
     for crop in geometry.crops(mask_logits, bytes_per_row=bytes_per_row, byte_budget=budget):
         scores = semantic_scores(class_logits, crop.maps)
-        labels = contest_at(
+        labels = mask_argmax_at(
             scores, rows=crop.rows, columns=crop.columns, thresholds=None, byte_budget=byte_budget
         ).winner
         # The shares of a pixel take some numbers of 8 bytes.

@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskformer import bilinear
+from maskformer.cpu.segment_shapes import encode_mask
 from maskformer.postprocessing.geometry import Geometry, HeightWidth
-from maskformer.postprocessing.segment_shapes import encode_mask
-from maskformer.postprocessing.segmentation import Kept
+from maskformer.postprocessing.segmentation import KeptQueries
 
 
 @dataclass(frozen=True, kw_only=True)
 class WholeInstance:
-    """One instance, whatever others lie over it."""
+    """A whole instance, including pixels that other instances cover."""
 
     label_id: int
     score: float
@@ -27,7 +27,7 @@ class WholeInstance:
 
 def whole_instances(
     mask_logits: Float[Tensor, "kept height width"],
-    kept: Kept,
+    kept: KeptQueries,
     target_size: HeightWidth | None = None,
     *,
     image_size: HeightWidth | None = None,

@@ -43,7 +43,7 @@ def known_things(labels: Sequence[str], *, hub_id: str = "") -> frozenset[int] |
 
 
 def label_maps_count_from_one(labels: Sequence[str]) -> bool:
-    """Whether labels are those of a published data set in whose label maps 0 counts for nothing
+    """Tells whether labels are those of a published data set in whose maps 0 counts for nothing
     and 1 is the first label."""
     return any(
         entry.dataset.zero_is_ignored and entry.dataset.labels == tuple(labels)

@@ -1,15 +1,15 @@
-"""An entry of the zoo: all that is published of one model."""
+"""An entry of the zoo: all that is published of one model, as plain data.
+
+`MaskFormerConfig.from_dict(entry.config)` and `MaskFormerImageProcessor.from_dict(
+entry.image_processor)` build objects of it; `from_pretrained` does so by the entry's name.
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from maskformer.configuration import MaskFormerConfig
 from maskformer.zoo.backbones import ZooBackbone
 from maskformer.zoo.datasets import Dataset
 from maskformer.zoo.recipe import Recipe, Testing
-
-if TYPE_CHECKING:
-    from maskformer.image_processor import MaskFormerImageProcessor
 
 LICENCE = "CC BY-NC 4.0"
 """Of the released weights: not for commercial use."""
@@ -47,7 +47,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Of panoptic segmentation, as the image processor's post-processing names them."""
+    """Thresholds of panoptic segmentation, named as arguments of its post-processing."""
 
     threshold: float
     mask_threshold: float = 0.5
@@ -82,46 +82,44 @@ class Entry:
 
     @property
     def stuff(self) -> frozenset[int]:
-        """What `label_ids_to_fuse` of panoptic segmentation is."""
+        """The labels that panoptic segmentation fuses (`label_ids_to_fuse`)."""
         return self.dataset.stuff
 
     @property
     def num_parameters(self) -> int:
-        """Of the trained ones."""
+        """The number of trained parameters."""
         labels = _PER_LABEL * (len(self.dataset.labels) - 150)
         return self.backbone.num_parameters + labels + (_ENCODER if self.has_pixel_encoder else 0)
 
-    def build_config(self, **values: Any) -> MaskFormerConfig:
-        """The model's configuration; `values` replace fields of it.
+    @property
+    def config(self) -> dict[str, Any]:
+        """The fields of config.json that differ from the defaults.
 
         Auxiliary losses are off, as evaluation wants it and transformers can run it; training turns
-        them on: `build_config(use_auxiliary_loss=True)`.
+        them on (`use_auxiliary_loss`).
         """
-        feature = "transformer_encoder" if self.has_pixel_encoder else "res5"
-        defaults = {
-            "backbone_config": self.backbone.build_config(),
+        encoder = self.has_pixel_encoder
+        return {
+            "model_type": "maskformer",
+            "backbone_config": dict(self.backbone.config),
             "decoder_config": {
-                "model_type": "detr",
+                # transformers has no pixel encoder, and refuses a decoder of this type.
+                "model_type": "detr-on-other-features" if encoder else "detr",
                 "attention_dropout": 0.1,
                 "activation_dropout": 0.1,
             },
-            "pixel_decoder": "transformer_encoder" if self.has_pixel_encoder else "fpn",
-            "transformer_in_feature": feature,
+            "pixel_decoder": "transformer_encoder" if encoder else "fpn",
+            "transformer_in_feature": "transformer_encoder" if encoder else "res5",
             "id2label": self.id2label,
-            # ADE20K's full set does not say.
+            # ADE20K's full set does not say which of its labels are things.
             "things": sorted(self.things) or None,
         }
-        if "num_labels" in values:
-            del defaults["id2label"]
-        if {"id2label", "num_labels"} & values.keys():
-            del defaults["things"]
-        return MaskFormerConfig(**{**defaults, **values})
 
-    def build_image_processor(self, **values: Any) -> "MaskFormerImageProcessor":
-        """The image processor of the published results; `values` replace settings of it."""
-        from maskformer.image_processor import MaskFormerImageProcessor
-
-        settings = {
+    @property
+    def image_processor(self) -> dict[str, Any]:
+        """The settings of preprocessor_config.json for the published results."""
+        return {
+            "image_processor_type": "MaskFormerImageProcessor",
             "size": {
                 "shortest_edge": self.testing.short_edge,
                 "longest_edge": self.testing.max_edge,
@@ -132,4 +130,3 @@ class Entry:
             "do_reduce_labels": self.dataset.zero_is_ignored and self.task == "semantic",
             "num_labels": len(self.dataset.labels),
         }
-        return MaskFormerImageProcessor(**{**settings, **values})

@@ -1,20 +1,24 @@
 """A published model's files, fetched once: a model folder like any other.
 
 Takes an entry; gives the folder `ROOT/NAME` with config.json, preprocessor_config.json and the
-released file, which `checkpoint.py` reads. ROOT is MASKFORMER_ZOO, or `maskformer` in the user's
+released file. ROOT is MASKFORMER_ZOO, or `maskformer` in the user's
 cache. Where there is no network, put the released file there by hand.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import urllib.request
 from pathlib import Path
+from typing import Any
 
-from maskformer.configuration import CONFIG_NAME
 from maskformer.zoo.entry import Entry
 
 ROOT_VARIABLE = "MASKFORMER_ZOO"
+
+_CONFIG = "config.json"
+_IMAGE_PROCESSOR = "preprocessor_config.json"
 
 _TIMEOUT_SECONDS = 60
 _BLOCK_BYTES = 1 << 20
@@ -28,7 +32,7 @@ def fetched_folder(entry: Entry) -> str:
     """
     folder = zoo_root() / entry.name
     # Written last: a folder with a configuration is one whose weights were found to be right.
-    if (folder / CONFIG_NAME).is_file() and (folder / entry.weights.file_name).is_file():
+    if (folder / _CONFIG).is_file() and (folder / entry.weights.file_name).is_file():
         return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / entry.weights.file_name
@@ -36,8 +40,8 @@ def fetched_folder(entry: Entry) -> str:
         _check(entry, weights)
     else:
         _fetch(entry, weights)
-    entry.build_image_processor().save_pretrained(folder)
-    entry.build_config().save_pretrained(folder)
+    _write(folder / _IMAGE_PROCESSOR, entry.image_processor)
+    _write(folder / _CONFIG, entry.config)
     return str(folder)
 
 
@@ -46,6 +50,10 @@ def zoo_root() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskformer"
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _fetch(entry: Entry, path: Path) -> None:

@@ -23,7 +23,7 @@ _BACKBONES = {
     "swin-base": backbones.SWIN_BASE,
     "swin-large": backbones.SWIN_LARGE,
 }
-# What the released files call them.
+# Their names in the released files.
 _FILE_NAMES = {
     "resnet50": "R50",
     "resnet101": "R101",

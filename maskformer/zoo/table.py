@@ -9,7 +9,7 @@ _GAP = "  "
 
 
 def table(entries: Iterable[Entry]) -> str:
-    """One line for each entry under a line of heads; edges in pixels, results in per cent."""
+    """Writes a line for each entry under a line of heads; edges in pixels, results in per cent."""
     rows = [_HEADS, *(_row(entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -25,7 +25,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from maskformer import (
-    Kept,
+    KeptQueries,
     MaskFormerForInstanceSegmentation,
     MaskFormerImageProcessor,
     Segmentation,
@@ -69,7 +69,7 @@ class _Masks:
     """What the model says of one image: the kept queries and their mask logits."""
 
     image: _Image
-    kept: Kept | None
+    kept: KeptQueries | None
     class_logits: Tensor
     mask_logits: Tensor
     padded_size: tuple[int, int]
@@ -242,7 +242,7 @@ class Segmenter:
             ]
         )
 
-    def _kept(self, class_logits: Tensor) -> Kept | None:
+    def _kept(self, class_logits: Tensor) -> KeptQueries | None:
         """The queries that can become segments; None where all take part (semantic)."""
         if self._settings.task == "panoptic":
             return keep_panoptic(class_logits, threshold=self._settings.resolved.threshold)
@@ -320,7 +320,7 @@ class Segmenter:
 def _first_rows(masks: _Masks, count: int) -> _Masks:
     """The first of the kept rows alone."""
     assert masks.kept is not None
-    kept = Kept(
+    kept = KeptQueries(
         queries=masks.kept.queries[:count],
         labels=masks.kept.labels[:count],
         scores=masks.kept.scores[:count],
@@ -358,7 +358,9 @@ def _pixels_at_once(device: torch.device, *, share: float) -> int:
 
 def _compile() -> None:
     """Uses once what is compiled at first use: that is a part of starting up."""
-    one = Kept(queries=torch.zeros(1).long(), labels=torch.zeros(1).long(), scores=torch.ones(1))
+    one = KeptQueries(
+        queries=torch.zeros(1).long(), labels=torch.zeros(1).long(), scores=torch.ones(1)
+    )
     segmentation = panoptic_segmentation(torch.ones(1, 2, 2), one).segmentation
     encode_segments(segmentation.numpy())
 

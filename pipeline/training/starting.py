@@ -130,7 +130,7 @@ def reduced_labels(settings: StartSettings) -> tuple[str, ...] | None:
     """
     if isinstance(settings.architecture, str) and settings.architecture in MODELS:
         entry = MODELS[settings.architecture]
-        is_reduced = entry.build_image_processor().do_reduce_labels
+        is_reduced = entry.image_processor["do_reduce_labels"]
         return entry.dataset.labels if is_reduced else None
     if settings.architecture is not None or settings.model is None:
         return None
@@ -182,7 +182,7 @@ def _built(start: Start, *, folder: str) -> "MaskFormerForInstanceSegmentation":
 
 def _architecture(given: str | dict[str, Any] | None) -> MaskFormerConfig:
     if isinstance(given, str) and given in MODELS:
-        return MODELS[given].build_config()
+        return MaskFormerConfig.from_pretrained(given)
     if isinstance(given, str):
         if not Path(given).is_file():
             raise ValueError(
@@ -207,7 +207,7 @@ def _processor(
     stored: dict[str, Any] = {}
     entry = MODELS.get(settings.architecture) if isinstance(settings.architecture, str) else None
     if entry is not None:
-        stored = entry.build_image_processor().to_dict()
+        stored = entry.image_processor
     elif location is not None:
         try:
             stored = MaskFormerImageProcessor.from_pretrained(

@@ -26,7 +26,7 @@ from transformers.models.maskformer.image_processing_pil_maskformer import (
     MaskFormerImageProcessorPil,
 )
 
-from maskformer.postprocessing.segment_shapes import encode_segments
+from maskformer.cpu.segment_shapes import encode_segments
 from maskformer.postprocessing.segmentation import keep_panoptic, panoptic_segmentation
 
 THRESHOLD, OVERLAP = 0.5, 0.5

@@ -11,7 +11,7 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
-from maskformer.postprocessing.segmentation import Kept, Segmentation
+from maskformer.postprocessing.segmentation import KeptQueries, Segmentation
 
 GPU = torch.device("cuda")
 TARGET, MASKS, LABELS = (241, 330), (32, 48), 7
@@ -28,8 +28,8 @@ def logits(queries: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
     return classes, masks
 
 
-def on(device: torch.device, kept: Kept) -> Kept:
-    return Kept(
+def on(device: torch.device, kept: KeptQueries) -> KeptQueries:
+    return KeptQueries(
         queries=kept.queries.to(device),
         labels=kept.labels.to(device),
         scores=kept.scores.to(device),

@@ -124,7 +124,7 @@ def test_what_is_converted_gives_the_same_in_transformers(kind, tmp_path):
 def test_a_model_of_the_zoo_converts_by_its_name_and_gives_the_same_in_transformers(tmp_path):
     torch.manual_seed(0)
     name = "maskformer-resnet50-ade20k"
-    config = MODELS_OF_ZOO[name].build_config()
+    config = MaskFormerConfig.from_dict(MODELS_OF_ZOO[name].config)
     model = MaskFormerForInstanceSegmentation(config).eval()
     source, out = tmp_path / "r50.pkl", tmp_path / "out"
     source.write_bytes(pickle.dumps({"model": detectron2(model, version=1)}))

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from maskformer.criterion import mask_loops, mask_losses
+from maskformer.criterion import mask_losses
 from maskformer.criterion.loss import MaskFormerLoss, step_normalisers
 from maskformer.criterion.matcher import MaskFormerHungarianMatcher
 from maskformer.criterion.targets import IdMap, expand_masks
@@ -379,7 +379,7 @@ def test_the_compiled_loop_gives_what_torchs_operations_give(with_valid, as_map)
         "valid": torch.rand(31, 28, generator=generator) > 0.3 if with_valid else None,
     }
     targets = labels if as_map else expand_masks(labels)
-    looped = mask_loops.focal_and_dice(logits, targets, **options)
+    looped = mask_losses._by_loops(logits, targets, **options)
     exact = mask_losses._by_operations(logits.double(), targets, **options)
     for found, wanted in zip(looped, exact, strict=True):
         torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=2e-5)

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from maskformer import MaskFormerHungarianMatcher, MaskFormerLoss, MaskRuns, rle_runs
-from maskformer.criterion import mask_loops, mask_losses, matcher
+from maskformer.criterion import mask_losses, matcher
 from maskformer.criterion.targets import expand_masks, pad_to_batch, sample_labels
 
 HEIGHT, WIDTH = 31, 28
@@ -132,7 +132,7 @@ def test_many_masks_are_matched_some_at_a_time(monkeypatch: pytest.MonkeyPatch) 
 def test_the_compiled_loop_and_torchs_operations_agree_on_runs() -> None:
     logits = torch.randn(3, 9, 7, generator=torch.Generator().manual_seed(2))
     options = {"chosen": torch.tensor([5, 0, 2]), "valid": None}
-    looped = mask_loops.focal_and_dice(logits, runs_of(drawn_stack()), **options)
+    looped = mask_losses._by_loops(logits, runs_of(drawn_stack()), **options)
     exact = mask_losses._by_operations(logits.double(), runs_of(drawn_stack()), **options)
     for found, wanted in zip(looped, exact, strict=True):
         torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=2e-5)

@@ -6,9 +6,8 @@ import torch
 
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.postprocessing import segmentation as postprocess
-from maskformer.postprocessing.rle import decode_rle
 from maskformer.postprocessing.segmentation import (
-    Kept,
+    KeptQueries,
     instance_masks,
     instance_segmentation,
     keep_instance,
@@ -18,6 +17,7 @@ from maskformer.postprocessing.segmentation import (
     semantic_segmentation,
     semantic_segments,
 )
+from maskformer.run_lengths.rle import decode_rle
 
 NUM_LABELS = 4
 PROCESSOR = MaskFormerImageProcessor()
@@ -476,7 +476,7 @@ def test_masks_that_are_not_numbers_do_no_harm():
 
 def test_memory_stays_bounded_when_a_large_map_is_made_of_many_queries():
     num_queries, target = 60, (2000, 1500)
-    kept = Kept(
+    kept = KeptQueries(
         queries=torch.arange(num_queries),
         labels=torch.zeros(num_queries, dtype=torch.int64),
         scores=torch.ones(num_queries),

@@ -187,7 +187,7 @@ def test_ids_above_16_bits_survive_resizing():
 def test_reading_processes_resize_and_encode_without_torch():
     code = (
         "import sys, maskformer.resizing, maskformer.image_processor as p;"
-        "import maskformer.postprocessing.rle;"
+        "import maskformer.run_lengths.rle;"
         "from PIL import Image;"
         "p.MaskFormerImageProcessor(size=64).resize(Image.new('L', (30, 40)));"
         "p.MaskFormerImageProcessor(size=64)([Image.new('L', (30, 40))], return_tensors='np');"

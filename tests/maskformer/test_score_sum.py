@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskformer.bilinear import places
+from maskformer.bilinear import interpolation_grid
 from maskformer.postprocessing import score_sum
 from maskformer.postprocessing.geometry import Crop
 from maskformer.postprocessing.score_sum import ScoreSum
@@ -13,7 +13,8 @@ CPU = torch.device("cpu")
 def crop(seed, *, size, band):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(5, 6, 7, generator=generator)
-    return Crop(maps=maps, rows=places(6, size[0], CPU)[band], columns=places(7, size[1], CPU))
+    rows = interpolation_grid(6, size[0], CPU)[band]
+    return Crop(maps=maps, rows=rows, columns=interpolation_grid(7, size[1], CPU))
 
 
 @pytest.mark.parametrize("way", ["compiled", "any device"])

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny
 
-from maskformer import weights
+from maskformer.checkpoints.folder import check_folder
 from maskformer.configuration import MaskFormerConfig, ResNetConfig, TimmBackboneConfig
 from maskformer.hub import resolve_folder
 from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
@@ -110,7 +110,7 @@ def test_other_files_of_weights_load(model, folder, kind):
         index = folder / f"{stem}.{suffix}.index.json"
         index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
-    weights.check_folder(str(folder))
+    check_folder(str(folder))
     assert_equal(load(folder), model)
 
 
@@ -277,11 +277,11 @@ def broken(folder, kind):
     ],
 )
 def test_a_folder_that_is_no_model_is_refused_in_one_line_without_torch(folder, kind, message):
-    weights.check_folder(str(folder))
+    check_folder(str(folder))
     broken(folder, kind)
 
     with pytest.raises(ValueError, match=message) as error:
-        weights.check_folder(str(folder))
+        check_folder(str(folder))
 
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
@@ -329,7 +329,7 @@ def safetensors_of(described):
 def test_a_header_that_lies_is_one_line_before_anything_is_allocated(folder, tensor, words):
     (folder / "model.safetensors").write_bytes(safetensors_of({"a": tensor}))
 
-    for attempt in (weights.check_folder, load):
+    for attempt in (check_folder, load):
         with pytest.raises(ValueError, match=words) as error:
             attempt(str(folder))
         assert "\n" not in str(error.value)

@@ -3,7 +3,9 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,71 @@ def test_libraries_are_known_where_they_are_needed(path):
         assert (
             path.stem in ("segmenting", "looking", "little_memory") or name.parts[1] == "training"
         )
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules of this project that a file imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & MODULES.keys() or {str(node.module)}
+    return (found & MODULES.keys()) - {module_of(path)}
+
+
+IMPORTS = {module: imported_modules(path) for module, path in MODULES.items()}
+
+
+def folder_of(module: str) -> str:
+    """A module below a folder stands for the folder, one beside the folders for itself."""
+    parts = module.split(".")
+    is_folder = MODULES[module].name == "__init__.py"
+    return ".".join(parts[:2]) if len(parts) > 2 or is_folder else module
+
+
+def cycle_in(graph: Mapping[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_module_imports_itself_through_others():
+    assert IMPORTS["maskformer.model"], "the imports were read"
+    assert cycle_in(IMPORTS) == []
+
+
+@pytest.mark.parametrize("package", ["maskformer"])
+def test_no_folder_imports_itself_through_others(package):
+    folders: dict[str, set[str]] = defaultdict(set)
+    for module, others in IMPORTS.items():
+        if module.startswith(f"{package}."):
+            folders[folder_of(module)] |= {
+                folder_of(other) for other in others if other.startswith(f"{package}.")
+            } - {folder_of(module)}
+    assert cycle_in(folders) == []
+
+
+def test_the_zoo_is_data_that_imports_nothing_of_maskformer():
+    for module, others in IMPORTS.items():
+        if folder_of(module) == "maskformer.zoo":
+            assert {folder_of(other) for other in others} <= {"maskformer.zoo"}, module
+
+
+def test_only_the_folder_for_cpus_compiles():
+    users = {module for module, others in IMPORTS.items() if "maskformer.cpu.compiled" in others}
+    users |= {module for module, path in MODULES.items() if "numba" in tops(path)}
+    assert {folder_of(user) for user in users} == {"maskformer.cpu"}
 
 
 WITHOUT_TORCH = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from maskformer import zoo
-from maskformer.configuration import MaskFormerConfig, ResNetConfig
+from maskformer.configuration import MaskFormerConfig
 from maskformer.hub import resolve_folder
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation
@@ -70,7 +70,7 @@ def test_a_folder_is_made_once_and_has_all_that_a_model_needs(server, root):
         entry.weights.file_name,
         "preprocessor_config.json",
     ]
-    assert MaskFormerConfig.from_pretrained(folder) == entry.build_config()
+    assert MaskFormerConfig.from_pretrained(folder) == MaskFormerConfig.from_dict(entry.config)
 
 
 def test_a_name_of_the_zoo_resolves_to_that_folder(server, root, monkeypatch, tmp_path):
@@ -87,13 +87,11 @@ def test_a_name_of_the_zoo_resolves_to_that_folder(server, root, monkeypatch, tm
 def test_a_model_and_its_image_processor_come_by_name(server, root, monkeypatch, tmp_path):
     small = {"embedding_size": 8, "hidden_sizes": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
     stages = ("stage1", "stage2", "stage3", "stage4")
-    backbone = replace(
-        MODELS[NAME].backbone,
-        build_config=lambda: ResNetConfig(**small, out_features=stages, frozen_batch_norm=True),
-    )
+    config = {"model_type": "resnet", "out_features": stages, "frozen_batch_norm": True, **small}
+    backbone = replace(MODELS[NAME].backbone, config=config)
     torch.manual_seed(0)
     model = MaskFormerForInstanceSegmentation(
-        replace(MODELS[NAME], backbone=backbone).build_config()
+        MaskFormerConfig.from_dict(replace(MODELS[NAME], backbone=backbone).config)
     )
     # The names in it are a matter of the dialects.
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -109,7 +107,9 @@ def test_a_model_and_its_image_processor_come_by_name(server, root, monkeypatch,
     assert loaded.config.id2label == entry.id2label
     ours, theirs = loaded.state_dict(), model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert processor.to_dict() == entry.build_image_processor().to_dict()
+    assert (
+        processor.to_dict() == MaskFormerImageProcessor.from_dict(entry.image_processor).to_dict()
+    )
 
 
 def test_a_file_put_there_by_hand_is_taken(server, root):

@@ -63,7 +63,7 @@ def test_every_published_model_is_there_once():
 @each_entry
 def test_every_model_has_its_labels_things_and_stuff(entry):
     dataset = dataset_of(entry)
-    config = entry.build_config()
+    config = MaskFormerConfig.from_dict(entry.config)
 
     assert config.num_labels == len(set(entry.dataset.labels)) == NUM_LABELS[dataset]
     assert all(label and label == label.strip() for label in entry.dataset.labels)
@@ -83,7 +83,7 @@ ARCHITECTURES = {
 @pytest.mark.parametrize("entry", ARCHITECTURES.values(), ids=lambda entry: entry.name)
 def test_every_architecture_can_be_built_and_has_the_size_it_says(entry):
     with torch.device("meta"):
-        model = MaskFormerForInstanceSegmentation(entry.build_config())
+        model = MaskFormerForInstanceSegmentation(MaskFormerConfig.from_dict(entry.config))
     assert sum(p.numel() for p in model.parameters()) == entry.num_parameters
 
 
@@ -143,7 +143,7 @@ def test_thresholds_and_results_fit_the_task(entry):
 
 @each_entry
 def test_every_image_processor_makes_the_published_size(entry):
-    processor = entry.build_image_processor()
+    processor = MaskFormerImageProcessor.from_dict(entry.image_processor)
     short = entry.testing.short_edge
 
     assert min(processor.resized_size((4 * short, 4 * short))) == short
@@ -152,8 +152,8 @@ def test_every_image_processor_makes_the_published_size(entry):
 
 
 def test_sizes_of_images_are_those_of_detectron2():
-    coco = MODELS["maskformer-swin-large-coco-panoptic"].build_image_processor()
-    ade = MODELS["maskformer-swin-tiny-ade20k"].build_image_processor()
+    coco = MaskFormerImageProcessor.from_pretrained("maskformer-swin-large-coco-panoptic")
+    ade = MaskFormerImageProcessor.from_pretrained("maskformer-swin-tiny-ade20k")
 
     assert coco.padded_size(coco.resized_size((480, 640))) == (800, 1067)
     assert ade.padded_size(ade.resized_size((640, 480))) == (704, 512)
@@ -179,9 +179,9 @@ def test_config_and_image_processor_come_by_name_without_a_network(tmp_path, mon
     config = MaskFormerConfig.from_pretrained(name)
     processor = MaskFormerImageProcessor.from_pretrained(name, size_divisor=64)
 
-    assert config == MODELS[name].build_config()
+    assert config == MaskFormerConfig.from_dict(MODELS[name].config)
     assert MaskFormerConfig.from_pretrained(name, num_labels=7).num_labels == 7
-    assert MODELS[name].build_config(num_labels=7).num_labels == 7
+    assert MaskFormerConfig.from_dict(MODELS[name].config, num_labels=7).num_labels == 7
     assert processor.size == {"shortest_edge": 800, "longest_edge": 1333}
     assert processor.size_divisor == 64
     assert list(tmp_path.iterdir()) == []
@@ -203,17 +203,17 @@ def test_the_table_has_a_line_for_each_model():
 def test_the_zoo_starts_without_torch():
     program = (
         "import sys; from maskformer.zoo import MODELS; from maskformer.zoo.table import table;"
-        "table(MODELS.values()); [m.build_config() for m in MODELS.values()];"
-        "[m.build_image_processor() for m in MODELS.values()];"
+        "table(MODELS.values()); [(m.config, m.image_processor) for m in MODELS.values()];"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_configurations_carry_things_where_the_data_set_names_some():
-    assert MODELS["maskformer-swin-tiny-coco-panoptic"].build_config().things == list(range(80))
-    assert MODELS["maskformer-resnet50-ade20k-full"].build_config().things is None
-    assert MODELS["maskformer-swin-tiny-coco-panoptic"].build_config(num_labels=3).things is None
+    config = MaskFormerConfig.from_pretrained
+    assert config("maskformer-swin-tiny-coco-panoptic").things == list(range(80))
+    assert config("maskformer-resnet50-ade20k-full").things is None
+    assert config("maskformer-swin-tiny-coco-panoptic", num_labels=3).things is None
 
 
 def test_of_published_labels_ade20k_s_are_counted_from_one_in_its_maps():

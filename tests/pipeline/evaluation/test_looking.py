@@ -141,7 +141,7 @@ def test_a_model_of_the_zoo_has_its_published_sizes() -> None:
         return looks_of(
             LookSettings(augment=True, **settings),
             model=name,
-            processor=MODELS[name].build_image_processor(),
+            processor=MaskFormerImageProcessor.from_dict(MODELS[name].image_processor),
             task="semantic",
         )
 

@@ -1,6 +1,6 @@
-"""What the model says of a picture: of a whole image, of it in another size or mirrored, of a part.
+"""The prediction for one model input: a whole image, a resized or mirrored copy of it, or a window.
 
-`test_time.py` and `windows.py` look at an image in several ways and put together what they see.
+`augmentation.py` and `windows.py` predict one image several times and merge the results.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from maskformer.postprocessing.segmentation import (
 
 @dataclass(frozen=True, kw_only=True)
 class PanopticRule:
-    """When a query becomes a segment; see `panoptic_segmentation`."""
+    """Settings by which a query becomes a segment; see `panoptic_segmentation`."""
 
     threshold: float = 0.5
     mask_threshold: float = 0.5
@@ -31,13 +31,14 @@ class PanopticRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """The logits of one picture, on the model's device."""
+class ImagePrediction:
+    """The logits of one model input, on the model's device."""
 
     class_logits: Float[Tensor, "queries labels_and_null"]
     mask_logits: Float[Tensor, "queries height width"]
     image_size: HeightWidth | None
-    """How much of the padded network input is picture; None where masks are resized at once."""
+    """The size of the image in the padded input; None where masks are resized to the target
+    directly."""
     padded_size: HeightWidth | None
     is_mirrored: bool = False
 
@@ -46,7 +47,10 @@ class View:
         return self.class_logits.shape[1] - 1
 
     def semantic_scores(self, target_size: HeightWidth, *, rows: slice) -> Crop:
-        """What each label's scores in some rows of the picture are made of, right way round."""
+        """Returns each label's scores for some rows of the target, before they are resized.
+
+        The scores of a mirrored image are mirrored back.
+        """
         crop = semantic_score_crop(
             self.class_logits,
             self.mask_logits,
@@ -60,7 +64,7 @@ class View:
         return Crop(maps=crop.maps, rows=crop.rows, columns=crop.columns.reversed())
 
     def panoptic(self, target_size: HeightWidth, *, rule: PanopticRule) -> Segmentation:
-        """The segments of a picture that is not mirrored."""
+        """Returns the segments of an image that is not mirrored."""
         assert not self.is_mirrored
         kept = keep_panoptic(self.class_logits, threshold=rule.threshold)
         return panoptic_segmentation(
@@ -76,16 +80,16 @@ class View:
 
 
 @torch.inference_mode()
-def look(
+def predict_image(
     pixels: UInt8[np.ndarray, "height width 3"],
     *,
     model: nn.Module,
     image_processor: MaskFormerImageProcessor,
     is_mirrored: bool = False,
-) -> View:
-    """The view of pixels that the processor has resized.
+) -> ImagePrediction:
+    """Runs the model on pixels that the processor has resized.
 
-    `is_mirrored` says that they have been mirrored, so that the scores are turned back.
+    With `is_mirrored` the pixels are mirrored already, and scores will be mirrored back.
     """
     parameter = next(model.parameters())
     pixel_values = image_processor.normalize(
@@ -96,7 +100,7 @@ def look(
     size: HeightWidth = (pixels.shape[0], pixels.shape[1])
     padded_size: HeightWidth = (pixel_values.shape[2], pixel_values.shape[3])
     is_resized_at_once = size == padded_size and image_processor.resize_rule == "transformers"
-    return View(
+    return ImagePrediction(
         class_logits=output.class_queries_logits[0],
         mask_logits=output.masks_queries_logits[0],
         image_size=None if is_resized_at_once else size,

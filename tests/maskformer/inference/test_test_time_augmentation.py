@@ -7,8 +7,8 @@ from tiny import make_tiny
 from torch.nn.functional import interpolate
 
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.inference.augmentation import SemanticTestTimeAugmentation
 from maskformer.postprocessing.segmentation import semantic_scores
-from maskformer.views.augmentation import SemanticTestTimeAugmentation
 
 SIZE = (64, 96)
 

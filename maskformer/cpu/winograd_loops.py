@@ -9,7 +9,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from maskformer.compiled import compiled
+from maskformer.cpu.compiled import compiled
 
 NEAR, FAR = 5 / 8, 3 / 2
 """The points are 0, these, their negatives, and infinity."""
@@ -20,7 +20,7 @@ _N, _N2, _N3 = (np.float32(NEAR**power) for power in (1, 2, 3))
 _F, _F2, _F3 = (np.float32(FAR**power) for power in (1, 2, 3))
 _N2F2, _N2_AND_F2 = _N2 * _F2, _N2 + _F2
 
-# So long that a loop is worth starting, and so short that what lies between two stays near.
+# Long enough that starting a loop pays, short enough that the data between two stays in cache.
 _BLOCK = 1024
 
 _fast = compiled(error_model="numpy", fastmath={"contract", "nsz"})

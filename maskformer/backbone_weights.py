@@ -32,7 +32,7 @@ from maskformer.model import PretrainedModel
 
 _ENCODER = "pixel_level_module.encoder"
 
-# What an ImageNet model has behind its backbone, and what Swin derives from its window.
+# Weights behind the backbone of an ImageNet model, and those that Swin derives from its window.
 _PASSED_OVER = (
     "head.*",
     "fc.*",
@@ -92,7 +92,7 @@ def load_backbone(
 
 
 def _of_backbone(tensors: Weights) -> dict[str, Weight]:
-    """Of a whole MaskFormer the backbone, by our names; others' as they are."""
+    """Cuts the backbone out of a whole MaskFormer; leaves other weights as they are."""
     ours = our_names(tensors)
     inside = re.compile(rf"(model\.)?{re.escape(_ENCODER)}\.")
     if any(inside.match(name) for name in ours):

@@ -1,7 +1,8 @@
 """Compiling loops with numba, and keeping their machine code for the processes that come after.
 
-To see whether what it kept is still right, numba looks at the file of a function, and not at those
-of the functions that it calls. So the folder is named after the sources of all of them.
+numba keeps machine code until the file of its function changes, and does not look at the files of
+the functions that it calls. So the folder is named after all sources that may be compiled: those of
+this folder and the constants of `run_lengths`. A change of the model keeps the machine code.
 """
 
 import hashlib
@@ -16,11 +17,12 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
+_COMPILED = (_PACKAGE / "cpu", _PACKAGE / "run_lengths")
 
 
 def compiled(**options: Any) -> Callable[[Function], Function]:
-    """`numba.njit` without the interpreter's lock, for functions of this package.
+    """`numba.njit` without the interpreter's lock, for functions of this folder.
 
     Compiling takes seconds in the first process of a machine and milliseconds in those after it;
     seconds in each of them where neither the package nor the user's cache may be written to.
@@ -41,7 +43,7 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
 def kept_in() -> str | None:
     """The folder of the machine code of this version of the package, if there can be one."""
     digest = hashlib.sha256()
-    for source in sorted(_PACKAGE.rglob("*.py")):
+    for source in sorted(path for folder in _COMPILED for path in folder.rglob("*.py")):
         digest.update(source.read_bytes())
     users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "maskformer")
     chosen = numba.config.CACHE_DIR

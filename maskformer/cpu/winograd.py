@@ -21,9 +21,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maskformer.loops import in_parts
-from maskformer.network import winograd_loops
-from maskformer.network.winograd_loops import FAR, NEAR
+from maskformer.cpu import winograd_loops
+from maskformer.cpu.loops import in_parts
+from maskformer.cpu.winograd_loops import FAR, NEAR
 
 Maps = Float[Tensor, "batch _ height width"]
 Kernels = Float[Tensor, "channels_out channels_in 3 3"]
@@ -39,7 +39,7 @@ _LEAST_CHANNELS = {torch.float32: 128, torch.bfloat16: 64}
 
 
 def suits(maps: Maps, kernels: Float[Tensor, "_ _ _ _"]) -> bool:
-    """Whether a convolution of stride 1 that keeps the maps' size is faster by this method."""
+    """Tells whether a stride-1 convolution that keeps the maps' size is faster by this method."""
     if maps.device.type != "cpu" or kernels.shape[2:] != (3, 3):
         return False
     channels_out, channels_in = kernels.shape[:2]
@@ -64,7 +64,7 @@ def convolution(maps: Maps, kernels: Kernels, bias: Float[Tensor, " channels_out
 def gradients(
     gradient: Maps, maps: Maps, kernels: Kernels, *, to_maps: bool
 ) -> tuple[Maps | None, Kernels]:
-    """By the maps, where asked for, and by the kernels, of the convolution that made them."""
+    """Returns the gradients by the maps, where asked for, and by the kernels."""
     by_maps = _by_maps(gradient, kernels) if to_maps else None
     return by_maps, _by_kernels(gradient, maps).to(kernels.dtype)
 
@@ -76,7 +76,7 @@ def _dtype_of_result(maps: Maps) -> torch.dtype:
 
 @cache
 def _has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies them twice as fast as float32, or faster.
+    """Tells whether this CPU multiplies bfloat16 at least twice as fast as float32.
 
     Intel's AVX512-BF16 does not.
     """
@@ -110,7 +110,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _by_maps(gradient: Maps, kernels: Kernels) -> Maps:
-    """What is convolved with the kernels, turned around."""
+    """Convolves the gradient with the kernels turned around."""
     return _convolved(gradient, _at_points(kernels, _kernel_matrix().flip(1)), None)
 
 
@@ -165,7 +165,7 @@ def _by_kernels(gradient: Maps, maps: Maps) -> Float32[Tensor, "channels_out cha
 
 @dataclass(frozen=True, kw_only=True)
 class _Tiling:
-    """How many tiles there are in a map, whose sides need not be multiples of theirs."""
+    """The grid of tiles over a map, whose sides need not be multiples of a tile's."""
 
     rows: int
     columns: int

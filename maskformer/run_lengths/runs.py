@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from maskformer.postprocessing.rle import counts_of
+from maskformer.run_lengths.rle import counts_of
 
 Runs: TypeAlias = Int64[np.ndarray, "_ 2"]
 """Where each run of a mask begins and ends, in pixels of a column-major image; ascending."""
@@ -33,7 +33,7 @@ def area_of(runs: Runs) -> int:
 
 
 def is_overlapping(masks: Sequence[Runs]) -> bool:
-    """Whether two of the masks share a pixel."""
+    """Tells whether two of the masks share a pixel."""
     runs = np.concatenate([np.zeros((0, 2), np.int64), *masks])
     starts, ends = runs[runs[:, 0].argsort(kind="stable")].T
     return bool((starts[1:] < np.maximum.accumulate(ends)[:-1]).any())

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskformer import bilinear
-from maskformer.postprocessing.contest import _by_bands, contest, first_argmax
+from maskformer.postprocessing.mask_argmax import _by_bands, first_argmax, mask_argmax
 
 # In eighths, grown by powers of two, values are not rounded on any processor; many are equal.
 eighths = st.tuples(
@@ -32,7 +32,7 @@ def test_line_by_line_the_winners_and_areas_are_those_of_the_resized_maps(drawn,
     threads_before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        found = contest(maps, size, thresholds=torch.full((num_maps,), 0.5))
+        found = mask_argmax(maps, size, thresholds=torch.full((num_maps,), 0.5))
     finally:
         torch.set_num_threads(threads_before)
     first = (whole == whole.amax(0)).int().numpy().argmax(0)
@@ -46,8 +46,8 @@ def test_bands_of_any_size_give_what_lines_give(drawn, byte_budget):
     maps = _in_eighths(height, width, num_maps, seed)
     size = (height * taller, width * wider)
     thresholds = torch.full((num_maps,), 0.5)
-    rows, columns = bilinear.places_2d((height, width), size, bilinear.CPU)
-    by_lines = contest(maps, size, thresholds=thresholds)
+    rows, columns = bilinear.interpolation_grids((height, width), size, bilinear.CPU)
+    by_lines = mask_argmax(maps, size, thresholds=thresholds)
     by_bands = _by_bands(
         maps, rows=rows, columns=columns, thresholds=thresholds, byte_budget=byte_budget
     )
@@ -66,7 +66,7 @@ def test_at_any_size_the_winner_is_the_highest_and_areas_differ_by_values_at_the
     whole = torch.nn.functional.interpolate(
         maps[None].double(), size=(new_height, new_width), mode="bilinear"
     )[0]
-    found = contest(maps, (new_height, new_width), thresholds=torch.full((num_maps,), 0.5))
+    found = mask_argmax(maps, (new_height, new_width), thresholds=torch.full((num_maps,), 0.5))
     of_the_winner = whole.gather(0, found.winner[None].long())[0]
     torch.testing.assert_close(of_the_winner, whole.amax(0), atol=1e-5, rtol=0)
     assert (found.areas >= (whole >= 0.5 + 1e-5).sum((1, 2))).all()
@@ -74,7 +74,7 @@ def test_at_any_size_the_winner_is_the_highest_and_areas_differ_by_values_at_the
 
 
 def test_without_thresholds_nothing_is_counted():
-    assert contest(torch.ones(2, 3, 3), (6, 6), thresholds=None).areas.tolist() == [0, 0]
+    assert mask_argmax(torch.ones(2, 3, 3), (6, 6), thresholds=None).areas.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("num_maps", [1, 2, 255, 256, 300])

@@ -12,7 +12,7 @@ BITS = 5
 SIGN = 1 << (BITS - 1)
 MORE = 1 << BITS
 FIRST_CHARACTER = 48
-_LAST_PLACE = 10
+LAST_PLACE = 10
 """Of a character in a count: eleven hold 55 bits, which are more than any image has pixels."""
 
 
@@ -49,10 +49,8 @@ def _unpack(rle: str, *, pixels: int) -> Int64[np.ndarray, " counts"]:
     is_last = (codes & MORE) == 0
     firsts = np.flatnonzero(np.concatenate([[True], is_last[:-1]]))
     places = np.arange(len(codes)) - np.repeat(firsts, np.diff(np.append(firsts, len(codes))))
-    if places.max() > _LAST_PLACE:
-        raise ValueError(
-            f"a count of an rle has at most {_LAST_PLACE + 1} characters: {rle[:40]!r}"
-        )
+    if places.max() > LAST_PLACE:
+        raise ValueError(f"a count of an rle has at most {LAST_PLACE + 1} characters: {rle[:40]!r}")
     values = np.add.reduceat((codes & (MORE - 1)) << (BITS * places), firsts)
     num_bits = BITS * (places[is_last] + 1)
     is_negative = (codes[is_last] & SIGN) != 0

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.inference.prediction import ImagePrediction, predict_image
 from maskformer.postprocessing.score_sum import ScoreSum
 from maskformer.resizing import to_rgb
-from maskformer.views.view import View, look
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """As published, of the shortest edge that the model is given."""
@@ -35,7 +35,7 @@ BYTE_BUDGET = 64 << 20
 
 
 class SemanticTestTimeAugmentation:
-    """A model and its processor, made to look at each image several times."""
+    """Predicts each image in several sizes, mirrored too, and merges the label scores."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class SemanticTestTimeAugmentation:
     ) -> None:
         """`short_edges` are the sizes; None stands for the published `SCALES` of the processor's.
 
-        With `flip` each is looked at mirrored, too. `byte_budget` bounds the scores in memory at a
-        time; the result does not depend on it.
+        With `flip` each size is predicted mirrored, too. `byte_budget` bounds the scores in memory;
+        the result does not depend on it.
         """
         edge = image_processor.size.get("shortest_edge")
         if not image_processor.do_resize or edge is None:
@@ -78,11 +78,13 @@ class SemanticTestTimeAugmentation:
     def __call__(self, image: Image.Image | np.ndarray) -> Int64[Tensor, "height width"]:
         """The label of each pixel of the image, turned upright."""
         rgb = to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
-        views = [
-            view for processor in self.image_processors for view in self._views(rgb, processor)
+        predictions = [
+            prediction
+            for processor in self.image_processors
+            for prediction in self._predictions(rgb, processor)
         ]
         size = rgb.height, rgb.width
-        num_labels, device = views[0].num_labels, views[0].class_logits.device
+        num_labels, device = predictions[0].num_labels, predictions[0].class_logits.device
         labels = []
         for band in bands(
             size[0], bytes_per_row=4 * num_labels * size[1], byte_budget=self._byte_budget
@@ -94,16 +96,18 @@ class SemanticTestTimeAugmentation:
                 width=size[1],
                 device=device,
             )
-            for view in views:
-                total.add(view.semantic_scores(size, rows=band))
+            for prediction in predictions:
+                total.add(prediction.semantic_scores(size, rows=band))
             labels.append(total.leaders())
         return torch.cat(labels).long().cpu()
 
-    def _views(self, rgb: Image.Image, processor: MaskFormerImageProcessor) -> list[View]:
+    def _predictions(
+        self, rgb: Image.Image, processor: MaskFormerImageProcessor
+    ) -> list[ImagePrediction]:
         given: dict[str, Any] = {"model": self._model, "image_processor": processor}
         pixels = processor.resize(rgb)
-        views = [look(pixels, **given)]
+        predictions = [predict_image(pixels, **given)]
         if self._flip:
             # Mirrored after it was resized, as published.
-            views.append(look(pixels[:, ::-1], **given, is_mirrored=True))
-        return views
+            predictions.append(predict_image(pixels[:, ::-1], **given, is_mirrored=True))
+        return predictions

@@ -15,12 +15,13 @@ import maskformer
 _USED = """
 import json
 import numpy as np
-from maskformer.postprocessing import contest
-from maskformer import compiled, loops
+from maskformer.cpu import argmax_loops
+from maskformer.cpu import compiled
+from maskformer.cpu import loops
 maps, wide = np.zeros((2, 3, 4), np.float32), np.zeros(4, np.float32)
-contest._first_argmax(maps, np.zeros((3, 4), np.int32))
+argmax_loops._first_argmax_lines(maps, np.zeros((3, 4), np.int32))
 loops.widen(maps[0, 0] + 1, np.arange(4), np.arange(4), wide * 0, wide)
-hits = sum(contest._first_argmax.stats.cache_hits.values())
+hits = sum(argmax_loops._first_argmax_lines.stats.cache_hits.values())
 print(json.dumps({"folder": compiled.kept_in(), "hits": hits, "wide": wide.tolist()}))
 """
 
@@ -56,7 +57,7 @@ def test_a_change_of_a_function_that_others_call_is_seen_by_all(
     package: Path, tmp_path: Path
 ) -> None:
     before = _use(package, cache=tmp_path / "cache")
-    loops = package / "loops.py"
+    loops = package / "cpu" / "loops.py"
     loops.write_text(loops.read_text().replace("+ before", "+ 2 * before"))
     after = _use(package, cache=tmp_path / "cache")
 

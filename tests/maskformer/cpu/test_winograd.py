@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from maskformer.network import winograd
+from maskformer.cpu import winograd
 from maskformer.network.convolutions import Convolution, convolution_of_same_size
 from maskformer.network.mask_product import Projected, mask_product
 from tests.maskformer.tiny import make_tiny

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.inference.prediction import ImagePrediction, PanopticRule, predict_image
+from maskformer.inference.spans import Span, spans
+from maskformer.inference.stitching import Stitcher
 from maskformer.postprocessing.geometry import HeightWidth
 from maskformer.postprocessing.score_sum import ScoreSum
 from maskformer.postprocessing.segmentation import Segmentation
 from maskformer.resizing import to_rgb
-from maskformer.views.spans import Span, spans
-from maskformer.views.stitching import Stitcher
-from maskformer.views.view import PanopticRule, View, look
 
 BYTE_BUDGET = 64 << 20
 
@@ -37,7 +37,7 @@ class _Window:
 
     rows: Span
     columns: Span
-    view: View
+    prediction: ImagePrediction
 
     @property
     def size(self) -> HeightWidth:
@@ -45,7 +45,7 @@ class _Window:
 
 
 class SlidingWindows:
-    """A model and its processor, made to look at images part by part."""
+    """Predicts images window by window, and merges the results."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class SlidingWindows:
         """`window_size` and `overlap` are pixels of the image, ahead of the processor's resizing.
 
         The overlap is at least one pixel, so that windows can be joined, and at most half a
-        window. An image that is no larger than a window is looked at once, as without windows.
+        window. An image that is no larger than a window is predicted whole.
         """
         if not 1 <= overlap <= min(window_size) // 2:
             raise ValueError(
@@ -83,9 +83,9 @@ class SlidingWindows:
         for rows, next_start in zip(
             row_spans, [*(each.start for each in row_spans[1:]), rgb.height], strict=True
         ):
-            within_reach += [self._look(rgb, rows, columns) for columns in column_spans]
-            bytes_per_row = 4 * within_reach[0].view.num_labels * rgb.width
-            # What the next row of windows does not reach is settled.
+            within_reach += [self._predict(rgb, rows, columns) for columns in column_spans]
+            bytes_per_row = 4 * within_reach[0].prediction.num_labels * rgb.width
+            # Rows that the next windows do not reach are final.
             for band in bands(
                 next_start - done, bytes_per_row=bytes_per_row, byte_budget=self._byte_budget
             ):
@@ -117,9 +117,9 @@ class SlidingWindows:
         row_spans, column_spans = self._grid(rgb)
         for rows in row_spans:
             for columns in column_spans:
-                window = self._look(rgb, rows, columns)
+                window = self._predict(rgb, rows, columns)
                 stitcher.add(
-                    window.view.panoptic(window.size, rule=rule), rows=rows, columns=columns
+                    window.prediction.panoptic(window.size, rule=rule), rows=rows, columns=columns
                 )
         return stitcher.joined()
 
@@ -131,12 +131,12 @@ class SlidingWindows:
         )
         return rows, columns
 
-    def _look(self, rgb: Image.Image, rows: Span, columns: Span) -> _Window:
+    def _predict(self, rgb: Image.Image, rows: Span, columns: Span) -> _Window:
         part = rgb.crop((columns.start, rows.start, columns.stop, rows.stop))
-        view = look(
+        prediction = predict_image(
             self._processor.resize(part), model=self._model, image_processor=self._processor
         )
-        return _Window(rows=rows, columns=columns, view=view)
+        return _Window(rows=rows, columns=columns, prediction=prediction)
 
 
 def _upright(image: Image.Image | np.ndarray) -> Image.Image:
@@ -145,12 +145,12 @@ def _upright(image: Image.Image | np.ndarray) -> Image.Image:
 
 def _leaders(windows: list[_Window], rows: slice, *, width: int) -> Int16[Tensor, "rows width"]:
     """The label of each pixel in some rows of the image, by the windows' weighted scores."""
-    view = windows[0].view
+    prediction = windows[0].prediction
     total = ScoreSum(
-        num_labels=view.num_labels,
+        num_labels=prediction.num_labels,
         num_rows=rows.stop - rows.start,
         width=width,
-        device=view.class_logits.device,
+        device=prediction.class_logits.device,
     )
     for window in windows:
         start, stop = max(rows.start, window.rows.start), min(rows.stop, window.rows.stop)
@@ -158,7 +158,7 @@ def _leaders(windows: list[_Window], rows: slice, *, width: int) -> Int16[Tensor
             continue
         inner = slice(start - window.rows.start, stop - window.rows.start)
         total.add(
-            window.view.semantic_scores(window.size, rows=inner),
+            window.prediction.semantic_scores(window.size, rows=inner),
             row=start - rows.start,
             column=window.columns.start,
             row_weights=window.rows.weights()[inner],

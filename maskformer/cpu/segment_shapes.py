@@ -12,8 +12,8 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
-from maskformer.compiled import compiled
-from maskformer.postprocessing.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+from maskformer.cpu.compiled import compiled
+from maskformer.run_lengths.rle import BITS, FIRST_CHARACTER, MORE, SIGN
 
 # Up to this many more ids than runs, a table of ids is faster than sorting.
 _FEW_IDS = 1 << 16
@@ -93,7 +93,7 @@ def _count_runs(id_map):
 @compiled()
 @no_type_check
 def _find_runs(id_map, starts, run_ids):
-    """Where each run starts, and the end of the last; its id."""
+    """Fills in where each run starts, the end of the last one, and the id of each."""
     height, width = id_map.shape
     run, last = -1, id_map[0, 0]
     for x in range(width):

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 
 from maskformer.checkpoints.checkpoint import LoadReport, fit_weights, read_checkpoint
+from maskformer.checkpoints.folder import check_folder, config_file, read_config
 from maskformer.configuration import CONFIG_NAME, MaskFormerConfig
 from maskformer.hub import resolve_folder
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation
-from maskformer.weights import check_folder, config_file, read_config
+from maskformer.zoo import MODELS
 
 _PROCESSOR = "preprocessor_config.json"
 _USUAL_SIZE = (480, 640)
@@ -30,7 +31,7 @@ _WRONG_KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What a file of weights does not say itself; None where it lies beside the file."""
+    """The configuration and image processor of a file of weights; None where beside the file."""
 
     config: MaskFormerConfig | None = None
     processor: MaskFormerImageProcessor | None = None
@@ -67,10 +68,8 @@ def convert(
 
 
 def describe(*, zoo_name: str | None, config_file: str | None) -> Described:
-    """From a name in the zoo, or from a configuration's file."""
+    """Reads them from an entry of the zoo, or from a configuration's file."""
     if zoo_name is not None:
-        from maskformer.zoo import MODELS
-
         if zoo_name not in MODELS:
             near = get_close_matches(zoo_name, MODELS, n=1, cutoff=0)
             raise ValueError(
@@ -78,7 +77,10 @@ def describe(*, zoo_name: str | None, config_file: str | None) -> Described:
                 "`python -m maskformer.zoo` lists it"
             )
         entry = MODELS[zoo_name]
-        return Described(config=entry.build_config(), processor=entry.build_image_processor())
+        return Described(
+            config=MaskFormerConfig.from_dict(entry.config),
+            processor=MaskFormerImageProcessor.from_dict(entry.image_processor),
+        )
     if config_file is not None:
         return Described(config=MaskFormerConfig.from_json_file(config_file))
     return Described()

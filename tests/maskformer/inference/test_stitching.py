@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from maskformer.inference.spans import spans
+from maskformer.inference.stitching import Stitcher
 from maskformer.postprocessing.segmentation import Segment, Segmentation
-from maskformer.views.spans import spans
-from maskformer.views.stitching import Stitcher
 
 LEFT, RIGHT = spans(10, window=6, overlap=2)
 WHOLE = spans(1, window=1, overlap=0)[0]

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
 
 from maskformer import decode_rle, encode_mask, measure_rles
-from maskformer.postprocessing.rle_shapes import LARGEST_MASK_PIXELS, RleShapes
+from maskformer.cpu.rle_shapes import LARGEST_MASK_PIXELS, RleShapes
 
 MASKS = npst.arrays(np.bool_, st.tuples(st.integers(1, 90), st.integers(1, 9)))
 STACKS = npst.arrays(np.bool_, st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 9)))

@@ -9,9 +9,9 @@ from stand_ins import ColourModel, PatchModel, drawn_scene, palette, photo, plai
 from tiny import make_tiny
 
 from maskformer.image_processor import MaskFormerImageProcessor
+from maskformer.inference.spans import spans
+from maskformer.inference.windows import SlidingWindows
 from maskformer.metrics import PanopticQuality
-from maskformer.views.spans import spans
-from maskformer.views.windows import SlidingWindows
 
 NUM_THINGS = 8
 NUM_LABELS = 4

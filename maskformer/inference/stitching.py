@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Int32
 
 from maskformer.bilinear import bands
+from maskformer.inference.spans import Span
 from maskformer.postprocessing.geometry import HeightWidth
 from maskformer.postprocessing.segmentation import Segment, Segmentation
-from maskformer.views.spans import Span
 
 _SAME = 0.5
 _BYTES_AT_ONCE = 16 << 20
@@ -38,7 +38,7 @@ class _Piece:
     columns: Span
 
     def part(self, rows: slice, columns: slice) -> Int32[np.ndarray, "_ _"]:
-        """What lies in some rows and columns of the image."""
+        """Cuts out some rows and columns of the image."""
         top, left = self.rows.start, self.columns.start
         return self.id_map[
             rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
@@ -97,7 +97,7 @@ class Stitcher:
 
     def _segment(self, new_id: int, members: list[int], areas: np.ndarray) -> Segment:
         parts = [self._segments[member - 1] for member in members]
-        # Of one part the score as it is, free of rounding.
+        # A single part keeps its score exactly; an average would round it.
         score = parts[0].score
         if len(parts) > 1:
             score = float(np.average([part.score for part in parts], weights=areas))

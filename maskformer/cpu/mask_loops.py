@@ -12,22 +12,20 @@ from typing import no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32
 from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
-from maskformer.bilinear import CPU, places_2d
-from maskformer.compiled import compiled
-from maskformer.criterion.mask_runs import MaskRuns
-from maskformer.criterion.targets import IdMap, MaskLabels
-from maskformer.loops import arrays, in_parts, widen
+from maskformer.bilinear import CPU, interpolation_grids
+from maskformer.cpu.compiled import compiled
+from maskformer.cpu.loops import arrays, in_parts, widen
 
 FOCAL_ALPHA = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairTerms:
-    """What the losses of queries with any masks are made of; see `matcher.py`."""
+    """Terms from which the losses of each query with any mask are computed; see `matcher.py`."""
 
     probability: Float[Tensor, "queries pixels"]
     inside_more: Float[Tensor, "queries pixels"]
@@ -62,24 +60,27 @@ def pair_terms(
     )
 
 
-def focal_and_dice(
+def mask_losses(
     logits: Float32[Tensor, "chosen height width"],
-    mask_labels: MaskLabels,
+    label_of: Callable[[int], tuple[np.ndarray, np.int32]],
     *,
-    chosen: Int[Tensor, " chosen"],
+    full_size: tuple[int, int],
     valid: Bool[Tensor, "full_height full_width"] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Focal and dice loss of each mask, and the gradients of both by its logits."""
+    """Computes focal and dice loss of each mask, and the gradients of both by its logits.
+
+    Args:
+        label_of: gives for each mask a plane of numbers at `full_size`, and the number that its
+            pixels have there.
+    """
     num_masks, height, width = logits.shape
-    full_size = (mask_labels.shape[-2], mask_labels.shape[-1])
     samples = np.ascontiguousarray(logits.detach().numpy())
-    label_of = _labels(mask_labels, chosen=chosen)
-    # Nothing stands for everything.
-    counted = np.zeros((0, 0), np.uint8) if valid is None else _bytes(valid)
+    # An empty array means that every pixel counts.
+    counted = np.zeros((0, 0), np.uint8) if valid is None else as_bytes(valid)
     num_pixels = (
         int(np.count_nonzero(counted)) if valid is not None else full_size[0] * full_size[1]
     )
-    rows, columns = places_2d((height, width), full_size, CPU)
+    rows, columns = interpolation_grids((height, width), full_size, CPU)
     at = (*arrays(rows), *arrays(columns))
     sums = np.zeros((num_masks, len(_SUMS)))
     slopes = np.zeros((num_masks, 3, height, width), np.float32)
@@ -101,7 +102,7 @@ _SUMS = ("focal", "focal_inside", "errors", "errors_inside", "inside")
 def _finished(
     sums: np.ndarray, slopes: np.ndarray, *, num_pixels: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same equations as `mask_losses._focal` and `_dice`, from sums over pixels."""
+    """Computes both losses and their gradients from sums over pixels, as `mask_losses.py` does."""
     all_focal, focal_inside, errors, missed, area = sums.T
     focal = FOCAL_ALPHA * focal_inside + (1 - FOCAL_ALPHA) * (all_focal - focal_inside)
     overlap = area - missed
@@ -120,22 +121,8 @@ def _finished(
     )
 
 
-def _labels(
-    mask_labels: MaskLabels, *, chosen: Int[Tensor, " chosen"]
-) -> Callable[[int], tuple[np.ndarray, np.int32]]:
-    """What gives for each chosen mask a plane of numbers, and the number that is inside there."""
-    if isinstance(mask_labels, IdMap):
-        ids = mask_labels.ids[chosen].to(torch.int32).numpy()
-        plane = mask_labels.map.to(torch.int32).numpy()
-        return lambda mask: (plane, ids[mask])
-    numbers = chosen.tolist()
-    if isinstance(mask_labels, MaskRuns):
-        return lambda mask: (mask_labels.plane(numbers[mask]), np.int32(1))
-    masks = _bytes(mask_labels if mask_labels.dtype == torch.bool else mask_labels != 0)
-    return lambda mask: (masks[numbers[mask]], np.int32(1))
-
-
-def _bytes(plane: Bool[Tensor, "*shape"]) -> np.ndarray:
+def as_bytes(plane: Bool[Tensor, "*shape"]) -> np.ndarray:
+    """Views booleans as bytes, as compiled loops take them."""
     return plane.contiguous().view(torch.uint8).numpy()
 
 

@@ -1,7 +1,7 @@
-"""The shapes of masks that are run lengths already: area, box and shared pixels, of many at once.
+"""The shapes of masks given as run lengths: area, box and shared pixels, of many at once.
 
-No mask is made: a run adds to the area, widens the box and takes its pixels in a map of bits. What
-`rle.py` would refuse to decode is refused here. Who checks a table of segments asks us.
+No mask is decoded: a run adds to the area, widens the box and sets its pixels in a map of bits.
+Refuses what `rle.py` refuses to decode. The check of a segment table calls it.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
-from maskformer.compiled import compiled
-from maskformer.postprocessing.rle import BITS, FIRST_CHARACTER, MORE, SIGN
+from maskformer.cpu.compiled import compiled
+from maskformer.run_lengths.rle import BITS, FIRST_CHARACTER, LAST_PLACE, MORE, SIGN
 
 LARGEST_MASK_PIXELS = 2**34
 """A larger height × width is taken for damage, not for an image: its map of bits has 2 GiB."""
 
-_LONGEST_SHIFT = 60
+_LONGEST_SHIFT = BITS * LAST_PLACE
 
 
 @dataclass(frozen=True, kw_only=True)
 class RleShapes:
-    """Of each rle, in the order in which they came; all 0 where it is not valid."""
+    """Holds an entry for each rle, in their order; all 0 where it is not valid."""
 
     is_valid: Bool[np.ndarray, " rles"]
     """Whether `decode_rle` makes a mask of that size of it."""
@@ -94,7 +94,7 @@ def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes,
 @compiled()
 @no_type_check
 def _unpack(text, begin, end, size, counts):
-    """Fills in the counts; their number, or -1 where they are no mask of that size."""
+    """Fills in the counts; returns their number, or -1 where they are no mask of that size."""
     number, total, place = 0, np.int64(0), begin
     while place < end:
         value, shift = np.int64(0), np.int64(0)
@@ -109,7 +109,7 @@ def _unpack(text, begin, end, size, counts):
             shift += BITS
             if not code & MORE:
                 break
-        if code & SIGN and shift <= _LONGEST_SHIFT:
+        if code & SIGN:
             value -= np.int64(1) << shift
         if number > 2:
             value += counts[number - 2]
@@ -124,7 +124,7 @@ def _unpack(text, begin, end, size, counts):
 @compiled()
 @no_type_check
 def _measure(counts, number, height, taken, box):
-    """The area, and how many of its pixels were taken; fills in the box and takes its pixels."""
+    """Returns the area and how many pixels were taken; fills in the box, marks its pixels taken."""
     area, shared, start = np.int64(0), np.int64(0), np.int64(0)
     left, right, top, bottom = np.int64(-1), np.int64(0), height, np.int64(0)
     for run in range(number):
@@ -151,7 +151,7 @@ def _measure(counts, number, height, taken, box):
 @compiled()
 @no_type_check
 def _take(taken, start, end):
-    """Sets the bits [start, end); how many were set."""
+    """Sets the bits [start, end); returns how many were set before."""
     ones, one = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
     first, last = start >> 6, (end - 1) >> 6
     were_set = 0

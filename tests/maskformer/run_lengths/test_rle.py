@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
-from maskformer.postprocessing.rle import decode_rle
-from maskformer.postprocessing.segment_shapes import encode_mask, encode_segments
+from maskformer.cpu.segment_shapes import encode_mask, encode_segments
+from maskformer.run_lengths.rle import decode_rle
 
 id_maps = st.tuples(
     hnp.arrays(

@@ -1,0 +1,1 @@
+"""One image through the model several times: scales, mirrored copies, windows."""

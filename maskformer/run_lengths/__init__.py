@@ -1,0 +1,1 @@
+"""Masks as run lengths: COCO's compressed counts, and runs of pixels. Starts without numba."""

@@ -1,1 +1,0 @@
-"""One image through the model several times: scales, mirror images, windows."""
