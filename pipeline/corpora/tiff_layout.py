@@ -10,12 +10,15 @@ from pipeline.corpora.tiff_pages import LEAST_POSITION, Page, Tag
 
 _OLD_JPEG = 6
 _ALLOWED = {Tag.PLANES: (1, 2), Tag.FILL_ORDER: (1, 2), Tag.PREDICTOR: (1, 2, 3)}
+_WITH_PREDICTORS = (5, 8, 32946, 34925, 50000)
+"""Compressions that have one; with others, readers differ in whether they apply it."""
 _OF_ONE_NUMBER = (
     Tag.WIDTH, Tag.HEIGHT, Tag.COMPRESSION, Tag.PHOTOMETRIC, Tag.FILL_ORDER, Tag.ORIENTATION,
     Tag.SAMPLES, Tag.STRIP_ROWS, Tag.PLANES, Tag.PREDICTOR, Tag.TILE_WIDTH, Tag.TILE_HEIGHT,
 )  # fmt: skip
 _OF_NUMBERS = (
-    Tag.BITS, Tag.STRIPS, Tag.STRIP_SIZES, Tag.COLOURS, Tag.TILES, Tag.TILE_SIZES, Tag.FORMAT
+    Tag.BITS, Tag.STRIPS, Tag.STRIP_SIZES, Tag.COLOURS, Tag.TILES, Tag.TILE_SIZES, Tag.EXTRA,
+    Tag.FORMAT,
 )  # fmt: skip
 
 
@@ -35,6 +38,8 @@ def check_layout(page: Page) -> None:
     for tag, allowed in _ALLOWED.items():
         if page.value(tag, 1) not in allowed:
             raise OSError(f"its tag {tag:d} must be one of {allowed}, got {page.value(tag, 1)}")
+    if page.value(Tag.PREDICTOR, 1) != 1 and page.compression not in _WITH_PREDICTORS:
+        raise OSError("its predictor needs a compression that has one, as LZW and deflate")
     if min(page.size) < 1:
         raise OSError(f"its height and width must be 1 or more, got {page.height} x {page.width}")
     num_colours = 3 << page.bits[0]

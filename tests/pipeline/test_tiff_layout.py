@@ -8,10 +8,19 @@ from drawn_pixels import GREY, RGB, error, is_near, tiff
 
 STRIPED = tiff((GREY, {"photometric": "minisblack", "rowsperstrip": 16}))
 PLANES = tiff((RGB.transpose(2, 0, 1).copy(), {"photometric": "rgb", "planarconfig": "separate"}))
+PREDICTED = tiff((GREY, {"compression": "lzw", "predictor": True}))
 TILED = tiff((GREY, {"photometric": "minisblack", "tile": (16, 16)}))
 COLOURS = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
 PALETTE = tiff((GREY, {"photometric": "palette", "colormap": COLOURS}))
-HEIGHT, WIDTH, PHOTOMETRIC, STRIP_ROWS, PLANAR, COLORMAP = 257, 256, 262, 278, 284, 320
+HEIGHT, WIDTH, COMPRESSION, PHOTOMETRIC, STRIP_ROWS, PLANAR, COLORMAP = (
+    257,
+    256,
+    259,
+    262,
+    278,
+    284,
+    320,
+)
 
 
 def changed(data: bytes, tag: int, field: str, value: int) -> bytes:
@@ -36,6 +45,7 @@ def changed(data: bytes, tag: int, field: str, value: int) -> bytes:
         (STRIPED, PHOTOMETRIC, "tag", WIDTH, "tag 256 must stand once"),
         (STRIPED, PHOTOMETRIC, "count", 2, "tag 262 must stand once"),
         (PLANES, PLANAR, "value", 3, "tag 284 must be one of (1, 2), got 3"),
+        (PREDICTED, COMPRESSION, "value", 1, "its predictor needs a compression that has one"),
         (PALETTE, COLORMAP, "count", 300, "its palette must hold 768 numbers"),
         (PALETTE, COLORMAP, "value", 0, "values of tag 320 lie in the file's header"),
     ],
