@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -188,8 +188,17 @@ def test_a_cluster_without_gpus_is_asked_for_no_more_than_it_has(
         run_with([], wanted, monkeypatch)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heard, which a shell that starts tests in the background leaves out."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_lets_workers_stop_by_themselves_and_a_second_one_does_not_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     storage, place = Storage(), str(tmp_path / "notes")
     worker = WorkerNotes(place, storage=storage, first_step=0)
