@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Asks PyPI what is known of the installed versions; where the network does not let it, it fails nothing.
 AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off --timeout 10
 
-.PHONY: demo test faults lint bench clean
+.PHONY: demo test test-fast faults lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/python jobs/demo.py
@@ -16,6 +16,13 @@ SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
+
+# The data side, metrics and losses: no cluster and no large model, two minutes on two cores.
+FAST := tests/pipeline/labelled tests/pipeline/test_*.py tests/maskformer/run_lengths tests/maskformer/metrics \
+	tests/maskformer/test_loss.py
+
+test-fast: $(INSTALLED)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT) $(FAST)
 
 # What takes long to go wrong.
 faults: $(INSTALLED)
