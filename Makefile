@@ -18,7 +18,9 @@ test: $(INSTALLED)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
 # The data side, metrics and losses: no cluster and no large model, two minutes on two cores.
-FAST := tests/pipeline/labelled tests/pipeline/test_*.py tests/maskformer/run_lengths tests/maskformer/metrics \
+FAST := tests/pipeline/corpora tests/pipeline/datasets tests/pipeline/storage tests/pipeline/table \
+	tests/pipeline/planning tests/pipeline/runtime tests/pipeline/maintenance tests/pipeline/test_imports.py \
+	tests/maskformer/run_lengths tests/maskformer/metrics \
 	tests/maskformer/test_loss.py
 
 test-fast: $(INSTALLED)

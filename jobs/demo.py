@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.demo import SAMPLE_MODEL, most_frequent_labels, write_corpus
-from pipeline.drawing import contact_sheet
-from pipeline.table import images
+from pipeline.demo.demo import SAMPLE_MODEL, most_frequent_labels, write_corpus
+from pipeline.table.drawing import contact_sheet
+from pipeline.table.store import images
 
 OUTPUT = ROOT / "demo"
 CORPUS, TABLE, EVALUATION = (str(OUTPUT / name) for name in ("corpus", "table", "evaluation"))

@@ -21,7 +21,7 @@ def main() -> int:
     with Announcer() as announcer:
         announcer.doing("loading torch and Ray")
         # Here, not above: on a busy machine this takes longer than anyone waits without a word.
-        from pipeline.settings import WrongUsage, parse
+        from pipeline.runtime.settings import WrongUsage, parse
         from pipeline.training.run import PARTS, finetune
 
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.nightly.submission import SubmitSettings, submit
-from pipeline.settings import WrongUsage, parse
+from pipeline.runtime.settings import WrongUsage, parse
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.table import TableSpec
+from pipeline.table.store import TableSpec
 
 
 def panoptic_spec(*labels: str, **changes: Any) -> TableSpec:

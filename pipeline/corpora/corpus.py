@@ -4,7 +4,7 @@ A listing is read as it comes: millions of files of a prefix take no memory, and
 entries only a digest is kept.
 
 Takes what the user names (a prefix, an archive, a Parquet file, a manifest), gives whole `Source`s
-in a fixed order; `labelling/planning.py` cuts and groups them.
+in a fixed order; `planning/planner.py` cuts and groups them.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from pipeline.corpora.formats import IMAGE_ENDINGS
 from pipeline.corpora.lookups import refusal
 from pipeline.corpora.manifests import Entry, looked_at, read_manifest
 from pipeline.corpora.parquet_images import holds_images
-from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, PassedOver
 from pipeline.corpora.patterns import Pattern, pattern_of
 from pipeline.corpora.sources import Kind, Source
 from pipeline.corpora.visible import VisibleFiles
-from pipeline.locations import check_location
+from pipeline.runtime.passed_over import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, PassedOver
 from pipeline.storage import File, Storage, StorageFault, below
+from pipeline.storage.locations import check_location
 
 ARCHIVE_ENDINGS = (
     "tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tbz", "tb2", "tar.xz", "txz", "tar.zst", "tzst",

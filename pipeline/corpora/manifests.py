@@ -20,9 +20,9 @@ from pipeline.corpora.csv_rows import csv_rows
 from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.lookups import Lookups
 from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.runtime.threads import map_ahead
 from pipeline.storage import File, Storage, StorageFault, is_complete, join
 from pipeline.storage.protocols import why_never
-from pipeline.threads import map_ahead
 
 _LOOKS_AT_ONCE = 32
 _FIRST_LINES = 100

@@ -1,6 +1,6 @@
 """Parquet with images in it: which column holds them, and the images of its rows.
 
-`reading.py` hands the Parquet sources of a plan over to here; `labelling/cutting.py` asks for row
+`reading.py` hands the Parquet sources of a plan over to here; `planning/splitting.py` asks for row
 groups.
 """
 
@@ -19,8 +19,8 @@ from pipeline.corpora.encoded import (
     failed_source,
     too_large,
 )
-from pipeline.corpora.passed_over import EMPTY_ROW, PassedOver
 from pipeline.corpora.sources import Source
+from pipeline.runtime.passed_over import EMPTY_ROW, PassedOver
 from pipeline.storage import Storage, is_complete, join
 
 _IMAGE_COLUMNS = (

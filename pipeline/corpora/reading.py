@@ -35,9 +35,9 @@ from pipeline.corpora.encoded import (
 )
 from pipeline.corpora.manifests import absence
 from pipeline.corpora.parquet_images import read_parquet_images
-from pipeline.corpora.passed_over import PassedOver
 from pipeline.corpora.sources import Source
 from pipeline.corpora.tars import read_tar
+from pipeline.runtime.passed_over import PassedOver
 from pipeline.storage import Storage, StorageFault
 
 __all__ = ["EncodedImage", "ReadSettings", "read_source"]

@@ -1,6 +1,6 @@
 """Samples: which members of an archive are its images, and what they are called.
 
-Takes the members of `archives.py`; `cutting.py` cuts archives by `sample_offsets`, `reading.py`
+Takes the members of `archives.py`; `splitting.py` cuts archives by `sample_offsets`, `reading.py`
 takes the images of `samples`. WebDataset puts what belongs together side by side under one name up
 to the first dot: `x.jpg`, `x.cls`, `x.seg.png`. Photographs have dots in their names too. So:
 
@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol
 
 from pipeline.corpora.archives import ArchiveDamage, Member, Tape, read_members
 from pipeline.corpora.formats import IMAGE_ENDINGS, ending
-from pipeline.corpora.passed_over import BESIDE_AN_IMAGE, HIDDEN, LEFT_OUT, OF_NO_KNOWN_KIND
+from pipeline.runtime.passed_over import BESIDE_AN_IMAGE, HIDDEN, LEFT_OUT, OF_NO_KNOWN_KIND
 
 _WORD = re.compile(r"(?!v\d+$)[a-z_][a-z0-9_]*", re.IGNORECASE)
 _COULD_BE_IMAGES = frozenset(IMAGE_ENDINGS)

@@ -1,8 +1,9 @@
 """Sources: where images lie, as the plan writes them down.
 
-`corpus.py` lists them, `planning.py` cuts and groups them into units, `reading.py` opens them.
+`corpus.py` lists them, `planner.py` cuts and groups them into units, `reading.py` opens them.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,3 +37,14 @@ class Source:
     """How many units of earlier plans have held this version of it: 0, but where an image in error
     is tried again or an older version came back. It is part of the unit's name and of nothing else:
     the new unit stands beside the old one."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes reading the slice takes; all of the object where only its reader knows."""
+        if self.kind != "tar":
+            return self.size
+        return max(0, (self.size if self.stop is None else self.stop) - self.start)
+
+    def sliced(self, *, start: int, stop: int | None, num_images: int | None = None) -> "Source":
+        """Returns the part of the source from `start` to `stop`."""
+        return dataclasses.replace(self, start=start, stop=stop, num_images=num_images)

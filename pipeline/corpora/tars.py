@@ -17,9 +17,9 @@ from pipeline.corpora.encoded import (
     too_large,
 )
 from pipeline.corpora.links import Linked, linked_files
-from pipeline.corpora.passed_over import EMPTY_ARCHIVE, PassedOver
 from pipeline.corpora.samples import Count, Sample, samples
 from pipeline.corpora.sources import Source
+from pipeline.runtime.passed_over import EMPTY_ARCHIVE, PassedOver
 from pipeline.storage import Storage
 
 

@@ -8,7 +8,7 @@ what could hold images is counted.
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from pipeline.corpora.passed_over import HIDDEN, OF_A_TABLE
+from pipeline.runtime.passed_over import HIDDEN, OF_A_TABLE
 from pipeline.storage import File, Storage, below, join
 
 _HIDDEN_FOLDER = re.compile(

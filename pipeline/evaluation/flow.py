@@ -18,15 +18,13 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from maskformer import MaskFormerImageProcessor
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.target import LabelError
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import Judge, Metric
 from pipeline.evaluation.loading import INDICES, ImageLoader
-from pipeline.evaluation.looks import Looks
 from pipeline.evaluation.predictions import PredictionLoader
 from pipeline.evaluation.scoring import Scorer, badness, merge
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.target import LabelError
-from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.flow import (
     ATTEMPTS,
     MakeSegmenter,
@@ -38,6 +36,7 @@ from pipeline.labelling.flow import (
 )
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.runtime.cluster import ActorSettings, Machines
 from pipeline.storage import StorageFault
 
 _TASK_IMAGES = 64
@@ -45,7 +44,7 @@ _ROW_BLOCK_BYTES = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class EvaluationJob:
     """What is compared with what, and how."""
 
     dataset: LabelledImages
@@ -74,37 +73,37 @@ class Segmenting:
     actors: ActorSettings
     processor: MaskFormerImageProcessor
     model_files: ModelFiles
-    looks: Looks | None = None
+    mode: InferenceMode | None = None
     """At each image; None for once and whole."""
 
     @property
     def loading_processor(self) -> MaskFormerImageProcessor:
         """Of the pixels that go to the actors: the model's, but where these resize themselves."""
-        if self.looks is None:
+        if self.mode is None:
             return self.processor
         return MaskFormerImageProcessor.from_dict(self.processor.to_dict(), do_resize=False)
 
     @property
     def make(self) -> MakeSegmenter:
         """What an actor calls."""
-        if self.looks is None and self.settings.task == "instance":
+        if self.mode is None and self.settings.task == "instance":
             return functools.partial(
                 make_segmenter, settings=self.settings, num_whole_instances=NUM_WHOLE_INSTANCES
             )
-        if self.looks is None:
+        if self.mode is None:
             return functools.partial(make_segmenter, settings=self.settings)
-        return functools.partial(_make_looker, settings=self.settings, looks=self.looks)
+        return functools.partial(_make_multi_view_segmenter, settings=self.settings, mode=self.mode)
 
 
-def _make_looker(**options: Any) -> Callable[[pa.Table], pa.Table]:
-    """A `Looker`; imports torch only in the actor's own process."""
-    from pipeline.evaluation.looking import Looker
+def _make_multi_view_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
+    """A `MultiViewSegmenter`; imports torch only in the actor's own process."""
+    from pipeline.evaluation.multi_view_segmenter import MultiViewSegmenter
 
-    return Looker(**options)
+    return MultiViewSegmenter(**options)
 
 
 @dataclass
-class Verdict:
+class EvaluationSums:
     """The sums so far; grows while receipts come."""
 
     metric: Metric
@@ -116,8 +115,8 @@ class Verdict:
 
 
 def evaluate_model(
-    comparison: Comparison, *, segmenting: Segmenting, on_progress: Callable[[int, int], None]
-) -> Verdict:
+    job: EvaluationJob, *, segmenting: Segmenting, on_progress: Callable[[int, int], None]
+) -> EvaluationSums:
     """Segments every image on actors and compares.
 
     Args:
@@ -131,27 +130,25 @@ def evaluate_model(
     processor = segmenting.loading_processor
     block_bytes = machines.block_bytes(processor)
     configure_ray_data(block_bytes=block_bytes)
-    loader = ImageLoader(dataset=comparison.dataset, processor=processor, block_bytes=block_bytes)
+    loader = ImageLoader(dataset=job.dataset, processor=processor, block_bytes=block_bytes)
     rows = segmented(
-        ray.data.from_arrow(list(_index_tasks(len(comparison.dataset)))),
+        ray.data.from_arrow(list(_index_tasks(len(job.dataset)))),
         load=loader.__call__,
         model=ray.put(dict(segmenting.model_files)),
         make=segmenting.make,
         machines=machines,
-        num_images=len(comparison.dataset),
+        num_images=len(job.dataset),
     )
-    return _judged(
-        rows, comparison=comparison, num_cpus=machines.stager_cpus, on_progress=on_progress
-    )
+    return _judged(rows, job=job, num_cpus=machines.stager_cpus, on_progress=on_progress)
 
 
 def evaluate_rows(
     tasks: Iterable[pa.Table],
     *,
-    comparison: Comparison,
+    job: EvaluationJob,
     actors: ActorSettings,
     on_progress: Callable[[int, int], None],
-) -> Verdict:
+) -> EvaluationSums:
     """Compares the rows of a table, by units; see `predictions.py`.
 
     Raises:
@@ -159,7 +156,7 @@ def evaluate_rows(
         StorageFault: storage or cluster failed.
     """
     configure_ray_data(block_bytes=_ROW_BLOCK_BYTES)
-    loader = PredictionLoader(storage=comparison.dataset.storage)
+    loader = PredictionLoader(storage=job.dataset.storage)
     rows = ray.data.from_arrow(list(tasks)).map_batches(
         loader.__call__,
         batch_size=None,
@@ -167,39 +164,37 @@ def evaluate_rows(
         num_cpus=actors.reader_cpus,
         max_retries=ATTEMPTS,
     )
-    return _judged(
-        rows, comparison=comparison, num_cpus=actors.reader_cpus, on_progress=on_progress
-    )
+    return _judged(rows, job=job, num_cpus=actors.reader_cpus, on_progress=on_progress)
 
 
 def _judged(
     rows: "ray.data.Dataset",
     *,
-    comparison: Comparison,
+    job: EvaluationJob,
     num_cpus: float,
     on_progress: Callable[[int, int], None],
-) -> Verdict:
+) -> EvaluationSums:
     scored = rows.map_batches(
-        comparison.scorer.__call__,
+        job.scorer.__call__,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=num_cpus,
         max_retries=ATTEMPTS,
     )
-    verdict = Verdict(metric=comparison.judge.metric())
+    sums = EvaluationSums(metric=job.judge.metric())
     with _cluster_faults(), contextlib.closing(receipts(scored)) as arriving:
         for receipt in arriving:
-            take(receipt, verdict=verdict, num_worst=comparison.num_worst)
+            take(receipt, sums=sums, num_worst=job.num_worst)
             on_progress(len(receipt["indices"]), receipt["num_segments"])
-    missing = len(comparison.dataset) - len(verdict.indices)
+    missing = len(job.dataset) - len(sums.indices)
     if missing:
         raise StorageFault(f"{missing} images were not reached")
-    return verdict
+    return sums
 
 
-def take(receipt: dict[str, Any], *, verdict: Verdict, num_worst: int) -> None:
-    """Adds what a receipt tells to the verdict.
+def take(receipt: dict[str, Any], *, sums: EvaluationSums, num_worst: int) -> None:
+    """Adds what a receipt tells to the sums.
 
     Raises:
         LabelError, StorageFault: it tells of an error or a fault, or counts an image again.
@@ -209,13 +204,13 @@ def take(receipt: dict[str, Any], *, verdict: Verdict, num_worst: int) -> None:
     if receipt["fault"]:
         raise StorageFault(receipt["fault"])
     indices = set(receipt["indices"])
-    if not indices.isdisjoint(verdict.indices):
+    if not indices.isdisjoint(sums.indices):
         # Sums cannot be taken apart again.
         raise StorageFault("a task ran twice, and its images were counted twice")
-    verdict.indices |= indices
-    merge(verdict.metric, pickle.loads(receipt["sums"]))
-    verdict.num_segments += receipt["num_segments"]
-    verdict.worst = heapq.nsmallest(num_worst, [*verdict.worst, *receipt["worst"]], key=badness)
+    sums.indices |= indices
+    merge(sums.metric, pickle.loads(receipt["sums"]))
+    sums.num_segments += receipt["num_segments"]
+    sums.worst = heapq.nsmallest(num_worst, [*sums.worst, *receipt["worst"]], key=badness)
 
 
 def _index_tasks(count: int) -> Iterator[pa.Table]:

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from maskformer import MeanIoU, PanopticQuality, decode_rle, encode_segments
+from pipeline.datasets.target import Labels, Target
 from pipeline.evaluation.instance_ap import InstanceAP
 from pipeline.evaluation.matching import UNMATCHED
-from pipeline.labelled.target import Labels, Target
 
 Task = Literal["semantic", "panoptic", "instance"]
 Metric: TypeAlias = MeanIoU | PanopticQuality | InstanceAP

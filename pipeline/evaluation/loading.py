@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelled.dataset import LabelledImages
+from pipeline.datasets.dataset import LabelledImages
 from pipeline.labelling.loading import blocks, fault_row, image_row
+from pipeline.runtime.threads import map_ahead
 from pipeline.storage import SourceChanged, StorageFault
-from pipeline.threads import map_ahead
 
 INDICES = pa.schema([("index", pa.int64())])
 """The images of a task, by their numbers in the data set."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pipeline.labelled.target import Labels
+from pipeline.datasets.target import Labels
 
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 _SHOWN = 5

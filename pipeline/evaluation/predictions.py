@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pipeline import latest
 from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.parquet import read_parquet
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.target import LabelError
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.target import LabelError
 from pipeline.labelling.loading import fault_row
 from pipeline.labelling.rows import ROWS
 from pipeline.storage import File, SourceChanged, Storage, StorageFault
-from pipeline.table import IMAGES, TableStore, rows_of_unit
+from pipeline.table import latest
+from pipeline.table.store import IMAGES, TableStore, rows_of_unit
 
 TASKS = pa.schema(
     [

@@ -19,34 +19,34 @@ from PIL import Image
 
 from maskformer import MeanIoU, check_shapes, label_maps_count_from_one
 from pipeline.corpora.reading import ReadSettings
+from pipeline.datasets.checking import check_images, hidden_label
+from pipeline.datasets.dataset import TASKS, LabelledImages
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.confusion import confusion_picture
 from pipeline.evaluation.flow import (
-    Comparison,
+    EvaluationJob,
+    EvaluationSums,
     Segmenting,
-    Verdict,
     evaluate_model,
     evaluate_rows,
 )
+from pipeline.evaluation.inference_modes import InferenceSettings, inference_mode
 from pipeline.evaluation.judging import SCORES, Judge
-from pipeline.evaluation.looks import LookSettings, looks_of
 from pipeline.evaluation.matching import match_labels, stuff_to_fuse, unmatched_lines
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.report import MetricsReport, make_report, summary
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelled.checking import check_images, hidden_label
-from pipeline.labelled.dataset import TASKS, LabelledImages
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelling.cluster import ActorSettings, connect
 from pipeline.labelling.model import read_model
-from pipeline.labelling.progress import ProgressDisplay
 from pipeline.labelling.report import ExitCode
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.labelling.tally import Counts, Tally
-from pipeline.settings import Settings, WrongUsage
+from pipeline.runtime.cluster import ActorSettings, connect
+from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.run_stats import Counts, RunStats
+from pipeline.runtime.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.storage.faults import can_never_work
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ PARTS = (
     EvaluateSettings,
     DatasetSettings,
     SegmentSettings,
-    LookSettings,
+    InferenceSettings,
     ReadSettings,
     ActorSettings,
     Storage,
@@ -105,7 +105,7 @@ def _evaluate(settings: Settings) -> int:
     began = time.monotonic()
     wanted = settings.of(EvaluateSettings)
     prepared = _of_table(settings) if wanted.model is None else _of_model(settings)
-    dataset = prepared.comparison.dataset
+    dataset = prepared.job.dataset
     images = f"{len(dataset):,} image{'s' if len(dataset) != 1 else ''}"
     print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr)
     for line in (*dataset.notes, *prepared.notes, *_hidden_lines(dataset)):
@@ -113,17 +113,17 @@ def _evaluate(settings: Settings) -> int:
     connect(settings.of(ActorSettings).ray_address)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    verdict = _judged(prepared, actors=settings.of(ActorSettings))
+    sums = _judged(prepared, actors=settings.of(ActorSettings))
     report = make_report(
-        verdict.metric,
-        judge=prepared.comparison.judge,
+        sums.metric,
+        judge=prepared.job.judge,
         predictions=str(wanted.model or wanted.table),
         dataset=dataset.uri,
-        num_images=len(verdict.indices),
-        num_segments=verdict.num_segments,
+        num_images=len(sums.indices),
+        num_segments=sums.num_segments,
         seconds=time.monotonic() - began,
     )
-    files = _write(report, verdict, comparison=prepared.comparison, settings=settings)
+    files = _write(report, sums, job=prepared.job, settings=settings)
     print(summary(report, files=files))
     return ExitCode.DONE
 
@@ -132,7 +132,7 @@ def _evaluate(settings: Settings) -> int:
 class _Prepared:
     """All that is known before work starts; one of the two makes or has the predictions."""
 
-    comparison: Comparison
+    job: EvaluationJob
     notes: Sequence[str]
     """What people should know of how it is judged."""
     segmenting: Segmenting | None = None
@@ -143,11 +143,11 @@ def _of_model(settings: Settings) -> _Prepared:
     wanted, segmenting = settings.of(EvaluateSettings), settings.of(SegmentSettings)
     model = read_model(str(wanted.model), resize_rule=segmenting.resize_rule)
     dataset = _opened(settings, model_labels=model.labels, reduced_labels=model.reduced_labels)
-    comparison = _comparison(dataset, model_labels=model.labels, settings=settings)
+    job = _evaluation_job(dataset, model_labels=model.labels, settings=settings)
     check_shapes(model.folder)
     if segmenting.task == "panoptic" and segmenting.label_ids_to_fuse is None:
         stuff = stuff_to_fuse(
-            comparison.judge.data_label_of,
+            job.judge.data_label_of,
             things=dataset.labels.things,
             model_stuff=model.stuff,
         )
@@ -157,23 +157,23 @@ def _of_model(settings: Settings) -> _Prepared:
             "out_of_memory=tile gives no whole masks, of which AP is published; --task instance "
             "takes record or shrink"
         )
-    looks = looks_of(
-        settings.of(LookSettings),
+    mode = inference_mode(
+        settings.of(InferenceSettings),
         model=str(wanted.model),
         processor=model.processor,
         task=segmenting.task,
     )
-    if looks is not None:
+    if mode is not None:
         _refuse_to_resize(settings)
     return _Prepared(
-        comparison=comparison,
-        notes=unmatched_lines(model.labels, comparison.judge.data_label_of),
+        job=job,
+        notes=unmatched_lines(model.labels, job.judge.data_label_of),
         segmenting=Segmenting(
             settings=segmenting,
             actors=settings.of(ActorSettings),
             processor=model.processor,
             model_files=model.files,
-            looks=looks,
+            mode=mode,
         ),
     )
 
@@ -198,7 +198,7 @@ def _of_table(settings: Settings) -> _Prepared:
             f"got {segmenting.task}"
         )
     _refuse(segmenting, but=("task",))
-    _refuse(settings.of(LookSettings), but=())
+    _refuse(settings.of(InferenceSettings), but=())
     _refuse(settings.of(ActorSettings), but=("ray_address", "reader_cpus"))
     _refuse(settings.of(ReadSettings), but=("image_members", "image_column", "key_column"))
     # A table does not say how its model's maps were written; of published models it is known.
@@ -208,9 +208,9 @@ def _of_table(settings: Settings) -> _Prepared:
         model_labels=spec["labels"],
         reduced_labels=tuple(spec["labels"]) if is_reduced else None,
     )
-    comparison = _comparison(dataset, model_labels=spec["labels"], settings=settings)
-    notes = unmatched_lines(spec["labels"], comparison.judge.data_label_of)
-    return _Prepared(comparison=comparison, notes=notes, table=table)
+    job = _evaluation_job(dataset, model_labels=spec["labels"], settings=settings)
+    notes = unmatched_lines(spec["labels"], job.judge.data_label_of)
+    return _Prepared(job=job, notes=notes, table=table)
 
 
 def _refuse(part: Any, *, but: tuple[str, ...]) -> None:
@@ -263,11 +263,11 @@ _TELLS = {
 }
 
 
-def _comparison(
+def _evaluation_job(
     dataset: LabelledImages, *, model_labels: tuple[str, ...], settings: Settings
-) -> Comparison:
+) -> EvaluationJob:
     task = settings.of(SegmentSettings).task
-    return Comparison(
+    return EvaluationJob(
         dataset=dataset,
         judge=Judge(
             task=task,
@@ -278,46 +278,44 @@ def _comparison(
     )
 
 
-def _judged(prepared: _Prepared, *, actors: ActorSettings) -> Verdict:
-    tally = Tally()
+def _judged(prepared: _Prepared, *, actors: ActorSettings) -> EvaluationSums:
+    stats = RunStats()
 
     def on_progress(images: int, segments: int) -> None:
-        tally.add(Counts(images=images, segments=segments), errors=[])
+        stats.add(Counts(images=images, segments=segments), errors=[])
 
-    comparison = prepared.comparison
-    with ProgressDisplay(tally, comparison, doing="evaluating"):
+    job = prepared.job
+    with ProgressDisplay(stats, job, doing="evaluating"):
         if prepared.segmenting is not None:
-            return evaluate_model(
-                comparison, segmenting=prepared.segmenting, on_progress=on_progress
-            )
+            return evaluate_model(job, segmenting=prepared.segmenting, on_progress=on_progress)
         assert prepared.table is not None
         return evaluate_rows(
-            prediction_tasks(prepared.table, dataset=comparison.dataset),
-            comparison=comparison,
+            prediction_tasks(prepared.table, dataset=job.dataset),
+            job=job,
             actors=actors,
             on_progress=on_progress,
         )
 
 
 def _write(
-    report: MetricsReport, verdict: Verdict, *, comparison: Comparison, settings: Settings
+    report: MetricsReport, sums: EvaluationSums, *, job: EvaluationJob, settings: Settings
 ) -> list[str]:
     """Writes the output, metrics.json last; the files to look at."""
     storage = settings.of(Storage).with_environment()
     output = storage.absolute(settings.of(EvaluateSettings).output)
-    judge = comparison.judge
+    judge = job.judge
     pictures = {
         "worst.png": worst_sheet(
-            [worst_image(worst, dataset=comparison.dataset) for worst in verdict.worst],
+            [worst_image(worst, dataset=job.dataset) for worst in sums.worst],
             judge=judge,
             metric=SCORES[judge.task],
         )
     }
-    if isinstance(verdict.metric, MeanIoU):
+    if isinstance(sums.metric, MeanIoU):
         pictures["confusion.png"] = confusion_picture(
-            verdict.metric.confusion,
+            sums.metric.confusion,
             names=judge.labels.names,
-            iou=verdict.metric.compute()["iou_per_label"],
+            iou=sums.metric.compute()["iou_per_label"],
         )
     storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
     for name, picture in pictures.items():

@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.datasets.checking import fitted
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.target import LabelError
 from pipeline.evaluation.judging import Judge, Metric
-from pipeline.labelled.checking import fitted
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.target import LabelError
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.storage import SourceChanged, StorageFault
 

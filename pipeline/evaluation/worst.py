@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maskformer import encode_mask, encode_segments
 from pipeline.corpora.decoding import decode
-from pipeline.drawing import draw_segments
+from pipeline.datasets.checking import fitted
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.target import Target
 from pipeline.evaluation.judging import Judge
 from pipeline.evaluation.matching import UNMATCHED
-from pipeline.labelled.checking import fitted
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.target import Target
+from pipeline.table.drawing import draw_segments
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -3,7 +3,7 @@
 Parts are named by unit and positions, and a unit's files by the unit: whatever runs twice, here or
 in another run, writes the same names with the same rows. `images/<unit>` comes last and says that
 the unit is done; until then no reader looks at anything of it. It is written where nothing is yet:
-a run that gave the unit up has taken its place (`given_up.py`).
+a run that gave the unit up has taken its place (`tombstones.py`).
 """
 
 import io
@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
-from pipeline.corpora.passed_over import PASSED_OVER
 from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
+from pipeline.runtime.passed_over import PASSED_OVER
 from pipeline.storage import StorageFault
-from pipeline.table import TableSpec, TableStore, parquet_options
+from pipeline.table.store import TableSpec, TableStore, parquet_options
 
 RECEIPT = pa.schema(
     [

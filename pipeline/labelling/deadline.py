@@ -23,7 +23,7 @@ def moment(text: str, *, now: datetime) -> datetime:
     raise ValueError(f"deadline must be a time, as 06:30, or a duration, as 6h, got {text!r}")
 
 
-class Gate:
+class DeadlineAdmission:
     """Lets a unit begin if it and all others under way would be done by the deadline.
 
     How long that takes, it takes from the units done so far; before there are any, the deadline

@@ -19,11 +19,9 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.exceptions import ExecutionTimeoutError
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.corpora.passed_over import PassedOver
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
-from pipeline.labelling.deadline import NOT_BEGUN, Gate
+from pipeline.labelling.deadline import NOT_BEGUN, DeadlineAdmission
 from pipeline.labelling.loading import UnitLoader, in_place_of
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.poison import (
@@ -36,11 +34,13 @@ from pipeline.labelling.poison import (
 )
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.labelling.tally import Counts, Tally
-from pipeline.labelling.units import Unit
+from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.storage import StorageFault
 from pipeline.storage.retries import Retries, take_retries
-from pipeline.table import TableSpec, TableStore
+from pipeline.table.store import TableSpec, TableStore
+from pipeline.table.units import Unit
 
 _PASSES = 4
 ATTEMPTS = 3
@@ -72,20 +72,20 @@ class Work:
 
 
 def run_units(
-    units: Iterable[Unit], *, work: Work, tally: Tally, on_progress: Callable[[], bool]
+    units: Iterable[Unit], *, work: Work, stats: RunStats, on_progress: Callable[[], bool]
 ) -> bool:
     """Works on the units until all are done or the passes are used up; whether it was stopped.
 
     Args:
-        tally: is kept up to date.
+        stats: is kept up to date.
         on_progress: called whenever something was done; False ends the run after the commits that
             are under way.
     """
     left = {unit.unit_id: unit for unit in units}
     model = ray.put(dict(work.model_files))
-    gate = None if work.deadline is None else _GATE.remote(work.deadline)
+    admission = None if work.deadline is None else _ADMISSION.remote(work.deadline)
     machines = Machines.of_cluster(work.actors)
-    tally.take_machines(
+    stats.take_machines(
         actors=machines.most_actors,
         gpus=machines.most_actors * machines.actor_gpus,
         nodes=machines.num_nodes,
@@ -93,7 +93,13 @@ def run_units(
     care = None
     for _ in range(_PASSES):
         one_pass = _Pass(
-            left, work=work, model=model, gate=gate, tally=tally, on_progress=on_progress, care=care
+            left,
+            work=work,
+            model=model,
+            admission=admission,
+            stats=stats,
+            on_progress=on_progress,
+            care=care,
         )
         done = one_pass.run()
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
@@ -106,10 +112,10 @@ def run_units(
         elif one_pass.lost_workers:
             care = Care(witness=_WITNESS.remote())
     if one_pass.is_shut:
-        tally.units_left = len(left.keys() - one_pass.begun)
+        stats.units_left = len(left.keys() - one_pass.begun)
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id in one_pass.begun}
     for unit_id in left:
-        tally.faults.setdefault(unit_id, "was not reached")
+        stats.faults.setdefault(unit_id, "was not reached")
     return one_pass.was_stopped
 
 
@@ -122,13 +128,13 @@ class _Pass:
         *,
         work: Work,
         model: "ray.ObjectRef[ModelFiles]",
-        gate: Any,
-        tally: Tally,
+        admission: Any,
+        stats: RunStats,
         on_progress: Callable[[], bool],
         care: Care | None = None,
     ) -> None:
-        self._units, self._work, self._tally, self._on_progress = units, work, tally, on_progress
-        self._model, self._gate, self._care = model, gate, care
+        self._units, self._work, self._stats, self._on_progress = units, work, stats, on_progress
+        self._model, self._admission, self._care = model, admission, care
         self._collected = {unit_id: _Collected() for unit_id in units}
         self._commits: dict[Any, str] = {}
         self._done: set[str] = set()
@@ -146,11 +152,11 @@ class _Pass:
             self._units.values(),
             work=self._work,
             model=self._model,
-            gate=self._gate,
+            admission=self._admission,
             care=self._care,
         )
         for unit_id in self._units:
-            self._tally.faults.pop(unit_id, None)  # that of the pass before
+            self._stats.faults.pop(unit_id, None)  # that of the pass before
         try:
             with deaths() as died, contextlib.closing(receipts(dataset)) as arriving:
                 for receipt in arriving:
@@ -172,13 +178,13 @@ class _Pass:
         self._finish_commits(at_most=0)
         for unit_id, collected in self._collected.items():
             if unit_id not in self._done:
-                self._tally.counts.take_back(collected.counts)
+                self._stats.counts.take_back(collected.counts)
         return self._done
 
     def _take(self, receipt: dict[str, Any]) -> None:
         unit_id = receipt["unit_id"]
         collected = self._collected[unit_id]
-        self._tally.add_retries(Retries(**each) for each in receipt["storage_retries"] or ())
+        self._stats.add_retries(Retries(**each) for each in receipt["storage_retries"] or ())
         if unit_id in self._done or collected.is_committing:
             return  # a task that ran twice
         if receipt["fault"] == NOT_BEGUN:
@@ -186,18 +192,18 @@ class _Pass:
             return
         if receipt["fault"] == _DONE_ELSEWHERE:
             self._done.add(unit_id)
-            self._tally.units_elsewhere += 1
-            self._tally.faults.pop(unit_id, None)
-            self._tally.counts.take_back(collected.counts)
+            self._stats.units_elsewhere += 1
+            self._stats.faults.pop(unit_id, None)
+            self._stats.counts.take_back(collected.counts)
             collected.forget()
             return
         if receipt["fault"]:
-            self._tally.faults[unit_id] = receipt["fault"]
+            self._stats.faults[unit_id] = receipt["fault"]
             return
         counts, errors = collected.add(receipt)
-        self._tally.add(counts, errors=errors)
+        self._stats.add(counts, errors=errors)
         if collected.is_complete:
-            self._tally.faults.pop(unit_id, None)
+            self._stats.faults.pop(unit_id, None)
             collected.is_committing = True
             self._commits[self._commit(unit_id, collected)] = unit_id
 
@@ -224,34 +230,34 @@ class _Pass:
             for each in ready:
                 unit_id = self._commits.pop(each)
                 try:
-                    self._tally.add_retries(ray.get(each))
+                    self._stats.add_retries(ray.get(each))
                 except (ray.exceptions.RayError, StorageFault) as error:
                     # Its process may have ended after the commit.
                     if not _quietly(self._work.table.is_done)(unit_id):
-                        self._tally.faults[unit_id] = reason(error)
+                        self._stats.faults[unit_id] = reason(error)
                         continue
                 self._done.add(unit_id)
-                self._tally.units += 1
-                if self._gate is not None:
-                    self._gate.note_done.remote(unit_id)
+                self._stats.units += 1
+                if self._admission is not None:
+                    self._admission.note_done.remote(unit_id)
                 self._collected[unit_id].forget()
 
     def _shut(self) -> None:
         if not self.is_shut:
-            self.is_shut, self.begun = True, ray.get(self._gate.begun.remote())
+            self.is_shut, self.begun = True, ray.get(self._admission.begun.remote())
 
     def _under_way(self) -> bool:
         """Whether more receipts are to come of units that have begun."""
         return any(
-            not self._collected[unit_id].is_committing and unit_id not in self._tally.faults
+            not self._collected[unit_id].is_committing and unit_id not in self._stats.faults
             for unit_id in self.begun & self._units.keys()
         )
 
     def _blame(self, error: BaseException) -> None:
         for unit_id in self._units:
             undone = unit_id not in self._done and not self._collected[unit_id].is_committing
-            if undone and unit_id not in self._tally.faults:
-                self._tally.faults[unit_id] = reason(error)
+            if undone and unit_id not in self._stats.faults:
+                self._stats.faults[unit_id] = reason(error)
                 self.lost_workers = True
 
 
@@ -306,17 +312,17 @@ def _commit(
     return take_retries()
 
 
-_GATE = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Gate)
+_ADMISSION = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(DeadlineAdmission)
 _WITNESS = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Witness)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
-    """Loads a unit if no run beside this one has done it, and the gate lets it begin."""
+    """Loads a unit if no run beside this one has done it, and the admission lets it begin."""
 
     load: UnitLoader
     table: TableStore
-    gate: Any
+    admission: Any
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
         unit_id = unit["unit_id"][0].as_py()
@@ -327,7 +333,7 @@ class _Reader:
             return
         if is_done:
             yield in_place_of(unit_id, _DONE_ELSEWHERE)
-        elif self.gate is None or ray.get(self.gate.admits.remote(unit_id)):
+        elif self.admission is None or ray.get(self.admission.admits.remote(unit_id)):
             yield from self.load(unit)
         else:
             yield in_place_of(unit_id, NOT_BEGUN)
@@ -338,13 +344,13 @@ def label_dataset(
     *,
     work: Work,
     model: "ray.ObjectRef[ModelFiles]",
-    gate: Any = None,
+    admission: Any = None,
     care: Care | None = None,
 ) -> "ray.data.Dataset":
     """The operators: units, then pixels, then rows, then receipts.
 
     Args:
-        gate: the actor that lets units begin; None lets all.
+        admission: the actor that lets units begin; None lets all.
         care: what is known of images that end processes, where any is suspected.
     """
     units = list(units)
@@ -362,7 +368,7 @@ def label_dataset(
     )
     return segmented(
         ray.data.from_arrow([unit_table(unit) for unit in units]),
-        load=_Reader(load=loader, table=work.table, gate=gate).__call__,
+        load=_Reader(load=loader, table=work.table, admission=admission).__call__,
         model=model,
         make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 
-from pipeline.labelling.cluster import Machines
 from pipeline.labelling.flow import Work, make_segmenter, unit_table
 from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.planning import Plan
-from pipeline.labelling.progress import duration
+from pipeline.planning.planner import Plan
+from pipeline.runtime.cluster import Machines
+from pipeline.runtime.progress import duration
 
 _SAMPLE_IMAGES = 16
 _SAMPLE_SECONDS = 20

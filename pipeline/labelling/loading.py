@@ -14,15 +14,15 @@ import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.decoding import ImageError, decode
-from pipeline.corpora.passed_over import PASSED_OVER, PassedOver
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.labelling.guard import Guard
 from pipeline.labelling.limits import memory_limit, time_limit
 from pipeline.labelling.rows import RETRIES, taken_retries
-from pipeline.labelling.units import sources_of
+from pipeline.runtime.passed_over import PASSED_OVER, PassedOver
+from pipeline.runtime.threads import map_ahead
 from pipeline.storage import SourceChanged, Storage, StorageFault
-from pipeline.threads import map_ahead
+from pipeline.table.units import sources_of
 
 BLOCK = pa.schema(
     [

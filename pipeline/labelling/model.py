@@ -19,7 +19,7 @@ from maskformer import (
 )
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.table import TableSpec
+from pipeline.table.store import TableSpec
 
 ModelFiles = Mapping[str, bytes]
 """The files of a model folder by name."""

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from pipeline.corpora.passed_over import OF_NO_KNOWN_KIND, PassedOver
-from pipeline.labelling.planning import Plan
-from pipeline.labelling.progress import duration
-from pipeline.labelling.tally import Counts, Tally
+from pipeline.planning.planner import Plan
+from pipeline.runtime.passed_over import OF_NO_KNOWN_KIND, PassedOver
+from pipeline.runtime.progress import duration
+from pipeline.runtime.run_stats import Counts, RunStats
 
 
 class ExitCode(IntEnum):
@@ -93,7 +93,7 @@ def make_report(
     table: str,
     corpus: str,
     plan: Plan,
-    tally: Tally,
+    stats: RunStats,
     seconds: float,
     error_budget: float,
     was_stopped: bool,
@@ -103,35 +103,35 @@ def make_report(
         run_id=run_id,
         table=table,
         corpus=corpus,
-        exit_code=_exit_code(plan, tally, error_budget=error_budget, was_stopped=was_stopped),
+        exit_code=_exit_code(plan, stats, error_budget=error_budget, was_stopped=was_stopped),
         seconds=round(seconds, 2),
-        images=tally.counts.images,
-        images_in_error=tally.counts.num_errors,
-        segments=tally.counts.segments,
-        images_per_second=tally.images_per_second,
-        bytes_read=tally.counts.bytes_read,
+        images=stats.counts.images,
+        images_in_error=stats.counts.num_errors,
+        segments=stats.counts.segments,
+        images_per_second=stats.images_per_second,
+        bytes_read=stats.counts.bytes_read,
         units_planned=len(plan.units),
-        units_committed=tally.units,
+        units_committed=stats.units,
         units_done_before=plan.done,
-        errors=dict(tally.counts.errors.most_common()),
-        error_examples=tally.examples,
-        faults=dict(list(tally.faults.items())[:100]),
+        errors=dict(stats.counts.errors.most_common()),
+        error_examples=stats.examples,
+        faults=dict(list(stats.faults.items())[:100]),
         files_passed_over=plan.passed_over.counts[OF_NO_KNOWN_KIND],
         files_passed_over_examples=plan.passed_over.examples.get(OF_NO_KNOWN_KIND, []),
         files_named_twice=len(plan.doubled) + plan.more_doubled,
-        units_elsewhere=tally.units_elsewhere,
-        units_left=tally.units_left,
+        units_elsewhere=stats.units_elsewhere,
+        units_left=stats.units_left,
         files_waiting=plan.waiting,
         images_tried_again=plan.tried_again,
         files_gone=plan.gone,
         files_gone_example=plan.first_gone,
         files_out_of_reach=plan.out_of_reach,
         files_out_of_reach_examples=list(plan.storage_faults),
-        passed_over=_together(plan.passed_over, tally.counts.passed_over).to_dict(),
-        storage_retries=dict(tally.storage_retries.most_common()),
-        storage_wait_seconds=round(tally.storage_wait_seconds, 2),
-        gpu_seconds=round(tally.gpus * tally.seconds_at_work, 2),
-        node_seconds=round(tally.nodes * tally.seconds_at_work, 2),
+        passed_over=_together(plan.passed_over, stats.counts.passed_over).to_dict(),
+        storage_retries=dict(stats.storage_retries.most_common()),
+        storage_wait_seconds=round(stats.storage_wait_seconds, 2),
+        gpu_seconds=round(stats.gpus * stats.seconds_at_work, 2),
+        node_seconds=round(stats.nodes * stats.seconds_at_work, 2),
     )
 
 
@@ -147,12 +147,12 @@ def over_budget(counts: Counts, *, error_budget: float) -> bool:
     return counts.num_errors > error_budget * counts.images
 
 
-def _exit_code(plan: Plan, tally: Tally, *, error_budget: float, was_stopped: bool) -> ExitCode:
-    if over_budget(tally.counts, error_budget=error_budget):
+def _exit_code(plan: Plan, stats: RunStats, *, error_budget: float, was_stopped: bool) -> ExitCode:
+    if over_budget(stats.counts, error_budget=error_budget):
         return ExitCode.BUDGET_EXCEEDED
-    if was_stopped or plan.out_of_reach or tally.units_over < len(plan.units):
+    if was_stopped or plan.out_of_reach or stats.units_over < len(plan.units):
         return ExitCode.TRY_AGAIN
-    return ExitCode.DONE_WITH_ERRORS if tally.counts.num_errors else ExitCode.DONE
+    return ExitCode.DONE_WITH_ERRORS if stats.counts.num_errors else ExitCode.DONE
 
 
 def summary(report: Report, *, report_file: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpora.passed_over import PASSED_OVER
+from pipeline.runtime.passed_over import PASSED_OVER
 from pipeline.storage.retries import take_retries
-from pipeline.table import IMAGES, SEGMENTS
+from pipeline.table.store import IMAGES, SEGMENTS
 
 WHOLE_INSTANCES = pa.field(
     "whole_instances",

@@ -14,28 +14,28 @@ from pathlib import Path
 
 from maskformer import check_shapes
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.cluster import ActorSettings, connect
 from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.flow import Work, run_units
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
-from pipeline.labelling.planning import (
+from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.planning.planner import (
     FailedImage,
     Plan,
     UnitSettings,
     plan_corpus,
     settle_plan,
 )
-from pipeline.labelling.plans import report_file
-from pipeline.labelling.progress import ProgressDisplay
-from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
-from pipeline.labelling.settings import SegmentSettings
-from pipeline.labelling.tally import Tally
-from pipeline.settings import Settings, WrongUsage
+from pipeline.runtime.cluster import ActorSettings, connect
+from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.run_stats import RunStats
+from pipeline.runtime.settings import Settings, WrongUsage
 from pipeline.storage import File, Storage, StorageFault
 from pipeline.storage.faults import can_never_work
 from pipeline.storage.retries import take_retries
-from pipeline.table import TableStore
+from pipeline.table.plans import report_file
+from pipeline.table.store import TableStore
 
 _FEWEST_IMAGES_TO_JUDGE = 1000
 
@@ -70,7 +70,7 @@ PARTS = (LabelSettings, SegmentSettings, ReadSettings, UnitSettings, ActorSettin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class SourceFilter:
     """What of a corpus a run takes on, and until when; without more, all that is new."""
 
     waits: Callable[[File], bool] = lambda file: False
@@ -85,7 +85,7 @@ Publish = Callable[[TableStore, Report], Sequence[str]]
 """Writes a report into the table; lines for people, printed after the summary."""
 
 
-Watch = Callable[[Plan, Tally], Callable[[], None]]
+Watch = Callable[[Plan, RunStats], Callable[[], None]]
 """Is called when work begins, and what it gives whenever something was done."""
 
 
@@ -127,13 +127,13 @@ def label(
     settings: Settings,
     *,
     run_id: str,
-    choice: Choice | None = None,
+    choice: SourceFilter | None = None,
     publish: Publish = write_report,
-    watch: Watch = lambda plan, tally: lambda: None,
+    watch: Watch = lambda plan, stats: lambda: None,
 ) -> int:
     """Labels what is chosen of the corpus; see `ended` for what it raises."""
     began = time.monotonic()
-    label, choice = settings.of(LabelSettings), choice or Choice()
+    label, choice = settings.of(LabelSettings), choice or SourceFilter()
     work, plan = _prepare(settings, run_id=run_id, choice=choice)
     for line in (*plan.notices, _opening(plan, label)):
         print(line, file=sys.stderr, flush=True)
@@ -141,20 +141,20 @@ def label(
         connect(work.actors.ray_address)
         print(forecast(plan, work=work))
         return ExitCode.DONE
-    tally, was_stopped = Tally(), False
+    stats, was_stopped = RunStats(), False
     if plan.units:
         connect(work.actors.ray_address)
-        show = watch(plan, tally)
+        show = watch(plan, stats)
         was_stopped = _work(
-            plan, work=work, tally=tally, show=show, error_budget=label.error_budget
+            plan, work=work, stats=stats, show=show, error_budget=label.error_budget
         )
-    tally.add_retries(take_retries())
+    stats.add_retries(take_retries())
     report = make_report(
         run_id=work.run_id,
         table=work.table.uri,
         corpus=label.corpus,
         plan=plan,
-        tally=tally,
+        stats=stats,
         seconds=time.monotonic() - began,
         error_budget=label.error_budget,
         was_stopped=was_stopped,
@@ -167,7 +167,7 @@ def label(
     return report.exit_code
 
 
-def _prepare(settings: Settings, *, run_id: str, choice: Choice) -> tuple[Work, Plan]:
+def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[Work, Plan]:
     """All that can be wrong with the settings comes out here, before a process starts."""
     label, segmenting = settings.of(LabelSettings), settings.of(SegmentSettings)
     reading = settings.of(ReadSettings)
@@ -219,21 +219,21 @@ def _prepare(settings: Settings, *, run_id: str, choice: Choice) -> tuple[Work, 
 
 
 def _work(
-    plan: Plan, *, work: Work, tally: Tally, show: Callable[[], None], error_budget: float
+    plan: Plan, *, work: Work, stats: RunStats, show: Callable[[], None], error_budget: float
 ) -> bool:
     """Works on the plan; whether it was stopped before its end."""
 
     def goes_on() -> bool:
         show()
-        early = tally.counts.images < _FEWEST_IMAGES_TO_JUDGE
-        return early or not over_budget(tally.counts, error_budget=error_budget)
+        early = stats.counts.images < _FEWEST_IMAGES_TO_JUDGE
+        return early or not over_budget(stats.counts, error_budget=error_budget)
 
     # After Ray has set its own: a scheduler's SIGTERM is to end in a report, as Ctrl-C is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ProgressDisplay(tally, plan):
+    with ProgressDisplay(stats, plan):
         try:
             units = plan.units_in_turn(work.run_id)
-            return run_units(units, work=work, tally=tally, on_progress=goes_on)
+            return run_units(units, work=work, stats=stats, on_progress=goes_on)
         except KeyboardInterrupt:
             return True
 

@@ -40,12 +40,12 @@ from maskformer import (
     semantic_segments,
     whole_instances,
 )
-from pipeline.allocator import keep_memory
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.runtime.allocator import keep_memory
 
 _BYTES_PER_PIXEL_ON_A_GPU = 4096
 _NO_SEGMENTS = {"status": "error", "num_segments": 0, "segments": []}

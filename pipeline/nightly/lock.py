@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from pipeline.storage import File, StorageFault
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 
 class LockHeld(Exception):

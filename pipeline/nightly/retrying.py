@@ -1,7 +1,7 @@
 """Trying again: which images in error get another attempt.
 
 A table itself says how often an image was tried: each attempt is a unit that is done, with a row of
-the image's version. `planning.py` leaves out those that the corpus no longer has as they were.
+the image's version. `planner.py` leaves out those that the corpus no longer has as they were.
 """
 
 from collections import Counter
@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from pipeline.labelling.planning import FailedImage
-from pipeline.latest import newest
+from pipeline.planning.planner import FailedImage
 from pipeline.storage import StorageFault
-from pipeline.table import IMAGES, TableStore
+from pipeline.table.latest import newest
+from pipeline.table.store import IMAGES, TableStore
 
 _COLUMNS = ("image_id", "uri", "member", "etag", "unit_id", "status", "error_class")
 

@@ -12,11 +12,9 @@ from datetime import datetime
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.deadline import moment
-from pipeline.labelling.planning import FailedImage, Plan
 from pipeline.labelling.report import ExitCode, Report
 from pipeline.labelling.run import PARTS as LABELLING
-from pipeline.labelling.run import Choice, LabelSettings, ended, fail, label, new_run_id
-from pipeline.labelling.tally import Tally
+from pipeline.labelling.run import LabelSettings, SourceFilter, ended, fail, label, new_run_id
 from pipeline.nightly.lock import LockHeld, holding_lock
 from pipeline.nightly.reporting import ReportSettings, publish
 from pipeline.nightly.reporting.metrics import RunMetrics
@@ -24,9 +22,11 @@ from pipeline.nightly.reporting.webhook import send
 from pipeline.nightly.retrying import images_to_try_again
 from pipeline.nightly.settings import NightlySettings
 from pipeline.nightly.settling import Settling
-from pipeline.settings import Settings, WrongUsage
+from pipeline.planning.planner import FailedImage, Plan
+from pipeline.runtime.run_stats import RunStats
+from pipeline.runtime.settings import Settings, WrongUsage
 from pipeline.storage import Storage
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 PARTS = (*LABELLING, NightlySettings, ReportSettings)
 """The parts of a nightly job's settings."""
@@ -93,8 +93,8 @@ class _Reporter:
     metrics: RunMetrics | None = None
     """None while there is nothing to show."""
 
-    def watch(self, plan: Plan, tally: Tally) -> Callable[[], None]:
-        self.metrics = RunMetrics(tally, table=self.table, units_planned=len(plan.units))
+    def watch(self, plan: Plan, stats: RunStats) -> Callable[[], None]:
+        self.metrics = RunMetrics(stats, table=self.table, units_planned=len(plan.units))
         return self.metrics.update
 
     def publish(self, table: TableStore, report: Report) -> Sequence[str]:
@@ -108,7 +108,7 @@ class _Reporter:
         )
 
 
-def _choice(settings: Settings, *, table: TableStore) -> Choice:
+def _choice(settings: Settings, *, table: TableStore) -> SourceFilter:
     nightly = settings.of(NightlySettings)
 
     def failed() -> Sequence[FailedImage]:
@@ -125,7 +125,7 @@ def _choice(settings: Settings, *, table: TableStore) -> Choice:
         )
     except ValueError as error:
         raise WrongUsage(str(error)) from error
-    return Choice(waits=settling, failed=failed, deadline=_deadline(nightly))
+    return SourceFilter(waits=settling, failed=failed, deadline=_deadline(nightly))
 
 
 def _table(settings: Settings) -> TableStore:

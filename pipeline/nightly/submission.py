@@ -17,7 +17,7 @@ import aiohttp
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.labelling.report import ExitCode
-from pipeline.settings import WrongUsage
+from pipeline.runtime.settings import WrongUsage
 
 _STOPPED = 143
 _ASK_EVERY_SECONDS = 2.0

@@ -30,7 +30,7 @@ _TOLD_TO_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How much one request may take, with all its attempts."""
 
     attempts: int
@@ -52,11 +52,11 @@ def retried(
     action: Callable[[], T],
     *,
     what: str,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     renew: Callable[[], None] | None = None,
     hidden: Iterable[str | None] = (),
 ) -> T:
-    """The action's result, after as many attempts as the faults and the patience allow.
+    """The action's result, after as many attempts as the faults and the retry_policy allow.
 
     Args:
         what: the action and its place, for the message.
@@ -87,7 +87,7 @@ def retried(
                 continue
             wait = _next_wait(kind, attempt=attempt, before=wait, asked_for=retry_after(error))
             spent = time.monotonic() - began
-            is_last = attempt >= patience.attempts or spent + wait > patience.seconds
+            is_last = attempt >= retry_policy.attempts or spent + wait > retry_policy.seconds
             if is_last or not kind.may_pass:
                 tried = f" ({attempt} attempts in {spent:.0f} s)" if attempt > 1 else ""
                 told = advice(kind, error)

@@ -26,7 +26,7 @@ from pipeline.storage.file import File
 from pipeline.storage.places import join
 from pipeline.storage.protocols import filesystem_of, why_never
 from pipeline.storage.range_reader import RangeReader
-from pipeline.storage.retries import Patience, retried
+from pipeline.storage.retries import RetryPolicy, retried
 
 T = TypeVar("T")
 
@@ -286,7 +286,7 @@ class Storage:
         return retried(
             action,
             what=what,
-            patience=Patience(attempts=self.storage_attempts, seconds=self.storage_seconds),
+            retry_policy=RetryPolicy(attempts=self.storage_attempts, seconds=self.storage_seconds),
             renew=partial(s3_objects.renew, fs) if may_renew else None,
             hidden=(self.secret, self.token, self.key),
         )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from pipeline.labelling.progress import duration
+from pipeline.runtime.progress import duration
 
 _FIRST_AFTER_SECONDS = 4.0
 _EVERY_SECONDS = 9.0

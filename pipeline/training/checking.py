@@ -1,13 +1,13 @@
 """Checking: whether labelled images can be learnt from, before the first step.
 
-Every photograph and every map is read once, some at a time. `labelled/checking.py` looks at each;
+Every photograph and every map is read once, some at a time. `datasets/checking.py` looks at each;
 this file looks at what they teach together.
 """
 
 from collections.abc import Iterable
 
-from pipeline.labelled.checking import Census, check_images, hidden_label, void_share
-from pipeline.labelled.target import LabelError
+from pipeline.datasets.checking import Census, check_images, hidden_label, void_share
+from pipeline.datasets.target import LabelError
 from pipeline.training.samples import TrainingData
 
 _SHOWN = 5

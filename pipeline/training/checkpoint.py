@@ -3,7 +3,7 @@
 A folder of `OUTPUT/checkpoints/<run>/` is a model in transformers' format, ready to be used, with
 `training.pt` beside it, and `checkpoint.json`, which is written last and names the other files with
 their sizes: without it, or with another size, there is no checkpoint. `worker.py` saves and goes on
-from them; `delivery.py` takes the best. Starts without torch.
+from them; `export.py` takes the best. Starts without torch.
 """
 
 import json

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from maskformer import IdMap, MaskRuns
 from pipeline.training.batches import Batch, Sample, collate
-from pipeline.training.order import Pick, step_indices, worker_share
+from pipeline.training.sampler import SampleIndex, step_indices, worker_share
 from pipeline.training.samples import TrainingData
 
 # Samples that a process makes at a time: their files are read at once.
@@ -57,9 +57,11 @@ def load_batches(
         ValueError: a micro-batch would be empty.
     """
 
-    def share(step: int) -> list[list[Pick]]:
-        picks = step_indices(step, global_batch=global_batch, num_images=len(data), seed=data.seed)
-        return worker_share(picks, rank=rank, world_size=world_size, micro_batches=micro_batches)
+    def share(step: int) -> list[list[SampleIndex]]:
+        indices = step_indices(
+            step, global_batch=global_batch, num_images=len(data), seed=data.seed
+        )
+        return worker_share(indices, rank=rank, world_size=world_size, micro_batches=micro_batches)
 
     # An error in the sizes shows here, before a process starts.
     num_samples = sum(len(micro_batch) for micro_batch in share(steps.start))
@@ -87,7 +89,7 @@ def _batches(
 
 
 def _made_here(
-    data: TrainingData, shares: Iterator[list[list[Pick]]]
+    data: TrainingData, shares: Iterator[list[list[SampleIndex]]]
 ) -> Iterator[list[list[Sample]]]:
     for micro_batches in shares:
         yield [_samples(data, micro_batch) for micro_batch in micro_batches]
@@ -95,7 +97,7 @@ def _made_here(
 
 def _made_ahead(
     data: TrainingData,
-    shares: Iterator[list[list[Pick]]],
+    shares: Iterator[list[list[SampleIndex]]],
     *,
     num_samples: int,
     num_processes: int,
@@ -205,16 +207,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _make(picks: Sequence[Pick]) -> list[_Sent]:
+def _make(indices: Sequence[SampleIndex]) -> list[_Sent]:
     assert _data is not None
-    return [_Sent.of(sample) for sample in _samples(_data, picks)]
+    return [_Sent.of(sample) for sample in _samples(_data, indices)]
 
 
-def _samples(data: TrainingData, picks: Sequence[Pick]) -> list[Sample]:
+def _samples(data: TrainingData, indices: Sequence[SampleIndex]) -> list[Sample]:
     """Files are read at once, since storage may be far; pixels are worked on in turn."""
-    with ThreadPoolExecutor(min(len(picks), _TOGETHER)) as pool:
-        reads = [pool.submit(data.dataset.__getitem__, pick.index) for pick in picks]
+    with ThreadPoolExecutor(min(len(indices), _TOGETHER)) as pool:
+        reads = [
+            pool.submit(data.dataset.__getitem__, sample_index.index) for sample_index in indices
+        ]
         return [
-            data.augmented(read.result(), pick=pick)
-            for pick, read in zip(picks, reads, strict=True)
+            data.augmented(read.result(), sample_index=sample_index)
+            for sample_index, read in zip(indices, reads, strict=True)
         ]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maskformer import MaskFormerForInstanceSegmentation, Normalisers, step_normalisers
-from pipeline.training.averaging import AveragedModel
 from pipeline.training.batches import Batch
+from pipeline.training.model_ema import ModelEMA
 from pipeline.training.optimisation import (
     OptimisationSettings,
     build_optimiser,
@@ -74,7 +74,7 @@ class Trainer:
         self.averaged = (
             None
             if settings.average_decay is None
-            else AveragedModel(self.model, decay=settings.average_decay)
+            else ModelEMA(self.model, decay=settings.average_decay)
         )
         self.num_left_out = 0
         """Steps that were left out so far, for their gradients were not finite."""

@@ -9,9 +9,9 @@ import torch
 
 from maskformer import LoadReport, check_forward
 from pipeline.training.batches import collate
+from pipeline.training.initial_model import Start, build_model
 from pipeline.training.optimisation import OptimisationSettings, build_optimiser, freeze
 from pipeline.training.samples import TrainingData
-from pipeline.training.starting import Start, build_model
 
 # What torch and timm raise where sizes in a configuration do not go together.
 _DO_NOT_FIT = (

@@ -20,30 +20,30 @@ import yaml
 
 from maskformer import LoadReport
 from pipeline.corpora.reading import ReadSettings
+from pipeline.datasets.checking import Census
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.judging import SCORES
 from pipeline.evaluation.matching import unmatched_lines
-from pipeline.labelled.checking import Census
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelling.cluster import connect, is_started_here
 from pipeline.labelling.report import ExitCode
-from pipeline.settings import Settings, WrongUsage
+from pipeline.runtime.cluster import connect, is_started_here
+from pipeline.runtime.settings import Settings, WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.storage.faults import can_never_work
 from pipeline.training.announcer import Announcer
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.checkpoint import Checkpoints, best_of
-from pipeline.training.delivery import Card, deliver
+from pipeline.training.export import Card, deliver
+from pipeline.training.initial_model import StartSettings, read_start, reduced_labels
 from pipeline.training.model_check import check_model
 from pipeline.training.optimisation import OptimisationSettings, check_device
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
 from pipeline.training.scheduling import TrainingStopped, WorkerSettings, run_workers
-from pipeline.training.starting import StartSettings, read_start, reduced_labels
 from pipeline.training.targets import TargetSettings
 from pipeline.training.validation import Validation, ValidationSettings, validation_of
-from pipeline.training.worker import Assignment
+from pipeline.training.worker import TrainingJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,28 +130,28 @@ def _finetune(settings: Settings, *, announcer: Announcer) -> int:
     if latest is not None:
         _check_same_run(settings, output=output, storage=storage)
     num_steps = settings.of(OptimisationSettings).num_steps
-    assignment = _assignment(settings, storage=storage, announcer=announcer)
+    job = _training_job(settings, storage=storage, announcer=announcer)
     if latest is None or latest.step < num_steps:
-        kept = _checked_model(assignment, settings=settings, announcer=announcer)
+        kept = _checked_model(job, settings=settings, announcer=announcer)
         if latest is None:
-            census = _checked(assignment, announcer=announcer)
-            announcer.say(_opening(assignment, census, kept=kept))
+            census = _checked(job, announcer=announcer)
+            announcer.say(_opening(job, census, kept=kept))
     if latest is not None:
         announcer.say(f"going on after step {latest.step:,} of {num_steps:,}")
     storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
     if latest is None or latest.step < num_steps:
-        _train(assignment, settings=settings, announcer=announcer)
+        _train(job, settings=settings, announcer=announcer)
     announcer.doing(f"writing the model to {output}")
     best = best_of(checkpoints.found())
     assert best is not None
-    files = deliver(output, storage=storage, best=best, card=_card(assignment, settings=settings))
-    score = SCORES[assignment.data.rule.task]
+    files = deliver(output, storage=storage, best=best, card=_card(job, settings=settings))
+    score = SCORES[job.data.rule.task]
     print(f"model: {output}" + ("" if best.score is None else f" ({score} {best.score:.4f})"))
     print("\n".join(f"look at {file}" for file in files))
     return ExitCode.DONE
 
 
-def _train(assignment: Assignment, *, settings: Settings, announcer: Announcer) -> None:
+def _train(job: TrainingJob, *, settings: Settings, announcer: Announcer) -> None:
     workers = settings.of(WorkerSettings)
     is_alone = is_started_here(workers.ray_address)
     if is_alone:
@@ -163,17 +163,15 @@ def _train(assignment: Assignment, *, settings: Settings, announcer: Announcer) 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     try:
-        run_workers(
-            assignment, settings=workers, run_id=run_id, is_alone=is_alone, announcer=announcer
-        )
+        run_workers(job, settings=workers, run_id=run_id, is_alone=is_alone, announcer=announcer)
     except KeyboardInterrupt:
-        latest = Checkpoints(assignment.output, storage=assignment.storage).latest()
+        latest = Checkpoints(job.output, storage=job.storage).latest()
         if latest is not None:
             announcer.say(f"step {latest.step:,} is saved")
         raise
 
 
-def _assignment(settings: Settings, *, storage: Storage, announcer: Announcer) -> Assignment:
+def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer) -> TrainingJob:
     """All that can be wrong with the settings comes out here, before a process starts."""
     wanted, optimisation = settings.of(FinetuneSettings), settings.of(OptimisationSettings)
     workers = settings.of(WorkerSettings)
@@ -206,7 +204,7 @@ def _assignment(settings: Settings, *, storage: Storage, announcer: Announcer) -
         seed=wanted.seed,
         targets=settings.of(TargetSettings),
     )
-    return Assignment(
+    return TrainingJob(
         output=storage.absolute(wanted.output),
         storage=storage,
         start=start,
@@ -266,30 +264,28 @@ def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> 
     )
 
 
-def _checked_model(
-    assignment: Assignment, *, settings: Settings, announcer: Announcer
-) -> LoadReport:
+def _checked_model(job: TrainingJob, *, settings: Settings, announcer: Announcer) -> LoadReport:
     """Builds the model without memory, before any worker does with it."""
     announcer.doing("checking that the model, the settings and the images fit")
-    optimisation = assignment.optimisation
+    optimisation = job.optimisation
     share = settings.of(WorkerSettings).num_workers * optimisation.micro_batches
     return check_model(
-        assignment.start,
-        data=assignment.data,
+        job.start,
+        data=job.data,
         optimisation=optimisation,
         num_images=optimisation.batch_size // share,
     )
 
 
-def _checked(assignment: Assignment, *, announcer: Announcer) -> Census:
+def _checked(job: TrainingJob, *, announcer: Announcer) -> Census:
     """Reads all images and labels, of training and validation, before anything is built on them."""
-    census = _read_all(assignment.data, announcer=announcer)
-    if assignment.validation is not None:
+    census = _read_all(job.data, announcer=announcer)
+    if job.validation is not None:
         _read_all(
             dataclasses.replace(
-                assignment.data,
-                dataset=assignment.validation.dataset,
-                model_labels=assignment.data.dataset.labels.names,
+                job.data,
+                dataset=job.validation.dataset,
+                model_labels=job.data.dataset.labels.names,
             ),
             announcer=announcer,
         )
@@ -312,37 +308,37 @@ def _read_all(data: TrainingData, *, announcer: Announcer) -> Census:
     return check_training_data(data, indices=indices())
 
 
-def _opening(assignment: Assignment, census: Census, *, kept: LoadReport) -> str:
-    data, optimisation = assignment.data, assignment.optimisation
+def _opening(job: TrainingJob, census: Census, *, kept: LoadReport) -> str:
+    data, optimisation = job.data, job.optimisation
     steps = f"{optimisation.num_steps:,} steps of {optimisation.batch_size} images"
     return "\n".join(
         [
-            f"{data.dataset.uri} ({data.dataset.kind}), from {assignment.start.name}, {steps}",
+            f"{data.dataset.uri} ({data.dataset.kind}), from {job.start.name}, {steps}",
             *data.dataset.notes,
-            *_validation_lines(assignment),
-            *census_lines(census, data=data, num_queries=assignment.start.num_queries),
-            _labels_line(assignment, kept=kept),
-            _checkpoints_line(assignment),
+            *_validation_lines(job),
+            *census_lines(census, data=data, num_queries=job.start.num_queries),
+            _labels_line(job, kept=kept),
+            _checkpoints_line(job),
         ]
     )
 
 
-def _validation_lines(assignment: Assignment) -> list[str]:
-    if assignment.validation is None:
+def _validation_lines(job: TrainingJob) -> list[str]:
+    if job.validation is None:
         return []
-    judge = assignment.validation.judge
+    judge = job.validation.judge
     lines = [
-        *assignment.validation.dataset.notes,
-        *unmatched_lines(assignment.data.dataset.labels.names, judge.data_label_of),
+        *job.validation.dataset.notes,
+        *unmatched_lines(job.data.dataset.labels.names, judge.data_label_of),
     ]
     return [f"validation: {line}" for line in lines]
 
 
-def _labels_line(assignment: Assignment, *, kept: LoadReport) -> str:
+def _labels_line(job: TrainingJob, *, kept: LoadReport) -> str:
     """Which labels the model knows already, by name."""
-    num_labels = len(assignment.start.labels)
+    num_labels = len(job.start.labels)
     if not kept.kept_labels:
-        why = ": the model has none of their names" if assignment.start.is_whole else ""
+        why = ": the model has none of their names" if job.start.is_whole else ""
         return f"all {num_labels} labels start afresh{why}"
     fresh = f"; afresh: {_some(kept.fresh_labels)}" if kept.fresh_labels else ""
     return (
@@ -356,12 +352,12 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _checkpoints_line(assignment: Assignment) -> str:
-    every = f"a checkpoint every {assignment.checkpoint_every:,} steps, and when you stop (Ctrl-C)"
-    if assignment.validation is None:
+def _checkpoints_line(job: TrainingJob) -> str:
+    every = f"a checkpoint every {job.checkpoint_every:,} steps, and when you stop (Ctrl-C)"
+    if job.validation is None:
         return f"{every}; without --validation the last is delivered"
-    score = SCORES[assignment.data.rule.task]
-    return f"{every}; the best by {score} on {assignment.validation.dataset.uri} is delivered"
+    score = SCORES[job.data.rule.task]
+    return f"{every}; the best by {score} on {job.validation.dataset.uri} is delivered"
 
 
 def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> None:
@@ -385,13 +381,13 @@ def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> Non
         )
 
 
-def _card(assignment: Assignment, *, settings: Settings) -> Card:
-    dataset, validation = assignment.data.dataset, assignment.validation
+def _card(job: TrainingJob, *, settings: Settings) -> Card:
+    dataset, validation = job.data.dataset, job.validation
     return Card(
-        title=Path(assignment.output).name,
+        title=Path(job.output).name,
         labels=dataset.labels.names,
         things=dataset.labels.things,
-        task=assignment.data.rule.task,
+        task=job.data.rule.task,
         dataset=dataset.uri,
         num_images=len(dataset),
         validation=(
@@ -399,8 +395,8 @@ def _card(assignment: Assignment, *, settings: Settings) -> Card:
             if validation is None
             else f"{len(validation.dataset):,} images of {validation.dataset.uri}"
         ),
-        start=assignment.start.name,
-        licence=assignment.start.licence,
+        start=job.start.name,
+        licence=job.start.licence,
         recipe=_recipe(settings),
     )
 

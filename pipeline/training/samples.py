@@ -1,6 +1,6 @@
 """Samples: one labelled image by its number, decoded, augmented, with the masks that are left.
 
-Takes images of `labelled/`; `loading.py` asks for samples in the order of `order.py`, from many
+Takes images of `datasets/`; `loading.py` asks for samples in the order of `sampler.py`, from many
 processes.
 """
 
@@ -14,14 +14,14 @@ from jaxtyping import Int64
 
 from maskformer import IdMap, MaskFormerImageProcessor, MaskRuns, Runs
 from pipeline.corpora.decoding import ImageError, decode
-from pipeline.labelled.checking import fitted
-from pipeline.labelled.dataset import LabelledImage, LabelledImages
-from pipeline.labelled.id_maps import count_ids
-from pipeline.labelled.target import LabelError
+from pipeline.datasets.checking import fitted
+from pipeline.datasets.dataset import LabelledImage, LabelledImages
+from pipeline.datasets.id_maps import count_ids
+from pipeline.datasets.target import LabelError
 from pipeline.training.augmentation import Grid, View, augment
 from pipeline.training.batches import Sample
-from pipeline.training.order import Pick, sample_random
 from pipeline.training.recipes import Augmentation
+from pipeline.training.sampler import SampleIndex, sample_random
 from pipeline.training.targets import TargetMap, TargetRule, TargetSettings, target_rule
 
 
@@ -63,9 +63,11 @@ class TrainingData:
             LabelError: image or labels are damaged or do not fit; names the image.
             StorageFault, SourceChanged: the storage failed, or holds another file now.
         """
-        return self.augmented(self.dataset[index], pick=Pick(epoch=epoch, index=index))
+        return self.augmented(
+            self.dataset[index], sample_index=SampleIndex(epoch=epoch, index=index)
+        )
 
-    def augmented(self, labelled: LabelledImage, *, pick: Pick) -> Sample:
+    def augmented(self, labelled: LabelledImage, *, sample_index: SampleIndex) -> Sample:
         """The sample of an image that has been read.
 
         Raises:
@@ -89,7 +91,7 @@ class TrainingData:
             settings=self.augmentation,
             processor=self.processor,
             label_of=target.label_of,
-            random=sample_random(pick, seed=self.seed),
+            random=sample_random(sample_index, seed=self.seed),
         )
         masks, left = _masks_left(view, target=target)
         return Sample(

@@ -18,15 +18,15 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 
-from pipeline.labelled.target import LabelError
-from pipeline.settings import WrongUsage
+from pipeline.datasets.target import LabelError
+from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.training.announcer import Announcer
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.following import FollowedHistory
+from pipeline.training.history_display import FollowedHistory
 from pipeline.training.notes import DriverNotes
 from pipeline.training.optimisation import check_device
-from pipeline.training.worker import Assignment, train
+from pipeline.training.worker import TrainingJob, train
 
 _LOOK_EVERY_SECONDS = 0.5
 _SHOWN = 400
@@ -60,7 +60,7 @@ class TrainingStopped(Exception):
 
 
 def run_workers(
-    assignment: Assignment,
+    job: TrainingJob,
     *,
     settings: WorkerSettings,
     run_id: str,
@@ -81,19 +81,17 @@ def run_workers(
         KeyboardInterrupt: stopped on request; what was learnt is in a checkpoint.
     """
     resources = _resources(settings)
-    check_device(assignment.optimisation, device="cuda" if resources.get("GPU") else "cpu")
+    check_device(job.optimisation, device="cuda" if resources.get("GPU") else "cpu")
     cpus = resources["CPU"]
-    assignment = replace(
-        assignment, num_threads=None if resources.get("GPU") else max(1, int(cpus))
-    )
-    reference = ray.put(assignment)
-    storage = assignment.storage
-    root = Checkpoints(assignment.output, storage=storage).root
+    job = replace(job, num_threads=None if resources.get("GPU") else max(1, int(cpus)))
+    reference = ray.put(job)
+    storage = job.storage
+    root = Checkpoints(job.output, storage=storage).root
     with FollowedHistory(
-        assignment.output,
+        job.output,
         storage=storage,
         announcer=announcer,
-        num_steps=assignment.optimisation.num_steps,
+        num_steps=job.optimisation.num_steps,
     ) as followed:
         for attempt in range(settings.max_failures + 1):
             # A name of its own: what to go on from is found by ourselves, and only what is whole.
@@ -103,7 +101,7 @@ def run_workers(
             followed.of_workers(notes)
             trainer = (_AloneTrainer if is_alone else TorchTrainer)(
                 train,
-                train_loop_config={"assignment": reference},
+                train_loop_config={"job": reference},
                 scaling_config=ScalingConfig(
                     num_workers=settings.num_workers,
                     use_gpu=bool(resources.get("GPU")),

@@ -1,6 +1,6 @@
 """Targets: what of an image's truth the network is to find, by the task.
 
-Takes the targets of `labelled/`; `augmentation.py` moves the maps, `samples.py` makes masks of what
+Takes the targets of `datasets/`; `augmentation.py` moves the maps, `samples.py` makes masks of what
 is left of them.
 """
 
@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from maskformer import Runs, rle_runs
+from pipeline.datasets.dataset import TASKS, LabelledImages
+from pipeline.datasets.id_maps import looked_up
+from pipeline.datasets.target import Target, TrueSegment, objects_target
 from pipeline.evaluation.matching import UNMATCHED, match_labels
-from pipeline.labelled.dataset import TASKS, LabelledImages
-from pipeline.labelled.id_maps import looked_up
-from pipeline.labelled.target import Target, TrueSegment, objects_target
 
 Task = Literal["semantic", "panoptic", "instance"]
 

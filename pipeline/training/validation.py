@@ -17,6 +17,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
+from pipeline.datasets.dataset import LabelledImages
 from pipeline.evaluation.flow import Verdict, take
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import SCORES, Judge
@@ -24,7 +25,6 @@ from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.matching import match_labels, stuff_to_fuse
 from pipeline.evaluation.scoring import Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.training.targets import Task

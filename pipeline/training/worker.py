@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from maskformer import MaskFormerForInstanceSegmentation
-from pipeline.allocator import keep_memory
+from pipeline.runtime.allocator import keep_memory
 from pipeline.storage import Storage, join
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import (
@@ -27,18 +27,18 @@ from pipeline.training.checkpoint import (
     checkpoint_name,
 )
 from pipeline.training.history import History
+from pipeline.training.initial_model import Start, build_model
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import StepResult, Trainer
 from pipeline.training.notes import WorkerNotes
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.samples import TrainingData
-from pipeline.training.starting import Start, build_model
 from pipeline.training.stop_request import StopRequest
 from pipeline.training.validation import Validation, ValidationResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
+class TrainingJob:
     """What all workers of a run are told; travels by value."""
 
     output: str
@@ -60,14 +60,14 @@ def train(config: dict[str, Any]) -> str | None:
     """Takes all steps that are left; why it had to stop, on all workers alike, or None.
 
     Args:
-        config: `assignment`, a reference to what Ray keeps of it.
+        config: `job`, a reference to what Ray keeps of it.
     """
     keep_memory()
-    assignment: Assignment = ray.get(config["assignment"])
-    if assignment.num_threads is not None:
-        torch.set_num_threads(assignment.num_threads)
+    job: TrainingJob = ray.get(config["job"])
+    if job.num_threads is not None:
+        torch.set_num_threads(job.num_threads)
     try:
-        _Run(assignment).to_the_end()
+        _Run(job).to_the_end()
     except FloatingPointError as error:
         # Comes at the same step on all workers, and would come again.
         return str(error)
@@ -77,11 +77,11 @@ def train(config: dict[str, Any]) -> str | None:
 class _Run:
     """One worker's part of a run."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, job: TrainingJob) -> None:
         context = ray.train.get_context()
-        self._assignment = assignment
+        self._training_job = job
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
-        self._checkpoints = Checkpoints(assignment.output, storage=assignment.storage)
+        self._checkpoints = Checkpoints(job.output, storage=job.storage)
         # A look each: nothing is written until all have come to the first collective.
         latest = self._checkpoints.latest()
         self._first_step = 0 if latest is None else latest.step
@@ -89,7 +89,7 @@ class _Run:
         if self._rank == 0:
             self._notes = WorkerNotes(
                 join(self._checkpoints.root, context.get_experiment_name()),
-                storage=assignment.storage,
+                storage=job.storage,
                 first_step=self._first_step,
             )
         self._say("loading the weights")
@@ -99,14 +99,12 @@ class _Run:
         )
         self._history: History | None = None
         if self._rank == 0:
-            self._history = History(
-                assignment.output, storage=assignment.storage, first_step=self._first_step
-            )
+            self._history = History(job.output, storage=job.storage, first_step=self._first_step)
 
     def to_the_end(self) -> None:
         """Takes the steps that are left, or stops after one with a checkpoint, where that is asked
         for."""
-        settings = self._assignment.optimisation
+        settings = self._training_job.optimisation
         meter = _Meter(device=self._trainer.model.device, world_size=self._world_size)
         for step, micro_batches in self._batches(meter):
             result = self._trainer.step(micro_batches, step=step)
@@ -115,13 +113,13 @@ class _Run:
             if self._notes is not None:
                 self._notes.step_taken(done)
             is_last = done == settings.num_steps
-            is_judged = done % self._assignment.checkpoint_every == 0 or is_last
+            is_judged = done % self._training_job.checkpoint_every == 0 or is_last
             is_asked = self._notes is not None and self._notes.is_stop_asked
             is_stopped = self._stop.agreed(is_asked) and not is_last
             is_saved = is_judged or is_stopped
             # With each checkpoint too: a run that goes on from it counts from there, as this one.
             # With the first step, since somebody waits to see that it learns.
-            if done % self._assignment.log_every == 0 or is_saved or done == 1:
+            if done % self._training_job.log_every == 0 or is_saved or done == 1:
                 line = meter.line(step=done, left_out=self._trainer.num_left_out)
                 if self._history is not None:
                     self._history.add(line)
@@ -134,11 +132,11 @@ class _Run:
             self._history.close()
 
     def _made_trainer(self, latest: Checkpoint | None) -> Trainer:
-        assignment = self._assignment
+        job = self._training_job
         with tempfile.TemporaryDirectory() as folder:
             state = None
             if latest is None:
-                model = build_model(assignment.start, seed=assignment.data.seed)
+                model = build_model(job.start, seed=job.data.seed)
             else:
                 self._checkpoints.fetch(latest, into=Path(folder))
                 model = MaskFormerForInstanceSegmentation.from_pretrained(folder)
@@ -147,25 +145,25 @@ class _Run:
                 )
             trainer = Trainer(
                 model.to(ray.train.torch.get_device()),
-                settings=assignment.optimisation,
-                seed=assignment.data.seed,
-                auxiliary_losses=assignment.auxiliary_losses,
+                settings=job.optimisation,
+                seed=job.data.seed,
+                auxiliary_losses=job.auxiliary_losses,
             )
             if state is not None:
                 trainer.load_state_dict(state)
         return trainer
 
     def _batches(self, meter: "_Meter") -> Iterator[tuple[int, Sequence[Batch]]]:
-        settings, device = self._assignment.optimisation, self._trainer.model.device
+        settings, device = self._training_job.optimisation, self._trainer.model.device
         steps = range(self._first_step, settings.num_steps)
         batches = load_batches(
-            self._assignment.data,
+            self._training_job.data,
             steps=steps,
             global_batch=settings.batch_size,
             rank=self._rank,
             world_size=self._world_size,
             micro_batches=settings.micro_batches,
-            num_processes=self._assignment.loader_processes,
+            num_processes=self._training_job.loader_processes,
             device=device,
         )
         self._say("reading the first images")
@@ -177,14 +175,14 @@ class _Run:
             yield step, micro_batches
 
     def _validate(self, step: int) -> ValidationResult | None:
-        validation = self._assignment.validation
+        validation = self._training_job.validation
         if validation is None:
             return None
         self._say(f"judging step {step:,} by {len(validation.dataset):,} images")
         self._trainer.share_buffers()
         result = validation.verdict(
             self._trainer.delivered,
-            processor=self._assignment.start.processor,
+            processor=self._training_job.start.processor,
             rank=self._rank,
             world_size=self._world_size,
         )
@@ -206,7 +204,7 @@ class _Run:
         self._history.flush()
         with tempfile.TemporaryDirectory() as folder:
             self._trainer.delivered.save_pretrained(folder)
-            self._assignment.start.processor.save_pretrained(folder)
+            self._training_job.start.processor.save_pretrained(folder)
             torch.save(self._trainer.state_dict(), Path(folder, TRAINING_STATE))
 
             def upload(made: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
@@ -218,7 +216,7 @@ class _Run:
                 checkpoint_dir_name=checkpoint_name(step),
                 checkpoint_upload_fn=upload,
             )
-        self._checkpoints.prune(keep_last=self._assignment.keep_checkpoints)
+        self._checkpoints.prune(keep_last=self._training_job.keep_checkpoints)
         if self._notes is not None:
             self._notes.saved()
 

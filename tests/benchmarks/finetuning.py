@@ -133,7 +133,7 @@ def _data(shared: Path, *, folder: str) -> list[str]:
     of_model = [f"--model={weights}"] if weights.is_file() else []
     if street.is_file():
         return [f"--dataset={street}", *of_model]
-    from pipeline.scenes.shards import write_shards
+    from pipeline.demo.scenes.shards import write_shards
 
     place = str(Path(folder, "drawn"))
     write_shards(place, num_images=80, seed=1, sizes=((360, 480),))
@@ -258,13 +258,13 @@ def hand_written(words: Sequence[str]) -> Steps:
     """The loop that one would write for this model, in one process on all cores."""
     import torch
     from torch import nn
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    from torch.optim.swa_utils import ModelEMA, get_ema_multi_avg_fn
 
-    from pipeline.allocator import keep_memory
-    from pipeline.settings import parse
+    from pipeline.runtime.allocator import keep_memory
+    from pipeline.runtime.settings import parse
+    from pipeline.training.initial_model import StartSettings, build_model, read_start
     from pipeline.training.optimisation import OptimisationSettings, build_optimiser, rate_share
     from pipeline.training.run import PARTS
-    from pipeline.training.starting import StartSettings, build_model, read_start
 
     keep_memory()  # as the job's workers do, so that it is no part of the ratio
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -278,7 +278,7 @@ def hand_written(words: Sequence[str]) -> Steps:
     )
     assert recipe.average_decay is not None
     assert recipe.clip_norm is not None
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay))
+    averaged = ModelEMA(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay))
     seconds, losses = [], []
     began = time.perf_counter()
     for batch in batches:
@@ -316,13 +316,13 @@ def _batches(settings: Any, *, recipe: Any) -> tuple[Any, tuple[str, ...]]:
     """A `DataLoader` of the job's batches, and the labels of the data."""
     from torch.utils.data import DataLoader, Dataset
 
-    from pipeline.labelled.opening import open_labelled
-    from pipeline.labelled.settings import DatasetSettings
+    from pipeline.datasets.opening import open_labelled
+    from pipeline.datasets.settings import DatasetSettings
     from pipeline.training.batches import Sample, collate
-    from pipeline.training.order import Pick, step_indices
+    from pipeline.training.initial_model import StartSettings, read_start
     from pipeline.training.recipes import Augmentation
+    from pipeline.training.sampler import SampleIndex, step_indices
     from pipeline.training.samples import TrainingData
-    from pipeline.training.starting import StartSettings, read_start
     from pipeline.training.targets import TargetSettings
 
     dataset = open_labelled(settings.of(DatasetSettings))
@@ -336,16 +336,16 @@ def _batches(settings: Any, *, recipe: Any) -> tuple[Any, tuple[str, ...]]:
     )
 
     class Samples(Dataset[Sample]):
-        def __getitem__(self, pick: Pick) -> Sample:  # type: ignore[override]
-            return data.sample(pick.epoch, pick.index)
+        def __getitem__(self, sample_index: SampleIndex) -> Sample:  # type: ignore[override]
+            return data.sample(sample_index.epoch, sample_index.index)
 
-    picks = [
+    indices = [
         step_indices(step, global_batch=recipe.batch_size, num_images=len(data), seed=0)
         for step in range(recipe.num_steps)
     ]
     loader = DataLoader(
         Samples(),
-        batch_sampler=picks,  # type: ignore[arg-type]
+        batch_sampler=indices,  # type: ignore[arg-type]
         num_workers=1,
         prefetch_factor=2,
         collate_fn=functools.partial(

@@ -27,9 +27,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.planning import Plan, UnitSettings, plan_corpus, settle_plan
+from pipeline.planning.planner import Plan, UnitSettings, plan_corpus, settle_plan
 from pipeline.storage import File, Storage
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 CORPUS = "/corpus/of/photographs"
 SPEC = panoptic_spec("road")

@@ -32,15 +32,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from specs import panoptic_spec
 
 from maskformer import encode_segments
-from pipeline.compact.__main__ import CompactSettings, compact
-from pipeline.compact.choosing import choose
-from pipeline.compacted import CompactedFile, read_pointer
 from pipeline.corpora.sources import Source
-from pipeline.labelling.plans import put_in_force, write_plan
-from pipeline.labelling.units import Unit
+from pipeline.maintenance.compact.__main__ import CompactSettings, compact
+from pipeline.maintenance.compact.compaction_plan import choose
+from pipeline.maintenance.verify.tables import verify_table
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableStore, parquet_options, segments
-from pipeline.verify.tables import verify_table
+from pipeline.table.compacted import CompactedFile, read_pointer
+from pipeline.table.plans import put_in_force, write_plan
+from pipeline.table.store import IMAGES, SEGMENTS, TableStore, parquet_options, segments
+from pipeline.table.units import Unit
 
 SPEC = panoptic_spec(*(f"label {number}" for number in range(150)))
 HEIGHT, WIDTH, SEGMENTS_PER_IMAGE, DRAWN_MAPS = 512, 683, 13, 40

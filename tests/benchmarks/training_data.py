@@ -29,9 +29,9 @@ from torchvision.transforms import v2
 
 from maskformer import IdMap, MaskFormerImageProcessor
 from pipeline.corpora.decoding import decode
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.scenes.shards import write_shards
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.demo.scenes.shards import write_shards
 from pipeline.training.loading import load_batches
 from pipeline.training.recipes import published_augmentation
 from pipeline.training.samples import TrainingData

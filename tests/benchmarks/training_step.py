@@ -135,7 +135,7 @@ def batch(
 
 def _our_model(folder: str) -> Any:
     from maskformer import MaskFormerForInstanceSegmentation
-    from pipeline.allocator import keep_memory
+    from pipeline.runtime.allocator import keep_memory
 
     keep_memory()  # as the jobs do
     model = MaskFormerForInstanceSegmentation.from_pretrained(folder, use_auxiliary_loss=True)

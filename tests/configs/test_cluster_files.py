@@ -20,7 +20,7 @@ from kubernetes_schemas import SCHEMAS
 import pipeline
 from pipeline.nightly.run import PARTS
 from pipeline.nightly.submission import SubmitSettings
-from pipeline.settings import parse
+from pipeline.runtime.settings import parse
 
 ROOT = Path(pipeline.__file__).parents[1]
 FOLDER = ROOT / "configs" / "cluster"

@@ -23,7 +23,7 @@ import psutil
 import pyarrow.parquet as pq
 from job_runs import ROOT, SEGMENT_CORPUS, Job, Jobs, words
 
-from pipeline.table import images
+from pipeline.table.store import images
 
 Victim = Literal["worker", "actor", "raylet", "driver"]
 VICTIMS: tuple[Victim, ...] = ("worker", "actor", "raylet", "driver")

@@ -10,8 +10,8 @@ Each step stands for a piece of the code:
 
 | step | code |
 |---|---|
-| look | `EarlierPlans`: `runs_in_order`, then `read_plan` of each; plans in force never change |
-| list done | `EarlierPlans`: `TableStore.done_units` |
+| look | `PreviousPlans`: `runs_in_order`, then `read_plan` of each; plans in force never change |
+| list done | `PreviousPlans`: `TableStore.done_units` |
 | list corpus | `plan_corpus`: `list_corpus`, and `Comparison._is_there` of sources that it lacks |
 | give up | `TableStore.give_up`, where a unit lost a source; its marks are for who looks later |
 | number | `settle_plan`: `write_plan`, which only who finds the number reads; `put_in_force` |

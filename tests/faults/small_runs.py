@@ -15,10 +15,10 @@ from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
-from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.rows import ROWS
+from pipeline.planning.planner import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.storage import Storage
-from pipeline.table import TableStore, images, segments
+from pipeline.table.store import TableStore, images, segments
 
 SPEC = panoptic_spec("road")
 UNIT_IMAGES = 2

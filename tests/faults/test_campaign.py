@@ -8,7 +8,7 @@ from campaign import Contestant, campaign
 from job_runs import Jobs
 from small_runs import written_corpus
 
-from pipeline.table import images
+from pipeline.table.store import images
 
 _STAND_IN = Path(__file__).parent / "stand_in.py"
 NAMES = [f"{n:02}.jpg" for n in range(12)]

@@ -13,7 +13,7 @@ import pytest
 from small_runs import label, rows_of, written_corpus
 
 import pipeline.storage
-from pipeline.table import images
+from pipeline.table.store import images
 
 _DIED = 77
 _OPERATIONS = {

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpora.formats import IMAGE_ENDINGS, ending
-from pipeline.corpora.passed_over import EMPTY_ARCHIVE, OF_NO_KNOWN_KIND, PassedOver
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.corpora.sources import Source
+from pipeline.runtime.passed_over import EMPTY_ARCHIVE, OF_NO_KNOWN_KIND, PassedOver
 from pipeline.storage import Storage
 
 TYPES = {

@@ -22,12 +22,12 @@ from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
 from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.planning import UnitSettings, plan_corpus, settle_plan
 from pipeline.labelling.rows import ROWS
-from pipeline.labelling.tally import Tally
+from pipeline.planning.planner import UnitSettings, plan_corpus, settle_plan
+from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage, StorageFault
 from pipeline.storage.retries import Retries, take_retries
-from pipeline.table import TableStore, images
+from pipeline.table.store import TableStore, images
 
 _PASSES = 3
 
@@ -58,9 +58,9 @@ def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
 
 def label(
     corpus: str, *, table: TableStore, run_id: str, limit: int | None, unit_images: int
-) -> Tally:
+) -> RunStats:
     """A run from its plan to its last commit."""
-    reading, tally = ReadSettings(), Tally()
+    reading, stats = ReadSettings(), RunStats()
 
     def plan_now():
         return plan_corpus(
@@ -85,22 +85,22 @@ def label(
             ]
             assert not [receipt["fault"] for receipt in receipts if receipt["fault"]]
             for receipt in receipts:
-                tally.add_retries(Retries(**each) for each in receipt["storage_retries"])
+                stats.add_retries(Retries(**each) for each in receipt["storage_retries"])
             parts = [receipt["part"] for receipt in receipts if receipt["part"]]
             count = sum(len(receipt["positions"]) for receipt in receipts)
             try:
                 commit_unit(unit.unit_id, parts=parts, num_images=count, table=table, spec=SPEC)
                 clear_staging(table, unit.unit_id)
-                tally.units += 1
+                stats.units += 1
             except StorageFault as fault:
                 if "is gone" not in str(fault):  # else the other run was first, and has cleared up
                     raise
-                tally.faults[unit.unit_id] = str(fault)
+                stats.faults[unit.unit_id] = str(fault)
         done = table.done_units()
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
     assert not left
-    tally.add_retries(take_retries())
-    return tally
+    stats.add_retries(take_retries())
+    return stats
 
 
 def rows(block: pa.Table) -> pa.Table:
@@ -125,12 +125,12 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
     corpus, table_uri = f"s3://test/{name}/corpus", f"s3://test/{name}/table"
     names = put_corpus(direct, corpus, number=number)
     take_retries()
-    tallies: list[Tally] = []
+    stats: list[RunStats] = []
     with s3_proxy(server, rate=rate, seed=number, strips_conditions=ignores) as proxy:
         table = TableStore(table_uri, storage_at(proxy.endpoint_url))
 
         def run(run_id: str, limit: int | None, unit_images: int) -> None:
-            tallies.append(
+            stats.append(
                 label(corpus, table=table, run_id=run_id, limit=limit, unit_images=unit_images)
             )
 
@@ -146,7 +146,7 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
         seconds = time.monotonic() - began
         requests, faults = proxy.requests.total(), proxy.faults.total()
         answered = proxy.faults["slow down"] + proxy.faults["internal error"]
-    assert len(tallies) == 2
+    assert len(stats) == 2
     num_units = len(TableStore(table_uri, direct).done_units())
     table_rows = images(table_uri, storage=direct).to_table().to_pylist()
     count = Counter(row["image_id"] for row in table_rows)
@@ -155,9 +155,9 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
     assert {row["status"] for row in table_rows} == {"ok"}
     clear_leftovers(TableStore(table_uri, direct))  # as each run does in the end
     assert not list(direct.files(f"{table_uri}/_staging"))
-    done = sum(tally.units for tally in tallies)
-    wasted = sum(len(tally.faults) for tally in tallies)
-    told = sum((tally.storage_retries for tally in tallies), Counter[str]())
+    done = sum(stats.units for stats in stats)
+    wasted = sum(len(stats.faults) for stats in stats)
+    told = sum((stats.storage_retries for stats in stats), Counter[str]())
     assert told.total() >= 0.8 * answered
     return (
         f"two runs on one table, {number} images, {rate:.0%} of S3 faults"

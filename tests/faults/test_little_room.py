@@ -18,7 +18,7 @@ from table_rows import assert_same
 from table_rows import rows_of as rows_of_table
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.table import images
+from pipeline.table.store import images
 
 _NAMES = [f"{n:02}.jpg" for n in range(16)]
 _ENOUGH = 4096

@@ -13,11 +13,11 @@ from small_runs import SPEC
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
-from pipeline.labelling.planning import UnitSettings, plan_corpus
-from pipeline.labelling.plans import put_in_force, write_plan
-from pipeline.labelling.units import Unit, unit_id
+from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.storage import Storage
-from pipeline.table import TableStore
+from pipeline.table.plans import put_in_force, write_plan
+from pipeline.table.store import TableStore
+from pipeline.table.units import Unit, unit_id
 
 GROWS = {"comes": ("a", 1)}
 LOSES = {"goes": ("b", 1)}

@@ -17,14 +17,14 @@ from drawn import plain_corpus, written
 from job_runs import Job, Jobs
 from small_runs import UNIT_IMAGES, begun, exit_code, rows_of, written_corpus
 
-from pipeline.table import images, segments
+from pipeline.table.store import images, segments
 
 _FORK = multiprocessing.get_context("fork")
 
 
 class Readers:
-    """DuckDB on the plain files, and pyarrow through `pipeline.table`, in turn, in a process of
-    their own, until `stop`."""
+    """DuckDB on the plain files, and pyarrow through our own reader, in turn, in a process of their
+    own, until `stop`."""
 
     def __init__(self, table: Path, *, unit_images: int) -> None:
         self._stopped = _FORK.Event()

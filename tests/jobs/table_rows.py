@@ -9,7 +9,7 @@ import pytest
 from job_runs import Ended
 
 from pipeline.storage import Storage
-from pipeline.table import images, segments
+from pipeline.table.store import images, segments
 
 Row = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from job_runs import ROOT, Job, Jobs, Moment, clean_environment, running, wait_u
 from ports import free_ports, instead_of_fixed_ports
 from table_rows import Run, assert_same, rows_of
 
-from pipeline.labelling.cluster import ActorSettings, Machines
+from pipeline.runtime.cluster import ActorSettings, Machines
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -142,7 +142,7 @@ def test_a_node_that_comes_in_mid_run_takes_its_share_and_may_go_again(
 
 LISTENING = """
 import json, psutil, ray
-from pipeline.labelling.cluster import connect
+from pipeline.runtime.cluster import connect
 
 @ray.remote
 def work():

@@ -15,9 +15,9 @@ from job_runs import ROOT, Here, Job, Jobs, Moment, wait_until, words
 from table_rows import rows_of
 
 from jobs import label_nightly
-from pipeline import latest
 from pipeline.nightly.run import PARTS
-from pipeline.settings import WrongUsage, parse
+from pipeline.runtime.settings import WrongUsage, parse
+from pipeline.table import latest
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -17,7 +17,7 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.labelling.flow import unit_table
 from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.planning import Unit
+from pipeline.planning.planner import Unit
 from pipeline.storage import Storage
 
 pytestmark = pytest.mark.timeout(600)

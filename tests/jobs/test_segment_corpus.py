@@ -30,11 +30,11 @@ from table_rows import Run, assert_same, rows_of
 
 from jobs import segment_corpus
 from pipeline.corpora.sources import Source
-from pipeline.labelling import tally
-from pipeline.labelling.planning import Plan, Unit
-from pipeline.labelling.progress import ProgressDisplay
-from pipeline.labelling.tally import Counts, Tally
-from pipeline.table import IMAGES, SEGMENTS, decode_rle
+from pipeline.planning.planner import Plan, Unit
+from pipeline.runtime import run_stats as stats
+from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.run_stats import Counts, RunStats
+from pipeline.table.store import IMAGES, SEGMENTS, decode_rle
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -434,8 +434,8 @@ def test_without_a_terminal_progress_is_a_line_with_rate_errors_and_time_left(
         doubled=(),
     )
     seconds = iter([100.0, 150.0])
-    monkeypatch.setattr(tally, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    done = Tally()
+    monkeypatch.setattr(stats, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    done = RunStats()
     done.add(Counts(images=10), errors=[])
     done.add(Counts(images=100, errors=Counter(NotAnImage=3)), errors=[])
 

@@ -10,7 +10,7 @@ from drawn_labels import Scene, write_table
 from drawn_tables import plan, plan_unit
 
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableStore, images, segments
+from pipeline.table.store import IMAGES, SEGMENTS, TableStore, images, segments
 
 
 def table_with_a_change(folder: Path, *, drawn: list[Scene], status: str = "ok") -> TableStore:

@@ -15,7 +15,7 @@ from specs import panoptic_spec
 
 from maskformer import encode_mask, encode_segments
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableStore
+from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 
 LABELS = ("road", "sky", "tree", "car")
 THINGS = (2, 3)

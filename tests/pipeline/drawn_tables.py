@@ -13,11 +13,11 @@ from specs import panoptic_spec
 from maskformer import encode_segments
 from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
-from pipeline.labelling.plans import put_in_force, write_plan
 from pipeline.labelling.rows import ROWS
-from pipeline.labelling.units import Unit
 from pipeline.storage import Storage
-from pipeline.table import TableStore
+from pipeline.table.plans import put_in_force, write_plan
+from pipeline.table.store import TableStore
+from pipeline.table.units import Unit
 
 SPEC = panoptic_spec("car", "sky", "tree", label_ids_to_fuse=(1,))
 Row = dict[str, Any]

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings, read_source
-from pipeline.labelling.planning import Plan, Unit, UnitSettings, plan_corpus, settle_plan
+from pipeline.planning.planner import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.storage import Storage
-from pipeline.table import IMAGES, SEGMENTS, TableStore
+from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 
 SPEC = panoptic_spec("road")
 READING = ReadSettings()

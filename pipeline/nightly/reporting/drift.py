@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.nightly.reporting.figures import Figures, shares
+from pipeline.nightly.reporting.run_aggregates import RunAggregates, shares
 from pipeline.nightly.reporting.settings import ReportSettings
 
 Level = Literal["unknown", "none", "watch", "alarm"]
@@ -51,7 +51,11 @@ class Drift:
 
 
 def drifts(
-    now: Figures, before: Figures | None, *, labels: Sequence[str], settings: ReportSettings
+    now: RunAggregates,
+    before: RunAggregates | None,
+    *,
+    labels: Sequence[str],
+    settings: ReportSettings,
 ) -> tuple[Drift, ...]:
     """Labels by area and by count, mean scores and coverage against those of earlier runs."""
     if before is None or not before.images:

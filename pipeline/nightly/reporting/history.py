@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.nightly.reporting.figures import Figures
-from pipeline.table import TableStore
+from pipeline.nightly.reporting.run_aggregates import RunAggregates
+from pipeline.table.store import TableStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class EarlierRun:
     """What is left of a run in its report."""
 
     run_id: str
-    figures: Figures
+    figures: RunAggregates
     said: dict[str, Any]
     """Its `report.json`."""
 
@@ -32,7 +32,7 @@ def earlier_runs(
             break
         try:
             said = json.loads(table.storage.read(uri))
-            figures = Figures.from_dict(said, labels=labels)
+            figures = RunAggregates.from_dict(said, labels=labels)
         except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
             continue
         if figures is not None and figures.images:
@@ -40,7 +40,7 @@ def earlier_runs(
     return tuple(found)
 
 
-def together(runs: Sequence[EarlierRun]) -> Figures | None:
+def together(runs: Sequence[EarlierRun]) -> RunAggregates | None:
     """The figures of all runs added up; None of none."""
     if not runs:
         return None

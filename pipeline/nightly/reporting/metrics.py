@@ -1,6 +1,6 @@
 """Metrics: the numbers of `report.json`, under the same names, for Prometheus while a run works.
 
-Ray's agents export them with the prefix `ray_`; `configs/grafana/` draws them. The tally goes back
+Ray's agents export them with the prefix `ray_`; `configs/grafana/` draws them. The stats goes back
 when a unit has to be done again, counters never do: they wait until it is there again.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.labelling.tally import Tally
+from pipeline.runtime.run_stats import RunStats
 
 _EVERY_SECONDS = 2.0
 _PREFIX = "maskformer_"
@@ -59,10 +59,10 @@ METRICS = (
 
 
 class RunMetrics:
-    """Shows a tally to Prometheus; `update` costs next to nothing and may be called at will."""
+    """Shows a stats to Prometheus; `update` costs next to nothing and may be called at will."""
 
-    def __init__(self, tally: Tally, *, table: str, units_planned: int) -> None:
-        self._tally, self._table = tally, table
+    def __init__(self, stats: RunStats, *, table: str, units_planned: int) -> None:
+        self._stats, self._table = stats, table
         self._next_update_at = 0.0
         self._shown: dict[tuple[str, str], float] = {}
         self._of_field = {metric.field: metric for metric in METRICS}
@@ -75,17 +75,17 @@ class RunMetrics:
         if now < self._next_update_at:
             return
         self._next_update_at = now + _EVERY_SECONDS
-        counts = self._tally.counts
+        counts = self._stats.counts
         self._show("images", counts.images)
         self._show("segments", counts.segments)
         self._show("bytes_read", counts.bytes_read)
-        self._show("units_committed", self._tally.units)
+        self._show("units_committed", self._stats.units)
         for error_class, count in counts.errors.items():
             self._show("errors", count, tag=error_class)
-        for fault, count in self._tally.storage_retries.items():
+        for fault, count in self._stats.storage_retries.items():
             self._show("storage_retries", count, tag=fault)
-        if self._tally.images_per_second is not None:
-            self._show("images_per_second", self._tally.images_per_second)
+        if self._stats.images_per_second is not None:
+            self._show("images_per_second", self._stats.images_per_second)
 
     def finish(self, said: Mapping[str, Any]) -> None:
         """Shows the numbers of `report.json`."""

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.labelling.progress import duration
 from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.charts import BEFORE, NOW, columns, histograms, pair
 from pipeline.nightly.reporting.cost import Cost
 from pipeline.nightly.reporting.drift import Drift, Level
-from pipeline.nightly.reporting.figures import Figures, shares
 from pipeline.nightly.reporting.history import EarlierRun
 from pipeline.nightly.reporting.markup import Markup, element, joined, short
+from pipeline.nightly.reporting.outliers import Outlier
 from pipeline.nightly.reporting.pictures import Picture
-from pipeline.nightly.reporting.strangest import Strange
-from pipeline.nightly.reporting.verdict import Verdict
+from pipeline.nightly.reporting.run_aggregates import RunAggregates, shares
+from pipeline.nightly.reporting.run_verdict import RunVerdict
+from pipeline.runtime.progress import duration
 
 _MOST_LABELS = 30
 _MOST_CLASSES = 25
@@ -32,15 +32,15 @@ class Findings:
     """All that a page is made of."""
 
     report: Report
-    verdict: Verdict
+    verdict: RunVerdict
     cost: Cost | None
     labels: tuple[str, ...]
-    figures: Figures
+    figures: RunAggregates
     earlier: tuple[EarlierRun, ...]
-    before: Figures | None
+    before: RunAggregates | None
     """The earlier runs added up."""
     drifts: tuple[Drift, ...]
-    strangest: tuple[Strange, ...]
+    strangest: tuple[Outlier, ...]
     sheet: tuple[str, ...]
     """image_id of the images of the contact sheet."""
     pictures: dict[str, Picture]
@@ -109,7 +109,7 @@ def _title(found: Findings) -> str:
     return f"{what}: labelling run {found.report.run_id}"
 
 
-def _verdict(verdict: Verdict) -> Markup:
+def _verdict(verdict: RunVerdict) -> Markup:
     begin = element("strong", "Act. ") if verdict.must_act else None
     return element(
         "p", begin, short(verdict.text, 1500), class_="verdict act" if begin else "verdict"

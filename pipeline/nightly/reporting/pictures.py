@@ -17,10 +17,10 @@ from maskformer import decode_rle
 from pipeline.corpora.decoding import ImageError, decode
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
-from pipeline.drawing import draw_segments
-from pipeline.nightly.reporting.night import plan_file, rows_where
+from pipeline.nightly.reporting.run_data import plan_file, rows_where
 from pipeline.storage import SourceChanged, StorageFault
-from pipeline.table import TableStore
+from pipeline.table.drawing import draw_segments
+from pipeline.table.store import TableStore
 
 _LARGEST_SIDE = 360
 _MOST_PIXELS = 64_000_000

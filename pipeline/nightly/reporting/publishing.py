@@ -15,14 +15,14 @@ from pipeline.labelling.report import ExitCode, Report
 from pipeline.nightly.reporting.cost import cost_of
 from pipeline.nightly.reporting.drift import drifts
 from pipeline.nightly.reporting.history import earlier_runs, together
-from pipeline.nightly.reporting.night import read_night
+from pipeline.nightly.reporting.outliers import strangest
 from pipeline.nightly.reporting.page import Findings, page
 from pipeline.nightly.reporting.pictures import pictures
+from pipeline.nightly.reporting.run_data import read_night
+from pipeline.nightly.reporting.run_verdict import in_words, judge
 from pipeline.nightly.reporting.settings import ReportSettings
-from pipeline.nightly.reporting.strangest import strangest
-from pipeline.nightly.reporting.verdict import in_words, judge
 from pipeline.nightly.reporting.webhook import send
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 
 class FinalMetrics(Protocol):

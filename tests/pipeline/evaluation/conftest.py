@@ -4,9 +4,9 @@ import pytest
 from corpora import put
 from drawn_labels import panoptic_shards, scenes
 
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
 
 
 @pytest.fixture(scope="session")

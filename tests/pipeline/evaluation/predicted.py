@@ -10,8 +10,8 @@ from drawn_labels import LABELS, THINGS, Scene
 from small_model import small_model
 
 from maskformer import MaskFormerImageProcessor, encode_segments
+from pipeline.datasets.target import Labels
 from pipeline.evaluation.judging import Judge, Task
-from pipeline.labelled.target import Labels
 from pipeline.labelling.rows import ROWS
 
 

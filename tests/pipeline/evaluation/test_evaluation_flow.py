@@ -14,30 +14,30 @@ from drawn_labels import panoptic_shards, scenes
 from predicted import judge, model_folder_of
 
 from pipeline.corpora.reading import ReadSettings
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError, Labels
 from pipeline.evaluation.flow import (
-    Comparison,
+    EvaluationJob,
+    EvaluationSums,
     Segmenting,
-    Verdict,
     evaluate_model,
     evaluate_rows,
     take,
 )
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import prediction_tasks
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import LabelError, Labels
-from pipeline.labelling.cluster import ActorSettings
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.flow import unit_table
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.model import ModelFolder, read_model, table_spec
-from pipeline.labelling.planning import UnitSettings, plan_corpus
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.planning.planner import UnitSettings, plan_corpus
+from pipeline.runtime.cluster import ActorSettings
 from pipeline.storage import Storage, StorageFault
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 SEGMENTING = SegmentSettings(
     threshold=0.3, overlap_mask_area_threshold=0.1, label_ids_to_fuse=(0, 1)
@@ -84,18 +84,18 @@ def table(
 
 
 @pytest.fixture(scope="module")
-def of_rows(dataset: LabelledImages, table: TableStore) -> Verdict:
+def of_rows(dataset: LabelledImages, table: TableStore) -> EvaluationSums:
     """Of the data set, by the table. Not to be changed."""
     return from_table(dataset, table)
 
 
-def comparison(dataset: LabelledImages) -> Comparison:
-    return Comparison(dataset=dataset, judge=judge("panoptic"), num_worst=3)
+def evaluation_job(dataset: LabelledImages) -> EvaluationJob:
+    return EvaluationJob(dataset=dataset, judge=judge("panoptic"), num_worst=3)
 
 
-def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> Verdict:
+def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> EvaluationSums:
     return evaluate_model(
-        comparison(dataset),
+        evaluation_job(dataset),
         segmenting=Segmenting(
             settings=SEGMENTING,
             actors=ActorSettings(num_actors=2, block_images=2),
@@ -106,14 +106,14 @@ def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> Verdict:
     )
 
 
-def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -> Verdict:
+def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -> EvaluationSums:
     """In this process, all images at once."""
     loader = ImageLoader(dataset=dataset, processor=model.processor, block_bytes=10**9)
     [block] = loader(pa.table({"index": range(len(dataset))}, schema=INDICES))
-    [receipt] = comparison(dataset).scorer(segmenter(block)).to_pylist()
-    verdict = Verdict(metric=judge("panoptic").metric())
-    take(receipt, verdict=verdict, num_worst=3)
-    return verdict
+    [receipt] = evaluation_job(dataset).scorer(segmenter(block)).to_pylist()
+    sums = EvaluationSums(metric=judge("panoptic").metric())
+    take(receipt, sums=sums, num_worst=3)
+    return sums
 
 
 def labelled_table(
@@ -142,22 +142,22 @@ def labelled_table(
     return table
 
 
-def from_table(dataset: LabelledImages, table: TableStore) -> Verdict:
+def from_table(dataset: LabelledImages, table: TableStore) -> EvaluationSums:
     return evaluate_rows(
         prediction_tasks(table, dataset=dataset),
-        comparison=comparison(dataset),
+        job=evaluation_job(dataset),
         actors=ActorSettings(),
         on_progress=lambda images, segments: None,
     )
 
 
-def numbers(verdict: Verdict) -> tuple[str, object]:
-    worst = [(each["index"], each["score"], len(each["segments"])) for each in verdict.worst]
-    return str(verdict.metric.compute()), (worst, verdict.num_segments, verdict.indices)
+def numbers(sums: EvaluationSums) -> tuple[str, object]:
+    worst = [(each["index"], each["score"], len(each["segments"])) for each in sums.worst]
+    return str(sums.metric.compute()), (worst, sums.num_segments, sums.indices)
 
 
 def test_two_actors_and_a_table_give_the_sums_of_one_process(
-    dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter, of_rows: Verdict
+    dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter, of_rows: EvaluationSums
 ) -> None:
     one = by_hand(dataset, model, segmenter)
     assert one.indices == set(range(6))
@@ -168,7 +168,7 @@ def test_two_actors_and_a_table_give_the_sums_of_one_process(
 
 
 def test_a_table_is_known_again_where_the_data_was_copied(
-    of_rows: Verdict, table: TableStore, tmp_path: Path
+    of_rows: EvaluationSums, table: TableStore, tmp_path: Path
 ) -> None:
     put(tmp_path, panoptic_shards(scenes(6)))
     copy = open_labelled(DatasetSettings(dataset=str(tmp_path)))
@@ -190,7 +190,7 @@ def test_wrong_data_ends_it_by_name(dataset: LabelledImages, table: TableStore) 
 
 
 def test_a_receipt_counts_once_or_not_at_all() -> None:
-    verdict = Verdict(metric=judge("semantic").metric())
+    sums = EvaluationSums(metric=judge("semantic").metric())
     receipt = {
         "indices": [0, 1],
         "sums": pickle.dumps(judge("semantic").metric()),
@@ -199,10 +199,10 @@ def test_a_receipt_counts_once_or_not_at_all() -> None:
         "error": None,
         "fault": None,
     }
-    take(receipt, verdict=verdict, num_worst=1)
+    take(receipt, sums=sums, num_worst=1)
     with pytest.raises(StorageFault, match="counted twice"):
-        take(receipt | {"indices": [1, 2]}, verdict=verdict, num_worst=1)
+        take(receipt | {"indices": [1, 2]}, sums=sums, num_worst=1)
     with pytest.raises(StorageFault, match="away"):
-        take(receipt | {"fault": "away"}, verdict=verdict, num_worst=1)
+        take(receipt | {"fault": "away"}, sums=sums, num_worst=1)
     with pytest.raises(LabelError, match="wrong"):
-        take(receipt | {"error": "wrong"}, verdict=verdict, num_worst=1)
+        take(receipt | {"error": "wrong"}, sums=sums, num_worst=1)

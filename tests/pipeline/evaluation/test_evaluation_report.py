@@ -5,8 +5,8 @@ import json
 from drawn_labels import LABELS, scenes
 from predicted import judge, predicted, rows_of
 
+from pipeline.datasets.dataset import LabelledImages
 from pipeline.evaluation.report import MetricsReport, make_report, summary
-from pipeline.labelled.dataset import LabelledImages
 
 
 def report(dataset: LabelledImages, *, task: str) -> MetricsReport:

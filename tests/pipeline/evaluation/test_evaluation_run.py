@@ -5,7 +5,7 @@ import pytest
 import pipeline.evaluation.run
 from pipeline.evaluation.run import PARTS, evaluate
 from pipeline.labelling.report import ExitCode
-from pipeline.settings import parse
+from pipeline.runtime.settings import parse
 from pipeline.storage import StorageFault
 
 

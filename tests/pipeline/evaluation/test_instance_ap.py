@@ -20,14 +20,14 @@ from pycocotools.cocoeval import COCOeval
 from small_model import small_model
 
 from maskformer import encode_mask
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.instance_ap import InstanceAP
 from pipeline.evaluation.judging import Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.report import make_report, summary
 from pipeline.evaluation.scoring import Scorer
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
 from pipeline.labelling.model import read_model
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings

@@ -2,13 +2,13 @@
 
 import pytest
 
+from pipeline.datasets.target import Labels
 from pipeline.evaluation.matching import (
     UNMATCHED,
     match_labels,
     stuff_to_fuse,
     unmatched_lines,
 )
-from pipeline.labelled.target import Labels
 
 DATA = Labels(names=("sky", "road", "car"), things=frozenset({2}))
 

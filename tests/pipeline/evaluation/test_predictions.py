@@ -6,10 +6,10 @@ import pytest
 from drawn_generations import table_with_a_change
 from drawn_labels import scenes
 
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError
 from pipeline.evaluation.predictions import prediction_tasks
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import LabelError
 
 
 def test_an_image_that_changed_is_judged_by_its_new_rows(tmp_path: Path) -> None:

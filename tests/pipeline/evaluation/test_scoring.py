@@ -9,10 +9,10 @@ import pytest
 from drawn_labels import LABELS, THINGS, scenes
 from predicted import judge, predicted, rows_of, true_rows
 
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.target import Labels
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.scoring import Scorer, merge
-from pipeline.labelled.dataset import LabelledImages
-from pipeline.labelled.target import Labels
 from pipeline.labelling.rows import ROWS
 
 TASKS = ("semantic", "panoptic", "instance")

@@ -5,8 +5,8 @@ import pytest
 from drawn_labels import LABELS, scenes
 from predicted import judge, predicted, rows_of
 
+from pipeline.datasets.dataset import LabelledImages
 from pipeline.evaluation.worst import WorstImage, worst_sheet
-from pipeline.labelled.dataset import LabelledImages
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic", "instance"])

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from small_tables import READING, finish, settled
 from web import Site, site
 
-from pipeline import latest
 from pipeline.corpora import lookups
 from pipeline.corpora.reading import read_source
-from pipeline.labelling.planning import Plan
+from pipeline.planning.planner import Plan
 from pipeline.storage import Storage, StorageFault
-from pipeline.table import TableStore
+from pipeline.table import latest
+from pipeline.table.store import TableStore
 
 STORAGE = Storage(storage_attempts=2)
 

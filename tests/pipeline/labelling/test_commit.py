@@ -25,7 +25,7 @@ from pipeline.labelling.commit import (
 )
 from pipeline.labelling.rows import ROWS
 from pipeline.storage import Storage, StorageFault
-from pipeline.table import IMAGES, SEGMENTS, TableStore, images, segments
+from pipeline.table.store import IMAGES, SEGMENTS, TableStore, images, segments
 
 SPEC = panoptic_spec("road", "sky")
 UNIT = "unit-a"

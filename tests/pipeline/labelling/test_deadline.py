@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from pipeline.labelling.deadline import Gate, moment
+from pipeline.labelling.deadline import DeadlineAdmission, moment
 
 NOW = datetime(2026, 3, 1, 22, 30, 15)
 
@@ -41,34 +41,34 @@ class Clock:
 
 def test_no_unit_begins_that_would_not_be_done_in_time():
     clock = Clock()
-    gate = Gate(100.0, clock=clock)
+    admission = DeadlineAdmission(100.0, clock=clock)
     for second, unit in ((0.0, "a"), (1.0, "b")):
         clock.now = second
-        assert gate.admits(unit)
+        assert admission.admits(unit)
     for second, done, following in ((20.0, "a", "c"), (40.0, "b", "d")):
         clock.now = second
-        gate.note_done(done)
-        assert gate.admits(following)
+        admission.note_done(done)
+        assert admission.admits(following)
     # Twenty seconds a unit: c, d and e would be done at 105.
     clock.now = 45.0
-    assert not gate.admits("e")
-    assert gate.begun() == {"a", "b", "c", "d"}
+    assert not admission.admits("e")
+    assert admission.begun() == {"a", "b", "c", "d"}
 
 
 def test_a_gate_that_shut_stays_shut_but_for_what_has_begun():
     clock = Clock()
-    gate = Gate(10.0, clock=clock)
-    assert gate.admits("a")
+    admission = DeadlineAdmission(10.0, clock=clock)
+    assert admission.admits("a")
     clock.now = 10.0
-    assert not gate.admits("b")
+    assert not admission.admits("b")
     clock.now = 0.0
-    assert not gate.admits("b")
-    assert gate.admits("a")  # its reader died and runs again
+    assert not admission.admits("b")
+    assert admission.admits("a")  # its reader died and runs again
 
 
 def test_before_any_unit_is_done_the_deadline_itself_counts():
     clock = Clock()
-    gate = Gate(10.0, clock=clock)
+    admission = DeadlineAdmission(10.0, clock=clock)
     clock.now = 9.9
-    assert all(gate.admits(str(n)) for n in range(50))
-    assert not Gate(0.0, clock=clock).admits("a")
+    assert all(admission.admits(str(n)) for n in range(50))
+    assert not DeadlineAdmission(0.0, clock=clock).admits("a")

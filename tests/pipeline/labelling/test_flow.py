@@ -16,16 +16,16 @@ from specs import panoptic_spec
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.cluster import ActorSettings, Machines
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.flow import Work, label_dataset, run_units, unit_table
 from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.planning import UnitSettings, plan_corpus
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.labelling.tally import Tally
+from pipeline.planning.planner import UnitSettings, plan_corpus
+from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
-from pipeline.table import TableStore, images, segments
+from pipeline.table.store import TableStore, images, segments
 
 SPEC = panoptic_spec("road", "sky", "tree", "car", threshold=0.3, overlap_mask_area_threshold=0.1)
 SEGMENTING = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
@@ -154,17 +154,17 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
     )
     first, second, third = units = plan(corpus, work).units
     put(tmp_path / "c", {"9.png": picture(100)})  # of the third: what was planned is no more
-    tally = Tally()
-    was_stopped = run_units(units, work=work, tally=tally, on_progress=lambda: True)
+    stats = RunStats()
+    was_stopped = run_units(units, work=work, stats=stats, on_progress=lambda: True)
 
     assert not was_stopped
     assert work.table.done_units() == {first.unit_id, second.unit_id}
-    assert tally.faults.keys() == {third.unit_id}
-    assert tally.faults[third.unit_id].startswith("SourceChanged: ")
-    assert "9.png" in tally.faults[third.unit_id]
-    assert (tally.units, tally.counts.images) == (2, 8)
-    assert tally.counts.errors == {"NotAnImage": 1}
-    (example,) = tally.examples["NotAnImage"]
+    assert stats.faults.keys() == {third.unit_id}
+    assert stats.faults[third.unit_id].startswith("SourceChanged: ")
+    assert "9.png" in stats.faults[third.unit_id]
+    assert (stats.units, stats.counts.images) == (2, 8)
+    assert stats.counts.errors == {"NotAnImage": 1}
+    (example,) = stats.examples["NotAnImage"]
     assert example["image_id"] == "5b.png"
 
     hand = TableStore(str(tmp_path / "hand"), Storage())
@@ -174,7 +174,7 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
     assert found["image_id"].to_pylist() == expected["image_id"].to_pylist()
     assert found["num_segments"].to_pylist() == expected["num_segments"].to_pylist()
     found, expected = (segments(t.uri).to_table() for t in (work.table, hand))
-    assert found.num_rows == tally.counts.segments > 8
+    assert found.num_rows == stats.counts.segments > 8
     assert found["label"].to_pylist() == expected["label"].to_pylist()
 
     with_torch: dict[str, set[str]] = {}
@@ -195,10 +195,10 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
 def test_a_run_ends_when_it_is_told_to(tmp_path, work):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
     units = plan(corpus, work).units
-    tally = Tally()
-    assert run_units(units, work=work, tally=tally, on_progress=lambda: False)
-    assert len(work.table.done_units()) == tally.units
-    assert tally.faults.keys() == {unit.unit_id for unit in units} - work.table.done_units()
+    stats = RunStats()
+    assert run_units(units, work=work, stats=stats, on_progress=lambda: False)
+    assert len(work.table.done_units()) == stats.units
+    assert stats.faults.keys() == {unit.unit_id for unit in units} - work.table.done_units()
 
 
 def test_units_that_another_run_has_done_meanwhile_are_not_read_again(tmp_path, work):
@@ -207,13 +207,13 @@ def test_units_that_another_run_has_done_meanwhile_are_not_read_again(tmp_path, 
     by_hand([first], work=work, table=work.table)
     (tmp_path / "diary").unlink()
     put(tmp_path / "c", {"00.png": b"now it is another one, which would be an error"})
-    tally = Tally()
+    stats = RunStats()
 
-    run_units(units, work=work, tally=tally, on_progress=lambda: True)
+    run_units(units, work=work, stats=stats, on_progress=lambda: True)
 
-    assert tally.faults == {}
-    assert (tally.units, tally.units_elsewhere) == (len(others), 1)
-    assert tally.counts.images == sum(unit.num_images for unit in others)
+    assert stats.faults == {}
+    assert (stats.units, stats.units_elsewhere) == (len(others), 1)
+    assert stats.counts.images == sum(unit.num_images for unit in others)
     assert work.table.done_units() == {unit.unit_id for unit in units}
 
 
@@ -248,11 +248,11 @@ def test_as_many_actors_start_at_once_as_get_a_block_each(settings, num_images, 
 def test_after_the_deadline_no_unit_begins_and_those_left_are_no_faults(tmp_path, work):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
     units = plan(corpus, work).units
-    late, early = Tally(), Tally()
-    for tally, deadline in ((late, time.time() - 1), (early, time.time() + 3600)):
+    late, early = RunStats(), RunStats()
+    for stats, deadline in ((late, time.time() - 1), (early, time.time() + 3600)):
         timed = dataclasses.replace(work, deadline=deadline)
-        assert not run_units(units, work=timed, tally=tally, on_progress=lambda: True)
-        assert tally.faults == {}
-        assert tally.units + tally.units_left == len(units) == 3
-        assert work.table.done_units() == (set() if tally is late else {u.unit_id for u in units})
+        assert not run_units(units, work=timed, stats=stats, on_progress=lambda: True)
+        assert stats.faults == {}
+        assert stats.units + stats.units_left == len(units) == 3
+        assert work.table.done_units() == (set() if stats is late else {u.unit_id for u in units})
     assert late.units_left == 3

@@ -19,7 +19,7 @@ from pipeline.corpora.corpus import list_corpus
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.labelling.loading import BLOCK, UnitLoader
-from pipeline.labelling.planning import PLAN
+from pipeline.planning.planner import PLAN
 from pipeline.storage import Storage, StorageFault
 
 STORAGE = Storage()

@@ -8,11 +8,11 @@ from corpora import picture
 from small_tables import READING, finish, settled
 from web import site
 
-from pipeline import latest
 from pipeline.corpora.reading import read_source
-from pipeline.labelling.planning import Plan
+from pipeline.planning.planner import Plan
 from pipeline.storage import Storage, join
-from pipeline.table import TableStore
+from pipeline.table import latest
+from pipeline.table.store import TableStore
 
 NAMES = [
     "x::y.jpg", "a.jpg?versionId=1.jpg", "a%2Fb.jpg", "100%.jpg", "a#b.jpg", "[x]*?.jpg",

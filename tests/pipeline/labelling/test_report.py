@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.corpora.passed_over import PassedOver
-from pipeline.labelling.planning import Plan, Unit
 from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
-from pipeline.labelling.tally import Counts, Tally
+from pipeline.planning.planner import Plan, Unit
+from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.run_stats import Counts, RunStats
 
 
 def passed(count: int, *, reason: str = "of no known kind") -> PassedOver:
@@ -29,10 +29,10 @@ def plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -
     )
 
 
-def tally(*, units: int, images: int = 100, errors: int = 0, faults: int = 0) -> Tally:
+def stats(*, units: int, images: int = 100, errors: int = 0, faults: int = 0) -> RunStats:
     by_class = Counter({"EmptyFile": errors} if errors else {})
     example = {"image_id": "a.jpg", "message": "/corpus/a.jpg: the file is empty"}
-    return Tally(
+    return RunStats(
         counts=Counts(images=images, segments=7, bytes_read=9, errors=by_class),
         units=units,
         faults={f"unit-{n}": f"StorageFault: away {n}" for n in range(faults)},
@@ -41,10 +41,10 @@ def tally(*, units: int, images: int = 100, errors: int = 0, faults: int = 0) ->
 
 
 def report(
-    planned: Plan, counted: Tally, *, budget: float = 0.1, was_stopped: bool = False
+    planned: Plan, counted: RunStats, *, budget: float = 0.1, was_stopped: bool = False
 ) -> Report:
     return make_report(
-        run_id="run", table="s3://b/table", corpus="/corpus", plan=planned, tally=counted,
+        run_id="run", table="s3://b/table", corpus="/corpus", plan=planned, stats=counted,
         seconds=12.3456, error_budget=budget, was_stopped=was_stopped,
     )  # fmt: skip
 
@@ -52,17 +52,17 @@ def report(
 @pytest.mark.parametrize(
     ("planned", "counted", "was_stopped", "code"),
     [
-        (plan(2), tally(units=2), False, 0),
-        (plan(0, done=5), tally(units=0, images=0), False, 0),
-        (plan(2), tally(units=2, errors=1), False, 3),
-        (plan(2), tally(units=2, errors=10), False, 3),  # the budget itself is within it
-        (plan(2), tally(units=2, errors=11), False, 4),
-        (plan(2), tally(units=1, errors=11), False, 4),
-        (plan(2), tally(units=1, errors=11), True, 4),  # trying again would not help
-        (plan(2), tally(units=1), False, 75),
-        (plan(2), tally(units=1, errors=1), False, 75),
-        (plan(2), tally(units=1, faults=1), False, 75),
-        (plan(2), tally(units=2), True, 75),
+        (plan(2), stats(units=2), False, 0),
+        (plan(0, done=5), stats(units=0, images=0), False, 0),
+        (plan(2), stats(units=2, errors=1), False, 3),
+        (plan(2), stats(units=2, errors=10), False, 3),  # the budget itself is within it
+        (plan(2), stats(units=2, errors=11), False, 4),
+        (plan(2), stats(units=1, errors=11), False, 4),
+        (plan(2), stats(units=1, errors=11), True, 4),  # trying again would not help
+        (plan(2), stats(units=1), False, 75),
+        (plan(2), stats(units=1, errors=1), False, 75),
+        (plan(2), stats(units=1, faults=1), False, 75),
+        (plan(2), stats(units=2), True, 75),
     ],
 )
 def test_exit_codes_say_whether_to_worry_and_whether_to_try_again(
@@ -73,16 +73,16 @@ def test_exit_codes_say_whether_to_worry_and_whether_to_try_again(
 
 def test_files_that_the_storage_did_not_answer_for_are_worth_trying_again():
     away = replace(plan(2), out_of_reach=3, storage_faults=("look at http://h/a.jpg: 503",))
-    assert report(away, tally(units=2)).exit_code == 75
-    text = lines(away, tally(units=2))
+    assert report(away, stats(units=2)).exit_code == 75
+    text = lines(away, stats(units=2))
     assert "files out of reach, left for another run: 3, as look at http://h/a.jpg: 503" in text
     assert "not finished; run the same command again to go on" in text
 
 
 def test_files_that_were_labelled_and_are_absent_are_named_and_no_reason_to_worry():
     away = replace(plan(2), gone=3, first_gone="/corpus/a.jpg")
-    assert report(away, tally(units=2)).exit_code == 0
-    text = lines(away, tally(units=2))
+    assert report(away, stats(units=2)).exit_code == 0
+    text = lines(away, stats(units=2))
     assert "labelled before and absent now, their rows stay: 3, as /corpus/a.jpg" in text
 
 
@@ -97,14 +97,14 @@ def test_exit_codes_are_those_that_schedulers_know():
     [(0, 0.0, False), (1, 0.0, True), (50, 0.5, False), (51, 0.5, True), (100, 1.0, False)],
 )
 def test_a_budget_is_a_share_of_the_images(errors, budget, is_over):
-    counted = tally(units=1, errors=errors)
+    counted = stats(units=1, errors=errors)
     assert over_budget(counted.counts, error_budget=budget) == is_over
 
 
 def test_programs_read_counts_and_reasons(tmp_path):
     found = json.loads(
         report(
-            plan(3, done=4, passed_over=9, doubled=1), tally(units=1, errors=2, faults=2)
+            plan(3, done=4, passed_over=9, doubled=1), stats(units=1, errors=2, faults=2)
         ).to_json()
     )
     assert found["exit_code"] == 75
@@ -125,7 +125,7 @@ def test_programs_read_counts_and_reasons(tmp_path):
 
 
 def test_what_archives_passed_over_is_counted_with_what_the_listing_did():
-    counted = tally(units=1)
+    counted = stats(units=1)
     counted.counts.add(Counts(passed_over=passed(2, reason="hidden")))
     counted.counts.add(again := Counts(passed_over=passed(1)))
     counted.counts.take_back(again)
@@ -141,7 +141,7 @@ def test_what_archives_passed_over_is_counted_with_what_the_listing_did():
 
 
 def test_a_report_stays_small_whatever_went_wrong():
-    assert len(report(plan(5000), tally(units=0, faults=5000)).to_json()) < 20_000
+    assert len(report(plan(5000), stats(units=0, faults=5000)).to_json()) < 20_000
 
 
 def lines(*arguments, **options) -> list[str]:
@@ -149,7 +149,7 @@ def lines(*arguments, **options) -> list[str]:
 
 
 def test_people_read_that_all_is_well():
-    assert lines(plan(2), tally(units=2)) == [
+    assert lines(plan(2), stats(units=2)) == [
         "labelled 100 images with 7 segments in 12 s",
         "done",
         "table: s3://b/table",
@@ -158,7 +158,7 @@ def test_people_read_that_all_is_well():
 
 
 def test_people_read_what_went_wrong_and_what_to_do():
-    text = lines(plan(3, done=4, passed_over=2, doubled=1), tally(units=1, errors=2, faults=2))
+    text = lines(plan(3, done=4, passed_over=2, doubled=1), stats(units=1, errors=2, faults=2))
     assert text[0] == "units done before, not read again: 4"
     assert "  2 × EmptyFile, as /corpus/a.jpg: the file is empty" in text
     assert any("passed over 2 files" in line and "/corpus/0.txt" in line for line in text)
@@ -168,11 +168,11 @@ def test_people_read_what_went_wrong_and_what_to_do():
 
 
 def test_people_read_that_there_were_too_many_errors():
-    (advice,) = [line for line in lines(plan(1), tally(units=1, errors=50)) if "budget" in line]
+    (advice,) = [line for line in lines(plan(1), stats(units=1, errors=50)) if "budget" in line]
     assert "50 of 100 images are in error" in advice
     assert "what is good was kept" in advice
 
 
 def test_a_stopped_run_without_faults_says_to_go_on():
-    text = lines(plan(2), tally(units=1), was_stopped=True)
+    text = lines(plan(2), stats(units=1), was_stopped=True)
     assert "not finished; run the same command again to go on" in text

@@ -5,10 +5,10 @@ from corpora import put
 
 from pipeline.labelling.report import ExitCode
 from pipeline.labelling.run import PARTS, ended, label_corpus
-from pipeline.settings import parse
+from pipeline.runtime.settings import parse
 from pipeline.storage import Storage, StorageFault
 
-MODEL = "pipeline/sample_model"
+MODEL = "pipeline/demo/sample_model"
 
 
 def run(capsys, corpus: str, table: str, *more: str) -> tuple[int, str]:
@@ -77,7 +77,7 @@ def test_how_a_manifest_is_read_is_said_before_work_begins(tmp_path, capsys, mon
     """Here there is no work: what the manifest names is done already."""
     monkeypatch.setattr("pipeline.labelling.run.connect", lambda *_: pytest.fail("no work"))
     root = put(tmp_path / "c", {"a.jpg": b"1", "m.csv": b"image_url;n\na.jpg;1\n"})
-    monkeypatch.setattr("pipeline.labelling.planning.Comparison.new", lambda self: iter(()))
+    monkeypatch.setattr("pipeline.planning.planner.Comparison.new", lambda self: iter(()))
     code, said = run(capsys, f"{root}/m.csv", str(tmp_path / "table"))
     assert code == ExitCode.DONE
     assert "m.csv: the locations are taken from its column image_url" in said

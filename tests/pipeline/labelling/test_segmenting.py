@@ -19,10 +19,10 @@ from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcess
 from pipeline.corpora.corpus import list_corpus
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.loading import BLOCK, UnitLoader
-from pipeline.labelling.planning import PLAN
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.planning.planner import PLAN
 from pipeline.storage import Storage
 
 # Random weights are sure of nothing: low thresholds give some segments per image.

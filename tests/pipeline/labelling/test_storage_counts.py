@@ -11,13 +11,13 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager
 from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.planning import Plan
 from pipeline.labelling.report import make_report, summary
 from pipeline.labelling.rows import ROWS, taken_retries
-from pipeline.labelling.tally import Tally
+from pipeline.planning.planner import Plan
+from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
 from pipeline.storage.retries import Patience, Retries, retried, take_retries
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +49,9 @@ class Failing(Storage):
 
 
 def counts(told: list[dict]) -> dict[str, int]:
-    tally = Tally()
-    tally.add_retries(Retries(**each) for each in told)
-    return dict(tally.storage_retries)
+    stats = RunStats()
+    stats.add_retries(Retries(**each) for each in told)
+    return dict(stats.storage_retries)
 
 
 def test_the_last_row_of_a_unit_tells_what_its_reader_asked_again(tmp_path, processor):
@@ -92,21 +92,21 @@ def test_a_receipt_tells_what_reader_and_stager_asked_again(tmp_path):
 
 
 def test_the_report_has_them_by_kind_and_people_read_a_line():
-    tally = Tally(units=0)
-    tally.add_retries([Retries(kind="transient", count=3, seconds=1.5)])
-    tally.add_retries([Retries(kind="throttled", count=12, seconds=60.0)])
-    tally.add_retries([Retries(kind="transient", count=1, seconds=0.5)])
+    stats = RunStats(units=0)
+    stats.add_retries([Retries(kind="transient", count=3, seconds=1.5)])
+    stats.add_retries([Retries(kind="throttled", count=12, seconds=60.0)])
+    stats.add_retries([Retries(kind="transient", count=1, seconds=0.5)])
     plan = Plan(units=(), done=1, earlier=1, doubled=())
 
-    def report(tally: Tally):
+    def report(stats: RunStats):
         return make_report(
-            run_id="run", table="t", corpus="c", plan=plan, tally=tally, seconds=1.0,
+            run_id="run", table="t", corpus="c", plan=plan, stats=stats, seconds=1.0,
             error_budget=0.1, was_stopped=False,
         )  # fmt: skip
 
-    found = json.loads(report(tally).to_json())
+    found = json.loads(report(stats).to_json())
     assert found["storage_retries"] == {"throttled": 12, "transient": 4}
     assert found["storage_wait_seconds"] == 62.0
     line = "asked the storage again: 12 throttled, 4 transient; 62 s of waiting in all"
-    assert line in summary(report(tally), report_file="r").splitlines()
-    assert "asked the storage" not in summary(report(Tally()), report_file="r")
+    assert line in summary(report(stats), report_file="r").splitlines()
+    assert "asked the storage" not in summary(report(RunStats()), report_file="r")

@@ -18,7 +18,7 @@ from pipeline.labelling.report import Report
 from pipeline.labelling.rows import ROWS
 from pipeline.nightly.reporting import ReportSettings, publish
 from pipeline.storage import Storage
-from pipeline.table import TableSpec, TableStore
+from pipeline.table.store import TableSpec, TableStore
 
 LABELS = ("road", "sky", "car", "tree")
 _HEIGHT, _WIDTH = 24, 32

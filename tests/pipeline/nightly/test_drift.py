@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline.nightly.reporting import ReportSettings, publish
 from pipeline.nightly.reporting.drift import drifts, stability_index
-from pipeline.nightly.reporting.figures import BINS, Figures
+from pipeline.nightly.reporting.run_aggregates import BINS, RunAggregates
 
 RUN = "20260120T020000-thisone"
 QUIET = ReportSettings(strangest_images=0, sheet_images=0)
@@ -176,7 +176,9 @@ def test_units_that_go_away_meanwhile_are_left_out(tmp_path):
     assert said(table)["units_reported"] == 2
 
 
-def _figures(random: np.random.Generator, *, images: int, labels: int, alpha: float) -> Figures:
+def _figures(
+    random: np.random.Generator, *, images: int, labels: int, alpha: float
+) -> RunAggregates:
     """A night in which labels come in clusters: most images hold a few of many labels."""
     usual = 1 / np.arange(1, labels + 1)
     mixes = random.dirichlet(alpha * usual / usual.sum(), images)
@@ -184,7 +186,7 @@ def _figures(random: np.random.Generator, *, images: int, labels: int, alpha: fl
     areas = np.round(mixes * 1e6)
     scores = np.clip(random.normal(0.9, 0.05, images), 0, 0.999)
     bins = np.bincount((scores * BINS).astype(int), minlength=BINS)
-    return Figures(
+    return RunAggregates(
         images=images,
         areas=areas.sum(0),
         counts=counts.sum(0),

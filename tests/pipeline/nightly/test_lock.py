@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.nightly.lock import LockHeld, holding_lock
 from pipeline.storage import Storage
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 
 ROOT = Path(__file__).parents[3]
 BEAT, STALE = 0.1, 1.0
@@ -23,7 +23,7 @@ HOLDER = """
 import sys, time
 from pipeline.nightly.lock import holding_lock
 from pipeline.storage import Storage
-from pipeline.table import TableStore
+from pipeline.table.store import TableStore
 with holding_lock(TableStore(sys.argv[1], Storage()), run_id="first", heartbeat_seconds=0.1,
                   stale_seconds=1.0):
     print("held", flush=True)

@@ -11,9 +11,9 @@ import pytest
 from drawn_nights import earlier_nights, label_night, new_table, report, usual_images
 
 import pipeline
-from pipeline.labelling.tally import Counts, Tally
 from pipeline.nightly.reporting import ReportSettings, metrics, publish
 from pipeline.nightly.reporting.metrics import METRICS, RunMetrics
+from pipeline.runtime.run_stats import Counts, RunStats
 
 DASHBOARD = Path(pipeline.__file__).parents[1] / "configs" / "grafana" / "labelling.json"
 RUN = "20260120T020000-thisone"
@@ -42,18 +42,18 @@ def recorded(monkeypatch) -> dict[tuple[str, str], float]:
     return values
 
 
-def run_metrics(tally: Tally) -> RunMetrics:
-    return RunMetrics(tally, table="s3://bucket/table", units_planned=7)
+def run_metrics(stats: RunStats) -> RunMetrics:
+    return RunMetrics(stats, table="s3://bucket/table", units_planned=7)
 
 
 def test_metrics_follow_the_tally(recorded):
-    tally = Tally()
-    shown = run_metrics(tally)
+    stats = RunStats()
+    shown = run_metrics(stats)
     assert recorded == {("maskformer_units_planned", ""): 7}
-    tally.counts.add(Counts(images=10, segments=30, bytes_read=99, errors=Counter(EmptyFile=2)))
+    stats.counts.add(Counts(images=10, segments=30, bytes_read=99, errors=Counter(EmptyFile=2)))
     shown.update()
-    tally.counts.add(Counts(images=5))
-    tally.units = 1
+    stats.counts.add(Counts(images=5))
+    stats.units = 1
     shown.update()
     assert recorded[("maskformer_images_total", "")] == 15
     assert recorded[("maskformer_segments_total", "")] == 30
@@ -63,16 +63,16 @@ def test_metrics_follow_the_tally(recorded):
 
 
 def test_a_unit_that_is_done_again_is_not_counted_twice(recorded):
-    tally = Tally()
-    shown = run_metrics(tally)
+    stats = RunStats()
+    shown = run_metrics(stats)
     unit = Counts(images=10, segments=30, bytes_read=99, errors=Counter(EmptyFile=2))
     for _ in range(3):
-        tally.counts.add(unit)
+        stats.counts.add(unit)
         shown.update()
-        tally.counts.take_back(unit)
+        stats.counts.take_back(unit)
         shown.update()
-    tally.counts.add(unit)
-    tally.counts.add(Counts(images=1))
+    stats.counts.add(unit)
+    stats.counts.add(Counts(images=1))
     shown.update()
     assert recorded[("maskformer_images_total", "")] == 11
     assert recorded[("maskformer_errors_total", "EmptyFile")] == 2
@@ -80,10 +80,10 @@ def test_a_unit_that_is_done_again_is_not_counted_twice(recorded):
 
 def test_an_update_costs_nothing_between_two_seconds(recorded, monkeypatch):
     monkeypatch.setattr(metrics, "_EVERY_SECONDS", 1000.0)
-    tally = Tally()
-    shown = run_metrics(tally)
+    stats = RunStats()
+    shown = run_metrics(stats)
     shown.update()
-    tally.counts.add(Counts(images=10))
+    stats.counts.add(Counts(images=10))
     for _ in range(1000):
         shown.update()
     assert ("maskformer_images_total", "") not in recorded
@@ -93,8 +93,8 @@ def test_the_last_values_are_those_of_the_report(recorded, tmp_path):
     table = new_table(tmp_path)
     earlier_nights(table, 1)
     label_night(table, RUN, {"now": usual_images("now", 300, seed=2)})
-    tally = Tally(counts=Counts(images=301, segments=1200, errors=Counter(EmptyFile=1)))
-    shown = run_metrics(tally)
+    stats = RunStats(counts=Counts(images=301, segments=1200, errors=Counter(EmptyFile=1)))
+    shown = run_metrics(stats)
     shown.update()
     plain = report(
         RUN, exit_code=3, images=301, segments=1200, errors={"EmptyFile": 1}, gpu_seconds=3600.0,

@@ -30,12 +30,12 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 
 RUN = """
 import collections, sys, ray
-from pipeline.labelling.tally import Counts, Tally
+from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.nightly.reporting.metrics import RunMetrics
 ray.init(log_to_driver=False)
 counts = Counts(images=15, segments=60, bytes_read=9, errors=collections.Counter(EmptyFile=2))
-tally = Tally(counts=counts, units=3)
-metrics = RunMetrics(tally, table="/data/table", units_planned=4)
+stats = RunStats(counts=counts, units=3)
+metrics = RunMetrics(stats, table="/data/table", units_planned=4)
 metrics.update()
 metrics.finish({
     "images": 16, "segments": 61, "bytes_read": 10, "errors": {"EmptyFile": 2}, "exit_code": 75,

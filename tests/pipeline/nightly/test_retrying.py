@@ -6,11 +6,11 @@ import pytest
 from corpora import parquet, put, tar
 from small_tables import finish, settled
 
-from pipeline import latest
-from pipeline.labelling.planning import Plan
 from pipeline.nightly.retrying import images_to_try_again
+from pipeline.planning.planner import Plan
 from pipeline.storage import Storage
-from pipeline.table import TableStore, images
+from pipeline.table import latest
+from pipeline.table.store import TableStore, images
 
 
 @pytest.fixture

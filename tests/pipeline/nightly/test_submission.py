@@ -8,7 +8,7 @@ from ray.job_submission import JobStatus
 
 from pipeline.nightly import submission
 from pipeline.nightly.submission import SubmitSettings, submit
-from pipeline.settings import WrongUsage
+from pipeline.runtime.settings import WrongUsage
 
 COMMAND = ["jobs/label_nightly.py", "--config", "configs/nightly/s3.yaml", "--corpus", "a b"]
 NIGHT = "label-nightly-2026-01-20"

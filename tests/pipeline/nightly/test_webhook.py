@@ -11,7 +11,7 @@ from drawn_nights import Drawn, earlier_nights, label_night, new_table, report, 
 
 from pipeline.nightly.reporting import ReportSettings, publish, webhook
 from pipeline.nightly.run import PARTS, label_nightly
-from pipeline.settings import parse
+from pipeline.runtime.settings import parse
 
 RUN = "20260120T020000-thisone"
 SECRET = "T0000-s3cr3t-t0k3n"

@@ -18,9 +18,9 @@ from s3 import S3Server
 from small_model import small_model
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import LabelError
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError
 from pipeline.storage import Storage, join
 from pipeline.training.batches import Batch, Sample, collate
 from pipeline.training.loading import load_batches

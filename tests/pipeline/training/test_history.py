@@ -9,9 +9,9 @@ from pipeline.storage import Storage, join
 from pipeline.training.announcer import Announcer
 from pipeline.training.checkpoint import Checkpoints, checkpoint_name
 from pipeline.training.curves import curves
-from pipeline.training.delivery import Card, deliver
-from pipeline.training.following import FollowedHistory
+from pipeline.training.export import Card, deliver
 from pipeline.training.history import History, described, read_history
+from pipeline.training.history_display import FollowedHistory
 
 
 def line(step: int, loss: float = 1.5) -> dict:

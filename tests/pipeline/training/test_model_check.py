@@ -11,13 +11,13 @@ from drawn_labels import LABELS, panoptic_shards, scenes
 from tiny_training import tiny_config, tiny_model
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.training.initial_model import StartSettings, read_start
 from pipeline.training.model_check import check_model
 from pipeline.training.optimisation import OptimisationSettings, check_device
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.starting import StartSettings, read_start
 
 
 @pytest.fixture

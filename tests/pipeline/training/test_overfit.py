@@ -9,8 +9,8 @@ from drawn_labels import panoptic_shards, scenes
 from tiny_training import tiny_config
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Trainer
 from pipeline.training.optimisation import OptimisationSettings

@@ -15,8 +15,8 @@ from small_model import small_model
 
 from maskformer import IdMap, MaskFormerImageProcessor, MaskRuns
 from maskformer.criterion.targets import expand_masks
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.training.batches import Sample, collate
 from pipeline.training.loading import _Sent
 from pipeline.training.recipes import Augmentation
@@ -132,8 +132,8 @@ _PREPARE = textwrap.dedent(
     import sys
     from pathlib import Path
     from maskformer import MaskFormerImageProcessor
-    from pipeline.labelled.opening import open_labelled
-    from pipeline.labelled.settings import DatasetSettings
+    from pipeline.datasets.opening import open_labelled
+    from pipeline.datasets.settings import DatasetSettings
     from pipeline.training.recipes import Augmentation
     from pipeline.training.samples import TrainingData
 

@@ -6,12 +6,12 @@ import pytest
 
 from maskformer import MODELS
 from maskformer.zoo import Entry
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.settings import Settings, parse
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.runtime.settings import Settings, parse
+from pipeline.training.initial_model import StartSettings
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.recipes import Augmentation, published_augmentation
 from pipeline.training.run import PARTS
-from pipeline.training.starting import StartSettings
 from pipeline.training.targets import TargetSettings
 
 FOLDER = Path(__file__).parents[3] / "configs" / "finetune"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.settings import WrongUsage, parse
+from pipeline.runtime.settings import WrongUsage, parse
 from pipeline.training.recipes import Augmentation, published_augmentation
 
 

@@ -16,12 +16,13 @@ from drawn_labels import panoptic_shards, scenes
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import LabelError
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError
 from pipeline.storage import Storage, StorageFault
 from pipeline.training import scheduling
 from pipeline.training.announcer import Announcer
+from pipeline.training.initial_model import StartSettings, read_start
 from pipeline.training.notes import DriverNotes, WorkerNotes
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.recipes import Augmentation
@@ -33,8 +34,7 @@ from pipeline.training.scheduling import (
     _outcome,
     run_workers,
 )
-from pipeline.training.starting import StartSettings, read_start
-from pipeline.training.worker import Assignment
+from pipeline.training.worker import TrainingJob
 
 
 def failed(*errors: Exception) -> WorkerGroupError:
@@ -89,11 +89,11 @@ def test_what_would_come_again_ends_the_run_with_the_worker_s_words(error: Excep
 
 
 @pytest.fixture
-def assignment(tmp_path: Path) -> Assignment:
+def job(tmp_path: Path) -> TrainingJob:
     dataset = open_labelled(DatasetSettings(dataset=put(tmp_path / "x", panoptic_shards(scenes()))))
     settings = StartSettings(architecture="maskformer-swin-tiny-ade20k")
     start = read_start(settings, labels=dataset.labels.names)
-    return Assignment(
+    return TrainingJob(
         output=str(tmp_path / "output"),
         storage=Storage(),
         start=start,
@@ -112,7 +112,7 @@ def assignment(tmp_path: Path) -> Assignment:
 
 def run_with(
     outcomes: Sequence[Any],
-    assignment: Assignment,
+    job: TrainingJob,
     monkeypatch: pytest.MonkeyPatch,
     **settings: Any,
 ) -> list[str]:
@@ -135,7 +135,7 @@ def run_with(
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     try:
         run_workers(
-            assignment,
+            job,
             settings=WorkerSettings(**settings),
             run_id="run",
             is_alone=False,
@@ -147,20 +147,20 @@ def run_with(
 
 
 def test_lost_workers_are_started_again_under_a_name_of_their_own(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     lost = failed(ray.exceptions.RayActorError())
-    names = run_with([lost, lost, None], assignment, monkeypatch, max_failures=2)
+    names = run_with([lost, lost, None], job, monkeypatch, max_failures=2)
     assert names == ["run-0", "run-1", "run-2"]
     assert "workers are started again, 2 of 2 times" in capsys.readouterr().err
 
 
 def test_workers_are_lost_no_more_often_than_the_settings_allow(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ):
     lost = failed(ray.exceptions.RayActorError())
     with pytest.raises(StorageFault, match="workers failed"):
-        run_with([lost, lost], assignment, monkeypatch, max_failures=1)
+        run_with([lost, lost], job, monkeypatch, max_failures=1)
 
 
 @pytest.mark.parametrize(
@@ -173,17 +173,17 @@ def test_workers_are_lost_no_more_often_than_the_settings_allow(
     ids=["an error of shapes", "an image", "a gradient"],
 )
 def test_what_would_come_again_is_not_tried_again(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, outcome: Any, kind: type[Exception]
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, outcome: Any, kind: type[Exception]
 ):
     with pytest.raises(kind):
-        run_with([outcome], assignment, monkeypatch)
+        run_with([outcome], job, monkeypatch)
 
 
 def test_a_cluster_without_gpus_is_asked_for_no_more_than_it_has(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ):
     optimisation = OptimisationSettings(batch_norm="synchronised")
-    wanted = dataclasses.replace(assignment, optimisation=optimisation)
+    wanted = dataclasses.replace(job, optimisation=optimisation)
     with pytest.raises(ValueError, match="batch_norm synchronised needs GPUs"):
         run_with([], wanted, monkeypatch)
 

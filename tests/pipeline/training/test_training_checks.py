@@ -9,9 +9,9 @@ from corpora import put, tar
 from drawn_labels import encoded, names_json, panoptic_shards, scenes, segments_info
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import LabelError
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData

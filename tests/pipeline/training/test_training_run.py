@@ -6,7 +6,7 @@ import pytest
 
 import pipeline.training.run
 from pipeline.labelling.report import ExitCode
-from pipeline.settings import parse
+from pipeline.runtime.settings import parse
 from pipeline.storage import StorageFault
 from pipeline.training.announcer import Announcer
 from pipeline.training.run import PARTS, finetune

@@ -27,9 +27,9 @@ from drawn_labels import (
 from PIL import ExifTags, Image
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
-from pipeline.labelled.target import LabelError
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError
 from pipeline.training.batches import Sample
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData

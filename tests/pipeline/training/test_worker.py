@@ -15,18 +15,18 @@ from drawn_labels import panoptic_shards, scenes
 from tiny_training import tiny_model
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.labelled.opening import open_labelled
-from pipeline.labelled.settings import DatasetSettings
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.storage import Storage
 from pipeline.training import notes as notes_module
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.history import read_history
+from pipeline.training.initial_model import StartSettings, read_start
 from pipeline.training.notes import DriverNotes
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.starting import StartSettings, read_start
-from pipeline.training.worker import Assignment, train
+from pipeline.training.worker import TrainingJob, train
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notes_module, "_LOOK_EVERY_SECONDS", 0.05)
 
 
-def assignment(folder: Path, *, num_steps: int, log_every: int) -> Assignment:
+def job(folder: Path, *, num_steps: int, log_every: int) -> TrainingJob:
     model = folder / "model"
     if not model.exists():
         tiny_model().save_pretrained(model)
@@ -64,7 +64,7 @@ def assignment(folder: Path, *, num_steps: int, log_every: int) -> Assignment:
         put(folder / "data", panoptic_shards(scenes()))
     dataset = open_labelled(DatasetSettings(dataset=str(folder / "data")))
     start = read_start(StartSettings(model=str(model)), labels=dataset.labels.names)
-    return Assignment(
+    return TrainingJob(
         output=str(folder / "output"),
         storage=Storage(),
         start=start,
@@ -82,8 +82,8 @@ def assignment(folder: Path, *, num_steps: int, log_every: int) -> Assignment:
 
 
 def test_the_first_step_has_a_line_whatever_log_every_says(tmp_path: Path):
-    told = assignment(tmp_path, num_steps=4, log_every=3)
-    assert train({"assignment": told}) is None
+    told = job(tmp_path, num_steps=4, log_every=3)
+    assert train({"job": told}) is None
     lines = read_history(told.output, storage=Storage())
     assert [line["step"] for line in lines] == [1, 3, 4]
     notes = DriverNotes(str(tmp_path / "output/checkpoints/run"), storage=Storage())
@@ -96,7 +96,7 @@ def test_the_first_step_has_a_line_whatever_log_every_says(tmp_path: Path):
 def test_a_worker_that_is_asked_to_stop_saves_its_steps_and_another_goes_on_from_there(
     tmp_path: Path,
 ):
-    many = assignment(tmp_path, num_steps=1_000_000, log_every=1_000_000)
+    many = job(tmp_path, num_steps=1_000_000, log_every=1_000_000)
     notes = DriverNotes(str(tmp_path / "output/checkpoints/run"), storage=Storage())
 
     def ask() -> None:
@@ -105,14 +105,14 @@ def test_a_worker_that_is_asked_to_stop_saves_its_steps_and_another_goes_on_from
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert train({"assignment": many}) is None
+    assert train({"job": many}) is None
     asking.join()
     saved = Checkpoints(many.output, storage=Storage()).latest()
     assert saved is not None
     assert 0 < saved.step < 1_000_000
     assert saved.score is None
     (tmp_path / "output/checkpoints/run/stop").unlink()
-    rest = assignment(tmp_path, num_steps=saved.step + 2, log_every=1)
-    assert train({"assignment": rest}) is None
+    rest = job(tmp_path, num_steps=saved.step + 2, log_every=1)
+    assert train({"job": rest}) is None
     steps = [line["step"] for line in read_history(many.output, storage=Storage())]
     assert steps[-2:] == [saved.step + 1, saved.step + 2]

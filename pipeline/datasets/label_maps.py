@@ -1,0 +1,279 @@
+"""Photographs and label maps in folders, paired by name, as ADE20K, Cityscapes and CamVid are.
+
+Found without being told: `images/A.jpg` with `annotations/A.png` (or labels, masks, maps; and
+JPEGImages with SegmentationClass), `leftImg8bit/CITY/A_leftImg8bit.png` with
+`gtFine/CITY/A_gtFine_labelTrainIds.png`, `A.jpg` beside `A.png`, and any of these with `A_mask.png`
+or another usual suffix. Other maps are named by a folder of their own, which has the same folders
+inside.
+"""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.reading import ReadSettings
+from pipeline.datasets.byte_ranges import PLACE, ByteRange
+from pipeline.datasets.dataset import LabelledImages, rows_schema, where
+from pipeline.datasets.label_names import KnownNames, label_names
+from pipeline.datasets.label_values import LabelValues
+from pipeline.datasets.maps import MAP_ENDINGS
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError, Labels, Target
+from pipeline.storage import File, Storage
+
+_PHOTO_FOLDERS = ("images", "image", "leftImg8bit", "JPEGImages", "photos")
+_MAP_FOLDERS = (
+    "annotations", "labels", "masks", "maps", "gtFine", "SegmentationClass", "segmentation",
+)  # fmt: skip
+_CITYSCAPES = ("_leftImg8bit", "_gtFine_labelTrainIds")
+_MAP_SUFFIXES = (
+    "_mask", "-mask", ".mask", "_masks", "_label", "-label", "_labels", "_seg", "_segmentation",
+    "_annotation", "_gt", "_L", ".jpg", ".jpeg", ".png",
+)  # fmt: skip
+_OTHER_FORMATS = ("xml", "yaml", "yml", "json", "txt")
+_SHOWN = 5
+_SCHEMA = rows_schema(("map", PLACE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMapTruth:
+    """One label map per image."""
+
+    values: LabelValues
+
+    def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
+        place = ByteRange(**row["map"])
+        return self.values.target(place.read(storage), labels=labels, place=where(row, place))
+
+
+def open_label_maps(
+    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings, known: KnownNames
+) -> LabelledImages:
+    """The photographs below the data set's place, in the order of their names.
+
+    Raises:
+        LabelError: a photograph has no map, or a map no photograph.
+    """
+    settings.refuse("images", because="label maps: dataset is the folder of the photographs")
+    root = storage.absolute(settings.dataset)
+    files = [file for file in storage.files(root) if not _is_hidden(file.uri, root=root)]
+    maps_root = None if settings.maps is None else storage.absolute(settings.maps)
+    if maps_root in (None, root):
+        photos, maps = _sorted_out(files, root=root, map_suffix=settings.map_suffix)
+    else:
+        photos = _by_stem(
+            (file for file in files if not file.uri.startswith(f"{maps_root}/")),
+            endings=IMAGE_ENDINGS, root=root, what="photographs",
+        )  # fmt: skip
+        maps = _by_stem(
+            storage.files(str(maps_root)), endings=MAP_ENDINGS, root=str(maps_root), what="maps"
+        )
+    if not photos or not maps:
+        raise LabelError(
+            f"{root} holds {len(photos)} photographs and {len(maps)} label maps in places where "
+            "they are looked for; name the folder of the photographs by --dataset and that of the "
+            f"maps by --maps{_on_others(files, root=root)}"
+        )
+    pairs, notes = _paired(photos, maps, settings=settings, root=root)
+    named = label_names(settings, folder=root, storage=storage, known=known)
+    rows = [
+        {
+            "image_id": photo.uri.removeprefix(f"{root}/"),
+            "image": asdict(place_of(photo)),
+            "map": asdict(place_of(label_map)),
+        }
+        for photo, label_map in pairs
+    ]
+    return LabelledImages(
+        uri=root,
+        kind="label_maps",
+        truths="labels",
+        labels=named.labels,
+        rows=pa.Table.from_pylist(rows, schema=_SCHEMA),
+        truth=LabelMapTruth(values=named.values),
+        storage=storage,
+        reading=reading,
+        values=named.values,
+        notes=(*named.notes, *notes),
+    )
+
+
+def place_of(file: File) -> Place:
+    """The whole file."""
+    return ByteRange(uri=file.uri, etag=file.etag, size=file.size)
+
+
+def left_out(image_ids: Sequence[str]) -> tuple[str, ...]:
+    """The note on photographs that have no label map, none where all have one."""
+    if not image_ids:
+        return ()
+    more = f" and {len(image_ids) - _SHOWN} more" if len(image_ids) > _SHOWN else ""
+    shown = ", ".join(image_ids[:_SHOWN])
+    return (f"{len(image_ids):,} photographs without a label map are left out: {shown}{more}",)
+
+
+def _sorted_out(
+    files: Sequence[File], *, root: str, map_suffix: str | None
+) -> tuple[dict[str, File], dict[str, File]]:
+    """Photographs and maps by their names without extensions and without the folders that tell
+    the one from the other."""
+    photos: list[tuple[str, File]] = []
+    maps: list[tuple[str, File]] = []
+    beside: list[File] = []
+    for file in files:
+        *folders, name = _stem(file, root=root).split("/")
+        if any(folder in _MAP_FOLDERS for folder in folders):
+            if _ends(file, MAP_ENDINGS):
+                maps.append(("/".join([*_without(folders, _MAP_FOLDERS), name]), file))
+        elif any(folder in _PHOTO_FOLDERS for folder in folders):
+            if _ends(file, IMAGE_ENDINGS):
+                photos.append(("/".join([*_without(folders, _PHOTO_FOLDERS), name]), file))
+        else:
+            beside.append(file)
+    if maps and photos:
+        return _unique(photos, what="photographs"), _unique(maps, what="maps")
+    for these in (beside, files):
+        pair = _side_by_side(these, root=root, map_suffix=map_suffix)
+        if all(pair):
+            return pair
+    return dict(photos) or pair[0], dict(maps) or pair[1]
+
+
+def _side_by_side(
+    files: Sequence[File], *, root: str, map_suffix: str | None
+) -> tuple[dict[str, File], dict[str, File]]:
+    """Of one folder: what loses something is a photograph; PNGs are either, as the suffix says."""
+    maps = _by_stem(files, endings=MAP_ENDINGS, root=root, what="maps")
+    lossy = _by_stem(
+        (file for file in files if not _ends(file, MAP_ENDINGS)),
+        endings=IMAGE_ENDINGS, root=root, what="photographs",
+    )  # fmt: skip
+    if map_suffix is None:
+        map_suffix = "" if lossy.keys() & maps.keys() else _usual_suffix(lossy or maps, maps)
+    if not map_suffix:
+        return lossy, maps
+    others = {name: file for name, file in maps.items() if not name.endswith(map_suffix)}
+    if lossy:
+        others = {name: file for name, file in others.items() if f"{name}{map_suffix}" in maps}
+    of_maps = {name: file for name, file in maps.items() if name.endswith(map_suffix)}
+    return {**others, **lossy}, of_maps
+
+
+def _usual_suffix(photos: Iterable[str], maps: Mapping[str, File]) -> str:
+    """What the names of maps have more than those of their photographs; empty where none has.
+
+    Raises:
+        LabelError: photographs have maps by several.
+    """
+    names = list(photos)
+    found = [suffix for suffix in _MAP_SUFFIXES if any(f"{name}{suffix}" in maps for name in names)]
+    if len(found) > 1:
+        raise LabelError(
+            f"photographs have label maps by the suffixes {' and '.join(found)}; name one by "
+            "--map_suffix"
+        )
+    return found[0] if found else ""
+
+
+def _on_others(files: Iterable[File], *, root: str) -> str:
+    """What to do with formats that are not read, where there are files of them."""
+    others = [f.uri.removeprefix(f"{root}/") for f in files if _ends(f, _OTHER_FORMATS)]
+    if not others:
+        return ""
+    return f". {others[0]} is not read: export COCO's JSON, or segmentation masks"
+
+
+def _without(folders: Iterable[str], names: Sequence[str]) -> list[str]:
+    return [folder for folder in folders if folder not in names]
+
+
+def _paired(
+    photos: Mapping[str, File],
+    maps: Mapping[str, File],
+    *,
+    settings: DatasetSettings,
+    root: str,
+) -> tuple[list[tuple[File, File]], tuple[str, ...]]:
+    is_cityscapes = any(key.endswith(_CITYSCAPES[0]) for key in photos)
+    usual = _CITYSCAPES if is_cityscapes else ("", None)
+    image_suffix = usual[0] if settings.image_suffix is None else settings.image_suffix
+    map_suffix = usual[1] if settings.map_suffix is None else settings.map_suffix
+    photos = _by_name(photos, suffix=image_suffix)
+    if map_suffix is None:
+        map_suffix = "" if photos.keys() & maps.keys() else _usual_suffix(photos, maps)
+    maps = _by_name(maps, suffix=map_suffix)
+    map_of = _matched(photos, maps)
+    bare = [name for name in photos if name not in map_of]
+    if bare and not settings.skip_unlabelled:
+        others = f", nor have {len(bare) - 1} more photographs" if len(bare) > 1 else ""
+        raise LabelError(
+            f"image {photos[bare[0]].uri} has no label map {bare[0]}{map_suffix}.png among the "
+            f"{len(maps)} of {settings.maps or root}{others}; add it, see --maps and --map_suffix, "
+            "or leave such photographs out by --skip_unlabelled"
+        )
+    if alone := sorted(maps.keys() - {*map_of.values()}):
+        raise LabelError(
+            f"label map {maps[alone[0]].uri} has no photograph {alone[0]}{image_suffix}; add it, "
+            "or see --image_suffix"
+        )
+    notes = left_out([photos[name].uri.removeprefix(f"{root}/") for name in bare])
+    return [(photos[name], maps[map_name]) for name, map_name in map_of.items()], notes
+
+
+def _matched(photos: Mapping[str, File], maps: Mapping[str, File]) -> dict[str, str]:
+    """The map's name for each photograph's; where only the case differs, if there is just one."""
+    by_fold: dict[str, list[str]] = defaultdict(list)
+    for name in maps.keys() - photos.keys():
+        by_fold[name.casefold()].append(name)
+    num_photos = Counter(name.casefold() for name in photos if name not in maps)
+    map_of = {}
+    for name in photos:
+        others = by_fold.get(name.casefold(), ())
+        if name in maps:
+            map_of[name] = name
+        elif len(others) == 1 and num_photos[name.casefold()] == 1:
+            map_of[name] = others[0]
+    return map_of
+
+
+def _by_name(files: Mapping[str, File], *, suffix: str) -> dict[str, File]:
+    """Files by their names without the suffix; those without it are none of ours."""
+    return {key[: len(key) - len(suffix)]: f for key, f in files.items() if key.endswith(suffix)}
+
+
+def _by_stem(
+    files: Iterable[File], *, endings: Sequence[str], root: str, what: str
+) -> dict[str, File]:
+    named = ((_stem(file, root=root), file) for file in files if _ends(file, endings))
+    return _unique(named, what=what)
+
+
+def _unique(named: Iterable[tuple[str, File]], *, what: str) -> dict[str, File]:
+    """Files by name; raises LabelError where two have the same: one would be lost."""
+    found: dict[str, File] = {}
+    for name, file in named:
+        if (twin := found.setdefault(name, file)) is not file:
+            raise LabelError(
+                f"{what} must differ in more than their endings and folders: {twin.uri} and "
+                f"{file.uri} are both {name}; rename one, or name the folders by --dataset and "
+                "--maps"
+            )
+    return found
+
+
+def _stem(file: File, *, root: str) -> str:
+    # Names that people see as equal may differ in how accents are stored.
+    return unicodedata.normalize("NFC", file.uri.removeprefix(f"{root}/")).rpartition(".")[0]
+
+
+def _ends(file: File, endings: Sequence[str]) -> bool:
+    return file.uri.rpartition(".")[2].lower() in endings
+
+
+def _is_hidden(uri: str, *, root: str) -> bool:
+    return any(name.startswith(".") for name in uri.removeprefix(f"{root}/").split("/"))

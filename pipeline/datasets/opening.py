@@ -1,0 +1,128 @@
+"""Opening: from what a user names to a data set, whatever its kind."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+from pipeline.corpora.corpus import kind_of
+from pipeline.corpora.reading import ReadSettings
+from pipeline.datasets.coco_instances import open_coco_instances
+from pipeline.datasets.coco_json import CocoFile
+from pipeline.datasets.coco_panoptic import open_coco_panoptic
+from pipeline.datasets.dataset import Kind, LabelledImages
+from pipeline.datasets.exports import exported_json
+from pipeline.datasets.label_maps import open_label_maps
+from pipeline.datasets.label_names import KnownNames
+from pipeline.datasets.rows import open_rows
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.shards import open_shards
+from pipeline.datasets.tables import open_table
+from pipeline.datasets.target import LabelError
+from pipeline.storage import Storage
+
+
+def open_labelled(
+    settings: DatasetSettings,
+    *,
+    storage: Storage | None = None,
+    reading: ReadSettings | None = None,
+    model_labels: Sequence[str] | None = None,
+    reduced_labels: Sequence[str] | None = None,
+) -> LabelledImages:
+    """The data set: listed, but none of its images or maps read yet.
+
+    Args:
+        model_labels: names for label maps that come without any.
+        reduced_labels: of a model whose image processor has `do_reduce_labels`; label maps with
+            the same names are read by its rule, unless they or the settings say otherwise.
+
+    Raises:
+        ValueError: there is none, it lacks something, or a setting has no effect on its kind.
+        StorageFault: the storage failed.
+    """
+    storage, reading = storage or Storage().with_environment(), reading or ReadSettings()
+    kind = settings.dataset_kind
+    if kind is None or kind in _COCO:
+        settings, notes = _with_exported_json(settings, storage=storage)
+    else:
+        notes = ()
+    if kind is None:
+        kind = _found_kind(settings.dataset, storage=storage)
+    if kind in _COCO:
+        dataset = _open_coco(settings, storage=storage, reading=reading)
+        return replace(dataset, notes=(*notes, *dataset.notes))
+    settings.refuse("skip_unusable", because=f"data of the kind {kind}")
+    if kind == "segment_table":
+        return open_table(settings, storage=storage, reading=reading)
+    known = KnownNames(model=model_labels, reduced=reduced_labels)
+    return _WITHOUT_NAMES[kind](settings, storage=storage, reading=reading, known=known)
+
+
+_COCO = {"coco_panoptic": open_coco_panoptic, "coco_instances": open_coco_instances}
+_WITHOUT_NAMES = {"label_maps": open_label_maps, "webdataset": open_shards, "parquet": open_rows}
+
+
+def _with_exported_json(
+    settings: DatasetSettings, *, storage: Storage
+) -> tuple[DatasetSettings, tuple[str, ...]]:
+    """The settings with COCO's JSON in place of the folder that holds it, and a note on that."""
+    place = exported_json(settings.dataset, storage=storage)
+    if place is None:
+        return settings, ()
+    return replace(settings, dataset=place), (f"the labels of {settings.dataset} are in {place}",)
+
+
+def _open_coco(
+    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
+) -> LabelledImages:
+    file = CocoFile.read(storage.absolute(settings.dataset), storage=storage)
+    kind = settings.dataset_kind or _kind_of_annotations(file)
+    if kind != "coco_instances":
+        settings.refuse("skip_unusable", because="COCO's panoptic maps")
+    return _COCO[kind](settings, file=file, storage=storage, reading=reading)
+
+
+def _found_kind(dataset: str, *, storage: Storage) -> Kind:
+    place = storage.absolute(dataset)
+    if place.lower().endswith(".json"):
+        return "coco_instances"  # or panoptic, which reading it tells
+    if "*" in place.rpartition("/")[2]:
+        pattern_kind = {"tar": "webdataset", "parquet": "parquet"}.get(kind_of(place) or "")
+        if pattern_kind is None:
+            raise LabelError(f"a pattern must be of tars or Parquet files, as train-*.tar: {place}")
+        return cast("Kind", pattern_kind)
+    found = False
+    for file in storage.files(place):
+        found = True
+        name = file.uri.removeprefix(f"{place}/")
+        if name == "_table.json":
+            return "segment_table"
+        if name.startswith(("_", ".")):
+            continue
+        kind = kind_of(file.uri)
+        if kind == "tar":
+            return "webdataset"
+        if kind == "parquet":
+            return "parquet"
+        if kind == "file":
+            return "label_maps"
+    if not found:
+        raise LabelError(f"there is nothing at {place}; name labelled images by --dataset")
+    raise LabelError(
+        f"{place} holds no images, tars, Parquet files or segment table; name one by --dataset"
+    )
+
+
+def _kind_of_annotations(file: CocoFile) -> Kind:
+    """What the first says that says something: exporters leave fields out of single ones."""
+    for text in file.entries.annotations:
+        annotation = json.loads(bytes(text))
+        if isinstance(annotation, dict) and annotation.get("segments_info") is not None:
+            return "coco_panoptic"
+        if isinstance(annotation, dict) and annotation.keys() & {"segmentation", "bbox"}:
+            return "coco_instances"
+    raise file.wrong(
+        ("annotations", 0),
+        rule="must have segments_info, as COCO's panoptic ones, or segmentation, as its instances",
+    )

@@ -1,0 +1,172 @@
+"""Segment tables of this project as truth: segments that a model made and a person accepted.
+
+The photographs are read from where the table says they came, as they were then: of an image that
+was segmented more than once, the latest rows count.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from maskformer import decode_rle
+from pipeline.corpora.corpus import kind_of
+from pipeline.corpora.parquet import read_parquet
+from pipeline.corpora.parquet_images import bytes_column, parquet_schema
+from pipeline.corpora.reading import ReadSettings
+from pipeline.datasets.byte_ranges import PLACE, ByteRange
+from pipeline.datasets.coco_panoptic import refuse_label_map_settings
+from pipeline.datasets.dataset import LabelledImages, Truths, rows_schema
+from pipeline.datasets.label_maps import place_of
+from pipeline.datasets.rows import parquet_keys
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.shards import member_place, shard_members
+from pipeline.datasets.target import LabelError, Labels, Target, TrueSegment
+from pipeline.storage import File, Storage
+from pipeline.table import latest
+from pipeline.table.store import TableStore, rows_of_unit
+
+_TRUTHS: Mapping[str, Truths] = {
+    "panoptic": "segments", "instance": "instances", "semantic": "labels",
+}  # fmt: skip
+_SCHEMA = rows_schema(
+    ("height", pa.int32()), ("width", pa.int32()), ("unit", PLACE), ("unit_id", pa.string())
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableTruth:
+    """The rows of `segments` of each image."""
+
+    task: Literal["panoptic", "instance", "semantic"]
+
+    def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
+        unit = ByteRange(**row["unit"])
+        with storage.open(unit.uri, etag=unit.etag, size=unit.size) as file:
+            segments = read_parquet(
+                file,
+                columns=["segment_id", "label_id", "rle"],
+                rows=(ds.field("image_id") == row["image_id"])
+                & rows_of_unit(unit.uri, row["unit_id"]),
+            ).to_pylist()
+        segments.sort(key=lambda segment: segment["segment_id"])
+        size = {"height": row["height"], "width": row["width"]}
+        ids = np.zeros((row["height"], row["width"]), np.min_scalar_type(len(labels.names) + 1))
+        if len(segments) > np.iinfo(ids.dtype).max:
+            ids = ids.astype(np.int32)
+        found = []
+        for number, segment in enumerate(segments, start=1):
+            # In a label map the id tells the label, as in those from other sources.
+            segment_id = segment["label_id"] + 1 if self.task == "semantic" else number
+            ids[decode_rle(segment["rle"], **size)] = segment_id
+            found.append(TrueSegment(id=segment_id, label_id=segment["label_id"]))
+        return Target(ids=ids, segments=tuple(found))
+
+
+def open_table(
+    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
+) -> LabelledImages:
+    """The images of a table whose latest row has no error.
+
+    Raises:
+        LabelError: a photograph is not what it was when it was segmented.
+    """
+    settings.refuse("images", "maps", because="segment tables")
+    refuse_label_map_settings(settings, because="segment tables")
+    store = TableStore(settings.dataset, storage)
+    spec = store.spec()
+    if spec is None:
+        raise LabelError(f"{store.uri} is no segment table: it has no _table.json")
+    rows = latest.images(store.uri, storage=storage).read_all().to_pylist()
+    units = store.segment_files()
+    rows = [row for row in rows if row["status"] == "ok"]
+    rows.sort(key=lambda row: (row["unit_id"], row["position"]))
+    if not rows:
+        raise LabelError(f"{store.uri} holds no image without error")
+    places = _photo_places(rows, storage=storage, reading=reading)
+    named = [
+        {
+            "image_id": row["image_id"],
+            "image": asdict(places[row["image_id"]]),
+            "height": row["height"],
+            "width": row["width"],
+            "unit": asdict(place_of(units[row["unit_id"]])),
+            "unit_id": row["unit_id"],
+        }
+        for row in rows
+    ]
+    fused = frozenset(spec["label_ids_to_fuse"] or ())
+    things = frozenset(range(len(spec["labels"]))) - fused
+    return LabelledImages(
+        uri=store.uri,
+        kind="segment_table",
+        truths=_TRUTHS[spec["task"]],
+        labels=Labels(
+            names=tuple(spec["labels"]),
+            things=frozenset() if spec["task"] == "semantic" else things,
+        ),
+        rows=pa.Table.from_pylist(named, schema=_SCHEMA),
+        truth=TableTruth(task=spec["task"]),
+        storage=storage,
+        reading=reading,
+    )
+
+
+def _photo_places(
+    rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
+) -> dict[str, ByteRange]:
+    """Where each photograph lies, by image_id; each archive is looked into once."""
+    by_uri: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_uri[row["uri"]].append(row)
+    places: dict[str, ByteRange] = {}
+    archives = []
+    for uri, those in by_uri.items():
+        file = storage.file(uri)
+        stale = [row for row in those if file is None or row["etag"] != file.etag]
+        if file is None or stale:
+            state = "gone" if file is None else "another"
+            raise LabelError(
+                f"image {stale[0]['image_id']}: {uri} is {state} since it was segmented; put the "
+                "file back, or segment it again"
+            )
+        if kind_of(uri) == "tar":
+            archives.append(file)
+        elif kind_of(uri) == "parquet":
+            places |= _row_places(file, those, storage=storage, reading=reading)
+        else:
+            places[those[0]["image_id"]] = place_of(file)
+    for file, found in shard_members(archives, storage=storage):
+        members = {member.name: member for member in found}
+        for row in by_uri[file.uri]:
+            places[row["image_id"]] = member_place(file, members[row["member"]])
+    return places
+
+
+def _row_places(
+    file: File, rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
+) -> dict[str, ByteRange]:
+    with storage.open(file.uri, etag=file.etag, size=file.size) as data:
+        schema = parquet_schema(data)
+    column = None if schema is None else bytes_column(schema, settings=reading)
+    if column is None:
+        raise LabelError(f"{file.uri} has no column of photographs; name it by --image_column")
+    ending = file.uri.rpartition("/")[2]
+    keys = parquet_keys(file, column=reading.key_column, storage=storage)
+    row_of = {key: row for row, key in enumerate(keys) if key is not None}
+    places = {}
+    for row in rows:
+        number = row["image_id"].rpartition(f"{ending}/")[2]
+        at = row_of.get(row["image_id"], int(number) if number.isdecimal() else None)
+        if at is None:
+            raise LabelError(
+                f"image {row['image_id']} is in no row of {file.uri}; see --key_column"
+            )
+        place = place_of(file)
+        places[row["image_id"]] = dataclasses.replace(place, row=at, column=column)
+    return places

@@ -1,0 +1,1 @@
+"""Checks a table against its promises, and joins its small files."""

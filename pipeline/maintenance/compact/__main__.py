@@ -1,0 +1,165 @@
+"""Joins small units of a table into larger files, and removes what crashed runs left behind.
+
+    python -m pipeline.maintenance.compact TABLE
+
+May run at any time, beside runs, readers and itself. `pipeline.table.store` reads the larger files
+from one write on; the units' own files stay, so that patterns as `TABLE/segments/*.parquet` stay
+right too.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.labelling.report import ExitCode
+from pipeline.maintenance.compact.clearing import Leftover, clear, remove_own_files
+from pipeline.maintenance.compact.compaction_plan import choose
+from pipeline.maintenance.compact.joining import join_units, publish
+from pipeline.maintenance.compact.units import DamagedFile
+from pipeline.runtime.progress import duration
+from pipeline.runtime.settings import WrongUsage, parse
+from pipeline.storage import Storage, StorageFault
+from pipeline.storage.faults import can_never_work
+from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
+from pipeline.table.store import TableStore
+
+DAMAGED = 1
+"""Exit code where a file of the table cannot be read."""
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactSettings:
+    """Which table, and how large its files become."""
+
+    table: str
+    """Folder or object-store prefix of the segment table; needs no `--table` before it."""
+    target_bytes: int = 2**28
+    """Size of the files that are made; one that has half of it is not written again."""
+    remove_units_after_days: int | None = None
+    """Remove the own files of units that a compacted file has held for so many days. Patterns as
+    `TABLE/segments/*.parquet` miss these rows then: read the files that
+    `pipeline.table.store.segments(TABLE).files` names, as any tool can."""
+
+    def __post_init__(self) -> None:
+        if self.target_bytes < 1:
+            raise ValueError(f"target_bytes must be at least 1, got {self.target_bytes}")
+        days = self.remove_units_after_days
+        if days is not None and days < 1:
+            raise ValueError(
+                f"remove_units_after_days must be at least 1, got {days}; readers may have opened "
+                "these files"
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 a file of the table is damaged, 2 wrong usage, 75 try again."""
+    try:
+        settings = parse(
+            (CompactSettings, Storage),
+            arguments=arguments,
+            description=__doc__ or "",
+            positional="table",
+        )
+        given = settings.of(CompactSettings)
+        table = TableStore(given.table, settings.of(Storage).with_environment())
+        compact(table, given)
+    except DamagedFile as error:
+        print(f"compact: {error}; see python -m pipeline.maintenance.verify", file=sys.stderr)
+        return DAMAGED
+    except (WrongUsage, ValueError) as error:
+        print(f"compact: {error}", file=sys.stderr)
+        return ExitCode.WRONG_USAGE
+    except StorageFault as error:
+        if can_never_work(error):
+            print(f"compact: {error}", file=sys.stderr)
+            return ExitCode.WRONG_USAGE
+        print(f"compact: {error}; run the same command again", file=sys.stderr)
+        return ExitCode.TRY_AGAIN
+    return ExitCode.DONE
+
+
+def compact(table: TableStore, settings: CompactSettings) -> None:
+    """Joins, makes visible, removes; in this order, and each step as often as one likes.
+
+    Raises:
+        ValueError: there is no such table, or what is asked for would not be safe in its store.
+        DamagedFile: a file of the table cannot be read; what was visible before still is.
+    """
+    if table.spec() is None:
+        raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
+    started = time.monotonic()
+    print(_join(table, target_bytes=settings.target_bytes, started=started), flush=True)
+    gone: list[Leftover] = []
+    if settings.remove_units_after_days is not None:
+        gone += remove_own_files(table, days=settings.remove_units_after_days)
+    gone += clear(table)
+    print(_cleared(gone))
+
+
+def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
+    """Joins what is worth it; gives the line that says what changed for readers."""
+    images, segments = table.unit_files("images"), table.unit_files("segments")
+    given_up = table.given_up(images.keys())
+    before = read_pointer(table.uri, storage=table.storage)
+    compacted = compacted_units(table.uri, before, storage=table.storage)
+    own = {
+        unit: file.size + (segments[unit].size if unit in segments else 0)
+        for unit, file in images.items()
+        if unit not in compacted and unit not in given_up
+    }
+    choice = choose(own, files=before.files, target_bytes=target_bytes)
+    if not choice.is_worth_it:
+        return f"nothing to join: readers open {_extent(own, before.files)}"
+    progress = _Progress(len(choice.units) + sum(file.num_units for file in choice.absorbed))
+    joined = join_units(
+        choice,
+        before=before,
+        compacted=compacted,
+        table=table,
+        target_bytes=target_bytes,
+        on_unit=progress.advance,
+    )
+    if not publish(joined, table=table):
+        return "another compaction was first: what this one joined is not used"
+    left = {unit: size for unit, size in own.items() if unit not in set(choice.units)}
+    return (
+        f"joined {joined.num_units:,} units in {duration(time.monotonic() - started)}: readers "
+        f"opened {_extent(own, before.files)}, and open {_extent(left, joined.pointer.files)} now; "
+        f"written {sum(file.num_bytes for file in joined.written) / 1e6:,.1f} MB"
+    )
+
+
+def _extent(own: Mapping[str, int], files: Sequence[CompactedFile]) -> str:
+    num_bytes = sum(own.values()) + sum(file.num_bytes for file in files)
+    return f"{2 * (len(own) + len(files)):,} files of {num_bytes / 1e6:,.1f} MB"
+
+
+def _cleared(gone: Sequence[Leftover]) -> str:
+    if not gone:
+        return "nothing to remove"
+    kinds = Counter(leftover.what for leftover in gone)
+    kinds_text = ", ".join(f"{count:,} × {what}" for what, count in sorted(kinds.items()))
+    size = sum(leftover.file.size for leftover in gone)
+    return f"removed {len(gone):,} files of {size / 1e6:,.1f} MB: {kinds_text}"
+
+
+class _Progress:
+    """A line now and then, where it takes long."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._count = total, 0
+        self._said = time.monotonic()
+
+    def advance(self) -> None:
+        self._count += 1
+        if time.monotonic() - self._said >= _LINE_EVERY_SECONDS:
+            self._said = time.monotonic()
+            print(f"{self._count:,} of {self._total:,} units", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""Joining: chosen units to larger files, in the order of their images, and to the next pointer.
+
+Of the table's rows only those of some units and of the file being made are in memory. The folder's
+name and all bytes follow from the pointer before and from the units: joining twice leaves the same.
+"""
+
+import hashlib
+import heapq
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.maintenance.compact.compaction_plan import CompactionPlan
+from pipeline.maintenance.compact.units import (
+    COMPACTED_SEGMENTS,
+    DamagedFile,
+    UnitRows,
+    compacted_rows,
+    first_image,
+    read_table,
+    read_unit,
+)
+from pipeline.runtime.threads import map_ahead
+from pipeline.storage import join
+from pipeline.table.compacted import FOLDER, UNITS, CompactedFile, Pointer, pointer_file
+from pipeline.table.store import IMAGES, TableSpec, TableStore, parquet_options
+
+_ROW_GROUP_ROWS = 2**14
+_READERS = 8
+_LAYOUT = "1"
+
+Part = Literal["segments", "images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """What joining wrote; nobody sees it before `publish`."""
+
+    pointer: Pointer
+    written: tuple[CompactedFile, ...]
+    num_units: int
+    """Of all chosen units, those in compacted files before included."""
+
+
+def join_units(
+    choice: CompactionPlan,
+    *,
+    before: Pointer,
+    compacted: Mapping[str, int],
+    table: TableStore,
+    target_bytes: int,
+    on_unit: Callable[[], None] = lambda: None,
+) -> Joined:
+    """Writes the chosen units into new files, and the list of all units beside them.
+
+    Args:
+        before: the pointer to go on from, and `compacted` its units.
+
+    Raises:
+        DamagedFile: a unit cannot be read or was not made by what made the table.
+    """
+    absorbed = [file in choice.absorbed for file in before.files]
+    absorbed_units = {unit for unit, number in compacted.items() if absorbed[number]}
+    chosen = sorted({*choice.units, *absorbed_units})
+    generation = before.generation + 1
+    folder = f"{FOLDER}/{generation:08}-{_content_id(chosen, target_bytes=target_bytes)}"
+    metadata = TableSpec.of(table.spec() or {}).file_metadata
+    output = _Output(table=table, folder=folder, target_bytes=target_bytes, metadata=metadata)
+    streams = [compacted_rows(table, file) for file in choice.absorbed]
+    streams.append(_own_units(choice.units, table=table, metadata=metadata))
+    for unit in heapq.merge(*streams, key=lambda unit: unit.place):
+        output.add(unit)
+        on_unit()
+    written = output.close()
+    # Units without any image are in no stream of a compacted file; they are done all the same.
+    left = [unit for unit in chosen if unit not in output.file_of]
+    files = (*choice.kept, *written)
+    numbers = {file: number for number, file in enumerate(files)}
+    file_of = {
+        unit: numbers[before.files[number]]
+        for unit, number in compacted.items()
+        if unit not in absorbed_units
+    }
+    file_of |= {unit: len(choice.kept) + number for unit, number in output.file_of.items()}
+    file_of |= dict.fromkeys(left, len(files) - 1)
+    units_file = f"{folder}/units.parquet"
+    table.storage.write(table.file(units_file), _units_parquet(file_of))
+    pointer = Pointer(generation=generation, files=files, units_file=units_file)
+    return Joined(pointer=pointer, written=written, num_units=len(chosen))
+
+
+def publish(joined: Joined, *, table: TableStore) -> bool:
+    """Makes the new files count, by one write; False where another compaction was first."""
+    pointer = joined.pointer
+    name = pointer_file(table.uri, pointer.generation)
+    return table.storage.write_new(name, pointer.to_json().encode())
+
+
+def _content_id(units: Iterable[str], *, target_bytes: int) -> str:
+    digest = hashlib.sha256(f"{_LAYOUT} {target_bytes}".encode())
+    for unit in units:
+        digest.update(b"\0" + unit.encode())
+    return digest.hexdigest()[:16]
+
+
+def _own_units(
+    units: Iterable[str], *, table: TableStore, metadata: dict[str, str]
+) -> Iterator[UnitRows]:
+    """Units from files of their own, in the order of their first images."""
+
+    def place(unit_id: str) -> tuple[str, str]:
+        name = f"images/{unit_id}.parquet"
+        rows = read_table(table, name, schema=IMAGES, columns=["image_id"])
+        return first_image(rows), unit_id
+
+    ordered = sorted(map_ahead(place, units, num_threads=_READERS, ahead=2 * _READERS))
+
+    def checked(unit_id: str) -> UnitRows:
+        unit = read_unit(table, unit_id)
+        for part, rows in (("images", unit.images), ("segments", unit.segments)):
+            _check(rows, name=f"{part}/{unit_id}.parquet", expected=metadata)
+        counted = pa.compute.sum(unit.images["num_segments"]).as_py() or 0
+        if counted != unit.segments.num_rows:
+            raise DamagedFile(
+                f"segments/{unit_id}.parquet",
+                f"it has {unit.segments.num_rows} rows, `images` counts {counted}",
+            )
+        return unit
+
+    units = [unit for _, unit in ordered]
+    yield from map_ahead(checked, units, num_threads=_READERS, ahead=2 * _READERS)
+
+
+def _check(rows: pa.Table, *, name: str, expected: dict[str, str]) -> None:
+    found = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
+    differing = [key for key, value in expected.items() if found.get(key) != value]
+    if differing:
+        raise DamagedFile(
+            name, f"its {differing[0]} is not that of the table: {found.get(differing[0])}"
+        )
+
+
+class _Output:
+    """The files of one folder, each closed at the first unit's end after the target."""
+
+    def __init__(
+        self, *, table: TableStore, folder: str, target_bytes: int, metadata: dict[str, str]
+    ) -> None:
+        self._table, self._folder, self._target = table, folder, target_bytes
+        self._metadata = metadata
+        self._open: dict[Part, _Writer] | None = None
+        self._units: list[str] = []
+        self._files: list[CompactedFile] = []
+        self.file_of: dict[str, int] = {}
+
+    def add(self, unit: UnitRows) -> None:
+        if self._open is None:
+            self._open = {
+                "segments": _Writer(COMPACTED_SEGMENTS.with_metadata(self._metadata)),
+                "images": _Writer(IMAGES.with_metadata(self._metadata)),
+            }
+        ids = pa.repeat(pa.scalar(unit.unit_id), unit.segments.num_rows)
+        self._open["segments"].add(unit.segments.append_column("unit_id", ids))
+        self._open["images"].add(unit.images)
+        self._units.append(unit.unit_id)
+        if sum(writer.num_bytes for writer in self._open.values()) >= self._target:
+            self._finish(self._open)
+
+    def close(self) -> tuple[CompactedFile, ...]:
+        if self._open is not None:
+            self._finish(self._open)
+        return tuple(self._files)
+
+    def _finish(self, writers: "dict[Part, _Writer]") -> None:
+        number = len(self._files)
+        names: dict[Part, str] = {}
+        size = 0
+        for part, writer in writers.items():
+            names[part] = join(self._folder, part, f"{number:03}.parquet")
+            data = writer.close()
+            size += len(data)
+            self._table.storage.write(self._table.file(names[part]), data)
+        file = CompactedFile(
+            segments=names["segments"],
+            images=names["images"],
+            num_units=len(self._units),
+            num_images=writers["images"].num_rows,
+            num_segments=writers["segments"].num_rows,
+            num_bytes=size,
+        )
+        self._files.append(file)
+        self.file_of |= dict.fromkeys(self._units, number)
+        self._units, self._open = [], None
+
+
+@dataclass
+class _Writer:
+    """A Parquet file in memory, written in row groups of one size."""
+
+    schema: pa.Schema
+    num_rows: int = 0
+    _waiting: list[pa.Table] = field(default_factory=list)
+    _waiting_rows: int = 0
+
+    def __post_init__(self) -> None:
+        self._buffer = io.BytesIO()
+        self._writer = pq.ParquetWriter(self._buffer, self.schema, **parquet_options(self.schema))
+
+    @property
+    def num_bytes(self) -> int:
+        """So far; of rows that wait for their row group, as they are in memory."""
+        return self._buffer.tell() + sum(rows.nbytes for rows in self._waiting)
+
+    def add(self, rows: pa.Table) -> None:
+        self._waiting.append(rows.replace_schema_metadata(self.schema.metadata))
+        self._waiting_rows += rows.num_rows
+        self.num_rows += rows.num_rows
+        if self._waiting_rows >= _ROW_GROUP_ROWS:
+            self._write(self._waiting_rows // _ROW_GROUP_ROWS * _ROW_GROUP_ROWS)
+
+    def close(self) -> bytes:
+        self._write(self._waiting_rows)
+        self._writer.close()
+        return self._buffer.getvalue()
+
+    def _write(self, count: int) -> None:
+        if self._waiting_rows:
+            rows = pa.concat_tables(self._waiting)
+            self._writer.write_table(rows.slice(0, count), row_group_size=_ROW_GROUP_ROWS)
+            self._waiting, self._waiting_rows = [rows.slice(count)], rows.num_rows - count
+
+
+def _units_parquet(file_of: Mapping[str, int]) -> bytes:
+    units = sorted(file_of)
+    rows = pa.table([units, [file_of[unit] for unit in units]], schema=UNITS)
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd", use_dictionary=False)
+    return buffer.getvalue()

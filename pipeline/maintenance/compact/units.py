@@ -1,0 +1,150 @@
+"""Units read back: the rows of one unit at a time, from files of its own or from compacted ones."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.storage import File, Storage
+from pipeline.table.compacted import CompactedFile
+from pipeline.table.store import IMAGES, SEGMENTS, TableStore
+
+COMPACTED_SEGMENTS = SEGMENTS.append(pa.field("unit_id", pa.string()))
+"""The columns of a compacted `segments`: with the unit that each row is of."""
+
+_BATCH_ROWS = 2**15
+
+
+class DamagedFile(ValueError):
+    """A file of the table is not what was written."""
+
+    def __init__(self, name: str, reason: object) -> None:
+        super().__init__(f"{name}: {' '.join(str(reason).split())[:300]}")
+        self.name, self.reason = name, " ".join(str(reason).split())[:300]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRows:
+    """All rows of one unit, in their order."""
+
+    unit_id: str
+    images: pa.Table
+    segments: pa.Table
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Units in this order let a reader prune by image_id: neighbours in the corpus are near."""
+        return first_image(self.images), self.unit_id
+
+
+def first_image(images: pa.Table) -> str:
+    """The least image_id, empty where there is none."""
+    return pc.min(images["image_id"]).as_py() or ""
+
+
+def read_unit(table: TableStore, unit_id: str) -> UnitRows:
+    """The rows of a unit's own files, with the files' metadata.
+
+    Raises:
+        DamagedFile: a file cannot be read, lacks a column or is not there.
+    """
+    name = f"{unit_id}.parquet"
+    return UnitRows(
+        unit_id=unit_id,
+        images=read_table(table, f"images/{name}", schema=IMAGES),
+        segments=read_table(table, f"segments/{name}", schema=SEGMENTS),
+    )
+
+
+def read_table(
+    table: TableStore, name: str, *, schema: pa.Schema, columns: list[str] | None = None
+) -> pa.Table:
+    """A whole file, whose columns must be those of the schema."""
+    try:
+        data = table.storage.read(table.file(name))
+    except FileNotFoundError as error:
+        raise DamagedFile(name, "there is no such file") from error
+    return _parsed(name, data, schema=schema, columns=columns)
+
+
+def compacted_rows(table: TableStore, file: CompactedFile) -> Iterator[UnitRows]:
+    """The units of a compacted file that have images, one after another.
+
+    Raises:
+        DamagedFile: as `read_unit`; or the two files do not hold the same units.
+    """
+    images = read_table(table, file.images, schema=IMAGES)
+    segments = _segments_by_unit(table, file.segments)
+    waiting = next(segments, None)
+    for unit_id, rows in _by_unit(images):
+        found = SEGMENTS.empty_table()
+        if waiting is not None and waiting[0] == unit_id:
+            found, waiting = waiting[1].drop_columns(["unit_id"]), next(segments, None)
+        yield UnitRows(unit_id=unit_id, images=rows, segments=found)
+    if waiting is not None:
+        raise DamagedFile(file.segments, f"unit {waiting[0]} is not in {file.images} there")
+
+
+def _segments_by_unit(table: TableStore, name: str) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each unit, of the file never more than a batch beside them."""
+    place = _looked_up(table.storage, table.file(name), name=name)
+    unit, parts = "", list[pa.Table]()
+    try:
+        with table.storage.open(place.uri, etag=place.etag, size=place.size) as data:
+            file = pq.ParquetFile(data, pre_buffer=False)
+            _check_columns(name, file.schema_arrow, COMPACTED_SEGMENTS)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for unit_id, rows in _by_unit(pa.Table.from_batches([batch])):
+                    if parts and unit_id != unit:
+                        yield unit, pa.concat_tables(parts)
+                        parts = []
+                    unit = unit_id
+                    parts.append(rows)
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+        raise DamagedFile(name, error) from error
+    if parts:
+        yield unit, pa.concat_tables(parts)
+
+
+def _looked_up(storage: Storage, uri: str, *, name: str) -> File:
+    place = storage.file(uri)
+    if place is None:
+        raise DamagedFile(name, "there is no such file")
+    return place
+
+
+def _by_unit(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Stretches of rows with one unit_id."""
+    if not rows.num_rows:
+        return
+    ids = pc.fill_null(rows["unit_id"], "").combine_chunks().dictionary_encode()
+    codes = ids.indices.to_numpy(zero_copy_only=False)
+    edges = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), rows.num_rows]
+    for start, stop in pairwise(edges):
+        yield ids.dictionary[int(codes[start])].as_py(), rows.slice(start, stop - start)
+
+
+def _parsed(
+    name: str, data: bytes, *, schema: pa.Schema, columns: list[str] | None = None
+) -> pa.Table:
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        _check_columns(name, file.schema_arrow, schema)
+        # One thread: whoever reads many files reads them in threads of its own.
+        return file.read(columns=columns, use_threads=False)
+    except PARQUET_ERRORS as error:
+        raise_if_of_the_system(error)
+        raise DamagedFile(name, error) from error
+
+
+def _check_columns(name: str, found: pa.Schema, schema: pa.Schema) -> None:
+    if not found.equals(schema, check_metadata=False):
+        differing = [f for f in schema if f not in list(found)] or [f.name for f in found]
+        raise DamagedFile(name, f"its columns are not those of a table, as {differing[0]}")

@@ -1,0 +1,1 @@
+"""Decides which images a run labels: all of a corpus, less what earlier runs hold."""

@@ -1,0 +1,1 @@
+"""What every program shares: settings, exit codes, the Ray cluster, progress, threads, memory."""

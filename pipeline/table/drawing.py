@@ -1,0 +1,175 @@
+"""Drawing: segments over their images, and many of them on one sheet, to look at.
+
+Takes rows of a segment table; finds the images again where the table says they are.
+"""
+
+import colorsys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from maskformer import decode_rle
+from pipeline.corpora.corpus import kind_of
+from pipeline.corpora.decoding import ImageError, decode
+from pipeline.corpora.reading import ReadSettings, read_source
+from pipeline.corpora.sources import Source
+from pipeline.storage import Storage
+from pipeline.table import latest
+from pipeline.table.store import TableStore
+
+_GOLDEN = 0.618034
+_SMALLEST_NAMED_SHARE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetLayout:
+    """How a contact sheet is laid out."""
+
+    columns: int = 3
+    tile_width: int = 480
+
+
+def contact_sheet(
+    table: str,
+    image_ids: Sequence[str],
+    *,
+    storage: Storage | None = None,
+    reading: ReadSettings | None = None,
+    layout: SheetLayout | None = None,
+) -> Image.Image:
+    """Images of a table side by side, with their latest segments over them, in the order given."""
+    layout = layout or SheetLayout()
+    storage = storage or Storage().with_environment()
+    rows, segments = latest.chosen(TableStore(table, storage), image_ids)
+    of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in segments:
+        of_image[row["image_id"]].append(row)
+    photos = find_images(rows, storage=storage, reading=reading or ReadSettings())
+    tiles = [
+        draw_segments(photos[image_id], of_image[image_id])
+        for image_id in image_ids
+        if image_id in photos
+    ]
+    return _sheet(tiles, layout=layout)
+
+
+def find_images(
+    rows: Sequence[Mapping[str, Any]], *, storage: Storage, reading: ReadSettings
+) -> dict[str, Image.Image]:
+    """The images of rows of `images` by image_id, read again from where they came.
+
+    Those that cannot be decoded are left out.
+    """
+    wanted: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        wanted[row["uri"], row["etag"]].add(row["image_id"])
+    found = {}
+    for (uri, etag), image_ids in wanted.items():
+        kind = kind_of(uri)
+        # Of an archive, an image_id begins with its name; a file's is its name.
+        example = next(iter(image_ids))
+        ending = uri.rsplit("/", 1)[1]
+        name = example if kind in ("file", None) else example[: example.find(ending) + len(ending)]
+        file = storage.file(uri)
+        source = Source(
+            uri=uri,
+            name=name,
+            kind=kind if kind in ("tar", "parquet") else "file",  # type: ignore[arg-type]
+            etag=etag,
+            size=file.size if file else 0,
+        )
+        for image in read_source(source, storage=storage, settings=reading):
+            if image.image_id in image_ids and image.data is not None:
+                try:
+                    decoded = decode(
+                        image.data, name=image.name, max_pixels=reading.max_image_pixels
+                    )
+                except ImageError:
+                    continue
+                found[image.image_id] = decoded.image
+                if len(found) == len(image_ids):
+                    break
+    return found
+
+
+def draw_segments(
+    photo: Image.Image,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    mask_of: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
+) -> Image.Image:
+    """The photo with each segment tinted, outlined and, where it is large enough, named.
+
+    A label has one colour in all pictures; segments of one label differ in brightness. A score of
+    None is not written.
+
+    Args:
+        mask_of: gives the mask of a row where the photo is not of the image's full size.
+    """
+    mask_of = mask_of or _full_mask
+    pixels = np.asarray(photo.convert("RGB"), np.float32)
+    names: list[tuple[tuple[int, int], str]] = []
+    for row in sorted(rows, key=lambda row: -row["area"]):
+        mask = mask_of(row)
+        colour = _colour(row["label_id"], row["segment_id"])
+        pixels = np.where(mask[..., None], 0.5 * pixels + 0.5 * colour, pixels)
+        pixels[_outline(mask)] = colour
+        if mask.sum() >= _SMALLEST_NAMED_SHARE * mask.size:
+            score = "" if row["score"] is None else f" {row['score']:.2f}"
+            names.append((_inside(mask), f"{row['label']}{score}"))
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(10, photo.height // 28))
+    for (x, y), name in names:
+        half = draw.textlength(name, font) / 2 + 3
+        x = int(min(max(x, half), max(half, photo.width - half)))  # a name at the edge stays whole
+        draw.text((x, y), name, "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
+    return picture
+
+
+def _full_mask(row: Mapping[str, Any]) -> np.ndarray:
+    return decode_rle(row["rle"], height=row["height"], width=row["width"])
+
+
+def _sheet(tiles: Sequence[Image.Image], *, layout: SheetLayout) -> Image.Image:
+    width, columns = layout.tile_width, min(layout.columns, max(1, len(tiles)))
+    scaled = [t.resize((width, max(1, round(t.height * width / t.width)))) for t in tiles]
+    lines = [scaled[i : i + columns] for i in range(0, len(scaled), columns)]
+    heights = [max(tile.height for tile in line) for line in lines]
+    sheet = Image.new("RGB", (columns * width, sum(heights) or 1), "white")
+    top = 0
+    for line, height in zip(lines, heights, strict=True):
+        for index, tile in enumerate(line):
+            sheet.paste(tile, (index * width, top))
+        top += height
+    return sheet
+
+
+def _colour(label_id: int, segment_id: int) -> np.ndarray:
+    hue = (label_id * _GOLDEN) % 1
+    brightness = 0.65 + 0.35 * ((segment_id * _GOLDEN) % 1)
+    return np.array(colorsys.hsv_to_rgb(hue, 0.85, brightness), np.float32) * 255
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels of the mask with a neighbour outside it."""
+    inner = mask.copy()
+    inner[1:] &= mask[:-1]
+    inner[:-1] &= mask[1:]
+    inner[:, 1:] &= mask[:, :-1]
+    inner[:, :-1] &= mask[:, 1:]
+    return mask & ~inner
+
+
+def _inside(mask: np.ndarray) -> tuple[int, int]:
+    """A point (x, y) amid the mask: in the middle of the longest run of its middle row."""
+    rows = np.flatnonzero(mask.any(1))
+    y = int(rows[len(rows) // 2])
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask[y].view(np.int8), [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    longest = int((ends - starts).argmax())
+    return int(starts[longest] + ends[longest]) // 2, y

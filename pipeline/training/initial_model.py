@@ -1,0 +1,235 @@
+"""Starting: from `--model` to a model that is ready to learn the labels of the data.
+
+The driver reads files, once and without torch; each worker builds the same model of them, so that
+no node needs files of its own. A trained model keeps what it knows of labels with the same names;
+of a backbone's weights, everything behind the backbone is fresh.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskformer import (
+    MODELS,
+    MaskFormerConfig,
+    MaskFormerImageProcessor,
+    check_folder,
+    config_file,
+    resolve_folder,
+    weight_files,
+)
+from pipeline.datasets.label_values import LabelValues
+
+if TYPE_CHECKING:
+    from maskformer import MaskFormerForInstanceSegmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSettings:
+    """What training begins with."""
+
+    model: str | None = None
+    """A trained MaskFormer: a folder, a name of the zoo or the hub. With `architecture` only the
+    weights of its backbone: ImageNet's, say, as a file or a name of the hub; None for none."""
+    architecture: str | dict[str, Any] | None = None
+    """The MaskFormer that is built where `model` is no whole one: a name of the zoo, a config.json,
+    or its fields, as {backbone_config: {...}, decoder_config: {...}}."""
+    image_processor: dict[str, Any] | None = None
+    """Settings of preprocessor_config.json that differ from the model's: {image_mean: [...]}."""
+    licence: str | None = None
+    """Of the weights that training begins with, for the model card."""
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.architecture is None:
+            raise ValueError(
+                "--model must name what to begin with, or --architecture what to build afresh"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """All that a worker needs to build the model; travels by value."""
+
+    name: str
+    """What it was made of, for people."""
+    licence: str
+    config: dict[str, Any]
+    is_whole: bool
+    """Whether the files are a MaskFormer's; else they are its backbone's, or there are none."""
+    files: Mapping[str, bytes]
+    """Files of weights by name."""
+    processor: MaskFormerImageProcessor
+    labels: tuple[str, ...]
+    things: frozenset[int] | None
+    """Of the labels; None where the data does not say."""
+
+    @property
+    def num_queries(self) -> int:
+        """How many masks it finds in an image at most."""
+        return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
+
+
+def read_start(
+    settings: StartSettings,
+    *,
+    labels: Sequence[str],
+    things: frozenset[int] | None = None,
+    values: LabelValues | None = None,
+) -> Start:
+    """Reads configuration and weights.
+
+    Args:
+        things: which of the labels are things; None where nobody says.
+        values: how the data's label maps write labels, None where it has none.
+
+    Raises:
+        ValueError: they are not there, cut or no model, or labels share a name.
+    """
+    doubled = sorted({label for label in labels if labels.count(label) > 1})
+    if doubled:
+        raise ValueError(
+            "labels must each have a name of their own, for a model keeps what it knows by name; "
+            f"got more than once: {', '.join(doubled)}; rename them in the data, or give --labels"
+        )
+    location = None if settings.model is None else resolve_folder(settings.model)
+    is_whole = settings.architecture is None
+    if is_whole:
+        assert location is not None
+        if not config_file(location).is_file():
+            raise ValueError(
+                f"--model {settings.model} has no config.json, so that it is no MaskFormer; if it "
+                "holds a backbone's weights, say by --architecture what is built on them"
+            )
+        check_folder(location)
+        config = MaskFormerConfig.from_json_file(config_file(location))
+    else:
+        config = _architecture(settings.architecture)
+    paths = [] if location is None else weight_files(location)
+    return Start(
+        name=str(settings.model or "fresh weights"),
+        licence=settings.licence or _licence(settings),
+        config=config.to_dict(),
+        is_whole=is_whole,
+        files={path.name: path.read_bytes() for path in paths},
+        processor=_processor(
+            settings, location=location if is_whole else None, labels=labels, values=values
+        ),
+        labels=tuple(labels),
+        things=things,
+    )
+
+
+def reduced_labels(settings: StartSettings) -> tuple[str, ...] | None:
+    """The labels of the model to begin with, where 0 counts for nothing in the label maps that it
+    learnt; None where not, and of what is no whole model.
+
+    Raises:
+        ValueError: the model is not there.
+    """
+    if isinstance(settings.architecture, str) and settings.architecture in MODELS:
+        entry = MODELS[settings.architecture]
+        is_reduced = entry.image_processor["do_reduce_labels"]
+        return entry.dataset.labels if is_reduced else None
+    if settings.architecture is not None or settings.model is None:
+        return None
+    location = config_file(resolve_folder(settings.model))
+    if not location.is_file():
+        return None  # `read_start` says so
+    if not MaskFormerImageProcessor.from_pretrained(location.parent).do_reduce_labels:
+        return None
+    names = MaskFormerConfig.from_json_file(location).id2label or {}
+    return tuple(names[label] for label in sorted(names))
+
+
+def build_model(start: Start, *, seed: int) -> "MaskFormerForInstanceSegmentation":
+    """The model, in float32 on the CPU; what is fresh in it follows from the seed.
+
+    Raises:
+        ValueError: weights and configuration are not of one model.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in start.files.items():
+            Path(folder, name).write_bytes(data)
+        try:
+            return _built(start, folder=folder)
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, start.name)) from error
+
+
+def _built(start: Start, *, folder: str) -> "MaskFormerForInstanceSegmentation":
+    from maskformer import MaskFormerForInstanceSegmentation, load_backbone
+
+    config = MaskFormerConfig.from_dict(start.config)
+    things = None if start.things is None else sorted(start.things)
+    if start.is_whole:
+        config.save_pretrained(folder)
+        model = MaskFormerForInstanceSegmentation.from_pretrained(folder, labels=list(start.labels))
+        model.config.things = things
+        return model
+    named = MaskFormerConfig.from_dict(
+        start.config, id2label=dict(enumerate(start.labels)), things=things
+    )
+    model = MaskFormerForInstanceSegmentation(named)
+    if start.files:
+        load_backbone(model, folder)
+    return model
+
+
+def _architecture(given: str | dict[str, Any] | None) -> MaskFormerConfig:
+    if isinstance(given, str) and given in MODELS:
+        return MaskFormerConfig.from_pretrained(given)
+    if isinstance(given, str):
+        if not Path(given).is_file():
+            raise ValueError(
+                f"--architecture must be a name of the zoo (python -m maskformer.zoo), a "
+                f"config.json or its fields, got {given!r}"
+            )
+        return MaskFormerConfig.from_json_file(given)
+    values = dict(given or {})
+    try:
+        return MaskFormerConfig(**values)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise ValueError(f"--architecture: {error}") from error
+
+
+def _processor(
+    settings: StartSettings,
+    *,
+    location: str | None,
+    labels: Sequence[str],
+    values: LabelValues | None,
+) -> MaskFormerImageProcessor:
+    stored: dict[str, Any] = {}
+    entry = MODELS.get(settings.architecture) if isinstance(settings.architecture, str) else None
+    if entry is not None:
+        stored = entry.image_processor
+    elif location is not None:
+        try:
+            stored = MaskFormerImageProcessor.from_pretrained(
+                config_file(location).parent
+            ).to_dict()
+        except OSError as error:
+            raise ValueError(str(error)) from error
+    # How the data's maps are read, whatever the files of what was learnt before said: who judges
+    # the model by these maps reads them by this rule.
+    changes: dict[str, Any] = {"do_reduce_labels": False, "num_labels": len(labels)}
+    if values is not None and values.reduce_labels:
+        changes |= {"do_reduce_labels": True, "ignore_index": values.ignore_index}
+    try:
+        return MaskFormerImageProcessor.from_dict(
+            stored, **{**changes, **(settings.image_processor or {})}
+        )
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise ValueError(f"--image_processor: {error}") from error
+
+
+def _licence(settings: StartSettings) -> str:
+    entry = MODELS.get(settings.model or "")
+    if settings.model is None:
+        return "none: fresh weights"
+    return entry.licence if entry is not None else "not said (--licence)"

@@ -1,0 +1,182 @@
+"""Each image of an archive is a sample under a name of its own, or is left alone and counted."""
+
+import io
+import tarfile
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.corpora.formats import IMAGE_ENDINGS, ending
+from pipeline.corpora.samples import Sample, key_and_extension, sample_offsets, samples
+from pipeline.runtime.passed_over import PassedOver
+
+
+def tar(names: list[str]) -> bytes:
+    """An archive whose members hold their own names."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(name.encode())
+            archive.addfile(info, io.BytesIO(name.encode()))
+    return buffer.getvalue()
+
+
+def read(names: list[str], **options) -> tuple[list[Sample], PassedOver]:
+    passed_over = PassedOver()
+    data = io.BytesIO(tar(names))
+    options = {"image_members": IMAGE_ENDINGS, "max_image_bytes": 2**20, **options}
+    return list(samples(data, pass_over=passed_over.add, **options)), passed_over
+
+
+def keys(found: list[Sample]) -> dict[str, str]:
+    """Of images, with the member that each is; the data are the member's own."""
+    assert all(s.data == s.image.name.encode() for s in found if s.image and not s.is_repeated)
+    return {sample.key: sample.image.name for sample in found if sample.image}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["22.05.jpg", "22.06.jpg", "22.jpg"],
+        ["IMG_0001.jpg", "IMG_0001.v2.jpg"],
+        ["Screenshot 10.15.22.png", "Screenshot 10.15.23.png"],
+        ["a.b/c.jpg", "a.b/d.e/f.png"],
+        ["2024.01.02.jpg", "2024.01.03.JPG"],
+        ["x.left.jpg", "x.right.jpg"],
+        ["www.example.com.jpg", "www.example.org.png"],
+        ["PXL_1.RAW-01.COVER.jpg", "PXL_1.RAW-02.ORIGINAL.dng"],
+        ["IMG_1.MP.jpg", "IMG_2.PORTRAIT.jpg"],
+        ["photo (1).final.jpg"],
+        ["x..jpg", "x.jpg"],
+        ["_DSC0001.JPG", "_images/x.y_z.png"],
+    ],
+)
+def test_a_photograph_with_dots_in_its_name_is_an_image_called_as_it_is(names):
+    found, passed_over = read(names)
+    assert keys(found) == {name.rpartition(".")[0]: name for name in names}
+    assert not any(sample.is_repeated for sample in found)
+    assert not passed_over
+
+
+@pytest.mark.parametrize(
+    ("names", "images"),
+    [
+        (["x.cls", "x.jpg", "x.json", "x.png", "x.seg.png"], {"x": "x.jpg"}),
+        (["x.depth.png", "x.edge.png", "x.jpg"], {"x": "x.jpg"}),
+        (["x.png", "x.seg.png"], {"x": "x.png"}),
+        (["22.05.jpg", "22.05.png", "22.05.seg.png"], {"22.05": "22.05.jpg"}),
+        (["x.heic", "x.jpg"], {"x": "x.jpg"}),
+        (["x.left.jpg", "x.left.png", "x.right.jpg"], {"x.left": "x.left.jpg",
+                                                       "x.right": "x.right.jpg"}),
+    ],
+)  # fmt: skip
+def test_what_stands_beside_an_image_of_its_name_is_left_alone_and_counted(names, images):
+    found, passed_over = read(names)
+    assert keys(found) == images
+    others = [name for name in names if ending(name) in IMAGE_ENDINGS]
+    others = [name for name in others if name not in images.values()]
+    assert passed_over.examples == {"beside the image of the same name": others}
+
+
+def test_what_is_hidden_or_of_no_known_kind_is_counted():
+    found, passed_over = read(
+        ["._a.jpg", "__MACOSX/a.jpg", ".DS_Store", "a.txt", "a.json", "b.jpg", "b.txt", "noext"]
+    )
+    assert keys(found) == {"b": "b.jpg"}
+    assert passed_over.examples == {
+        "hidden": ["._a.jpg", "__MACOSX/a.jpg"],
+        "of no known kind": ["a.txt", "a.json", "noext"],
+    }
+
+
+def test_endings_that_are_not_asked_for_are_counted():
+    found, passed_over = read(["a.jpg", "a.png", "b.png"], image_members=["jpg"])
+    assert keys(found) == {"a": "a.jpg"}
+    assert passed_over.examples == {
+        "beside the image of the same name": ["a.png"],
+        "with an ending that image_members leaves out": ["b.png"],
+    }
+
+
+def test_extensions_with_dots_may_be_asked_for():
+    found, _ = read(["x.jpg", "x.left.jpg", "x.right.jpg"], image_members=["left.jpg", "jpg"])
+    assert keys(found) == {"x": "x.left.jpg"}
+
+
+def test_a_name_that_had_no_image_before_is_none_that_comes_again():
+    found, _ = read(["a.json", "b.json", "a.jpg", "b.jpg", "a.png"])
+    assert [(sample.key, sample.is_repeated) for sample in found if sample.image] == [
+        ("a", False),
+        ("b", False),
+        ("a", True),
+    ]
+
+
+def test_more_images_than_one_sample_has_are_photographs_and_take_no_memory():
+    words = [f"x.{chr(97 + n // 26)}{chr(97 + n % 26)}.jpg" for n in range(60)]
+    arrived = []
+    data = io.BytesIO(tar([*words, "x.jpg"]))
+    for sample in samples(data, image_members=["jpg"], max_image_bytes=2**20):
+        arrived.append((sample.key, data.tell()))
+    assert [key for key, _ in arrived] == [name.removesuffix(".jpg") for name in [*words, "x.jpg"]]
+    assert arrived[20][1] < 30 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "extension"),
+    [
+        ("a/x.JPG", "a/x", "jpg"),
+        ("./x.seg.png", "x", "seg.png"),
+        ("x.v2.tar.jpg", "x.v2", "tar.jpg"),
+        ("x.1.2.jpg", "x.1.2", "jpg"),
+        ("x", "x", ""),
+        ("a.b/x", "a.b/x", ""),
+        ("x.y z.jpg", "x.y z", "jpg"),
+        ("x.3fr", "x", "3fr"),
+    ],
+)
+def test_the_extension_begins_behind_the_last_part_that_is_no_word(name, key, extension):
+    assert key_and_extension(name) == (key, extension)
+
+
+PARTS = ["x", "y", "22", "05", "v2", "seg", "left", "a b", "", "É"]
+NAMES = st.builds(
+    lambda folder, parts, last: folder + ".".join([*parts, last]),
+    st.sampled_from(["", "./", "a/", "b.c/", "_d/"]),
+    st.lists(st.sampled_from(PARTS), min_size=1, max_size=4),
+    st.sampled_from(["jpg", "PNG", "heic", "json", "cls"]),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(NAMES, max_size=12), st.data())
+def test_every_member_that_could_be_an_image_is_one_or_is_counted(names, data):
+    found, passed_over = read(names)
+    images = [sample for sample in found if sample.image is not None]
+    could_be = [name for name in names if ending(name) in IMAGE_ENDINGS]
+    counted = passed_over.counts.total() - passed_over.counts["of no known kind"]
+    assert len(images) + counted == len(could_be)
+    assert not Counter(s.image.name for s in images) - Counter(could_be)
+    ids = [sample.key for sample in images if not sample.is_repeated]
+    assert len(set(ids)) == len(ids)
+    assert all(sample.image.name.removeprefix("./").startswith(sample.key) for sample in images)
+    whole = io.BytesIO(tar(names))
+    walked = list(sample_offsets(whole, image_members=IMAGE_ENDINGS))
+    assert [(s.key, s.offset, s.image) for s in walked] == [
+        (s.key, s.offset, s.image) for s in found
+    ]
+    if any(sample.is_repeated for sample in walked):
+        return
+    offsets = [sample.offset for sample in walked]
+    cuts = sorted(data.draw(st.sets(st.sampled_from(offsets)))) if offsets else []
+    parts = [
+        sample
+        for start, stop in zip([0, *cuts], [*cuts, None], strict=True)
+        for sample in samples(
+            whole, image_members=IMAGE_ENDINGS, max_image_bytes=2**20, start=start, stop=stop
+        )
+    ]
+    assert [s for s in parts if s.image] == images

@@ -1,0 +1,67 @@
+"""The sample model that the project ships, judged on scenes that it has not seen."""
+
+import pytest
+import torch
+from PIL import Image
+
+from maskformer import (
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    PanopticQuality,
+)
+from pipeline.demo.demo import SAMPLE_MODEL
+from pipeline.demo.scenes.scene import LABELS, THINGS, draw_scene
+
+SCENES = [draw_scene(index, seed=7) for index in range(12)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return MaskFormerForInstanceSegmentation.from_pretrained(SAMPLE_MODEL).eval()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return MaskFormerImageProcessor.from_pretrained(SAMPLE_MODEL)
+
+
+def test_it_fits_into_the_package():
+    assert sum(path.stat().st_size for path in SAMPLE_MODEL.iterdir()) <= 8e6
+
+
+def test_it_knows_what_scenes_show(model):
+    assert tuple(model.config.id2label.values()) == LABELS
+    assert {LABELS[thing] for thing in model.config.things} == set(THINGS)
+
+
+def test_it_finds_the_segments_of_scenes_that_it_has_not_seen(model, processor):
+    things = {label for label, name in enumerate(LABELS) if name in THINGS}
+    quality = PanopticQuality(len(LABELS), things)
+    for scene in SCENES:
+        with torch.inference_mode():
+            outputs = model(**processor(images=Image.fromarray(scene.pixels), return_tensors="pt"))
+        [found] = processor.post_process_panoptic_segmentation(
+            outputs, target_sizes=[scene.ids.shape], label_ids_to_fuse=model.config.stuff
+        )
+        quality.update(found, _truth(scene))
+    assert quality.compute()["pq"] > 0.35
+
+
+def test_transformers_computes_the_same_with_it(model, processor):
+    theirs = pytest.importorskip("transformers").MaskFormerForInstanceSegmentation.from_pretrained(
+        SAMPLE_MODEL, dtype=torch.float32
+    )
+    pixels = processor(images=Image.fromarray(SCENES[0].pixels), return_tensors="pt")
+    with torch.inference_mode():
+        ours, expected = model(**pixels), theirs.eval()(**pixels)
+    for name in ("class_queries_logits", "masks_queries_logits"):
+        torch.testing.assert_close(ours[name], expected[name], atol=1e-3, rtol=1e-4)
+
+
+def _truth(scene):
+    return {
+        "segmentation": torch.from_numpy(scene.ids.astype("int32")),
+        "segments_info": [
+            {"id": number, "label_id": label} for number, label in enumerate(scene.label_ids, 1)
+        ],
+    }

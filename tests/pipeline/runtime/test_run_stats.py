@@ -1,0 +1,96 @@
+"""The stats sums up what was done, takes back what has to be done again, and tells the rate."""
+
+from collections import Counter
+
+import pytest
+
+import pipeline.runtime.run_stats
+from pipeline.runtime.run_stats import Counts, RunStats
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is set."""
+
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(pipeline.runtime.run_stats.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def test_what_is_taken_back_was_never_there():
+    counts = Counts(images=3, segments=5, bytes_read=7, errors=Counter(NotAnImage=2))
+    unit = Counts(images=2, segments=1, bytes_read=4, errors=Counter(NotAnImage=1, EmptyFile=1))
+    total = Counts()
+    total.add(counts)
+    total.add(unit)
+    assert (total.images, total.num_errors) == (5, 4)
+    total.take_back(unit)
+    assert total == counts
+
+
+def test_the_rate_leaves_start_up_out(clock):
+    stats = RunStats()
+    assert not stats.has_begun
+    assert stats.images_per_second is None
+    stats.add(Counts(images=10), errors=[])
+    assert stats.has_begun
+    assert stats.images_per_second is None
+    clock.now += 4
+    stats.add(Counts(images=20), errors=[])
+    assert stats.images_per_second == 5.0
+
+
+def test_the_rate_begins_when_every_actor_has_given_rows(clock):
+    """The second actor's first rows were almost done when those of the first came."""
+    stats = RunStats(actors=2)
+    stats.add(Counts(images=10), errors=[])
+    stats.add(Counts(images=10), errors=[])
+    clock.now += 4
+    stats.add(Counts(images=20), errors=[])
+    assert stats.images_per_second == 5.0
+
+
+def test_receipts_without_images_move_no_clock(clock):
+    stats = RunStats()
+    stats.add(Counts(), errors=[])
+    assert not stats.has_begun
+    stats.add(Counts(images=1), errors=[])
+    clock.now += 2
+    stats.add(Counts(images=2), errors=[])
+    clock.now += 100
+    stats.add(Counts(), errors=[])
+    assert stats.images_per_second == 1.0
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_a_moment_gives_no_rate(clock, seconds):
+    stats = RunStats()
+    stats.add(Counts(images=1), errors=[])
+    clock.now += seconds
+    stats.add(Counts(images=1), errors=[])
+    assert stats.images_per_second is None
+
+
+def test_images_done_again_count_for_the_rate_and_not_for_the_sum(clock):
+    stats = RunStats()
+    stats.add(Counts(images=1), errors=[])
+    for _ in range(2):
+        clock.now += 1
+        stats.add(Counts(images=4), errors=[])
+    stats.counts.take_back(Counts(images=4))
+    assert stats.counts.images == 5
+    assert stats.images_per_second == 4.0
+
+
+def test_of_each_class_of_error_the_first_images_are_kept():
+    stats = RunStats()
+    for number in range(20):
+        error_class = "EmptyFile" if number % 2 else "NotAnImage"
+        error = {"image_id": f"{number}", "error_class": error_class, "error_message": f"m{number}"}
+        stats.add(Counts(images=1, errors=Counter([error_class])), errors=[error])
+    assert stats.counts.errors == Counter(EmptyFile=10, NotAnImage=10)
+    assert stats.examples["NotAnImage"] == [
+        {"image_id": f"{n}", "message": f"m{n}"} for n in (0, 2, 4, 6, 8)
+    ]
