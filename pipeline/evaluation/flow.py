@@ -27,16 +27,17 @@ from pipeline.evaluation.scoring import Scorer, badness, merge
 from pipeline.labelled.dataset import LabelledImages
 from pipeline.labelled.target import LabelError
 from pipeline.labelling.cluster import ActorSettings, Machines
-from pipeline.labelling.flow import (
-    ATTEMPTS,
+from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.operators import (
+    ATTEMPT_TRACKER,
+    BoundedLoad,
     MakeSegmenter,
     configure_ray_data,
     make_segmenter,
-    reason,
     receipts,
     segmented,
 )
-from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.poison import reason
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.storage import StorageFault
 
@@ -139,6 +140,7 @@ def evaluate_model(
         make=segmenting.make,
         machines=machines,
         num_images=len(comparison.dataset),
+        attempts=ATTEMPT_TRACKER.remote(),
     )
     return _judged(
         rows, comparison=comparison, num_cpus=machines.stager_cpus, on_progress=on_progress
@@ -161,11 +163,10 @@ def evaluate_rows(
     configure_ray_data(block_bytes=_ROW_BLOCK_BYTES)
     loader = PredictionLoader(storage=comparison.dataset.storage)
     rows = ray.data.from_arrow(list(tasks)).map_batches(
-        loader.__call__,
+        BoundedLoad(load=loader.__call__, attempts=ATTEMPT_TRACKER.remote()).__call__,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=actors.reader_cpus,
-        max_retries=ATTEMPTS,
     )
     return _judged(
         rows, comparison=comparison, num_cpus=actors.reader_cpus, on_progress=on_progress
@@ -185,7 +186,6 @@ def _judged(
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=num_cpus,
-        max_retries=ATTEMPTS,
     )
     verdict = Verdict(metric=comparison.judge.metric())
     with _cluster_faults(), contextlib.closing(receipts(scored)) as arriving:

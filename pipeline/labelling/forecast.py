@@ -7,8 +7,9 @@ import pyarrow as pa
 import ray
 
 from pipeline.labelling.cluster import Machines
-from pipeline.labelling.flow import Work, make_segmenter, unit_table
+from pipeline.labelling.flow import Work, unit_table
 from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.operators import make_segmenter
 from pipeline.labelling.planning import Plan
 from pipeline.labelling.progress import duration
 

@@ -27,7 +27,8 @@ from pipeline.threads import map_ahead
 BLOCK = pa.schema(
     [
         ("unit_id", pa.string()),
-        ("kind", pa.string()),  # image, end (of the unit) or fault (of storage)
+        # image, end (of the unit), fault (of storage), lost (a process) or mistake (in our code)
+        ("kind", pa.string()),
         ("position", pa.int64()),  # within the unit; of the end, the number of images
         ("image_id", pa.string()),
         ("uri", pa.string()),
@@ -123,9 +124,9 @@ class UnitLoader:
             yield from images
 
 
-def in_place_of(unit_id: str, said: str) -> pa.Table:
-    """The block in place of a unit's images, which are not read."""
-    return _block([{"unit_id": unit_id, "kind": "fault", "error_message": said}])
+def in_place_of(unit_id: str, said: str, *, kind: str = "fault") -> pa.Table:
+    """Returns the block in place of a unit's images, which are not read."""
+    return _block([{"unit_id": unit_id, "kind": kind, "error_message": said}])
 
 
 def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.Table]:
