@@ -25,16 +25,17 @@ from pipeline.evaluation.judging import Judge, Metric
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import PredictionLoader
 from pipeline.evaluation.scoring import Scorer, badness, merge
-from pipeline.labelling.flow import (
-    ATTEMPTS,
+from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.operators import (
+    ATTEMPT_TRACKER,
+    BoundedLoad,
     MakeSegmenter,
     configure_ray_data,
     make_segmenter,
-    reason,
     receipts,
     segmented,
 )
-from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.poison import reason
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.cluster import ActorSettings, Machines
 from pipeline.storage import StorageFault
@@ -138,6 +139,7 @@ def evaluate_model(
         make=segmenting.make,
         machines=machines,
         num_images=len(job.dataset),
+        attempts=ATTEMPT_TRACKER.remote(),
     )
     return _judged(rows, job=job, num_cpus=machines.stager_cpus, on_progress=on_progress)
 
@@ -158,11 +160,10 @@ def evaluate_rows(
     configure_ray_data(block_bytes=_ROW_BLOCK_BYTES)
     loader = PredictionLoader(storage=job.dataset.storage)
     rows = ray.data.from_arrow(list(tasks)).map_batches(
-        loader.__call__,
+        BoundedLoad(load=loader.__call__, attempts=ATTEMPT_TRACKER.remote()).__call__,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=actors.reader_cpus,
-        max_retries=ATTEMPTS,
     )
     return _judged(rows, job=job, num_cpus=actors.reader_cpus, on_progress=on_progress)
 
@@ -180,7 +181,6 @@ def _judged(
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=num_cpus,
-        max_retries=ATTEMPTS,
     )
     sums = EvaluationSums(metric=job.judge.metric())
     with _cluster_faults(), contextlib.closing(receipts(scored)) as arriving:

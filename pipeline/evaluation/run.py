@@ -110,7 +110,8 @@ def _evaluate(settings: Settings) -> int:
     print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr)
     for line in (*dataset.notes, *prepared.notes, *_hidden_lines(dataset)):
         print(line, file=sys.stderr, flush=True)
-    connect(settings.of(ActorSettings).ray_address)
+    actors = settings.of(ActorSettings)
+    connect(actors.ray_address, dashboard=actors.dashboard)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sums = _judged(prepared, actors=settings.of(ActorSettings))

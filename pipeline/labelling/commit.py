@@ -28,7 +28,8 @@ RECEIPT = pa.schema(
         ("num_images", pa.int64()),  # of the unit, where its end was seen
         ("num_segments", pa.int64()),
         ("bytes_read", pa.int64()),
-        ("fault", pa.string()),  # of storage: the unit stays undone
+        ("fault", pa.string()),  # why the unit stays undone
+        ("fault_kind", pa.string()),  # fault (of storage), lost (a process), mistake (in our code)
         ("storage_retries", RETRIES),  # of the reader and of the stager
         ("passed_over", PASSED_OVER),  # in the unit's archives, where its end was seen
         (
@@ -77,7 +78,7 @@ class Stager:
             if row["kind"] == "end":
                 receipt |= {"num_images": row["position"], "passed_over": row["passed_over"]}
             else:
-                receipt |= {"fault": row["error_message"]}
+                receipt |= {"fault": row["error_message"], "fault_kind": row["kind"]}
         if not positions:
             return receipt
         failed = images.filter(pa.compute.field("status") == "error")
@@ -86,7 +87,7 @@ class Stager:
         try:
             self.table.storage.write(part, _parquet(images))
         except StorageFault as fault:
-            return {"unit_id": unit_id, "positions": [], "fault": str(fault)}
+            return fault_receipt(unit_id, str(fault))
         return receipt | {
             "part": part,
             "bytes_read": pa.compute.sum(images["bytes_read"]).as_py(),
@@ -95,6 +96,11 @@ class Stager:
                 [f.name for f in RECEIPT.field("errors").type.value_type]
             ).to_pylist(),
         }
+
+
+def fault_receipt(unit_id: str, fault: str, *, kind: str = "fault") -> dict[str, object]:
+    """Returns the receipt of rows that could not be staged."""
+    return {"unit_id": unit_id, "positions": [], "fault": fault, "fault_kind": kind}
 
 
 def commit_unit(

@@ -3,36 +3,45 @@
 Ray Data moves the rows: one task reads a unit and yields blocks of pixels, actors turn blocks into
 rows, small tasks stage them and give receipts. The driver counts receipts, and starts a commit as
 soon as those of a unit are complete. What fails is tried again in another pass, a bounded number of
-times, the later ones with care (`poison.py`); what stays undone is named in the outcome.
+times, the later ones in isolation (`poison.py`); what stays undone is named in the outcome.
 """
 
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import DataContext
 from ray.data.exceptions import ExecutionTimeoutError
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.commit import Stager, clear_staging, commit_unit
+from pipeline.labelling.commit import RECEIPT, Stager, clear_staging, commit_unit, fault_receipt
 from pipeline.labelling.deadline import NOT_BEGUN, DeadlineAdmission
 from pipeline.labelling.loading import UnitLoader, in_place_of
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.poison import (
-    Care,
-    Witness,
-    condemn,
-    deaths,
-    ends_a_task_only,
-    root_cause,
+from pipeline.labelling.operators import (
+    ATTEMPT_TRACKER,
+    DONE_ELSEWHERE,
+    configure_ray_data,
+    make_segmenter,
+    receipts,
+    segmented,
+    unless_storage_fails,
 )
-from pipeline.labelling.rows import ROWS
+from pipeline.labelling.poison import (
+    LOST,
+    MISTAKE,
+    IsolationContext,
+    failure,
+    is_of_the_cluster,
+    quarantine,
+    reason,
+)
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.cluster import ActorSettings, Machines
 from pipeline.runtime.passed_over import PassedOver
@@ -43,16 +52,10 @@ from pipeline.table.store import TableSpec, TableStore
 from pipeline.table.units import Unit
 
 _PASSES = 4
-ATTEMPTS = 3
-# An actor outlives so many of the images that end it.
-_ACTOR_RESTARTS = 100
+_COMMIT_RETRIES = 3
 _COMMITS_AT_ONCE = 16
-_STALLED_SECONDS = 900
-_UNITS_AT_ONCE = 64
 _IMAGE_BYTES = 100_000  # of the usual photograph
-_DONE_ELSEWHERE = "done by a run beside this one"
-
-MakeSegmenter: TypeAlias = Callable[..., Callable[[pa.Table], pa.Table]]
+_NO_END = "a process that worked on it was lost: not all of its images came back"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,27 +93,33 @@ def run_units(
         gpus=machines.most_actors * machines.actor_gpus,
         nodes=machines.num_nodes,
     )
-    care = None
+    attempts = ATTEMPT_TRACKER.remote()
+    isolation = None
     for _ in range(_PASSES):
+        ray.get(attempts.start_pass.remote())
         one_pass = _Pass(
             left,
             work=work,
             model=model,
             admission=admission,
+            attempts=attempts,
             stats=stats,
             on_progress=on_progress,
-            care=care,
+            isolation=isolation,
         )
         done = one_pass.run()
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
         if not left or one_pass.was_stopped or one_pass.is_shut:
             break
-        if care is not None:
-            suspects = ray.get(care.witness.suspects.remote())
+        if isolation is not None:
+            suspects = ray.get(attempts.suspects.remote())
             seconds = work.segmenting.segment_seconds
-            care = replace(care, condemned=condemn(suspects, segment_seconds=seconds))
+            quarantined = quarantine(
+                suspects, segment_seconds=seconds, earlier=isolation.quarantined
+            )
+            isolation = IsolationContext(quarantined=quarantined)
         elif one_pass.lost_workers:
-            care = Care(witness=_WITNESS.remote())
+            isolation = IsolationContext()
     if one_pass.is_shut:
         stats.units_left = len(left.keys() - one_pass.begun)
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id in one_pass.begun}
@@ -129,12 +138,18 @@ class _Pass:
         work: Work,
         model: "ray.ObjectRef[ModelFiles]",
         admission: Any,
+        attempts: Any,
         stats: RunStats,
         on_progress: Callable[[], bool],
-        care: Care | None = None,
+        isolation: IsolationContext | None = None,
     ) -> None:
         self._units, self._work, self._stats, self._on_progress = units, work, stats, on_progress
-        self._model, self._admission, self._care = model, admission, care
+        self._model, self._admission, self._attempts, self._isolation = (
+            model,
+            admission,
+            attempts,
+            isolation,
+        )
         self._collected = {unit_id: _Collected() for unit_id in units}
         self._commits: dict[Any, str] = {}
         self._done: set[str] = set()
@@ -153,12 +168,13 @@ class _Pass:
             work=self._work,
             model=self._model,
             admission=self._admission,
-            care=self._care,
+            attempts=self._attempts,
+            isolation=self._isolation,
         )
         for unit_id in self._units:
             self._stats.faults.pop(unit_id, None)  # that of the pass before
         try:
-            with deaths() as died, contextlib.closing(receipts(dataset)) as arriving:
+            with contextlib.closing(receipts(dataset)) as arriving:
                 for receipt in arriving:
                     self._take(receipt)
                     self._finish_commits(at_most=_COMMITS_AT_ONCE)
@@ -167,14 +183,16 @@ class _Pass:
                         break
                     if self.is_shut and not self._under_way():
                         break
-            if died and not self.was_stopped:
-                self._blame(died[-1])
-        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-            self._blame(error)
+            if not (self.was_stopped or self.is_shut):
+                self._blame(_NO_END)
+        except MistakeInTask:
+            raise
+        except ExecutionTimeoutError as error:
+            self._blame(reason(error))
         except Exception as error:  # Ray Data wraps what its workers raise in classes of its own
-            if not ends_a_task_only(error.__cause__ or error):
+            if not is_of_the_cluster(error.__cause__ or error) and not is_of_the_cluster(error):
                 raise
-            self._blame(error)
+            self._blame(reason(error.__cause__ or error))
         self._finish_commits(at_most=0)
         for unit_id, collected in self._collected.items():
             if unit_id not in self._done:
@@ -190,15 +208,18 @@ class _Pass:
         if receipt["fault"] == NOT_BEGUN:
             self._shut()
             return
-        if receipt["fault"] == _DONE_ELSEWHERE:
+        if receipt["fault"] == DONE_ELSEWHERE:
             self._done.add(unit_id)
             self._stats.units_elsewhere += 1
             self._stats.faults.pop(unit_id, None)
             self._stats.counts.take_back(collected.counts)
             collected.forget()
             return
+        if receipt["fault_kind"] == MISTAKE:
+            raise MistakeInTask(f"a task failed on unit {unit_id}:\n{receipt['fault']}")
         if receipt["fault"]:
             self._stats.faults[unit_id] = receipt["fault"]
+            self.lost_workers |= receipt["fault_kind"] == LOST
             return
         counts, errors = collected.add(receipt)
         self._stats.add(counts, errors=errors)
@@ -233,7 +254,7 @@ class _Pass:
                     self._stats.add_retries(ray.get(each))
                 except (ray.exceptions.RayError, StorageFault) as error:
                     # Its process may have ended after the commit.
-                    if not _quietly(self._work.table.is_done)(unit_id):
+                    if not unless_storage_fails(self._work.table.is_done)(unit_id):
                         self._stats.faults[unit_id] = reason(error)
                         continue
                 self._done.add(unit_id)
@@ -253,12 +274,17 @@ class _Pass:
             for unit_id in self.begun & self._units.keys()
         )
 
-    def _blame(self, error: BaseException) -> None:
+    def _blame(self, fault: str) -> None:
+        """Says of all units that are undone for no fault of storage that workers were lost."""
         for unit_id in self._units:
             undone = unit_id not in self._done and not self._collected[unit_id].is_committing
             if undone and unit_id not in self._stats.faults:
-                self._stats.faults[unit_id] = reason(error)
+                self._stats.faults[unit_id] = fault
                 self.lost_workers = True
+
+
+class MistakeInTask(RuntimeError):
+    """A task failed by an error in our own code; the message has its traceback."""
 
 
 @dataclass
@@ -303,7 +329,7 @@ class _Collected:
         self.positions, self.parts, self.counts = set(), [], Counts()
 
 
-@ray.remote(num_cpus=0, max_retries=ATTEMPTS)
+@ray.remote(num_cpus=0, max_retries=_COMMIT_RETRIES)
 def _commit(
     unit_id: str, *, parts: list[str], num_images: int, table: TableStore, spec: TableSpec
 ) -> list[Retries]:
@@ -313,7 +339,6 @@ def _commit(
 
 
 _ADMISSION = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(DeadlineAdmission)
-_WITNESS = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Witness)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,16 +352,32 @@ class _Reader:
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
         unit_id = unit["unit_id"][0].as_py()
         try:
-            is_done = self.table.is_done(unit_id)
+            if self.table.is_done(unit_id):
+                yield in_place_of(unit_id, DONE_ELSEWHERE)
+            elif self.admission is None or ray.get(self.admission.admits.remote(unit_id)):
+                yield from self.load(unit)
+            else:
+                yield in_place_of(unit_id, NOT_BEGUN)
         except StorageFault as fault:
             yield in_place_of(unit_id, str(fault))
-            return
-        if is_done:
-            yield in_place_of(unit_id, _DONE_ELSEWHERE)
-        elif self.admission is None or ray.get(self.admission.admits.remote(unit_id)):
-            yield from self.load(unit)
-        else:
-            yield in_place_of(unit_id, NOT_BEGUN)
+        except Exception as error:  # given back, since Ray Data drops the blocks of what raises
+            kind, said = failure(error)
+            yield in_place_of(unit_id, said, kind=kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Staging:
+    """Stages rows; an error is a receipt, since Ray Data drops the blocks of what raises."""
+
+    stage: Stager
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        try:
+            return self.stage(rows)
+        except Exception as error:
+            kind, said = failure(error)
+            receipt = fault_receipt(rows["unit_id"][0].as_py(), said, kind=kind)
+            return pa.Table.from_pylist([receipt], schema=RECEIPT)
 
 
 def label_dataset(
@@ -345,26 +386,29 @@ def label_dataset(
     work: Work,
     model: "ray.ObjectRef[ModelFiles]",
     admission: Any = None,
-    care: Care | None = None,
+    attempts: Any = None,
+    isolation: IsolationContext | None = None,
 ) -> "ray.data.Dataset":
     """The operators: units, then pixels, then rows, then receipts.
 
     Args:
         admission: the actor that lets units begin; None lets all.
-        care: what is known of images that end processes, where any is suspected.
+        attempts: the actor of an `AttemptTracker`; None lets work begin however often.
+        isolation: what is known of images that end processes, where any is suspected.
     """
     units = list(units)
     machines = Machines.of_cluster(work.actors)
-    block_bytes = machines.block_bytes(work.processor) if care is None else 1
+    block_bytes = machines.block_bytes(work.processor) if isolation is None else 1
     configure_ray_data(block_bytes=block_bytes)
-    DataContext.get_current().max_errored_blocks = -1  # `deaths` judges them
+    # Our functions raise nothing; what Ray itself loses is undone after the pass.
+    DataContext.get_current().max_errored_blocks = -1
     loader = UnitLoader(
         storage=work.table.storage,
         reading=work.reading,
         processor=work.processor,
         block_bytes=block_bytes,
-        is_guarded=care is not None,
-        condemned={} if care is None else care.condemned,
+        is_guarded=isolation is not None,
+        quarantined={} if isolation is None else isolation.quarantined,
     )
     return segmented(
         ray.data.from_arrow([unit_table(unit) for unit in units]),
@@ -373,149 +417,17 @@ def label_dataset(
         make=functools.partial(make_segmenter, settings=work.segmenting),
         machines=machines,
         num_images=sum(unit.num_images or unit.num_bytes // _IMAGE_BYTES for unit in units),
-        witness=None if care is None else care.witness,
+        attempts=attempts,
+        is_isolated=isolation is not None,
         is_done=work.table.is_done,
     ).map_batches(
-        Stager(table=work.table, run_id=work.run_id).__call__,
+        _Staging(stage=Stager(table=work.table, run_id=work.run_id)).__call__,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=machines.stager_cpus,
-        max_retries=ATTEMPTS,
     )
-
-
-def configure_ray_data(*, block_bytes: int) -> None:
-    """Sets what all datasets of this process share."""
-    context = DataContext.get_current()
-    # Ray joins what a task yields up to this size: a block is what an actor gets at once.
-    context.target_max_block_size = block_bytes
-    context.max_errored_blocks = 0
-    context.enable_progress_bars = False
-    # Where nothing moves any more, as when no node is left for an actor, the run has to say so.
-    context.execution_no_progress_timeout_s = _STALLED_SECONDS
-    context.print_on_execution_start = False
-
-
-def segmented(
-    tasks: "ray.data.Dataset",
-    *,
-    load: Callable[[pa.Table], Iterable[pa.Table]],
-    model: "ray.ObjectRef[ModelFiles]",
-    make: MakeSegmenter,
-    machines: Machines,
-    num_images: int,
-    witness: Any = None,
-    is_done: Callable[[str], bool] | None = None,
-) -> "ray.data.Dataset":
-    """Two operators: `load` makes blocks of pixels of each task, actors make rows of blocks.
-
-    Args:
-        make: is called on each actor, with `model_files` and `num_threads`, for what makes rows.
-        num_images: about how many the tasks have in all.
-        witness: the actor that is told of each image, for blocks of one.
-        is_done: whether there is nothing to do any more for a unit; actors look once for each.
-    """
-    return tasks.map_batches(
-        load,
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=machines.reader_cpus,
-        max_retries=ATTEMPTS,
-    ).map_batches_internal(  # as `map_batches`, which wants GPUs to have blocks cut anew
-        _SegmenterActor,
-        fn_constructor_kwargs={
-            "model": model,
-            "make": make,
-            "num_threads": machines.actor_threads,
-            "witness": witness,
-            "is_done": is_done,
-        },
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ActorPoolStrategy(
-            min_size=machines.fewest_actors,
-            max_size=machines.most_actors,
-            initial_size=machines.first_actors(num_images),
-            # With a witness nothing else is on an actor that ends.
-            max_concurrent_calls_per_actor=2 if witness is None else 1,
-            max_tasks_in_flight_per_actor=4 if witness is None else 1,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=machines.actor_cpus,
-        num_gpus=machines.actor_gpus,
-        max_restarts=_ACTOR_RESTARTS,
-        max_task_retries=ATTEMPTS if witness is None else 1,
-    )
-
-
-class _SegmenterActor:
-    """Where a segmenter lives."""
-
-    def __init__(
-        self,
-        *,
-        model: "ray.ObjectRef[ModelFiles]",
-        make: MakeSegmenter,
-        num_threads: int | None,
-        witness: Any,
-        is_done: Callable[[str], bool] | None,
-    ) -> None:
-        self._segmenter = make(model_files=lambda: ray.get(model), num_threads=num_threads)
-        self._witness = witness
-        self._is_done = is_done and functools.lru_cache(_UNITS_AT_ONCE)(_quietly(is_done))
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        if self._is_done and self._is_done(unit_id := block["unit_id"][0].as_py()):
-            row = {"unit_id": unit_id, "kind": "fault", "error_message": _DONE_ELSEWHERE}
-            return pa.Table.from_pylist([row], schema=ROWS)
-        if self._witness is None:
-            return self._segmenter(block)
-        places = [
-            (row["unit_id"], row["position"])
-            for row in block.select(["unit_id", "position", "kind"]).to_pylist()
-            if row["kind"] == "image"
-        ]
-        ray.get([self._witness.begins.remote(*place) for place in places])
-        rows = self._segmenter(block)
-        # Waited for: the next image may end this process with what it has still to say.
-        ray.get([self._witness.ended.remote(*place) for place in places])
-        return rows
-
-
-def _quietly(is_done: Callable[[str], bool]) -> Callable[[str], bool]:
-    """No, where the storage does not say."""
-
-    def asked(unit_id: str) -> bool:
-        with contextlib.suppress(StorageFault):
-            return is_done(unit_id)
-        return False
-
-    return asked
-
-
-def make_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
-    """A `Segmenter` within what the process has of a GPU; imports torch in that process alone."""
-    from pipeline.labelling.segmenting import Segmenter
-
-    gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
-    return Segmenter(**options, gpu_share=min(gpus, 1.0))
 
 
 def unit_table(unit: Unit) -> pa.Table:
     return unit.table()
-
-
-def receipts(dataset: "ray.data.Dataset") -> Generator[dict[str, Any], None, None]:
-    """Executes the dataset; the rows of its last operator, as they come."""
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from batch.to_pylist()
-
-
-def reason(error: BaseException) -> str:
-    """What failed, in one line."""
-    cause = root_cause(error)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1][:300] if lines else ''}"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 
-from pipeline.labelling.flow import Work, make_segmenter, unit_table
+from pipeline.labelling.flow import Work, unit_table
 from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.operators import make_segmenter
 from pipeline.planning.planner import Plan
 from pipeline.runtime.cluster import Machines
 from pipeline.runtime.progress import duration

@@ -27,7 +27,8 @@ from pipeline.table.units import sources_of
 BLOCK = pa.schema(
     [
         ("unit_id", pa.string()),
-        ("kind", pa.string()),  # image, end (of the unit) or fault (of storage)
+        # image, end (of the unit), fault (of storage), lost (a process) or mistake (in our code)
+        ("kind", pa.string()),
         ("position", pa.int64()),  # within the unit; of the end, the number of images
         ("image_id", pa.string()),
         ("uri", pa.string()),
@@ -61,7 +62,7 @@ class UnitLoader:
     """Pixels of a block; a block is what travels to an actor at once."""
     is_guarded: bool = False
     """Whether images are decoded in another process, which may end over one of them."""
-    condemned: Mapping[str, Mapping[int, ImageError]] = field(default_factory=dict)
+    quarantined: Mapping[str, Mapping[int, ImageError]] = field(default_factory=dict)
     """By unit and position, what images ended an actor with: they are not tried again."""
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
@@ -70,13 +71,13 @@ class UnitLoader:
     def _rows(self, unit: pa.Table) -> Iterator[dict[str, Any]]:
         """One for each image, and one for the end or for the fault that came before it."""
         unit_id = unit["unit_id"][0].as_py()
-        condemned = self.condemned.get(unit_id, {})
+        quarantined = self.quarantined.get(unit_id, {})
         passed_over = PassedOver()
         position = 0
         try:
             with self._decoder() as decoded:
                 for image in self._images(sources_of(unit), passed_over=passed_over):
-                    if error := condemned.get(position):
+                    if error := quarantined.get(position):
                         said = f"{image.name}: {error.message}"
                         image = replace(image, error=ImageError(error.error_class, said))
                     row = decoded(image)
@@ -123,9 +124,9 @@ class UnitLoader:
             yield from images
 
 
-def in_place_of(unit_id: str, said: str) -> pa.Table:
-    """The block in place of a unit's images, which are not read."""
-    return _block([{"unit_id": unit_id, "kind": "fault", "error_message": said}])
+def in_place_of(unit_id: str, said: str, *, kind: str = "fault") -> pa.Table:
+    """Returns the block in place of a unit's images, which are not read."""
+    return _block([{"unit_id": unit_id, "kind": kind, "error_message": said}])
 
 
 def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.Table]:

@@ -138,12 +138,12 @@ def label(
     for line in (*plan.notices, _opening(plan, label)):
         print(line, file=sys.stderr, flush=True)
     if label.dry_run:
-        connect(work.actors.ray_address)
+        connect(work.actors.ray_address, dashboard=work.actors.dashboard)
         print(forecast(plan, work=work))
         return ExitCode.DONE
     stats, was_stopped = RunStats(), False
     if plan.units:
-        connect(work.actors.ray_address)
+        connect(work.actors.ray_address, dashboard=work.actors.dashboard)
         show = watch(plan, stats)
         was_stopped = _work(
             plan, work=work, stats=stats, show=show, error_budget=label.error_budget

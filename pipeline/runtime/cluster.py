@@ -3,68 +3,68 @@
 Works the same on a laptop and on a hundred nodes: what is not set is derived from what Ray sees.
 """
 
-import contextlib
 import logging
 import math
 import os
 import sys
-import uuid
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import ray
-import ray.data
-from ray.util.annotations import RayDeprecationWarning
 
 import maskformer
 import pipeline
 from maskformer import MaskFormerImageProcessor
+from pipeline.runtime.inside_ray import listen_on_this_machine_only
 
 _OWN_CLUSTER = {
-    # Else idle ones beyond the number of cores end after a second, and a start is 1.5 s of a core.
+    # Ray ends surplus idle workers after 1 s by default; each start costs 1.5 CPU-seconds.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
-    # Of each process, for dashboards: 1 % of a core at every five seconds.
+    # Ray measures each process every 5 s by default, which takes 1 % of a core.
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
-_ON_THE_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # is heeded on all systems
 
 
-def connect(address: str | None = None) -> None:
+def connect(address: str | None = None, *, dashboard: bool = False) -> None:
     """Joins the cluster at `address` or in RAY_ADDRESS; with neither, starts one on this machine.
+
+    Args:
+        dashboard: whether to print where Ray's dashboard is; a cluster that is started here has one
+            only then.
 
     Raises:
         ConnectionError: no cluster answers there, or none could be started.
     """
-    _be_quiet()
+    _log_errors_only()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if is_started_here(address):
         _let_workers_find_this_code()
-        _stay_on_this_machine()
         for name, value in _OWN_CLUSTER.items():
             os.environ.setdefault(name, value)
-        _publish_no_statistics()
         try:
-            with _native_stderr_closed(), _without_processes_nobody_asks():
-                ray.init(
-                    address="local",
-                    _node_ip_address="127.0.0.1",
-                    include_dashboard=False,
-                    **settings,
-                )
+            context = ray.init(
+                address="local",
+                include_dashboard=dashboard,
+                **listen_on_this_machine_only(),
+                **settings,
+            )
         except Exception as error:  # Ray has no class of its own for it
             raise ConnectionError(f"Ray did not start on this machine: {error}") from error
-        return
-    address = address or os.environ["RAY_ADDRESS"]
+    else:
+        context = _join(address or os.environ["RAY_ADDRESS"], settings)
+    if dashboard:
+        url = context.dashboard_url
+        where = f"http://{url}" if url else "this cluster has none"
+        print(f"Ray dashboard: {where}", file=sys.stderr, flush=True)
+
+
+def _join(address: str, settings: dict[str, Any]) -> Any:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Not submitted, so that no working directory brings our code to the other nodes.
-        settings["runtime_env"] = {"py_modules": [maskformer, pipeline]}
+        settings = {**settings, "runtime_env": {"py_modules": [maskformer, pipeline]}}
     try:
-        with _native_stderr_closed():
-            ray.init(address=address, **settings)
+        return ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
 
@@ -84,60 +84,12 @@ def _let_workers_find_this_code() -> None:
     os.environ["PYTHONPATH"] = f"{root}{os.pathsep}{others}" if others else root
 
 
-def _stay_on_this_machine() -> None:
-    """Has all processes that Ray starts from this one listen on 127.0.0.1 alone.
-
-    On Linux it takes that address for the machine's own on the network, and listens there.
-    """
-    if _ON_THE_NETWORK not in os.environ:
-        os.environ[_ON_THE_NETWORK] = "0"
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # was read from there on import
-
-
-def _be_quiet() -> None:
-    """Leaves the terminal to our own lines: Ray's are in its logs."""
+def _log_errors_only() -> None:
+    """Leaves the terminal to our own lines, by Ray's public settings; its logs have the rest."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # Of each process that ends it prints a paragraph, whatever it is told of logs.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    # The one way that 2.60 has to bound retries is announced to change with 2.64.
-    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-
-
-@contextlib.contextmanager
-def _without_processes_nobody_asks() -> Iterator[None]:
-    """A cluster for one run neither scales, nor shows pages, nor sends logs to its driver: without
-    the processes for that it starts with 3 s less of a core's time."""
-    others = ["start_monitor", "start_log_monitor", "start_api_server"]
-    node = ray._private.node.Node
-    with mock.patch.multiple(node, **dict.fromkeys(others, mock.DEFAULT)):
-        yield
-
-
-def _publish_no_statistics() -> None:
-    """Ray Data's go to an actor, whom dashboards and Prometheus ask: 2 s of a core, 120 MB."""
-    manager = ray.data._internal.stats._StatsManager
-    for name in (
-        "register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics",
-    ):  # fmt: skip
-        setattr(manager, name, staticmethod(lambda *_, **__: None))
-    manager.gen_dataset_id_from_stats_actor = staticmethod(lambda: uuid.uuid4().hex)
-
-
-@contextlib.contextmanager
-def _native_stderr_closed() -> Iterator[None]:
-    """Ray's C++ part says on the terminal that it will be quiet; what fails comes as exceptions."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +98,8 @@ class ActorSettings:
 
     ray_address: str | None = None
     """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
+    dashboard: bool = False
+    """Prints where Ray's dashboard is; a cluster that is started here has one only then."""
     num_actors: int | None = None
     """Actors in all; one for each GPU, or one for each core without, as far as memory allows."""
     actor_gpus: float | None = None

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
+
 from pipeline.storage import File, Storage, StorageFault, join
 
 TRAINING_STATE = "training.pt"
@@ -130,6 +132,14 @@ class Checkpoints:
             return Checkpoint(uri=uri.removesuffix(f"/{_MARK}"), **values)
         except (FileNotFoundError, ValueError, TypeError):
             return None
+
+
+def ray_train_storage(root: str, *, storage: Storage) -> tuple[str, pyarrow.fs.FileSystem]:
+    """Returns folder and file system of all runs, in the form that Ray Train takes."""
+    if "://" not in root:
+        return root, pyarrow.fs.LocalFileSystem()
+    filesystem, path = storage.filesystem(root)
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
 
 
 def checkpoint_name(step: int) -> str:

@@ -1,9 +1,10 @@
-"""Averaging: a second model whose weights follow those that learn, slowly."""
+"""Keeps a second model whose weights follow those that learn, slowly."""
 
 import copy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ModelEMA:
@@ -21,8 +22,7 @@ class ModelEMA:
         The first steps count for more than their share, or the fresh weights would never be left.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.model.parameters()), list(model.parameters()), weight=1 - decay
-        )
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.model.parameters()), list(model.parameters()), step)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

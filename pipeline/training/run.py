@@ -158,12 +158,12 @@ def _train(job: TrainingJob, *, settings: Settings, announcer: Announcer) -> Non
         for name, value in _ALONE.items():
             os.environ.setdefault(name, value)
     announcer.doing("starting Ray" if is_alone else f"joining {workers.ray_address}")
-    connect(workers.ray_address)
+    connect(workers.ray_address, dashboard=workers.dashboard)
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     try:
-        run_workers(job, settings=workers, run_id=run_id, is_alone=is_alone, announcer=announcer)
+        run_workers(job, settings=workers, run_id=run_id, announcer=announcer)
     except KeyboardInterrupt:
         latest = Checkpoints(job.output, storage=job.storage).latest()
         if latest is not None:

@@ -7,22 +7,18 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow.fs
 import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from pipeline.datasets.target import LabelError
 from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.training.announcer import Announcer
-from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.checkpoint import Checkpoints, ray_train_storage
 from pipeline.training.history_display import FollowedHistory
 from pipeline.training.notes import DriverNotes
 from pipeline.training.optimisation import check_device
@@ -46,6 +42,8 @@ class WorkerSettings:
     """How often workers are started again, from the last checkpoint, before the run gives up."""
     ray_address: str | None = None
     """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
+    dashboard: bool = False
+    """Prints where Ray's dashboard is; a cluster that is started here has one only then."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_workers", 1), ("loader_processes", 0), ("max_failures", 0)):
@@ -64,13 +62,9 @@ def run_workers(
     *,
     settings: WorkerSettings,
     run_id: str,
-    is_alone: bool,
     announcer: Announcer,
 ) -> None:
     """Trains to the end, on the cluster that Ray is connected to.
-
-    Args:
-        is_alone: whether the cluster is for this run, and ends with it.
 
     Raises:
         TrainingStopped: workers had to stop, and would again.
@@ -99,7 +93,7 @@ def run_workers(
             notes = DriverNotes(join(root, name), storage=storage)
             announcer.doing(f"starting {_count(settings.num_workers, 'worker')}")
             followed.of_workers(notes)
-            trainer = (_AloneTrainer if is_alone else TorchTrainer)(
+            trainer = TorchTrainer(
                 train,
                 train_loop_config={"job": reference},
                 scaling_config=ScalingConfig(
@@ -125,23 +119,13 @@ def run_workers(
 
 
 def _run_config(name: str, *, root: str, storage: Storage) -> RunConfig:
-    place, filesystem = _storage_of(root, storage=storage)
+    place, filesystem = ray_train_storage(root, storage=storage)
     return RunConfig(
         name=name,
         storage_path=place,
         storage_filesystem=filesystem,
         failure_config=FailureConfig(max_failures=0),
     )
-
-
-class _AloneTrainer(TorchTrainer):
-    """Without the actors that give datasets of Ray's to workers and that tidy up a cluster after a
-    run that died: each wakes up a hundred times a second, beside workers that need all cores."""
-
-    def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if not isinstance(each, left_out)]
 
 
 def _resources(settings: WorkerSettings) -> dict[str, float]:
@@ -160,14 +144,6 @@ def _resources(settings: WorkerSettings) -> dict[str, float]:
                 f"and the cluster has {there.get(name, 0):g}; lower --num_workers or --worker_cpus"
             )
     return resources
-
-
-def _storage_of(root: str, *, storage: Storage) -> tuple[str, pyarrow.fs.FileSystem]:
-    """Where Ray Train keeps a run, as it wants to be told of it."""
-    if "://" not in root:
-        return root, pyarrow.fs.LocalFileSystem()
-    filesystem, path = Storage.filesystem(storage, root)
-    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
 
 
 def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer) -> Any:
@@ -244,7 +220,7 @@ def _causes(failure: BaseException) -> list[BaseException]:
     current: BaseException | None = failure
     while current is not None and current not in found:
         found.append(current)
-        current = getattr(current, "_base_exc", None) or current.__cause__
+        current = current.__cause__
     return found
 
 

@@ -25,6 +25,7 @@ from pipeline.training.checkpoint import (
     Checkpoint,
     Checkpoints,
     checkpoint_name,
+    ray_train_storage,
 )
 from pipeline.training.history import History
 from pipeline.training.initial_model import Start, build_model
@@ -228,18 +229,17 @@ class _Run:
         self, folder: Path, *, name: str, step: int, result: ValidationResult | None
     ) -> ray.train.Checkpoint:
         """Puts the files where Ray Train would, each of them and then all of them whole."""
-        place = ray.train.get_context().get_storage()
+        run, root = ray.train.get_context().get_experiment_name(), self._checkpoints.root
         self._checkpoints.save(
             folder,
-            uri=join(self._checkpoints.root, place.experiment_dir_name, name),
+            uri=join(root, run, name),
             step=step,
             score=None if result is None else result.score,
             metrics={} if result is None else result.metrics,
             per_label={} if result is None else result.per_label,
         )
-        return ray.train.Checkpoint(
-            path=place.build_checkpoint_path_from_name(name), filesystem=place.storage_filesystem
-        )
+        place, filesystem = ray_train_storage(root, storage=self._assignment.storage)
+        return ray.train.Checkpoint(path=f"{place}/{run}/{name}", filesystem=filesystem)
 
 
 class _Meter:

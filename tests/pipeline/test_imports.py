@@ -16,7 +16,8 @@ ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
-    "cluster", "flow", "forecast", "metrics", "poison", "run", "scheduling", "submission", "worker",
+    "cluster", "flow", "forecast", "metrics", "poison", "inside_ray", "operators", "run",
+    "scheduling", "submission", "worker",
 }  # fmt: skip
 
 

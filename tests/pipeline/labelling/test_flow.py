@@ -17,8 +17,15 @@ from specs import panoptic_spec
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import Stager, commit_unit
-from pipeline.labelling.flow import Work, label_dataset, run_units, unit_table
+from pipeline.labelling.flow import (
+    MistakeInTask,
+    Work,
+    label_dataset,
+    run_units,
+    unit_table,
+)
 from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.operators import ATTEMPT_TRACKER, BoundedLoad
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
@@ -122,9 +129,9 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
     label_dataset(plan(corpus, work).units, work=chosen, model=ray.put({})).explain()
     physical = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
     assert re.findall(r"(\w+)\[(.*)\]", physical) == [
-        ("TaskPoolMapOperator", "MapBatches(Stager.__call__)"),
+        ("TaskPoolMapOperator", "MapBatches(_Staging.__call__)"),
         ("ActorPoolMapOperator", "MapBatches(_SegmenterActor)"),
-        ("TaskPoolMapOperator", "MapBatches(_Reader.__call__)"),
+        ("TaskPoolMapOperator", "MapBatches(BoundedLoad.__call__)"),
         ("InputDataBuffer", "Input"),
     ]
 
@@ -190,6 +197,35 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
         "write images": {"False"},
         "read images": {"False"},  # whether what is there is what was written
     }
+
+
+class Broken(Storage):
+    """Fails at the first image that is read, as code with an error in it does."""
+
+    def read(self, uri: str, **options) -> bytes:
+        if uri.endswith(".png"):
+            raise KeyError("no such column")
+        return super().read(uri, **options)
+
+
+def test_an_error_in_our_own_code_ends_the_run_with_its_traceback(tmp_path, work):
+    units = plan(put(tmp_path / "c", {"0.png": picture(0)}), work).units
+    broken = dataclasses.replace(work, table=TableStore(work.table.uri, Broken()))
+    with pytest.raises(MistakeInTask, match=r"(?s)Traceback.*KeyError: 'no such column'"):
+        run_units(units, work=broken, stats=RunStats(), on_progress=lambda: True)
+
+
+def test_a_task_that_processes_ended_over_is_given_back_as_lost():
+    """A process that ends leaves its generator in the middle, as here; Ray then starts again."""
+    attempts = ATTEMPT_TRACKER.remote()
+    task = pa.table({"unit_id": ["u"]})
+    load = BoundedLoad(load=lambda task: iter([task, task]), attempts=attempts)
+    for _ in range(4):
+        assert next(load(task)) == task
+    assert [block["kind"].to_pylist() for block in load(task)] == [["lost"]]
+    other = pa.table({"unit_id": ["v"]})
+    for _ in range(6):
+        assert len(list(load(other))) == 2
 
 
 def test_a_run_ends_when_it_is_told_to(tmp_path, work):

@@ -1,28 +1,55 @@
-"""Who began what and did not end it; what that makes of an image."""
-
-import logging
+"""Who began what and did not end it; what that makes of an image, and of an error of a task."""
 
 import pytest
 import ray
 
-from pipeline.labelling.poison import Witness, condemn, deaths, ends_a_task_only
-from pipeline.storage import StorageFault
+from pipeline.labelling.poison import (
+    LOST,
+    MISTAKE,
+    AttemptTracker,
+    failure,
+    is_of_the_cluster,
+    quarantine,
+)
+from pipeline.storage import SourceChanged, StorageFault
 
 
 def test_only_what_was_begun_twice_and_never_ended_is_suspect():
     times = iter(range(0, 1000, 10))
-    witness = Witness(clock=lambda: next(times))
-    for place in [("u", 0), ("u", 1), ("u", 1), ("v", 7), ("v", 8), ("v", 8)]:
-        witness.begins(*place)
-    witness.ended("v", 8)
-    witness.ended("w", 0)
-    assert witness.suspects() == {"u": {1: 10}}
+    tracker = AttemptTracker(clock=lambda: next(times))
+    for key in [("u", 0), ("u", 1), ("u", 1), ("v", 7), ("v", 8), ("v", 8), "a block", "a block"]:
+        assert tracker.may_begin([key], at_most=2)
+    tracker.ended([("v", 8)])
+    tracker.ended([("w", 0)])
+    assert tracker.suspects() == {"u": {1: 10}}
+
+
+def test_work_that_processes_ended_over_begins_only_so_often_in_a_pass():
+    tracker = AttemptTracker()
+    assert [tracker.may_begin(["a"], at_most=3) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert [tracker.may_begin(["b"], at_most=1), tracker.may_begin(["a", "b"], at_most=4)] == [
+        True,
+        True,
+    ]
+    tracker.ended(["a"])
+    assert tracker.may_begin(["a"], at_most=1)
+    tracker.start_pass()
+    assert tracker.may_begin(["a", "b"], at_most=1)
 
 
 def test_what_came_again_only_after_the_time_limit_has_hung():
-    condemned = condemn({"u": {1: 10.0, 2: 31.0}}, segment_seconds=30)
-    classes = {position: error.error_class for position, error in condemned["u"].items()}
+    quarantined = quarantine({"u": {1: 10.0, 2: 31.0}}, segment_seconds=30)
+    classes = {position: error.error_class for position, error in quarantined["u"].items()}
     assert classes == {1: "SegmenterCrashed", 2: "SegmenterHung"}
+
+
+def test_what_an_earlier_pass_quarantined_stays_quarantined():
+    earlier = quarantine({"u": {1: 10.0}, "v": {0: 1.0}}, segment_seconds=30)
+    quarantined = quarantine({"u": {2: 10.0}}, segment_seconds=30, earlier=earlier)
+    assert {unit_id: set(positions) for unit_id, positions in quarantined.items()} == {
+        "u": {1, 2},
+        "v": {0},
+    }
 
 
 def of_a_task(cause: Exception) -> ray.exceptions.RayTaskError:
@@ -30,26 +57,20 @@ def of_a_task(cause: Exception) -> ray.exceptions.RayTaskError:
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "kind"),
     [
-        (ray.exceptions.WorkerCrashedError(), True),
-        (ray.exceptions.ActorDiedError(), True),
-        (ray.exceptions.OutOfMemoryError("node"), True),
-        (of_a_task(StorageFault("away")), True),
-        (of_a_task(MemoryError()), True),
-        (of_a_task(ChildProcessError("did not start")), True),
-        (of_a_task(KeyError("a name")), False),
-        (KeyError("a name"), False),
+        (ray.exceptions.WorkerCrashedError(), LOST),
+        (ray.exceptions.ActorDiedError(), LOST),
+        (ray.exceptions.OutOfMemoryError("node"), LOST),
+        (of_a_task(MemoryError()), LOST),
+        (of_a_task(ChildProcessError("did not start")), LOST),
+        (of_a_task(StorageFault("away")), "fault"),
+        (SourceChanged("another file"), "fault"),
+        (of_a_task(KeyError("a name")), MISTAKE),
+        (KeyError("a name"), MISTAKE),
     ],
 )
-def test_deaths_are_collected_and_mistakes_of_ours_end_the_run(error, expected):
-    assert ends_a_task_only(error) == expected
-    log = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
-    with deaths() as died:
-        if expected:
-            log.error("An exception was raised", exc_info=error)
-        else:
-            with pytest.raises(type(error)):
-                log.error("An exception was raised", exc_info=error)
-    assert died == ([error] if expected else [])
-    assert log.filters == []
+def test_errors_of_tasks_become_rows_that_say_whose_fault_it_was(error, kind):
+    assert failure(error)[0] == kind
+    assert is_of_the_cluster(error) == (kind != MISTAKE)
+    assert failure(error)[1]

@@ -14,7 +14,6 @@ import torch
 from corpora import put
 from drawn_labels import panoptic_shards, scenes
 from ray.train import WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
@@ -38,8 +37,7 @@ from pipeline.training.worker import TrainingJob
 
 
 def failed(*errors: Exception) -> WorkerGroupError:
-    failures = {rank: UserExceptionWithTraceback(e, "Traceback") for rank, e in enumerate(errors)}
-    return WorkerGroupError("workers failed", failures)
+    return WorkerGroupError("workers failed", dict(enumerate(errors)))
 
 
 def test_what_a_worker_raised_of_data_comes_before_what_the_others_saw_of_its_end():
@@ -138,7 +136,6 @@ def run_with(
             job,
             settings=WorkerSettings(**settings),
             run_id="run",
-            is_alone=False,
             announcer=Announcer(),
         )
     finally:

@@ -1,0 +1,81 @@
+"""What is used of the inside of Ray is there and does what it is used for; it is used in one file.
+
+A test that fails here after an update of Ray names the function of `inside_ray.py` to change.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+ROOT = Path(pipeline.__file__).parents[1]
+INSIDE = re.compile(r"_private|_internal|mock\.patch")
+
+CLUSTER = """
+import psutil
+import pyarrow as pa
+import ray
+from pipeline.runtime.cluster import connect
+from pipeline.runtime.inside_ray import map_blocks
+
+start = ray.init
+ray.init = lambda **options: start(num_cpus=1, num_gpus=1, **options)
+connect(dashboard=True)
+
+# The processes of this cluster alone: others of the machine have another parent.
+for process in psutil.Process().children(recursive=True):
+    for connection in process.net_connections("inet"):
+        if connection.status == psutil.CONN_LISTEN:
+            print("listens", connection.laddr.ip)
+
+tables = [pa.table({"n": range(count)}) for count in (3, 1, 2)]
+counted = map_blocks(
+    ray.data.from_arrow(tables), lambda block: pa.table({"rows": [len(block)]}), num_gpus=0.01
+)
+print("blocks", sorted(row["rows"] for row in counted.take_all()))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """A program that starts a cluster as jobs do, with the dashboard; Ray believes in a GPU."""
+    program = tmp_path_factory.mktemp("program") / "program.py"
+    program.write_text(CLUSTER)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, str(program)],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=True,
+    )
+
+
+def test_a_cluster_that_is_started_here_listens_on_127_0_0_1_alone(cluster):
+    addresses = set(re.findall(r"^listens (.*)$", cluster.stdout, re.MULTILINE))
+    assert addresses, cluster.stderr
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_actors_with_gpus_get_blocks_as_they_came(cluster):
+    assert "blocks [1, 2, 3]" in cluster.stdout.splitlines(), cluster.stderr
+
+
+def test_the_dashboard_of_a_run_that_asks_for_it_is_named(cluster):
+    assert re.search(r"^Ray dashboard: http://127\.0\.0\.1:\d+$", cluster.stderr, re.MULTILINE)
+
+
+def test_the_inside_of_ray_is_used_in_one_file_alone():
+    files = [
+        path
+        for layer in ("maskformer", "pipeline", "jobs")
+        for path in (ROOT / layer).rglob("*.py")
+    ]
+    inside = {str(path.relative_to(ROOT)) for path in files if INSIDE.search(path.read_text())}
+    assert inside == {"pipeline/runtime/inside_ray.py"}
