@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -39,32 +38,28 @@ from pipeline.evaluation.report import MetricsReport, make_report, summary
 from pipeline.evaluation.settings import EvaluateSettings, InferenceSettings
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelling.model import read_model
-from pipeline.labelling.report import ExitCode
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
-from pipeline.runtime.settings import Settings, WrongUsage
-from pipeline.storage import SourceChanged, Storage, StorageFault, join
-from pipeline.storage.faults import can_never_work
+from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore
 
 _MAPS_LOOKED_AT = 16
 
 
 def evaluate(settings: Settings) -> int:
-    """Judges, writes and prints; gives the exit code."""
-    try:
+    """Judges, writes and prints; gives the exit code.
+
+    Raises:
+        WrongUsage: settings, data or model are no good.
+        StorageFault, SourceChanged, ConnectionError: storage or cluster failed.
+    """
+    with as_wrong_usage():
         return _evaluate(settings)
-    except (WrongUsage, ValueError) as error:
-        return _fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
-    except (StorageFault, SourceChanged, ConnectionError) as error:
-        if can_never_work(error):
-            return _fail(str(error), ExitCode.WRONG_USAGE)
-        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
-        return _fail("stopped; nothing was written", ExitCode.TRY_AGAIN)
 
 
 def _evaluate(settings: Settings) -> int:
@@ -295,8 +290,3 @@ def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code

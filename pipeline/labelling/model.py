@@ -84,7 +84,7 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
     if Path(folder).is_file():
         raise ValueError(
             f"--model must be a folder or a hub id, got the file {folder}; "
-            "`python -m maskformer.weights convert` makes a folder of it"
+            "`maskformer convert` makes a folder of it"
         )
     check_folder(folder)
     files = {name: _read(folder, name) for name in _NEEDED}

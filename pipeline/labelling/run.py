@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from maskformer import check_shapes
 from pipeline.corpora.reading import ReadSettings
@@ -18,7 +17,7 @@ from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.flow import Work, run_units
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
-from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
+from pipeline.labelling.report import Report, make_report, over_budget, summary
 from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.planning.planner import (
     FailedImage,
@@ -29,11 +28,11 @@ from pipeline.planning.planner import (
 )
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, WrongUsage
-from pipeline.storage import File, Storage, StorageFault
-from pipeline.storage.faults import can_never_work
+from pipeline.storage import File, Storage
 from pipeline.storage.retries import take_retries
 from pipeline.table.plans import report_file
 from pipeline.table.store import TableStore
@@ -72,27 +71,13 @@ def new_run_id() -> str:
 
 
 def label_corpus(settings: Settings) -> int:
-    """Labels what the table lacks of the corpus; prints what it does; gives the exit code."""
-    return ended(lambda: label(settings, run_id=new_run_id()))
+    """Labels what the table lacks of the corpus; prints what it does; gives the exit code.
 
-
-def ended(run: Callable[[], int]) -> int:
-    """Runs; what ends a run early becomes one line and an exit code."""
-    try:
-        return run()
-    except WrongUsage as error:
-        return fail(str(error), ExitCode.WRONG_USAGE)
-    except (StorageFault, ConnectionError) as error:
-        if can_never_work(error):
-            return fail(str(error), ExitCode.WRONG_USAGE)
-        return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
-        return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
-
-
-def fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code
+    Raises:
+        WrongUsage: settings, corpus, table or model are no good.
+        StorageFault, ConnectionError: storage or cluster failed.
+    """
+    return label(settings, run_id=new_run_id())
 
 
 def label(
@@ -103,7 +88,7 @@ def label(
     publish: Publish = write_report,
     watch: Watch = lambda plan, stats: lambda: None,
 ) -> int:
-    """Labels what is chosen of the corpus; see `ended` for what it raises."""
+    """Labels what is chosen of the corpus; see `label_corpus` for what it raises."""
     began = time.monotonic()
     label, choice = settings.of(LabelSettings), choice or SourceFilter()
     work, plan = _prepare(settings, run_id=run_id, choice=choice)
