@@ -34,7 +34,7 @@ _GROUPS_KEPT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ByteRange:
     """Where some bytes lie: in a file, from `start` to `stop` of it, or in a cell of its rows."""
 
     uri: str

@@ -103,7 +103,7 @@ def open_label_maps(
     )
 
 
-def place_of(file: File) -> Place:
+def place_of(file: File) -> ByteRange:
     """The whole file."""
     return ByteRange(uri=file.uri, etag=file.etag, size=file.size)
 

@@ -140,7 +140,7 @@ def shard_members(
     yield from map_ahead(look, files, num_threads=_SHARDS_AT_ONCE)
 
 
-def member_place(file: File, member: Member) -> Place:
+def member_place(file: File, member: Member) -> ByteRange:
     """Where a member's bytes lie."""
     return ByteRange(
         uri=file.uri,

@@ -238,7 +238,7 @@ class _Run:
             metrics={} if result is None else result.metrics,
             per_label={} if result is None else result.per_label,
         )
-        place, filesystem = ray_train_storage(root, storage=self._assignment.storage)
+        place, filesystem = ray_train_storage(root, storage=self._training_job.storage)
         return ray.train.Checkpoint(path=f"{place}/{run}/{name}", filesystem=filesystem)
 
 
