@@ -73,7 +73,7 @@ class Validation:
     segmenting: SegmentSettings
     num_drawn: int
 
-    def verdict(
+    def evaluate(
         self,
         model: MaskFormerForInstanceSegmentation,
         *,
