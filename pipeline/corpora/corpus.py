@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pipeline.corpora.columns import UnsureColumns
 from pipeline.corpora.encoded import ReadSettings
-from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.lookups import refusal
 from pipeline.corpora.manifests import Entry, looked_at, read_manifest
 from pipeline.corpora.parquet_images import holds_images

@@ -15,12 +15,10 @@ from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.reading import EncodedImage, ReadSettings
 from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.label_values import LabelValues
+from pipeline.datasets.settings import Kind
 from pipeline.datasets.target import LabelError, Labels, Target
 from pipeline.storage import Storage
 
-Kind = Literal[
-    "label_maps", "coco_panoptic", "coco_instances", "webdataset", "parquet", "segment_table"
-]
 Truths = Literal["labels", "segments", "instances"]
 """What is known of an image: each pixel's label; segments of things and stuff; things alone."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, rows_schema, where
