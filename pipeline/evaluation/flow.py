@@ -20,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from maskformer import MaskFormerImageProcessor
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.target import LabelError
+from pipeline.evaluation.inference_modes import InferenceMode
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import Judge, Metric
 from pipeline.evaluation.loading import INDICES, ImageLoader

@@ -28,7 +28,7 @@ from pipeline.planning.listing_diff import ListingDiff
 from pipeline.planning.previous_plans import PreviousPlans
 from pipeline.planning.settings import UnitSettings
 from pipeline.planning.splitting import Cutter
-from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import File, Storage, StorageFault
 from pipeline.storage.locations import what_is_near
 from pipeline.table.plans import put_in_force, write_plan
@@ -62,7 +62,7 @@ class Plan:
     """Number of plans that this one takes into account: all that were in force."""
     doubled: tuple[str, ...]
     """Files that are named twice, the first of them."""
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    skipped: SkipCounts = field(default_factory=SkipCounts)
     """Files that are no source, by reason."""
     more_doubled: int = 0
     notices: tuple[str, ...] = ()
@@ -176,7 +176,7 @@ def plan_corpus(
             units=(*comparison.pending(), *new),
             done=comparison.num_done,
             earlier=earlier.count,
-            passed_over=listing.passed_over,
+            skipped=listing.skipped,
             doubled=tuple(listing.doubled),
             more_doubled=listing.more_doubled,
             notices=tuple(listing.notices),
@@ -233,7 +233,7 @@ def _nothing(corpus: str, listing: Listing, *, storage: Storage) -> str:
     what = "no image, archive, Parquet file or manifest"
     but = "".join(
         f"; {count:,} {'file' if count == 1 else 'files'} ({reason}), as {examples[0]}"
-        for reason, count, examples in listing.passed_over.by_frequency()
+        for reason, count, examples in listing.skipped.by_frequency()
     )
     if not but and next(storage.files(listing.root), None) is None:
         return f"{what}: {what_is_near(corpus, storage=storage)}"

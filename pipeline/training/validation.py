@@ -18,7 +18,7 @@ from PIL import Image
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 from pipeline.datasets.dataset import LabelledImages
-from pipeline.evaluation.flow import Verdict, take
+from pipeline.evaluation.flow import EvaluationSums, take
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
@@ -41,7 +41,7 @@ class Validation:
     segmenting: SegmentSettings
     num_drawn: int
 
-    def verdict(
+    def evaluate(
         self,
         model: MaskFormerForInstanceSegmentation,
         *,
@@ -55,7 +55,7 @@ class Validation:
             LabelError: an image or its labels are no good.
             StorageFault: the storage failed.
         """
-        mine = Verdict(metric=self.judge.metric())
+        mine = EvaluationSums(metric=self.judge.metric())
         scorer = Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_drawn)
         loader = ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES)
         segmenter = Segmenter(
@@ -66,7 +66,7 @@ class Validation:
         share = range(rank, len(self.dataset), world_size)
         for block in loader(pa.table({"index": list(share)}, schema=INDICES)):
             [receipt] = scorer(segmenter(block)).to_pylist()
-            take(receipt, verdict=mine, num_worst=self.num_drawn)
+            take(receipt, sums=mine, num_worst=self.num_drawn)
         metric, worst = self.judge.metric(), []
         for other in _of_all(mine, world_size=world_size):
             merge(metric, other.metric)
@@ -143,7 +143,7 @@ def _files(
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def _of_all(mine: Verdict, *, world_size: int) -> Iterator[Verdict]:
+def _of_all(mine: EvaluationSums, *, world_size: int) -> Iterator[EvaluationSums]:
     if world_size == 1:
         yield mine
         return
