@@ -37,7 +37,7 @@ from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.report import MetricsReport, make_report, summary
 from pipeline.evaluation.settings import EvaluateSettings, InferenceSettings
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelling.model import read_model
+from pipeline.labelling.model import read_model, with_stuff
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
@@ -107,7 +107,9 @@ def _of_model(settings: Settings) -> _Prepared:
     dataset = _opened(settings, model_labels=model.labels, reduced_labels=model.reduced_labels)
     job = _evaluation_job(dataset, model_labels=model.labels, settings=settings)
     check_shapes(model.folder)
-    if segmenting.task == "panoptic" and segmenting.label_ids_to_fuse is None:
+    if segmenting.label_ids_to_fuse is not None:
+        segmenting = with_stuff(segmenting, model=model, there=None)
+    elif segmenting.task == "panoptic":
         stuff = stuff_to_fuse(
             job.judge.data_label_of,
             things=dataset.labels.things,

@@ -159,7 +159,8 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
             plan = settle_plan(plan, plan_again=plan_now, table=table, run_id=run_id)
     except ValueError as error:
         raise WrongUsage(str(error)) from error
-    for line in fused_lines(segmenting, model=model):
+    was_given = settings.of(SegmentSettings).label_ids_to_fuse is not None
+    for line in fused_lines(segmenting, model=model, was_given=was_given):
         print(line, file=sys.stderr, flush=True)
     work = Work(
         table=table,

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
+from pipeline.labelling.report import Report, make_report, over_budget, summary
 from pipeline.planning.planner import Plan, Unit
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.skips import SkipCounts
 
