@@ -68,7 +68,10 @@ _COMMANDS = [
     Command(
         name="label",
         summary="Segment every image of a corpus into a table.",
-        details="Run it again after any stop: finished units are skipped, each image counts once.",
+        details=(
+            "Run it again after any stop: finished units are skipped, each image counts once.\n"
+            "Exit codes: 0 done, 2 wrong usage, 3 some images in error, 4 too many, 75 try again."
+        ),
         parts="pipeline.labelling.settings:PARTS",
         run="pipeline.labelling.run:label_corpus",
         usual=(
@@ -83,7 +86,10 @@ _COMMANDS = [
     Command(
         name="nightly",
         summary="Label what is new in a corpus, until a deadline, and report.",
-        details="For a scheduler: one run on a table at a time; a later run does what is left.",
+        details=(
+            "For a scheduler: one run on a table at a time; a later run does what is left.\n"
+            "Exit codes: 0 done, 2 wrong usage, 3 some images in error, 4 too many, 75 try again."
+        ),
         parts="pipeline.nightly.settings:PARTS",
         run="pipeline.nightly.run:label_nightly",
         usual=(

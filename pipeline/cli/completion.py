@@ -46,9 +46,7 @@ def _describe(command: Command, parser: argparse.ArgumentParser) -> None:
     names = load(command.preset_names)() if command.preset_names else ()
     preset_name = next(iter(options)) if command.preset_names else None
     for option in options.values():
-        if option.is_secret:
-            continue
-        text = option.brief.replace("%", "%%").replace("`", "")
+        text = option.brief.replace("%", "%%")
         if option.is_bool:
             parser.add_argument(f"--{option.name}", action="store_true", help=text)
             continue

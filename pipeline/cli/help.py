@@ -68,9 +68,10 @@ def full_help(command: Command, *, prog: str) -> str:
 
 
 def all_options(command: Command) -> list[Option]:
-    """Returns all options of a command; its preset comes first."""
+    """Returns all options that the command line takes; the preset comes first."""
     preset = command.preset_kind
-    return options_of([*(() if preset is None else (preset,)), *command.kinds])
+    options = options_of([*(() if preset is None else (preset,)), *command.kinds])
+    return [option for option in options if not option.is_secret]
 
 
 def _takes_config(command: Command) -> bool:
@@ -92,7 +93,7 @@ def _head(command: Command, *, prog: str) -> list[str]:
         _width(), subsequent_indent="         ", break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     details = command.details.splitlines()
-    return [*usage, "", command.summary, *details, ""]
+    return [*usage, "", command.summary, *details, *([""] if options else [])]
 
 
 def _lines(option: Option, *, command: Command, text: str) -> list[str]:

@@ -35,7 +35,7 @@ class DemoSettings:
     """Where the demo writes."""
 
     output: str = "demo"
-    """Folder of the corpus, table, scores and picture. A demo that is there is replaced."""
+    """Folder for the drawn photos, table, scores and picture. An earlier demo there is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,13 @@ class DoctorSettings:
     """What to look at besides this machine."""
 
     model: str | None = None
-    """Folder of a model, its id on the hub or its name in the zoo."""
+    """A folder, a name that `maskformer zoo` lists, or a hub id."""
     corpus: str | None = None
-    """Corpus to list, as `maskformer label` takes it."""
+    """Images to list, as `maskformer label` takes them."""
     table: str | None = None
-    """Segment table, there or still to be made: an object is written there and deleted."""
+    """Segment table; a test object is written there and deleted."""
     ray_address: str | None = None
-    """Ray cluster to ask; RAY_ADDRESS where not given."""
+    """Ray cluster to ask; by default RAY_ADDRESS."""
 
 
 ZOO: tuple[type, ...] = ()

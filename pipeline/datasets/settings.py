@@ -10,47 +10,49 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSettings:
-    """Labelled images, on a disk or at any fsspec URL; what is None is found out."""
+    """Labelled images; what is not given is found out."""
 
     dataset: str
-    """COCO's JSON (panoptic or instances); a folder or prefix of photographs with label maps, of
-    tars or of Parquet files, one such file, or some of a folder's (train-*.tar); or a segment
-    table."""
+    """Labelled images: COCO JSON, folder, tars, Parquet or segment table. COCO's JSON may be
+    panoptic or instances; a folder or prefix has photographs with label maps, tars or Parquet
+    files; a pattern (train-*.tar) takes some of a folder's. On a disk, or at any URL that fsspec
+    knows."""
     dataset_kind: Kind | None = None
-    """Which of these it is, where that cannot be told from the files."""
+    """What the data set is, where the files do not tell."""
     images: str | None = None
-    """Folder of the photographs that a COCO JSON names; the usual places beside it."""
+    """Folder of the photographs that a COCO JSON names; by default the usual places beside it."""
     maps: str | None = None
-    """Folder of the label maps, or of COCO's panoptic PNGs; the usual places beside the
-    photographs, or beside the JSON."""
+    """Folder of the label maps, or of COCO's panoptic PNGs; by default the usual places."""
     image_suffix: str | None = None
-    """What a photograph's name has before its extension and its map's has not; _leftImg8bit where
-    there is such a name."""
+    """End of a photograph's name that its map's has not; by default _leftImg8bit, where there is
+    one."""
     map_suffix: str | None = None
-    """The same for maps; _gtFine_labelTrainIds beside _leftImg8bit, and _mask and the like where
-    there are such names."""
+    """End of a map's name that its photograph's has not. By default _gtFine_labelTrainIds beside
+    _leftImg8bit, or _mask and the like, where there is one."""
     skip_unlabelled: bool = False
-    """Leave photographs without a label map out, and count and name them; else they are an error.
+    """Leave out photographs without a label map, and count and name them. Else they are an error.
     For photographs in folders and in tars."""
     label_members: tuple[str, ...] = ("seg.png", "label.png", "mask.png", "png")
-    """Extensions of an archive's members that are maps; of those with one name, the first in this
+    """Extensions of an archive's members that are maps. Of those with one name the first in this
     order is the map."""
     label_column: str | None = None
-    """The Parquet column with the encoded maps; None finds it by name and type."""
+    """Parquet column with the encoded maps; found by name and type where not given."""
     labels: str | None = None
-    """JSON with the names of the labels, {"labels": [...], "things": [...], "ignore_index": n}, or
-    the list alone, or {"0": "road", ...}; {"colors": {"road": [128, 64, 128], ...}} where maps are
-    of colours, or CVAT's labelmap.txt; labels.json beside the data. Not for COCO's JSON and tables,
-    which have them."""
+    """JSON with the labels' names; by default labels.json beside the data. {"labels": [...],
+    "things": [...], "ignore_index": n}, or the list alone, or {"0": "road", ...}; {"colors":
+    {"road": [128, 64, 128], ...}} where maps are of colours, or CVAT's labelmap.txt. Not for COCO's
+    JSON and tables, which have them."""
     ignore_index: int | None = None
-    """The value in label maps that counts for nothing; what labels.json says, or 255, or 65535
-    where there are more labels."""
+    """Value in label maps that counts for nothing. By default what labels.json says, or 255, or
+    65535 where there are more labels."""
     reduce_labels: bool | None = None
-    """In label maps 0 counts for nothing and 1 is the first label, as in ADE20K; what labels.json
-    says, or what the model says (do_reduce_labels) where the labels are its own, or no."""
+    """In label maps 0 counts for nothing and 1 is the first label, as in ADE20K. By default what
+    labels.json says, else what the model says (do_reduce_labels) where the labels are its own, else
+    false."""
     skip_unusable: bool = False
-    """Leave out, count and name annotations of COCO's instances that no mask can be made of: no
-    segmentation, a box or two points in its place, damaged run lengths. Else they are an error."""
+    """Leave out annotations of COCO's instances without a usable mask, and count and name them.
+    Such have no segmentation, a box or two points in its place, or damaged run lengths. Else they
+    are an error."""
 
     def __post_init__(self) -> None:
         if self.ignore_index is not None and not 0 <= self.ignore_index < 1 << 16:

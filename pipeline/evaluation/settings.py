@@ -12,18 +12,18 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Whose predictions are judged, and where the numbers go."""
+    """Which model or table is judged, and where the numbers go."""
 
     output: str
-    """Folder or object-store prefix for metrics.json and the pictures."""
+    """Folder or prefix for metrics.json and the pictures."""
     model: str | None = None
-    """Folder of a model in the transformers format, or its id on the hub."""
+    """A folder, a name that `maskformer zoo` lists, or a hub id."""
     table: str | None = None
-    """A segment table in place of a model: its rows are judged, nothing is segmented again."""
+    """Segment table in place of a model: nothing is segmented again."""
     limit: int | None = None
-    """Judge the first so many images only."""
+    """Judge only so many images, the first ones."""
     worst_images: int = 8
-    """How many images the contact sheet shows."""
+    """How many images the sheet of the worst shows."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.table is None):
@@ -36,21 +36,20 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """How often the model looks at an image; once, at the whole of it, with none of these."""
+    """How often the model sees an image; once and whole with none of these."""
 
     augment: bool = False
-    """Look at each image in several sizes, mirrored too, as for results that are published "with
-    multi-scale and flip". Semantic only."""
+    """Segment each image in several sizes, mirrored too, and average. As for results that are
+    published "with multi-scale and flip". Semantic only."""
     augmented_short_edges: tuple[int, ...] | None = None
-    """The sizes of --augment; those published of a model of the zoo, else 0.5, 0.75 and so on to
-    1.75 of the model's own."""
+    """Sizes of --augment, in pixels of the short edge. By default those published of a model of the
+    zoo, else 0.5, 0.75 and so on to 1.75 of the model's own."""
     augmented_flip: bool = True
-    """Whether --augment looks at mirror images."""
+    """--augment takes mirror images too."""
     window: tuple[int, int] | None = None
-    """Height and width of windows, in pixels of the image: larger images go through the model part
-    by part. Not for instance."""
+    """Segment larger images window by window; sides in pixels. Not for instance."""
     window_overlap: int | None = None
-    """Pixels that neighbouring windows share; an eighth of the shorter side."""
+    """Pixels that neighbouring windows share; by default an eighth of the shorter side."""
 
     def __post_init__(self) -> None:
         if self.augment and self.window is not None:

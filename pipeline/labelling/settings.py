@@ -13,21 +13,24 @@ _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_thresho
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings:
-    """What to label, with what, and where the rows go."""
+    """Which images are labelled, with which model, into which table."""
 
     corpus: str
-    """A prefix, tar, Parquet file or manifest (csv, tsv, jsonl or Parquet with a column uri), or a
-    pattern as photos/*.jpg or s3://bucket/shards-{000..010}.tar, on a disk or at any fsspec URL."""
+    """Images: folder, prefix, tar, Parquet file, manifest or pattern. A manifest is csv, tsv, jsonl
+    or Parquet with a column uri; a pattern is photos/*.jpg or s3://bucket/shards-{000..010}.tar. On
+    a disk, or at any URL that fsspec knows."""
     table: str
-    """Folder or object-store prefix of the segment table; it is made where there is none."""
+    """Segment table: a folder or prefix, made where there is none."""
     model: str
-    """Folder of a model in the transformers format, or its id on the hub."""
+    """A folder, a name that `maskformer zoo` lists, or a hub id. The files are in the format of
+    transformers."""
     limit: int | None = None
-    """Label the first so many images of the corpus only."""
+    """Label only so many images, the first of the corpus."""
     error_budget: float = 0.1
-    """Largest share of images in error with which a run still counts as done, in [0, 1]."""
+    """Share of images in error that is tolerated, in [0, 1]. With more the run ends, with exit code
+    4; what was labelled stays."""
     dry_run: bool = False
-    """Plan, time a few images, say how long the run would take, and write nothing."""
+    """Plan, time a few images, forecast the run, write nothing."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -38,34 +41,37 @@ class LabelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
-    """What becomes a segment, and how the model runs. The table is bound to all but the batches."""
+    """What becomes a segment, and how the model runs; a table has one choice of these."""
 
     task: Literal["panoptic", "instance", "semantic"] = "panoptic"
-    """panoptic: each pixel in at most one segment, of things and stuff; instance: things, the best
-    one wins a pixel; semantic: one segment per label, which covers the image."""
+    """Kind of segments. panoptic: things and stuff, each pixel in at most one segment; instance:
+    things alone, the best wins a pixel; semantic: one segment per label, which together cover the
+    image."""
     threshold: float | None = None
-    """Lowest score of a segment, in [0, 1]; 0.5. Not for semantic."""
+    """Lowest score of a segment, in [0, 1]; usually 0.5. Not for semantic."""
     mask_threshold: float | None = None
-    """Lowest probability of a mask's own pixels, in [0, 1]; 0.5. Not for semantic."""
+    """Lowest probability of a mask's own pixels, in [0, 1]; usually 0.5. Not for semantic."""
     overlap_mask_area_threshold: float | None = None
-    """Least share of its own pixels that a segment must win from others, in [0, 1]; 0.8. Not for
-    semantic."""
+    """Least share of its mask that a segment must win; usually 0.8. Other segments win the rest of
+    its pixels; in [0, 1]. Not for semantic."""
     label_ids_to_fuse: tuple[int | str, ...] | None = None
-    """Labels of stuff, by name or id (sky,ground), or stuff, or none. All segments of such a label
-    become one per image, with is_thing=false. `stuff` are all labels that the model or the zoo
-    knows to be stuff: the default of a new table; one that is there goes on as it was made.
-    Panoptic only."""
+    """Labels of stuff: names or ids (sky,ground), `stuff` or `none`. All segments of such a label
+    become one per image, with is_thing=false. `stuff` means all labels that the model or the zoo
+    knows to be stuff, and is the default of a new table; a table that is there goes on as it was
+    made. Panoptic only."""
     resize_rule: Literal["transformers", "detectron2"] = "transformers"
-    """transformers: stretch to a multiple of the divisor; detectron2: pad to it, as published."""
+    """How sides become multiples of the model's divisor. transformers: stretch the image;
+    detectron2: pad it, as published."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the model's weights and activations; fp16 is for GPUs, CPUs emulate it a
-    thousand times slower."""
+    """Number format of weights and activations. fp16 is for GPUs: CPUs emulate it a thousand times
+    slower."""
     batch_pixels: int | None = None
-    """Most pixels of a batch after resizing; 4 megapixels for each 16 GB of a GPU, one image on a
-    CPU."""
+    """Most pixels of a batch after resizing. By default 4 megapixels for each 16 GB of a GPU, one
+    image on a CPU."""
     out_of_memory: Literal["record", "shrink", "tile"] = "record"
-    """What becomes of one image that the model has no memory for: an error, or, where rows may
-    depend on the machine, segments seen at half its size and less, or part by part."""
+    """What to do with an image too large for the model's memory. record: an error; shrink: segment
+    it at half its size and less; tile: segment it part by part. With the last two, rows may depend
+    on the machine."""
     segment_seconds: float = 600
     """An image that takes longer in the model, or after it, is an error."""
 
@@ -108,7 +114,7 @@ class SegmentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedThresholds:
-    """What `SegmentSettings` leaves to the defaults, decided."""
+    """Holds the thresholds that `SegmentSettings` leaves to the defaults."""
 
     threshold: float
     mask_threshold: float

@@ -7,18 +7,19 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """Which table, and how closely to look."""
+    """Which table is verified, and how closely."""
 
     table: str
-    """Folder or object-store prefix of the segment table; needs no `--table` before it."""
+    """Segment table: a folder or prefix."""
     sample: float = 1.0
-    """Share of the images whose run lengths are looked at, in (0, 1]; the same ones each time."""
+    """Share of the images whose run lengths are read, in (0, 1]. The same images are taken each
+    time."""
     json: bool = False
-    """Print one JSON object in place of the lines for people."""
+    """Print one JSON object in place of lines for people."""
     examples: int = 5
-    """How many places are shown for each rule that is broken."""
+    """How many places are shown for each broken rule."""
     num_threads: int | None = None
-    """How many units are looked at at once; one for each core."""
+    """How many units are read at once; by default one per core."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
@@ -31,15 +32,15 @@ class VerifySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CompactSettings:
-    """Which table, and how large its files become."""
+    """Which table is compacted, and how large its files become."""
 
     table: str
-    """Folder or object-store prefix of the segment table; needs no `--table` before it."""
+    """Segment table: a folder or prefix."""
     target_bytes: int = 2**28
-    """Size of the files that are made; one that has half of it is not written again."""
+    """Size of the files that are made. One that has half of it is not written again."""
     remove_units_after_days: int | None = None
-    """Remove the own files of units that a compacted file has held for so many days. Patterns as
-    `TABLE/segments/*.parquet` miss these rows then: read the files that
+    """Remove small files that were compacted so many days ago. Patterns as
+    `TABLE/segments/*.parquet` miss their rows then: read the files that
     `pipeline.table.store.segments(TABLE).files` names, as any tool can."""
 
     def __post_init__(self) -> None:

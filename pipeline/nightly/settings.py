@@ -9,21 +9,21 @@ from pipeline.labelling.settings import PARTS as LABELLING
 
 @dataclass(frozen=True, kw_only=True)
 class NightlySettings:
-    """What a night takes on, until when, and how it keeps others away."""
+    """Which files are labelled, until when, and how other runs are kept away."""
 
     retry_errors: tuple[str, ...] = ()
-    """Classes of images in error to try again, as TooLarge after max_image_pixels was raised."""
+    """Classes of errors to try again, as NotFound,TooLarge."""
     max_attempts: int = 3
-    """Most rows that an image in error gets for one version of it, the first one counted."""
+    """Most rows that an image in error gets for one version of it."""
     settle_minutes: float = 10.0
-    """Younger files wait for the next night: they may still be written."""
+    """Younger files wait for the next run: they may still be written."""
     success_marker: str | None = None
-    """Name of an object, as _SUCCESS, without which the files beside it wait for the next night."""
+    """Files wait until an object of this name, as _SUCCESS, is beside them."""
     deadline: str | None = None
-    """Time of day, as 06:30, or duration, as 6h, by which the run is over; what has not begun in
-    time is left for the next night."""
+    """Time of day (06:30) or duration (6h) by which the run is over. Units that could not be done
+    by then are left for the next run."""
     heartbeat_seconds: float = 20.0
-    """How often the run says in the lock that it is alive."""
+    """How often the run renews its lock."""
     stale_seconds: float = 180.0
     """A lock that has not changed for so long belongs to a run that is dead."""
 
@@ -52,26 +52,26 @@ class ReportSettings:
     """What the report of a run says, and whom it tells."""
 
     gpu_hour_price: float | None = None
-    """Price of one GPU for an hour; without this and the next, the report names no cost."""
+    """Price of one GPU for an hour; without prices no cost is named."""
     node_hour_price: float | None = None
     """Price of one node for an hour, its GPUs left out."""
     currency: str = "USD"
-    """Of the prices."""
+    """Currency of the prices."""
     compared_runs: int = 7
-    """Earlier runs that labelled something, from the latest back, to compare with."""
+    """How many earlier runs that labelled something to compare with."""
     drift_watch: float = 0.1
-    """Population stability index from which the report says that something moves."""
+    """Population stability index from which the report names a drift."""
     drift_alarm: float = 0.25
     """Population stability index from which somebody has to look."""
     strangest_images: int = 10
-    """Images that are least like the others, to show with the reason."""
+    """How many of the images that are least like the others to show."""
     sheet_images: int = 12
-    """Images of the contact sheet."""
+    """How many images the contact sheet shows."""
     picture_bytes: int = 2**25
     """Most bytes to read for one picture; what lies deeper in an archive is not shown."""
     webhook_variable: str | None = None
-    """Environment variable with the URL that hears of failures and drift, as LABELLING_WEBHOOK; the
-    URL itself may hold a secret and is no setting."""
+    """Environment variable with the URL to tell of failures and drift. The URL itself may hold a
+    secret and is no setting."""
     webhook_seconds: float = 10.0
     """How long to wait for an answer of the webhook, three times at most."""
 
@@ -101,11 +101,11 @@ class SubmitSettings:
     """Where a job is submitted, and under which id."""
 
     submission_id: str
-    """The same for all attempts at the same thing, as the date of a nightly run."""
+    """Same id for all attempts at one job, as the date of a nightly run."""
     address: str | None = None
-    """Of the cluster's dashboard, as `http://head:8265`; RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
+    """Dashboard, as http://head:8265; by default RAY_API_SERVER_ADDRESS. Else RAY_ADDRESS."""
     working_dir: str | None = "."
-    """Folder that travels to the cluster and in which the command runs; `null` for none."""
+    """Folder that travels to the cluster and is the command's own."""
 
 
 PARTS = (*LABELLING, NightlySettings, ReportSettings)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSettings:
-    """How large a unit may become: the larger, the fewer files, and the more is lost in a crash."""
+    """How large a unit of work is: larger units are fewer files, and more is lost in a crash."""
 
     unit_images: int = 1000
-    """Most images of a unit, where their number is known without reading (files, Parquet)."""
+    """Most images of a unit, where their number is known (files, Parquet)."""
     unit_bytes: int = 2**30
-    """Most bytes of a unit; a tar or Parquet file larger than this is cut into several units."""
+    """Most bytes of a unit; larger tars and Parquet files are cut into several."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

@@ -5,23 +5,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ActorSettings:
-    """Number and size of actors. What is None follows from the cluster."""
+    """How many actors there are, and what each reserves of the cluster."""
 
     ray_address: str | None = None
-    """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
+    """Ray cluster; by default RAY_ADDRESS, else this machine alone."""
     dashboard: bool = False
-    """Prints where Ray's dashboard is; a cluster that is started here has one only then."""
+    """Print where Ray's dashboard is; a cluster of this machine has one only then."""
     num_actors: int | None = None
-    """Actors in all; one for each GPU, or one for each core without, as far as memory allows."""
+    """Processes with a model; by default one per GPU, or per core. As far as memory allows."""
     actor_gpus: float | None = None
-    """GPUs of an actor, 0.5 for two on one; 1, or 0 on a cluster without GPUs."""
+    """GPUs of an actor, 0.5 for two actors on one; by default 1, or 0 without GPUs."""
     actor_cpus: float | None = None
-    """CPUs that an actor reserves; a fifth of a node's for all its actors, beside GPUs at most 1
-    for each."""
+    """CPUs that an actor reserves. By default a fifth of a node's for all its actors, beside GPUs
+    at most 1 for each."""
     reader_cpus: float = 0.5
     """CPUs that a reading task reserves."""
     block_images: int | None = None
-    """Images that go to an actor at once, of the usual shape; 64 beside a GPU, or 16."""
+    """Images that go to an actor at once, of the usual shape; by default 64 beside a GPU, or 16."""
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):

@@ -24,7 +24,7 @@ _TAKES = {
     "endpoint_url": "URL", "address": "URL", "ray_address": "ADDRESS", "submission_id": "ID",
     "working_dir": "FOLDER", "source": "IN", "folder": "OUT", "config": "FILE", "name": "NAME",
     "window": "HEIGHT,WIDTH", "crop": "HEIGHT,WIDTH", "pad_to": "HEIGHT,WIDTH",
-    "label_ids_to_fuse": "LABELS", "deadline": "TIME", "licence": "TEXT",
+    "recipe": "NAME", "label_ids_to_fuse": "LABELS", "deadline": "TIME", "licence": "TEXT",
 }  # fmt: skip
 
 _SHOWN_ITEMS = 6
@@ -177,5 +177,5 @@ def _field_docstrings(kind: type) -> dict[str, str]:
             and isinstance(below, ast.Expr)
             and isinstance(below.value, ast.Constant)
         ):
-            found[above.target.id] = " ".join(str(below.value.value).split())
+            found[above.target.id] = " ".join(str(below.value.value).split()).replace("`", "")
     return found

@@ -160,7 +160,8 @@ def _spelled_out(
                 raise WrongUsage(f"there is no setting {word}; see --help")
             word = f"--{names.pop(0)}={word}"
         head, equals, value = word.partition("=")
-        name, dot, key = option_name(head).partition(".")
+        field, dot, key = head.partition(".")
+        name = option_name(field)
         option = options.get(name)
         _check_name(head, name=name, option=option, known=known)
         has_yes = bool(rest) and rest[0] in ("true", "false", "null")
@@ -223,8 +224,8 @@ def _one_line(error: Exception, *, options: Mapping[str, Option]) -> str:
         names = ", ".join(f"--{name.strip()}" for name in missing[1].split(","))
         return f"{names} must be given; see --help"
     if unknown := re.search(r"Option (.*?) is not accepted", text):
-        near = did_you_mean(unknown[1], list(options))
-        return f"there is no setting {unknown[1]}{near or '; see --help'}"
+        name = unknown[1].strip("'")
+        return f"there is no setting {name}{did_you_mean(name, list(options)) or '; see --help'}"
     wrong = re.search(r'key "(\w+)": .*(?:value: |Got value: )(.*)', text)
     if wrong and wrong[1] in options:
         return f"{wrong[1]} must be {options[wrong[1]].must_be}, got {wrong[2]!r}; see --help"

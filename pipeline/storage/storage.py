@@ -38,19 +38,22 @@ _exclusive_stores: dict[tuple[str | None, str], bool] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How to reach object storage; what is None comes from the usual AWS variables and files.
+    """How object storage is reached; by default as the AWS variables and files say.
 
     Travels to the workers by value and shows no secret when printed.
     """
 
     endpoint_url: str | None = None
-    """URL of an S3 server that is not Amazon's, as `http://127.0.0.1:8333`."""
+    """S3 server that is not Amazon's, as http://127.0.0.1:8333."""
     region: str | None = None
+    """Region of the bucket."""
     key: str | None = field(default=None, repr=False)
     """Access key; rather use AWS_ACCESS_KEY_ID. On the command line, which every process list
     shows, it is refused, as `secret` and `token` are."""
     secret: str | None = field(default=None, repr=False)
+    """Secret access key; rather use AWS_SECRET_ACCESS_KEY."""
     token: str | None = field(default=None, repr=False)
+    """Session token; rather use AWS_SESSION_TOKEN."""
     anonymous: bool = False
     """Read public buckets without credentials."""
     storage_attempts: int = 8
@@ -58,6 +61,7 @@ class Storage:
     storage_seconds: float = 300.0
     """After so long no further attempt at a request begins."""
     connect_timeout_seconds: float = 10.0
+    """How long to wait for a connection."""
     read_timeout_seconds: float = 30.0
     """How long a connection may stand still before the attempt counts as failed."""
 

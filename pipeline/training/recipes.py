@@ -16,38 +16,39 @@ _PREFIX = "maskformer-"
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Resizing, cropping, colours and mirroring, in this order; sizes in pixels.
+    """How images are resized, cropped, coloured and mirrored, in this order; pixels.
 
     Without `short_edges` and `scale_jitter` images have the size that the model is given when it
     segments.
     """
 
     short_edges: tuple[int, ...] = ()
-    """An image is resized to a short edge that is drawn from these."""
+    """Resize an image to a short edge that is drawn from these."""
     max_edge: int | None = None
-    """What the long edge may have then; null for any length."""
+    """Longest long edge after that; any length where not given."""
     scale_jitter: tuple[float, float] | None = None
-    """In place of short_edges: an image is resized to fit into the crop, times a factor drawn
-    between these two."""
+    """In place of --short_edges: fit the image into the crop, times a factor drawn between
+    these."""
     crop: tuple[int, int] | None = None
-    """(height, width) of a crop, at a place that is drawn; smaller images keep their size."""
+    """Crop this much at a random place; smaller images keep their size."""
     crop_range: tuple[int, int] | None = None
-    """As in DETR, in place of crop: half of the images are resized to one of crop_short_edges, cut
-    to sides drawn between these two, and only then resized as the other half."""
+    """As in DETR, in place of --crop: the least and the greatest side of a crop. Half of the images
+    are resized to one of --crop_short_edges, cut to sides drawn between these two, and only then
+    resized as the other half."""
     crop_short_edges: tuple[int, ...] = _DETR_SHORT_EDGES
-    """See crop_range."""
+    """Short edges that images have before --crop_range."""
     single_category_max_area: float = 1.0
-    """The share of a crop's labelled pixels that one label may have. A crop with more, or with one
-    label alone, is drawn again, up to ten times in all; 1 takes any crop, as published."""
+    """Largest share of a crop's labelled pixels that one label may have. A crop with more, or with
+    one label alone, is drawn again, up to ten times in all; 1 takes any crop, as published."""
     colour_jitter: bool = False
-    """Brightness, contrast, saturation and hue, as in SSD."""
+    """Change brightness, contrast, saturation and hue by chance, as in SSD."""
     flip: bool = True
-    """Half of the images are mirrored, left to right."""
+    """Mirror half of the images, left to right."""
     pad_to_crop: bool = False
-    """Images that are smaller than the crop are padded to it, with grey and void."""
+    """Pad images that are smaller than the crop to it, with grey and void."""
     pad_to: tuple[int, int] | None = None
-    """(height, width) of a batch, at least; else the largest image of a batch decides, and what is
-    learnt from an image depends a little on those beside it."""
+    """Least size of a batch. Else the largest image of a batch decides, and what is learnt from an
+    image depends a little on those beside it."""
 
     def __post_init__(self) -> None:
         for name in ("short_edges", "crop_short_edges", "crop", "crop_range", "pad_to"):
@@ -99,11 +100,11 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSettings:
-    """Settings of a published model"""
+    """All settings of a published model at once."""
 
     recipe: str | None = None
-    """Train as a model of the zoo was trained, as resnet50-ade20k; --config and other options come
-    before it. `maskformer zoo` lists the names."""
+    """Published settings of a zoo model, as swin-tiny-ade20k. The file of --config and other
+    options come before them. `maskformer zoo` lists the names."""
 
 
 def recipe_names() -> list[str]:

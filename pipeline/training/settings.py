@@ -16,18 +16,18 @@ Task = Literal["semantic", "panoptic", "instance"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """Where the model goes, and what is written down on the way."""
+    """Where the model goes, and what is written on the way."""
 
     output: str
-    """Folder or object-store prefix: the model, its card and curves, metrics and checkpoints."""
+    """Folder or prefix for the model, curves, metrics and checkpoints."""
     seed: int = 0
-    """Of the order of images, their augmentation, dropout and fresh weights."""
+    """Decides the order of images, their augmentation, dropout and fresh weights."""
     auxiliary_losses: bool = True
-    """Losses of each decoder layer, as published, instead of the last alone."""
+    """Take the losses of each decoder layer, as published, not of the last alone."""
     checkpoint_every: int = 1000
     """Steps between checkpoints, which are judged by --validation."""
     keep_checkpoints: int = 2
-    """How many of the last are kept, beside the best."""
+    """How many of the last checkpoints are kept, beside the best."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
 
@@ -39,18 +39,19 @@ class FinetuneSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StartSettings:
-    """What training begins with."""
+    """Which weights and which architecture training begins with."""
 
     model: str | None = None
-    """A trained MaskFormer: a folder, a name of the zoo or the hub. With `architecture` only the
-    weights of its backbone: ImageNet's, say, as a file or a name of the hub; None for none."""
+    """Trained MaskFormer to begin with: folder, zoo name or hub id. With --architecture only the
+    weights of its backbone, such as ImageNet's, as a file or a name of the hub; without either, all
+    weights are fresh."""
     architecture: str | dict[str, Any] | None = None
-    """The MaskFormer that is built where `model` is no whole one: a name of the zoo, a config.json,
-    or its fields, as {backbone_config: {...}, decoder_config: {...}}."""
+    """MaskFormer to build where --model is none: zoo name, config.json or its fields. Fields are
+    written {backbone_config: {...}, decoder_config: {...}}."""
     image_processor: dict[str, Any] | None = None
     """Settings of preprocessor_config.json that differ from the model's: {image_mean: [...]}."""
     licence: str | None = None
-    """Of the weights that training begins with, for the model card."""
+    """Licence of the weights to begin with, for the model card."""
 
     def __post_init__(self) -> None:
         if self.model is None and self.architecture is None:
@@ -64,53 +65,56 @@ class TargetSettings:
     """What is learnt from the labels."""
 
     task: Task | None = None
-    """A mask for each label in an image (semantic), for each segment (panoptic), or for each thing
-    (instance); what the labels tell at most where null."""
+    """Kind of masks; by default as much as the labels tell. semantic: one for each label in an
+    image; panoptic: for each segment; instance: for each thing."""
     ignore_void: bool = False
-    """Pixels without a label, crowds and padding count for nothing; else they are outside of every
+    """Pixels without a label, crowds and padding count for nothing. Else they are outside of every
     mask, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimisationSettings:
-    """AdamW as published, over steps of one batch of the whole cluster each."""
+    """Steps, learning rates and precision of AdamW."""
 
     num_steps: int = 10_000
-    """Steps in all."""
+    """Number of steps; each takes one batch."""
     batch_size: int = 16
-    """Images of a step, on all workers together; more workers have fewer each."""
+    """Images of a step, on all workers together."""
     micro_batches: int = 1
-    """Pieces in which a worker does its images of a step, for less memory and the same result."""
+    """Pieces of a worker's images of a step: less memory, same result."""
     learning_rate: float = 1e-4
+    """Highest learning rate."""
     weight_decay: float = 1e-4
-    """Not of norms, embeddings and tables of positions, which have none."""
+    """Weight decay; norms, embeddings and tables of positions have none."""
     backbone_rate: float = 0.1
-    """The backbone's learning rate as a share of the rest's."""
+    """Learning rate of the backbone as a share of the rest's."""
     schedule: Literal["polynomial", "steps"] = "polynomial"
-    """polynomial: (1 - step / num_steps) ** power; steps: a tenth from each of `decay_steps` on."""
+    """How the rate falls. polynomial: (1 - step / num_steps) ** power; steps: to a tenth at each of
+    --decay_steps."""
     power: float = 0.9
-    """Of the polynomial."""
+    """Exponent of the polynomial schedule."""
     decay_steps: tuple[int, ...] = ()
-    """Where the rate falls to a tenth, with the schedule steps."""
+    """Steps at which the rate falls to a tenth, with --schedule steps."""
     warmup_steps: int = 0
-    """Steps over which the rate rises to its value in a line."""
+    """Steps over which the rate rises linearly to its value."""
     warmup_share: float = 1e-6
-    """The share of the rate that the rise begins with."""
+    """Share of the rate that the warm-up begins with."""
     clip_norm: float | None = 0.01
-    """Longest gradient of the whole model; longer ones are shortened to it. None for no bound."""
+    """Longest gradient of the whole model; longer ones are shortened to it."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the arithmetic; weights and losses stay float32. fp16 scales its losses; for GPUs."""
+    """Number format of arithmetic; weights and losses stay float32. fp16 scales its losses, and
+    is for GPUs."""
     average_decay: float | None = None
-    """Keep a moving average of the weights with this share of the old, as 0.9999, and evaluate and
-    deliver that; None for none."""
+    """Keep a moving average of the weights with this share of the old, as 0.9999. The average is
+    evaluated and delivered."""
     non_finite: Literal["raise", "skip"] = "raise"
-    """On a step whose gradient is not finite: stop the run, or leave the step out."""
+    """On a step whose gradient is not finite: stop the run, or skip the step."""
     frozen_weights: tuple[str, ...] = ()
-    """Shell patterns of weights that stay as they are, by the names in the model's file. The first
-    stage of a Swin: model.pixel_level_module.encoder.model.encoder.layers.0.*"""
+    """Shell patterns of weights that stay as they are, by their names in the model's file. The
+    first stage of a Swin: model.pixel_level_module.encoder.model.encoder.layers.0.*"""
     batch_norm: Literal["as_built", "frozen", "synchronised"] = "as_built"
-    """as_built: each worker's images, unless the model's own configuration froze it; frozen:
-    nothing of it changes; synchronised: the images of all workers, on GPUs."""
+    """Statistics of batch norm. as_built: of each worker's images, unless the model's configuration
+    froze it; frozen: nothing of it changes; synchronised: of the images of all workers, on GPUs."""
     compile: bool = False
     """Compile the model (torch.compile): a slow start, and faster steps on GPUs."""
 
@@ -140,21 +144,21 @@ class OptimisationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings:
-    """By what the model is judged at each checkpoint."""
+    """How the model is judged at each checkpoint."""
 
     validation: str | None = None
-    """Labelled images as --dataset takes them; None for no validation, and the last checkpoint is
-    the best."""
+    """Labelled images to judge by, as for --dataset. Without them the last checkpoint is delivered,
+    not the best."""
     validation_images: str | None = None
-    """Where their photographs are, as --images."""
+    """Folder of their photographs, as --images."""
     validation_maps: str | None = None
-    """Where their maps are, as --maps."""
+    """Folder of their label maps, as --maps."""
     validation_limit: int | None = None
-    """Judge by the first so many of them only."""
+    """Judge by only so many of them, the first ones."""
     threshold: float | None = None
     """Lowest score of a segment, as for labelling. Not for semantic."""
     overlap_mask_area_threshold: float | None = None
-    """As for labelling. Not for semantic."""
+    """Least share of its mask that a segment must win, as for labelling. Not for semantic."""
     drawn_images: int = 4
     """How many of the worst images are drawn for TensorBoard."""
 
@@ -172,20 +176,20 @@ class ValidationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """Who trains. Nothing here changes what comes out."""
+    """Processes that train; none of these changes what comes out."""
 
     num_workers: int = 1
-    """Processes that share the images of each step; one for each GPU."""
+    """Processes that share each step's images; one for each GPU."""
     worker_cpus: float | None = None
-    """CPUs that a worker reserves; 1 beside a GPU, else its share of what the cluster has."""
+    """CPUs that a worker reserves; by default 1 beside a GPU, else its share of the cluster's."""
     loader_processes: int = 1
-    """Processes beside each worker that decode and augment; 0 for none, and the worker waits."""
+    """Processes beside each worker that decode and augment; with 0 the worker waits."""
     max_failures: int = 3
-    """How often workers are started again, from the last checkpoint, before the run gives up."""
+    """How often lost workers are started again, from the last checkpoint."""
     ray_address: str | None = None
-    """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
+    """Ray cluster; by default RAY_ADDRESS, else this machine alone."""
     dashboard: bool = False
-    """Prints where Ray's dashboard is; a cluster that is started here has one only then."""
+    """Print where Ray's dashboard is; a cluster of this machine has one only then."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_workers", 1), ("loader_processes", 0), ("max_failures", 0)):

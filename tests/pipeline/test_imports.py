@@ -16,7 +16,7 @@ ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
-    "cluster", "flow", "forecast", "metrics", "poison", "inside_ray", "operators", "run",
+    "cluster", "doctor", "flow", "forecast", "metrics", "poison", "inside_ray", "operators", "run",
     "scheduling", "submission", "worker",
 }  # fmt: skip
 
@@ -72,6 +72,13 @@ def test_libraries_are_known_where_they_are_needed(path):
         assert path.stem in RAY, f"{name} imports ray"
     if "jsonargparse" in tops(path):
         assert name == Path("pipeline/runtime/settings.py")
+        assert "jsonargparse" not in tops(path, at_start_only=True), "help needs none of it"
+    if "shtab" in tops(path):
+        assert name == Path("pipeline/cli/completion.py")
+    if name.parts[0] == "jobs" and name.stem != "__init__":
+        assert {each for each in imported(path) if each.startswith("pipeline")} == {
+            "pipeline.cli.running"
+        }
     if tops(path) & {"fsspec", "s3fs"}:
         assert name.parent == Path("pipeline/storage")
     if name.parts[0] == "pipeline" and "torch" in tops(path, at_start_only=True):
@@ -131,6 +138,21 @@ def test_no_folder_imports_itself_through_others(package):
                 folder_of(other) for other in others if other.startswith(f"{package}.")
             } - {folder_of(module)}
     assert cycle_in(folders) == []
+
+
+def test_nothing_imports_the_command_but_the_jobs():
+    users = {
+        module for module, others in IMPORTS.items() if any("pipeline.cli" in o for o in others)
+    }
+    assert {user.split(".")[0] for user in users if "pipeline.cli" not in user} == {"jobs"}
+
+
+def test_settings_are_light():
+    """Help shows them without loading what works with them."""
+    names = [name for name in MODULES if name.endswith((".settings", ".actor_settings"))]
+    assert len(names) > 8
+    modules = modules_after("\n".join(f"import {name}" for name in names))
+    assert not modules & {"torch", "ray", "pyarrow", "numpy", "PIL", "transformers", "jsonargparse"}
 
 
 def test_the_zoo_is_data_that_imports_nothing_of_maskformer():

@@ -27,7 +27,7 @@ def asked(capfd, *words: str) -> tuple[int, dict[str, str], str]:
     """Exit code, lines by subject, and the whole text."""
     code = main(["doctor", *words])
     text = capfd.readouterr().out
-    lines = [line for line in text.splitlines() if ": " in line and line[0] != " "]
+    lines = [line for line in text.splitlines()[:-1] if ": " in line and line[0] != " "]
     return code, {line[11:].split(":")[0]: line for line in lines}, text
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from pipeline.runtime.settings import Settings, WrongUsage, parse
+from pipeline.runtime.settings import Settings, WrongUsage, parse, resolved_yaml
 from pipeline.storage import Storage
 
 
@@ -25,6 +25,8 @@ class Cook:
     tables: tuple[int, ...] | None = None
     quietly: bool = False
     covered: bool | None = None
+    table_size: int = 4
+    recipe: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.salt is not None and self.salt < 0:
@@ -105,6 +107,12 @@ def test_the_yaml_says_what_differs_and_the_command_line_what_differs_today(conf
         (["--quietly", "false"], "quietly", False),
         (["--quietly=true"], "quietly", True),
         (["--dish", "a=b"], "dish", "a=b"),
+        (["--table-size=7"], "table_size", 7),
+        (["--table-size", "7"], "table_size", 7),
+        (["--table_size=7"], "table_size", 7),
+        (["--dish", "a-b_c"], "dish", "a-b_c"),
+        (["--spices", "salt-free,b_c"], "spices", ("salt-free", "b_c")),
+        (["--recipe.time-to_boil=3"], "recipe", {"time-to_boil": 3}),
     ],
 )
 def test_values_are_written_as_people_write_them(words, name, value):
@@ -114,17 +122,23 @@ def test_values_are_written_as_people_write_them(words, name, value):
 @pytest.mark.parametrize(
     ("words", "pieces"),
     [
-        (["--heta=high"], ["no setting", "--heta"]),
+        (["--heta=high"], ["no setting", "--heta", "did you mean --heat?"]),
         (["--hea=high"], ["no setting", "--hea"]),  # no guessing what was meant
+        (["--guests-numbr=3"], ["no setting", "--guests-numbr", "see --help"]),
         (["stray"], ["no setting", "stray"]),
-        (["--number=many"], ["number must be int", "'many'"]),
-        (["--number=2.5"], ["number must be int", "2.5"]),
-        (["--salt=much"], ["salt must be float or null", "'much'"]),
+        (["--number=many"], ["number must be a whole number", "'many'"]),
+        (["--number=2.5"], ["number must be a whole number", "2.5"]),
+        (["--salt=much"], ["salt must be a number or null", "'much'"]),
         (["--heat=medium"], ["heat must be 'low' or 'high'", "'medium'"]),
-        (["--tables=1,x"], ["tables must be tuple[int, ...] or null", "x"]),
-        (["--quietly=maybe"], ["quietly must be bool", "maybe"]),
+        (
+            ["--tables=1,x"],
+            ["tables must be whole numbers with commas between them or null", "x"],
+        ),
+        (["--quietly=maybe"], ["quietly must be true or false", "maybe"]),
         (["--salt=-1"], ["salt must be at least 0", "-1"]),
-        (["--salt"], ["--salt", "expected one argument"]),
+        (["--salt"], ["--salt needs a value: a number"]),
+        (["--dish", "--salt=1"], ["--dish needs a value: text"]),
+        (["--config"], ["--config needs a value: a file"]),
         (["--config=/no/such.yaml"], ["/no/such.yaml"]),
     ],
 )
@@ -136,7 +150,7 @@ def test_what_is_wrong_is_one_line_with_name_and_value(words, pieces):
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(WrongUsage, match=r"required.*dish"):
+    with pytest.raises(WrongUsage, match=r"^--dish must be given; see --help$"):
         parse(PARTS, arguments=[])
 
 
@@ -144,7 +158,8 @@ def test_what_is_missing_is_named():
     ("text", "piece"),
     [
         ("heta: high", "heta"),
-        ("salt: much", "salt must be float or null, got 'much'"),
+        ("salt: much", "salt must be a number or null, got 'much'"),
+        ("heta: high", "there is no setting heta; did you mean heat?"),
         ("salt: -1", "salt must be at least 0"),
         ("salt: [1", "config"),
         ("- salt", "config"),
@@ -159,6 +174,35 @@ def test_settings_written_down_say_the_same_again(config):
     settings = parsed("--spices=a,b", "--tables=1", "--salt=0.25", "--quietly", "--number=7")
     again = parse(PARTS, arguments=[config(settings.to_yaml())])
     assert again == settings
+
+
+def test_what_is_resolved_is_written_as_a_file_to_start_from(config):
+    words = ["--heat=high", "--spices=a,b"]
+    text = resolved_yaml(PARTS, arguments=words, preset={"number": 5, "tables": (1, 2)})
+    assert "# Who cooks\n# dish: TEXT\nheat: high\n" in text
+    assert "tables: [1, 2]\n" in text
+    assert "password" not in text
+    again = parse(PARTS, arguments=[config(text), "--dish=soup"])
+    assert again.of(Cook) == Cook(dish="soup", heat="high", spices=("a", "b"), tables=(1, 2))
+    assert again.of(Guests).number == 5
+    assert "dish: tea\n" in resolved_yaml(PARTS, arguments=["--dish=tea"])
+
+
+def test_a_preset_stands_in_place_of_the_defaults(config):
+    def heat_and_number(*words: str) -> tuple[str, int]:
+        preset = {"heat": "high", "number": 5}
+        settings = parse(PARTS, arguments=["--dish=soup", *words], preset=preset)
+        return settings.of(Cook).heat, settings.of(Guests).number
+
+    assert heat_and_number() == ("high", 5)
+    assert heat_and_number(config("number: 7")) == ("high", 7)
+    assert heat_and_number(config("number: 7"), "--heat=low") == ("low", 7)
+
+
+def test_words_without_a_name_are_the_positional_settings_in_order():
+    for words in (["soup", "high"], ["soup", "--salt=1", "high"], ["--quietly", "soup", "high"]):
+        cook = parse(PARTS, arguments=words, positional=("dish", "heat")).of(Cook)
+        assert (cook.dish, cook.heat) == ("soup", "high")
 
 
 def test_secrets_are_refused_on_the_command_line_and_not_repeated(config):
