@@ -29,7 +29,7 @@ from pipeline.planning.previous_plans import PreviousPlans
 from pipeline.planning.splitting import Cutter
 from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import File, Storage, StorageFault
-from pipeline.storage.locations import what_is_near
+from pipeline.storage.locations import describe_nearest_folder
 from pipeline.table.plans import put_in_force, write_plan
 from pipeline.table.store import TableSpec, TableStore
 from pipeline.table.units import PLAN, Unit, unit_id
@@ -250,7 +250,7 @@ def _nothing(corpus: str, listing: Listing, *, storage: Storage) -> str:
         for reason, count, examples in listing.skipped.by_frequency()
     )
     if not but and next(storage.files(listing.root), None) is None:
-        return f"{what}: {what_is_near(corpus, storage=storage)}"
+        return f"{what}: {describe_nearest_folder(corpus, storage=storage)}"
     if not but and storage.absolute(corpus) != listing.root:
         but = f"; nothing that is there below {listing.root} matches"
     return f"{what} at {corpus}{but}; see --corpus in --help"
