@@ -1,10 +1,8 @@
-"""The corpus: which sources lie behind a location.
+"""Lists the sources of a corpus.
 
-A listing is read as it comes: millions of files of a prefix take no memory, and of a manifest's
-entries only a digest is kept.
-
-Takes what the user names (a prefix, an archive, a Parquet file, a manifest), gives whole `Source`s
-in a fixed order; `planning/planner.py` cuts and groups them.
+Takes a location that the user names (a prefix, an archive, a Parquet file, a manifest), yields
+whole `Source`s in a fixed order; `planning/planner.py` cuts and groups them. A listing is streamed:
+millions of files of a prefix take no memory, and of a manifest's entries only digests are kept.
 """
 
 import hashlib
@@ -15,7 +13,7 @@ from pipeline.corpora.columns import UnsureColumns
 from pipeline.corpora.encoded import ReadSettings
 from pipeline.corpora.formats import IMAGE_ENDINGS
 from pipeline.corpora.lookups import refusal
-from pipeline.corpora.manifests import Entry, looked_at, read_manifest
+from pipeline.corpora.manifests import ManifestEntry, look_up_files, read_manifest
 from pipeline.corpora.parquet_images import holds_images
 from pipeline.corpora.patterns import Pattern, pattern_of
 from pipeline.corpora.sources import Kind, Source
@@ -41,39 +39,37 @@ _MOST_FAULTS = 5
 
 @dataclass
 class Listing:
-    """What a corpus holds, as far as a listing tells; all but `root` grows while it is read."""
+    """The content of a corpus; all but `root` grows while `sources` is read."""
 
     root: str
     sources: Iterator[Source]
     skipped: SkipCounts = field(default_factory=SkipCounts)
-    """Files that are no source, by reason."""
+    """Counts of files that are no sources, by reason."""
     doubled: list[str] = field(default_factory=list)
-    """Locations that a manifest, or a manifest and its prefix, name once more; the first
-    thousand."""
+    """The first thousand locations that a manifest repeats, or that the prefix has too."""
     more_doubled: int = 0
-    """Number of those that are not named."""
+    """Number of further ones."""
     waiting: int = 0
-    """Files that are left for another time."""
+    """Number of files that `waits` leaves for a later run."""
     waiting_absent: int = 0
-    """Those of them that are not there."""
+    """Number of those that do not exist."""
     out_of_reach: int = 0
-    """Files that the storage could say nothing of."""
+    """Number of files that the storage could not be asked about."""
     faults: list[str] = field(default_factory=list)
-    """Why, of the first of them."""
+    """The faults of the first of them."""
     notices: list[str] = field(default_factory=list)
-    """Sentences on how manifests are read, for people."""
+    """Remarks for people on how manifests are read."""
 
-    def leave(self, fault: StorageFault) -> None:
+    def count_fault(self, fault: StorageFault) -> None:
         self.out_of_reach += 1
         if len(self.faults) < _MOST_FAULTS:
             self.faults.append(str(fault))
 
     def count_skipped(self, uri: str, *, reason: str) -> None:
-        """Counts a file that could hold images and is no source; the reason is a few plain words,
-        as "hidden"."""
+        """Counts a file that could hold images and is no source; `reason` is as "hidden"."""
         self.skipped.add(uri, reason=reason)
 
-    def take_once(self, uri: str) -> None:
+    def count_doubled(self, uri: str) -> None:
         if len(self.doubled) < _MOST_NAMED:
             self.doubled.append(uri)
         else:
@@ -88,18 +84,18 @@ def list_corpus(
     is_planned: Callable[[File], bool] = lambda file: False,
     waits: Callable[[File], bool] = lambda file: False,
 ) -> Listing:
-    """The sources of a corpus, each once, in the order of the listing.
+    """Lists the sources of a corpus, each once, in the order of the listing.
 
-    Kinds may be mixed in one prefix. A Parquet file with a column of bytes holds images; one with a
-    column `uri`, like a csv or jsonl file with one, is a manifest, and its entries are sources. The
-    location may be a pattern, as shells have them.
+    One prefix may mix kinds. A Parquet file with a column of bytes holds images; one with a column
+    `uri`, like such a csv or jsonl file, is a manifest, whose entries are sources. The location may
+    be a pattern, as in shells.
 
     Args:
-        is_planned: whether an earlier plan holds a Parquet file, so that none has to look inside.
-        waits: whether a file is to be left for another time.
+        is_planned: true for a Parquet file of an earlier plan, which then need not be opened.
+        waits: true if a file is left for a later run.
 
     Raises:
-        ValueError: a manifest cannot be read for certain, or the location is none.
+        ValueError: the location is malformed, or a manifest cannot be read for certain.
     """
     check_location(uri, setting="the corpus")
     place = storage.absolute(uri)
@@ -114,7 +110,7 @@ def list_corpus(
         listed = storage.files(root)
         if pattern is not None:
             listed = (file for file in listed if pattern.matches(file.uri))
-        visible = VisibleFiles(root=root, storage=storage, of_a_kind=kind_of)
+        visible = VisibleFiles(root=root, storage=storage, kind_of=kind_of)
         files = visible.among(listed, count_skipped=listing.count_skipped)
     found = _found(
         _settled(files, listing, waits=waits),
@@ -133,7 +129,7 @@ def list_corpus(
 class _Found:
     source: Source
     is_named: bool = False
-    """By a manifest; otherwise the listing itself has it."""
+    """A manifest names it; otherwise the listing itself shows it."""
 
 
 def _found(
@@ -153,7 +149,7 @@ def _found(
         if kind in ("file", "tar") or is_left:
             yield _Found(_source(file, name=name, kind=str(kind)))
             continue
-        if kind is None or not file.etag:  # without an etag: nothing lies where its link leads
+        if kind is None or not file.etag:  # without an etag: a broken link
             listing.count_skipped(file.uri, reason=OF_NO_KNOWN_KIND)
             continue
         if kind == "parquet":
@@ -166,19 +162,20 @@ def _found(
             manifest = read_manifest(file, storage=storage, is_asked_for=is_asked_for)
         except UnsureColumns as error:
             if is_asked_for:
-                what = "no column of images (--image_column names one), and " * (kind == "parquet")
-                raise ValueError(f"{file.uri}: {what}{error}") from error
+                no_images = "no column of images (--image_column names one), and "
+                reason = f"{no_images if kind == 'parquet' else ''}{error}"
+                raise ValueError(f"{file.uri}: {reason}") from error
             listing.count_skipped(file.uri, reason=WITHOUT_LOCATIONS)
             continue
         listing.notices += [manifest.notice] if manifest.notice else []
-        for entry, there in looked_at(manifest.entries, file, storage=storage):
-            if isinstance(there, StorageFault):
-                listing.leave(there)
-            elif waits(there):
+        for entry, found in look_up_files(manifest.entries, file, storage=storage):
+            if isinstance(found, StorageFault):
+                listing.count_fault(found)
+            elif waits(found):
                 listing.waiting += 1
-                listing.waiting_absent += not there.etag
+                listing.waiting_absent += not found.etag
             else:
-                source = _named_source(entry, there, root=listing.root)
+                source = _named_source(entry, found, root=listing.root)
                 yield _Found(source, is_named=True)
 
 
@@ -189,7 +186,7 @@ def _settled(
         if waits(file):
             listing.waiting += 1
         elif not file.may_be_read and kind_of(file.uri) is not None:
-            listing.leave(refusal(file))
+            listing.count_fault(refusal(file))
         else:
             yield file
 
@@ -201,13 +198,13 @@ def _once(
     visible: VisibleFiles | None,
     pattern: Pattern | None,
 ) -> Iterator[Source]:
-    """Each source once. A prefix has each of its files once: only manifests repeat one."""
+    """Yields each source once. A prefix has each of its files once: only manifests repeat one."""
     named: set[bytes] = set()
-    # That the prefix had so far: whether one is a source, nobody knows before it is opened.
+    # Parquet files of the prefix so far; whether one holds images shows only when it is opened.
     parquet_files: set[str] = set()
 
     def is_listed(source: Source) -> bool:
-        """Whether the prefix has what a manifest names; there it is taken, under its path."""
+        """True if the prefix itself has the source, and so yields it under its path."""
         if source.uri in parquet_files:
             return True
         is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
@@ -226,13 +223,13 @@ def _once(
         else:
             is_doubled = False
         if is_doubled:
-            listing.take_once(source.uri)
+            listing.count_doubled(source.uri)
         else:
             yield source
 
 
 def kind_of(uri: str) -> Kind | str | None:
-    """The kind of file that its ending promises: a source's, `manifest`, or None."""
+    """Returns the kind of file by its ending: a source's, `manifest`, or None."""
     name = uri.rsplit("/", 1)[-1].lower()
     for kind, endings in _KINDS:
         if name.endswith(endings):
@@ -255,7 +252,7 @@ def _source(file: File, *, name: str, kind: str) -> Source:
     )
 
 
-def _named_source(entry: Entry, file: File, *, root: str) -> Source:
+def _named_source(entry: ManifestEntry, file: File, *, root: str) -> Source:
     kind = kind_of(file.uri)
     name = entry.image_id or below(file.uri, root=root)
     return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")

@@ -1,4 +1,4 @@
-"""Encoded images as their sources have them, and the settings by which they are found.
+"""Holds encoded images as read from their sources, and the settings of that reading.
 
 `reading.py` and `tars.py` make them; `decoding.py` takes their bytes.
 """
@@ -13,20 +13,19 @@ from pipeline.corpora.sources import Source
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSettings:
-    """How images are found in their sources, and what is too much of one."""
+    """Settings that find images in sources and bound their size."""
 
     image_members: tuple[str, ...] = IMAGE_ENDINGS
-    """Extensions of an archive's members that are images; of members with the same name, the first
-    in this order is the image, and the others are left alone and counted. By default, all that are
-    images in a folder."""
+    """Extensions of an archive's members that are images. Of members with one name the first in
+    this order is the image, and the others are counted. By default, as in a folder."""
     image_column: str | None = None
     """The Parquet column with the encoded images; None finds it by name and type."""
     key_column: str | None = None
     """The Parquet column whose values are image ids; None numbers the rows."""
     max_image_bytes: int = 2**29
-    """An encoded image that is larger is an error."""
+    """A larger encoded image is an error."""
     max_image_pixels: int = 178_956_970
-    """An image with more pixels is an error, found out before any of them takes memory."""
+    """An image with more pixels is an error, before any of them takes memory."""
     image_seconds: float = 120
     """An image that takes longer to decode is an error."""
     image_memory_bytes: int = 2**32
@@ -46,11 +45,11 @@ class ReadSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedImage:
-    """An image as its source has it, or what kept us from getting it."""
+    """An image as its source stores it, or the error that took its place."""
 
     image_id: str
     uri: str
-    """Of the object that holds it."""
+    """The object that holds it."""
     member: str | None
     """Its name in an archive."""
     etag: str
@@ -62,7 +61,7 @@ class EncodedImage:
 
     @property
     def name(self) -> str:
-        """Where it lies, for messages."""
+        """Returns its location, for messages."""
         if self.member is not None:
             return f"{self.uri}, member {self.member}"
         return self.uri if self.row is None else f"{self.uri}, row {self.row}"
@@ -78,7 +77,7 @@ def too_large(size: int, *, settings: ReadSettings) -> str:
 def failed_source(
     source: Source, error_class: str, message: str, *, at: int | None = None
 ) -> EncodedImage:
-    """A row for the source itself, whose id no other slice of it uses."""
+    """Returns an error of the source itself, with an id that no other slice of it uses."""
     at = source.start if at is None else at
     image_id = f"{source.name}@{at}" if at else source.name
     error = ImageError(error_class, f"{source.uri}: {message}")
@@ -94,7 +93,7 @@ def encoded_image(
     error: ImageError | None = None,
     row: int | None = None,
 ) -> EncodedImage:
-    """An image of a source; in error where its format is known by its name and not read."""
+    """Returns an image of a source; an error if its name tells a format that is not read."""
     image = EncodedImage(
         image_id=image_id,
         uri=source.uri,

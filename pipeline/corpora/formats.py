@@ -1,10 +1,10 @@
-"""Formats: the endings that promise an image, in folders and archives alike.
+"""Lists the file endings of images, in folders and archives alike.
 
-Formats that are not read are named too: an image of one gets a row that says so, where a name that
-promises nothing is only counted.
+Endings of formats that are not read are listed too: such an image gets a row with an error, while a
+file with an unknown ending is only counted.
 """
 
-from pipeline.corpora.decoding import ImageError, what_it_looks_like
+from pipeline.corpora.decoding import ImageError, guess_content
 
 _READ_ENDINGS = (
     "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "avif", "jp2",
@@ -21,33 +21,32 @@ _OTHER_UNREAD_ENDINGS = (
 )  # fmt: skip
 _UNREAD_ENDINGS = frozenset([*_RAW_ENDINGS, *_OTHER_UNREAD_ENDINGS])
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
-# Brands that the decoder tells by itself, or may read.
+# Brands that the decoder itself recognises, or may read.
 _KNOWN_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 
 IMAGE_ENDINGS = (*_READ_ENDINGS, *_RAW_ENDINGS, *_OTHER_UNREAD_ENDINGS)
-"""In lower case and without the dot; of an archive's members with one name the first ending here is
-the image, so that a photograph goes before its raw file."""
+"""In lower case, without the dot. Of an archive's members with one name the image is the one whose
+ending comes first here, so that a photograph goes before its raw file."""
 
 
 def ending(name: str) -> str:
-    """What follows the last dot of a path, in lower case; empty where there is none."""
+    """Returns the part behind the last dot of a path in lower case, empty where there is none."""
     _, dot, last = name.rpartition("/")[2].rpartition(".")
     return last.lower() if dot else ""
 
 
 def unread_format(data: bytes, *, name: str, place: str) -> ImageError | None:
-    """The error of bytes in a format that is known by its ending and that the decoder would misread
-    or not know; None for all others.
+    """Returns an error for a format that its ending tells and that the decoder would misread.
 
     A camera's raw file begins like a TIFF, with a small preview in it. Bytes of a format that is
-    read are taken whatever the file is called.
+    read are accepted under any name.
     """
     promised = ending(name)
     if promised not in _UNREAD_ENDINGS or not data:
         return None
     is_tiff = data.startswith(_TIFF_STARTS) and promised in _RAW_ENDINGS
     is_other_brand = data[4:8] == b"ftyp" and data[8:12] not in _KNOWN_BRANDS
-    if not (is_tiff or is_other_brand or what_it_looks_like(data) == ""):
+    if not (is_tiff or is_other_brand or guess_content(data) == ""):
         return None
     return ImageError(
         "UnsupportedFormat",

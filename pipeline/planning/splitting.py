@@ -14,7 +14,7 @@ from pipeline.corpora.archives import ArchiveDamage
 from pipeline.corpora.compressed import compression_of
 from pipeline.corpora.parquet_images import RowGroups, parquet_groups
 from pipeline.corpora.reading import ReadSettings
-from pipeline.corpora.samples import Sample, sample_offsets
+from pipeline.corpora.samples import ArchiveSample, sample_offsets
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 
@@ -110,7 +110,7 @@ class Cutter:
 
     def around(self, source: Source, *, members: Collection[str]) -> Iterator[Source]:
         """The samples of an archive that have these images; all of it where it cannot be cut."""
-        samples: list[Sample] = []
+        samples: list[ArchiveSample] = []
         if source.kind == "tar":
             with self._open(source) as file:
                 samples = self._cuttable(source, file)
@@ -136,7 +136,7 @@ class Cutter:
             for sample, end in zip(samples, ends, strict=True)
         ]
 
-    def _cuttable(self, source: Source, file: BinaryIO) -> list[Sample]:
+    def _cuttable(self, source: Source, file: BinaryIO) -> list[ArchiveSample]:
         """The samples of a tar, none where it must stay whole."""
         if compression_of(file.read(8)) is not None:
             return []  # each slice would have to be unpacked from the beginning
@@ -149,7 +149,7 @@ class Cutter:
         # One without any image is read whole, to say so.
         return samples if any(sample.image is not None for sample in samples) else []
 
-    def _samples(self, source: Source, file: BinaryIO) -> Iterator[Sample]:
+    def _samples(self, source: Source, file: BinaryIO) -> Iterator[ArchiveSample]:
         names = self.reading.image_members
         return sample_offsets(file, image_members=names, start=source.start, stop=source.stop)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.storage import File, Storage
 from pipeline.table.compacted import CompactedFile
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore
@@ -107,7 +107,7 @@ def _segments_by_unit(table: TableStore, name: str) -> Iterator[tuple[str, pa.Ta
                     unit = unit_id
                     parts.append(rows)
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         raise DamagedFile(name, error) from error
     if parts:
         yield unit, pa.concat_tables(parts)
@@ -140,7 +140,7 @@ def _parsed(
         # One thread: whoever reads many files reads them in threads of its own.
         return file.read(columns=columns, use_threads=False)
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         raise DamagedFile(name, error) from error
 
 

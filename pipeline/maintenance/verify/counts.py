@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.corpora.parquet import read_parquet
-from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.maintenance.verify.findings import Findings
 from pipeline.table.partitions import KEY, Partitions, Records, grouped, keys
 from pipeline.table.plans import read_plan, runs_in_order
@@ -144,7 +144,7 @@ class TableCounts:
         except FileNotFoundError:
             self._findings.add("file", f"_runs/{run_id}/plan.parquet", "there is no such file")
         except PARQUET_ERRORS as error:
-            raise_if_of_the_system(error)
+            raise_if_from_storage(error)
             self._findings.add("file", f"_runs/{run_id}/plan.parquet", str(error))
         else:
             return True
