@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.corpora.columns import UnsureColumns
-from pipeline.corpora.encoded import ReadSettings
-from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.lookups import refusal
 from pipeline.corpora.manifests import ManifestEntry, look_up_files, read_manifest
 from pipeline.corpora.parquet_images import holds_images
 from pipeline.corpora.patterns import Pattern, pattern_of
+from pipeline.corpora.settings import ReadSettings
 from pipeline.corpora.sources import Kind, Source
 from pipeline.corpora.visible import VisibleFiles
 from pipeline.runtime.skips import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, SkipCounts

@@ -1,46 +1,19 @@
-"""Holds encoded images as read from their sources, and the settings of that reading.
+"""Holds encoded images as read from their sources.
 
 `reading.py` and `tars.py` make them; `decoding.py` takes their bytes.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from pipeline.corpora.decoding import ImageError
-from pipeline.corpora.formats import IMAGE_ENDINGS, unread_format
+from pipeline.corpora.decoding import ImageError, guess_content
+from pipeline.corpora.endings import OTHER_UNREAD_ENDINGS, RAW_ENDINGS, ending
+from pipeline.corpora.settings import ReadSettings
 from pipeline.corpora.sources import Source
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReadSettings:
-    """Settings that find images in sources and bound their size."""
-
-    image_members: tuple[str, ...] = IMAGE_ENDINGS
-    """Extensions of an archive's members that are images. Of members with one name the first in
-    this order is the image, and the others are counted. By default, as in a folder."""
-    image_column: str | None = None
-    """The Parquet column with the encoded images; None finds it by name and type."""
-    key_column: str | None = None
-    """The Parquet column whose values are image ids; None numbers the rows."""
-    max_image_bytes: int = 2**29
-    """A larger encoded image is an error."""
-    max_image_pixels: int = 178_956_970
-    """An image with more pixels is an error, before any of them takes memory."""
-    image_seconds: float = 120
-    """An image that takes longer to decode is an error."""
-    image_memory_bytes: int = 2**32
-    """An image that takes more memory to decode is an error."""
-    decode: Literal["exact", "fast"] = "exact"
-    """`fast` decodes JPEGs of twice the model's size and more at a reduced scale."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_image_bytes", "max_image_pixels", "image_memory_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.image_seconds <= 0:
-            raise ValueError(f"image_seconds must be above 0, got {self.image_seconds}")
-        if not self.image_members:
-            raise ValueError("image_members must name at least one extension, as jpg")
+_UNREAD_ENDINGS = frozenset([*RAW_ENDINGS, *OTHER_UNREAD_ENDINGS])
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+# Brands that the decoder itself recognises, or may read.
+_KNOWN_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +77,26 @@ def encoded_image(
         row=row,
     )
     if data is not None and row is None:
-        unread = unread_format(data, name=member or source.uri, place=image.name)
+        unread = _unread_format(data, ending(member or source.uri), location=image.name)
         if unread is not None:
             return replace(image, data=None, error=unread)
     return image
+
+
+def _unread_format(data: bytes, ending: str, *, location: str) -> ImageError | None:
+    """Returns an error for a format that its ending tells and that the decoder would misread.
+
+    A camera's raw file begins like a TIFF, with a small preview in it. Bytes of a format that is
+    read are accepted under any name.
+    """
+    if ending not in _UNREAD_ENDINGS or not data:
+        return None
+    is_tiff = data.startswith(_TIFF_STARTS) and ending in RAW_ENDINGS
+    is_other_brand = data[4:8] == b"ftyp" and data[8:12] not in _KNOWN_BRANDS
+    if not (is_tiff or is_other_brand or guess_content(data) == ""):
+        return None
+    return ImageError(
+        "UnsupportedFormat",
+        f"{location}: .{ending} is a format of images that is not read; convert it, as to JPEG or "
+        "PNG",
+    )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
 from pipeline.corpora.archives import ArchiveDamage, Member, Tape, read_members
-from pipeline.corpora.formats import IMAGE_ENDINGS, ending
+from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 from pipeline.runtime.skips import BESIDE_AN_IMAGE, HIDDEN, LEFT_OUT, OF_NO_KNOWN_KIND
 
 _WORD = re.compile(r"(?!v\d+$)[a-z_][a-z0-9_]*", re.IGNORECASE)

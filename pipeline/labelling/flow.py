@@ -43,7 +43,8 @@ from pipeline.labelling.poison import (
     reason,
 )
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import StorageFault

@@ -26,6 +26,7 @@ from pipeline.corpora.sources import Source
 from pipeline.planning.identities import IdCheck
 from pipeline.planning.listing_diff import ListingDiff
 from pipeline.planning.previous_plans import PreviousPlans
+from pipeline.planning.settings import UnitSettings
 from pipeline.planning.splitting import Cutter
 from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import File, Storage, StorageFault
@@ -37,21 +38,6 @@ from pipeline.table.units import PLAN, Unit, unit_id
 __all__ = [
     "PLAN", "FailedImage", "Plan", "Unit", "UnitSettings", "plan_corpus", "settle_plan", "unit_id",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitSettings:
-    """How large a unit may become: the larger, the fewer files, and the more is lost in a crash."""
-
-    unit_images: int = 1000
-    """Most images of a unit, where their number is known without reading (files, Parquet)."""
-    unit_bytes: int = 2**30
-    """Most bytes of a unit; a tar or Parquet file larger than this is cut into several units."""
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

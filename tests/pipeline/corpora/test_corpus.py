@@ -13,7 +13,7 @@ from pipeline.corpora.corpus import (
     kind_of,
     list_corpus,
 )
-from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.runtime.skips import WITHOUT_LOCATIONS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpora.formats import IMAGE_ENDINGS, ending
+from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 from pipeline.corpora.samples import ArchiveSample, key_and_extension, sample_offsets, samples
 from pipeline.runtime.skips import SkipCounts
 
