@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pipeline.corpora.columns import UnsureColumns
 from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.lookups import refusal
-from pipeline.corpora.manifests import ManifestEntry, look_up_files, read_manifest
+from pipeline.corpora.manifests import look_up_files, read_manifest
 from pipeline.corpora.parquet_images import holds_images
 from pipeline.corpora.patterns import Pattern, pattern_of
 from pipeline.corpora.settings import ReadSettings
@@ -98,10 +98,10 @@ def list_corpus(
         ValueError: the location is malformed, or a manifest cannot be read for certain.
     """
     check_location(uri, setting="the corpus")
-    place = storage.absolute(uri)
-    single = storage.file(place)
-    pattern = None if single else pattern_of(place, storage=storage)
-    root = pattern.root if pattern else place.rsplit("/", 1)[0] if single else place
+    location = storage.absolute(uri)
+    single = storage.file(location)
+    pattern = None if single else pattern_of(location, storage=storage)
+    root = pattern.root if pattern else location.rsplit("/", 1)[0] if single else location
     listing = Listing(root=root, sources=iter(()))
     visible = None
     if single is not None:
@@ -112,120 +112,111 @@ def list_corpus(
             listed = (file for file in listed if pattern.matches(file.uri))
         visible = VisibleFiles(root=root, storage=storage, kind_of=kind_of)
         files = visible.among(listed, count_skipped=listing.count_skipped)
-    found = _found(
-        _settled(files, listing, waits=waits),
+    lister = _Lister(
         listing,
         storage=storage,
         settings=settings,
         is_planned=is_planned,
         waits=waits,
-        is_asked_for=single is not None,
+        visible=visible,
+        pattern=pattern,
     )
-    listing.sources = _once(found, listing, visible=visible, pattern=pattern)
+    listing.sources = lister.sources(files)
     return listing
 
 
-@dataclass(frozen=True)
-class _Found:
-    source: Source
-    is_named: bool = False
-    """A manifest names it; otherwise the listing itself shows it."""
+@dataclass(kw_only=True)
+class _Lister:
+    """Turns the files of a corpus into sources, each once; counts the others in the listing."""
 
+    listing: Listing = field(kw_only=False)
+    storage: Storage
+    settings: ReadSettings
+    is_planned: Callable[[File], bool]
+    waits: Callable[[File], bool]
+    visible: VisibleFiles | None
+    """None where the user named a single file."""
+    pattern: Pattern | None
+    named: set[bytes] = field(default_factory=set)
+    """Digests of the sources that manifests named so far."""
+    parquet_files: set[str] = field(default_factory=set)
+    """Parquet files of the prefix so far; whether one holds images shows only when it is opened."""
 
-def _found(
-    files: Iterable[File],
-    listing: Listing,
-    *,
-    storage: Storage,
-    settings: ReadSettings,
-    is_planned: Callable[[File], bool],
-    waits: Callable[[File], bool],
-    is_asked_for: bool,
-) -> Iterator[_Found]:
-    for file in files:
-        kind = kind_of(file.uri)
-        name = below(file.uri, root=listing.root)
-        is_left = kind == "parquet" and (not file.etag or is_planned(file))
-        if kind in ("file", "tar") or is_left:
-            yield _Found(_source(file, name=name, kind=str(kind)))
-            continue
-        if kind is None or not file.etag:  # without an etag: a broken link
-            listing.count_skipped(file.uri, reason=OF_NO_KNOWN_KIND)
-            continue
-        if kind == "parquet":
-            with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-                is_source = holds_images(data, settings=settings)
-            if is_source:
-                yield _Found(_source(file, name=name, kind="parquet"))
-                continue
+    def sources(self, files: Iterable[File]) -> Iterator[Source]:
+        for file in files:
+            kind = kind_of(file.uri)
+            if self.waits(file):
+                self.listing.waiting += 1
+            elif not file.may_be_read and kind is not None:
+                self.listing.count_fault(refusal(file))
+            elif kind in ("file", "tar"):  # a prefix has each of these once
+                yield self._source(file, kind=str(kind))
+            elif kind == "parquet" and self._holds_images(file):
+                self.parquet_files.add(file.uri)
+                source = self._source(file, kind="parquet")
+                yield from self._once(source, is_doubled=_digest(source) in self.named)
+            elif kind is None or not file.etag:  # without an etag: a broken link
+                self.listing.count_skipped(file.uri, reason=OF_NO_KNOWN_KIND)
+            else:
+                yield from self._named_sources(file, kind=kind)
+
+    def _holds_images(self, file: File) -> bool:
+        if not file.etag or self.is_planned(file):
+            return True
+        with self.storage.open(file.uri, etag=file.etag, size=file.size) as data:
+            return holds_images(data, settings=self.settings)
+
+    def _named_sources(self, file: File, *, kind: str) -> Iterator[Source]:
+        """Yields the sources that a manifest names; other files without locations are counted."""
+        is_asked_for = self.visible is None
         try:
-            manifest = read_manifest(file, storage=storage, is_asked_for=is_asked_for)
+            manifest = read_manifest(file, storage=self.storage, is_asked_for=is_asked_for)
         except UnsureColumns as error:
             if is_asked_for:
                 no_images = "no column of images (--image_column names one), and "
                 reason = f"{no_images if kind == 'parquet' else ''}{error}"
                 raise ValueError(f"{file.uri}: {reason}") from error
-            listing.count_skipped(file.uri, reason=WITHOUT_LOCATIONS)
-            continue
-        listing.notices += [manifest.notice] if manifest.notice else []
-        for entry, found in look_up_files(manifest.entries, file, storage=storage):
+            self.listing.count_skipped(file.uri, reason=WITHOUT_LOCATIONS)
+            return
+        self.listing.notices += [manifest.notice] if manifest.notice else []
+        for entry, found in look_up_files(manifest.entries, file, storage=self.storage):
             if isinstance(found, StorageFault):
-                listing.count_fault(found)
-            elif waits(found):
-                listing.waiting += 1
-                listing.waiting_absent += not found.etag
+                self.listing.count_fault(found)
+            elif self.waits(found):
+                self.listing.waiting += 1
+                self.listing.waiting_absent += not found.etag
             else:
-                source = _named_source(entry, found, root=listing.root)
-                yield _Found(source, is_named=True)
+                kind_named = kind_of(found.uri)
+                kind_named = kind_named if kind_named in ("tar", "parquet") else "file"
+                source = self._source(found, kind=str(kind_named), name=entry.image_id)
+                digest = _digest(source)
+                is_doubled = digest in self.named or self._is_listed(source)
+                self.named.add(digest)
+                yield from self._once(source, is_doubled=is_doubled)
 
-
-def _settled(
-    files: Iterable[File], listing: Listing, *, waits: Callable[[File], bool]
-) -> Iterator[File]:
-    for file in files:
-        if waits(file):
-            listing.waiting += 1
-        elif not file.may_be_read and kind_of(file.uri) is not None:
-            listing.count_fault(refusal(file))
-        else:
-            yield file
-
-
-def _once(
-    found: Iterable[_Found],
-    listing: Listing,
-    *,
-    visible: VisibleFiles | None,
-    pattern: Pattern | None,
-) -> Iterator[Source]:
-    """Yields each source once. A prefix has each of its files once: only manifests repeat one."""
-    named: set[bytes] = set()
-    # Parquet files of the prefix so far; whether one holds images shows only when it is opened.
-    parquet_files: set[str] = set()
-
-    def is_listed(source: Source) -> bool:
-        """True if the prefix itself has the source, and so yields it under its path."""
-        if source.uri in parquet_files:
-            return True
-        is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
-        is_below = visible is not None and source.uri in visible
-        return is_known and is_below and (pattern is None or pattern.matches(source.uri))
-
-    for each in found:
-        source = each.source
-        if each.is_named:
-            digest = _digest(source)
-            is_doubled = digest in named or is_listed(source)
-            named.add(digest)
-        elif source.kind == "parquet":
-            is_doubled = _digest(source) in named
-            parquet_files.add(source.uri)
-        else:
-            is_doubled = False
+    def _once(self, source: Source, *, is_doubled: bool) -> Iterator[Source]:
         if is_doubled:
-            listing.count_doubled(source.uri)
+            self.listing.count_doubled(source.uri)
         else:
             yield source
+
+    def _is_listed(self, source: Source) -> bool:
+        """True if the prefix itself has the source, and so yields it under its path."""
+        if source.uri in self.parquet_files:
+            return True
+        is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
+        is_below = self.visible is not None and source.uri in self.visible
+        return is_known and is_below and (self.pattern is None or self.pattern.matches(source.uri))
+
+    def _source(self, file: File, *, kind: str, name: str | None = None) -> Source:
+        return Source(
+            uri=file.uri,
+            name=name or below(file.uri, root=self.listing.root),
+            kind=kind,  # type: ignore[arg-type]
+            etag=file.etag,
+            size=file.size,
+            num_images=1 if kind == "file" else None,
+        )
 
 
 def kind_of(uri: str) -> Kind | str | None:
@@ -239,20 +230,3 @@ def kind_of(uri: str) -> Kind | str | None:
 
 def _digest(source: Source) -> bytes:
     return hashlib.blake2b(source.uri.encode(), digest_size=16).digest()
-
-
-def _source(file: File, *, name: str, kind: str) -> Source:
-    return Source(
-        uri=file.uri,
-        name=name,
-        kind=kind,  # type: ignore[arg-type]
-        etag=file.etag,
-        size=file.size,
-        num_images=1 if kind == "file" else None,
-    )
-
-
-def _named_source(entry: ManifestEntry, file: File, *, root: str) -> Source:
-    kind = kind_of(file.uri)
-    name = entry.image_id or below(file.uri, root=root)
-    return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")

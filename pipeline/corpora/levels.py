@@ -39,7 +39,7 @@ class Range:
 
 
 def grey(
-    samples: Shaped[np.ndarray, "height width"], *, bits: int, said: Range = Range()
+    samples: Shaped[np.ndarray, "height width"], *, bits: int, limits: Range = Range()
 ) -> UInt8[np.ndarray, "height width"]:
     """Scales samples to 0 to 255.
 
@@ -51,11 +51,11 @@ def grey(
     """
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         raise UnsupportedPixels("some samples are no finite numbers, which have no brightness")
-    if said.white is not None and said.white > (said.black or 0):
-        return _between(samples, black=said.black or 0, white=said.white)
+    if limits.white is not None and limits.white > (limits.black or 0):
+        return _between(samples, black=limits.black or 0, white=limits.white)
     least, most = samples.min(), samples.max()
     if samples.dtype.kind == "u":
-        return _whole(samples, bits=bits, most=int(most), largest=said.largest)
+        return _whole(samples, bits=bits, most=int(most), largest=limits.largest)
     if samples.dtype.kind == "f" and least >= 0 and most <= 1:
         return _between(samples, black=0, white=1)
     kind = "floating point beyond 0 to 1" if samples.dtype.kind == "f" else "signed"

@@ -287,13 +287,10 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_bytes(kind.field(index).type)
     types = pa.types
-    is_view = getattr(types, "is_binary_view", lambda _: False)
-    return (
-        types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_fixed_size_binary(kind)
-        or is_view(kind)
-    )
+    kinds = (
+        types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
+    )  # fmt: skip
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _is_list_type(kind: pa.DataType) -> bool:

@@ -97,7 +97,7 @@ def _is_deep_grey(page: Page) -> bool:
 
 
 def _grey(page: Page, samples: np.ndarray) -> Image.Image:
-    levels = grey(samples, bits=page.bits[0], said=page.range)
+    levels = grey(samples, bits=page.bits[0], limits=page.range)
     return Image.fromarray(255 - levels if page.photometric == 0 else levels)
 
 
@@ -105,11 +105,11 @@ def _colours(page: Page) -> Image.Image:
     """Merges the planes of the colours, each scaled as grey; others, as alpha, are left out."""
     mode, bits = _INKS[page.photometric], page.bits[0]
     samples = np.stack([_plane(page, number) for number in range(len(mode))])
-    said = page.range
-    if said.white is None and said.largest is None:
+    limits = page.range
+    if limits.white is None and limits.largest is None:
         check_bits_used(int(samples.max()), bits=bits)
-        said = replace(said, largest=(1 << bits) - 1)
-    planes = [Image.fromarray(grey(plane, bits=bits, said=said)) for plane in samples]
+        limits = replace(limits, largest=(1 << bits) - 1)
+    planes = [Image.fromarray(grey(plane, bits=bits, limits=limits)) for plane in samples]
     return Image.merge(mode, planes)
 
 
@@ -152,11 +152,13 @@ def _as_pillow_reads(page: Page) -> Image.Image:
         return image
 
 
-def _check_range(image: Image.Image, range: Range) -> None:
+def _check_range(image: Image.Image, limits: Range) -> None:
     """Raises for colours of 16 bits of which Pillow keeps the wrong 8."""
-    if range.white not in (None, 65535) or (range.largest is not None and range.largest < 1 << 15):
+    if limits.white not in (None, 65535) or (
+        limits.largest is not None and limits.largest < 1 << 15
+    ):
         raise UnsupportedPixels("colours of 16 bits whose tags say another white are not read")
-    if range.largest is None:
+    if limits.largest is None:
         check_high_bytes(image)
 
 

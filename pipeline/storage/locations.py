@@ -50,13 +50,13 @@ def check_folder_location(uri: str, *, setting: str) -> None:
         raise ValueError(f"{setting} must be a place to write to, got {uri}; name a disk or bucket")
     if "://" in uri:
         return
-    place = os.path.abspath(os.path.expanduser(uri))
-    while place != os.path.dirname(place) and not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if os.path.islink(place) and not os.path.exists(place):
-        found = f"{place} is a link to {os.readlink(place)}, which is not there"
-    elif not os.path.isdir(place):
-        found = f"{place} is a file"
+    path = os.path.abspath(os.path.expanduser(uri))
+    while path != os.path.dirname(path) and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if os.path.islink(path) and not os.path.exists(path):
+        found = f"{path} is a link to {os.readlink(path)}, which is not there"
+    elif not os.path.isdir(path):
+        found = f"{path} is a file"
     else:
         return
     raise ValueError(f"{setting} must be a folder or can become one, but {found}; name another")
@@ -64,10 +64,10 @@ def check_folder_location(uri: str, *, setting: str) -> None:
 
 def describe_nearest_folder(uri: str, *, storage: Storage) -> str:
     """Names the nearest existing folder above a location and some of what it holds."""
-    place = storage.absolute(uri)
-    if place.startswith(("http://", "https://")):
-        return f"there is nothing at {place}"
-    above, name = place, ""
+    path = storage.absolute(uri)
+    if path.startswith(("http://", "https://")):
+        return f"there is nothing at {path}"
+    above, name = path, ""
     while above.rpartition("/")[0].strip("/") and not above.endswith(":/"):
         above, _, name = above.rpartition("/")
         if names := _names(above, storage=storage):
@@ -75,10 +75,10 @@ def describe_nearest_folder(uri: str, *, storage: Storage) -> str:
             shown = list(dict.fromkeys([*alike, *names]))[:_MOST_SHOWN]
             more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
             return (
-                f"there is nothing at {place}; the nearest place with anything is {above}, with "
+                f"there is nothing at {path}; the nearest place with anything is {above}, with "
                 f"{', '.join(shown)}{more}"
             )
-    return f"there is nothing at {place}, nor above it"
+    return f"there is nothing at {path}, nor above it"
 
 
 def _names(folder: str, *, storage: Storage) -> list[str]:
