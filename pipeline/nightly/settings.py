@@ -1,4 +1,4 @@
-"""What a nightly run takes on, until when, and how it keeps others away."""
+"""Settings of a nightly run: retries, waiting files, deadline and lock."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,23 +8,23 @@ from pipeline.labelling.deadline import moment
 
 @dataclass(frozen=True, kw_only=True)
 class NightlySettings:
-    """What a night takes on, until when, and how it keeps others away."""
+    """Retries, waiting files, deadline and lock of a nightly run."""
 
     retry_errors: tuple[str, ...] = ()
-    """Classes of images in error to try again, as TooLarge after max_image_pixels was raised."""
+    """Error classes to try again, as TooLarge after max_image_pixels was raised."""
     max_attempts: int = 3
-    """Most rows that an image in error gets for one version of it, the first one counted."""
+    """Most attempts at one version of an image in error, the first one included."""
     settle_minutes: float = 10.0
-    """Younger files wait for the next night: they may still be written."""
+    """Files younger than this may still be written; they are left for the next run."""
     success_marker: str | None = None
-    """Name of an object, as _SUCCESS, without which the files beside it wait for the next night."""
+    """Name of an object, as _SUCCESS; folders without it are left for the next run."""
     deadline: str | None = None
-    """Time of day, as 06:30, or duration, as 6h, by which the run is over; what has not begun in
-    time is left for the next night."""
+    """Time of day, as 06:30, or duration, as 6h, by which the run ends; units that cannot be done
+    in time are left for the next run."""
     heartbeat_seconds: float = 20.0
-    """How often the run says in the lock that it is alive."""
+    """Interval at which the run renews its lock."""
     stale_seconds: float = 180.0
-    """A lock that has not changed for so long belongs to a run that is dead."""
+    """Age from which a lock that is not renewed counts as left by a dead run."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 2:

@@ -103,13 +103,13 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
 def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
     """Joins what is worth it; gives the line that says what changed for readers."""
     images, segments = table.unit_files("images"), table.unit_files("segments")
-    given_up = table.given_up(images.keys())
+    tombstones = table.tombstones(images.keys())
     before = read_pointer(table.uri, storage=table.storage)
     compacted = compacted_units(table.uri, before, storage=table.storage)
     own = {
         unit: file.size + (segments[unit].size if unit in segments else 0)
         for unit, file in images.items()
-        if unit not in compacted and unit not in given_up
+        if unit not in compacted and unit not in tombstones
     }
     choice = choose(own, files=before.files, target_bytes=target_bytes)
     if not choice.is_worth_it:

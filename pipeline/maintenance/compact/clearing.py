@@ -141,5 +141,5 @@ def _names(table: TableStore, generation: int) -> set[str]:
 def _dead_segments(table: TableStore) -> Iterator[Leftover]:
     """`segments` files of units that were given up: no reader ever looks at them."""
     segments = table.unit_files("segments")
-    for unit in sorted(table.units().given_up & segments.keys()):
+    for unit in sorted(table.units().tombstones & segments.keys()):
         yield Leftover(file=segments[unit], what="segments of a unit that was given up")

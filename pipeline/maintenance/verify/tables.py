@@ -4,12 +4,10 @@ Threads read one unit each at a time: memory does not grow with the table.
 """
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.maintenance.compact.clearing import is_draft, is_old, segments_without_images
@@ -19,11 +17,12 @@ from pipeline.maintenance.compact.units import (
     compacted_rows,
     read_table,
 )
-from pipeline.maintenance.verify.counts import TableCounts, UnitCounts, UnitRecords, unit_records
+from pipeline.maintenance.verify.counts import TableCounts, UnitCounts, UnitRecord
 from pipeline.maintenance.verify.findings import Findings
 from pipeline.maintenance.verify.rows import RowFiles, check_metadata, check_rows
 from pipeline.runtime.threads import map_ahead
 from pipeline.table.compacted import CompactedFile
+from pipeline.table.scratch import scratch_database
 from pipeline.table.store import IMAGES, SEGMENTS, DoneUnits, TableSpec, TableStore
 
 
@@ -49,7 +48,7 @@ class _Looked:
     """What one unit, or one compacted file, gave."""
 
     findings: Findings
-    records: list[UnitRecords] = field(default_factory=list)
+    records: list[UnitRecord] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     num_rles: int = 0
 
@@ -86,15 +85,15 @@ def verify_table(
     )
     num_rles = 0
     unreadable: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        counts = TableCounts(table, done=done, folder=Path(folder), findings=findings)
+    with scratch_database() as database:
+        counts = TableCounts(table=table, done=done, database=database, findings=findings)
         for looked in map_ahead(
             lambda call: call(), look.calls(), num_threads=num_threads, ahead=2 * num_threads
         ):
             findings.join([looked.findings])
-            for records in looked.records:
-                counts.add(records)
-                on_images(records.counts.images)
+            for record in looked.records:
+                counts.add(record)
+                on_images(record.counts.images)
             num_rles += looked.num_rles
             unreadable += looked.unreadable
         counts.check(reports=_reports(table, findings), unreadable=unreadable)
@@ -105,7 +104,7 @@ def verify_table(
         num_rles=num_rles,
         seconds=time.monotonic() - started,
         findings=findings,
-        undone=tuple(counts.plans.undone),
+        undone=counts.undone,
         notices=tuple(_notices(table)),
     )
 
@@ -220,7 +219,7 @@ class _Look:
             unit, files=files, spec=self.spec, sample=self.sample, findings=looked.findings
         )
         looked.records.append(
-            unit_records(unit.unit_id, unit.images, num_segments=unit.segments.num_rows)
+            UnitRecord.of(unit.unit_id, unit.images, num_segments=unit.segments.num_rows)
         )
 
 

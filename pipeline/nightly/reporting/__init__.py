@@ -1,6 +1,6 @@
-"""Reporting: what a run did to `report.json`, `report.html`, metrics and a webhook."""
+"""Reports a run in `report.json` and `report.html`, in metrics and to a webhook."""
 
-from pipeline.nightly.reporting.publishing import publish
+from pipeline.nightly.reporting.publishing import publish_report
 from pipeline.nightly.reporting.settings import ReportSettings
 
-__all__ = ["ReportSettings", "publish"]
+__all__ = ["ReportSettings", "publish_report"]

@@ -1,35 +1,35 @@
-"""What the report of a run holds, what it costs by, and whom it tells."""
+"""Settings of the report: prices, comparison with earlier runs, pictures, webhook."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """What the report of a run says, and whom it tells."""
+    """Contents of the report of a run, and who is notified."""
 
     gpu_hour_price: float | None = None
-    """Price of one GPU for an hour; without this and the next, the report names no cost."""
+    """Price of one GPU per hour; without this and node_hour_price the report names no cost."""
     node_hour_price: float | None = None
-    """Price of one node for an hour, its GPUs left out."""
+    """Price of one node per hour, without its GPUs."""
     currency: str = "USD"
-    """Of the prices."""
+    """Currency of the prices."""
     compared_runs: int = 7
-    """Earlier runs that labelled something, from the latest back, to compare with."""
+    """Number of earlier runs to compare with, the latest that labelled images."""
     drift_watch: float = 0.1
-    """Population stability index from which the report says that something moves."""
+    """Population stability index from which the report names a small change."""
     drift_alarm: float = 0.25
-    """Population stability index from which somebody has to look."""
+    """Population stability index from which the report asks for action."""
     strangest_images: int = 10
-    """Images that are least like the others, to show with the reason."""
+    """Number of most unusual images to show, with reasons."""
     sheet_images: int = 12
-    """Images of the contact sheet."""
+    """Number of images on the contact sheet."""
     picture_bytes: int = 2**25
-    """Most bytes to read for one picture; what lies deeper in an archive is not shown."""
+    """Most bytes to read for one picture; images deeper in an archive are not shown."""
     webhook_variable: str | None = None
-    """Environment variable with the URL that hears of failures and drift, as LABELLING_WEBHOOK; the
-    URL itself may hold a secret and is no setting."""
+    """Name of the environment variable with the URL to notify of failures and drift, as
+    LABELLING_WEBHOOK. The URL may hold a secret, so it is not a setting itself."""
     webhook_seconds: float = 10.0
-    """How long to wait for an answer of the webhook, three times at most."""
+    """Timeout of one request to the webhook; there are three attempts."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

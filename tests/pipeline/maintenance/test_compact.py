@@ -502,11 +502,11 @@ def test_segments_of_a_stopped_commit_stay_unless_the_unit_was_given_up(table):
     age(table, days=2, folder="segments")
     compacted(table)
     assert {"segments/open.parquet", "segments/dead.parquet"} <= files(table, "segments").keys()
-    assert table.give_up("dead")
+    assert table.write_tombstone("dead")
     compacted(table)
     assert "segments/open.parquet" in files(table, "segments")
     assert "segments/dead.parquet" not in files(table, "segments")
-    assert table.units().given_up == {"dead"}
+    assert table.units().tombstones == {"dead"}
 
 
 def test_a_unit_that_is_committed_at_this_moment_keeps_its_segments(tmp_path, table):

@@ -99,10 +99,10 @@ def test_a_unit_that_was_given_up_is_not_gone_on_with_though_its_source_is_back(
     all_three = settled(str(root), table, "run-1")
     (root / "b.jpg").unlink()
     settled(str(root), table, "run-2", is_trial=True)
-    assert table.units().given_up == set()
+    assert table.units().tombstones == set()
     rest = settled(str(root), table, "run-3")
     assert (names(all_three), names(rest)) == (["a.jpg", "b.jpg", "t.tar"], ["a.jpg", "t.tar"])
-    assert table.units().given_up == {all_three.units[0].unit_id}
+    assert table.units().tombstones == {all_three.units[0].unit_id}
     write_version(root, "b.jpg", 1)
     plan = settled(str(root), table, "run-4")
     assert plan.units[0] == rest.units[0]
@@ -117,7 +117,7 @@ def test_the_same_sources_again_get_another_name_than_the_unit_that_was_given_up
     for name in ("a.jpg", "b.tar"):
         write_version(root, name, 1)
     (first,) = settled(str(root), table, "run-1").units
-    assert table.give_up(first.unit_id)
+    assert table.write_tombstone(first.unit_id)
     (second,) = settled(str(root), table, "run-2").units
     assert [(s.uri, s.again) for s in second.sources] == [(s.uri, 1) for s in first.sources]
     assert second.unit_id != first.unit_id
