@@ -20,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from maskformer import MaskFormerImageProcessor
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.target import LabelError
+from pipeline.evaluation.inference_modes import InferenceMode
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import Judge, Metric
 from pipeline.evaluation.loading import INDICES, ImageLoader
@@ -37,7 +38,8 @@ from pipeline.labelling.operators import (
 )
 from pipeline.labelling.poison import reason
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.storage import StorageFault
 
 _TASK_IMAGES = 64

@@ -43,9 +43,10 @@ from pipeline.labelling.poison import (
     reason,
 )
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.runtime.cluster import ActorSettings, Machines
-from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.runtime.run_stats import Counts, RunStats
+from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import StorageFault
 from pipeline.storage.retries import Retries, take_retries
 from pipeline.table.store import TableSpec, TableStore
@@ -307,10 +308,10 @@ class _Collected:
         self.positions |= new
         if receipt["part"] is not None and receipt["part"] not in self.parts:
             self.parts.append(receipt["part"])
-        passed_over = PassedOver()
+        skipped = SkipCounts()
         if receipt["num_images"] is not None and self.num_images is None:
             self.num_images = receipt["num_images"]
-            passed_over.add_all(receipt["passed_over"] or ())
+            skipped.add_all(receipt["skipped"] or ())
         errors = [error for error in receipt["errors"] if error["position"] in new]
         # A part that overlaps another comes from a task that ran twice: its sums are near enough.
         share = len(new) / max(1, len(receipt["positions"]))
@@ -319,7 +320,7 @@ class _Collected:
             segments=round(share * (receipt["num_segments"] or 0)),
             bytes_read=round(share * (receipt["bytes_read"] or 0)),
             errors=collections.Counter(error["error_class"] for error in errors),
-            passed_over=passed_over,
+            skipped=skipped,
         )
         self.counts.add(counts)
         return counts, errors

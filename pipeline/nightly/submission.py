@@ -10,31 +10,18 @@ import shlex
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.labelling.report import ExitCode
+from pipeline.nightly.settings import SubmitSettings
 from pipeline.runtime.settings import WrongUsage
 
 _STOPPED = 143
 _ASK_EVERY_SECONDS = 2.0
 _MOST_ATTEMPTS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmitSettings:
-    """Cluster and id of a submitted job."""
-
-    submission_id: str
-    """Id that is the same for all attempts at one task, as the date of a nightly run."""
-    address: str | None = None
-    """Address of the cluster's dashboard, as `http://head:8265`; by default that in
-    RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
-    working_dir: str | None = "."
-    """Folder that is uploaded to the cluster and in which the command runs; `null` for none."""
 
 
 class Client(Protocol):

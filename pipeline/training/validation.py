@@ -18,7 +18,7 @@ from PIL import Image
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 from pipeline.datasets.dataset import LabelledImages
-from pipeline.evaluation.flow import Verdict, take
+from pipeline.evaluation.flow import EvaluationSums, take
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
@@ -27,41 +27,9 @@ from pipeline.evaluation.scoring import Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.training.targets import Task
+from pipeline.training.settings import Task, ValidationSettings
 
 _BLOCK_BYTES = 2**24
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationSettings:
-    """By what the model is judged at each checkpoint."""
-
-    validation: str | None = None
-    """Labelled images as --dataset takes them; None for no validation, and the last checkpoint is
-    the best."""
-    validation_images: str | None = None
-    """Where their photographs are, as --images."""
-    validation_maps: str | None = None
-    """Where their maps are, as --maps."""
-    validation_limit: int | None = None
-    """Judge by the first so many of them only."""
-    threshold: float | None = None
-    """Lowest score of a segment, as for labelling. Not for semantic."""
-    overlap_mask_area_threshold: float | None = None
-    """As for labelling. Not for semantic."""
-    drawn_images: int = 4
-    """How many of the worst images are drawn for TensorBoard."""
-
-    def __post_init__(self) -> None:
-        for name in ("validation_limit", "drawn_images"):
-            value = getattr(self, name)
-            if value is not None and value < (name == "validation_limit"):
-                raise ValueError(f"{name} must be above 0, got {value}")
-        if self.validation is None:
-            for name in ("validation_images", "validation_maps", "validation_limit", "threshold",
-                         "overlap_mask_area_threshold"):  # fmt: skip
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} has no effect without --validation; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +41,7 @@ class Validation:
     segmenting: SegmentSettings
     num_drawn: int
 
-    def verdict(
+    def evaluate(
         self,
         model: MaskFormerForInstanceSegmentation,
         *,
@@ -87,7 +55,7 @@ class Validation:
             LabelError: an image or its labels are no good.
             StorageFault: the storage failed.
         """
-        mine = Verdict(metric=self.judge.metric())
+        mine = EvaluationSums(metric=self.judge.metric())
         scorer = Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_drawn)
         loader = ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES)
         segmenter = Segmenter(
@@ -98,7 +66,7 @@ class Validation:
         share = range(rank, len(self.dataset), world_size)
         for block in loader(pa.table({"index": list(share)}, schema=INDICES)):
             [receipt] = scorer(segmenter(block)).to_pylist()
-            take(receipt, verdict=mine, num_worst=self.num_drawn)
+            take(receipt, sums=mine, num_worst=self.num_drawn)
         metric, worst = self.judge.metric(), []
         for other in _of_all(mine, world_size=world_size):
             merge(metric, other.metric)
@@ -175,7 +143,7 @@ def _files(
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def _of_all(mine: Verdict, *, world_size: int) -> Iterator[Verdict]:
+def _of_all(mine: EvaluationSums, *, world_size: int) -> Iterator[EvaluationSums]:
     if world_size == 1:
         yield mine
         return

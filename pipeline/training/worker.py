@@ -181,7 +181,7 @@ class _Run:
             return None
         self._say(f"judging step {step:,} by {len(validation.dataset):,} images")
         self._trainer.share_buffers()
-        result = validation.verdict(
+        result = validation.evaluate(
             self._trainer.delivered,
             processor=self._training_job.start.processor,
             rank=self._rank,
@@ -238,7 +238,7 @@ class _Run:
             metrics={} if result is None else result.metrics,
             per_label={} if result is None else result.per_label,
         )
-        place, filesystem = ray_train_storage(root, storage=self._assignment.storage)
+        place, filesystem = ray_train_storage(root, storage=self._training_job.storage)
         return ray.train.Checkpoint(path=f"{place}/{run}/{name}", filesystem=filesystem)
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
 from pipeline.planning.planner import Plan, Unit
-from pipeline.runtime.passed_over import PassedOver
 from pipeline.runtime.run_stats import Counts, RunStats
+from pipeline.runtime.skips import SkipCounts
 
 
-def passed(count: int, *, reason: str = "of no known kind") -> PassedOver:
-    found = PassedOver()
+def passed(count: int, *, reason: str = "of no known kind") -> SkipCounts:
+    found = SkipCounts()
     for number in range(count):
         found.add(f"/corpus/{number}.txt", reason=reason)
     return found
@@ -24,7 +24,7 @@ def plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -
         units=tuple(Unit(unit_id=f"{n}", sources=()) for n in range(units)),
         done=done,
         earlier=0,
-        passed_over=passed(passed_over),
+        skipped=passed(passed_over),
         doubled=tuple(f"/corpus/{n}.jpg" for n in range(doubled)),
     )
 
@@ -126,10 +126,10 @@ def test_programs_read_counts_and_reasons(tmp_path):
 
 def test_what_archives_passed_over_is_counted_with_what_the_listing_did():
     counted = stats(units=1)
-    counted.counts.add(Counts(passed_over=passed(2, reason="hidden")))
-    counted.counts.add(again := Counts(passed_over=passed(1)))
+    counted.counts.add(Counts(skipped=passed(2, reason="hidden")))
+    counted.counts.add(again := Counts(skipped=passed(1)))
     counted.counts.take_back(again)
-    counted.counts.add(Counts(passed_over=passed(1)))
+    counted.counts.add(Counts(skipped=passed(1)))
     found = json.loads(report(plan(1, passed_over=3), counted).to_json())
     assert {reason: said["count"] for reason, said in found["passed_over"].items()} == {
         "of no known kind": 4, "hidden": 2,

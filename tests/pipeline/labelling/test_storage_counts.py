@@ -16,7 +16,7 @@ from pipeline.labelling.rows import ROWS, taken_retries
 from pipeline.planning.planner import Plan
 from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
-from pipeline.storage.retries import Patience, Retries, retried, take_retries
+from pipeline.storage.retries import Retries, RetryPolicy, retried, take_retries
 from pipeline.table.store import TableStore
 
 
@@ -33,7 +33,7 @@ def ask_again(times: int) -> None:
         if left:
             raise left.pop()
 
-    retried(action, what="read x", patience=Patience(attempts=99, seconds=99))
+    retried(action, what="read x", retry_policy=RetryPolicy(attempts=99, seconds=99))
 
 
 class Failing(Storage):

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.fs
 import pytest
 import ray
 import torch
@@ -32,16 +31,10 @@ from pipeline.training.worker import TrainingJob, train
 @pytest.fixture(autouse=True)
 def ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ray Train gives a worker, as plain values."""
-    place = SimpleNamespace(
-        experiment_dir_name="run",
-        build_checkpoint_path_from_name=lambda name: f"/{name}",
-        storage_filesystem=pyarrow.fs.LocalFileSystem(),
-    )
     context = SimpleNamespace(
         get_world_rank=lambda: 0,
         get_world_size=lambda: 1,
         get_experiment_name=lambda: "run",
-        get_storage=lambda: place,
     )
 
     def report(
