@@ -32,6 +32,7 @@ from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import File, Storage, StorageFault
 from pipeline.storage.locations import what_is_near
 from pipeline.table.plans import put_in_force, write_plan
+from pipeline.table.scratch import scratch_database
 from pipeline.table.store import TableSpec, TableStore
 from pipeline.table.units import PLAN, Unit, unit_id
 
@@ -125,10 +126,9 @@ def plan_corpus(
         ValueError: the corpus holds no source at all, or images share an id.
         StorageFault: all sources of a labelled corpus are missing, or storage failed.
     """
-    with tempfile.TemporaryDirectory(prefix="plan-") as name:
-        folder = Path(name)
-        earlier = PreviousPlans(table, folder=folder)
-        parquet_files = earlier.parquet_files
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder, scratch_database() as database:
+        previous = PreviousPlans(table, database=database)
+        parquet_files = previous.parquet_files
         listing = list_corpus(
             corpus,
             storage=table.storage,
@@ -139,51 +139,52 @@ def plan_corpus(
         cutter = Cutter(storage=table.storage, reading=reading)
         sources: Iterable[Source] = listing.sources
         if limit is not None:
-            sources = cutter.first_images(sources, limit=limit, known=earlier.slices)
-        comparison = ListingDiff(
+            sources = cutter.first_images(sources, limit=limit, known=previous.slices)
+        diff = ListingDiff(
             sources,
-            earlier=earlier,
+            previous=previous,
             root=listing.root,
             storage=table.storage,
-            folder=folder,
-            gives_up=not is_trial,
+            database=database,
+            folder=Path(folder),
+            writes_tombstones=not is_trial,
         )
         if limit is None:
-            _check_there(comparison, listing, earlier=earlier, place=table.storage.absolute(corpus))
-        if not (comparison.num_listed or listing.waiting or listing.out_of_reach):
+            _check_there(diff, listing, previous=previous, place=table.storage.absolute(corpus))
+        if not (diff.num_listed or listing.waiting or listing.out_of_reach):
             raise ValueError(_nothing(corpus, listing, storage=table.storage))
         IdCheck(
-            comparison=comparison,
-            earlier=earlier,
+            diff=diff,
+            previous=previous,
             root=listing.root,
             reading=reading,
             storage=table.storage,
-            folder=folder,
+            database=database,
         ).run()
-        again = list(_again(failed, comparison=comparison, cutter=cutter))
+        again = list(_again(failed, diff=diff, cutter=cutter))
         pieces = (
             piece
-            for source in chain(comparison.new(), again)
+            for source in chain(diff.new(), again)
             for piece in cutter.slices(
                 source, max_images=units.unit_images, max_bytes=units.unit_bytes
             )
         )
         new = (
-            Unit(unit_id=unit_id(group, spec=spec), sources=group, plan_number=earlier.count)
+            Unit(unit_id=unit_id(group, spec=spec), sources=group, plan_number=previous.count)
             for group in _grouped(pieces, units=units)
         )
         return Plan(
-            units=(*comparison.pending(), *new),
-            done=comparison.num_done,
-            earlier=earlier.count,
+            units=(*diff.pending(), *new),
+            done=diff.num_done,
+            earlier=previous.count,
             skipped=listing.skipped,
             doubled=tuple(listing.doubled),
             more_doubled=listing.more_doubled,
             notices=tuple(listing.notices),
             waiting=listing.waiting,
             tried_again=sum(source.num_images or 1 for source in again),
-            gone=comparison.num_gone,
-            first_gone=comparison.first_gone(),
+            gone=diff.num_gone,
+            first_gone=diff.first_gone(),
             out_of_reach=listing.out_of_reach,
             storage_faults=tuple(listing.faults),
         )
@@ -207,22 +208,22 @@ def settle_plan(
 
 
 def _check_there(
-    comparison: ListingDiff, listing: Listing, *, earlier: PreviousPlans, place: str
+    diff: ListingDiff, listing: Listing, *, previous: PreviousPlans, place: str
 ) -> None:
     """Raises if all sources that were labelled are missing, as if a disk is not mounted."""
-    if comparison.num_there or listing.waiting > listing.waiting_absent:
+    if diff.num_there or listing.waiting > listing.waiting_absent:
         return
     if listing.out_of_reach:
         raise StorageFault(
             f"storage could not look up any file of {place}; failed: {listing.out_of_reach:,}, for "
             f"example {listing.faults[0]}"
         )
-    if comparison.num_gone or (not comparison.num_listed and earlier.has_labelled(place)):
-        named = comparison.num_listed + listing.waiting
+    if diff.num_gone or (not diff.num_listed and previous.has_labelled(place)):
+        named = diff.num_listed + listing.waiting
         what = (
             f"none of the {named:,} files that {place} names" if named else f"no image at {place}"
         )
-        example = f", for example {comparison.first_gone()}" if comparison.num_gone else ""
+        example = f", for example {diff.first_gone()}" if diff.num_gone else ""
         raise StorageFault(
             f"{what} exists{example}, but the corpus was labelled into this table before: is its "
             "disk mounted, its bucket the right one? The rows in the table stay as they are"
@@ -258,16 +259,14 @@ def _grouped(sources: Iterable[Source], *, units: UnitSettings) -> Iterator[list
         yield group
 
 
-def _again(
-    failed: Iterable[FailedImage], *, comparison: ListingDiff, cutter: Cutter
-) -> Iterator[Source]:
+def _again(failed: Iterable[FailedImage], *, diff: ListingDiff, cutter: Cutter) -> Iterator[Source]:
     """Yields the sources of failed images, except those in pending units."""
     members: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for image in failed:
         members[image.unit_id, image.uri, image.etag].add(image.member or "")
-    yield from comparison.done_files({(uri, etag) for _, uri, etag in members})
+    yield from diff.done_files({(uri, etag) for _, uri, etag in members})
     for (unit, uri, etag), names in members.items():
-        for part in comparison.done_archives(unit, uri=uri, etag=etag):
+        for part in diff.done_archives(unit, uri=uri, etag=etag):
             for piece in [part] if "" in names else cutter.around(part, members=names):
-                if not comparison.is_pending(piece):
-                    yield dataclasses.replace(piece, again=comparison.times_held(piece))
+                if not diff.is_pending(piece):
+                    yield dataclasses.replace(piece, again=diff.attempts(piece))

@@ -29,9 +29,9 @@ class Ranges:
 
     def meet(self, source: Source) -> bool:
         """Returns True if a held part overlaps the source with as many attempts or more."""
-        return self.times_held(source) > source.again
+        return self.attempts(source) > source.again
 
-    def times_held(self, source: Source) -> int:
+    def attempts(self, source: Source) -> int:
         """Returns the largest number of attempts at any part of the source."""
         held = self._held.get((source.uri, source.etag), ())
         overlapping = (r for r in held if r.start < _stop(source) and source.start < r.stop)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 _MEMORY = "384MB"
 _THREADS = 2
+_BATCH_ROWS = 2**16
 
 
 class ScratchDatabase:
@@ -28,8 +29,12 @@ class ScratchDatabase:
     def rows(self, query: str, *values: object) -> Iterator[tuple]:
         """Yields the rows of a query; no other query may run until the last one."""
         result = self._connection.execute(query, list(values))
-        while batch := result.fetchmany(2**14):
+        while batch := result.fetchmany(_BATCH_ROWS):
             yield from batch
+
+    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        """Yields the rows of a query as Arrow batches; no other query may run meanwhile."""
+        yield from self._connection.sql(query).to_arrow_reader(_BATCH_ROWS)
 
     @contextlib.contextmanager
     def view(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> Iterator[None]:

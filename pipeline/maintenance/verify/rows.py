@@ -4,6 +4,7 @@
 and on several units in `counts.py`.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ import pyarrow.compute as pc
 from maskformer import measure_rles
 from pipeline.maintenance.compact.units import UnitRows
 from pipeline.maintenance.verify.findings import Findings
-from pipeline.table.partitions import keys
 from pipeline.table.store import TableSpec
 
 _ROUNDING = 2e-6
@@ -255,7 +255,7 @@ def _check_shapes(
     )
     chosen = np.arange(len(segments))
     if sample < 1:
-        is_chosen = keys(images.ids.to_pylist())[:, 0] < int(sample * 2**64)
+        is_chosen = np.array([_hash(image_id) < sample for image_id in images.ids.to_pylist()])
         chosen = np.flatnonzero(np.where(there, is_chosen[image], True))
     rles = pc.fill_null(segments.rows["rle"].take(pa.array(chosen)).cast(pa.large_string()), "")
     text, offsets = _text(rles)
@@ -302,6 +302,12 @@ def _check_shapes(
             found=lambda n: f"{shapes.shared[n]} of its pixels are in segments before it",
         )
     return len(chosen)
+
+
+def _hash(image_id: str) -> float:
+    """Returns a number in [0, 1) that is the same each time."""
+    digest = hashlib.blake2b(image_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
 
 
 def _text(strings: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint8], Ints]:
