@@ -1,6 +1,6 @@
-"""How the model sees each image of an evaluation: in several sizes, or window by window.
+"""Defines the inference modes of an evaluation: test-time augmentation and sliding windows.
 
-`multi_view_segmenter.py` does it, on the actors. Starts without torch.
+`multi_view_segmenter.py` runs them on the actors. Starts without torch.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ from pipeline.evaluation.judging import Task
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """How often the model looks at an image; once, at the whole of it, with none of these."""
+    """The views of each image that the model segments; by default the whole image, once."""
 
     augment: bool = False
-    """Look at each image in several sizes, mirrored too, as for results that are published "with
+    """Segment each image in several sizes and mirrored, as for results that are published "with
     multi-scale and flip". Semantic only."""
     augmented_short_edges: tuple[int, ...] | None = None
-    """The sizes of --augment; those published of a model of the zoo, else 0.5, 0.75 and so on to
-    1.75 of the model's own."""
+    """Sizes of --augment; as published for a model of the zoo, else 0.5, 0.75 and so on to 1.75
+    times the model's own."""
     augmented_flip: bool = True
-    """Whether --augment looks at mirror images."""
+    """Whether --augment segments mirror images too."""
     window: tuple[int, int] | None = None
     """Height and width of windows, in pixels of the image: larger images go through the model part
     by part. Not for instance."""
@@ -54,7 +54,7 @@ class InferenceSettings:
 
     @property
     def overlap(self) -> int:
-        """Of the windows."""
+        """Returns the pixels that neighbouring windows share."""
         assert self.window is not None
         eighth = max(1, min(self.window) // 8)
         return eighth if self.window_overlap is None else self.window_overlap
@@ -62,10 +62,10 @@ class InferenceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiScale:
-    """An image in several sizes, each mirrored too."""
+    """The sizes of test-time augmentation, and whether mirror images are added."""
 
     short_edges: Sequence[int] | None
-    """None for shares of the model's own."""
+    """None for multiples of the model's own."""
     longest_edge: int | None
     """None for a multiple of the model's short edge."""
     flip: bool
@@ -73,7 +73,7 @@ class MultiScale:
 
 @dataclass(frozen=True, kw_only=True)
 class SlidingWindow:
-    """An image part by part."""
+    """The size and overlap of windows, which are segmented one by one."""
 
     size: tuple[int, int]
     overlap: int
@@ -85,10 +85,10 @@ InferenceMode: TypeAlias = MultiScale | SlidingWindow
 def inference_mode(
     settings: InferenceSettings, *, model: str, processor: MaskFormerImageProcessor, task: Task
 ) -> InferenceMode | None:
-    """How the model of this name looks; None for once and whole.
+    """Returns the mode that the settings ask for; None for the whole image, once.
 
     Raises:
-        ValueError: the task or the model cannot be looked at so.
+        ValueError: the task or the model does not work in that mode.
     """
     if settings.window is not None:
         if task == "instance":

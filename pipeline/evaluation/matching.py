@@ -13,7 +13,7 @@ UNMATCHED = -1
 """In place of the data's label, for a label of the model that the data has not."""
 
 
-def match_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int, ...]:
+def match_to_data_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int, ...]:
     """The data's label id for each label of the model, `UNMATCHED` where it has none.
 
     Labels are the same if their names are, in whatever order they stand. Where the model has no

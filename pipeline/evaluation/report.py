@@ -37,7 +37,7 @@ class MetricsReport:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def make_report(
+def report_metrics(
     metric: Metric,
     *,
     judge: Judge,
@@ -78,7 +78,7 @@ def make_report(
     )
 
 
-def summary(report: MetricsReport, *, files: Sequence[str]) -> str:
+def metrics_summary(report: MetricsReport, *, files: Sequence[str]) -> str:
     """The report for people: the numbers in percent, labels from the worst on."""
     console = Console(file=io.StringIO(), width=100, highlight=False)
     images = f"{report.num_images:,} image{'s' if report.num_images != 1 else ''}"

@@ -24,18 +24,18 @@ from pipeline.datasets.dataset import TASKS, LabelledImages
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.confusion import confusion_picture
-from pipeline.evaluation.flow import (
+from pipeline.evaluation.driver import (
     EvaluationJob,
-    EvaluationSums,
     Segmenting,
     evaluate_model,
     evaluate_rows,
 )
 from pipeline.evaluation.inference_modes import InferenceSettings, inference_mode
 from pipeline.evaluation.judging import SCORES, Judge
-from pipeline.evaluation.matching import match_labels, stuff_to_fuse, unmatched_lines
+from pipeline.evaluation.matching import match_to_data_labels, stuff_to_fuse, unmatched_lines
 from pipeline.evaluation.predictions import prediction_tasks
-from pipeline.evaluation.report import MetricsReport, make_report, summary
+from pipeline.evaluation.report import MetricsReport, metrics_summary, report_metrics
+from pipeline.evaluation.scoring import EvaluationSums
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelling.model import read_model
 from pipeline.labelling.report import ExitCode
@@ -115,7 +115,7 @@ def _evaluate(settings: Settings) -> int:
     # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sums = _judged(prepared, actors=settings.of(ActorSettings))
-    report = make_report(
+    report = report_metrics(
         sums.metric,
         judge=prepared.job.judge,
         predictions=str(wanted.model or wanted.table),
@@ -125,7 +125,7 @@ def _evaluate(settings: Settings) -> int:
         seconds=time.monotonic() - began,
     )
     files = _write(report, sums, job=prepared.job, settings=settings)
-    print(summary(report, files=files))
+    print(metrics_summary(report, files=files))
     return ExitCode.DONE
 
 
@@ -273,7 +273,7 @@ def _evaluation_job(
         judge=Judge(
             task=task,
             labels=dataset.labels,
-            data_label_of=match_labels(model_labels, dataset.labels, task=task),
+            data_label_of=match_to_data_labels(model_labels, dataset.labels, task=task),
         ),
         num_worst=settings.of(EvaluateSettings).worst_images,
     )

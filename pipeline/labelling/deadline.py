@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 NOT_BEGUN = "not begun before the deadline"
-"""What a reader says in place of a unit's images; such a unit is left for another run."""
+"""The fault in place of the images of a unit that is left for another run."""
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _DURATION = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")

@@ -2,7 +2,7 @@
 
 A unit is what one task reads and what one commit makes visible. Sources that an earlier plan put
 into a unit stay in it, done or not, so that a corpus which grows between two runs never moves an
-image from one unit into another. `listing_diff.py` finds what is new; `flow.py` works on the plan.
+image from one unit into another. `listing_diff.py` finds what is new; `labelling/` does them.
 
 A source that changed gets a new unit, and so has one that changed back: the old rows stay, and
 those of the later plan count (`latest.py`). An image in error that is tried again is planned as its

@@ -1,6 +1,6 @@
-"""Progress: what a person sees while a run works; a bar on a terminal, elsewhere lines.
+"""Shows the progress of a run: a bar on a terminal, elsewhere a line now and then.
 
-Reads the stats that `flow.py` keeps, in a thread of its own: a slow batch must not stop the clock.
+Reads the stats that the driver keeps, in a thread of its own, so that slow batches do not stop it.
 """
 
 import sys

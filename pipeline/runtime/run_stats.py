@@ -1,4 +1,4 @@
-"""The stats: what a run has done so far; `flow.py` keeps it, progress and report show it."""
+"""Counts what a run has done so far: the driver adds to it, progress and report show it."""
 
 import collections
 import time

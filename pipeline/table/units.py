@@ -1,6 +1,6 @@
 """Units of work: sources that are read, segmented and committed together, held in little memory.
 
-`planner.py` makes them, `plans.py` writes and reads them, `flow.py` works on them.
+`planner.py` makes them, `plans.py` writes and reads them, `labelling/` does them.
 """
 
 import dataclasses

@@ -79,7 +79,7 @@ def make(model_files):
 
     @functools.cache
     def segmenter(settings: SegmentSettings) -> Segmenter:
-        return Segmenter(model_files=lambda: model_files, settings=settings, num_threads=1)
+        return Segmenter(model_files, settings=settings, num_threads=1)
 
     def changed(settings: SegmentSettings, **changes: Any) -> Segmenter:
         return segmenter(dataclasses.replace(settings, **changes))
@@ -288,7 +288,7 @@ def test_two_threads_at_once_give_what_one_gives(make, block):
 
 
 def test_more_threads_of_arithmetic_give_the_same(model_files, make, block):
-    two = Segmenter(model_files=lambda: model_files, settings=PANOPTIC, num_threads=2)
+    two = Segmenter(model_files, settings=PANOPTIC, num_threads=2)
     assert_alike(two(block), make(PANOPTIC)(block))
 
 
@@ -317,7 +317,8 @@ def make_small(make, monkeypatch):
 
     def small(settings: SegmentSettings, *, pixels: int, **changes: Any) -> Segmenter:
         segmenter = make(settings, **changes)
-        decode = segmenter._model.decode_queries
+        model = segmenter._batch_segmenter.model
+        decode = model.decode_queries
 
         def decode_queries(pixel_values: torch.Tensor) -> Any:
             batch, _, height, width = pixel_values.shape
@@ -325,7 +326,7 @@ def make_small(make, monkeypatch):
                 raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
             return decode(pixel_values)
 
-        monkeypatch.setattr(segmenter._model, "decode_queries", decode_queries)
+        monkeypatch.setattr(model, "decode_queries", decode_queries)
         return segmenter
 
     return small
@@ -388,6 +389,6 @@ def test_where_nothing_fits_the_image_is_recorded(make_small, large_block, polic
 def test_what_is_no_want_of_memory_is_raised(make, block, monkeypatch):
     segmenter = make(PANOPTIC)
     failing = Mock(side_effect=RuntimeError("shapes do not match"))
-    monkeypatch.setattr(segmenter._model, "decode_queries", failing)
+    monkeypatch.setattr(segmenter._batch_segmenter.model, "decode_queries", failing)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         segmenter(block)
