@@ -28,7 +28,7 @@ _fast = compiled(error_model="numpy", fastmath={"contract", "nsz"})
 
 @_fast
 @no_type_check
-def evaluate(row, num_rows, columns, channels, pixels, points):
+def evaluate_points(row, num_rows, columns, channels, pixels, points):
     """Pixels of a row of tiles at the points."""
     line = (4 * columns + 2) * channels
     plane = num_rows * columns * channels

@@ -1,4 +1,4 @@
-"""The confusion picture: which labels are taken for which."""
+"""Draws the confusion matrix of an evaluation as a picture."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -23,7 +23,7 @@ def confusion_picture(
     names: Sequence[str],
     iou: Sequence[float],
 ) -> Image.Image:
-    """For each true label, a row: which share of its pixels got which label, and its IoU behind."""
+    """Draws a row for each true label: the share of its pixels by predicted label, and its IoU."""
     size = max(6, min(44, 1400 // len(names)))
     font = ImageFont.load_default(size=max(6, min(14, size - 1)))
     names = [_short(name) for name in names]
@@ -53,8 +53,8 @@ def confusion_picture(
 
 
 def _cells(shares: Float[np.ndarray, "labels columns"], *, size: int, font: _Font) -> Image.Image:
-    """The matrix alone: a colour for each cell, with grid and numbers where there is room."""
-    # The square root, so that small confusions are seen.
+    """Draws the matrix: a colour for each cell, grid and numbers if the cells are large enough."""
+    # The square root makes small confusions visible.
     known = np.sqrt(np.nan_to_num(shares))[..., None]
     colours = np.where(np.isnan(shares)[..., None], _PALE, _LOW + (_HIGH - _LOW) * known)
     pixels = colours.round().astype(np.uint8).repeat(size, 0).repeat(size, 1)
@@ -76,7 +76,7 @@ def _cells(shares: Float[np.ndarray, "labels columns"], *, size: int, font: _Fon
 def _shares(
     confusion: Integer[np.ndarray, "labels columns"], *, totals: Integer[np.ndarray, " labels"]
 ) -> Float[np.ndarray, "labels columns"]:
-    """Of each row's pixels, nan where there are none."""
+    """Divides each row by its total; nan for labels without pixels."""
     with np.errstate(invalid="ignore"):
         return np.where(totals[:, None] > 0, confusion / totals[:, None], np.nan)
 
@@ -93,7 +93,7 @@ def _upright(
     width: int,
     font: _Font,
 ) -> None:
-    """Text that runs upwards from above a column."""
+    """Draws text that runs upwards from above a column."""
     length = int(font.getlength(text)) + 4
     strip = Image.new("RGB", (length, width), "white")
     ImageDraw.Draw(strip).text((0, width / 2), text, _INK, font, anchor="lm")

@@ -1,8 +1,7 @@
-"""An evaluation: from settings to numbers and pictures.
+"""Runs an evaluation from its settings to its numbers and pictures.
 
-What `jobs/evaluate.py` starts. Whatever can be wrong with the settings comes out before a process
-starts; wrong data ends it with a line that names the image, so that no number is of something else
-than it says.
+`jobs/evaluate.py` calls it. Wrong settings are found before a process starts. Wrong data ends the
+evaluation with a line that names the image, so that no number covers fewer images than it says.
 """
 
 import dataclasses
@@ -51,29 +50,29 @@ from pipeline.table.store import TableStore
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Whose predictions are judged, and where the numbers go."""
+    """The predictions to evaluate, and the folder for the results."""
 
     output: str
     """Folder or object-store prefix for metrics.json and the pictures."""
     model: str | None = None
     """Folder of a model in the transformers format, or its id on the hub."""
     table: str | None = None
-    """A segment table in place of a model: its rows are judged, nothing is segmented again."""
+    """A segment table in place of a model: its rows are evaluated, nothing is segmented again."""
     limit: int | None = None
-    """Judge the first so many images only."""
+    """Evaluate this many images only, the first of the data set."""
     worst_images: int = 8
-    """How many images the contact sheet shows."""
+    """Number of images on the contact sheet."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.table is None):
-            raise ValueError("either --model or --table must be there, and not both")
+            raise ValueError("give either --model or --table, and not both")
         for name in ("limit", "worst_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-_MAPS_LOOKED_AT = 16
+_CHECKED_MAPS = 16
 
 PARTS = (
     EvaluateSettings,
@@ -88,7 +87,7 @@ PARTS = (
 
 
 def evaluate(settings: Settings) -> int:
-    """Judges, writes and prints; gives the exit code."""
+    """Evaluates, writes the results and prints a summary. Returns the exit code."""
     try:
         return _evaluate(settings)
     except (WrongUsage, ValueError) as error:
@@ -112,7 +111,7 @@ def _evaluate(settings: Settings) -> int:
         print(line, file=sys.stderr, flush=True)
     actors = settings.of(ActorSettings)
     connect(actors.ray_address, dashboard=actors.dashboard)
-    # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
+    # Set after Ray's own handler: a scheduler's SIGTERM ends the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sums = _judged(prepared, actors=settings.of(ActorSettings))
     report = report_metrics(
@@ -131,11 +130,11 @@ def _evaluate(settings: Settings) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Prepared:
-    """All that is known before work starts; one of the two makes or has the predictions."""
+    """The evaluation before work starts; either `segmenting` or `table` gives the predictions."""
 
     job: EvaluationJob
     notes: Sequence[str]
-    """What people should know of how it is judged."""
+    """Lines for people about how predictions are scored."""
     segmenting: Segmenting | None = None
     table: TableStore | None = None
 
@@ -155,8 +154,8 @@ def _of_model(settings: Settings) -> _Prepared:
         segmenting = dataclasses.replace(segmenting, label_ids_to_fuse=stuff)
     if segmenting.task == "instance" and segmenting.out_of_memory == "tile":
         raise WrongUsage(
-            "out_of_memory=tile gives no whole masks, of which AP is published; --task instance "
-            "takes record or shrink"
+            "out_of_memory=tile gives no whole masks, which published AP needs; use record or "
+            "shrink with --task instance"
         )
     mode = inference_mode(
         settings.of(InferenceSettings),
@@ -180,7 +179,7 @@ def _of_model(settings: Settings) -> _Prepared:
 
 
 def _refuse_to_resize(settings: Settings) -> None:
-    """Raises WrongUsage for what belongs to images that are seen once: others come as they are."""
+    """Raises WrongUsage for settings of resized images: with a mode, actors resize them."""
     if settings.of(ReadSettings).decode != "exact":
         raise WrongUsage("decode has no effect with --augment or --window; leave it out")
     if settings.of(SegmentSettings).batch_pixels is not None:
@@ -192,17 +191,17 @@ def _of_table(settings: Settings) -> _Prepared:
     table = TableStore(str(wanted.table), settings.of(Storage).with_environment())
     spec = table.spec()
     if spec is None:
-        raise WrongUsage(f"{table.uri} is no segment table: it has no _table.json")
+        raise WrongUsage(f"{table.uri} is not a segment table: it has no _table.json")
     if spec["task"] != segmenting.task:
         raise WrongUsage(
-            f"{table.uri} holds {spec['task']} segments and is judged by --task {spec['task']}, "
-            f"got {segmenting.task}"
+            f"{table.uri} holds {spec['task']} segments and needs --task {spec['task']}, got "
+            f"{segmenting.task}"
         )
     _refuse(segmenting, but=("task",))
     _refuse(settings.of(InferenceSettings), but=())
     _refuse(settings.of(ActorSettings), but=("ray_address", "reader_cpus"))
     _refuse(settings.of(ReadSettings), but=("image_members", "image_column", "key_column"))
-    # A table does not say how its model's maps were written; of published models it is known.
+    # Tables do not record whether label 0 was void in training; for published models it is known.
     is_reduced = label_maps_count_from_one(spec["labels"])
     dataset = _opened(
         settings,
@@ -215,7 +214,7 @@ def _of_table(settings: Settings) -> _Prepared:
 
 
 def _refuse(part: Any, *, but: tuple[str, ...]) -> None:
-    """Raises WrongUsage where a setting is set that nobody would look at."""
+    """Raises WrongUsage for settings that have no effect with a table."""
     for field in dataclasses.fields(part):
         if field.name not in but and getattr(part, field.name) != field.default:
             raise WrongUsage(f"{field.name} has no effect with --table; leave it out")
@@ -238,7 +237,7 @@ def _opened(
     )
     if task not in TASKS[dataset.truths]:
         raise WrongUsage(
-            f"{dataset.uri} tells {_TELLS[dataset.truths]}, which can judge --task "
+            f"{dataset.uri} has {_TRUTHS[dataset.truths]}, for --task "
             f"{' or '.join(TASKS[dataset.truths])}, got {task}"
         )
     if task == "panoptic" and not dataset.tells_things:
@@ -249,15 +248,15 @@ def _opened(
 
 
 def _hidden_lines(dataset: LabelledImages) -> list[str]:
-    """A warning where the first label maps show one label alone, which nobody would measure."""
+    """Returns a warning if the first label maps show one label only, probably by mistake."""
     if dataset.values is None:
         return []
-    census = check_images(dataset, indices=range(min(_MAPS_LOOKED_AT, len(dataset))))
+    census = check_images(dataset, indices=range(min(_CHECKED_MAPS, len(dataset))))
     hidden = hidden_label(census, dataset=dataset)
-    return [] if hidden is None else [f"of {census.num_images} images looked at, the {hidden}"]
+    return [] if hidden is None else [f"in the first {census.num_images} images, the {hidden}"]
 
 
-_TELLS = {
+_TRUTHS = {
     "labels": "the label of each pixel",
     "segments": "segments of things and stuff",
     "instances": "instances of things",
@@ -301,7 +300,7 @@ def _judged(prepared: _Prepared, *, actors: ActorSettings) -> EvaluationSums:
 def _write(
     report: MetricsReport, sums: EvaluationSums, *, job: EvaluationJob, settings: Settings
 ) -> list[str]:
-    """Writes the output, metrics.json last; the files to look at."""
+    """Writes the output, metrics.json last. Returns the files to look at."""
     storage = settings.of(Storage).with_environment()
     output = storage.absolute(settings.of(EvaluateSettings).output)
     judge = job.judge

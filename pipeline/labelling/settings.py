@@ -1,4 +1,4 @@
-"""What a segmentation is asked for: the settings that its rows depend on."""
+"""Defines the settings of a segmentation: its task, thresholds, precision and limits."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_thresho
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
-    """What becomes a segment, and how the model runs. The table is bound to all but the batches."""
+    """The task, its thresholds, and how the model runs. A table keeps all but those of batches."""
 
     task: Literal["panoptic", "instance", "semantic"] = "panoptic"
     """panoptic: each pixel in at most one segment, of things and stuff; instance: things, the best
@@ -55,7 +55,7 @@ class SegmentSettings:
 
     @property
     def resolved(self) -> "ResolvedThresholds":
-        """The thresholds, with defaults in place of None."""
+        """Returns the thresholds, with defaults in place of None."""
         given = {name: getattr(self, name) for name in _DEFAULTS}
         numbers = {k: _DEFAULTS[k] if v is None else v for k, v in given.items()}
         return ResolvedThresholds(
@@ -63,7 +63,10 @@ class SegmentSettings:
         )
 
     def is_thing(self, label_id: int) -> bool:
-        """Panoptic: all but fused labels; instance: all; semantic: none, a region is no object."""
+        """Returns whether segments of the label are objects.
+
+        Panoptic: all but fused labels; instance: all; semantic: none, as a region is no object.
+        """
         if self.task == "panoptic":
             return label_id not in (self.label_ids_to_fuse or ())
         return self.task == "instance"
@@ -71,7 +74,7 @@ class SegmentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedThresholds:
-    """What `SegmentSettings` leaves to the defaults, decided."""
+    """The thresholds of `SegmentSettings` with their defaults."""
 
     threshold: float
     mask_threshold: float

@@ -1,7 +1,7 @@
-"""What lies in a corpus, could be an image and is none of its rows: counted by reason.
+"""Counts, by reason, files that could be images and get no row.
 
-`corpus.py` counts what a listing shows, `reading.py` what archives hold; `labelling/report.py`
-shows both together.
+`corpora/corpus.py` counts listed files, `corpora/reading.py` members of archives;
+`labelling/report.py` shows both together.
 """
 
 import collections
@@ -25,12 +25,12 @@ _MOST_EXAMPLES = 5
 PASSED_OVER = pa.list_(
     pa.struct([("reason", pa.string()), ("count", pa.int64()), ("examples", pa.list_(pa.string()))])
 )
-"""As it goes from a process to another; see `PassedOver.to_rows`."""
+"""The form in which counts travel between processes; see `PassedOver.to_rows`."""
 
 
 @dataclass
 class PassedOver:
-    """Counts by reason, a few plain words as "of no known kind", with the first places of each."""
+    """Counts by reason, such as "of no known kind", each with its first few locations."""
 
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -43,17 +43,17 @@ class PassedOver:
         self._keep(reason, (place,))
 
     def add_all(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Takes what another one gives by `to_rows`."""
+        """Adds the counts of another one's `to_rows`."""
         for row in rows:
             self.counts[row["reason"]] += row["count"]
             self._keep(row["reason"], row["examples"])
 
     def take_back(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Takes counts back; examples stay, for whoever counts again names the same."""
+        """Subtracts counts; examples stay, since the same files will be counted again."""
         self.counts -= collections.Counter({row["reason"]: row["count"] for row in rows})
 
     def by_frequency(self) -> list[tuple[str, int, list[str]]]:
-        """Reason, count and examples; the most frequent reason first."""
+        """Returns reason, count and examples, the most frequent reason first."""
         return [
             (reason, count, self.examples[reason]) for reason, count in self.counts.most_common()
         ]
@@ -65,7 +65,7 @@ class PassedOver:
         ]
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """For JSON: by reason `count` and `examples`, the most frequent reason first."""
+        """Returns `count` and `examples` by reason for JSON, the most frequent reason first."""
         return {
             reason: {"count": count, "examples": examples}
             for reason, count, examples in self.by_frequency()

@@ -222,5 +222,5 @@ def test_people_see_both_ways_side_by_side(tmp_path: Path) -> None:
     [line] = [line for line in lines if line.startswith("│        ap │") or " ap │" in line]
     assert "0.00" in line
     assert f"{100 * report.metrics['published_ap']:.2f}" in line
-    assert any("of rows" in line and "published" in line for line in lines)
+    assert any({"rows", "published"} <= {*line.split()} for line in lines)
     assert max(map(len, lines)) <= 100

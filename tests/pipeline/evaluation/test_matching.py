@@ -40,7 +40,7 @@ def test_names_decide_and_numbers_where_there_are_none(
             ["only the model has 'bus'", "only the data has 'car'"],
         ),
         (["car"], "panoptic", ["only the model has none", "'sky', 'road'"]),
-        (["sky", "road", "car", "car"], "semantic", ["same names twice"]),
+        (["sky", "road", "car", "car"], "semantic", ["two labels have the same name"]),
         (["LABEL_0", "LABEL_1"], "semantic", ["2 labels without names", "3 labels"]),
     ],
 )
@@ -54,7 +54,7 @@ def test_labels_that_differ_are_named(model: list[str], task: str, pieces: list[
 def test_the_same_names_twice_are_matched_only_in_the_same_order() -> None:
     data = Labels(names=("door", "door", "wall"))
     assert match_to_data_labels(["door", "door", "wall"], data, task="semantic") == (0, 1, 2)
-    with pytest.raises(ValueError, match="same names"):
+    with pytest.raises(ValueError, match="two labels have the same name"):
         match_to_data_labels(["wall", "door", "door"], data, task="semantic")
 
 
