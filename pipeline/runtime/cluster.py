@@ -25,6 +25,9 @@ _OWN_CLUSTER = {
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
 
+_CODE = {"py_modules": [maskformer, pipeline], "excludes": ["/demo/"]}
+"""Our code for the nodes of a cluster; without `pipeline/demo`, which no worker imports."""
+
 
 def connect(address: str | None = None, *, dashboard: bool = False) -> None:
     """Connects to the cluster at `address` or in RAY_ADDRESS, or starts one on this machine.
@@ -62,7 +65,7 @@ def connect(address: str | None = None, *, dashboard: bool = False) -> None:
 def _join(address: str, settings: dict[str, Any]) -> Any:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Not a submitted job, whose working directory would bring our code to the other nodes.
-        settings = {**settings, "runtime_env": {"py_modules": [maskformer, pipeline]}}
+        settings = {**settings, "runtime_env": _CODE}
     try:
         return ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
