@@ -95,7 +95,7 @@ def read_members(tape: "Tape", *, stop: int | None = None) -> Iterator[Member]:
             continue
         member = _read_member(tape, header, records_for_all=records_for_all)
         yield member
-        tape.pass_over(member)
+        tape.skip_data(member)
 
 
 def _header_behind_the_end(tape: "Tape") -> "_Header | None":
@@ -267,7 +267,7 @@ class Tape:
     def read_data(self, member: Member) -> bytes:
         return self._read_whole(member.size, what=repr(member.name))
 
-    def pass_over(self, member: Member) -> None:
+    def skip_data(self, member: Member) -> None:
         """Goes to where the next header should be."""
         data_stop = member.data_offset + member.size
         self.move_to(data_stop)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from pipeline.corpora.columns import UnsureColumns
 from pipeline.corpora.encoded import ReadSettings
-from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.lookups import refusal
 from pipeline.corpora.manifests import Entry, looked_at, read_manifest
 from pipeline.corpora.parquet_images import holds_images
 from pipeline.corpora.patterns import Pattern, pattern_of
 from pipeline.corpora.sources import Kind, Source
 from pipeline.corpora.visible import VisibleFiles
-from pipeline.runtime.passed_over import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, PassedOver
+from pipeline.runtime.skips import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, SkipCounts
 from pipeline.storage import File, Storage, StorageFault, below
 from pipeline.storage.locations import check_location
 
@@ -45,7 +45,7 @@ class Listing:
 
     root: str
     sources: Iterator[Source]
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    skipped: SkipCounts = field(default_factory=SkipCounts)
     """Files that are no source, by reason."""
     doubled: list[str] = field(default_factory=list)
     """Locations that a manifest, or a manifest and its prefix, name once more; the first
@@ -68,10 +68,10 @@ class Listing:
         if len(self.faults) < _MOST_FAULTS:
             self.faults.append(str(fault))
 
-    def pass_over(self, uri: str, *, reason: str) -> None:
+    def count_skipped(self, uri: str, *, reason: str) -> None:
         """Counts a file that could hold images and is no source; the reason is a few plain words,
         as "hidden"."""
-        self.passed_over.add(uri, reason=reason)
+        self.skipped.add(uri, reason=reason)
 
     def take_once(self, uri: str) -> None:
         if len(self.doubled) < _MOST_NAMED:
@@ -115,7 +115,7 @@ def list_corpus(
         if pattern is not None:
             listed = (file for file in listed if pattern.matches(file.uri))
         visible = VisibleFiles(root=root, storage=storage, of_a_kind=kind_of)
-        files = visible.among(listed, pass_over=listing.pass_over)
+        files = visible.among(listed, count_skipped=listing.count_skipped)
     found = _found(
         _settled(files, listing, waits=waits),
         listing,
@@ -154,7 +154,7 @@ def _found(
             yield _Found(_source(file, name=name, kind=str(kind)))
             continue
         if kind is None or not file.etag:  # without an etag: nothing lies where its link leads
-            listing.pass_over(file.uri, reason=OF_NO_KNOWN_KIND)
+            listing.count_skipped(file.uri, reason=OF_NO_KNOWN_KIND)
             continue
         if kind == "parquet":
             with storage.open(file.uri, etag=file.etag, size=file.size) as data:
@@ -168,7 +168,7 @@ def _found(
             if is_asked_for:
                 what = "no column of images (--image_column names one), and " * (kind == "parquet")
                 raise ValueError(f"{file.uri}: {what}{error}") from error
-            listing.pass_over(file.uri, reason=WITHOUT_LOCATIONS)
+            listing.count_skipped(file.uri, reason=WITHOUT_LOCATIONS)
             continue
         listing.notices += [manifest.notice] if manifest.notice else []
         for entry, there in looked_at(manifest.entries, file, storage=storage):

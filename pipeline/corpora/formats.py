@@ -5,28 +5,12 @@ promises nothing is only counted.
 """
 
 from pipeline.corpora.decoding import ImageError, what_it_looks_like
+from pipeline.corpora.endings import OTHER_UNREAD_ENDINGS, RAW_ENDINGS
 
-_READ_ENDINGS = (
-    "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "avif", "jp2",
-    "jpe", "jfif", "jfi", "jif", "mpo", "apng", "dib", "pgm", "pbm", "pnm", "avifs",
-    "j2k", "j2c", "jpc", "jpf", "jpx",
-)  # fmt: skip
-_RAW_ENDINGS = (
-    "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "srw", "raf", "rw2", "rwl",
-    "orf", "pef", "3fr", "fff", "iiq", "mrw", "x3f", "erf", "kdc", "dcr",
-)  # fmt: skip
-_OTHER_UNREAD_ENDINGS = (
-    "heic", "heif", "heics", "heifs", "hif", "avci", "jxl", "jxr", "wdp", "hdp", "psd", "psb",
-    "exr", "dds", "tga", "pcx", "qoi", "xcf", "dcm",
-)  # fmt: skip
-_UNREAD_ENDINGS = frozenset([*_RAW_ENDINGS, *_OTHER_UNREAD_ENDINGS])
+_UNREAD_ENDINGS = frozenset([*RAW_ENDINGS, *OTHER_UNREAD_ENDINGS])
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 # Brands that the decoder tells by itself, or may read.
 _KNOWN_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
-
-IMAGE_ENDINGS = (*_READ_ENDINGS, *_RAW_ENDINGS, *_OTHER_UNREAD_ENDINGS)
-"""In lower case and without the dot; of an archive's members with one name the first ending here is
-the image, so that a photograph goes before its raw file."""
 
 
 def ending(name: str) -> str:
@@ -45,7 +29,7 @@ def unread_format(data: bytes, *, name: str, place: str) -> ImageError | None:
     promised = ending(name)
     if promised not in _UNREAD_ENDINGS or not data:
         return None
-    is_tiff = data.startswith(_TIFF_STARTS) and promised in _RAW_ENDINGS
+    is_tiff = data.startswith(_TIFF_STARTS) and promised in RAW_ENDINGS
     is_other_brand = data[4:8] == b"ftyp" and data[8:12] not in _KNOWN_BRANDS
     if not (is_tiff or is_other_brand or what_it_looks_like(data) == ""):
         return None

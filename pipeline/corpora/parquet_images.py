@@ -20,7 +20,7 @@ from pipeline.corpora.encoded import (
     too_large,
 )
 from pipeline.corpora.sources import Source
-from pipeline.runtime.passed_over import EMPTY_ROW, PassedOver
+from pipeline.runtime.skips import EMPTY_ROW, SkipCounts
 from pipeline.storage import Storage, is_complete, join
 
 _IMAGE_COLUMNS = (
@@ -47,12 +47,12 @@ def read_parquet_images(
     *,
     storage: Storage,
     settings: ReadSettings,
-    passed_over: PassedOver,
+    skipped: SkipCounts,
 ) -> Iterator[EncodedImage]:
     """The images of the rows of a slice; a list column has several in a row.
 
     Args:
-        passed_over: counts the rows whose list is empty.
+        skipped: counts the rows whose list is empty.
     """
     row = source.start
     keys: set[str] = set()
@@ -71,7 +71,7 @@ def read_parquet_images(
                 cells = _cells(value)
                 place = _Place(source, row, key, is_repeated=key is not None and key in keys)
                 if not cells:
-                    passed_over.add(str(place), reason=EMPTY_ROW)
+                    skipped.add(str(place), reason=EMPTY_ROW)
                 for number, cell in enumerate(cells):
                     image_id = place.image_id + (f"/{number}" if _is_list(value) else "")
                     yield _cell_image(

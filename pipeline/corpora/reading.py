@@ -37,7 +37,7 @@ from pipeline.corpora.manifests import absence
 from pipeline.corpora.parquet_images import read_parquet_images
 from pipeline.corpora.sources import Source
 from pipeline.corpora.tars import read_tar
-from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import Storage, StorageFault
 
 __all__ = ["EncodedImage", "ReadSettings", "read_source"]
@@ -48,7 +48,7 @@ def read_source(
     *,
     storage: Storage,
     settings: ReadSettings,
-    passed_over: PassedOver | None = None,
+    skipped: SkipCounts | None = None,
 ) -> Iterator[EncodedImage]:
     """The images of a source, or of the slice that it is, in the order in which they lie there.
 
@@ -56,13 +56,13 @@ def read_source(
     a Parquet file a few.
 
     Args:
-        passed_over: counts members of archives that could be images and are none, and rows whose
+        skipped: counts members of archives that could be images and are none, and rows whose
             lists of images are empty.
 
     Raises:
         StorageFault, SourceChanged: as soon as they occur; what came before still holds.
     """
-    passed_over = PassedOver() if passed_over is None else passed_over
+    skipped = SkipCounts() if skipped is None else skipped
     if not source.etag:  # it was not there when the plan was made; what is there now is no matter
         yield _absent(source)
         return
@@ -70,10 +70,10 @@ def read_source(
         if source.kind == "file":
             yield _read_file(source, storage=storage, settings=settings)
         elif source.kind == "tar":
-            yield from read_tar(source, storage=storage, settings=settings, passed_over=passed_over)
+            yield from read_tar(source, storage=storage, settings=settings, skipped=skipped)
         else:
             yield from read_parquet_images(
-                source, storage=storage, settings=settings, passed_over=passed_over
+                source, storage=storage, settings=settings, skipped=skipped
             )
     except FileNotFoundError:
         yield _absent(source)

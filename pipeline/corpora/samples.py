@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
 from pipeline.corpora.archives import ArchiveDamage, Member, Tape, read_members
-from pipeline.corpora.formats import IMAGE_ENDINGS, ending
-from pipeline.runtime.passed_over import BESIDE_AN_IMAGE, HIDDEN, LEFT_OUT, OF_NO_KNOWN_KIND
+from pipeline.corpora.endings import IMAGE_ENDINGS
+from pipeline.corpora.formats import ending
+from pipeline.runtime.skips import BESIDE_AN_IMAGE, HIDDEN, LEFT_OUT, OF_NO_KNOWN_KIND
 
 _WORD = re.compile(r"(?!v\d+$)[a-z_][a-z0-9_]*", re.IGNORECASE)
 _COULD_BE_IMAGES = frozenset(IMAGE_ENDINGS)
@@ -46,7 +47,7 @@ class Sample:
     wanted."""
 
 
-class Count(Protocol):
+class CountSkipped(Protocol):
     """Is told of each member that could be an image and is none."""
 
     def __call__(self, name: str, *, reason: str) -> None: ...
@@ -59,7 +60,7 @@ def samples(
     max_image_bytes: int,
     start: int = 0,
     stop: int | None = None,
-    pass_over: Count = lambda name, *, reason: None,
+    count_skipped: CountSkipped = lambda name, *, reason: None,
 ) -> Iterator[Sample]:
     """The samples that begin in [start, stop), each with its image in memory, one at a time.
 
@@ -74,10 +75,12 @@ def samples(
     def load(member: Member) -> bytes | None:
         if member.kind == "file" and member.size <= max_image_bytes:
             return tape.read_data(member)
-        tape.pass_over(member)
+        tape.skip_data(member)
         return None
 
-    return _samples(tape, stop=stop, image_members=image_members, load=load, pass_over=pass_over)
+    return _samples(
+        tape, stop=stop, image_members=image_members, load=load, count_skipped=count_skipped
+    )
 
 
 def sample_offsets(
@@ -96,8 +99,8 @@ def sample_offsets(
         tape,
         stop=stop,
         image_members=image_members,
-        load=tape.pass_over,
-        pass_over=lambda name, *, reason: None,
+        load=tape.skip_data,
+        count_skipped=lambda name, *, reason: None,
     )
 
 
@@ -125,7 +128,7 @@ def _samples(
     stop: int | None,
     image_members: Iterable[str],
     load: Callable[[Member], bytes | None],
-    pass_over: Count,
+    count_skipped: CountSkipped,
 ) -> Iterator[Sample]:
     ranks = {extension.lower(): rank for rank, extension in enumerate(image_members)}
     keys: set[str] = set()
@@ -146,13 +149,15 @@ def _samples(
                 continue
             if is_hidden(member.name):
                 if ending(member.name) in _COULD_BE_IMAGES:
-                    pass_over(member.name, reason=HIDDEN)
+                    count_skipped(member.name, reason=HIDDEN)
                 continue
             key, extension = key_and_extension(member.name)
             if group is None or key != group.key or extension in group.extensions:
                 if group is not None:
                     yield from once(group.end())
-                group = _Group(key, member.offset, ranks=ranks, load=load, pass_over=pass_over)
+                group = _Group(
+                    key, member.offset, ranks=ranks, load=load, count_skipped=count_skipped
+                )
             yield from once(group.add(member, extension))
     except ArchiveDamage as error:
         damage = error
@@ -173,11 +178,16 @@ class _Group:
         *,
         ranks: Mapping[str, int],
         load: Callable[[Member], bytes | None],
-        pass_over: Count,
+        count_skipped: CountSkipped,
     ) -> None:
         self.key = key
         self.extensions: set[str] = set()
-        self._offset, self._ranks, self._load, self._pass_over = offset, ranks, load, pass_over
+        self._offset, self._ranks, self._load, self._count_skipped = (
+            offset,
+            ranks,
+            load,
+            count_skipped,
+        )
         self._held: list[Sample] = []
         """Images, none twice under one name: that of the key alone, or those with words in their
         extensions."""
@@ -197,7 +207,7 @@ class _Group:
         if is_plain and not self._is_photographs:
             self._let_go_of_others()
         elif self._held and self._held[0].key == self.key and not self._is_photographs:
-            self._pass_over(member.name, reason=BESIDE_AN_IMAGE)
+            self._count_skipped(member.name, reason=BESIDE_AN_IMAGE)
             return
         key = self.key if is_plain else _without_ending(member.name)
         offset = member.offset if self._held else self._offset
@@ -206,10 +216,10 @@ class _Group:
                 continue
             assert sample.image is not None
             if self._rank(sample.image) <= self._rank(member):
-                self._pass_over(member.name, reason=BESIDE_AN_IMAGE)
+                self._count_skipped(member.name, reason=BESIDE_AN_IMAGE)
                 return
             # Let go first: should this one be cut, the lesser is still not the image.
-            self._pass_over(sample.image.name, reason=BESIDE_AN_IMAGE)
+            self._count_skipped(sample.image.name, reason=BESIDE_AN_IMAGE)
             self._held.remove(sample)
             offset = sample.offset
             break
@@ -230,15 +240,15 @@ class _Group:
             yield Sample(key=self.key, offset=self._offset)
         for name in self._others:
             if ending(name) in _COULD_BE_IMAGES:
-                self._pass_over(name, reason=BESIDE_AN_IMAGE if self._has_image else LEFT_OUT)
+                self._count_skipped(name, reason=BESIDE_AN_IMAGE if self._has_image else LEFT_OUT)
             elif not self._has_image:
-                self._pass_over(name, reason=OF_NO_KNOWN_KIND)
+                self._count_skipped(name, reason=OF_NO_KNOWN_KIND)
 
     def _let_go_of_others(self) -> None:
         """Drops images with words in their extensions: they belong to the one that is here now."""
         for sample in self._held:
             if sample.key != self.key and sample.image is not None:
-                self._pass_over(sample.image.name, reason=BESIDE_AN_IMAGE)
+                self._count_skipped(sample.image.name, reason=BESIDE_AN_IMAGE)
         self._held = [sample for sample in self._held if sample.key == self.key]
 
     def _rank(self, member: Member) -> int:

@@ -17,9 +17,9 @@ from pipeline.corpora.encoded import (
     too_large,
 )
 from pipeline.corpora.links import Linked, linked_files
-from pipeline.corpora.samples import Count, Sample, samples
+from pipeline.corpora.samples import CountSkipped, Sample, samples
 from pipeline.corpora.sources import Source
-from pipeline.runtime.passed_over import EMPTY_ARCHIVE, PassedOver
+from pipeline.runtime.skips import EMPTY_ARCHIVE, SkipCounts
 from pipeline.storage import Storage
 
 
@@ -28,16 +28,16 @@ def read_tar(
     *,
     storage: Storage,
     settings: ReadSettings,
-    passed_over: PassedOver,
+    skipped: SkipCounts,
 ) -> Iterator[EncodedImage]:
     """The images of the archive; where it has none, an error that says so."""
     others: list[str] = []
     count = 0
 
-    def pass_over(name: str, *, reason: str) -> None:
+    def count_skipped(name: str, *, reason: str) -> None:
         if not others:
             others.append(name)
-        passed_over.add(_place(source, name), reason=reason)
+        skipped.add(_place(source, name), reason=reason)
 
     with storage.open(source.uri, etag=source.etag, size=source.size) as file:
         try:
@@ -45,7 +45,7 @@ def read_tar(
                 source,
                 file,
                 settings=settings,
-                pass_over=pass_over,
+                count_skipped=count_skipped,
             ):
                 yield image
                 count += 1
@@ -61,7 +61,7 @@ def read_tar(
             f"none of its members is an image, the first is {others[0]!r}; see --image_members",
         )
     else:
-        passed_over.add(source.uri, reason=EMPTY_ARCHIVE)
+        skipped.add(source.uri, reason=EMPTY_ARCHIVE)
 
 
 def _images(
@@ -69,7 +69,7 @@ def _images(
     file: BinaryIO,
     *,
     settings: ReadSettings,
-    pass_over: Count,
+    count_skipped: CountSkipped,
 ) -> Iterator[EncodedImage]:
     links: dict[Member, str] = {}  # with the keys of their samples
     damage: ArchiveDamage | None = None
@@ -80,7 +80,7 @@ def _images(
             max_image_bytes=settings.max_image_bytes,
             start=source.start,
             stop=source.stop,
-            pass_over=pass_over,
+            count_skipped=count_skipped,
         ):
             if sample.image is None:
                 continue

@@ -8,7 +8,7 @@ what could hold images is counted.
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from pipeline.runtime.passed_over import HIDDEN, OF_A_TABLE
+from pipeline.runtime.skips import HIDDEN, OF_A_TABLE
 from pipeline.storage import File, Storage, below, join
 
 _HIDDEN_FOLDER = re.compile(
@@ -28,8 +28,8 @@ class VisibleFiles:
         self._root, self._storage, self._of_a_kind = root, storage, of_a_kind
         self._is_table: dict[str, bool] = {}
 
-    def among(self, files: Iterable[File], *, pass_over: Callable[..., None]) -> Iterator[File]:
-        """The visible ones of a listing; `pass_over` is told of others that could hold images."""
+    def among(self, files: Iterable[File], *, count_skipped: Callable[..., None]) -> Iterator[File]:
+        """Yields the visible files; calls `count_skipped` for others that could hold images."""
         last = None
         is_plain = False
         for file in files:
@@ -44,7 +44,7 @@ class VisibleFiles:
             if reason is None:
                 yield file
             elif self._of_a_kind(file.uri):
-                pass_over(file.uri, reason=reason)
+                count_skipped(file.uri, reason=reason)
 
     def __contains__(self, uri: str) -> bool:
         name = below(uri, root=self._root)

@@ -29,7 +29,7 @@ from pipeline.datasets.coco_segmentation import (
     segmentation_rle,
 )
 from pipeline.datasets.dataset import LabelledImages, rows_schema
-from pipeline.datasets.label_maps import place_of
+from pipeline.datasets.label_maps import file_location
 from pipeline.datasets.named_files import NamedFiles
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError, Labels, Target, TrueSegment, objects_target
@@ -114,7 +114,7 @@ def open_coco_instances(
     )
     names = [image.file_name for image in content.images]
     photos = NamedFiles.of_photographs(settings, names=names, uri=file.uri, storage=storage)
-    places = [place_of(photos.file(name)) for name in names]
+    places = [file_location(photos.file(name)) for name in names]
     refuse_twice(
         file,
         [("images", index, "file_name") for index in range(len(places))],

@@ -12,7 +12,6 @@ import msgspec
 import pyarrow as pa
 
 from pipeline.corpora.reading import ReadSettings
-from pipeline.datasets.byte_ranges import PLACE, ByteRange
 from pipeline.datasets.coco_entries import (
     Categories,
     Category,
@@ -21,8 +20,9 @@ from pipeline.datasets.coco_entries import (
     unknown_id,
 )
 from pipeline.datasets.coco_json import CocoFile, Flag, Id, is_set
+from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, rows_schema, where
-from pipeline.datasets.label_maps import place_of
+from pipeline.datasets.label_maps import file_location
 from pipeline.datasets.maps import decode_id_map
 from pipeline.datasets.named_files import NamedFiles
 from pipeline.datasets.settings import DatasetSettings
@@ -34,7 +34,7 @@ SEGMENTS_INFO = pa.list_(
 )
 """What is said of the segments of an id map: the fields of `Described`."""
 
-_SCHEMA = rows_schema(("map", PLACE), ("segments", SEGMENTS_INFO))
+_SCHEMA = rows_schema(("map", LOCATION), ("segments", SEGMENTS_INFO))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class IdMapTruth:
     """A map of segment ids for each image, and a list of what they are."""
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        place = ByteRange(**row["map"])
+        place = DataLocation(**row["map"])
         name = where(row, place)
         described = [Described(**segment) for segment in row["segments"]]
         known = {segment.id for segment in described}
@@ -103,8 +103,8 @@ def open_coco_panoptic(
         rows.append(
             {
                 "image_id": image.file_name,
-                "image": asdict(place_of(photos.file(image.file_name))),
-                "map": asdict(place_of(maps.file(annotation.file_name))),
+                "image": asdict(file_location(photos.file(image.file_name))),
+                "map": asdict(file_location(maps.file(annotation.file_name))),
                 "segments": _described(file, index, annotation, categories=categories),
             }
         )

@@ -13,14 +13,12 @@ import pyarrow as pa
 
 from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.reading import EncodedImage, ReadSettings
-from pipeline.datasets.byte_ranges import PLACE, ByteRange
+from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.label_values import LabelValues
+from pipeline.datasets.settings import Kind
 from pipeline.datasets.target import LabelError, Labels, Target
 from pipeline.storage import Storage
 
-Kind = Literal[
-    "label_maps", "coco_panoptic", "coco_instances", "webdataset", "parquet", "segment_table"
-]
 Truths = Literal["labels", "segments", "instances"]
 """What is known of an image: each pixel's label; segments of things and stuff; things alone."""
 
@@ -91,7 +89,7 @@ class LabelledImages:
             StorageFault, SourceChanged: the storage failed, or holds another file now.
         """
         row = self._row(index)
-        place = ByteRange(**row["image"])
+        place = DataLocation(**row["image"])
         data, error = None, None
         try:
             data = self._read(place)
@@ -120,7 +118,7 @@ class LabelledImages:
         """The first so many images."""
         return replace(self, rows=self.rows.slice(0, count))
 
-    def _read(self, place: ByteRange) -> bytes:
+    def _read(self, place: DataLocation) -> bytes:
         bound = self.reading.max_image_bytes
         if place.num_bytes is not None and place.num_bytes > bound:
             raise _too_large(place, num_bytes=place.num_bytes, bound=bound)
@@ -140,15 +138,15 @@ class LabelledImages:
 
 def rows_schema(*others: tuple[str, pa.DataType]) -> pa.Schema:
     """The columns of a data set's table."""
-    return pa.schema([("image_id", pa.string()), ("image", PLACE), *others])
+    return pa.schema([("image_id", pa.string()), ("image", LOCATION), *others])
 
 
-def where(row: Mapping[str, Any], place: ByteRange) -> str:
+def where(row: Mapping[str, Any], place: DataLocation) -> str:
     """An image and the file with its labels, for messages."""
     return f"image {row['image_id']}, labels in {place.name}"
 
 
-def _too_large(place: ByteRange, *, num_bytes: int, bound: int) -> ImageError:
+def _too_large(place: DataLocation, *, num_bytes: int, bound: int) -> ImageError:
     return ImageError(
         "TooLarge",
         f"{place.name}: an encoded image may have {bound} bytes, this has {num_bytes}; "

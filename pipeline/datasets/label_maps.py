@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
-from pipeline.datasets.byte_ranges import PLACE, ByteRange
+from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, rows_schema, where
 from pipeline.datasets.label_names import KnownNames, label_names
 from pipeline.datasets.label_values import LabelValues
@@ -37,7 +37,7 @@ _MAP_SUFFIXES = (
 )  # fmt: skip
 _OTHER_FORMATS = ("xml", "yaml", "yml", "json", "txt")
 _SHOWN = 5
-_SCHEMA = rows_schema(("map", PLACE))
+_SCHEMA = rows_schema(("map", LOCATION))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class LabelMapTruth:
     values: LabelValues
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        place = ByteRange(**row["map"])
+        place = DataLocation(**row["map"])
         return self.values.target(place.read(storage), labels=labels, place=where(row, place))
 
 
@@ -84,8 +84,8 @@ def open_label_maps(
     rows = [
         {
             "image_id": photo.uri.removeprefix(f"{root}/"),
-            "image": asdict(place_of(photo)),
-            "map": asdict(place_of(label_map)),
+            "image": asdict(file_location(photo)),
+            "map": asdict(file_location(label_map)),
         }
         for photo, label_map in pairs
     ]
@@ -103,9 +103,9 @@ def open_label_maps(
     )
 
 
-def place_of(file: File) -> ByteRange:
+def file_location(file: File) -> DataLocation:
     """The whole file."""
-    return ByteRange(uri=file.uri, etag=file.etag, size=file.size)
+    return DataLocation(uri=file.uri, etag=file.etag, size=file.size)
 
 
 def left_out(image_ids: Sequence[str]) -> tuple[str, ...]:

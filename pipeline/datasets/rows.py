@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet_images import bytes_column, parquet_schema
 from pipeline.corpora.reading import ReadSettings
-from pipeline.datasets.byte_ranges import PLACE, ByteRange, read_cell
+from pipeline.datasets.data_location import LOCATION, DataLocation, read_cell
 from pipeline.datasets.dataset import LabelledImages, Truth, rows_schema, where
 from pipeline.datasets.label_maps import LabelMapTruth
 from pipeline.datasets.label_names import KnownNames, label_names
@@ -29,7 +29,7 @@ _LABEL_COLUMNS = (
     "label", "label_map", "label_bytes", "labels", "mask", "map", "annotation", "segmentation",
 )  # fmt: skip
 _SEGMENTS = "segments_info"
-_SCHEMA = rows_schema(("map", PLACE))
+_SCHEMA = rows_schema(("map", LOCATION))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class RowIdMapTruth:
     """What the rows call each label, by its id; None where by the id."""
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        place = ByteRange(**row["map"])
+        place = DataLocation(**row["map"])
         name = where(row, place)
         said = read_cell(replace(place, column=_SEGMENTS), storage=storage)
         if isinstance(said, dict) and _SEGMENTS not in said:  # columns of lists, as the hub's are
@@ -183,7 +183,7 @@ def _rows(
     name = file.uri.removeprefix(f"{root}/")
     keys = parquet_keys(file, column=reading.key_column, storage=storage)
     for row, key in enumerate(keys):
-        place = ByteRange(uri=file.uri, etag=file.etag, size=file.size, row=row, column=photos)
+        place = DataLocation(uri=file.uri, etag=file.etag, size=file.size, row=row, column=photos)
         yield {
             "image_id": f"{name}/{row}" if key is None else key,
             "image": asdict(place),

@@ -1,8 +1,11 @@
 """What a data set is asked for by: its place, and what cannot be found out from it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from pipeline.datasets.dataset import Kind
+Kind = Literal[
+    "label_maps", "coco_panoptic", "coco_instances", "webdataset", "parquet", "segment_table"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from pipeline.corpora.compressed import compression_of
 from pipeline.corpora.corpus import ARCHIVE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.samples import is_hidden, key_and_extension
-from pipeline.datasets.byte_ranges import PLACE, ByteRange
+from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, Truth, rows_schema, where
 from pipeline.datasets.label_maps import LabelMapTruth, left_out
 from pipeline.datasets.label_names import KnownNames, label_names
@@ -29,7 +29,7 @@ from pipeline.datasets.target import Described, LabelError, Labels, Target, id_m
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import File, Storage
 
-_SCHEMA = rows_schema(("map", PLACE), ("segments", PLACE))
+_SCHEMA = rows_schema(("map", LOCATION), ("segments", LOCATION))
 _SHARDS_AT_ONCE = 16
 
 
@@ -41,9 +41,9 @@ class ShardIdMapTruth:
     """What the JSON calls each label, by its id; None where by the id."""
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        place = ByteRange(**row["map"])
+        place = DataLocation(**row["map"])
         name = where(row, place)
-        said = ByteRange(**row["segments"])
+        said = DataLocation(**row["segments"])
         described = described_segments(
             said.read(storage), label_values=self.label_values, place=where(row, said)
         )
@@ -140,9 +140,9 @@ def shard_members(
     yield from map_ahead(look, files, num_threads=_SHARDS_AT_ONCE)
 
 
-def member_place(file: File, member: Member) -> ByteRange:
+def member_location(file: File, member: Member) -> DataLocation:
     """Where a member's bytes lie."""
-    return ByteRange(
+    return DataLocation(
         uri=file.uri,
         etag=file.etag,
         size=file.size,
@@ -250,9 +250,9 @@ def _samples(
         said = sample.get("json")
         yield {
             "image_id": image_id,
-            "image": asdict(member_place(file, photo)),
-            "map": asdict(member_place(file, label_map)),
-            "segments": None if said is None else asdict(member_place(file, said)),
+            "image": asdict(member_location(file, photo)),
+            "map": asdict(member_location(file, label_map)),
+            "segments": None if said is None else asdict(member_location(file, said)),
         }
 
 
@@ -263,7 +263,7 @@ def _first(sample: Mapping[str, Member], extensions: Sequence[str]) -> Member | 
 def _describes_segments(sample: Mapping[str, Any], *, storage: Storage) -> bool:
     """Whether the JSON beside a sample is about segments: WebDataset has captions there too."""
     try:
-        said = json.loads(ByteRange(**sample["segments"]).read(storage))
+        said = json.loads(DataLocation(**sample["segments"]).read(storage))
     except ValueError:
         return False
     return isinstance(said, dict) and "segments_info" in said

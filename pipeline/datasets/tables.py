@@ -19,13 +19,13 @@ from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.parquet_images import bytes_column, parquet_schema
 from pipeline.corpora.reading import ReadSettings
-from pipeline.datasets.byte_ranges import PLACE, ByteRange
 from pipeline.datasets.coco_panoptic import refuse_label_map_settings
+from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, Truths, rows_schema
-from pipeline.datasets.label_maps import place_of
+from pipeline.datasets.label_maps import file_location
 from pipeline.datasets.rows import parquet_keys
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.datasets.shards import member_place, shard_members
+from pipeline.datasets.shards import member_location, shard_members
 from pipeline.datasets.target import LabelError, Labels, Target, TrueSegment
 from pipeline.storage import File, Storage
 from pipeline.table import latest
@@ -35,7 +35,7 @@ _TRUTHS: Mapping[str, Truths] = {
     "panoptic": "segments", "instance": "instances", "semantic": "labels",
 }  # fmt: skip
 _SCHEMA = rows_schema(
-    ("height", pa.int32()), ("width", pa.int32()), ("unit", PLACE), ("unit_id", pa.string())
+    ("height", pa.int32()), ("width", pa.int32()), ("unit", LOCATION), ("unit_id", pa.string())
 )
 
 
@@ -46,7 +46,7 @@ class TableTruth:
     task: Literal["panoptic", "instance", "semantic"]
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        unit = ByteRange(**row["unit"])
+        unit = DataLocation(**row["unit"])
         with storage.open(unit.uri, etag=unit.etag, size=unit.size) as file:
             segments = read_parquet(
                 file,
@@ -95,7 +95,7 @@ def open_table(
             "image": asdict(places[row["image_id"]]),
             "height": row["height"],
             "width": row["width"],
-            "unit": asdict(place_of(units[row["unit_id"]])),
+            "unit": asdict(file_location(units[row["unit_id"]])),
             "unit_id": row["unit_id"],
         }
         for row in rows
@@ -119,12 +119,12 @@ def open_table(
 
 def _photo_places(
     rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
-) -> dict[str, ByteRange]:
+) -> dict[str, DataLocation]:
     """Where each photograph lies, by image_id; each archive is looked into once."""
     by_uri: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_uri[row["uri"]].append(row)
-    places: dict[str, ByteRange] = {}
+    places: dict[str, DataLocation] = {}
     archives = []
     for uri, those in by_uri.items():
         file = storage.file(uri)
@@ -140,17 +140,17 @@ def _photo_places(
         elif kind_of(uri) == "parquet":
             places |= _row_places(file, those, storage=storage, reading=reading)
         else:
-            places[those[0]["image_id"]] = place_of(file)
+            places[those[0]["image_id"]] = file_location(file)
     for file, found in shard_members(archives, storage=storage):
         members = {member.name: member for member in found}
         for row in by_uri[file.uri]:
-            places[row["image_id"]] = member_place(file, members[row["member"]])
+            places[row["image_id"]] = member_location(file, members[row["member"]])
     return places
 
 
 def _row_places(
     file: File, rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
-) -> dict[str, ByteRange]:
+) -> dict[str, DataLocation]:
     with storage.open(file.uri, etag=file.etag, size=file.size) as data:
         schema = parquet_schema(data)
     column = None if schema is None else bytes_column(schema, settings=reading)
@@ -167,6 +167,6 @@ def _row_places(
             raise LabelError(
                 f"image {row['image_id']} is in no row of {file.uri}; see --key_column"
             )
-        place = place_of(file)
+        place = file_location(file)
         places[row["image_id"]] = dataclasses.replace(place, row=at, column=column)
     return places

@@ -35,7 +35,8 @@ from pipeline.labelling.operators import (
 )
 from pipeline.labelling.poison import reason
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.storage import StorageFault
 
 _TASK_IMAGES = 64

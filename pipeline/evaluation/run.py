@@ -29,17 +29,19 @@ from pipeline.evaluation.driver import (
     evaluate_model,
     evaluate_rows,
 )
-from pipeline.evaluation.inference_modes import InferenceSettings, inference_mode
+from pipeline.evaluation.inference_modes import inference_mode
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.matching import match_to_data_labels, stuff_to_fuse, unmatched_lines
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.report import MetricsReport, metrics_summary, report_metrics
 from pipeline.evaluation.scoring import EvaluationSums
+from pipeline.evaluation.settings import EvaluateSettings, InferenceSettings
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelling.model import read_model
 from pipeline.labelling.report import ExitCode
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.runtime.cluster import ActorSettings, connect
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import connect
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, WrongUsage
@@ -47,43 +49,7 @@ from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.storage.faults import can_never_work
 from pipeline.table.store import TableStore
 
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """The predictions to evaluate, and the folder for the results."""
-
-    output: str
-    """Folder or object-store prefix for metrics.json and the pictures."""
-    model: str | None = None
-    """Folder of a model in the transformers format, or its id on the hub."""
-    table: str | None = None
-    """A segment table in place of a model: its rows are evaluated, nothing is segmented again."""
-    limit: int | None = None
-    """Evaluate this many images only, the first of the data set."""
-    worst_images: int = 8
-    """Number of images on the contact sheet."""
-
-    def __post_init__(self) -> None:
-        if (self.model is None) == (self.table is None):
-            raise ValueError("give either --model or --table, and not both")
-        for name in ("limit", "worst_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 _CHECKED_MAPS = 16
-
-PARTS = (
-    EvaluateSettings,
-    DatasetSettings,
-    SegmentSettings,
-    InferenceSettings,
-    ReadSettings,
-    ActorSettings,
-    Storage,
-)
-"""The parts of an evaluation's settings."""
 
 
 def evaluate(settings: Settings) -> int:

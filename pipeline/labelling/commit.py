@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
-from pipeline.runtime.passed_over import PASSED_OVER
+from pipeline.runtime.skips import SKIPPED
 from pipeline.storage import StorageFault
 from pipeline.table.store import TableSpec, TableStore, parquet_options
 
@@ -31,7 +31,7 @@ RECEIPT = pa.schema(
         ("fault", pa.string()),  # why the unit stays undone
         ("fault_kind", pa.string()),  # fault (of storage), lost (a process), mistake (in our code)
         ("storage_retries", RETRIES),  # of the reader and of the stager
-        ("passed_over", PASSED_OVER),  # in the unit's archives, where its end was seen
+        ("skipped", SKIPPED),  # in the unit's archives, where its end was seen
         (
             "errors",
             pa.list_(
@@ -76,7 +76,7 @@ class Stager:
         receipt: dict[str, object] = {"unit_id": unit_id, "positions": positions, "errors": []}
         for row in rows.filter(pa.compute.field("kind") != "image").to_pylist():
             if row["kind"] == "end":
-                receipt |= {"num_images": row["position"], "passed_over": row["passed_over"]}
+                receipt |= {"num_images": row["position"], "skipped": row["skipped"]}
             else:
                 receipt |= {"fault": row["error_message"], "fault_kind": row["kind"]}
         if not positions:

@@ -21,7 +21,7 @@ from pipeline.corpora.sources import Source
 from pipeline.labelling.guard import Guard
 from pipeline.labelling.limits import memory_limit, time_limit
 from pipeline.labelling.rows import RETRIES, taken_retries
-from pipeline.runtime.passed_over import PASSED_OVER, PassedOver
+from pipeline.runtime.skips import SKIPPED, SkipCounts
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import SourceChanged, Storage, StorageFault
 from pipeline.table.units import sources_of
@@ -45,7 +45,7 @@ BLOCK = pa.schema(
         ("pixels_width", pa.int32()),
         ("bytes_read", pa.int64()),  # encoded bytes of the image
         ("storage_retries", RETRIES),  # of the reader's process; on ends and faults
-        ("passed_over", PASSED_OVER),  # in the unit's archives; on ends
+        ("skipped", SKIPPED),  # in the unit's archives; on ends
     ]
 )
 
@@ -74,11 +74,11 @@ class UnitLoader:
         """Yields a row for each image, then one for the unit's end or for the fault before it."""
         unit_id = unit["unit_id"][0].as_py()
         quarantined = self.quarantined.get(unit_id, {})
-        passed_over = PassedOver()
+        skipped = SkipCounts()
         position = 0
         try:
             with self._decoder() as decoded:
-                for image in self._images(sources_of(unit), passed_over=passed_over):
+                for image in self._images(sources_of(unit), skipped=skipped):
                     if error := quarantined.get(position):
                         message = f"{image.name}: {error.message}"
                         image = replace(image, error=ImageError(error.error_class, message))
@@ -94,7 +94,7 @@ class UnitLoader:
             "kind": "end",
             "position": position,
             "storage_retries": taken_retries(),
-            "passed_over": passed_over.to_rows(),
+            "skipped": skipped.to_rows(),
         }
 
     @contextmanager
@@ -109,15 +109,11 @@ class UnitLoader:
             with memory_limit(memory_bytes):
                 yield time_limit(seconds)(decode)
 
-    def _images(
-        self, sources: Iterable[Source], *, passed_over: PassedOver
-    ) -> Iterator[EncodedImage]:
+    def _images(self, sources: Iterable[Source], *, skipped: SkipCounts) -> Iterator[EncodedImage]:
         """Yields the images of all sources in order: files fetched ahead, archives streamed."""
 
         def read(source: Source) -> Iterable[EncodedImage]:
-            return read_source(
-                source, storage=self.storage, settings=self.reading, passed_over=passed_over
-            )
+            return read_source(source, storage=self.storage, settings=self.reading, skipped=skipped)
 
         def fetch(source: Source) -> Iterable[EncodedImage]:
             return list(read(source)) if source.kind == "file" else read(source)

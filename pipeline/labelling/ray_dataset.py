@@ -26,7 +26,8 @@ from pipeline.labelling.operators import (
 )
 from pipeline.labelling.poison import IsolationContext, failure
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.storage import StorageFault
 from pipeline.table.store import TableSpec, TableStore
 from pipeline.table.units import Unit

@@ -6,9 +6,9 @@ from enum import IntEnum
 from typing import Any
 
 from pipeline.planning.planner import Plan
-from pipeline.runtime.passed_over import OF_NO_KNOWN_KIND, PassedOver
 from pipeline.runtime.progress import duration
 from pipeline.runtime.run_stats import Counts, RunStats
+from pipeline.runtime.skips import OF_NO_KNOWN_KIND, SkipCounts
 
 
 class ExitCode(IntEnum):
@@ -116,8 +116,8 @@ def report_run(
         errors=dict(stats.counts.errors.most_common()),
         error_examples=stats.examples,
         faults=dict(list(stats.faults.items())[:100]),
-        files_passed_over=plan.passed_over.counts[OF_NO_KNOWN_KIND],
-        files_passed_over_examples=plan.passed_over.examples.get(OF_NO_KNOWN_KIND, []),
+        files_passed_over=plan.skipped.counts[OF_NO_KNOWN_KIND],
+        files_passed_over_examples=plan.skipped.examples.get(OF_NO_KNOWN_KIND, []),
         files_named_twice=len(plan.doubled) + plan.more_doubled,
         units_elsewhere=stats.units_elsewhere,
         units_left=stats.units_left,
@@ -127,7 +127,7 @@ def report_run(
         files_gone_example=plan.first_gone,
         files_out_of_reach=plan.out_of_reach,
         files_out_of_reach_examples=list(plan.storage_faults),
-        passed_over=_together(plan.passed_over, stats.counts.passed_over).to_dict(),
+        passed_over=_together(plan.skipped, stats.counts.skipped).to_dict(),
         storage_retries=dict(stats.storage_retries.most_common()),
         storage_wait_seconds=round(stats.storage_wait_seconds, 2),
         gpu_seconds=round(stats.gpus * stats.seconds_at_work, 2),
@@ -135,8 +135,8 @@ def report_run(
     )
 
 
-def _together(*parts: PassedOver) -> PassedOver:
-    together = PassedOver()
+def _together(*parts: SkipCounts) -> SkipCounts:
+    together = SkipCounts()
     for part in parts:
         together.add_all(part.to_rows())
     return together
@@ -171,7 +171,7 @@ def run_summary(report: Report, *, report_file: str) -> str:
     for reason, said in report.passed_over.items():
         files = "file" if said["count"] == 1 else "files"
         example = said["examples"][0]
-        lines.append(f"passed over {said['count']:,} {files} ({reason}), for example {example}")
+        lines.append(f"skipped {said['count']:,} {files} ({reason}), for example {example}")
     if report.files_named_twice:
         lines.append(
             f"files that the corpus names twice, labelled once: {report.files_named_twice:,}"

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from pipeline.runtime.passed_over import PASSED_OVER
+from pipeline.runtime.skips import SKIPPED
 from pipeline.storage.retries import take_retries
 from pipeline.table.store import IMAGES, SEGMENTS
 
@@ -33,7 +33,7 @@ ROWS = pa.schema(
         ("kind", pa.string()),  # as in `loading.BLOCK`
         ("bytes_read", pa.int64()),
         ("storage_retries", RETRIES),
-        ("passed_over", PASSED_OVER),
+        ("skipped", SKIPPED),
     ]
 )
 """The columns of `images`, with the image's segments in a list."""

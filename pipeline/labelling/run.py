@@ -26,7 +26,7 @@ from pipeline.labelling.report import (
     report_run,
     run_summary,
 )
-from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.planning.planner import (
     FailedImage,
     Plan,
@@ -34,7 +34,8 @@ from pipeline.planning.planner import (
     plan_corpus,
     settle_plan,
 )
-from pipeline.runtime.cluster import ActorSettings, connect
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import connect
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, WrongUsage
@@ -45,35 +46,6 @@ from pipeline.table.plans import report_file
 from pipeline.table.store import TableStore
 
 _FEWEST_IMAGES_TO_JUDGE = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSettings:
-    """The corpus to label, the model, and the table for the rows."""
-
-    corpus: str
-    """A prefix, tar, Parquet file or manifest (csv, tsv, jsonl or Parquet with a column uri), or a
-    pattern as photos/*.jpg or s3://bucket/shards-{000..010}.tar, on a disk or at any fsspec URL."""
-    table: str
-    """Folder or object-store prefix of the segment table; it is made where there is none."""
-    model: str
-    """Folder of a model in the transformers format, or its id on the hub."""
-    limit: int | None = None
-    """Label the first so many images of the corpus only."""
-    error_budget: float = 0.1
-    """Largest share of images in error with which a run still counts as done, in [0, 1]."""
-    dry_run: bool = False
-    """Plan, time a few images, say how long the run would take, and write nothing."""
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}")
-        if not 0 <= self.error_budget <= 1:
-            raise ValueError(f"error_budget must be in [0, 1], got {self.error_budget}")
-
-
-PARTS = (LabelSettings, SegmentSettings, ReadSettings, UnitSettings, ActorSettings, Storage)
-"""The parts of a labelling job's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,39 @@
-"""Defines the settings of a segmentation: its task, thresholds, precision and limits."""
+"""Defines the settings of labelling: corpus, table and model; task, thresholds and limits."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.corpora.settings import ReadSettings
+from pipeline.planning.settings import UnitSettings
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.storage import Storage
+
 _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """The corpus to label, the model, and the table for the rows."""
+
+    corpus: str
+    """A prefix, tar, Parquet file or manifest (csv, tsv, jsonl or Parquet with a column uri), or a
+    pattern as photos/*.jpg or s3://bucket/shards-{000..010}.tar, on a disk or at any fsspec URL."""
+    table: str
+    """Folder or object-store prefix of the segment table; it is made where there is none."""
+    model: str
+    """Folder of a model in the transformers format, or its id on the hub."""
+    limit: int | None = None
+    """Label the first so many images of the corpus only."""
+    error_budget: float = 0.1
+    """Largest share of images in error with which a run still counts as done, in [0, 1]."""
+    dry_run: bool = False
+    """Plan, time a few images, say how long the run would take, and write nothing."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if not 0 <= self.error_budget <= 1:
+            raise ValueError(f"error_budget must be in [0, 1], got {self.error_budget}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +110,7 @@ class ResolvedThresholds:
     mask_threshold: float
     overlap_mask_area_threshold: float
     label_ids_to_fuse: frozenset[int]
+
+
+PARTS = (LabelSettings, SegmentSettings, ReadSettings, UnitSettings, ActorSettings, Storage)
+"""The parts of a labelling run's settings."""

@@ -4,8 +4,8 @@ import collections
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.runtime.passed_over import PassedOver
 from pipeline.runtime.run_stats import Counts
+from pipeline.runtime.skips import SkipCounts
 
 
 @dataclass
@@ -30,10 +30,10 @@ class UnitReceipts:
         self.positions |= new
         if receipt["part"] is not None and receipt["part"] not in self.parts:
             self.parts.append(receipt["part"])
-        passed_over = PassedOver()
+        skipped = SkipCounts()
         if receipt["num_images"] is not None and self.num_images is None:
             self.num_images = receipt["num_images"]
-            passed_over.add_all(receipt["passed_over"] or ())
+            skipped.add_all(receipt["skipped"] or ())
         errors = [error for error in receipt["errors"] if error["position"] in new]
         # A part that overlaps another comes from a task that ran twice: its sums are estimated.
         share = len(new) / max(1, len(receipt["positions"]))
@@ -42,7 +42,7 @@ class UnitReceipts:
             segments=round(share * (receipt["num_segments"] or 0)),
             bytes_read=round(share * (receipt["bytes_read"] or 0)),
             errors=collections.Counter(error["error_class"] for error in errors),
-            passed_over=passed_over,
+            skipped=skipped,
         )
         self.counts.add(counts)
         return counts, errors

@@ -13,23 +13,20 @@ from datetime import datetime
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.deadline import moment
 from pipeline.labelling.report import ExitCode, Report
-from pipeline.labelling.run import PARTS as LABELLING
-from pipeline.labelling.run import LabelSettings, SourceFilter, ended, fail, label, new_run_id
+from pipeline.labelling.run import SourceFilter, ended, fail, label, new_run_id
+from pipeline.labelling.settings import LabelSettings
 from pipeline.nightly.lock import LockHeld, holding_lock
-from pipeline.nightly.reporting import ReportSettings, publish
+from pipeline.nightly.reporting import publish
 from pipeline.nightly.reporting.metrics import RunMetrics
 from pipeline.nightly.reporting.webhook import send
 from pipeline.nightly.retrying import images_to_try_again
-from pipeline.nightly.settings import NightlySettings
+from pipeline.nightly.settings import NightlySettings, ReportSettings
 from pipeline.nightly.settling import Settling
 from pipeline.planning.planner import FailedImage, Plan
 from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, WrongUsage
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
-
-PARTS = (*LABELLING, NightlySettings, ReportSettings)
-"""The parts of a nightly job's settings."""
 
 
 def label_nightly(settings: Settings) -> int:

@@ -10,30 +10,18 @@ import shlex
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.labelling.report import ExitCode
+from pipeline.nightly.settings import SubmitSettings
 from pipeline.runtime.settings import WrongUsage
 
 _STOPPED = 143
 _ASK_EVERY_SECONDS = 2.0
 _MOST_ATTEMPTS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmitSettings:
-    """Where a job is submitted, and under which id."""
-
-    submission_id: str
-    """The same for all attempts at the same thing, as the date of a nightly run."""
-    address: str | None = None
-    """Of the cluster's dashboard, as `http://head:8265`; RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
-    working_dir: str | None = "."
-    """Folder that travels to the cluster and in which the command runs; `null` for none."""
 
 
 class Client(Protocol):

@@ -26,8 +26,9 @@ from pipeline.corpora.sources import Source
 from pipeline.planning.identities import IdCheck
 from pipeline.planning.listing_diff import ListingDiff
 from pipeline.planning.previous_plans import PreviousPlans
+from pipeline.planning.settings import UnitSettings
 from pipeline.planning.splitting import Cutter
-from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import File, Storage, StorageFault
 from pipeline.storage.locations import what_is_near
 from pipeline.table.plans import put_in_force, write_plan
@@ -37,21 +38,6 @@ from pipeline.table.units import PLAN, Unit, unit_id
 __all__ = [
     "PLAN", "FailedImage", "Plan", "Unit", "UnitSettings", "plan_corpus", "settle_plan", "unit_id",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitSettings:
-    """How large a unit may become: the larger, the fewer files, and the more is lost in a crash."""
-
-    unit_images: int = 1000
-    """Most images of a unit, where their number is known without reading (files, Parquet)."""
-    unit_bytes: int = 2**30
-    """Most bytes of a unit; a tar or Parquet file larger than this is cut into several units."""
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +62,7 @@ class Plan:
     """Number of plans that this one takes into account: all that were in force."""
     doubled: tuple[str, ...]
     """Files that are named twice, the first of them."""
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    skipped: SkipCounts = field(default_factory=SkipCounts)
     """Files that are no source, by reason."""
     more_doubled: int = 0
     notices: tuple[str, ...] = ()
@@ -190,7 +176,7 @@ def plan_corpus(
             units=(*comparison.pending(), *new),
             done=comparison.num_done,
             earlier=earlier.count,
-            passed_over=listing.passed_over,
+            skipped=listing.skipped,
             doubled=tuple(listing.doubled),
             more_doubled=listing.more_doubled,
             notices=tuple(listing.notices),
@@ -247,7 +233,7 @@ def _nothing(corpus: str, listing: Listing, *, storage: Storage) -> str:
     what = "no image, archive, Parquet file or manifest"
     but = "".join(
         f"; {count:,} {'file' if count == 1 else 'files'} ({reason}), as {examples[0]}"
-        for reason, count, examples in listing.passed_over.by_frequency()
+        for reason, count, examples in listing.skipped.by_frequency()
     )
     if not but and next(storage.files(listing.root), None) is None:
         return f"{what}: {what_is_near(corpus, storage=storage)}"

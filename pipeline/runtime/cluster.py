@@ -16,6 +16,7 @@ import ray
 import maskformer
 import pipeline
 from maskformer import MaskFormerImageProcessor
+from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.inside_ray import listen_on_this_machine_only
 
 _OWN_CLUSTER = {
@@ -93,33 +94,6 @@ def _log_errors_only() -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorSettings:
-    """Number and size of actors. What is None follows from the cluster."""
-
-    ray_address: str | None = None
-    """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
-    dashboard: bool = False
-    """Prints where Ray's dashboard is; a cluster that is started here has one only then."""
-    num_actors: int | None = None
-    """Actors in all; one for each GPU, or one for each core without, as far as memory allows."""
-    actor_gpus: float | None = None
-    """GPUs of an actor, 0.5 for two on one; 1, or 0 on a cluster without GPUs."""
-    actor_cpus: float | None = None
-    """CPUs that an actor reserves; a fifth of a node's for all its actors, beside GPUs at most 1
-    for each."""
-    reader_cpus: float = 0.5
-    """CPUs that a reading task reserves."""
-    block_images: int | None = None
-    """Images that go to an actor at once, of the usual shape; 64 beside a GPU, or 16."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):
-            value = getattr(self, name)
-            if value is not None and (value < 0 or (value == 0 and name != "actor_gpus")):
-                raise ValueError(f"{name} must be above 0, got {value}")
 
 
 # An actor on a CPU needs memory for a large model, its activations and one image.

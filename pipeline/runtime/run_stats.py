@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.skips import SkipCounts
 from pipeline.storage.retries import Retries
 
 _EXAMPLES = 5
@@ -25,7 +25,7 @@ class Counts:
     """Encoded bytes."""
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
     """Images in error by class."""
-    passed_over: PassedOver = field(default_factory=PassedOver)
+    skipped: SkipCounts = field(default_factory=SkipCounts)
     """Members of archives that could be images and are none, by reason."""
 
     @property
@@ -37,14 +37,14 @@ class Counts:
         self.segments += other.segments
         self.bytes_read += other.bytes_read
         self.errors.update(other.errors)
-        self.passed_over.add_all(other.passed_over.to_rows())
+        self.skipped.add_all(other.skipped.to_rows())
 
     def take_back(self, other: "Counts") -> None:
         self.images -= other.images
         self.segments -= other.segments
         self.bytes_read -= other.bytes_read
         self.errors -= other.errors
-        self.passed_over.take_back(other.passed_over.to_rows())
+        self.skipped.subtract(other.skipped.to_rows())
 
 
 @dataclass

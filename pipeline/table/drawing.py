@@ -3,7 +3,6 @@
 Takes rows of a segment table; finds the images again where the table says they are.
 """
 
-import colorsys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 from pipeline.table import latest
+from pipeline.table.label_colours import segment_colour
 from pipeline.table.store import TableStore
 
-_GOLDEN = 0.618034
 _SMALLEST_NAMED_SHARE = 0.01
 
 
@@ -55,6 +54,24 @@ def contact_sheet(
         if image_id in photos
     ]
     return _sheet(tiles, layout=layout)
+
+
+def photograph_beside_overlay(
+    table: str, image_id: str, *, storage: Storage | None = None, height: int = 512
+) -> Image.Image:
+    """Draws an image of a table twice, as it is and with its latest segments over it.
+
+    Raises:
+        KeyError: the image cannot be read any more where the table says that it lies.
+    """
+    storage = storage or Storage().with_environment()
+    rows, segments = latest.chosen(TableStore(table, storage), [image_id])
+    photo = find_images(rows, storage=storage, reading=ReadSettings())[image_id].convert("RGB")
+    width = round(height * photo.width / photo.height)
+    pair = Image.new("RGB", (2 * width + height // 64, height), "white")
+    for left, picture in ((0, photo), (pair.width - width, draw_segments(photo, segments))):
+        pair.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, 0))
+    return pair
 
 
 def find_images(
@@ -115,7 +132,9 @@ def draw_segments(
     names: list[tuple[tuple[int, int], str]] = []
     for row in sorted(rows, key=lambda row: -row["area"]):
         mask = mask_of(row)
-        colour = _colour(row["label_id"], row["segment_id"])
+        colour = np.array(
+            segment_colour(row["label"], row["label_id"], row["segment_id"]), np.float32
+        )
         pixels = np.where(mask[..., None], 0.5 * pixels + 0.5 * colour, pixels)
         pixels[_outline(mask)] = colour
         if mask.sum() >= _SMALLEST_NAMED_SHARE * mask.size:
@@ -147,12 +166,6 @@ def _sheet(tiles: Sequence[Image.Image], *, layout: SheetLayout) -> Image.Image:
             sheet.paste(tile, (index * width, top))
         top += height
     return sheet
-
-
-def _colour(label_id: int, segment_id: int) -> np.ndarray:
-    hue = (label_id * _GOLDEN) % 1
-    brightness = 0.65 + 0.35 * ((segment_id * _GOLDEN) % 1)
-    return np.array(colorsys.hsv_to_rgb(hue, 0.85, brightness), np.float32) * 255
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:

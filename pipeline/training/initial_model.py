@@ -21,31 +21,10 @@ from maskformer import (
     weight_files,
 )
 from pipeline.datasets.label_values import LabelValues
+from pipeline.training.settings import StartSettings
 
 if TYPE_CHECKING:
     from maskformer import MaskFormerForInstanceSegmentation
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartSettings:
-    """What training begins with."""
-
-    model: str | None = None
-    """A trained MaskFormer: a folder, a name of the zoo or the hub. With `architecture` only the
-    weights of its backbone: ImageNet's, say, as a file or a name of the hub; None for none."""
-    architecture: str | dict[str, Any] | None = None
-    """The MaskFormer that is built where `model` is no whole one: a name of the zoo, a config.json,
-    or its fields, as {backbone_config: {...}, decoder_config: {...}}."""
-    image_processor: dict[str, Any] | None = None
-    """Settings of preprocessor_config.json that differ from the model's: {image_mean: [...]}."""
-    licence: str | None = None
-    """Of the weights that training begins with, for the model card."""
-
-    def __post_init__(self) -> None:
-        if self.model is None and self.architecture is None:
-            raise ValueError(
-                "--model must name what to begin with, or --architecture what to build afresh"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,53 +34,23 @@ from pipeline.training.announcer import Announcer
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.checkpoint import Checkpoints, best_of
 from pipeline.training.export import Card, deliver
-from pipeline.training.initial_model import StartSettings, read_start, reduced_labels
+from pipeline.training.initial_model import read_start, reduced_labels
 from pipeline.training.model_check import check_model
-from pipeline.training.optimisation import OptimisationSettings, check_device
+from pipeline.training.optimisation import check_device
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.scheduling import TrainingStopped, WorkerSettings, run_workers
-from pipeline.training.targets import TargetSettings
-from pipeline.training.validation import Validation, ValidationSettings, validation_of
-from pipeline.training.worker import TrainingJob
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """Where the model goes, and what is written down on the way."""
-
-    output: str
-    """Folder or object-store prefix: the model, its card and curves, metrics and checkpoints."""
-    seed: int = 0
-    """Of the order of images, their augmentation, dropout and fresh weights."""
-    auxiliary_losses: bool = True
-    """Losses of each decoder layer, as published, instead of the last alone."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints, which are judged by --validation."""
-    keep_checkpoints: int = 2
-    """How many of the last are kept, beside the best."""
-    log_every: int = 20
-    """Steps between lines of metrics.jsonl."""
-
-    def __post_init__(self) -> None:
-        for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-PARTS = (
+from pipeline.training.scheduling import TrainingStopped, run_workers
+from pipeline.training.settings import (
+    PARTS,
     FinetuneSettings,
-    StartSettings,
-    DatasetSettings,
-    TargetSettings,
-    Augmentation,
     OptimisationSettings,
+    StartSettings,
+    TargetSettings,
     ValidationSettings,
     WorkerSettings,
-    ReadSettings,
-    Storage,
 )
-"""The parts of a fine-tuning job's settings."""
+from pipeline.training.validation import Validation, validation_of
+from pipeline.training.worker import TrainingJob
 
 _SHOWN = 5
 

@@ -4,7 +4,7 @@ Ray Train starts them once; whether they are started again is decided here, by w
 """
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -22,35 +22,11 @@ from pipeline.training.checkpoint import Checkpoints, ray_train_storage
 from pipeline.training.history_display import FollowedHistory
 from pipeline.training.notes import DriverNotes
 from pipeline.training.optimisation import check_device
+from pipeline.training.settings import WorkerSettings
 from pipeline.training.worker import TrainingJob, train
 
 _LOOK_EVERY_SECONDS = 0.5
 _SHOWN = 400
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerSettings:
-    """Who trains. Nothing here changes what comes out."""
-
-    num_workers: int = 1
-    """Processes that share the images of each step; one for each GPU."""
-    worker_cpus: float | None = None
-    """CPUs that a worker reserves; 1 beside a GPU, else its share of what the cluster has."""
-    loader_processes: int = 1
-    """Processes beside each worker that decode and augment; 0 for none, and the worker waits."""
-    max_failures: int = 3
-    """How often workers are started again, from the last checkpoint, before the run gives up."""
-    ray_address: str | None = None
-    """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
-    dashboard: bool = False
-    """Prints where Ray's dashboard is; a cluster that is started here has one only then."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_workers", 1), ("loader_processes", 0), ("max_failures", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.worker_cpus is not None and not self.worker_cpus > 0:
-            raise ValueError(f"worker_cpus must be above 0, got {self.worker_cpus}")
 
 
 class TrainingStopped(Exception):

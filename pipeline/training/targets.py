@@ -6,7 +6,6 @@ is left of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, Integer
@@ -16,22 +15,9 @@ from pipeline.datasets.dataset import TASKS, LabelledImages
 from pipeline.datasets.id_maps import looked_up
 from pipeline.datasets.target import Target, TrueSegment, objects_target
 from pipeline.evaluation.matching import UNMATCHED, match_to_data_labels
-
-Task = Literal["semantic", "panoptic", "instance"]
+from pipeline.training.settings import Task
 
 _TASK_OF = {"labels": "semantic", "segments": "panoptic", "instances": "instance"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetSettings:
-    """What is learnt from the labels."""
-
-    task: Task | None = None
-    """A mask for each label in an image (semantic), for each segment (panoptic), or for each thing
-    (instance); what the labels tell at most where null."""
-    ignore_void: bool = False
-    """Pixels without a label, crowds and padding count for nothing; else they are outside of every
-    mask, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,41 +26,9 @@ from pipeline.evaluation.scoring import EvaluationSums, Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.training.targets import Task
+from pipeline.training.settings import Task, ValidationSettings
 
 _BLOCK_BYTES = 2**24
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationSettings:
-    """By what the model is judged at each checkpoint."""
-
-    validation: str | None = None
-    """Labelled images as --dataset takes them; None for no validation, and the last checkpoint is
-    the best."""
-    validation_images: str | None = None
-    """Where their photographs are, as --images."""
-    validation_maps: str | None = None
-    """Where their maps are, as --maps."""
-    validation_limit: int | None = None
-    """Judge by the first so many of them only."""
-    threshold: float | None = None
-    """Lowest score of a segment, as for labelling. Not for semantic."""
-    overlap_mask_area_threshold: float | None = None
-    """As for labelling. Not for semantic."""
-    drawn_images: int = 4
-    """How many of the worst images are drawn for TensorBoard."""
-
-    def __post_init__(self) -> None:
-        for name in ("validation_limit", "drawn_images"):
-            value = getattr(self, name)
-            if value is not None and value < (name == "validation_limit"):
-                raise ValueError(f"{name} must be above 0, got {value}")
-        if self.validation is None:
-            for name in ("validation_images", "validation_maps", "validation_limit", "threshold",
-                         "overlap_mask_area_threshold"):  # fmt: skip
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} has no effect without --validation; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +40,7 @@ class Validation:
     segmenting: SegmentSettings
     num_drawn: int
 
-    def verdict(
+    def evaluate(
         self,
         model: MaskFormerForInstanceSegmentation,
         *,

@@ -181,7 +181,7 @@ class _Run:
             return None
         self._say(f"judging step {step:,} by {len(validation.dataset):,} images")
         self._trainer.share_buffers()
-        result = validation.verdict(
+        result = validation.evaluate(
             self._trainer.delivered,
             processor=self._training_job.start.processor,
             rank=self._rank,

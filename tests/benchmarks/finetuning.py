@@ -264,7 +264,7 @@ def hand_written(words: Sequence[str]) -> Steps:
     from pipeline.runtime.settings import parse
     from pipeline.training.initial_model import StartSettings, build_model, read_start
     from pipeline.training.optimisation import OptimisationSettings, build_optimiser, rate_share
-    from pipeline.training.run import PARTS
+    from pipeline.training.settings import PARTS
 
     keep_memory()  # as the job's workers do, so that it is no part of the ratio
     torch.set_num_threads(len(os.sched_getaffinity(0)))

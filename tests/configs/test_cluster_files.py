@@ -18,8 +18,7 @@ import yaml
 from kubernetes_schemas import SCHEMAS
 
 import pipeline
-from pipeline.nightly.run import PARTS
-from pipeline.nightly.submission import SubmitSettings
+from pipeline.nightly.settings import PARTS, SubmitSettings
 from pipeline.runtime.settings import parse
 
 ROOT = Path(pipeline.__file__).parents[1]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.corpora.formats import IMAGE_ENDINGS, ending
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.corpora.sources import Source
-from pipeline.runtime.passed_over import EMPTY_ARCHIVE, OF_NO_KNOWN_KIND, PassedOver
+from pipeline.runtime.skips import EMPTY_ARCHIVE, OF_NO_KNOWN_KIND, SkipCounts
 from pipeline.storage import Storage
 
 TYPES = {
@@ -66,13 +66,11 @@ def each_image_is_a_row_or_is_counted(
     storage = Held()
     object.__setattr__(storage, "data", data)
     source = Source(uri="/a.tar", name="a.tar", kind="tar", etag="e", size=len(data))
-    passed_over = PassedOver()
-    images = list(
-        read_source(source, storage=storage, settings=ReadSettings(), passed_over=passed_over)
-    )
+    skipped = SkipCounts()
+    images = list(read_source(source, storage=storage, settings=ReadSettings(), skipped=skipped))
     could_be = [name for name, kind, _ in drawn if kind in IMAGES and ending(name) in IMAGE_ENDINGS]
     rows = [image for image in images if image.member is not None]
-    counted = passed_over.counts.copy()
+    counted = skipped.counts.copy()
     del counted[OF_NO_KNOWN_KIND], counted[EMPTY_ARCHIVE]
     assert len(rows) + counted.total() == len(could_be)
     assert len({image.image_id for image in images}) == len(images)

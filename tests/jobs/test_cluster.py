@@ -18,7 +18,8 @@ from job_runs import ROOT, Job, Jobs, Moment, clean_environment, running, wait_u
 from ports import free_ports, instead_of_fixed_ports
 from table_rows import Run, assert_same, rows_of
 
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 
 pytestmark = pytest.mark.timeout(600)
 

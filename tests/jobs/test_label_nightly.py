@@ -15,7 +15,7 @@ from job_runs import ROOT, Here, Job, Jobs, Moment, wait_until, words
 from table_rows import rows_of
 
 from jobs import label_nightly
-from pipeline.nightly.run import PARTS
+from pipeline.nightly.settings import PARTS
 from pipeline.runtime.settings import WrongUsage, parse
 from pipeline.table import latest
 

@@ -11,13 +11,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pipeline.labelling.report import ExitCode
 from pipeline.maintenance.compact.clearing import Leftover, clear, remove_own_files
 from pipeline.maintenance.compact.compaction_plan import choose
 from pipeline.maintenance.compact.joining import join_units, publish
 from pipeline.maintenance.compact.units import DamagedFile
+from pipeline.maintenance.settings import CompactSettings
 from pipeline.runtime.progress import duration
 from pipeline.runtime.settings import WrongUsage, parse
 from pipeline.storage import Storage, StorageFault
@@ -29,30 +29,6 @@ DAMAGED = 1
 """Exit code where a file of the table cannot be read."""
 
 _LINE_EVERY_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompactSettings:
-    """Which table, and how large its files become."""
-
-    table: str
-    """Folder or object-store prefix of the segment table; needs no `--table` before it."""
-    target_bytes: int = 2**28
-    """Size of the files that are made; one that has half of it is not written again."""
-    remove_units_after_days: int | None = None
-    """Remove the own files of units that a compacted file has held for so many days. Patterns as
-    `TABLE/segments/*.parquet` miss these rows then: read the files that
-    `pipeline.table.store.segments(TABLE).files` names, as any tool can."""
-
-    def __post_init__(self) -> None:
-        if self.target_bytes < 1:
-            raise ValueError(f"target_bytes must be at least 1, got {self.target_bytes}")
-        days = self.remove_units_after_days
-        if days is not None and days < 1:
-            raise ValueError(
-                f"remove_units_after_days must be at least 1, got {days}; readers may have opened "
-                "these files"
-            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,10 +10,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.labelling.report import ExitCode
+from pipeline.maintenance.settings import VerifySettings
 from pipeline.maintenance.verify.findings import RULES, Findings
 from pipeline.maintenance.verify.tables import VerifyReport, verify_table
 from pipeline.runtime.progress import duration
@@ -27,30 +28,6 @@ NOT_FINISHED = 3
 """Exit codes beside those of jobs: a rule is broken; sound, but planned units are not done."""
 
 _LINE_EVERY_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifySettings:
-    """Which table, and how closely to look."""
-
-    table: str
-    """Folder or object-store prefix of the segment table; needs no `--table` before it."""
-    sample: float = 1.0
-    """Share of the images whose run lengths are looked at, in (0, 1]; the same ones each time."""
-    json: bool = False
-    """Print one JSON object in place of the lines for people."""
-    examples: int = 5
-    """How many places are shown for each rule that is broken."""
-    num_threads: int | None = None
-    """How many units are looked at at once; one for each core."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sample <= 1:
-            raise ValueError(f"sample must be in (0, 1], got {self.sample}")
-        for name in ("examples", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

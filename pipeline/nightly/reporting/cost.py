@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.labelling.report import Report
-from pipeline.nightly.reporting.settings import ReportSettings
+from pipeline.nightly.settings import ReportSettings
 
 _HOUR = 3600
 

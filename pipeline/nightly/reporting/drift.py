@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.nightly.reporting.run_aggregates import RunAggregates, shares
-from pipeline.nightly.reporting.settings import ReportSettings
+from pipeline.nightly.settings import ReportSettings
 
 Level = Literal["unknown", "none", "watch", "alarm"]
 

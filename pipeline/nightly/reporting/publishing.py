@@ -20,8 +20,8 @@ from pipeline.nightly.reporting.page import Findings, page
 from pipeline.nightly.reporting.pictures import pictures
 from pipeline.nightly.reporting.run_data import read_night
 from pipeline.nightly.reporting.run_verdict import in_words, judge
-from pipeline.nightly.reporting.settings import ReportSettings
 from pipeline.nightly.reporting.webhook import send
+from pipeline.nightly.settings import ReportSettings
 from pipeline.table.store import TableStore
 
 

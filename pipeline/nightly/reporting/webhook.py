@@ -12,7 +12,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.nightly.reporting.settings import ReportSettings
+from pipeline.nightly.settings import ReportSettings
 
 _ATTEMPTS = 3
 _FIRST_WAIT_SECONDS = 0.5

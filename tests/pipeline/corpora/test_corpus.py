@@ -13,10 +13,10 @@ from pipeline.corpora.corpus import (
     kind_of,
     list_corpus,
 )
-from pipeline.corpora.formats import IMAGE_ENDINGS
+from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
-from pipeline.runtime.passed_over import WITHOUT_LOCATIONS
+from pipeline.runtime.skips import WITHOUT_LOCATIONS
 from pipeline.storage import SourceChanged, Storage
 
 STORAGE = Storage()
@@ -66,7 +66,7 @@ def test_every_kind_of_source_in_one_prefix_is_found_in_the_order_of_its_path(tm
         ("shard-1.tar.gz", "tar"),
         ("table.parquet", "parquet"),
     ]
-    assert listing.passed_over.examples == {
+    assert listing.skipped.examples == {
         "of no known kind": [f"{root}/notes.txt"],
         WITHOUT_LOCATIONS: [f"{root}/more.csv", f"{root}/numbers.parquet"],
     }
@@ -113,8 +113,8 @@ def test_hidden_files_and_those_of_other_programs_are_no_part_of_the_corpus(tmp_
     )
     sources, listing = listed(root)
     assert names(sources) == ["d/e_f.g.jpg"]
-    assert listing.passed_over.counts == {"hidden": 8}
-    assert f"{root}/.a.jpg" in listing.passed_over.examples["hidden"]
+    assert listing.skipped.counts == {"hidden": 8}
+    assert f"{root}/.a.jpg" in listing.skipped.examples["hidden"]
 
 
 def test_a_name_that_begins_with_an_underscore_is_one_like_others(place):
@@ -124,7 +124,7 @@ def test_a_name_that_begins_with_an_underscore_is_one_like_others(place):
         storage.write(f"{root}/{name}", b"1")
     sources, listing = listed(root, storage=storage)
     assert names(sources) == sorted(visible)
-    assert not listing.passed_over
+    assert not listing.skipped
 
 
 @pytest.mark.parametrize("folder", ["", "labels/", "a/b/labels/"])
@@ -143,8 +143,8 @@ def test_a_segment_table_below_its_own_corpus_is_no_part_of_it(place, folder):
     sources, listing = listed(root, storage=storage)
     expected = {"a.jpg", "images/b.jpg", f"{folder}images/c.jpg", "other/images/d.parquet"}
     assert set(names(sources)) == expected
-    assert listing.passed_over.counts == {"in the folder of a segment table": len(left_out)}
-    named = listing.passed_over.examples["in the folder of a segment table"]
+    assert listing.skipped.counts == {"in the folder of a segment table": len(left_out)}
+    named = listing.skipped.examples["in the folder of a segment table"]
     assert set(named) <= {f"{root}/{folder}{name}" for name in left_out}
     assert listing.doubled == []
 
@@ -191,7 +191,7 @@ def test_links_in_a_folder_are_what_they_lead_to(tmp_path):
         "gone.parquet",
         "self.jpg",
     ]
-    assert listing.passed_over.examples == {
+    assert listing.skipped.examples == {
         "of no known kind": [f"{root}/gone-folder", f"{root}/gone.csv"]
     }
 
@@ -203,7 +203,7 @@ def test_a_cache_of_the_hub_is_read_through_its_links(tmp_path):
     (data / "train.parquet").symlink_to("../../../blobs/5d3e")
     sources, listing = listed(root)
     assert [(s.name, s.kind) for s in sources] == [("snapshots/abc/data/train.parquet", "parquet")]
-    assert listing.passed_over.examples == {"of no known kind": [f"{root}/blobs/5d3e"]}
+    assert listing.skipped.examples == {"of no known kind": [f"{root}/blobs/5d3e"]}
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_corpus_may_be_empty(tmp_path, content):
     root = put(tmp_path / "corpus", content)
     sources, listing = listed(root)
     assert sources == []
-    assert listing.passed_over.counts.total() == ("a.txt" in content)
+    assert listing.skipped.counts.total() == ("a.txt" in content)
 
 
 def test_a_corpus_that_is_not_there_is_empty(place):
@@ -319,19 +319,19 @@ def test_a_long_manifest_keeps_its_order(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"no json", b'{"url": 1}', b"[1]", b"\xff\xfe\x00"])
-def test_a_jsonl_file_without_locations_is_passed_over(tmp_path, data):
+def test_a_jsonl_file_without_locations_is_skipped(tmp_path, data):
     root = put(tmp_path, {"list.jsonl": data})
     sources, listing = listed(root)
     assert sources == []
-    assert listing.passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/list.jsonl"]}
+    assert listing.skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/list.jsonl"]}
 
 
 @pytest.mark.parametrize("data", [b"", b"a,b\n1,2\n", b"\x00\x01\x02", b"x" * 200_000])
-def test_a_csv_file_without_locations_is_passed_over(tmp_path, data):
+def test_a_csv_file_without_locations_is_skipped(tmp_path, data):
     root = put(tmp_path, {"list.csv": data})
     sources, listing = listed(root)
     assert sources == []
-    assert listing.passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/list.csv"]}
+    assert listing.skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/list.csv"]}
 
 
 @pytest.mark.parametrize("data", [b"", b"no Parquet", IMAGES[:-20], IMAGES[:40] + IMAGES[60:]])
@@ -339,7 +339,7 @@ def test_a_damaged_parquet_file_stays_a_source_so_that_it_gets_a_row(tmp_path, d
     root = put(tmp_path, {"a.parquet": data})
     sources, listing = listed(root)
     assert [(source.name, source.kind) for source in sources] == [("a.parquet", "parquet")]
-    assert not listing.passed_over
+    assert not listing.skipped
 
 
 def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
@@ -350,7 +350,7 @@ def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
 
 def test_the_column_of_images_may_be_named(tmp_path):
     root = put(tmp_path, {"a.parquet": parquet({"one": [b"1"], "two": [b"2"]})})
-    assert listed(root)[1].passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/a.parquet"]}
+    assert listed(root)[1].skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/a.parquet"]}
     assert names(listed(root, image_column="two")[0]) == ["a.parquet"]
 
 
@@ -387,7 +387,7 @@ def test_of_many_files_that_are_no_images_the_first_are_named_and_all_counted(
     )
     sources, listing = listed(root)
     assert len(sources) == 5
-    assert listing.passed_over.to_dict() == {
+    assert listing.skipped.to_dict() == {
         "of no known kind": {"count": 9, "examples": [f"{root}/{n}.txt" for n in range(5)]}
     }
     assert listing.doubled == [f"{root}/0.jpg", f"{root}/1.jpg"]

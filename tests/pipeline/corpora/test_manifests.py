@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.corpora.corpus import Listing, list_corpus
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.corpora.sources import Source
-from pipeline.runtime.passed_over import WITHOUT_LOCATIONS
+from pipeline.runtime.skips import WITHOUT_LOCATIONS
 from pipeline.storage import Storage
 
 STORAGE = Storage()
@@ -113,7 +113,7 @@ def test_in_a_folder_a_table_with_another_column_of_locations_is_counted_and_not
     place = written(tmp_path, "m.csv", "image_url,caption\nhttp://127.0.0.1:1/x.jpg,x\n")
     sources, listing = listed(str(tmp_path))
     assert [source.name for source in sources] == BY_PATH
-    assert listing.passed_over.examples == {WITHOUT_LOCATIONS: [place]}
+    assert listing.skipped.examples == {WITHOUT_LOCATIONS: [place]}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from corpora import parquet, picture, put
 from pipeline.corpora.corpus import list_corpus
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.planning.splitting import Cutter
-from pipeline.runtime.passed_over import WITHOUT_LOCATIONS, PassedOver
+from pipeline.runtime.skips import WITHOUT_LOCATIONS, SkipCounts
 from pipeline.storage import Storage
 
 STORAGE = Storage()
@@ -64,8 +64,8 @@ def test_a_row_whose_list_is_empty_is_counted(tmp_path):
     column = pa.array([[PHOTOS[0]], []], pa.list_(pa.binary()))
     root = put(tmp_path, {"a.parquet": written({"images": column})})
     (source,) = list_corpus(root, storage=STORAGE, settings=ReadSettings()).sources
-    told = PassedOver()
-    list(read_source(source, storage=STORAGE, settings=ReadSettings(), passed_over=told))
+    told = SkipCounts()
+    list(read_source(source, storage=STORAGE, settings=ReadSettings(), skipped=told))
     assert told.examples == {"a row with an empty list of images": [f"{root}/a.parquet, row 1"]}
 
 
@@ -141,7 +141,7 @@ def test_a_hub_cache_gives_the_images_that_its_snapshots_name(tmp_path):
         link.symlink_to(f"../../../blobs/{blob}")
     listing = list_corpus(root, storage=STORAGE, settings=ReadSettings())
     parquet_file, photo = listing.sources
-    assert listing.passed_over.counts == {"of no known kind": 2}
+    assert listing.skipped.counts == {"of no known kind": 2}
     images = list(read_source(parquet_file, storage=STORAGE, settings=ReadSettings()))
     assert [image.image_id for image in images] == [
         f"snapshots/abc/data/train.parquet/{row}" for row in range(4)
@@ -167,7 +167,7 @@ def test_a_column_of_other_bytes_is_not_taken_for_images(tmp_path):
     root = put(tmp_path, {"00000.parquet": data, "b.jpg": PHOTOS[0]})
     listing = list_corpus(root, storage=STORAGE, settings=ReadSettings())
     assert [source.name for source in listing.sources] == ["b.jpg"]
-    assert listing.passed_over.examples == {WITHOUT_LOCATIONS: [f"{root}/00000.parquet"]}
+    assert listing.skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/00000.parquet"]}
     named = ReadSettings(image_column="embedding")
     sources = list_corpus(root, storage=STORAGE, settings=named).sources
     assert [source.name for source in sources] == ["00000.parquet", "b.jpg"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.corpora.parquet_images import bytes_column, parquet_groups, parquet_schema
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Kind, Source
-from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import SourceChanged, Storage, StorageFault
 
 STORAGE = Storage()
@@ -133,13 +133,11 @@ def test_a_fault_of_the_local_disk_is_a_fault_of_storage(tmp_path):
 def test_a_tar_gives_images_by_key_and_says_which_keys_have_none(tmp_path):
     files = {"a/1.jpg": b"1", "a/1.png": b"labels", "a/2.json": b"{}", "3.PNG": b"3"}
     source = put(tmp_path / "shard.tar", tar(files), kind="tar")
-    passed_over = PassedOver()
-    images = list(
-        read_source(source, storage=STORAGE, settings=ReadSettings(), passed_over=passed_over)
-    )
+    skipped = SkipCounts()
+    images = list(read_source(source, storage=STORAGE, settings=ReadSettings(), skipped=skipped))
     assert data_by_id(images) == {"shard.tar/a/1": b"1", "shard.tar/3": b"3"}
     assert [image.member for image in images] == ["a/1.jpg", "3.PNG"]
-    assert passed_over.examples == {
+    assert skipped.examples == {
         "beside the image of the same name": [f"{source.uri}, member a/1.png"],
         "of no known kind": [f"{source.uri}, member a/2.json"],
     }

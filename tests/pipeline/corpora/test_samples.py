@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpora.formats import IMAGE_ENDINGS, ending
+from pipeline.corpora.endings import IMAGE_ENDINGS
+from pipeline.corpora.formats import ending
 from pipeline.corpora.samples import Sample, key_and_extension, sample_offsets, samples
-from pipeline.runtime.passed_over import PassedOver
+from pipeline.runtime.skips import SkipCounts
 
 
 def tar(names: list[str]) -> bytes:
@@ -24,11 +25,11 @@ def tar(names: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def read(names: list[str], **options) -> tuple[list[Sample], PassedOver]:
-    passed_over = PassedOver()
+def read(names: list[str], **options) -> tuple[list[Sample], SkipCounts]:
+    skipped = SkipCounts()
     data = io.BytesIO(tar(names))
     options = {"image_members": IMAGE_ENDINGS, "max_image_bytes": 2**20, **options}
-    return list(samples(data, pass_over=passed_over.add, **options)), passed_over
+    return list(samples(data, count_skipped=skipped.add, **options)), skipped
 
 
 def keys(found: list[Sample]) -> dict[str, str]:
@@ -55,10 +56,10 @@ def keys(found: list[Sample]) -> dict[str, str]:
     ],
 )
 def test_a_photograph_with_dots_in_its_name_is_an_image_called_as_it_is(names):
-    found, passed_over = read(names)
+    found, skipped = read(names)
     assert keys(found) == {name.rpartition(".")[0]: name for name in names}
     assert not any(sample.is_repeated for sample in found)
-    assert not passed_over
+    assert not skipped
 
 
 @pytest.mark.parametrize(
@@ -74,28 +75,28 @@ def test_a_photograph_with_dots_in_its_name_is_an_image_called_as_it_is(names):
     ],
 )  # fmt: skip
 def test_what_stands_beside_an_image_of_its_name_is_left_alone_and_counted(names, images):
-    found, passed_over = read(names)
+    found, skipped = read(names)
     assert keys(found) == images
     others = [name for name in names if ending(name) in IMAGE_ENDINGS]
     others = [name for name in others if name not in images.values()]
-    assert passed_over.examples == {"beside the image of the same name": others}
+    assert skipped.examples == {"beside the image of the same name": others}
 
 
 def test_what_is_hidden_or_of_no_known_kind_is_counted():
-    found, passed_over = read(
+    found, skipped = read(
         ["._a.jpg", "__MACOSX/a.jpg", ".DS_Store", "a.txt", "a.json", "b.jpg", "b.txt", "noext"]
     )
     assert keys(found) == {"b": "b.jpg"}
-    assert passed_over.examples == {
+    assert skipped.examples == {
         "hidden": ["._a.jpg", "__MACOSX/a.jpg"],
         "of no known kind": ["a.txt", "a.json", "noext"],
     }
 
 
 def test_endings_that_are_not_asked_for_are_counted():
-    found, passed_over = read(["a.jpg", "a.png", "b.png"], image_members=["jpg"])
+    found, skipped = read(["a.jpg", "a.png", "b.png"], image_members=["jpg"])
     assert keys(found) == {"a": "a.jpg"}
-    assert passed_over.examples == {
+    assert skipped.examples == {
         "beside the image of the same name": ["a.png"],
         "with an ending that image_members leaves out": ["b.png"],
     }
@@ -154,10 +155,10 @@ NAMES = st.builds(
 @settings(max_examples=150)
 @given(st.lists(NAMES, max_size=12), st.data())
 def test_every_member_that_could_be_an_image_is_one_or_is_counted(names, data):
-    found, passed_over = read(names)
+    found, skipped = read(names)
     images = [sample for sample in found if sample.image is not None]
     could_be = [name for name in names if ending(name) in IMAGE_ENDINGS]
-    counted = passed_over.counts.total() - passed_over.counts["of no known kind"]
+    counted = skipped.counts.total() - skipped.counts["of no known kind"]
     assert len(images) + counted == len(could_be)
     assert not Counter(s.image.name for s in images) - Counter(could_be)
     ids = [sample.key for sample in images if not sample.is_repeated]

@@ -33,7 +33,7 @@ from pipeline.labelling.model import ModelFolder, read_model, table_spec
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
-from pipeline.runtime.cluster import ActorSettings
+from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.storage import Storage, StorageFault
 from pipeline.table.store import TableStore
 

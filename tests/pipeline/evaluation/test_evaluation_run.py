@@ -3,7 +3,8 @@
 import pytest
 
 import pipeline.evaluation.run
-from pipeline.evaluation.run import PARTS, evaluate
+from pipeline.evaluation.run import evaluate
+from pipeline.evaluation.settings import PARTS
 from pipeline.labelling.report import ExitCode
 from pipeline.runtime.settings import parse
 from pipeline.storage import StorageFault

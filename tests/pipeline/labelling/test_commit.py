@@ -97,9 +97,9 @@ def content(table: TableStore) -> dict[str, bytes]:
 def test_a_receipt_of_a_units_end_tells_what_its_archives_passed_over(tmp_path):
     passed = [{"reason": "hidden", "count": 3, "examples": ["a.tar, member ._x.jpg"]}]
     store = TableStore(str(tmp_path), Storage())
-    first, last = staged(store, rows(image(0)), rows(image(1), end(2) | {"passed_over": passed}))
-    assert first["passed_over"] is None
-    assert last["passed_over"] == passed
+    first, last = staged(store, rows(image(0)), rows(image(1), end(2) | {"skipped": passed}))
+    assert first["skipped"] is None
+    assert last["skipped"] == passed
 
 
 def expected_images(count: int) -> list[dict[str, Any]]:

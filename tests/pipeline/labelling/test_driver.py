@@ -24,7 +24,8 @@ from pipeline.labelling.ray_dataset import LabellingJob, label_dataset
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore, images, segments

@@ -111,7 +111,7 @@ def test_a_unit_without_images_has_an_end(tmp_path, loader):
     corpus = put(tmp_path, {"a.tar": tar([])})
     (row,) = rows_of(list(loader(unit(*sources_of(corpus)))))
     assert (row["kind"], row["position"]) == ("end", 0)
-    assert row["passed_over"] == [
+    assert row["skipped"] == [
         {"reason": "an archive without files", "count": 1, "examples": [f"{corpus}/a.tar"]}
     ]
 
@@ -121,7 +121,7 @@ def test_the_end_of_a_unit_tells_what_its_archives_passed_over(tmp_path, loader)
     corpus = put(tmp_path, {"a.tar": tar(labels), "b.tar": tar([*labels, ("y.txt", b"")])})
     *images, end = rows_of(list(loader(unit(*sources_of(corpus)))))
     assert [row["image_id"] for row in images] == ["a.tar/x", "b.tar/x"]
-    assert {row["reason"]: row["count"] for row in end["passed_over"]} == {
+    assert {row["reason"]: row["count"] for row in end["skipped"]} == {
         "hidden": 2, "beside the image of the same name": 2, "of no known kind": 1,
     }  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_an_archive_without_images_is_a_row_in_error(tmp_path, loader):
     row, end = rows_of(list(loader(unit(*sources_of(corpus)))))
     assert (row["image_id"], row["error_class"]) == ("a.tar", "NoImageMember")
     assert "'notes.txt'" in row["error_message"]
-    assert [each["count"] for each in end["passed_over"]] == [2]
+    assert [each["count"] for each in end["skipped"]] == [2]
 
 
 def test_an_image_that_is_no_good_is_a_row_that_says_why(tmp_path, loader):

@@ -8,12 +8,12 @@ import pytest
 
 from pipeline.labelling.report import ExitCode, Report, is_over_budget, report_run, run_summary
 from pipeline.planning.planner import Plan, Unit
-from pipeline.runtime.passed_over import PassedOver
 from pipeline.runtime.run_stats import Counts, RunStats
+from pipeline.runtime.skips import SkipCounts
 
 
-def passed(count: int, *, reason: str = "of no known kind") -> PassedOver:
-    found = PassedOver()
+def passed(count: int, *, reason: str = "of no known kind") -> SkipCounts:
+    found = SkipCounts()
     for number in range(count):
         found.add(f"/corpus/{number}.txt", reason=reason)
     return found
@@ -24,7 +24,7 @@ def plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -
         units=tuple(Unit(unit_id=f"{n}", sources=()) for n in range(units)),
         done=done,
         earlier=0,
-        passed_over=passed(passed_over),
+        skipped=passed(passed_over),
         doubled=tuple(f"/corpus/{n}.jpg" for n in range(doubled)),
     )
 
@@ -132,18 +132,18 @@ def test_programs_read_counts_and_reasons(tmp_path):
 
 def test_what_archives_passed_over_is_counted_with_what_the_listing_did():
     counted = stats(units=1)
-    counted.counts.add(Counts(passed_over=passed(2, reason="hidden")))
-    counted.counts.add(again := Counts(passed_over=passed(1)))
+    counted.counts.add(Counts(skipped=passed(2, reason="hidden")))
+    counted.counts.add(again := Counts(skipped=passed(1)))
     counted.counts.take_back(again)
-    counted.counts.add(Counts(passed_over=passed(1)))
+    counted.counts.add(Counts(skipped=passed(1)))
     found = json.loads(report(plan(1, passed_over=3), counted).to_json())
     assert {reason: said["count"] for reason, said in found["passed_over"].items()} == {
         "of no known kind": 4, "hidden": 2,
     }  # fmt: skip
     assert found["files_passed_over"] == 3
     text = lines(plan(1, passed_over=3), counted)
-    assert "passed over 4 files (of no known kind), for example /corpus/0.txt" in text
-    assert "passed over 2 files (hidden), for example /corpus/0.txt" in text
+    assert "skipped 4 files (of no known kind), for example /corpus/0.txt" in text
+    assert "skipped 2 files (hidden), for example /corpus/0.txt" in text
 
 
 def test_a_report_stays_small_whatever_went_wrong():
@@ -167,7 +167,7 @@ def test_people_read_what_went_wrong_and_what_to_do():
     text = lines(plan(3, done=4, passed_over=2, doubled=1), stats(units=1, errors=2, faults=2))
     assert text[0] == "units that were done before: 4"
     assert "  2 × EmptyFile, for example /corpus/a.jpg: the file is empty" in text
-    assert any("passed over 2 files" in line and "/corpus/0.txt" in line for line in text)
+    assert any("skipped 2 files" in line and "/corpus/0.txt" in line for line in text)
     assert "files that the corpus names twice, labelled once: 1" in text
     assert any("units not done: 2" in line and "away 0" in line for line in text)
     assert "not finished; run the same command again to continue" in text

@@ -4,7 +4,8 @@ import pytest
 from corpora import put
 
 from pipeline.labelling.report import ExitCode
-from pipeline.labelling.run import PARTS, ended, label_corpus
+from pipeline.labelling.run import ended, label_corpus
+from pipeline.labelling.settings import PARTS
 from pipeline.runtime.settings import parse
 from pipeline.storage import Storage, StorageFault
 

@@ -33,7 +33,7 @@ def ask_again(times: int) -> None:
         if left:
             raise left.pop()
 
-    retried(action, what="read x", patience=RetryPolicy(attempts=99, seconds=99))
+    retried(action, what="read x", retry_policy=RetryPolicy(attempts=99, seconds=99))
 
 
 class Failing(Storage):

@@ -16,7 +16,8 @@ from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.report import Report
 from pipeline.labelling.rows import ROWS
-from pipeline.nightly.reporting import ReportSettings, publish
+from pipeline.nightly.reporting import publish
+from pipeline.nightly.settings import ReportSettings
 from pipeline.storage import Storage
 from pipeline.table.store import TableSpec, TableStore
 

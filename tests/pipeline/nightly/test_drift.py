@@ -17,9 +17,10 @@ from drawn_nights import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.nightly.reporting import ReportSettings, publish
+from pipeline.nightly.reporting import publish
 from pipeline.nightly.reporting.drift import drifts, stability_index
 from pipeline.nightly.reporting.run_aggregates import BINS, RunAggregates
+from pipeline.nightly.settings import ReportSettings
 
 RUN = "20260120T020000-thisone"
 QUIET = ReportSettings(strangest_images=0, sheet_images=0)

@@ -11,8 +11,9 @@ import pytest
 from drawn_nights import earlier_nights, label_night, new_table, report, usual_images
 
 import pipeline
-from pipeline.nightly.reporting import ReportSettings, metrics, publish
+from pipeline.nightly.reporting import metrics, publish
 from pipeline.nightly.reporting.metrics import METRICS, RunMetrics
+from pipeline.nightly.settings import ReportSettings
 from pipeline.runtime.run_stats import Counts, RunStats
 
 DASHBOARD = Path(pipeline.__file__).parents[1] / "configs" / "grafana" / "labelling.json"

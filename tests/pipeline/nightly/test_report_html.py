@@ -25,8 +25,9 @@ from drawn_nights import (
 from PIL import Image
 
 from pipeline.corpora.sources import Source
-from pipeline.nightly.reporting import ReportSettings, publish
+from pipeline.nightly.reporting import publish
 from pipeline.nightly.reporting.markup import Markup, element, escaped
+from pipeline.nightly.settings import ReportSettings
 from pipeline.storage import Storage
 
 RUN = "20260120T020000-thisone"

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 from drawn_nights import Drawn, earlier_nights, label_night, new_table, report, usual_images
 
-from pipeline.nightly.reporting import ReportSettings, publish, webhook
-from pipeline.nightly.run import PARTS, label_nightly
+from pipeline.nightly.reporting import publish, webhook
+from pipeline.nightly.run import label_nightly
+from pipeline.nightly.settings import PARTS, ReportSettings
 from pipeline.runtime.settings import parse
 
 RUN = "20260120T020000-thisone"

@@ -162,7 +162,7 @@ def test_a_corpus_with_nothing_to_label_is_refused_with_what_was_found(tmp_path,
 def test_what_is_passed_over_or_named_twice_is_told(tmp_path, table):
     corpus = put(tmp_path / "c", {**files("a.jpg", "b.txt"), "c.csv": b"uri\na.jpg\n"})
     plan = planned(corpus, table)
-    assert plan.passed_over.examples == {"of no known kind": [f"{corpus}/b.txt"]}
+    assert plan.skipped.examples == {"of no known kind": [f"{corpus}/b.txt"]}
     assert plan.doubled == (f"{corpus}/a.jpg",)
     assert images_in(plan.units) == ["a.jpg"]
 

@@ -196,7 +196,7 @@ def test_help_tells_what_the_docstrings_say(capsys):
 
 
 def test_the_parts_of_the_labelling_job_share_no_name_and_parse():
-    from pipeline.labelling.run import PARTS, LabelSettings
+    from pipeline.labelling.settings import PARTS, LabelSettings
 
     arguments = ["--corpus=c", "--table=t", "--model=m"]
     settings = parse(PARTS, arguments=arguments, description="label")

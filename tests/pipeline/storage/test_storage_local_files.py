@@ -65,7 +65,7 @@ def test_a_folder_that_the_system_keeps_for_itself_costs_no_listing(
     listing = list_corpus(corpus, storage=STORAGE, settings=ReadSettings())
     assert [Path(source.uri).name for source in listing.sources] == ["a.jpg", "b.jpg", "z.jpg"]
     assert listing.out_of_reach == 0
-    assert not listing.passed_over
+    assert not listing.skipped
 
 
 def test_a_folder_of_the_system_on_a_disk_that_fails_ends_a_listing(corpus, monkeypatch):

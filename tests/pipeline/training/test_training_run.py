@@ -9,7 +9,8 @@ from pipeline.labelling.report import ExitCode
 from pipeline.runtime.settings import parse
 from pipeline.storage import StorageFault
 from pipeline.training.announcer import Announcer
-from pipeline.training.run import PARTS, finetune
+from pipeline.training.run import finetune
+from pipeline.training.settings import PARTS
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_syst
 from pipeline.datasets.target import LabelError
 from pipeline.storage import Storage
 
-PLACE = pa.struct(
+LOCATION = pa.struct(
     [
         ("uri", pa.string()),
         ("etag", pa.string()),
@@ -34,7 +34,7 @@ _GROUPS_KEPT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByteRange:
+class DataLocation:
     """Where some bytes lie: in a file, from `start` to `stop` of it, or in a cell of its rows."""
 
     uri: str
@@ -78,7 +78,7 @@ class ByteRange:
         return value
 
 
-def read_cell(place: ByteRange, *, storage: Storage) -> Any:
+def read_cell(place: DataLocation, *, storage: Storage) -> Any:
     """The value of a Parquet cell.
 
     Raises:

@@ -22,15 +22,15 @@ EMPTY_ROW = "a row with an empty list of images"
 
 _MOST_EXAMPLES = 5
 
-PASSED_OVER = pa.list_(
+SKIPPED = pa.list_(
     pa.struct([("reason", pa.string()), ("count", pa.int64()), ("examples", pa.list_(pa.string()))])
 )
-"""The form in which counts travel between processes; see `PassedOver.to_rows`."""
+"""The Arrow type of `SkipCounts.to_rows`, which goes from process to process."""
 
 
 @dataclass
-class PassedOver:
-    """Counts by reason, such as "of no known kind", each with its first few locations."""
+class SkipCounts:
+    """The number of skipped files, members and rows by reason, with the first locations of each."""
 
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -38,18 +38,18 @@ class PassedOver:
     def __bool__(self) -> bool:
         return bool(self.counts)
 
-    def add(self, place: str, *, reason: str) -> None:
+    def add(self, location: str, *, reason: str) -> None:
         self.counts[reason] += 1
-        self._keep(reason, (place,))
+        self._add_examples(reason, (location,))
 
     def add_all(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds the counts of another one's `to_rows`."""
+        """Adds the counts of another object, as `to_rows` returns them."""
         for row in rows:
             self.counts[row["reason"]] += row["count"]
-            self._keep(row["reason"], row["examples"])
+            self._add_examples(row["reason"], row["examples"])
 
-    def take_back(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Subtracts counts; examples stay, since the same files will be counted again."""
+    def subtract(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Subtracts counts. Examples stay: whoever counts the same again names the same."""
         self.counts -= collections.Counter({row["reason"]: row["count"] for row in rows})
 
     def by_frequency(self) -> list[tuple[str, int, list[str]]]:
@@ -65,14 +65,14 @@ class PassedOver:
         ]
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Returns `count` and `examples` by reason for JSON, the most frequent reason first."""
+        """Returns `count` and `examples` by reason, for JSON; the most frequent reason first."""
         return {
             reason: {"count": count, "examples": examples}
             for reason, count, examples in self.by_frequency()
         }
 
-    def _keep(self, reason: str, places: Iterable[str]) -> None:
+    def _add_examples(self, reason: str, locations: Iterable[str]) -> None:
         kept = self.examples.setdefault(reason, [])
-        for place in places:
-            if len(kept) < _MOST_EXAMPLES and place not in kept:
-                kept.append(place)
+        for location in locations:
+            if len(kept) < _MOST_EXAMPLES and location not in kept:
+                kept.append(location)

@@ -1,0 +1,39 @@
+"""Settings of reading: how images are found in their sources, and the limits of one image."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.corpora.endings import IMAGE_ENDINGS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadSettings:
+    """How images are found in their sources, and what is too much of one."""
+
+    image_members: tuple[str, ...] = IMAGE_ENDINGS
+    """Extensions of an archive's members that are images; of members with the same name, the first
+    in this order is the image, and the others are left alone and counted. By default, all that are
+    images in a folder."""
+    image_column: str | None = None
+    """The Parquet column with the encoded images; None finds it by name and type."""
+    key_column: str | None = None
+    """The Parquet column whose values are image ids; None numbers the rows."""
+    max_image_bytes: int = 2**29
+    """An encoded image that is larger is an error."""
+    max_image_pixels: int = 178_956_970
+    """An image with more pixels is an error, found out before any of them takes memory."""
+    image_seconds: float = 120
+    """An image that takes longer to decode is an error."""
+    image_memory_bytes: int = 2**32
+    """An image that takes more memory to decode is an error."""
+    decode: Literal["exact", "fast"] = "exact"
+    """`fast` decodes JPEGs of twice the model's size and more at a reduced scale."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_image_bytes", "max_image_pixels", "image_memory_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.image_seconds <= 0:
+            raise ValueError(f"image_seconds must be above 0, got {self.image_seconds}")
+        if not self.image_members:
+            raise ValueError("image_members must name at least one extension, as jpg")
