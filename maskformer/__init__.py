@@ -62,10 +62,12 @@ _HOME = {
     "check_folder": "checkpoints.folder",
     "check_forward": "conversion",
     "check_shapes": "weights",
+    "convert_weights": "weights",
     "config_file": "checkpoints.folder",
     "resolve_folder": "hub",
     "MODELS": "zoo",
     "known_things": "zoo",
+    "zoo_table": "zoo.table",
     "label_maps_count_from_one": "zoo",
     "weight_files": "checkpoints.folder",
 }

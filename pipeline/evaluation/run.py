@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -37,33 +36,29 @@ from pipeline.evaluation.report import MetricsReport, metrics_summary, report_me
 from pipeline.evaluation.scoring import EvaluationSums
 from pipeline.evaluation.settings import EvaluateSettings, InferenceSettings
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelling.model import read_model
-from pipeline.labelling.report import ExitCode
+from pipeline.labelling.model import read_model, with_stuff
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
-from pipeline.runtime.settings import Settings, WrongUsage
-from pipeline.storage import SourceChanged, Storage, StorageFault, join
-from pipeline.storage.faults import can_never_work
+from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore
 
 _CHECKED_MAPS = 16
 
 
 def evaluate(settings: Settings) -> int:
-    """Evaluates, writes the results and prints a summary. Returns the exit code."""
-    try:
+    """Evaluates, writes the results and prints a summary. Returns the exit code.
+
+    Raises:
+        WrongUsage: settings, data or model are wrong.
+        StorageFault, SourceChanged, ConnectionError: storage or cluster failed.
+    """
+    with as_wrong_usage():
         return _evaluate(settings)
-    except (WrongUsage, ValueError) as error:
-        return _fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
-    except (StorageFault, SourceChanged, ConnectionError) as error:
-        if can_never_work(error):
-            return _fail(str(error), ExitCode.WRONG_USAGE)
-        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
-        return _fail("stopped; nothing was written", ExitCode.TRY_AGAIN)
 
 
 def _evaluate(settings: Settings) -> int:
@@ -111,7 +106,9 @@ def _of_model(settings: Settings) -> _Prepared:
     dataset = _opened(settings, model_labels=model.labels, reduced_labels=model.reduced_labels)
     job = _evaluation_job(dataset, model_labels=model.labels, settings=settings)
     check_shapes(model.folder)
-    if segmenting.task == "panoptic" and segmenting.label_ids_to_fuse is None:
+    if segmenting.label_ids_to_fuse is not None:
+        segmenting = with_stuff(segmenting, model=model, there=None)
+    elif segmenting.task == "panoptic":
         stuff = stuff_to_fuse(
             job.judge.data_label_of,
             things=dataset.labels.things,
@@ -294,8 +291,3 @@ def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code

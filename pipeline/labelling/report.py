@@ -2,23 +2,13 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum
 from typing import Any
 
 from pipeline.planning.planner import Plan
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.skips import OF_NO_KNOWN_KIND, SkipCounts
-
-
-class ExitCode(IntEnum):
-    """The exit codes of all jobs, for schedulers."""
-
-    DONE = 0
-    WRONG_USAGE = 2
-    DONE_WITH_ERRORS = 3
-    BUDGET_EXCEEDED = 4
-    TRY_AGAIN = 75
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from maskformer import check_shapes
 from pipeline.corpora.reading import ReadSettings
@@ -19,13 +18,7 @@ from pipeline.labelling.driver import run_units
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
 from pipeline.labelling.ray_dataset import LabellingJob
-from pipeline.labelling.report import (
-    ExitCode,
-    Report,
-    is_over_budget,
-    report_run,
-    run_summary,
-)
+from pipeline.labelling.report import Report, is_over_budget, report_run, run_summary
 from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.planning.planner import (
     FailedImage,
@@ -36,11 +29,11 @@ from pipeline.planning.planner import (
 )
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, WrongUsage
-from pipeline.storage import File, Storage, StorageFault
-from pipeline.storage.faults import can_never_work
+from pipeline.storage import File, Storage
 from pipeline.storage.retries import take_retries
 from pipeline.table.plans import report_file
 from pipeline.table.store import TableStore
@@ -79,27 +72,13 @@ def new_run_id() -> str:
 
 
 def label_corpus(settings: Settings) -> int:
-    """Labels the images of the corpus that the table lacks. Returns the exit code."""
-    return ended(lambda: label(settings, run_id=new_run_id()))
+    """Labels the images of the corpus that the table lacks. Returns the exit code.
 
-
-def ended(run: Callable[[], int]) -> int:
-    """Calls `run`. Errors of usage, storage or cluster become one line and an exit code."""
-    try:
-        return run()
-    except WrongUsage as error:
-        return fail(str(error), ExitCode.WRONG_USAGE)
-    except (StorageFault, ConnectionError) as error:
-        if can_never_work(error):
-            return fail(str(error), ExitCode.WRONG_USAGE)
-        return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
-        return fail("stopped; run the same command again to continue", ExitCode.TRY_AGAIN)
-
-
-def fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code
+    Raises:
+        WrongUsage: settings, corpus, table or model are wrong.
+        StorageFault, ConnectionError: storage or cluster failed.
+    """
+    return label(settings, run_id=new_run_id())
 
 
 def label(
@@ -110,7 +89,7 @@ def label(
     publish: Publish = write_report,
     watch: Watch = lambda plan, stats: lambda: None,
 ) -> int:
-    """Labels the selected sources of the corpus. Returns the exit code; `ended` handles errors."""
+    """Labels the selected sources. Returns the exit code; raises as `label_corpus` does."""
     began = time.monotonic()
     label, choice = settings.of(LabelSettings), choice or SourceFilter()
     job, plan = _prepare(settings, run_id=run_id, choice=choice)
@@ -181,7 +160,8 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
             plan = settle_plan(plan, plan_again=plan_now, table=table, run_id=run_id)
     except ValueError as error:
         raise WrongUsage(str(error)) from error
-    for line in fused_lines(segmenting, model=model):
+    was_given = settings.of(SegmentSettings).label_ids_to_fuse is not None
+    for line in fused_lines(segmenting, model=model, was_given=was_given):
         print(line, file=sys.stderr, flush=True)
     job = LabellingJob(
         table=table,

@@ -110,3 +110,6 @@ class SubmitSettings:
 
 PARTS = (*LABELLING, NightlySettings, ReportSettings)
 """The parts of a nightly run's settings."""
+
+SUBMIT = (SubmitSettings,)
+"""The parts of a submission's settings."""

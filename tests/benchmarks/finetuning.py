@@ -268,7 +268,7 @@ def hand_written(words: Sequence[str]) -> Steps:
 
     keep_memory()  # as the job's workers do, so that it is no part of the ratio
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    settings = parse(PARTS, arguments=words, description="")
+    settings = parse(PARTS, arguments=words)
     recipe = settings.of(OptimisationSettings)
     batches, labels = _batches(settings, recipe=recipe)
     model = build_model(read_start(settings.of(StartSettings), labels=labels), seed=0).train()

@@ -167,7 +167,7 @@ def test_a_config_says_what_it_is_for_and_is_understood(config: Path) -> None:
     assert not lines[4].startswith("#")
     assert f"jobs/label_nightly.py --config configs/nightly/{config.name}" in lines[1]
     words = ["--config", str(config), "--corpus=c", "--table=t", "--model=m"]
-    settings = parse(PARTS, arguments=words, description="")
+    settings = parse(PARTS, arguments=words)
     assert yaml.safe_load(settings.to_yaml()).keys() >= yaml.safe_load(config.read_text()).keys()
 
 
@@ -183,4 +183,4 @@ def test_a_config_says_what_it_is_for_and_is_understood(config: Path) -> None:
 )
 def test_wrong_settings_are_refused(option: str, message: str) -> None:
     with pytest.raises(WrongUsage, match=message):
-        parse(PARTS, arguments=["--corpus=c", "--table=t", "--model=m", option], description="")
+        parse(PARTS, arguments=["--corpus=c", "--table=t", "--model=m", option])

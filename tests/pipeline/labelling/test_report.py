@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.labelling.report import ExitCode, Report, is_over_budget, report_run, run_summary
+from pipeline.labelling.report import Report, is_over_budget, report_run, run_summary
 from pipeline.planning.planner import Plan, Unit
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.skips import SkipCounts
 

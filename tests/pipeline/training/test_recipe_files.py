@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[3] / "configs" / "finetune"
 def read(path: Path) -> Settings:
     words = ["--config", str(path), "--dataset", "data", "--output", "out", "--validation", "val"]
     words += [] if "model:" in path.read_text() else ["--model", "weights"]
-    return parse(PARTS, arguments=words, description="")
+    return parse(PARTS, arguments=words)
 
 
 @pytest.mark.parametrize("entry", MODELS.values(), ids=lambda entry: entry.name)
