@@ -323,7 +323,7 @@ def _batches(settings: Any, *, recipe: Any) -> tuple[Any, tuple[str, ...]]:
     from pipeline.training.recipes import Augmentation
     from pipeline.training.sampler import SampleIndex, step_indices
     from pipeline.training.samples import TrainingData
-    from pipeline.training.targets import TargetSettings
+    from pipeline.training.settings import TargetSettings
 
     dataset = open_labelled(settings.of(DatasetSettings))
     labels = dataset.labels.names
