@@ -232,6 +232,15 @@ def test_rows_that_are_no_good_image_pass_through(make, block):
     assert (rows[-1]["status"], rows[-2]["status"]) == (None, None)
 
 
+def test_images_of_two_units_keep_their_own_segments(make, block):
+    """Ray may join blocks of two units, in which positions come twice."""
+    segmenter = make(PANOPTIC)
+    units = pa.array(["other"] * block.num_rows)
+    other = block.set_column(0, "unit_id", units).take(list(range(block.num_rows))[::-1])
+    together = segmenter(pa.concat_tables([block, other]))
+    assert together.equals(pa.concat_tables([segmenter(block), segmenter(other)]))
+
+
 def test_blocks_without_a_single_image_are_fine(make, block):
     segmenter = make(PANOPTIC)
     assert segmenter(block.slice(0, 0)).num_rows == 0
