@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipeline.storage import Storage
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
@@ -49,3 +51,10 @@ class CompactSettings:
                 f"remove_units_after_days must be at least 1, got {days}; readers may have opened "
                 "these files"
             )
+
+
+VERIFY = (VerifySettings, Storage)
+"""The parts of a verification's settings."""
+
+COMPACT = (CompactSettings, Storage)
+"""The parts of a compaction's settings."""

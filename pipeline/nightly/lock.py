@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
+from pipeline.runtime.exit_codes import TryAgain
 from pipeline.storage import File, StorageFault
 from pipeline.table.store import TableStore
 
 
-class LockHeld(Exception):
-    """Another run holds the lock; the message says who, where and since when."""
+class LockHeld(TryAgain):
+    """Another run is alive; the message says who, where and since when."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from datetime import datetime
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.deadline import moment
-from pipeline.labelling.report import ExitCode, Report
-from pipeline.labelling.run import SourceFilter, ended, fail, label, new_run_id
+from pipeline.labelling.report import Report
+from pipeline.labelling.run import SourceFilter, label, new_run_id
 from pipeline.labelling.settings import LabelSettings
 from pipeline.nightly.lock import LockHeld, holding_lock
 from pipeline.nightly.reporting import publish_report
@@ -30,15 +30,18 @@ from pipeline.table.store import TableStore
 
 
 def label_nightly(settings: Settings) -> int:
-    """Labels new images, reports, and returns the exit code; 75 if another run is active."""
-    return ended(lambda: _run_or_notify(settings))
+    """Labels what is new and reports; tells the webhook of a run that ends without a report.
 
-
-def _run_or_notify(settings: Settings) -> int:
-    """Runs, and notifies the webhook if the run ends without a report."""
+    Raises:
+        LockHeld: another run is at work on the table.
+        WrongUsage: settings, corpus, table or model are no good.
+        StorageFault, ConnectionError: storage or cluster failed.
+    """
     labelling = settings.of(LabelSettings)
     try:
         return _locked(settings)
+    except LockHeld:
+        raise
     except Exception as error:
         if not labelling.dry_run:
             text = f"Nightly labelling into {labelling.table} ended without a report: {error}"
@@ -56,16 +59,13 @@ def _locked(settings: Settings) -> int:
     table = _table(settings)
     if labelling.dry_run:
         return _label(settings, table=table, run_id=run_id)
-    try:
-        with holding_lock(
-            table,
-            run_id=run_id,
-            heartbeat_seconds=nightly.heartbeat_seconds,
-            stale_seconds=nightly.stale_seconds,
-        ):
-            return _label(settings, table=table, run_id=run_id)
-    except LockHeld as error:
-        return fail(str(error), ExitCode.TRY_AGAIN)
+    with holding_lock(
+        table,
+        run_id=run_id,
+        heartbeat_seconds=nightly.heartbeat_seconds,
+        stale_seconds=nightly.stale_seconds,
+    ):
+        return _label(settings, table=table, run_id=run_id)
 
 
 def _label(settings: Settings, *, table: TableStore, run_id: str) -> int:

@@ -110,4 +110,7 @@ class SubmitSettings:
 
 
 PARTS = (*LABELLING, NightlySettings, ReportSettings)
-"""The groups of settings of a nightly run."""
+"""The parts of a nightly run's settings."""
+
+SUBMIT = (SubmitSettings,)
+"""The parts of a submission's settings."""

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import aiohttp
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipeline.labelling.report import ExitCode
 from pipeline.nightly.settings import SubmitSettings
-from pipeline.runtime.settings import WrongUsage
+from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.settings import Settings, WrongUsage
 
 _STOPPED = 143
 _ASK_EVERY_SECONDS = 2.0
@@ -32,6 +32,11 @@ class Client(Protocol):
     def get_job_info(self, job_id: str) -> Any: ...
 
     def tail_job_logs(self, job_id: str) -> AsyncIterator[str]: ...
+
+
+def submit_command(settings: Settings, *, command: Sequence[str]) -> int:
+    """Submits the words of a command line; see `submit`."""
+    return submit(command, settings=settings.of(SubmitSettings))
 
 
 def submit(

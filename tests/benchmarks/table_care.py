@@ -33,8 +33,9 @@ from specs import panoptic_spec
 
 from maskformer import encode_segments
 from pipeline.corpora.sources import Source
-from pipeline.maintenance.compact.__main__ import CompactSettings, compact
 from pipeline.maintenance.compact.compaction_plan import plan_compaction
+from pipeline.maintenance.compact.run import compact
+from pipeline.maintenance.settings import CompactSettings
 from pipeline.maintenance.verify.tables import verify_table
 from pipeline.storage import Storage
 from pipeline.table.compacted import CompactedFile, read_pointer

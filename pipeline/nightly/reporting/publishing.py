@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.report import ExitCode, Report
+from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.cost import cost_of
 from pipeline.nightly.reporting.drift import measure_drift
 from pipeline.nightly.reporting.history import add_up, earlier_runs
@@ -22,6 +22,7 @@ from pipeline.nightly.reporting.run_data import read_run
 from pipeline.nightly.reporting.run_verdict import in_words, judge
 from pipeline.nightly.reporting.webhook import send
 from pipeline.nightly.settings import ReportSettings
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.table.store import TableStore
 
 

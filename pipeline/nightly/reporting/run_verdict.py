@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.labelling.report import ExitCode, Report
+from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.drift import Drift
+from pipeline.runtime.exit_codes import ExitCode
 
 
 @dataclass(frozen=True, kw_only=True)

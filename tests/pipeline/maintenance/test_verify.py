@@ -21,9 +21,11 @@ from drawn_tables import (
 )
 
 import pipeline
-from pipeline.maintenance.compact.__main__ import CompactSettings, compact
-from pipeline.maintenance.verify.__main__ import as_json, as_text, exit_code, main
+from pipeline.cli.running import run_job
+from pipeline.maintenance.compact.run import compact
+from pipeline.maintenance.settings import CompactSettings
 from pipeline.maintenance.verify.findings import RULES
+from pipeline.maintenance.verify.run import as_json, as_text, exit_code
 from pipeline.maintenance.verify.tables import VerifyReport, verify_table
 from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore, images
@@ -363,17 +365,17 @@ def test_a_compacted_table_is_looked_at_in_both_forms(table):
 
 
 def test_the_command_prints_json_and_says_by_its_exit_code(table, capsys):
-    assert main([table.uri, "--json"]) == 0
+    assert run_job("verify", [table.uri, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["sound"], said["images"], said["findings"]) == (True, 18, {})
     rewrite(table, SEGMENTS, lambda rows: rows[0].update(bbox_y=99))
-    assert main(["--json", table.uri]) == 1
+    assert run_job("verify", ["--json", table.uri]) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["findings"]["box"]["must_hold"] == RULES["box"]
 
 
 def test_the_module_runs_as_people_type_it(table):
-    command = [sys.executable, "-m", "pipeline.maintenance.verify", table.uri, "--sample", "0.5"]
+    command = [sys.executable, "-m", "pipeline.cli", "verify", table.uri, "--sample", "0.5"]
     root = Path(pipeline.__file__).parents[1]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -390,7 +392,7 @@ def test_the_module_runs_as_people_type_it(table):
     ],
 )
 def test_wrong_usage_is_one_line(capsys, words, message):
-    assert main(words) == 2
+    assert run_job("verify", words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -403,5 +405,5 @@ def test_storage_that_fails_is_worth_trying_again(capsys, monkeypatch, table):
         raise StorageFault(f"list {uri}: 503")
 
     monkeypatch.setattr(Storage, "files", fails)
-    assert main([table.uri]) == 75
+    assert run_job("verify", [table.uri]) == 75
     assert "run the same command again" in capsys.readouterr().err

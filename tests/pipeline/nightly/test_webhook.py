@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 from drawn_runs import Drawn, label_earlier_runs, label_run, new_table, report, usual_images
 
+from pipeline.cli.running import run_job
 from pipeline.nightly.reporting import publish_report, webhook
-from pipeline.nightly.run import label_nightly
-from pipeline.nightly.settings import PARTS, ReportSettings
-from pipeline.runtime.settings import parse
+from pipeline.nightly.settings import ReportSettings
 
 RUN = "20260120T020000-thisone"
 SECRET = "T0000-s3cr3t-t0k3n"
@@ -112,7 +111,7 @@ def test_a_run_that_ends_without_a_report_is_sent_too(tmp_path, server, capfd, d
         f"--corpus={tmp_path}", f"--table={tmp_path}/table", f"--model={tmp_path}/no_model",
         f"--webhook_variable={VARIABLE}", f"--dry_run={dry_run}",
     ]  # fmt: skip
-    assert label_nightly(parse(PARTS, arguments=words, description="")) == 2
+    assert run_job("nightly", words) == 2
     assert len(server.bodies) == sent
     for body in server.bodies:
         assert f"{tmp_path}/table ended without a report" in body["text"]

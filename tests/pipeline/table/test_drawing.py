@@ -12,7 +12,8 @@ from PIL import Image
 from small_tables import SPEC, settled
 
 from maskformer import encode_segments
-from pipeline.maintenance.compact.__main__ import CompactSettings, compact
+from pipeline.maintenance.compact.run import compact
+from pipeline.maintenance.settings import CompactSettings
 from pipeline.storage import Storage
 from pipeline.table import latest
 from pipeline.table.drawing import SheetLayout, contact_sheet

@@ -11,8 +11,7 @@ from pipeline.runtime.settings import Settings, parse
 from pipeline.training.initial_model import StartSettings
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.recipes import Augmentation, published_augmentation
-from pipeline.training.settings import PARTS
-from pipeline.training.targets import TargetSettings
+from pipeline.training.settings import PARTS, TargetSettings
 
 FOLDER = Path(__file__).parents[3] / "configs" / "finetune"
 
@@ -20,7 +19,7 @@ FOLDER = Path(__file__).parents[3] / "configs" / "finetune"
 def read(path: Path) -> Settings:
     words = ["--config", str(path), "--dataset", "data", "--output", "out", "--validation", "val"]
     words += [] if "model:" in path.read_text() else ["--model", "weights"]
-    return parse(PARTS, arguments=words, description="")
+    return parse(PARTS, arguments=words)
 
 
 @pytest.mark.parametrize("entry", MODELS.values(), ids=lambda entry: entry.name)

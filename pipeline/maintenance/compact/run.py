@@ -1,6 +1,6 @@
 """Joins small units of a table into larger files, and removes leftovers of crashed runs.
 
-    python -m pipeline.maintenance.compact TABLE
+    maskformer compact TABLE
 
 It can run at any time, beside runs, readers and other compactions. A single write makes
 `pipeline.table.store` read the larger files; the units' own files stay, so that patterns as
@@ -12,16 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from pipeline.labelling.report import ExitCode
 from pipeline.maintenance.compact.clearing import Leftover, clear, remove_own_files
 from pipeline.maintenance.compact.compaction_plan import plan_compaction
 from pipeline.maintenance.compact.joining import join_units, publish_pointer
 from pipeline.maintenance.compact.units import DamagedFile
 from pipeline.maintenance.settings import CompactSettings
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
-from pipeline.runtime.settings import WrongUsage, parse
-from pipeline.storage import Storage, StorageFault
-from pipeline.storage.faults import can_never_work
+from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.storage import Storage
 from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
 from pipeline.table.store import TableStore
 
@@ -31,30 +30,22 @@ DAMAGED = 1
 _LINE_EVERY_SECONDS = 10.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 done, 1 a file of the table is damaged, 2 wrong usage, 75 try again."""
-    try:
-        settings = parse(
-            (CompactSettings, Storage),
-            arguments=arguments,
-            description=__doc__ or "",
-            positional="table",
-        )
-        given = settings.of(CompactSettings)
+def run(settings: Settings) -> int:
+    """Compacts a table; gives 0 done, 1 where a file of the table is damaged.
+
+    Raises:
+        WrongUsage: there is no such table, or what is asked for would not be safe in its store.
+        StorageFault: the storage failed.
+    """
+    given = settings.of(CompactSettings)
+    with as_wrong_usage():
         table = TableStore(given.table, settings.of(Storage).with_environment())
-        compact(table, given)
-    except DamagedFile as error:
-        print(f"compact: {error}; see python -m pipeline.maintenance.verify", file=sys.stderr)
-        return DAMAGED
-    except (WrongUsage, ValueError) as error:
-        print(f"compact: {error}", file=sys.stderr)
-        return ExitCode.WRONG_USAGE
-    except StorageFault as error:
-        if can_never_work(error):
-            print(f"compact: {error}", file=sys.stderr)
-            return ExitCode.WRONG_USAGE
-        print(f"compact: {error}; run the same command again", file=sys.stderr)
-        return ExitCode.TRY_AGAIN
+        try:
+            compact(table, given)
+        except DamagedFile as error:
+            line = f"maskformer compact: {error}; see maskformer verify {given.table}"
+            print(line, file=sys.stderr)
+            return DAMAGED
     return ExitCode.DONE
 
 
@@ -136,7 +127,3 @@ class _Progress:
         if time.monotonic() - self._printed >= _LINE_EVERY_SECONDS:
             self._printed = time.monotonic()
             print(f"{self._count:,} of {self._total:,} units", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

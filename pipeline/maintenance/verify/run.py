@@ -1,6 +1,6 @@
 """Checks whether rows, masks, files, plans and reports of a table agree with each other.
 
-    python -m pipeline.maintenance.verify TABLE
+    maskformer verify TABLE
 
 It reads everything and writes nothing; runs can work at the same time.
 """
@@ -9,18 +9,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.labelling.report import ExitCode
 from pipeline.maintenance.settings import VerifySettings
 from pipeline.maintenance.verify.findings import RULES, Findings
 from pipeline.maintenance.verify.tables import VerifyReport, verify_table
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
-from pipeline.runtime.settings import WrongUsage, parse
-from pipeline.storage import Storage, StorageFault
-from pipeline.storage.faults import can_never_work
+from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.storage import Storage
 from pipeline.table.store import TableStore
 
 NOT_SOUND = 1
@@ -30,16 +28,15 @@ NOT_FINISHED = 3
 _LINE_EVERY_SECONDS = 10.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 sound, 1 not sound, 2 wrong usage, 3 sound but not finished, 75 try again."""
-    try:
-        settings = parse(
-            (VerifySettings, Storage),
-            arguments=arguments,
-            description=__doc__ or "",
-            positional="table",
-        )
-        given = settings.of(VerifySettings)
+def run(settings: Settings) -> int:
+    """Verifies a table and prints what was found; gives 0 sound, 1 not sound, 3 not finished.
+
+    Raises:
+        WrongUsage: there is no such table, or it cannot be read as one.
+        StorageFault: the storage failed.
+    """
+    given = settings.of(VerifySettings)
+    with as_wrong_usage():
         report = verify_table(
             TableStore(given.table, settings.of(Storage).with_environment()),
             sample=given.sample,
@@ -47,15 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             most_examples=given.examples,
             on_images=_Progress().advance,
         )
-    except (WrongUsage, ValueError) as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return ExitCode.WRONG_USAGE
-    except StorageFault as error:
-        if can_never_work(error):
-            print(f"verify: {error}", file=sys.stderr)
-            return ExitCode.WRONG_USAGE
-        print(f"verify: {error}; run the same command again", file=sys.stderr)
-        return ExitCode.TRY_AGAIN
     print(json.dumps(as_json(report), indent=1) if given.json else as_text(report))
     return exit_code(report)
 
@@ -133,7 +121,3 @@ class _Progress:
         if time.monotonic() - self._printed >= _LINE_EVERY_SECONDS:
             self._printed = time.monotonic()
             print(f"{self._images:,} images", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
