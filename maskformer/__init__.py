@@ -27,7 +27,6 @@ _HOME = {
     "MaskFormerHungarianMatcher": "criterion.matcher",
     "IdMap": "criterion.targets",
     "MaskRuns": "criterion.mask_runs",
-    "BoundaryIoU": "metrics",
     "MaskAP": "metrics",
     "MeanIoU": "metrics",
     "PanopticQuality": "metrics",

@@ -8,7 +8,7 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
-    """Which weights are written where."""
+    """Weights to read, and the folder to write."""
 
     source: str
     """Folder, file of weights, or hub id."""
@@ -32,7 +32,7 @@ class ConvertSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Where the demo writes."""
+    """Folder of the demo."""
 
     output: str = "demo"
     """Folder for the drawn photos, table, scores and picture. An earlier demo there is replaced."""
@@ -40,7 +40,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings:
-    """What to look at besides this machine."""
+    """Things to look at besides this machine."""
 
     model: str | None = None
     """A folder, a name that `maskformer zoo` lists, or a hub id."""

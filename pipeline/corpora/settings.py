@@ -1,4 +1,4 @@
-"""Settings of reading: how images are found in their sources, and the limits of one image."""
+"""Settings of reading: they find images in their sources and bound one image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from pipeline.corpora.endings import IMAGE_ENDINGS
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSettings:
-    """How images are found in files, and the limits of one image."""
+    """Image files, and the limits of one image."""
 
     image_members: tuple[str, ...] = IMAGE_ENDINGS
     """Extensions of an archive's members that are images. Of members with one name the first in

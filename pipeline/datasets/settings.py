@@ -18,7 +18,7 @@ class DatasetSettings:
     files; a pattern (train-*.tar) takes some of a folder's. On a disk, or at any URL that fsspec
     knows."""
     dataset_kind: Kind | None = None
-    """What the data set is, where the files do not tell."""
+    """Kind of the data set, where the files do not tell."""
     images: str | None = None
     """Folder of the photographs that a COCO JSON names; by default the usual places beside it."""
     maps: str | None = None

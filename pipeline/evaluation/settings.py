@@ -1,4 +1,4 @@
-"""Settings of evaluations: what is judged, how the model sees an image, where the numbers go."""
+"""Defines the settings of an evaluation: predictions, inference mode and output."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Which model or table is judged, and where the numbers go."""
+    """Predictions to evaluate, and the folder of the results."""
 
     output: str
     """Folder or prefix for metrics.json and the pictures."""
@@ -23,11 +23,11 @@ class EvaluateSettings:
     limit: int | None = None
     """Judge only so many images, the first ones."""
     worst_images: int = 8
-    """How many images the sheet of the worst shows."""
+    """Number of images on the sheet of the worst."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.table is None):
-            raise ValueError("either --model or --table must be there, and not both")
+            raise ValueError("give either --model or --table, and not both")
         for name in ("limit", "worst_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -36,7 +36,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """How often the model sees an image; once and whole with none of these."""
+    """Views of each image that the model segments; by default the whole image, once."""
 
     augment: bool = False
     """Segment each image in several sizes, mirrored too, and average. As for results that are
@@ -75,7 +75,7 @@ class InferenceSettings:
 
     @property
     def overlap(self) -> int:
-        """Of the windows."""
+        """Returns the pixels that neighbouring windows share."""
         assert self.window is not None
         eighth = max(1, min(self.window) // 8)
         return eighth if self.window_overlap is None else self.window_overlap

@@ -1,6 +1,6 @@
-"""The model of a run: its files, read once by the driver, and what the table must know of it.
+"""Reads a run's model: its files, once, in the driver, and the facts that the table records.
 
-Nothing here starts torch: a model that cannot be one is found out before any actor starts.
+Starts without torch, so that a folder without a model is refused before any actor starts.
 """
 
 import hashlib
@@ -34,21 +34,20 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A model's files by name, and what they say."""
+    """A model's files by name, with its labels and image processor."""
 
     folder: str
     files: ModelFiles
     labels: tuple[str, ...]
     processor: MaskFormerImageProcessor
     things: frozenset[int] | None = None
-    """The labels that are things, as the configuration or the zoo knows them; None where neither
-    does."""
+    """The labels that are things, by the configuration or the zoo; None if neither says."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all files: the same weights under another name are the same model.
+        """Returns the SHA-256 of all files, so that copies of a folder are the same model.
 
-        But for `things`: a table is bound to the labels that it fuses, whoever said which.
+        `things` of config.json is left out: the table records the labels that it fuses.
         """
         digest = hashlib.sha256()
         for name, data in sorted(self.files.items()):
@@ -58,12 +57,12 @@ class ModelFolder:
 
     @property
     def reduced_labels(self) -> tuple[str, ...] | None:
-        """The labels, where 0 counts for nothing in the label maps that the model learnt."""
+        """Returns the labels if 0 was void in the label maps of the training data, else None."""
         return self.labels if self.processor.do_reduce_labels else None
 
     @property
     def stuff(self) -> tuple[int, ...]:
-        """The labels that are known to be no things."""
+        """Returns the labels that are known to be stuff."""
         every = range(len(self.labels))
         return tuple(
             label for label in every if self.things is not None and label not in self.things
@@ -71,10 +70,10 @@ class ModelFolder:
 
 
 def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
-    """The model of a folder, or of a name on the hub.
+    """Reads the model of a folder, or of a name on the hub.
 
     Raises:
-        ValueError: it is no model, in one line that says what is missing.
+        ValueError: the folder holds no model; the message says what is missing.
     """
     is_remote = "://" in name_or_folder and not name_or_folder.startswith(("hf://", "file://"))
     if is_remote:
@@ -112,14 +111,14 @@ def with_stuff(
 ) -> SegmentSettings:
     """Returns the settings with the ids of the labels that a panoptic table fuses.
 
-    Where people do not say, a table that is there goes on as it was made, and a new one fuses the
+    Without labels in the settings, an existing table keeps its labels, and a new one fuses the
     model's stuff.
 
     Args:
-        there: what `_table.json` says, None where there is no table yet.
+        there: the content of `_table.json`; None where there is no table yet.
 
     Raises:
-        ValueError: the model has no label of a name that was given.
+        ValueError: the model has no label of a given name.
     """
     if segmenting.task != "panoptic":
         return segmenting
@@ -207,7 +206,7 @@ def _some(names: Sequence[str]) -> str:
 def table_spec(
     model: ModelFolder, *, segmenting: SegmentSettings, reading: ReadSettings
 ) -> TableSpec:
-    """What the rows of a table depend on, besides the images.
+    """Returns the settings that a table's rows depend on.
 
     Raises:
         ValueError: `label_ids_to_fuse` names a label that the model does not have.
@@ -238,7 +237,7 @@ def table_spec(
 
 
 def _without_things(config: bytes) -> bytes:
-    """As it was written before it said which labels are things."""
+    """Returns config.json without `things`, byte for byte as it was before it had them."""
     values = json.loads(config)
     if "things" not in values:
         return config

@@ -1,4 +1,4 @@
-"""Settings of labelling: what is labelled, where the rows go, and what the rows depend on."""
+"""Defines the settings of labelling: corpus, table and model; task, thresholds and limits."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_thresho
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings:
-    """Which images are labelled, with which model, into which table."""
+    """Corpus, model and table of a run."""
 
     corpus: str
     """Images: folder, prefix, tar, Parquet file, manifest or pattern. A manifest is csv, tsv, jsonl
@@ -41,10 +41,10 @@ class LabelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
-    """What becomes a segment, and how the model runs; a table has one choice of these."""
+    """Task, thresholds and precision; a table keeps all but those of batches."""
 
     task: Literal["panoptic", "instance", "semantic"] = "panoptic"
-    """Kind of segments. panoptic: things and stuff, each pixel in at most one segment; instance:
+    """What segments are. panoptic: things and stuff, each pixel in at most one segment; instance:
     things alone, the best wins a pixel; semantic: one segment per label, which together cover the
     image."""
     threshold: float | None = None
@@ -60,7 +60,7 @@ class SegmentSettings:
     knows to be stuff, and is the default of a new table; a table that is there goes on as it was
     made. Panoptic only."""
     resize_rule: Literal["transformers", "detectron2"] = "transformers"
-    """How sides become multiples of the model's divisor. transformers: stretch the image;
+    """Rule that makes sides multiples of the model's divisor. transformers: stretch the image;
     detectron2: pad it, as published."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of weights and activations. fp16 is for GPUs: CPUs emulate it a thousand times
@@ -69,9 +69,9 @@ class SegmentSettings:
     """Most pixels of a batch after resizing. By default 4 megapixels for each 16 GB of a GPU, one
     image on a CPU."""
     out_of_memory: Literal["record", "shrink", "tile"] = "record"
-    """What to do with an image too large for the model's memory. record: an error; shrink: segment
-    it at half its size and less; tile: segment it part by part. With the last two, rows may depend
-    on the machine."""
+    """Result for an image that does not fit into memory. record: an error; shrink: segment it at
+    half its size and less; tile: segment it part by part. With the last two, rows may depend on the
+    machine."""
     segment_seconds: float = 600
     """An image that takes longer in the model, or after it, is an error."""
 
@@ -93,7 +93,7 @@ class SegmentSettings:
 
     @property
     def resolved(self) -> "ResolvedThresholds":
-        """The thresholds, with defaults in place of None."""
+        """Returns the thresholds, with defaults in place of None."""
         given = {name: getattr(self, name) for name in _DEFAULTS}
         numbers = {k: _DEFAULTS[k] if v is None else v for k, v in given.items()}
         return ResolvedThresholds(**numbers, label_ids_to_fuse=self.fused_ids)
@@ -106,7 +106,10 @@ class SegmentSettings:
         return frozenset(ids)
 
     def is_thing(self, label_id: int) -> bool:
-        """Panoptic: all but fused labels; instance: all; semantic: none, a region is no object."""
+        """Returns whether segments of the label are objects.
+
+        Panoptic: all but fused labels; instance: all; semantic: none, as a region is no object.
+        """
         if self.task == "panoptic":
             return label_id not in self.fused_ids
         return self.task == "instance"
@@ -114,7 +117,7 @@ class SegmentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedThresholds:
-    """Holds the thresholds that `SegmentSettings` leaves to the defaults."""
+    """The thresholds of `SegmentSettings` with their defaults."""
 
     threshold: float
     mask_threshold: float

@@ -1,4 +1,4 @@
-"""Settings of maintenance: which table is verified or compacted, and how."""
+"""Settings of verification and compaction."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,18 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """Which table is verified, and how closely."""
+    """Table to verify, and amount of checking."""
 
     table: str
     """Segment table: a folder or prefix."""
     sample: float = 1.0
-    """Share of the images whose run lengths are read, in (0, 1]. The same images are taken each
-    time."""
+    """Share of images whose run lengths are decoded, in (0, 1]. Always the same images."""
     json: bool = False
-    """Print one JSON object in place of lines for people."""
+    """Print one JSON object instead of text."""
     examples: int = 5
-    """How many places are shown for each broken rule."""
+    """Number of examples for each broken rule."""
     num_threads: int | None = None
-    """How many units are read at once; by default one per core."""
+    """Number of units to check at once; by default one per core."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
@@ -32,12 +31,12 @@ class VerifySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CompactSettings:
-    """Which table is compacted, and how large its files become."""
+    """Table to compact, and size of the compacted files."""
 
     table: str
     """Segment table: a folder or prefix."""
     target_bytes: int = 2**28
-    """Size of the files that are made. One that has half of it is not written again."""
+    """Size of compacted files; a file of half this size is not rewritten."""
     remove_units_after_days: int | None = None
     """Remove small files that were compacted so many days ago. Patterns as
     `TABLE/segments/*.parquet` miss their rows then: read the files that

@@ -1,4 +1,4 @@
-"""Settings of nightly runs: which files, until when, what is reported, how a job is submitted."""
+"""Settings of nightly runs: retries, deadline and lock, the report, and submission."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -9,12 +9,12 @@ from pipeline.labelling.settings import PARTS as LABELLING
 
 @dataclass(frozen=True, kw_only=True)
 class NightlySettings:
-    """Which files are labelled, until when, and how other runs are kept away."""
+    """Retries, waiting files, deadline and lock of a nightly run."""
 
     retry_errors: tuple[str, ...] = ()
     """Classes of errors to try again, as NotFound,TooLarge."""
     max_attempts: int = 3
-    """Most rows that an image in error gets for one version of it."""
+    """Most attempts at one version of an image in error, the first included."""
     settle_minutes: float = 10.0
     """Younger files wait for the next run: they may still be written."""
     success_marker: str | None = None
@@ -23,9 +23,9 @@ class NightlySettings:
     """Time of day (06:30) or duration (6h) by which the run is over. Units that could not be done
     by then are left for the next run."""
     heartbeat_seconds: float = 20.0
-    """How often the run renews its lock."""
+    """Interval at which the run renews its lock."""
     stale_seconds: float = 180.0
-    """A lock that has not changed for so long belongs to a run that is dead."""
+    """Age from which a lock that is not renewed counts as left by a dead run."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 2:
@@ -49,31 +49,31 @@ class NightlySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """What the report of a run says, and whom it tells."""
+    """Contents of the report of a run, and who is notified."""
 
     gpu_hour_price: float | None = None
-    """Price of one GPU for an hour; without prices no cost is named."""
+    """Price of one GPU per hour; without prices no cost is named."""
     node_hour_price: float | None = None
-    """Price of one node for an hour, its GPUs left out."""
+    """Price of one node per hour, without its GPUs."""
     currency: str = "USD"
     """Currency of the prices."""
     compared_runs: int = 7
-    """How many earlier runs that labelled something to compare with."""
+    """Number of earlier runs to compare with, the latest that labelled images."""
     drift_watch: float = 0.1
-    """Population stability index from which the report names a drift."""
+    """Population stability index from which the report names a small change."""
     drift_alarm: float = 0.25
-    """Population stability index from which somebody has to look."""
+    """Population stability index from which the report asks for action."""
     strangest_images: int = 10
-    """How many of the images that are least like the others to show."""
+    """Number of most unusual images to show, with reasons."""
     sheet_images: int = 12
-    """How many images the contact sheet shows."""
+    """Number of images on the contact sheet."""
     picture_bytes: int = 2**25
-    """Most bytes to read for one picture; what lies deeper in an archive is not shown."""
+    """Most bytes to read for one picture; images deeper in an archive are not shown."""
     webhook_variable: str | None = None
     """Environment variable with the URL to tell of failures and drift. The URL itself may hold a
     secret and is no setting."""
     webhook_seconds: float = 10.0
-    """How long to wait for an answer of the webhook, three times at most."""
+    """Timeout of one request to the webhook; there are three attempts."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -98,14 +98,14 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitSettings:
-    """Where a job is submitted, and under which id."""
+    """Cluster and id of a submitted job."""
 
     submission_id: str
     """Same id for all attempts at one job, as the date of a nightly run."""
     address: str | None = None
     """Dashboard, as http://head:8265; by default RAY_API_SERVER_ADDRESS. Else RAY_ADDRESS."""
     working_dir: str | None = "."
-    """Folder that travels to the cluster and is the command's own."""
+    """Folder that is uploaded to the cluster; the command runs in it."""
 
 
 PARTS = (*LABELLING, NightlySettings, ReportSettings)

@@ -1,4 +1,4 @@
-"""Settings of planning: how large a unit of work may become."""
+"""Settings of planning: the size of a unit of work."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSettings:
-    """How large a unit of work is: larger units are fewer files, and more is lost in a crash."""
+    """Size of a unit of work. Larger units give fewer files, but a crash loses more work."""
 
     unit_images: int = 1000
     """Most images of a unit, where their number is known (files, Parquet)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ActorSettings:
-    """How many actors there are, and what each reserves of the cluster."""
+    """Actors, and the resources that each reserves."""
 
     ray_address: str | None = None
     """Ray cluster; by default RAY_ADDRESS, else this machine alone."""

@@ -16,7 +16,7 @@ _PREFIX = "maskformer-"
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How images are resized, cropped, coloured and mirrored, in this order; pixels.
+    """Random resizing, cropping, colours and mirroring, in this order; sizes in pixels.
 
     Without `short_edges` and `scale_jitter` images have the size that the model is given when it
     segments.

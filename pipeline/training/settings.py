@@ -16,7 +16,7 @@ Task = Literal["semantic", "panoptic", "instance"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """Where the model goes, and what is written on the way."""
+    """Output, seed and checkpoints."""
 
     output: str
     """Folder or prefix for the model, curves, metrics and checkpoints."""
@@ -27,7 +27,7 @@ class FinetuneSettings:
     checkpoint_every: int = 1000
     """Steps between checkpoints, which are judged by --validation."""
     keep_checkpoints: int = 2
-    """How many of the last checkpoints are kept, beside the best."""
+    """Number of last checkpoints to keep, beside the best."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
 
@@ -39,7 +39,7 @@ class FinetuneSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StartSettings:
-    """Which weights and which architecture training begins with."""
+    """Weights and architecture to begin with."""
 
     model: str | None = None
     """Trained MaskFormer to begin with: folder, zoo name or hub id. With --architecture only the
@@ -62,10 +62,10 @@ class StartSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSettings:
-    """What is learnt from the labels."""
+    """Masks to learn from the labels."""
 
     task: Task | None = None
-    """Kind of masks; by default as much as the labels tell. semantic: one for each label in an
+    """What a mask is; by default as much as the labels tell. semantic: one for each label in an
     image; panoptic: for each segment; instance: for each thing."""
     ignore_void: bool = False
     """Pixels without a label, crowds and padding count for nothing. Else they are outside of every
@@ -89,8 +89,8 @@ class OptimisationSettings:
     backbone_rate: float = 0.1
     """Learning rate of the backbone as a share of the rest's."""
     schedule: Literal["polynomial", "steps"] = "polynomial"
-    """How the rate falls. polynomial: (1 - step / num_steps) ** power; steps: to a tenth at each of
-    --decay_steps."""
+    """Decay of the learning rate. polynomial: (1 - step / num_steps) ** power; steps: to a tenth at
+    each of --decay_steps."""
     power: float = 0.9
     """Exponent of the polynomial schedule."""
     decay_steps: tuple[int, ...] = ()
@@ -102,7 +102,7 @@ class OptimisationSettings:
     clip_norm: float | None = 0.01
     """Longest gradient of the whole model; longer ones are shortened to it."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of arithmetic; weights and losses stay float32. fp16 scales its losses, and
+    """Number format of the arithmetic; weights and losses stay float32. fp16 scales its losses, and
     is for GPUs."""
     average_decay: float | None = None
     """Keep a moving average of the weights with this share of the old, as 0.9999. The average is
@@ -144,7 +144,7 @@ class OptimisationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings:
-    """How the model is judged at each checkpoint."""
+    """Images and thresholds by which checkpoints are judged."""
 
     validation: str | None = None
     """Labelled images to judge by, as for --dataset. Without them the last checkpoint is delivered,
@@ -160,7 +160,7 @@ class ValidationSettings:
     overlap_mask_area_threshold: float | None = None
     """Least share of its mask that a segment must win, as for labelling. Not for semantic."""
     drawn_images: int = 4
-    """How many of the worst images are drawn for TensorBoard."""
+    """Number of worst images that are drawn for TensorBoard."""
 
     def __post_init__(self) -> None:
         for name in ("validation_limit", "drawn_images"):
@@ -185,7 +185,7 @@ class WorkerSettings:
     loader_processes: int = 1
     """Processes beside each worker that decode and augment; with 0 the worker waits."""
     max_failures: int = 3
-    """How often lost workers are started again, from the last checkpoint."""
+    """Number of times that lost workers are started again, from a checkpoint."""
     ray_address: str | None = None
     """Ray cluster; by default RAY_ADDRESS, else this machine alone."""
     dashboard: bool = False

@@ -60,7 +60,7 @@ def test_how_a_manifest_is_read_is_said_before_work_begins(tmp_path, capsys, mon
     """Here there is no work: what the manifest names is done already."""
     monkeypatch.setattr("pipeline.labelling.run.connect", lambda *_: pytest.fail("no work"))
     root = put(tmp_path / "c", {"a.jpg": b"1", "m.csv": b"image_url;n\na.jpg;1\n"})
-    monkeypatch.setattr("pipeline.planning.planner.Comparison.new", lambda self: iter(()))
+    monkeypatch.setattr("pipeline.planning.planner.ListingDiff.new", lambda self: iter(()))
     code, said = run(capsys, f"{root}/m.csv", str(tmp_path / "table"))
     assert code == ExitCode.DONE
     assert "m.csv: the locations are taken from its column image_url" in said

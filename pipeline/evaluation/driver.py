@@ -1,16 +1,12 @@
-"""The flow: labelled images through readers and actors, or a table's rows, to the driver's sums.
+"""Drives an evaluation on Ray Data: labelled images, or a table's rows, to sums over all images.
 
-The operators up to the rows are those of the labelling flow. Receipts are counted by the images
-that they tell of, so that the sums hold each image exactly once, or there are no sums.
+Images go through the operators that labelling uses (`labelling/operators.py`). Small tasks score
+the rows, and the driver adds up their receipts: each image counts once, or there are no sums.
 """
 
 import contextlib
-import functools
-import heapq
-import pickle
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
@@ -22,17 +18,18 @@ from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.target import LabelError
 from pipeline.evaluation.inference_modes import InferenceMode
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
-from pipeline.evaluation.judging import Judge, Metric
+from pipeline.evaluation.judging import Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import PredictionLoader
-from pipeline.evaluation.scoring import Scorer, badness, merge
+from pipeline.evaluation.scoring import EvaluationSums, Scorer
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.operators import (
     ATTEMPT_TRACKER,
+    BlockSegmenter,
     BoundedLoad,
-    MakeSegmenter,
+    SegmenterFactory,
+    WholeImageFactory,
     configure_ray_data,
-    make_segmenter,
     receipts,
     segmented,
 )
@@ -48,7 +45,7 @@ _ROW_BLOCK_BYTES = 2**26
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
-    """What is compared with what, and how."""
+    """The labelled images of an evaluation, and how predictions of them are judged."""
 
     dataset: LabelledImages
     judge: Judge
@@ -60,7 +57,7 @@ class EvaluationJob:
 
     @property
     def num_bytes(self) -> int:
-        """Not known, and not needed: the images are counted."""
+        """Returns 0: progress is shown by images, whose number is known."""
         return 0
 
     @property
@@ -70,63 +67,56 @@ class EvaluationJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Segmenting:
-    """What makes the predictions where no table has them."""
+    """The model that makes the predictions, where no table has them."""
 
     settings: SegmentSettings
     actors: ActorSettings
     processor: MaskFormerImageProcessor
     model_files: ModelFiles
     mode: InferenceMode | None = None
-    """At each image; None for once and whole."""
+    """Sizes or windows in which each image is seen; None for once and whole."""
 
     @property
     def loading_processor(self) -> MaskFormerImageProcessor:
-        """Of the pixels that go to the actors: the model's, but where these resize themselves."""
+        """Returns the processor for reading tasks, which leave resizing to the actors in a mode."""
         if self.mode is None:
             return self.processor
         return MaskFormerImageProcessor.from_dict(self.processor.to_dict(), do_resize=False)
 
     @property
-    def make(self) -> MakeSegmenter:
-        """What an actor calls."""
-        if self.mode is None and self.settings.task == "instance":
-            return functools.partial(
-                make_segmenter, settings=self.settings, num_whole_instances=NUM_WHOLE_INSTANCES
-            )
-        if self.mode is None:
-            return functools.partial(make_segmenter, settings=self.settings)
-        return functools.partial(_make_multi_view_segmenter, settings=self.settings, mode=self.mode)
+    def factory(self) -> SegmenterFactory:
+        """Returns the factory of the actors' segmenters."""
+        if self.mode is not None:
+            return MultiViewFactory(settings=self.settings, mode=self.mode)
+        num_whole = NUM_WHOLE_INSTANCES if self.settings.task == "instance" else None
+        return WholeImageFactory(settings=self.settings, num_whole_instances=num_whole)
 
 
-def _make_multi_view_segmenter(**options: Any) -> Callable[[pa.Table], pa.Table]:
-    """A `MultiViewSegmenter`; imports torch only in the actor's own process."""
-    from pipeline.evaluation.multi_view_segmenter import MultiViewSegmenter
+@dataclass(frozen=True, kw_only=True)
+class MultiViewFactory:
+    """Builds a `MultiViewSegmenter` in an actor's process, which alone imports torch."""
 
-    return MultiViewSegmenter(**options)
+    settings: SegmentSettings
+    mode: InferenceMode
 
+    def __call__(self, model_files: ModelFiles, *, num_threads: int | None) -> BlockSegmenter:
+        from pipeline.evaluation.multi_view_segmenter import MultiViewSegmenter
 
-@dataclass
-class EvaluationSums:
-    """The sums so far; grows while receipts come."""
-
-    metric: Metric
-    worst: list[dict[str, Any]] = field(default_factory=list)
-    """From the worst on: `index`, `score` and predicted `segments`."""
-    num_segments: int = 0
-    indices: set[int] = field(default_factory=set)
-    """Images that were counted."""
+        return MultiViewSegmenter(
+            model_files, settings=self.settings, mode=self.mode, num_threads=num_threads
+        )
 
 
 def evaluate_model(
     job: EvaluationJob, *, segmenting: Segmenting, on_progress: Callable[[int, int], None]
 ) -> EvaluationSums:
-    """Segments every image on actors and compares.
+    """Segments every image on actors and scores the segments.
 
     Args:
-        on_progress: is told of numbers of images and segments as they are counted.
+        on_progress: is called with the numbers of images and segments of each receipt.
 
     Raises:
-        LabelError: an image or its labels are no good.
+        LabelError: an image or its labels are wrong.
         StorageFault: storage or cluster failed.
     """
     machines = Machines.of_cluster(segmenting.actors)
@@ -138,12 +128,12 @@ def evaluate_model(
         ray.data.from_arrow(list(_index_tasks(len(job.dataset)))),
         load=loader.__call__,
         model=ray.put(dict(segmenting.model_files)),
-        make=segmenting.make,
+        factory=segmenting.factory,
         machines=machines,
         num_images=len(job.dataset),
         attempts=ATTEMPT_TRACKER.remote(),
     )
-    return _judged(rows, job=job, num_cpus=machines.stager_cpus, on_progress=on_progress)
+    return _summed(rows, job=job, num_cpus=machines.stager_cpus, on_progress=on_progress)
 
 
 def evaluate_rows(
@@ -153,10 +143,10 @@ def evaluate_rows(
     actors: ActorSettings,
     on_progress: Callable[[int, int], None],
 ) -> EvaluationSums:
-    """Compares the rows of a table, by units; see `predictions.py`.
+    """Scores the rows of a table, one unit a task; see `predictions.py`.
 
     Raises:
-        LabelError: an image or its labels are no good.
+        LabelError: an image or its labels are wrong.
         StorageFault: storage or cluster failed.
     """
     configure_ray_data(block_bytes=_ROW_BLOCK_BYTES)
@@ -167,10 +157,10 @@ def evaluate_rows(
         batch_format="pyarrow",
         num_cpus=actors.reader_cpus,
     )
-    return _judged(rows, job=job, num_cpus=actors.reader_cpus, on_progress=on_progress)
+    return _summed(rows, job=job, num_cpus=actors.reader_cpus, on_progress=on_progress)
 
 
-def _judged(
+def _summed(
     rows: "ray.data.Dataset",
     *,
     job: EvaluationJob,
@@ -187,32 +177,12 @@ def _judged(
     sums = EvaluationSums(metric=job.judge.metric())
     with _cluster_faults(), contextlib.closing(receipts(scored)) as arriving:
         for receipt in arriving:
-            take(receipt, sums=sums, num_worst=job.num_worst)
+            sums.add(receipt, num_worst=job.num_worst)
             on_progress(len(receipt["indices"]), receipt["num_segments"])
     missing = len(job.dataset) - len(sums.indices)
     if missing:
-        raise StorageFault(f"{missing} images were not reached")
+        raise StorageFault(f"{missing} images were lost, with the processes that worked on them")
     return sums
-
-
-def take(receipt: dict[str, Any], *, sums: EvaluationSums, num_worst: int) -> None:
-    """Adds what a receipt tells to the sums.
-
-    Raises:
-        LabelError, StorageFault: it tells of an error or a fault, or counts an image again.
-    """
-    if receipt["error"]:
-        raise LabelError(receipt["error"])
-    if receipt["fault"]:
-        raise StorageFault(receipt["fault"])
-    indices = set(receipt["indices"])
-    if not indices.isdisjoint(sums.indices):
-        # Sums cannot be taken apart again.
-        raise StorageFault("a task ran twice, and its images were counted twice")
-    sums.indices |= indices
-    merge(sums.metric, pickle.loads(receipt["sums"]))
-    sums.num_segments += receipt["num_segments"]
-    sums.worst = heapq.nsmallest(num_worst, [*sums.worst, *receipt["worst"]], key=badness)
 
 
 def _index_tasks(count: int) -> Iterator[pa.Table]:
@@ -223,14 +193,14 @@ def _index_tasks(count: int) -> Iterator[pa.Table]:
 
 @contextlib.contextmanager
 def _cluster_faults() -> Iterator[None]:
-    """What the cluster did is worth trying again."""
+    """Raises failures of the cluster as StorageFault: the same command may work next time."""
     try:
         yield
     except (LabelError, StorageFault, RayTaskError):
-        raise  # the last is a fault in our own code: running it again would not help
+        raise  # RayTaskError is an error of our own code, which would come again
     except (RayError, ExecutionTimeoutError) as error:
         raise StorageFault(reason(error)) from error
-    except Exception as error:  # Ray Data wraps what its workers raise in classes of its own
+    except Exception as error:  # Ray Data wraps its workers' errors in classes of its own
         if not isinstance(error.__cause__, RayError):
             raise
         raise StorageFault(reason(error.__cause__)) from error

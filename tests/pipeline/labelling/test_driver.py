@@ -1,4 +1,4 @@
-"""The flow keeps reading, segmenting and staging apart, and does in Ray what is done by hand."""
+"""The driver keeps reading, segmenting and staging apart, and commits what is done by hand."""
 
 import dataclasses
 import os
@@ -17,19 +17,15 @@ from specs import panoptic_spec
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import Stager, commit_unit
-from pipeline.labelling.flow import (
-    MistakeInTask,
-    Work,
-    label_dataset,
-    run_units,
-    unit_table,
-)
+from pipeline.labelling.driver import MistakeInTask, run_units
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.operators import ATTEMPT_TRACKER, BoundedLoad
+from pipeline.labelling.ray_dataset import LabellingJob, label_dataset
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore, images, segments
@@ -38,16 +34,16 @@ SPEC = panoptic_spec("road", "sky", "tree", "car", threshold=0.3, overlap_mask_a
 SEGMENTING = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
 
 
-class Witness(Storage):
+class DiaryStorage(Storage):
     """Writes down, beside the table, which processes have torch when they read or write."""
 
     diary: str
 
     @classmethod
-    def of(cls, diary: Path) -> "Witness":
-        witness = cls()
-        object.__setattr__(witness, "diary", str(diary))
-        return witness
+    def of(cls, diary: Path) -> "DiaryStorage":
+        storage = cls()
+        object.__setattr__(storage, "diary", str(diary))
+        return storage
 
     def _note(self, what: str, uri: str) -> None:
         kind = next((k for k in ("_staging", "segments", "images") if f"/{k}/" in uri), "source")
@@ -85,10 +81,10 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def work(tmp_path, model_files, processor) -> Work:
-    table = TableStore(str(tmp_path / "table"), Witness.of(tmp_path / "diary"))
+def job(tmp_path, model_files, processor) -> LabellingJob:
+    table = TableStore(str(tmp_path / "table"), DiaryStorage.of(tmp_path / "diary"))
     table.create(SPEC)
-    return Work(
+    return LabellingJob(
         table=table,
         spec=SPEC,
         run_id="run",
@@ -101,12 +97,12 @@ def work(tmp_path, model_files, processor) -> Work:
     )
 
 
-def plan(corpus: str, work: Work):
+def plan(corpus: str, job: LabellingJob):
     return plan_corpus(
         corpus,
-        table=work.table,
+        table=job.table,
         spec=SPEC,
-        reading=work.reading,
+        reading=job.reading,
         units=UnitSettings(unit_images=4),
     )
 
@@ -121,12 +117,12 @@ def plan(corpus: str, work: Work):
     ],
 )
 def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
-    tmp_path, work, capsys, actors
+    tmp_path, job, capsys, actors
 ):
     """Were reading fused into the actor, a GPU would wait for JPEGs."""
     corpus = put(tmp_path / "c", {f"{n}.png": picture(n) for n in range(3)})
-    chosen = dataclasses.replace(work, actors=actors)
-    label_dataset(plan(corpus, work).units, work=chosen, model=ray.put({})).explain()
+    chosen = dataclasses.replace(job, actors=actors)
+    label_dataset(plan(corpus, job).units, job=chosen, model=ray.put({})).explain()
     physical = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
     assert re.findall(r"(\w+)\[(.*)\]", physical) == [
         ("TaskPoolMapOperator", "MapBatches(_Staging.__call__)"),
@@ -136,15 +132,15 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
     ]
 
 
-def by_hand(units, *, work: Work, table: TableStore) -> None:
+def by_hand(units, *, job: LabellingJob, table: TableStore) -> None:
     """The same in this process, one unit after another."""
-    segmenter = Segmenter(model_files=lambda: work.model_files, settings=SEGMENTING, num_threads=1)
+    segmenter = Segmenter(job.model_files, settings=SEGMENTING, num_threads=1)
     loader = UnitLoader(
-        storage=Storage(), reading=work.reading, processor=work.processor, block_bytes=10**9
+        storage=Storage(), reading=job.reading, processor=job.processor, block_bytes=10**9
     )
     stager = Stager(table=table, run_id="hand")
     for unit in units:
-        rows = pa.concat_tables([segmenter(block) for block in loader(unit_table(unit))])
+        rows = pa.concat_tables([segmenter(block) for block in loader(unit.table())])
         (receipt,) = stager(rows).to_pylist()
         commit_unit(
             unit.unit_id,
@@ -155,17 +151,17 @@ def by_hand(units, *, work: Work, table: TableStore) -> None:
         )
 
 
-def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
+def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job):
     corpus = put(
         tmp_path / "c", {**{f"{n}.png": picture(n) for n in range(10)}, "5b.png": b"no image"}
     )
-    first, second, third = units = plan(corpus, work).units
+    first, second, third = units = plan(corpus, job).units
     put(tmp_path / "c", {"9.png": picture(100)})  # of the third: what was planned is no more
     stats = RunStats()
-    was_stopped = run_units(units, work=work, stats=stats, on_progress=lambda: True)
+    was_stopped = run_units(units, job=job, stats=stats, on_progress=lambda: True)
 
     assert not was_stopped
-    assert work.table.done_units() == {first.unit_id, second.unit_id}
+    assert job.table.done_units() == {first.unit_id, second.unit_id}
     assert stats.faults.keys() == {third.unit_id}
     assert stats.faults[third.unit_id].startswith("SourceChanged: ")
     assert "9.png" in stats.faults[third.unit_id]
@@ -176,11 +172,11 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, work):
 
     hand = TableStore(str(tmp_path / "hand"), Storage())
     hand.create(SPEC)
-    by_hand([first, second], work=work, table=hand)
-    found, expected = (images(t.uri).to_table() for t in (work.table, hand))
+    by_hand([first, second], job=job, table=hand)
+    found, expected = (images(t.uri).to_table() for t in (job.table, hand))
     assert found["image_id"].to_pylist() == expected["image_id"].to_pylist()
     assert found["num_segments"].to_pylist() == expected["num_segments"].to_pylist()
-    found, expected = (segments(t.uri).to_table() for t in (work.table, hand))
+    found, expected = (segments(t.uri).to_table() for t in (job.table, hand))
     assert found.num_rows == stats.counts.segments > 8
     assert found["label"].to_pylist() == expected["label"].to_pylist()
 
@@ -208,11 +204,11 @@ class Broken(Storage):
         return super().read(uri, **options)
 
 
-def test_an_error_in_our_own_code_ends_the_run_with_its_traceback(tmp_path, work):
-    units = plan(put(tmp_path / "c", {"0.png": picture(0)}), work).units
-    broken = dataclasses.replace(work, table=TableStore(work.table.uri, Broken()))
+def test_an_error_in_our_own_code_ends_the_run_with_its_traceback(tmp_path, job):
+    units = plan(put(tmp_path / "c", {"0.png": picture(0)}), job).units
+    broken = dataclasses.replace(job, table=TableStore(job.table.uri, Broken()))
     with pytest.raises(MistakeInTask, match=r"(?s)Traceback.*KeyError: 'no such column'"):
-        run_units(units, work=broken, stats=RunStats(), on_progress=lambda: True)
+        run_units(units, job=broken, stats=RunStats(), on_progress=lambda: True)
 
 
 def test_a_task_that_processes_ended_over_is_given_back_as_lost():
@@ -228,29 +224,29 @@ def test_a_task_that_processes_ended_over_is_given_back_as_lost():
         assert len(list(load(other))) == 2
 
 
-def test_a_run_ends_when_it_is_told_to(tmp_path, work):
+def test_a_run_ends_when_it_is_told_to(tmp_path, job):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
-    units = plan(corpus, work).units
+    units = plan(corpus, job).units
     stats = RunStats()
-    assert run_units(units, work=work, stats=stats, on_progress=lambda: False)
-    assert len(work.table.done_units()) == stats.units
-    assert stats.faults.keys() == {unit.unit_id for unit in units} - work.table.done_units()
+    assert run_units(units, job=job, stats=stats, on_progress=lambda: False)
+    assert len(job.table.done_units()) == stats.units
+    assert stats.faults.keys() == {unit.unit_id for unit in units} - job.table.done_units()
 
 
-def test_units_that_another_run_has_done_meanwhile_are_not_read_again(tmp_path, work):
+def test_units_that_another_run_has_done_meanwhile_are_not_read_again(tmp_path, job):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
-    first, *others = units = plan(corpus, work).units
-    by_hand([first], work=work, table=work.table)
+    first, *others = units = plan(corpus, job).units
+    by_hand([first], job=job, table=job.table)
     (tmp_path / "diary").unlink()
     put(tmp_path / "c", {"00.png": b"now it is another one, which would be an error"})
     stats = RunStats()
 
-    run_units(units, work=work, stats=stats, on_progress=lambda: True)
+    run_units(units, job=job, stats=stats, on_progress=lambda: True)
 
     assert stats.faults == {}
     assert (stats.units, stats.units_elsewhere) == (len(others), 1)
     assert stats.counts.images == sum(unit.num_images for unit in others)
-    assert work.table.done_units() == {unit.unit_id for unit in units}
+    assert job.table.done_units() == {unit.unit_id for unit in units}
 
 
 def test_the_processor_decides_how_large_a_block_is():
@@ -281,14 +277,14 @@ def test_as_many_actors_start_at_once_as_get_a_block_each(settings, num_images, 
     assert machines.first_actors(num_images) == expected
 
 
-def test_after_the_deadline_no_unit_begins_and_those_left_are_no_faults(tmp_path, work):
+def test_after_the_deadline_no_unit_begins_and_those_left_are_no_faults(tmp_path, job):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
-    units = plan(corpus, work).units
+    units = plan(corpus, job).units
     late, early = RunStats(), RunStats()
     for stats, deadline in ((late, time.time() - 1), (early, time.time() + 3600)):
-        timed = dataclasses.replace(work, deadline=deadline)
-        assert not run_units(units, work=timed, stats=stats, on_progress=lambda: True)
+        timed = dataclasses.replace(job, deadline=deadline)
+        assert not run_units(units, job=timed, stats=stats, on_progress=lambda: True)
         assert stats.faults == {}
         assert stats.units + stats.units_left == len(units) == 3
-        assert work.table.done_units() == (set() if stats is late else {u.unit_id for u in units})
+        assert job.table.done_units() == (set() if stats is late else {u.unit_id for u in units})
     assert late.units_left == 3

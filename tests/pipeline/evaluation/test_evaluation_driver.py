@@ -18,24 +18,22 @@ from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError, Labels
-from pipeline.evaluation.flow import (
+from pipeline.evaluation.driver import (
     EvaluationJob,
-    EvaluationSums,
     Segmenting,
     evaluate_model,
     evaluate_rows,
-    take,
 )
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import prediction_tasks
+from pipeline.evaluation.scoring import EvaluationSums
 from pipeline.labelling.commit import Stager, commit_unit
-from pipeline.labelling.flow import unit_table
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.model import ModelFolder, read_model, table_spec
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
-from pipeline.runtime.cluster import ActorSettings
+from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.storage import Storage, StorageFault
 from pipeline.table.store import TableStore
 
@@ -69,7 +67,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 
 @pytest.fixture(scope="module")
 def segmenter(model: ModelFolder) -> Segmenter:
-    return Segmenter(model_files=lambda: model.files, settings=SEGMENTING, num_threads=1)
+    return Segmenter(model.files, settings=SEGMENTING, num_threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +110,7 @@ def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -
     [block] = loader(pa.table({"index": range(len(dataset))}, schema=INDICES))
     [receipt] = evaluation_job(dataset).scorer(segmenter(block)).to_pylist()
     sums = EvaluationSums(metric=judge("panoptic").metric())
-    take(receipt, sums=sums, num_worst=3)
+    sums.add(receipt, num_worst=3)
     return sums
 
 
@@ -130,7 +128,7 @@ def labelled_table(
         storage=Storage(), reading=reading, processor=model.processor, block_bytes=10**9
     )
     for unit in plan.units:
-        rows = pa.concat_tables([segmenter(block) for block in loader(unit_table(unit))])
+        rows = pa.concat_tables([segmenter(block) for block in loader(unit.table())])
         [receipt] = Stager(table=table, run_id="hand")(rows).to_pylist()
         commit_unit(
             unit.unit_id,
@@ -199,10 +197,10 @@ def test_a_receipt_counts_once_or_not_at_all() -> None:
         "error": None,
         "fault": None,
     }
-    take(receipt, sums=sums, num_worst=1)
+    sums.add(receipt, num_worst=1)
     with pytest.raises(StorageFault, match="counted twice"):
-        take(receipt | {"indices": [1, 2]}, sums=sums, num_worst=1)
+        sums.add(receipt | {"indices": [1, 2]}, num_worst=1)
     with pytest.raises(StorageFault, match="away"):
-        take(receipt | {"fault": "away"}, sums=sums, num_worst=1)
+        sums.add(receipt | {"fault": "away"}, num_worst=1)
     with pytest.raises(LabelError, match="wrong"):
-        take(receipt | {"error": "wrong"}, sums=sums, num_worst=1)
+        sums.add(receipt | {"error": "wrong"}, num_worst=1)
