@@ -12,11 +12,13 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.model import (
     ModelFolder,
     fused_lines,
+    label_ids,
     read_model,
     table_spec,
     with_stuff,
 )
-from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.settings import PARTS, SegmentSettings
+from pipeline.runtime.settings import parse
 
 
 @pytest.fixture
@@ -54,6 +56,65 @@ def test_a_new_table_fuses_the_model_s_stuff_and_calls_it_no_thing(folder: Path)
     assert fused(model, label_ids_to_fuse=()) == ()
     assert fused(model, task="instance") is None
     assert fused(read(folder, things=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        ((LABELS[2],), (2,)),
+        ((LABELS[2], LABELS[0]), (0, 2)),
+        ((LABELS[2], 2, 1), (1, 2)),
+        (("stuff",), (0, 1)),
+        (("stuff", LABELS[3]), (0, 1, 3)),
+        (("none",), ()),
+    ],
+)
+def test_labels_to_fuse_are_given_by_name_or_id(folder: Path, given, ids) -> None:
+    assert fused(read(folder, things=[2, 3]), label_ids_to_fuse=given) == ids
+
+
+def test_labels_to_fuse_are_names_on_the_command_line() -> None:
+    words = ["--corpus=c", "--table=t", "--model=m", "--label-ids-to-fuse", "sky,traffic light,7"]
+    settings = parse(PARTS, arguments=words).of(SegmentSettings)
+    assert settings.label_ids_to_fuse == ("sky", "traffic light", 7)
+
+
+def test_labels_that_share_a_name_are_all_fused_by_it(folder: Path) -> None:
+    model = dataclasses.replace(read(folder), labels=("sky", "car", "sky", "tree"))
+    assert label_ids(["sky"], model=model) == (0, 2)
+
+
+def test_a_label_that_is_called_stuff_or_none_is_that_label(folder: Path) -> None:
+    model = dataclasses.replace(read(folder), labels=("car", "stuff", "none", "tree"))
+    assert label_ids(["stuff"], model=model) == (1,)
+    assert label_ids(["none"], model=model) == (2,)
+
+
+def test_a_name_that_no_label_has_is_refused_with_the_nearest(folder: Path) -> None:
+    model = dataclasses.replace(read(folder), labels=("sky", "ground", "car"))
+    with pytest.raises(ValueError, match=r"no label 'grond'; did you mean ground\?$"):
+        label_ids(["grond"], model=model)
+    with pytest.raises(ValueError, match=r"no label 'xyz'; it has sky, ground, car$"):
+        label_ids(["sky", "xyz"], model=model)
+
+
+def test_stuff_is_refused_where_nobody_knows_it(folder: Path) -> None:
+    model = read(folder, things=None)
+    with pytest.raises(ValueError, match="neither the model nor the zoo says which labels are"):
+        label_ids(["stuff"], model=model)
+
+
+def test_where_nobody_knows_what_is_stuff_one_line_says_so(folder: Path) -> None:
+    model = read(folder, things=None)
+    segmenting = with_stuff(SegmentSettings(), model=model, there=None)
+    [line] = fused_lines(segmenting, model=model)
+    assert "every segment is a thing" in line
+    assert "--label_ids_to_fuse" in line
+    assert fused_lines(segmenting, model=model, was_given=True) == []
+    semantic = with_stuff(SegmentSettings(task="semantic"), model=model, there=None)
+    assert fused_lines(semantic, model=model) == []
+    known = read(folder, things=[2, 3])
+    assert fused_lines(with_stuff(SegmentSettings(), model=known, there=None), model=known) == []
 
 
 def test_a_table_that_is_there_goes_on_as_it_was_made_and_says_where_the_model_differs(
