@@ -35,7 +35,7 @@ State = Literal["ok", "missing", "away", "skipped"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     state: State

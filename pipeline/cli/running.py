@@ -4,7 +4,6 @@ What is wrong is one line on stderr, and the exit code says whether to try again
 before any library that works with them is loaded.
 """
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +59,7 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Else Python complains once more when it flushes at its end.
+        # Python flushes stdout once more at its end, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -126,19 +125,19 @@ def _preset(command: Command, words: Sequence[str]) -> tuple[str | None, list[st
 
 
 def _run(command: Command, settings: Settings, *, prog: str) -> int:
+    if not command.announces:
+        run = command.function()
+        return _ended(lambda: run(settings), command, prog=prog)
     # Loaded here: it imports the terminal's library, which help and completion do without.
     from pipeline.training.announcer import Announcer
 
-    with contextlib.ExitStack() as until_loaded:
-        announcer = until_loaded.enter_context(Announcer())
+    with Announcer() as announcer:
         # On a busy machine this takes longer than anyone waits without a word.
         announcer.doing("loading torch and Ray")
         run = command.function()
-        if command.announces:
-            return _ended(
-                lambda: run(settings, announcer=announcer), command, prog=prog, say=announcer.say
-            )
-    return _ended(lambda: run(settings), command, prog=prog)
+        return _ended(
+            lambda: run(settings, announcer=announcer), command, prog=prog, say=announcer.say
+        )
 
 
 def _say(line: str) -> None:

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from functools import cache, reduce
 from typing import Any
 
-# What the value of an option is called in help, where its type says too little.
+# Names of values in help; the types of these options say too little.
 _TAKES = {
     "corpus": "URI", "table": "URI", "dataset": "URI", "validation": "URI", "output": "URI",
     "images": "FOLDER", "maps": "FOLDER", "validation_images": "FOLDER", "labels": "FILE",
@@ -64,7 +64,7 @@ class Option:
 
     @property
     def takes_word(self) -> str:
-        """What its value is called where it stands without the option's name."""
+        """The name of its value where the option's own name is left out."""
         return self.name.upper() if self.takes in ("URI", "TEXT") else self.takes
 
     @property

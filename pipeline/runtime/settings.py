@@ -183,7 +183,7 @@ def _check_name(head: str, *, name: str, option: Option | None, known: Sequence[
         near = did_you_mean(name, known, prefix="--")
         raise WrongUsage(f"there is no setting {head}{near or '; see --help'}")
     if option is not None and option.is_secret:
-        # What `to_yaml` does not write must not stand in the process list either.
+        # Secrets must not stand in the process list, as `to_yaml` does not write them.
         raise WrongUsage(
             f"--{name} is a secret, and the process list shows every word of a command; "
             "set it by the environment or in the file of --config"
