@@ -126,18 +126,18 @@ def _preset(command: Command, words: Sequence[str]) -> tuple[str | None, list[st
 
 def _run(command: Command, settings: Settings, *, prog: str) -> int:
     if not command.announces:
-        run = command.function()
-        return _ended(lambda: run(settings), command, prog=prog)
+        return _ended(lambda: command.function()(settings), command, prog=prog)
     # Loaded here: it imports the terminal's library, which help and completion do without.
     from pipeline.training.announcer import Announcer
 
     with Announcer() as announcer:
-        # On a busy machine this takes longer than anyone waits without a word.
-        announcer.doing("loading torch and Ray")
-        run = command.function()
-        return _ended(
-            lambda: run(settings, announcer=announcer), command, prog=prog, say=announcer.say
-        )
+
+        def run() -> int:
+            # On a busy machine loading takes longer than anyone waits without a word.
+            announcer.doing("loading torch and Ray")
+            return command.function()(settings, announcer=announcer)
+
+        return _ended(run, command, prog=prog, say=announcer.say)
 
 
 def _say(line: str) -> None:
