@@ -74,7 +74,7 @@ def describe(*, zoo_name: str | None, config_file: str | None) -> Described:
             near = get_close_matches(zoo_name, MODELS, n=1, cutoff=0)
             raise ValueError(
                 f"--name must be in the zoo, got {zoo_name!r} (near: {', '.join(near)}); "
-                "`python -m maskformer.zoo` lists it"
+                "`maskformer zoo` lists it"
             )
         entry = MODELS[zoo_name]
         return Described(

@@ -71,7 +71,7 @@ def resolve_folder(name_or_folder: str, options: HubOptions = _NO_OPTIONS) -> st
     name = name_or_folder.removeprefix(_HUB).strip("/")
     if name.count("/") > 1 or not name or name[0] in ".~" or name_or_folder.startswith("/"):
         raise ValueError(
-            f"a model must be a folder, a name of the zoo (python -m maskformer.zoo) or a hub id "
+            f"a model must be a folder, a name of the zoo (maskformer zoo) or a hub id "
             f"such as org/name, got {name_or_folder!r}, and there is no such folder"
         )
     return _fetched(name, options)

@@ -1,18 +1,51 @@
-"""Commands on weights, and the check of a folder that the driver of a job makes before any worker.
+"""Weights from outside: conversion to the format of transformers, and the check of a folder.
 
-    python -m maskformer.weights convert IN OUT    # any dialect to transformers' format
-    python -m maskformer.weights check IN
+    python -m maskformer.weights FOLDER      # compares names and shapes with the configuration
 
-The driver must not load torch, so it runs the second command in a process of its own.
+The driver of a job must not load torch, so `check_shapes` runs this in a process of its own.
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 _SPEAKER = "maskformer.weights: "
+
+
+def convert_weights(
+    source: str,
+    folder: str,
+    *,
+    zoo_name: str | None = None,
+    config_file: str | None = None,
+    dtype: str = "auto",
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> None:
+    """Writes weights of any dialect as a folder in the format of transformers.
+
+    Args:
+        source: a folder, a file of weights, or a hub id.
+        zoo_name: the model of the zoo that they are of; its configuration and image processor are
+            written too.
+        config_file: the configuration, where none lies beside the source.
+        dtype: float32, bfloat16 or float16; auto keeps that of the source.
+
+    Raises:
+        ValueError, OSError: they are no such model, or cannot be read or written.
+    """
+    # Imported here because it loads torch, which `check_shapes` must not.
+    from maskformer import conversion
+
+    conversion.convert(
+        source,
+        folder,
+        described=conversion.describe(zoo_name=zoo_name, config_file=config_file),
+        dtype=dtype,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+    )
 
 
 def check_shapes(folder: str) -> None:
@@ -22,7 +55,7 @@ def check_shapes(folder: str) -> None:
     photograph, in a process of its own: torch takes seconds to start and then stays.
     """
     checked = subprocess.run(
-        [sys.executable, "-m", "maskformer.weights", "check", str(Path(folder).absolute())],
+        [sys.executable, "-m", "maskformer.weights", str(Path(folder).absolute())],
         cwd=Path(__file__).parents[1],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -34,53 +67,17 @@ def check_shapes(folder: str) -> None:
         raise ValueError(lines[-1].removeprefix(_SPEAKER))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 wrong usage or weights that are no model, in one line."""
-    given = _parser().parse_args(arguments)
-    # Imported here because it loads torch, which `check_shapes` must not.
+def main(folder: str) -> int:
+    """Exit codes: 0 done, 2 weights that are no model, in one line."""
     from maskformer import conversion
 
     try:
-        if given.what == "check":
-            conversion.check(given.model)
-        else:
-            conversion.convert(
-                given.source,
-                given.folder,
-                described=conversion.describe(zoo_name=given.name, config_file=given.config),
-                dtype=given.dtype,
-                allow_missing=given.allow_missing,
-                allow_unexpected=given.allow_unexpected,
-            )
+        conversion.check(folder)
     except (ValueError, OSError) as error:
         print(f"{_SPEAKER}{error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m maskformer.weights", description=__doc__)
-    whats = parser.add_subparsers(dest="what", required=True)
-    convert = whats.add_parser("convert", help="write weights of any dialect as transformers does")
-    convert.add_argument("source", metavar="IN", help="folder, file of weights, or hub id")
-    convert.add_argument("folder", metavar="OUT", help="folder to write; made where there is none")
-    configs = convert.add_mutually_exclusive_group()
-    configs.add_argument("--name", help="of the zoo's model that the weights are of")
-    configs.add_argument("--config", help="config.json of the model, where none lies with IN")
-    for option, what in (("missing", "that IN lacks"), ("unexpected", "of IN that are left out")):
-        convert.add_argument(
-            f"--allow_{option}", metavar="NAME", nargs="*", default=[], help=f"weights {what}"
-        )
-    convert.add_argument(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        default="auto",
-        help="of the weights that are written; auto: as they are",
-    )
-    check = whats.add_parser("check", help="compare names and shapes with the configuration")
-    check.add_argument("model", metavar="IN", help="folder, file of weights, or hub id")
-    return parser
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -6,16 +6,12 @@ send theirs to whoever merges and computes. All values are fractions in [0, 1], 
 percent, and nan where there was nothing to measure. No torch is needed.
 """
 
-from maskformer.metrics.boundary_iou import BoundaryIoU, boundary_iou, boundary_of
 from maskformer.metrics.mask_ap import MaskAP
 from maskformer.metrics.mean_iou import MeanIoU
 from maskformer.metrics.panoptic_quality import PanopticQuality
 
 __all__ = [
-    "BoundaryIoU",
     "MaskAP",
     "MeanIoU",
     "PanopticQuality",
-    "boundary_iou",
-    "boundary_of",
 ]

@@ -1,6 +1,6 @@
 """The zoo: every published MaskFormer by name, with all that is published of it.
 
-`MODELS` maps names to entries; `python -m maskformer.zoo` prints them. `from_pretrained` of model,
+`MODELS` maps names to entries; `maskformer zoo` prints them. `from_pretrained` of model,
 configuration and image processor takes these names. Starts without torch.
 """
 

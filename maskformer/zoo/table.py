@@ -8,7 +8,7 @@ _HEADS = ("name", "parameters", "labels", "image size", "result", "with augmenta
 _GAP = "  "
 
 
-def table(entries: Iterable[Entry]) -> str:
+def zoo_table(entries: Iterable[Entry]) -> str:
     """Writes a line for each entry under a line of heads; edges in pixels, results in per cent."""
     rows = [_HEADS, *(_row(entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

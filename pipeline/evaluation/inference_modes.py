@@ -1,6 +1,6 @@
-"""How the model sees each image of an evaluation: in several sizes, or window by window.
+"""Defines the inference modes of an evaluation: test-time augmentation and sliding windows.
 
-`multi_view_segmenter.py` does it, on the actors. Starts without torch.
+`multi_view_segmenter.py` runs them on the actors. Starts without torch.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from pipeline.evaluation.settings import InferenceSettings
 
 @dataclass(frozen=True, kw_only=True)
 class MultiScale:
-    """An image in several sizes, each mirrored too."""
+    """The sizes of test-time augmentation, and whether mirror images are added."""
 
     short_edges: Sequence[int] | None
-    """None for shares of the model's own."""
+    """None for multiples of the model's own."""
     longest_edge: int | None
     """None for a multiple of the model's short edge."""
     flip: bool
@@ -25,7 +25,7 @@ class MultiScale:
 
 @dataclass(frozen=True, kw_only=True)
 class SlidingWindow:
-    """An image part by part."""
+    """The size and overlap of windows, which are segmented one by one."""
 
     size: tuple[int, int]
     overlap: int
@@ -37,10 +37,10 @@ InferenceMode: TypeAlias = MultiScale | SlidingWindow
 def inference_mode(
     settings: InferenceSettings, *, model: str, processor: MaskFormerImageProcessor, task: Task
 ) -> InferenceMode | None:
-    """How the model of this name looks; None for once and whole.
+    """Returns the mode that the settings ask for; None for the whole image, once.
 
     Raises:
-        ValueError: the task or the model cannot be looked at so.
+        ValueError: the task or the model does not work in that mode.
     """
     if settings.window is not None:
         if task == "instance":

@@ -1,6 +1,6 @@
-"""Judging: one image's segments beside its target, added to a metric.
+"""Compares an image's segments with its target, and adds the result to a metric.
 
-Segments are rows as the main job writes them, so that a table and an actor are judged alike.
+Segments are rows of a segment table, so that tables and actors are judged alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ Metric: TypeAlias = MeanIoU | PanopticQuality | InstanceAP
 Row: TypeAlias = Mapping[str, Any]
 
 SCORES: Mapping[str, str] = {"semantic": "miou", "panoptic": "pq", "instance": "ap"}
-"""What a task's metric calls its one number."""
+"""The name of each task's main number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """How predictions are compared with the truth."""
+    """The task and the labels by which predictions are compared with the truth."""
 
     task: Task
     labels: Labels
-    """Of the data."""
+    """Labels of the data."""
     data_label_of: tuple[int, ...]
-    """The data's label id for each label of the model, `UNMATCHED` where the data has it not."""
+    """The data's label id for each label of the model, or `UNMATCHED`."""
 
     def metric(self) -> Metric:
-        """A metric that has seen nothing."""
+        """Returns a new metric without images."""
         count = len(self.labels.names)
         if self.task == "semantic":
             return MeanIoU(count, ignore_index=count)
@@ -49,12 +49,12 @@ class Judge:
         index: int,
         whole: Sequence[Row] | None = None,
     ) -> Metric:
-        """The metric of one image.
+        """Returns the metric of one image.
 
         Args:
             segments: rows of a segment table.
             index: the image's number in the data set, which ranks equal scores.
-            whole: its best instances with whole masks; None where there are only rows.
+            whole: its best instances with whole masks; None if there are only rows.
         """
         metric = self.metric()
         segments = [row for row in segments if self.data_label_of[row["label_id"]] != UNMATCHED]
@@ -78,7 +78,7 @@ class Judge:
         return metric
 
     def score(self, metric: Metric) -> float:
-        """The metric's one number, nan where there was nothing to measure."""
+        """Returns the metric's main number; nan if there was nothing to measure."""
         return float(metric.compute()[SCORES[self.task]])
 
     def _label_map(self, segments: Sequence[Row], target: Target) -> np.ndarray:
@@ -125,7 +125,7 @@ class Judge:
         }
 
     def _is_judged(self, label_id: int) -> bool:
-        """Instances are things, where the data tells them from stuff."""
+        """Returns whether a label's instances count: things do, if the data knows things."""
         return not self.labels.things or label_id in self.labels.things
 
     def _info(self, row: Row) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _coco(rle: str, target: Target) -> dict[str, Any]:
 
 
 def _id_map(target: Target) -> dict[str, Any]:
-    """The target as the metric takes it; what others hide is not there to be found."""
+    """Returns the target in the metric's form, without segments that others hide."""
     shown = set(np.unique(target.ids).tolist())
     return {
         "segmentation": target.ids,

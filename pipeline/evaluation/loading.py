@@ -1,4 +1,4 @@
-"""Loading: numbers of labelled images to blocks of pixels for the actors; CPU tasks, no torch."""
+"""Loads labelled images by number into blocks of pixels, in CPU tasks without torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from pipeline.runtime.threads import map_ahead
 from pipeline.storage import SourceChanged, StorageFault
 
 INDICES = pa.schema([("index", pa.int64())])
-"""The images of a task, by their numbers in the data set."""
+"""Schema of a task: its images, by their numbers in the data set."""
 
 _READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLoader:
-    """Reads, decodes and resizes some images; what Ray Data calls on each task."""
+    """Reads, decodes and resizes the images of a task; Ray Data calls it on each task."""
 
     dataset: LabelledImages
     processor: MaskFormerImageProcessor

@@ -1,4 +1,4 @@
-"""Matching: which label of the data each label of the model is."""
+"""Matches the labels of a model with the labels of the data."""
 
 import re
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ _SHOWN = 5
 
 
 UNMATCHED = -1
-"""In place of the data's label, for a label of the model that the data has not."""
+"""Stands for a label of the model that the data does not have."""
 
 
-def match_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int, ...]:
-    """The data's label id for each label of the model, `UNMATCHED` where it has none.
+def match_to_data_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int, ...]:
+    """Returns the data's label id for each label of the model, or `UNMATCHED`.
 
-    Labels are the same if their names are, in whatever order they stand. Where the model has no
-    names, the numbers decide. The data's may be some of the model's; what is predicted of the
-    others is not judged. Instances may be of the data's things alone.
+    Labels match by name, in any order; by number if the model has no names. The data may have only
+    some of the model's labels: predictions of the others are not scored. For the task instance,
+    only the data's things need to be labels of the model.
 
     Raises:
-        ValueError: the data has labels that the model has not.
+        ValueError: the data has labels that the model does not have.
     """
     if tuple(model) == data.names:
         return tuple(range(len(model)))
@@ -30,8 +30,8 @@ def match_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int,
             return tuple(range(len(model)))
         raise ValueError(
             f"the model has {len(model)} labels without names and the data has "
-            f"{len(data.names)} labels; labels without names are matched by number, so that there "
-            "must be as many"
+            f"{len(data.names)} labels; labels without names are matched by number, so both must "
+            "have the same number of labels"
         )
     ids = {name: index for index, name in enumerate(data.names)}
     wanted = set(ids)
@@ -39,8 +39,8 @@ def match_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int,
         wanted = {data.names[thing] for thing in data.things} or wanted
     if len(ids) < len(data.names) or len(set(model)) < len(model):
         raise ValueError(
-            "labels with the same names twice can only be matched in one order, and model and data "
-            "differ; give each label a name of its own"
+            "two labels have the same name, and the orders of model and data differ; give each "
+            "label a name of its own"
         )
     if wanted <= set(model):
         return tuple(ids[name] if name in wanted else UNMATCHED for name in model)
@@ -56,7 +56,7 @@ def match_labels(model: Sequence[str], data: Labels, *, task: str) -> tuple[int,
 def stuff_to_fuse(
     data_label_of: Sequence[int], *, things: frozenset[int], model_stuff: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """The labels of a model that are stuff by the data, or, where it has them not, by the model."""
+    """Returns the labels of a model that are stuff by the data; by the model if unmatched."""
     return tuple(
         label
         for label, data_label in enumerate(data_label_of)
@@ -65,13 +65,13 @@ def stuff_to_fuse(
 
 
 def unmatched_lines(model: Sequence[str], data_label_of: Sequence[int]) -> list[str]:
-    """A line for people on the labels of the model that are not judged."""
+    """Returns a line for people that names the labels of the model that are not scored."""
     others = [name for name, label in zip(model, data_label_of, strict=True) if label == UNMATCHED]
     if not others:
         return []
     return [
-        f"the data has {len(model) - len(others)} of the model's {len(model)} labels; what is "
-        f"predicted of the others is not judged: {_shown(others)}"
+        f"the data has {len(model) - len(others)} of the model's {len(model)} labels; predictions "
+        f"of the others are not scored: {_shown(others)}"
     ]
 
 

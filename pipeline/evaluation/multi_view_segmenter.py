@@ -1,7 +1,7 @@
-"""Looking: whole photographs to rows of segments, by several looks at each, on the actor's device.
+"""Segments blocks of whole photographs by several views of each, on an actor's device.
 
-Takes the blocks of `loading.py` with pixels that nobody resized; gives the rows that `scoring.py`
-judges. What is seen is put together by `maskformer`: versions of an image, or its windows.
+Takes the blocks of `loading.py` with pixels at their original size; gives the rows that
+`scoring.py` scores. The views, sizes and mirror images or windows, are joined by `maskformer`.
 """
 
 import functools
@@ -25,19 +25,22 @@ from maskformer import (
     SlidingWindows,
 )
 from pipeline.evaluation.inference_modes import InferenceMode, MultiScale
+from pipeline.labelling.batch_segmenter import load_model
+from pipeline.labelling.loading import pixels_of
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.segmenting import load_model, pixels_of, segment_columns, segmented_rows
+from pipeline.labelling.rows import image_key
+from pipeline.labelling.segmented_rows import segment_columns, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.allocator import keep_memory
 
 
 class MultiViewSegmenter:
-    """A model on a device, from blocks of whole photographs to rows of segments."""
+    """Segments blocks of photographs; each image in all its views, one image at a time."""
 
     def __init__(
         self,
+        model_files: ModelFiles,
         *,
-        model_files: Callable[[], ModelFiles],
         settings: SegmentSettings,
         mode: InferenceMode,
         num_threads: int | None = None,
@@ -45,19 +48,21 @@ class MultiViewSegmenter:
         keep_memory()
         self._settings = settings
         self._num_threads = num_threads or torch.get_num_threads()
-        model, processor = load_model(model_files(), settings=settings)
+        model, processor = load_model(model_files, settings=settings)
         self._labels = model.config.id2label
-        self._segmentation = _seen(model, processor, settings=settings, mode=mode)
+        self._segmentation = _joined_views(model, processor, settings=settings, mode=mode)
         self._model_is_free = threading.Lock()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
         with self._model_is_free:
             torch.set_num_threads(self._num_threads)  # it is each thread's own
-            results = [None if row["pixels"] is None else self._segments(row) for row in rows]
-        return segmented_rows(rows, results)
+            columns = {
+                image_key(row): self._columns(row) for row in rows if row["pixels"] is not None
+            }
+        return segmented_rows(rows, columns)
 
-    def _segments(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _columns(self, row: dict[str, Any]) -> dict[str, Any]:
         return segment_columns(
             self._segmentation(pixels_of(row)),
             size=(row["height"], row["width"]),
@@ -66,14 +71,14 @@ class MultiViewSegmenter:
         )
 
 
-def _seen(
+def _joined_views(
     model: MaskFormerForInstanceSegmentation,
     processor: MaskFormerImageProcessor,
     *,
     settings: SegmentSettings,
     mode: InferenceMode,
 ) -> Callable[[np.ndarray], Segmentation]:
-    """What makes segments of an image's pixels."""
+    """Returns the function from an image's pixels to the segments of all its views."""
     if isinstance(mode, MultiScale):
         augmented = SemanticTestTimeAugmentation(
             model,
@@ -97,7 +102,7 @@ def _seen(
 
 
 def _regions(labels: Int64[Tensor, "height width"]) -> Segmentation:
-    """A map of labels as segments; a mean over views is no probability, and gives no score."""
+    """Turns a label map into segments; without scores, since a mean of views is no probability."""
     return Segmentation(
         segmentation=(labels + 1).to(torch.int32),
         segments=tuple(

@@ -1,4 +1,4 @@
-"""Predictions of a table: the segments that the main job wrote, for the images of a data set."""
+"""Reads predictions from a segment table, for the images of a data set."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -29,12 +29,12 @@ TASKS = pa.schema(
         ("file_unit", pa.string()),
     ]
 )
-"""The images of one unit, and the file of their segments."""
+"""Schema of a task: the images of one unit, and the file of their segments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionLoader:
-    """Reads the segments of one unit's images; what Ray Data calls on each unit."""
+    """Reads the segments of one unit's images; Ray Data calls it on each task."""
 
     storage: Storage
 
@@ -60,11 +60,10 @@ class PredictionLoader:
 
 
 def prediction_tasks(table: TableStore, *, dataset: LabelledImages) -> Iterator[pa.Table]:
-    """The data set's images in the units of the table that hold them.
+    """Yields a task for each unit of the table that holds images of the data set.
 
-    Of an image that was segmented more than once, the latest rows count. It is known again by its
-    place; where the table names no place of the data set, as when the data was copied, by its
-    image_id.
+    If an image was segmented more than once, its latest rows count. Images are matched by URI, or
+    by image_id if the table has none of the data set's URIs, as when the data was copied.
 
     Raises:
         LabelError: the table lacks an image, or has it with an error.
@@ -103,7 +102,7 @@ def _task(unit: pa.Table, *, file: File) -> pa.Table:
 
 
 def _found(rows: pa.Table, *, dataset: LabelledImages) -> list[int | None]:
-    """The row of each image of the data set, None where there is none."""
+    """Returns the row of each image of the data set, or None."""
     ids = rows["image_id"].to_pylist()
     uris = rows["uri"].to_pylist()
     data_ids = dataset.rows["image_id"].to_pylist()
@@ -117,7 +116,7 @@ def _found(rows: pa.Table, *, dataset: LabelledImages) -> list[int | None]:
 
 
 def _key(uri: str, image_id: str) -> tuple[str, str]:
-    """An image's place, whatever root its id is relative to."""
+    """Returns a key of the image that does not depend on the root of its id."""
     if kind_of(uri) not in ("tar", "parquet"):
         return uri, ""
     return uri, image_id.rpartition(f"{uri.rpartition('/')[2]}/")[2]

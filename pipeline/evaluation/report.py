@@ -1,4 +1,4 @@
-"""Reports: an evaluation's numbers, for people in tables, for programs in `metrics.json`."""
+"""Reports an evaluation's numbers: in tables for people, in `metrics.json` for programs."""
 
 import io
 import json
@@ -19,25 +19,25 @@ _MOST_ROWS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsReport:
-    """What `metrics.json` holds. All values are fractions in [0, 1], null where there is none."""
+    """The content of `metrics.json`. Metrics are fractions in [0, 1], or null."""
 
     task: str
     predictions: str
-    """The model or the table."""
+    """The model or the table that they come from."""
     dataset: str
     num_images: int
     num_segments: int
-    """Predicted."""
+    """Number of predicted segments."""
     seconds: float
     metrics: dict[str, float | None]
     labels: list[dict[str, Any]]
-    """A row for each label of the data."""
+    """Metrics of each label of the data."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def make_report(
+def report_metrics(
     metric: Metric,
     *,
     judge: Judge,
@@ -47,7 +47,7 @@ def make_report(
     num_segments: int,
     seconds: float,
 ) -> MetricsReport:
-    """The report of an evaluation that is over."""
+    """Returns the report of an evaluation that has ended."""
     computed = metric.compute()
     per_label = {
         name.removesuffix(_PER_LABEL): values
@@ -78,8 +78,8 @@ def make_report(
     )
 
 
-def summary(report: MetricsReport, *, files: Sequence[str]) -> str:
-    """The report for people: the numbers in percent, labels from the worst on."""
+def metrics_summary(report: MetricsReport, *, files: Sequence[str]) -> str:
+    """Returns the report in tables for people: in percent, labels from the worst on."""
     console = Console(file=io.StringIO(), width=100, highlight=False)
     images = f"{report.num_images:,} image{'s' if report.num_images != 1 else ''}"
     console.print(_overall_table(report, title=f"{report.task}, {images}, in percent"))
@@ -92,7 +92,7 @@ def summary(report: MetricsReport, *, files: Sequence[str]) -> str:
 
 
 def _overall_table(report: MetricsReport, *, title: str) -> Table:
-    """A column for each number; a line for each where it was measured in two ways."""
+    """Makes a column for each metric; or a line for each, if there are published ones too."""
     table = Table(title=title)
     numbers = {name: value for name, value in report.metrics.items() if value is not None}
     if not any(name.startswith(PUBLISHED) for name in numbers):
@@ -100,8 +100,8 @@ def _overall_table(report: MetricsReport, *, title: str) -> Table:
             table.add_column(name, justify="right")
         table.add_row(*map(_percent, numbers.values()))
         return table
-    table.caption = "published: of the 100 best instances of an image, whole masks, no threshold"
-    for name in ("", "of rows", "published"):
+    table.caption = "published: the 100 best instances of each image, whole masks, no threshold"
+    for name in ("", "rows", "published"):
         table.add_column(name, justify="right")
     names = dict.fromkeys(name.removeprefix(PUBLISHED) for name in numbers)
     for name in names:
@@ -130,7 +130,7 @@ def _label_table(report: MetricsReport) -> Table:
 
 
 def _cell(value: Any) -> str:
-    """Counts as they are, fractions in percent."""
+    """Formats counts as they are, fractions in percent."""
     return f"{value:,}" if isinstance(value, int) else _percent(value)
 
 
@@ -139,5 +139,5 @@ def _percent(value: float | None) -> str:
 
 
 def _number(value: Any) -> Any:
-    """JSON knows no nan."""
+    """Returns None for nan, which JSON does not have."""
     return None if isinstance(value, float) and math.isnan(value) else value

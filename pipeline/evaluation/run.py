@@ -1,8 +1,7 @@
-"""An evaluation: from settings to numbers and pictures.
+"""Runs an evaluation from its settings to its numbers and pictures.
 
-What `jobs/evaluate.py` starts. Whatever can be wrong with the settings comes out before a process
-starts; wrong data ends it with a line that names the image, so that no number is of something else
-than it says.
+`jobs/evaluate.py` calls it. Wrong settings are found before a process starts. Wrong data ends the
+evaluation with a line that names the image, so that no number covers fewer images than it says.
 """
 
 import dataclasses
@@ -12,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -24,47 +22,43 @@ from pipeline.datasets.dataset import TASKS, LabelledImages
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.confusion import confusion_picture
-from pipeline.evaluation.flow import (
+from pipeline.evaluation.driver import (
     EvaluationJob,
-    EvaluationSums,
     Segmenting,
     evaluate_model,
     evaluate_rows,
 )
 from pipeline.evaluation.inference_modes import inference_mode
 from pipeline.evaluation.judging import SCORES, Judge
-from pipeline.evaluation.matching import match_labels, stuff_to_fuse, unmatched_lines
+from pipeline.evaluation.matching import match_to_data_labels, stuff_to_fuse, unmatched_lines
 from pipeline.evaluation.predictions import prediction_tasks
-from pipeline.evaluation.report import MetricsReport, make_report, summary
+from pipeline.evaluation.report import MetricsReport, metrics_summary, report_metrics
+from pipeline.evaluation.scoring import EvaluationSums
 from pipeline.evaluation.settings import EvaluateSettings, InferenceSettings
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelling.model import read_model
-from pipeline.labelling.report import ExitCode
+from pipeline.labelling.model import read_model, with_stuff
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
-from pipeline.runtime.settings import Settings, WrongUsage
-from pipeline.storage import SourceChanged, Storage, StorageFault, join
-from pipeline.storage.faults import can_never_work
+from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore
 
-_MAPS_LOOKED_AT = 16
+_CHECKED_MAPS = 16
 
 
 def evaluate(settings: Settings) -> int:
-    """Judges, writes and prints; gives the exit code."""
-    try:
+    """Evaluates, writes the results and prints a summary. Returns the exit code.
+
+    Raises:
+        WrongUsage: settings, data or model are wrong.
+        StorageFault, SourceChanged, ConnectionError: storage or cluster failed.
+    """
+    with as_wrong_usage():
         return _evaluate(settings)
-    except (WrongUsage, ValueError) as error:
-        return _fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
-    except (StorageFault, SourceChanged, ConnectionError) as error:
-        if can_never_work(error):
-            return _fail(str(error), ExitCode.WRONG_USAGE)
-        return _fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
-        return _fail("stopped; nothing was written", ExitCode.TRY_AGAIN)
 
 
 def _evaluate(settings: Settings) -> int:
@@ -78,10 +72,10 @@ def _evaluate(settings: Settings) -> int:
         print(line, file=sys.stderr, flush=True)
     actors = settings.of(ActorSettings)
     connect(actors.ray_address, dashboard=actors.dashboard)
-    # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
+    # Set after Ray's own handler: a scheduler's SIGTERM ends the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sums = _judged(prepared, actors=settings.of(ActorSettings))
-    report = make_report(
+    report = report_metrics(
         sums.metric,
         judge=prepared.job.judge,
         predictions=str(wanted.model or wanted.table),
@@ -91,17 +85,17 @@ def _evaluate(settings: Settings) -> int:
         seconds=time.monotonic() - began,
     )
     files = _write(report, sums, job=prepared.job, settings=settings)
-    print(summary(report, files=files))
+    print(metrics_summary(report, files=files))
     return ExitCode.DONE
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Prepared:
-    """All that is known before work starts; one of the two makes or has the predictions."""
+    """The evaluation before work starts; either `segmenting` or `table` gives the predictions."""
 
     job: EvaluationJob
     notes: Sequence[str]
-    """What people should know of how it is judged."""
+    """Lines for people about how predictions are scored."""
     segmenting: Segmenting | None = None
     table: TableStore | None = None
 
@@ -112,7 +106,9 @@ def _of_model(settings: Settings) -> _Prepared:
     dataset = _opened(settings, model_labels=model.labels, reduced_labels=model.reduced_labels)
     job = _evaluation_job(dataset, model_labels=model.labels, settings=settings)
     check_shapes(model.folder)
-    if segmenting.task == "panoptic" and segmenting.label_ids_to_fuse is None:
+    if segmenting.label_ids_to_fuse is not None:
+        segmenting = with_stuff(segmenting, model=model, there=None)
+    elif segmenting.task == "panoptic":
         stuff = stuff_to_fuse(
             job.judge.data_label_of,
             things=dataset.labels.things,
@@ -121,8 +117,8 @@ def _of_model(settings: Settings) -> _Prepared:
         segmenting = dataclasses.replace(segmenting, label_ids_to_fuse=stuff)
     if segmenting.task == "instance" and segmenting.out_of_memory == "tile":
         raise WrongUsage(
-            "out_of_memory=tile gives no whole masks, of which AP is published; --task instance "
-            "takes record or shrink"
+            "out_of_memory=tile gives no whole masks, which published AP needs; use record or "
+            "shrink with --task instance"
         )
     mode = inference_mode(
         settings.of(InferenceSettings),
@@ -146,7 +142,7 @@ def _of_model(settings: Settings) -> _Prepared:
 
 
 def _refuse_to_resize(settings: Settings) -> None:
-    """Raises WrongUsage for what belongs to images that are seen once: others come as they are."""
+    """Raises WrongUsage for settings of resized images: with a mode, actors resize them."""
     if settings.of(ReadSettings).decode != "exact":
         raise WrongUsage("decode has no effect with --augment or --window; leave it out")
     if settings.of(SegmentSettings).batch_pixels is not None:
@@ -158,17 +154,17 @@ def _of_table(settings: Settings) -> _Prepared:
     table = TableStore(str(wanted.table), settings.of(Storage).with_environment())
     spec = table.spec()
     if spec is None:
-        raise WrongUsage(f"{table.uri} is no segment table: it has no _table.json")
+        raise WrongUsage(f"{table.uri} is not a segment table: it has no _table.json")
     if spec["task"] != segmenting.task:
         raise WrongUsage(
-            f"{table.uri} holds {spec['task']} segments and is judged by --task {spec['task']}, "
-            f"got {segmenting.task}"
+            f"{table.uri} holds {spec['task']} segments and needs --task {spec['task']}, got "
+            f"{segmenting.task}"
         )
     _refuse(segmenting, but=("task",))
     _refuse(settings.of(InferenceSettings), but=())
     _refuse(settings.of(ActorSettings), but=("ray_address", "reader_cpus"))
     _refuse(settings.of(ReadSettings), but=("image_members", "image_column", "key_column"))
-    # A table does not say how its model's maps were written; of published models it is known.
+    # Tables do not record whether label 0 was void in training; for published models it is known.
     is_reduced = label_maps_count_from_one(spec["labels"])
     dataset = _opened(
         settings,
@@ -181,7 +177,7 @@ def _of_table(settings: Settings) -> _Prepared:
 
 
 def _refuse(part: Any, *, but: tuple[str, ...]) -> None:
-    """Raises WrongUsage where a setting is set that nobody would look at."""
+    """Raises WrongUsage for settings that have no effect with a table."""
     for field in dataclasses.fields(part):
         if field.name not in but and getattr(part, field.name) != field.default:
             raise WrongUsage(f"{field.name} has no effect with --table; leave it out")
@@ -204,7 +200,7 @@ def _opened(
     )
     if task not in TASKS[dataset.truths]:
         raise WrongUsage(
-            f"{dataset.uri} tells {_TELLS[dataset.truths]}, which can judge --task "
+            f"{dataset.uri} has {_TRUTHS[dataset.truths]}, for --task "
             f"{' or '.join(TASKS[dataset.truths])}, got {task}"
         )
     if task == "panoptic" and not dataset.tells_things:
@@ -215,15 +211,15 @@ def _opened(
 
 
 def _hidden_lines(dataset: LabelledImages) -> list[str]:
-    """A warning where the first label maps show one label alone, which nobody would measure."""
+    """Returns a warning if the first label maps show one label only, probably by mistake."""
     if dataset.values is None:
         return []
-    census = check_images(dataset, indices=range(min(_MAPS_LOOKED_AT, len(dataset))))
+    census = check_images(dataset, indices=range(min(_CHECKED_MAPS, len(dataset))))
     hidden = hidden_label(census, dataset=dataset)
-    return [] if hidden is None else [f"of {census.num_images} images looked at, the {hidden}"]
+    return [] if hidden is None else [f"in the first {census.num_images} images, the {hidden}"]
 
 
-_TELLS = {
+_TRUTHS = {
     "labels": "the label of each pixel",
     "segments": "segments of things and stuff",
     "instances": "instances of things",
@@ -239,7 +235,7 @@ def _evaluation_job(
         judge=Judge(
             task=task,
             labels=dataset.labels,
-            data_label_of=match_labels(model_labels, dataset.labels, task=task),
+            data_label_of=match_to_data_labels(model_labels, dataset.labels, task=task),
         ),
         num_worst=settings.of(EvaluateSettings).worst_images,
     )
@@ -267,7 +263,7 @@ def _judged(prepared: _Prepared, *, actors: ActorSettings) -> EvaluationSums:
 def _write(
     report: MetricsReport, sums: EvaluationSums, *, job: EvaluationJob, settings: Settings
 ) -> list[str]:
-    """Writes the output, metrics.json last; the files to look at."""
+    """Writes the output, metrics.json last. Returns the files to look at."""
     storage = settings.of(Storage).with_environment()
     output = storage.absolute(settings.of(EvaluateSettings).output)
     judge = job.judge
@@ -295,8 +291,3 @@ def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code

@@ -1,14 +1,14 @@
-"""Scoring: rows of segments to sums, in CPU tasks; only sums travel on.
+"""Scores rows of segments in CPU tasks, and adds up the scores in the driver.
 
-Takes the rows that actors make, or that `predictions.py` reads from a table; gives receipts to the
-driver: which images were counted, their sums, and the worst of them with their segments. What is
-wrong with an image's data is told in the receipt, and ends the evaluation.
+Takes the rows that actors make, or that `predictions.py` reads from a table. A task returns a
+receipt: the images that it counted, their sums, and the worst of them with their segments. An error
+in an image's data stands in the receipt, and ends the evaluation.
 """
 
 import heapq
 import math
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -31,20 +31,20 @@ RECEIPT = pa.schema(
         ("sums", pa.binary()),  # a metric, pickled
         ("num_segments", pa.int64()),
         ("worst", pa.list_(WORST)),
-        ("error", pa.string()),  # what is wrong with an image or its labels
-        ("fault", pa.string()),  # what storage did
+        ("error", pa.string()),  # in an image or its labels
+        ("fault", pa.string()),  # of storage or cluster
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Judges the images of a block; what Ray Data calls on each."""
+    """Scores the images of a block; Ray Data calls it on each block."""
 
     dataset: LabelledImages
     judge: Judge
     num_worst: int
-    """How many images are told of."""
+    """Number of worst images in a receipt."""
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         try:
@@ -96,12 +96,44 @@ class Scorer:
             raise LabelError(f"image {row['image_id']}: {error}") from error
 
 
+@dataclass
+class EvaluationSums:
+    """The sums over all images so far; grows while receipts come."""
+
+    metric: Metric
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    """From the worst on: `index`, `score` and predicted `segments`."""
+    num_segments: int = 0
+    indices: set[int] = field(default_factory=set)
+    """Images that were counted."""
+
+    def add(self, receipt: dict[str, Any], *, num_worst: int) -> None:
+        """Adds a receipt.
+
+        Raises:
+            LabelError: an image or its labels are wrong.
+            StorageFault: storage or cluster failed, or the receipt counts an image again.
+        """
+        if receipt["error"]:
+            raise LabelError(receipt["error"])
+        if receipt["fault"]:
+            raise StorageFault(receipt["fault"])
+        indices = set(receipt["indices"])
+        if not indices.isdisjoint(self.indices):
+            # Sums cannot be taken apart again.
+            raise StorageFault("a task ran twice, and its images were counted twice")
+        self.indices |= indices
+        merge(self.metric, pickle.loads(receipt["sums"]))
+        self.num_segments += receipt["num_segments"]
+        self.worst = heapq.nsmallest(num_worst, [*self.worst, *receipt["worst"]], key=badness)
+
+
 def merge(total: Metric, other: Metric) -> None:
-    """Adds the one to the other of its kind."""
+    """Adds the sums of `other` to `total`, which is of the same class."""
     assert type(total) is type(other)
     total.merge(other)
 
 
 def badness(worst: dict[str, Any]) -> tuple[float, int]:
-    """Orders images from the worst; equal ones by their number, so that runs agree."""
+    """Returns the sort key for worst images first; equal scores by index, so that runs agree."""
     return worst["score"], worst["index"]

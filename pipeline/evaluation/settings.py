@@ -1,4 +1,4 @@
-"""Settings of evaluations: what is judged, how the model sees an image, where the numbers go."""
+"""Defines the settings of an evaluation: predictions, inference mode and output."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Whose predictions are judged, and where the numbers go."""
+    """The predictions to evaluate, and the folder for the results."""
 
     output: str
     """Folder or object-store prefix for metrics.json and the pictures."""
     model: str | None = None
     """Folder of a model in the transformers format, or its id on the hub."""
     table: str | None = None
-    """A segment table in place of a model: its rows are judged, nothing is segmented again."""
+    """A segment table in place of a model: its rows are evaluated, nothing is segmented again."""
     limit: int | None = None
-    """Judge the first so many images only."""
+    """Evaluate this many images only, the first of the data set."""
     worst_images: int = 8
-    """How many images the contact sheet shows."""
+    """Number of images on the contact sheet."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.table is None):
-            raise ValueError("either --model or --table must be there, and not both")
+            raise ValueError("give either --model or --table, and not both")
         for name in ("limit", "worst_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -36,16 +36,16 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """How often the model looks at an image; once, at the whole of it, with none of these."""
+    """The views of each image that the model segments; by default the whole image, once."""
 
     augment: bool = False
-    """Look at each image in several sizes, mirrored too, as for results that are published "with
+    """Segment each image in several sizes and mirrored, as for results that are published "with
     multi-scale and flip". Semantic only."""
     augmented_short_edges: tuple[int, ...] | None = None
-    """The sizes of --augment; those published of a model of the zoo, else 0.5, 0.75 and so on to
-    1.75 of the model's own."""
+    """Sizes of --augment; as published for a model of the zoo, else 0.5, 0.75 and so on to 1.75
+    times the model's own."""
     augmented_flip: bool = True
-    """Whether --augment looks at mirror images."""
+    """Whether --augment segments mirror images too."""
     window: tuple[int, int] | None = None
     """Height and width of windows, in pixels of the image: larger images go through the model part
     by part. Not for instance."""
@@ -76,7 +76,7 @@ class InferenceSettings:
 
     @property
     def overlap(self) -> int:
-        """Of the windows."""
+        """Returns the pixels that neighbouring windows share."""
         assert self.window is not None
         eighth = max(1, min(self.window) // 8)
         return eighth if self.window_overlap is None else self.window_overlap

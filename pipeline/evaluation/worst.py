@@ -1,4 +1,4 @@
-"""The contact sheet: the worst images beside what is true and what was predicted."""
+"""Draws a contact sheet of the worst images: photo, truth and prediction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _TILE_WIDTH, _CAPTION_HEIGHT, _GAP = 480, 26, 6
 
 @dataclass(frozen=True, kw_only=True)
 class WorstImage:
-    """An image, what is known of it, and what was predicted."""
+    """An image with its target and its predicted segments."""
 
     image_id: str
     score: float
@@ -35,7 +35,7 @@ class WorstImage:
 
 
 def worst_sheet(worst: Sequence[WorstImage], *, judge: Judge, metric: str) -> Image.Image:
-    """A line for each image: photo, truth and prediction; a label has one colour in all."""
+    """Draws a line for each image: photo, truth, prediction; a label has one colour throughout."""
     font = ImageFont.load_default(size=16)
     lines = [_line(image, judge=judge, metric=metric, font=font) for image in worst]
     if not lines:
@@ -52,7 +52,7 @@ def worst_sheet(worst: Sequence[WorstImage], *, judge: Judge, metric: str) -> Im
 
 
 def worst_image(worst: Mapping[str, Any], *, dataset: LabelledImages) -> WorstImage:
-    """The image that a receipt of `scoring.py` tells of, read again."""
+    """Reads again an image from the list of worst images in a receipt of `scoring.py`."""
     labelled = dataset[worst["index"]]
     image = labelled.image
     decoded = decode(
@@ -101,7 +101,7 @@ def _predicted_rows(image: WorstImage, *, judge: Judge) -> list[dict[str, Any]]:
                 **row,
                 "label_id": label,
                 "label": judge.labels.names[label],
-                # A region's brightness goes by its label, to be the same in both pictures.
+                # A region's brightness follows from its label, to be the same in both pictures.
                 "segment_id": label if is_region else row["segment_id"],
                 "score": None if is_region else row["score"],
                 "height": image.target.size[0],

@@ -1,9 +1,9 @@
-"""Committing: rows to staged parts, and the parts of a unit to its two files.
+"""Stages rows as parts of a unit, and commits the parts as the unit's two files.
 
-Parts are named by unit and positions, and a unit's files by the unit: whatever runs twice, here or
-in another run, writes the same names with the same rows. `images/<unit>` comes last and says that
-the unit is done; until then no reader looks at anything of it. It is written where nothing is yet:
-a run that gave the unit up has taken its place (`tombstones.py`).
+Parts are named by unit and positions, a unit's files by the unit: a task that runs twice, here or
+in another run, writes the same names with the same rows. `images/<unit>` is written last and makes
+the unit visible to readers. It is never overwritten: another run may have put a tombstone in its
+place (`tombstones.py`).
 """
 
 import io
@@ -47,7 +47,7 @@ RECEIPT = pa.schema(
         ),
     ]
 )
-"""What a staged part says to the driver; small, whatever the images are."""
+"""A row for each staged part, which the driver counts; small, whatever the images are."""
 
 _ROW_GROUP_ROWS = 8192
 _LEFTOVER_SECONDS = 24 * 3600
@@ -55,7 +55,7 @@ _LEFTOVER_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Stager:
-    """Puts rows under `_staging/<unit_id>/` and gives receipts."""
+    """Writes rows under `_staging/<unit_id>/` and returns receipts."""
 
     table: TableStore
     run_id: str
@@ -66,8 +66,8 @@ class Stager:
         for unit_id in units:
             of_unit = rows.filter(pa.compute.field("unit_id") == unit_id)
             receipt = self._stage(of_unit, unit_id=unit_id)
-            told = [each for row in of_unit["storage_retries"].to_pylist() for each in row or ()]
-            receipts.append(receipt | {"storage_retries": [*told, *taken_retries()]})
+            retries = [each for row in of_unit["storage_retries"].to_pylist() for each in row or ()]
+            receipts.append(receipt | {"storage_retries": [*retries, *taken_retries()]})
         return pa.Table.from_pylist(receipts, schema=RECEIPT)
 
     def _stage(self, rows: pa.Table, *, unit_id: str) -> dict[str, object]:
@@ -114,8 +114,8 @@ def commit_unit(
     """Joins the parts of a unit and writes its two files; `images` last.
 
     Raises:
-        StorageFault: a part is gone, the parts are not the unit, or another run gave the unit up;
-            nothing was committed.
+        StorageFault: a part is gone, the parts do not add up to the unit, or the unit has a
+            tombstone; nothing was committed.
     """
     rows = _joined(parts, unit_id=unit_id, num_images=num_images, table=table)
     metadata = {**spec.file_metadata, "unit_id": unit_id}
@@ -126,20 +126,21 @@ def commit_unit(
     table.storage.write(table.file("segments", f"{unit_id}.parquet"), segments)
     if not table.finish(unit_id, images):
         raise StorageFault(
-            f"unit {unit_id}: another run found a source of it gone or replaced, and plans the rest"
+            f"unit {unit_id}: another run found one of its sources gone or replaced, and plans the "
+            "rest"
         )
 
 
 def clear_staging(table: TableStore, unit_id: str) -> None:
-    """Removes what any run staged of a unit that is done."""
+    """Removes all staged parts of a unit that is done, whichever run wrote them."""
     staged = [file.uri for file in table.storage.files(table.file("_staging", unit_id))]
     table.storage.delete(staged)
 
 
 def clear_leftovers(table: TableStore) -> None:
-    """Removes what runs that crashed have staged: of units that are done, and what is a day old.
+    """Removes staged parts of crashed runs: those of units that are done, or older than a day.
 
-    Younger parts of other units may be those of a run beside this one.
+    Younger parts of other units may belong to a run that works at the same time.
     """
     staged = list(table.storage.files(table.file("_staging")))
     done = table.done_units() if staged else set()
@@ -150,7 +151,7 @@ def clear_leftovers(table: TableStore) -> None:
 
 
 def _joined(parts: Iterable[str], *, unit_id: str, num_images: int, table: TableStore) -> pa.Table:
-    """The rows of all parts by position, each position once."""
+    """Returns the rows of all parts by position, each position once."""
     tables = [ROWS.empty_table()]
     for part in parts:
         try:

@@ -1,4 +1,4 @@
-"""Deadlines: until when units of a run may begin, so that what has begun is done in time."""
+"""Decides which units may begin before a deadline, so that all that begin are done in time."""
 
 import re
 import time
@@ -6,28 +6,30 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 NOT_BEGUN = "not begun before the deadline"
-"""What a reader says in place of a unit's images; such a unit is left for another run."""
+"""The fault in place of the images of a unit that is left for another run."""
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _DURATION = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 def moment(text: str, *, now: datetime) -> datetime:
-    """The next time that the clock shows `06:30`, or the end of a duration, as `6h` or `1h30m`."""
+    """Returns the next time of day `06:30`, or the end of a duration such as `6h` or `1h30m`."""
     if found := _TIME.fullmatch(text):
         today = now.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
         return today if today > now else today + timedelta(days=1)
     if found := _DURATION.fullmatch(text):
         hours, minutes, seconds = (int(part or 0) for part in found.groups())
         return now + timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    raise ValueError(f"deadline must be a time, as 06:30, or a duration, as 6h, got {text!r}")
+    raise ValueError(
+        f"deadline must be a time such as 06:30 or a duration such as 6h, got {text!r}"
+    )
 
 
 class DeadlineAdmission:
-    """Lets a unit begin if it and all others under way would be done by the deadline.
+    """Lets a unit begin if it and all others under way will probably be done by the deadline.
 
-    How long that takes, it takes from the units done so far; before there are any, the deadline
-    itself counts. Once shut it stays shut, but for units that have begun: a reader may run twice.
+    The forecast is the mean time of the units done so far; without any, only the deadline counts.
+    After the first refusal only units that have begun are admitted: a reader may run twice.
     """
 
     def __init__(self, deadline: float, *, clock: Callable[[], float] = time.time) -> None:
@@ -59,7 +61,7 @@ class DeadlineAdmission:
         return self._begun
 
     def _seconds_per_unit(self) -> float:
-        """From one unit done to the next, whatever number is under way at once."""
+        """Returns the mean time from one finished unit to the next."""
         if not self._done or self._opened_at is None:
             return 0.0
         return (self._last_done_at - self._opened_at) / len(self._done)

@@ -1,4 +1,4 @@
-"""Forecasts: a few images labelled for real, and what that says of the whole plan."""
+"""Labels a few images of a plan and forecasts the time that all of it will take."""
 
 import time
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 
-from pipeline.labelling.flow import Work, unit_table
 from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.operators import make_segmenter
+from pipeline.labelling.operators import WholeImageFactory
+from pipeline.labelling.ray_dataset import LabellingJob
 from pipeline.planning.planner import Plan
 from pipeline.runtime.cluster import Machines
 from pipeline.runtime.progress import duration
@@ -25,15 +25,16 @@ class _Sample:
     errors: int
 
 
-def forecast(plan: Plan, *, work: Work) -> str:
-    """Units, images, bytes and the time they would take, by a sample from the plan's first unit."""
+def forecast(plan: Plan, *, job: LabellingJob) -> str:
+    """Returns lines with the plan's units, images, bytes and estimated time.
+
+    The estimate comes from labelling the first images of the plan's first unit.
+    """
     if not plan.units:
         return "nothing to do"
-    machines = Machines.of_cluster(work.actors)
+    machines = Machines.of_cluster(job.actors)
     take_sample = ray.remote(num_cpus=machines.actor_cpus, num_gpus=machines.actor_gpus)(_sample)
-    sample: _Sample = ray.get(
-        take_sample.remote(unit_table(plan.units[0]), work=work, machines=machines)
-    )
+    sample: _Sample = ray.get(take_sample.remote(plan.units[0].table(), job=job, machines=machines))
     if not sample.images:
         return f"units: {len(plan.units):,}\nthe sample holds no image that can be decoded"
     known = plan.num_images
@@ -52,15 +53,12 @@ def forecast(plan: Plan, *, work: Work) -> str:
     )
 
 
-def _sample(unit: pa.Table, *, work: Work, machines: Machines) -> _Sample:
-    """Loads and segments the first images of a unit; the first of all is not timed."""
-    segmenter = make_segmenter(
-        model_files=lambda: work.model_files,
-        settings=work.segmenting,
-        num_threads=machines.actor_threads,
-    )
+def _sample(unit: pa.Table, *, job: LabellingJob, machines: Machines) -> _Sample:
+    """Loads and segments the first images of a unit; does not time the very first."""
+    factory = WholeImageFactory(settings=job.segmenting)
+    segmenter = factory(job.model_files, num_threads=machines.actor_threads)
     loader = UnitLoader(
-        storage=work.table.storage, reading=work.reading, processor=work.processor, block_bytes=1
+        storage=job.table.storage, reading=job.reading, processor=job.processor, block_bytes=1
     )
     images = errors = num_bytes = 0
     began = last = None

@@ -1,7 +1,7 @@
-"""The guard: images that may end the process that decodes them, in a process that may be ended.
+"""Decodes images that may crash or hang their decoder in a child process, one at a time.
 
-What a unit is read with when a worker died over it: an image at a time, so that the one that ends
-the process is known, and becomes a row that says so.
+Units that lost a worker are read this way: the image that crashes the child is known, and becomes a
+row with an error.
 """
 
 import os
@@ -19,15 +19,15 @@ from pipeline.labelling.limits import memory_limit, time_limit
 
 _START_SECONDS = 120
 
-Work = Callable[[EncodedImage], Any]
+DecodeImage = Callable[[EncodedImage], Any]
 
 
 class Guard:
-    """Calls `work` on images in a process of its own, and starts another where that one ends."""
+    """Calls `decode` on images in a child process, and starts another when that one ends."""
 
-    def __init__(self, work: Work, *, seconds: float, memory_bytes: int) -> None:
-        """`work` must pickle. The limits are those of one image."""
-        self._work, self._seconds, self._memory_bytes = work, seconds, memory_bytes
+    def __init__(self, decode: DecodeImage, *, seconds: float, memory_bytes: int) -> None:
+        """Takes a function that can be pickled, and the limits of one image."""
+        self._decode, self._seconds, self._memory_bytes = decode, seconds, memory_bytes
         self._child: _Child | None = None
 
     def __enter__(self) -> "Guard":
@@ -37,15 +37,17 @@ class Guard:
         self._end_child()
 
     def __call__(self, image: EncodedImage) -> Any:
-        """What `work` gives.
+        """Returns the result of `decode`.
 
         Raises:
-            ImageError: the image ended the process (DecoderCrashed), was not done in time
-                (DecoderHung), or took more memory than there is (OutOfMemory).
-            ChildProcessError: there is no such process to be had.
+            ImageError: the image crashed the child (DecoderCrashed), took too long (DecoderHung),
+                or more memory than there is (OutOfMemory).
+            ChildProcessError: the child could not be started.
         """
         if self._child is None:
-            self._child = _Child(self._work, seconds=self._seconds, memory_bytes=self._memory_bytes)
+            self._child = _Child(
+                self._decode, seconds=self._seconds, memory_bytes=self._memory_bytes
+            )
         child = self._child
         try:
             child.connection.send(image)
@@ -70,7 +72,7 @@ class Guard:
 
 def _death(status: int, *, image: EncodedImage) -> ImageError:
     if status == -signal.SIGKILL:
-        message = f"{image.name}: the process that decoded it was killed, as for want of memory"
+        message = f"{image.name}: the process that decoded it was killed, probably out of memory"
         return ImageError("OutOfMemory", message)
     how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
     return ImageError(
@@ -79,9 +81,9 @@ def _death(status: int, *, image: EncodedImage) -> ImageError:
 
 
 class _Child:
-    """The other process, and the way to it."""
+    """The child process and the connection to it."""
 
-    def __init__(self, work: Work, *, seconds: float, memory_bytes: int) -> None:
+    def __init__(self, decode: DecodeImage, *, seconds: float, memory_bytes: int) -> None:
         self.connection, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
@@ -90,14 +92,13 @@ class _Child:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         try:
-            self.connection.send_bytes(pickle.dumps((work, seconds, memory_bytes)))
+            self.connection.send_bytes(pickle.dumps((decode, seconds, memory_bytes)))
             if not self.connection.poll(_START_SECONDS):
                 raise TimeoutError(f"it is not ready after {_START_SECONDS} s")
             self.connection.recv()
         except (EOFError, OSError) as error:
             self.end()
-            said = f"the process that decodes did not start: {error!r}"
-            raise ChildProcessError(said) from error
+            raise ChildProcessError(f"the process that decodes did not start: {error!r}") from error
 
     def end(self) -> None:
         self.process.kill()
@@ -106,16 +107,16 @@ class _Child:
 
 
 def _serve(connection: Connection) -> None:
-    work, seconds, memory_bytes = pickle.loads(connection.recv_bytes())
+    decode, seconds, memory_bytes = pickle.loads(connection.recv_bytes())
     connection.send("ready")
     with memory_limit(memory_bytes):
         while True:
             try:
                 image = connection.recv()
-            except EOFError:  # who asked has no more, or is no more
+            except EOFError:  # the parent is done, or has ended
                 return
-            with time_limit(2 * seconds):  # ends it where who asked ended first
-                answer = work(image)
+            with time_limit(2 * seconds):  # the parent's own limit fails if the parent has ended
+                answer = decode(image)
             connection.send(answer)
 
 

@@ -1,4 +1,4 @@
-"""Limits: what work on one image may take of its process, in time and in memory."""
+"""Limits the time and the memory that a process takes for one image."""
 
 import contextlib
 import faulthandler
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Ends the process, with a stack trace on stderr, where the body takes longer.
+    """Ends the process, with a stack trace on stderr, if the body takes longer than `seconds`.
 
-    Nothing milder reaches a decoder that hangs: its native code may hold the interpreter's lock.
-    There is one such limit in a process at a time; a later one takes the place of an earlier.
+    A signal or a thread would not stop a decoder whose native code holds the interpreter's lock.
+    A process has one such limit at a time: a second one replaces the first.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
@@ -23,9 +23,9 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_limit(num_bytes: int) -> Iterator[None]:
-    """Lets the process take so much more memory than it has; what asks for more has MemoryError.
+    """Lets the process allocate `num_bytes` more; beyond that, allocations raise MemoryError.
 
-    Only Linux bounds it. What processes share, as Ray's objects, does not count.
+    Works on Linux only. Shared memory, such as Ray's object store, does not count.
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with _may_fail():
@@ -38,12 +38,12 @@ def memory_limit(num_bytes: int) -> Iterator[None]:
 
 
 def _may_fail() -> contextlib.AbstractContextManager[None]:
-    """Without /proc, or below a lower limit of the system's, there is nothing to do."""
+    """Ignores errors of systems without /proc, or with a lower limit of their own."""
     return contextlib.suppress(OSError, ValueError)
 
 
 def _data_bytes() -> int:
-    """Private memory that can be written, as the kernel counts it."""
+    """Returns the process's private writable memory, as the kernel counts it."""
     with open("/proc/self/status", "rb") as status:
         line = next(line for line in status if line.startswith(b"VmData:"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Little memory: what a device cannot hold at once, seen smaller or part by part."""
+"""Shrinks or tiles images for which a device has too little memory."""
 
 from collections.abc import Iterator
 
@@ -15,18 +15,18 @@ HeightWidth = tuple[int, int]
 _MOST_HALVINGS = 3
 _FILTER = Image.Resampling.BILINEAR
 _SMALLEST_SIDE = 64
-"""Pixels; of less a backbone that halves five times leaves nothing to compare."""
+"""Pixels; backbones halve the image five times, so that less would leave one or two."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine, had no memory for a tensor."""
+    """Returns whether a device or the machine had no memory for a tensor."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def free_memory() -> None:
-    """Gives back what a failed computation left."""
+    """Returns memory of a failed computation to the GPU."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -34,13 +34,13 @@ def free_memory() -> None:
 def shrunk(
     pixels: UInt8[np.ndarray, "height width 3"],
 ) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """The image at 1/2, 1/4 and 1/8 of its sides, as far as there is something to see."""
+    """Yields the image at 1/2, 1/4 and 1/8 of its sides, as long as they are not too short."""
     for height, width in _halved(pixels.shape[:2]):
         yield np.asarray(Image.fromarray(pixels).resize((width, height), _FILTER))
 
 
 def grids(size: HeightWidth) -> Iterator[list[tuple[Span, Span]]]:
-    """Rows and columns of windows of 1/2, 1/4 and 1/8 of the image's sides, and the overlap."""
+    """Yields grids of windows of 1/2, 1/4 and 1/8 of the image's sides, as rows and columns."""
     for windows in _halved(size):
         yield window_grid(size, windows=windows)
 
@@ -55,7 +55,7 @@ def _halved(size: HeightWidth) -> Iterator[HeightWidth]:
 
 
 def enlarged(segmentation: Segmentation, *, size: HeightWidth) -> Segmentation:
-    """The map at the image's own size, each pixel that of the nearest before."""
+    """Resizes the map to `size` by nearest neighbour."""
     ids: Tensor = segmentation.segmentation
     rows, columns = (
         torch.from_numpy(((np.arange(new) + 0.5) * old / new).astype(np.int64))

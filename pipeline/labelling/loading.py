@@ -1,7 +1,7 @@
-"""Loading: the sources of one unit to blocks of pixels at the model's size.
+"""Loads the images of one unit into blocks of pixels at the model's size.
 
 Runs in CPU tasks, without torch. Takes one unit's rows of the plan; gives tables with the columns
-`BLOCK` to `segmenting.py`, the last of which says how many images the unit had.
+`BLOCK` to `segmenting.py`, the last of which has the number of the unit's images.
 """
 
 import functools
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import UInt8
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.decoding import ImageError, decode
@@ -47,13 +49,13 @@ BLOCK = pa.schema(
     ]
 )
 
-_MOST_ROWS = 64  # of images in error, which have no pixels
+_MOST_ROWS = 64  # so that images in error, which have no pixels, leave in time
 _READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitLoader:
-    """Reads, decodes and resizes the images of one unit; what Ray Data calls on each."""
+    """Reads, decodes and resizes the images of one unit; Ray Data calls it on each unit."""
 
     storage: Storage
     reading: ReadSettings
@@ -61,15 +63,15 @@ class UnitLoader:
     block_bytes: int
     """Pixels of a block; a block is what travels to an actor at once."""
     is_guarded: bool = False
-    """Whether images are decoded in another process, which may end over one of them."""
+    """Whether images are decoded in another process, which may crash."""
     quarantined: Mapping[str, Mapping[int, ImageError]] = field(default_factory=dict)
-    """By unit and position, what images ended an actor with: they are not tried again."""
+    """By unit and position, the errors of images that are not tried again."""
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
         return blocks(self._rows(unit), block_bytes=self.block_bytes)
 
     def _rows(self, unit: pa.Table) -> Iterator[dict[str, Any]]:
-        """One for each image, and one for the end or for the fault that came before it."""
+        """Yields a row for each image, then one for the unit's end or for the fault before it."""
         unit_id = unit["unit_id"][0].as_py()
         quarantined = self.quarantined.get(unit_id, {})
         skipped = SkipCounts()
@@ -78,8 +80,8 @@ class UnitLoader:
             with self._decoder() as decoded:
                 for image in self._images(sources_of(unit), skipped=skipped):
                     if error := quarantined.get(position):
-                        said = f"{image.name}: {error.message}"
-                        image = replace(image, error=ImageError(error.error_class, said))
+                        message = f"{image.name}: {error.message}"
+                        image = replace(image, error=ImageError(error.error_class, message))
                     row = decoded(image)
                     yield {"unit_id": unit_id, "kind": "image", "position": position, **row}
                     position += 1
@@ -97,7 +99,7 @@ class UnitLoader:
 
     @contextmanager
     def _decoder(self) -> Iterator[Callable[[EncodedImage], dict[str, Any]]]:
-        """`image_row` within the limits of time and memory, in this process or another."""
+        """Gives `image_row` with limits of time and memory, in this process or another."""
         decode = functools.partial(image_row, reading=self.reading, processor=self.processor)
         seconds, memory_bytes = self.reading.image_seconds, self.reading.image_memory_bytes
         if self.is_guarded:
@@ -108,7 +110,7 @@ class UnitLoader:
                 yield time_limit(seconds)(decode)
 
     def _images(self, sources: Iterable[Source], *, skipped: SkipCounts) -> Iterator[EncodedImage]:
-        """The images of all sources in order; files are fetched some at a time, archives stream."""
+        """Yields the images of all sources in order: files fetched ahead, archives streamed."""
 
         def read(source: Source) -> Iterable[EncodedImage]:
             return read_source(source, storage=self.storage, settings=self.reading, skipped=skipped)
@@ -120,13 +122,13 @@ class UnitLoader:
             yield from images
 
 
-def in_place_of(unit_id: str, said: str, *, kind: str = "fault") -> pa.Table:
+def block_in_place(unit_id: str, message: str, *, kind: str = "fault") -> pa.Table:
     """Returns the block in place of a unit's images, which are not read."""
-    return _block([{"unit_id": unit_id, "kind": kind, "error_message": said}])
+    return _block([{"unit_id": unit_id, "kind": kind, "error_message": message}])
 
 
 def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.Table]:
-    """The rows in tables of about so many bytes of pixels."""
+    """Groups rows into tables of about `block_bytes` bytes of pixels."""
     held: list[dict[str, Any]] = []
     num_bytes = 0
     for row in rows:
@@ -142,7 +144,7 @@ def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.T
 def image_row(
     image: EncodedImage, *, reading: ReadSettings, processor: MaskFormerImageProcessor
 ) -> dict[str, Any]:
-    """The columns of `BLOCK` that tell of an image: its pixels, or what is wrong with it."""
+    """Decodes an image. Returns its columns of `BLOCK`: its pixels, or its error."""
     row: dict[str, Any] = {
         "image_id": image.image_id,
         "uri": image.uri,
@@ -163,6 +165,12 @@ def image_row(
         return {**row, "error_class": "OutOfMemory", "error_message": message}
 
 
+def pixels_of(row: Mapping[str, Any]) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the pixels of a row of `BLOCK`, at the model's size."""
+    shape = (row["pixels_height"], row["pixels_width"], 3)
+    return np.frombuffer(row["pixels"], np.uint8).reshape(shape)
+
+
 def _guarded(
     image: EncodedImage, *, decode: Callable[[EncodedImage], dict[str, Any]], guard: Guard
 ) -> dict[str, Any]:
@@ -175,7 +183,7 @@ def _guarded(
 
 
 def fault_row(fault: StorageFault | SourceChanged, *, unit_id: str | None) -> dict[str, Any]:
-    """The row that says what storage did; the images behind it are not there."""
+    """Returns the row of a storage fault, which stands in place of all further images."""
     message = f"{type(fault).__name__}: {fault}"
     return {
         "unit_id": unit_id,

@@ -1,12 +1,13 @@
-"""The model of a run: its files, read once by the driver, and what the table must know of it.
+"""Reads a run's model: its files, once, in the driver, and the facts that the table records.
 
-Nothing here starts torch: a model that cannot be one is found out before any actor starts.
+Starts without torch, so that a folder without a model is refused before any actor starts.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,26 @@ ModelFiles = Mapping[str, bytes]
 _CONFIG = "config.json"
 _NEEDED = (_CONFIG, "preprocessor_config.json")
 _SHOWN = 5
+_STUFF, _NONE = "stuff", "none"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*.pkl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """A model's files by name, and what they say."""
+    """A model's files by name, with its labels and image processor."""
 
     folder: str
     files: ModelFiles
     labels: tuple[str, ...]
     processor: MaskFormerImageProcessor
     things: frozenset[int] | None = None
-    """The labels that are things, as the configuration or the zoo knows them; None where neither
-    does."""
+    """The labels that are things, by the configuration or the zoo; None if neither says."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all files: the same weights under another name are the same model.
+        """Returns the SHA-256 of all files, so that copies of a folder are the same model.
 
-        But for `things`: a table is bound to the labels that it fuses, whoever said which.
+        `things` of config.json is left out: the table records the labels that it fuses.
         """
         digest = hashlib.sha256()
         for name, data in sorted(self.files.items()):
@@ -56,12 +57,12 @@ class ModelFolder:
 
     @property
     def reduced_labels(self) -> tuple[str, ...] | None:
-        """The labels, where 0 counts for nothing in the label maps that the model learnt."""
+        """Returns the labels if 0 was void in the label maps of the training data, else None."""
         return self.labels if self.processor.do_reduce_labels else None
 
     @property
     def stuff(self) -> tuple[int, ...]:
-        """The labels that are known to be no things."""
+        """Returns the labels that are known to be stuff."""
         every = range(len(self.labels))
         return tuple(
             label for label in every if self.things is not None and label not in self.things
@@ -69,10 +70,10 @@ class ModelFolder:
 
 
 def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
-    """The model of a folder, or of a name on the hub.
+    """Reads the model of a folder, or of a name on the hub.
 
     Raises:
-        ValueError: it is no model, in one line that says what is missing.
+        ValueError: the folder holds no model; the message says what is missing.
     """
     is_remote = "://" in name_or_folder and not name_or_folder.startswith(("hf://", "file://"))
     if is_remote:
@@ -84,7 +85,7 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
     if Path(folder).is_file():
         raise ValueError(
             f"--model must be a folder or a hub id, got the file {folder}; "
-            "`python -m maskformer.weights convert` makes a folder of it"
+            "`maskformer convert` makes a folder of it"
         )
     check_folder(folder)
     files = {name: _read(folder, name) for name in _NEEDED}
@@ -108,15 +109,22 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
 def with_stuff(
     segmenting: SegmentSettings, *, model: ModelFolder, there: Mapping[str, Any] | None
 ) -> SegmentSettings:
-    """The settings with the labels to fuse in a panoptic table, where people did not say.
+    """Returns the settings with the ids of the labels that a panoptic table fuses.
 
-    A table that is there is gone on with as it was made; a new one fuses the model's stuff.
+    Without labels in the settings, an existing table keeps its labels, and a new one fuses the
+    model's stuff.
 
     Args:
-        there: what `_table.json` says, None where there is no table yet.
+        there: the content of `_table.json`; None where there is no table yet.
+
+    Raises:
+        ValueError: the model has no label of a given name.
     """
-    if segmenting.task != "panoptic" or segmenting.label_ids_to_fuse is not None:
+    if segmenting.task != "panoptic":
         return segmenting
+    given = segmenting.label_ids_to_fuse
+    if given is not None:
+        return replace(segmenting, label_ids_to_fuse=label_ids(given, model=model))
     is_same_model = there is not None and there.get("labels") == list(model.labels)
     fused = model.stuff
     if there is not None and is_same_model and there.get("task") == "panoptic":
@@ -124,32 +132,87 @@ def with_stuff(
     return replace(segmenting, label_ids_to_fuse=fused)
 
 
-def fused_lines(segmenting: SegmentSettings, *, model: ModelFolder) -> list[str]:
-    """A line for people where a table fuses other labels than the model's stuff."""
-    fused = set(segmenting.label_ids_to_fuse or ())
-    if segmenting.task != "panoptic" or model.things is None or fused == {*model.stuff}:
+def label_ids(names: Sequence[int | str], *, model: ModelFolder) -> tuple[int, ...]:
+    """Returns the ids of labels that are given by name or id, or as `stuff` or `none`.
+
+    Raises:
+        ValueError: there is no such label, or nobody knows what is stuff.
+    """
+    if list(names) == [_NONE] and _NONE not in model.labels:
+        return ()
+    found: list[int] = []
+    for name in names:
+        if isinstance(name, int):
+            found.append(name)
+        elif name == _STUFF and _STUFF not in model.labels:
+            found += _known_stuff(model)
+        else:
+            found += _ids_of(name, labels=model.labels)
+    return tuple(dict.fromkeys(found))
+
+
+def _known_stuff(model: ModelFolder) -> tuple[int, ...]:
+    if model.things is None:
+        raise ValueError(
+            "label_ids_to_fuse: neither the model nor the zoo says which labels are stuff; give "
+            f"their names, of {_some(model.labels)}"
+        )
+    return model.stuff
+
+
+def _ids_of(name: str, *, labels: Sequence[str]) -> list[int]:
+    ids = [label for label, known in enumerate(labels) if known == name]
+    if not ids:
+        near = get_close_matches(name, labels, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {_some(labels)}"
+        raise ValueError(f"label_ids_to_fuse: the model has no label {name!r}; {hint}")
+    return ids
+
+
+def fused_lines(
+    segmenting: SegmentSettings, *, model: ModelFolder, was_given: bool = False
+) -> list[str]:
+    """Returns a line for people where a table does not fuse the model's stuff, or none is known.
+
+    Args:
+        was_given: people said themselves what is to be fused.
+    """
+    if segmenting.task != "panoptic":
         return []
-    named = [
-        ", ".join(model.labels[label] for label in labels[:_SHOWN])
-        + (f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else "")
-        for labels in (sorted(fused), model.stuff)
-    ]
+    fused = segmenting.fused_ids
+    if model.things is None:
+        if was_given or fused:
+            return []
+        return [
+            "neither the model nor the zoo says which labels are stuff: every segment is a thing; "
+            "name stuff by --label_ids_to_fuse, as sky,ground"
+        ]
+    if fused == {*model.stuff}:
+        return []
+    of_table, of_model = (
+        _some([model.labels[label] for label in labels]) for labels in (sorted(fused), model.stuff)
+    )
     return [
-        f"stuff of this table is {named[0] or 'no label'}; the model's is {named[1] or 'no label'} "
+        f"stuff of this table is {of_table}; the model's is {of_model} "
         "(--label_ids_to_fuse; a table keeps what it was made with)"
     ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more or "no label"
 
 
 def table_spec(
     model: ModelFolder, *, segmenting: SegmentSettings, reading: ReadSettings
 ) -> TableSpec:
-    """What the rows of a table depend on, besides the images.
+    """Returns the settings that a table's rows depend on.
 
     Raises:
         ValueError: `label_ids_to_fuse` names a label that the model does not have.
     """
-    fused = segmenting.label_ids_to_fuse
-    unknown = [label for label in fused or () if not 0 <= label < len(model.labels)]
+    fused = segmenting.fused_ids
+    unknown = [label for label in sorted(fused) if not 0 <= label < len(model.labels)]
     if unknown:
         raise ValueError(
             f"label_ids_to_fuse must be labels of the model, 0 to {len(model.labels) - 1}, "
@@ -165,9 +228,7 @@ def table_spec(
         overlap_mask_area_threshold=(
             thresholds.overlap_mask_area_threshold if has_thresholds else None
         ),
-        label_ids_to_fuse=tuple(sorted(set(fused or ())))
-        if segmenting.task == "panoptic"
-        else None,
+        label_ids_to_fuse=tuple(sorted(fused)) if segmenting.task == "panoptic" else None,
         resize_rule=segmenting.resize_rule,
         precision=segmenting.precision,
         decode=reading.decode,
@@ -176,7 +237,7 @@ def table_spec(
 
 
 def _without_things(config: bytes) -> bytes:
-    """As it was written before it said which labels are things."""
+    """Returns config.json without `things`, byte for byte as it was before it had them."""
     values = json.loads(config)
     if "things" not in values:
         return config

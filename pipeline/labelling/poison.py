@@ -1,11 +1,10 @@
-"""Poison: images that end the process that works on them, found without stopping the rest.
+"""Finds poison images, which crash or hang the process that works on them, and quarantines them.
 
-Functions that Ray calls ask an `AttemptTracker` before they begin, and give back a row of the kind
-`lost` in place of images over which processes ended too often. What they raise becomes such a row,
-too: nothing here depends on what Ray logs or raises. A unit that a worker was lost over is worked
-on once more in isolation: its images are decoded by a guard, one at a time, and go to the actors
-one at a time. An image with which an actor has ended twice is quarantined: its row is an error, and
-nobody touches it again.
+Functions that Ray calls ask an `AttemptTracker` before they begin, and return a row of the kind
+`lost` in place of images over which processes ended too often. Errors become rows as well: nothing
+here depends on Ray's logs or exceptions. A unit that lost a worker is worked on again in isolation:
+its images are decoded by a guard (`guard.py`) and go to the actors one at a time. An image over
+which two actors ended is quarantined: its row is an error, and it is not tried again.
 """
 
 import time
@@ -13,7 +12,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import ray
 
@@ -21,31 +20,28 @@ from pipeline.corpora.decoding import ImageError
 from pipeline.storage import SourceChanged, StorageFault
 
 ATTEMPTS = 4
-"""Processes that may end over a task before it is given up for this pass."""
+"""Attempts at a task in one pass."""
 ISOLATED_ATTEMPTS = 2
-"""Actors that may end over one image in isolation."""
+"""Attempts at one image in isolation."""
 
 LOST = "lost"
 """The kind of a row in place of images, where a process was lost or had no memory."""
 MISTAKE = "mistake"
-"""The kind of a row with a traceback of an error in our own code, which ends the run."""
+"""The kind of a row with the traceback of an error in our own code, which ends the run."""
 
 Quarantined = Mapping[str, Mapping[int, ImageError]]
 """By unit and position, the errors that are to stand in the images' rows."""
 
-ImageKey: TypeAlias = tuple[str, int]
-"""Unit and position of an image that is worked on alone."""
-
 
 class AttemptTracker:
-    """Counts how often work was begun and not ended: a process that dies ends nothing."""
+    """Counts attempts that began and never ended, since their process died."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begun: dict[Any, list[float]] = defaultdict(list)
 
     def may_begin(self, keys: Sequence[Any], *, at_most: int) -> bool:
-        """Notes that work on all keys begins; False, where it began that often without an end."""
+        """Notes an attempt at all keys, unless one of them has had `at_most` without an end."""
         if any(len(self._begun[key]) >= at_most for key in keys):
             return False
         for key in keys:
@@ -53,7 +49,7 @@ class AttemptTracker:
         return True
 
     def ended(self, keys: Sequence[Any]) -> None:
-        """Forgets work that is over, whatever its result is."""
+        """Forgets the attempts at keys whose work is over, whatever the result."""
         for key in keys:
             self._begun.pop(key, None)
 
@@ -62,7 +58,7 @@ class AttemptTracker:
         self._begun.clear()
 
     def suspects(self) -> dict[str, dict[int, float]]:
-        """Images begun at least twice and never ended, and the seconds from one to the next."""
+        """Returns images with at least two attempts and no end, and the seconds between the two."""
         found: dict[str, dict[int, float]] = defaultdict(dict)
         for key, times in self._begun.items():
             if len(times) > 1 and isinstance(key, tuple):
@@ -73,7 +69,7 @@ class AttemptTracker:
 
 @dataclass(frozen=True, kw_only=True)
 class IsolationContext:
-    """How units are worked on in isolation, that a worker was lost over."""
+    """The parameters of a pass over units that lost a worker."""
 
     quarantined: Quarantined = field(default_factory=dict)
 
@@ -84,13 +80,13 @@ def quarantine(
     segment_seconds: float,
     earlier: Quarantined | None = None,
 ) -> Quarantined:
-    """Returns the errors of images that an `AttemptTracker` suspects, and those found earlier."""
+    """Returns the errors of the suspects of an `AttemptTracker`, added to `earlier`."""
 
     def error(seconds: float) -> ImageError:
         if seconds >= segment_seconds:
-            said = f"it is not segmented after {segment_seconds:g} s; raise segment_seconds"
-            return ImageError("SegmenterHung", said)
-        return ImageError("SegmenterCrashed", "the process that segmented it ended with it, twice")
+            message = f"it is not segmented after {segment_seconds:g} s; raise segment_seconds"
+            return ImageError("SegmenterHung", message)
+        return ImageError("SegmenterCrashed", "two processes ended while they segmented it")
 
     quarantined = {unit_id: dict(errors) for unit_id, errors in (earlier or {}).items()}
     for unit_id, positions in suspects.items():
@@ -100,7 +96,7 @@ def quarantine(
 
 
 def failure(error: BaseException) -> tuple[str, str]:
-    """Returns the kind and the message of the row that stands for what a task raised."""
+    """Returns the kind and the message of the row in place of a task's rows."""
     cause = root_cause(error)
     if isinstance(cause, StorageFault | SourceChanged):
         return "fault", reason(error)
@@ -114,19 +110,19 @@ def failure(error: BaseException) -> tuple[str, str]:
 
 
 def is_of_the_cluster(error: BaseException) -> bool:
-    """Whether an error that ended a dataset is worth another pass."""
+    """Returns whether an error that ended a dataset is worth another pass."""
     return failure(error)[0] != MISTAKE
 
 
 def reason(error: BaseException) -> str:
-    """Returns what failed, in one line."""
+    """Returns an error's class and message in one line."""
     cause = root_cause(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1][:300] if lines else ''}"
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What was raised, without what Ray wraps around it."""
+    """Returns the error that a task raised, without the errors that Ray wraps around it."""
     cause = error
     while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
         cause = cause.cause

@@ -1,24 +1,14 @@
-"""Reports: what a run did, for people in a summary, for programs in `report.json`."""
+"""Reports what a run did: in `report.json` for programs, in a summary for people."""
 
 import json
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum
 from typing import Any
 
 from pipeline.planning.planner import Plan
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.skips import OF_NO_KNOWN_KIND, SkipCounts
-
-
-class ExitCode(IntEnum):
-    """What a scheduler is told."""
-
-    DONE = 0
-    WRONG_USAGE = 2
-    DONE_WITH_ERRORS = 3
-    BUDGET_EXCEEDED = 4
-    TRY_AGAIN = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +24,7 @@ class Report:
     images_in_error: int
     segments: int
     images_per_second: float | None
-    """After the first block of images; None where there was but one."""
+    """Rate after the first block of images; None where there was only one block."""
     bytes_read: int
     """Encoded bytes of the images that were decoded."""
     units_planned: int
@@ -45,49 +35,49 @@ class Report:
     error_examples: dict[str, list[dict[str, str]]]
     """The first images of each class, with their messages."""
     faults: dict[str, str]
-    """Units that are not done, and why."""
+    """Reasons by unit, of units that are not done."""
     files_passed_over: int
-    """Files of no known kind; `passed_over` has these and all others."""
+    """Files of no known kind; `passed_over` counts these and all other reasons."""
     files_passed_over_examples: list[str]
     files_named_twice: int
     storage_retries: dict[str, int] = field(default_factory=dict)
     """Requests to the storage that were made again, by the kind of their fault."""
     storage_wait_seconds: float = 0.0
-    """For which they waited, all of them together."""
+    """Seconds for which these waited, added up."""
     gpu_seconds: float = 0.0
-    """GPUs that the actors held, times the seconds for which the run held them."""
+    """GPUs of the actors, times the seconds for which the run held them."""
     node_seconds: float = 0.0
-    """Nodes of the cluster, times the same seconds."""
+    """Nodes of the cluster, times the seconds for which the run held them."""
     units_elsewhere: int = 0
-    """Units that a run beside this one had done when this one came to them."""
+    """Units that another run did at the same time."""
     units_left: int = 0
     """Units that the deadline left for another run."""
     files_waiting: int = 0
-    """Files that may still be written, left for another run."""
+    """Files that may be incomplete still, left for another run."""
     images_tried_again: int = 0
     """Images in error that were planned again."""
     files_gone: int = 0
-    """Files and archives that were labelled and are absent now; their rows stay."""
+    """Files and archives that were labelled before and do not exist now; their rows stay."""
     files_gone_example: str | None = None
     files_out_of_reach: int = 0
-    """Files that the storage could say nothing of, left for another run."""
+    """Files that the storage could not look up, left for another run."""
     files_out_of_reach_examples: list[str] = field(default_factory=list)
-    """Why, of the first of them."""
+    """The first of the reasons."""
     passed_over: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What could be images and is none, by reason: `count`, and `examples`, the first of them.
+    """Files that could be images and are none, by reason: `count`, and the first as `examples`.
 
     Files are counted whenever the corpus is listed, members of archives when they are read."""
 
     @property
     def units_undone(self) -> int:
-        """Planned units that are not done though nothing kept this run from them."""
+        """Planned units that this run should have done and did not."""
         return self.units_planned - self.units_committed - self.units_elsewhere - self.units_left
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
 
-def make_report(
+def report_run(
     *,
     run_id: str,
     table: str,
@@ -98,7 +88,7 @@ def make_report(
     error_budget: float,
     was_stopped: bool,
 ) -> Report:
-    """The report of a run that is over."""
+    """Returns the report of a run that has ended."""
     return Report(
         run_id=run_id,
         table=table,
@@ -142,24 +132,24 @@ def _together(*parts: SkipCounts) -> SkipCounts:
     return together
 
 
-def over_budget(counts: Counts, *, error_budget: float) -> bool:
-    """Whether the share of images in error is above the budget."""
+def is_over_budget(counts: Counts, *, error_budget: float) -> bool:
+    """Returns whether the share of images in error is above the budget."""
     return counts.num_errors > error_budget * counts.images
 
 
 def _exit_code(plan: Plan, stats: RunStats, *, error_budget: float, was_stopped: bool) -> ExitCode:
-    if over_budget(stats.counts, error_budget=error_budget):
+    if is_over_budget(stats.counts, error_budget=error_budget):
         return ExitCode.BUDGET_EXCEEDED
     if was_stopped or plan.out_of_reach or stats.units_over < len(plan.units):
         return ExitCode.TRY_AGAIN
     return ExitCode.DONE_WITH_ERRORS if stats.counts.num_errors else ExitCode.DONE
 
 
-def summary(report: Report, *, report_file: str) -> str:
-    """The report in some lines for people: what was done, what went wrong, what to do."""
+def run_summary(report: Report, *, report_file: str) -> str:
+    """Returns the report in lines for people: the results, the problems, the next step."""
     lines = []
     if report.units_done_before:
-        lines.append(f"units done before, not read again: {report.units_done_before:,}")
+        lines.append(f"units that were done before: {report.units_done_before:,}")
     rate = report.images_per_second
     lines.append(
         f"labelled {report.images:,} images with {report.segments:,} segments "
@@ -167,39 +157,42 @@ def summary(report: Report, *, report_file: str) -> str:
     )
     for name, count in report.errors.items():
         example = report.error_examples[name][0]["message"]
-        lines.append(f"  {count:,} × {name}, as {example}")
+        lines.append(f"  {count:,} × {name}, for example {example}")
     for reason, said in report.passed_over.items():
         files = "file" if said["count"] == 1 else "files"
-        lines.append(f"passed over {said['count']:,} {files} ({reason}), as {said['examples'][0]}")
+        example = said["examples"][0]
+        lines.append(f"skipped {said['count']:,} {files} ({reason}), for example {example}")
     if report.files_named_twice:
-        lines.append(f"took {report.files_named_twice:,} files once that are named twice")
+        lines.append(
+            f"files that the corpus names twice, labelled once: {report.files_named_twice:,}"
+        )
     if report.storage_retries:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.storage_retries.items())
         waited = duration(report.storage_wait_seconds)
-        lines.append(f"asked the storage again: {kinds}; {waited} of waiting in all")
+        lines.append(f"storage requests that were repeated: {kinds}; they waited {waited} in total")
     if report.faults:
         reason = next(iter(report.faults.values()))
-        lines.append(f"units not done: {report.units_undone:,}, as {reason}")
+        lines.append(f"units not done: {report.units_undone:,}, for example: {reason}")
     if report.files_out_of_reach:
         lines.append(
-            f"files out of reach, left for another run: {report.files_out_of_reach:,}, as "
-            f"{report.files_out_of_reach_examples[0]}"
+            "files that the storage could not look up, left for another run: "
+            f"{report.files_out_of_reach:,}, for example: {report.files_out_of_reach_examples[0]}"
         )
     if report.files_gone:
         lines.append(
-            f"labelled before and absent now, their rows stay: {report.files_gone:,}, as "
-            f"{report.files_gone_example}"
+            "files that were labelled before and do not exist now (the table keeps their rows): "
+            f"{report.files_gone:,}, for example {report.files_gone_example}"
         )
     if report.units_elsewhere:
-        lines.append(f"units that a run beside this one has done: {report.units_elsewhere:,}")
+        lines.append(f"units that another run did at the same time: {report.units_elsewhere:,}")
     if report.images_tried_again:
-        lines.append(f"images tried again: {report.images_tried_again:,}")
+        lines.append(f"images in error that were tried again: {report.images_tried_again:,}")
     if report.files_waiting:
         lines.append(
-            f"files that may still be written, left for another run: {report.files_waiting:,}"
+            f"files that may be incomplete still, left for another run: {report.files_waiting:,}"
         )
     if report.units_left:
-        lines.append(f"units left for another run, the deadline came: {report.units_left:,}")
+        lines.append(f"units left for another run because of the deadline: {report.units_left:,}")
     lines.append(_advice(report))
     lines.append(f"table: {report.table}")
     lines.append(f"report: {report_file}")
@@ -212,7 +205,8 @@ def _advice(report: Report) -> str:
         ExitCode.DONE_WITH_ERRORS: "done; images in error have a row with status=error",
         ExitCode.BUDGET_EXCEEDED: (
             f"{report.images_in_error:,} of {report.images:,} images are in error, more than "
-            "--error_budget allows; what is good was kept. Look at the errors, then run again"
+            "--error_budget allows; the table keeps the finished units. Look at the errors, then "
+            "run the same command again"
         ),
-        ExitCode.TRY_AGAIN: "not finished; run the same command again to go on",
+        ExitCode.TRY_AGAIN: "not finished; run the same command again to continue",
     }[ExitCode(report.exit_code)]

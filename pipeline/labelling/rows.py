@@ -1,10 +1,11 @@
-"""Rows: what an actor gives of each image, before it is committed.
+"""Defines the rows that actors return of images, and splits them into the two tables.
 
-`segmenting.py` makes them, `commit.py` stages them and splits them into the two tables.
+`segmenting.py` makes them, `commit.py` stages and commits them.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -16,12 +17,12 @@ WHOLE_INSTANCES = pa.field(
     "whole_instances",
     pa.list_(pa.struct([("label_id", pa.int32()), ("score", pa.float64()), ("rle", pa.string())])),
 )
-"""The best instances of an image with their whole masks, which overlap; for evaluation alone."""
+"""The best instances of an image with whole, overlapping masks; for evaluation alone."""
 
 RETRIES = pa.list_(
     pa.struct([("kind", pa.string()), ("count", pa.int64()), ("seconds", pa.float64())])
 )
-"""What a process had to ask of the storage again; see `taken_retries`."""
+"""Requests that a process repeated at the storage; see `taken_retries`."""
 
 _OF_THE_IMAGE = ("image_id", "height", "width")
 
@@ -38,18 +39,26 @@ ROWS = pa.schema(
 """The columns of `images`, with the image's segments in a list."""
 
 
+ImageKey: TypeAlias = tuple[str, int]
+"""Unit and position: the same image has the same key in every attempt."""
+
+
+def image_key(row: Mapping[str, Any]) -> ImageKey:
+    return row["unit_id"], row["position"]
+
+
 def taken_retries() -> list[dict[str, Any]]:
-    """What this process had to ask of the storage again since it was last told."""
+    """Returns the storage requests that this process repeated since the last call."""
     return [dataclasses.asdict(each) for each in take_retries()]
 
 
 def image_table(rows: pa.Table) -> pa.Table:
-    """The rows of `images`."""
+    """Returns the rows of `images`."""
     return rows.select(IMAGES.names).cast(IMAGES)
 
 
 def segment_table(rows: pa.Table) -> pa.Table:
-    """The rows of `segments`, in the order of the images, then as they stand in each list."""
+    """Returns the rows of `segments`: by image, then in the order of each image's list."""
     lists = rows["segments"].combine_chunks()
     parents = pa.compute.list_parent_indices(lists)
     flat = pa.compute.list_flatten(lists)

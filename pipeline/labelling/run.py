@@ -1,7 +1,7 @@
-"""A run: from settings to a report, whatever happens in between.
+"""Runs a labelling job from its settings to its report.
 
-What `jobs/` start. The order keeps promises: everything that can be wrong with the settings is
-found before a process starts, the plan is written before work, the report after it.
+`jobs/` and the nightly run call it. Wrong settings are found before a process starts; the plan is
+written before the work, the report after it.
 """
 
 import signal
@@ -10,15 +10,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from maskformer import check_shapes
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import clear_leftovers
-from pipeline.labelling.flow import Work, run_units
+from pipeline.labelling.driver import run_units
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
-from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
+from pipeline.labelling.ray_dataset import LabellingJob
+from pipeline.labelling.report import Report, is_over_budget, report_run, run_summary
 from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.planning.planner import (
     FailedImage,
@@ -29,11 +29,11 @@ from pipeline.planning.planner import (
 )
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, WrongUsage
-from pipeline.storage import File, Storage, StorageFault
-from pipeline.storage.faults import can_never_work
+from pipeline.storage import File, Storage
 from pipeline.storage.retries import take_retries
 from pipeline.table.plans import report_file
 from pipeline.table.store import TableStore
@@ -43,26 +43,26 @@ _FEWEST_IMAGES_TO_JUDGE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFilter:
-    """What of a corpus a run takes on, and until when; without more, all that is new."""
+    """Selects the sources that a run labels; by default all that are new."""
 
     waits: Callable[[File], bool] = lambda file: False
-    """Whether a file is left for another run."""
+    """Returns whether a file is left for another run."""
     failed: Callable[[], Sequence[FailedImage]] = tuple
-    """Images to try again, found anew for each plan."""
+    """Returns the images to try again; called for each plan."""
     deadline: float | None = None
     """Seconds since the epoch: no unit begins that would not be done by then."""
 
 
 Publish = Callable[[TableStore, Report], Sequence[str]]
-"""Writes a report into the table; lines for people, printed after the summary."""
+"""Writes a report into the table. Returns lines to print after the summary."""
 
 
 Watch = Callable[[Plan, RunStats], Callable[[], None]]
-"""Is called when work begins, and what it gives whenever something was done."""
+"""Called when work begins; what it returns is called after each step of the work."""
 
 
 def write_report(table: TableStore, report: Report) -> Sequence[str]:
-    """`report.json` and no more."""
+    """Writes `report.json`."""
     table.storage.write(report_file(table, report.run_id), report.to_json().encode())
     return ()
 
@@ -72,27 +72,13 @@ def new_run_id() -> str:
 
 
 def label_corpus(settings: Settings) -> int:
-    """Labels what the table lacks of the corpus; prints what it does; gives the exit code."""
-    return ended(lambda: label(settings, run_id=new_run_id()))
+    """Labels the images of the corpus that the table lacks. Returns the exit code.
 
-
-def ended(run: Callable[[], int]) -> int:
-    """Runs; what ends a run early becomes one line and an exit code."""
-    try:
-        return run()
-    except WrongUsage as error:
-        return fail(str(error), ExitCode.WRONG_USAGE)
-    except (StorageFault, ConnectionError) as error:
-        if can_never_work(error):
-            return fail(str(error), ExitCode.WRONG_USAGE)
-        return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
-        return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
-
-
-def fail(message: str, code: ExitCode) -> int:
-    print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-    return code
+    Raises:
+        WrongUsage: settings, corpus, table or model are wrong.
+        StorageFault, ConnectionError: storage or cluster failed.
+    """
+    return label(settings, run_id=new_run_id())
 
 
 def label(
@@ -103,27 +89,27 @@ def label(
     publish: Publish = write_report,
     watch: Watch = lambda plan, stats: lambda: None,
 ) -> int:
-    """Labels what is chosen of the corpus; see `ended` for what it raises."""
+    """Labels the selected sources. Returns the exit code; raises as `label_corpus` does."""
     began = time.monotonic()
     label, choice = settings.of(LabelSettings), choice or SourceFilter()
-    work, plan = _prepare(settings, run_id=run_id, choice=choice)
+    job, plan = _prepare(settings, run_id=run_id, choice=choice)
     for line in (*plan.notices, _opening(plan, label)):
         print(line, file=sys.stderr, flush=True)
     if label.dry_run:
-        connect(work.actors.ray_address, dashboard=work.actors.dashboard)
-        print(forecast(plan, work=work))
+        connect(job.actors.ray_address, dashboard=job.actors.dashboard)
+        print(forecast(plan, job=job))
         return ExitCode.DONE
     stats, was_stopped = RunStats(), False
     if plan.units:
-        connect(work.actors.ray_address, dashboard=work.actors.dashboard)
+        connect(job.actors.ray_address, dashboard=job.actors.dashboard)
         show = watch(plan, stats)
-        was_stopped = _work(
-            plan, work=work, stats=stats, show=show, error_budget=label.error_budget
+        was_stopped = _run_plan(
+            plan, job=job, stats=stats, show=show, error_budget=label.error_budget
         )
     stats.add_retries(take_retries())
-    report = make_report(
-        run_id=work.run_id,
-        table=work.table.uri,
+    report = report_run(
+        run_id=job.run_id,
+        table=job.table.uri,
         corpus=label.corpus,
         plan=plan,
         stats=stats,
@@ -131,16 +117,16 @@ def label(
         error_budget=label.error_budget,
         was_stopped=was_stopped,
     )
-    clear_leftovers(work.table)
-    lines = publish(work.table, report)
-    print(summary(report, report_file=report_file(work.table, work.run_id)))
+    clear_leftovers(job.table)
+    lines = publish(job.table, report)
+    print(run_summary(report, report_file=report_file(job.table, job.run_id)))
     for line in lines:
         print(line)
     return report.exit_code
 
 
-def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[Work, Plan]:
-    """All that can be wrong with the settings comes out here, before a process starts."""
+def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[LabellingJob, Plan]:
+    """Finds what is wrong with the settings, and plans, before a process starts."""
     label, segmenting = settings.of(LabelSettings), settings.of(SegmentSettings)
     reading = settings.of(ReadSettings)
     try:
@@ -166,7 +152,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
 
         plan = plan_now()
         if table.spec() is None:
-            # Seconds, for it needs torch: once for a table, which is bound to its model.
+            # Takes seconds, since it imports torch: done once for a table, which keeps its model.
             check_shapes(model.folder)
         if not label.dry_run:
             table.create(spec)
@@ -174,9 +160,10 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
             plan = settle_plan(plan, plan_again=plan_now, table=table, run_id=run_id)
     except ValueError as error:
         raise WrongUsage(str(error)) from error
-    for line in fused_lines(segmenting, model=model):
+    was_given = settings.of(SegmentSettings).label_ids_to_fuse is not None
+    for line in fused_lines(segmenting, model=model, was_given=was_given):
         print(line, file=sys.stderr, flush=True)
-    work = Work(
+    job = LabellingJob(
         table=table,
         spec=spec,
         run_id=run_id,
@@ -187,25 +174,30 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
         model_files=model.files,
         deadline=choice.deadline,
     )
-    return work, plan
+    return job, plan
 
 
-def _work(
-    plan: Plan, *, work: Work, stats: RunStats, show: Callable[[], None], error_budget: float
+def _run_plan(
+    plan: Plan,
+    *,
+    job: LabellingJob,
+    stats: RunStats,
+    show: Callable[[], None],
+    error_budget: float,
 ) -> bool:
-    """Works on the plan; whether it was stopped before its end."""
+    """Labels the units of the plan. Returns whether it was stopped before its end."""
 
     def goes_on() -> bool:
         show()
         early = stats.counts.images < _FEWEST_IMAGES_TO_JUDGE
-        return early or not over_budget(stats.counts, error_budget=error_budget)
+        return early or not is_over_budget(stats.counts, error_budget=error_budget)
 
-    # After Ray has set its own: a scheduler's SIGTERM is to end in a report, as Ctrl-C is.
+    # Set after Ray's own handler: a scheduler's SIGTERM ends in a report, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressDisplay(stats, plan):
         try:
-            units = plan.units_in_turn(work.run_id)
-            return run_units(units, work=work, stats=stats, on_progress=goes_on)
+            units = plan.units_in_turn(job.run_id)
+            return run_units(units, job=job, stats=stats, on_progress=goes_on)
         except KeyboardInterrupt:
             return True
 

@@ -1,4 +1,4 @@
-"""Settings of labelling: what is labelled, where the rows go, and what the rows depend on."""
+"""Defines the settings of labelling: corpus, table and model; task, thresholds and limits."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_thresho
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings:
-    """What to label, with what, and where the rows go."""
+    """The corpus to label, the model, and the table for the rows."""
 
     corpus: str
     """A prefix, tar, Parquet file or manifest (csv, tsv, jsonl or Parquet with a column uri), or a
@@ -38,7 +38,7 @@ class LabelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
-    """What becomes a segment, and how the model runs. The table is bound to all but the batches."""
+    """The task, its thresholds, and how the model runs. A table keeps all but those of batches."""
 
     task: Literal["panoptic", "instance", "semantic"] = "panoptic"
     """panoptic: each pixel in at most one segment, of things and stuff; instance: things, the best
@@ -50,9 +50,11 @@ class SegmentSettings:
     overlap_mask_area_threshold: float | None = None
     """Least share of its own pixels that a segment must win from others, in [0, 1]; 0.8. Not for
     semantic."""
-    label_ids_to_fuse: tuple[int, ...] | None = None
-    """Labels of stuff, whose segments become one per image; what a table was made with, or, for a
-    new one, what model or zoo know to be stuff; [] for none. Panoptic only."""
+    label_ids_to_fuse: tuple[int | str, ...] | None = None
+    """Labels of stuff, by name or id (sky,ground), or stuff, or none. All segments of such a label
+    become one per image, with is_thing=false. `stuff` are all labels that the model or the zoo
+    knows to be stuff: the default of a new table; one that is there goes on as it was made.
+    Panoptic only."""
     resize_rule: Literal["transformers", "detectron2"] = "transformers"
     """transformers: stretch to a multiple of the divisor; detectron2: pad to it, as published."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -85,23 +87,31 @@ class SegmentSettings:
 
     @property
     def resolved(self) -> "ResolvedThresholds":
-        """The thresholds, with defaults in place of None."""
+        """Returns the thresholds, with defaults in place of None."""
         given = {name: getattr(self, name) for name in _DEFAULTS}
         numbers = {k: _DEFAULTS[k] if v is None else v for k, v in given.items()}
-        return ResolvedThresholds(
-            **numbers, label_ids_to_fuse=frozenset(self.label_ids_to_fuse or ())
-        )
+        return ResolvedThresholds(**numbers, label_ids_to_fuse=self.fused_ids)
+
+    @property
+    def fused_ids(self) -> frozenset[int]:
+        """The ids of the labels to fuse, once `labelling/model.py` has put ids for names."""
+        ids = [label for label in self.label_ids_to_fuse or () if isinstance(label, int)]
+        assert len(ids) == len(self.label_ids_to_fuse or ()), "names need the model's labels"
+        return frozenset(ids)
 
     def is_thing(self, label_id: int) -> bool:
-        """Panoptic: all but fused labels; instance: all; semantic: none, a region is no object."""
+        """Returns whether segments of the label are objects.
+
+        Panoptic: all but fused labels; instance: all; semantic: none, as a region is no object.
+        """
         if self.task == "panoptic":
-            return label_id not in (self.label_ids_to_fuse or ())
+            return label_id not in self.fused_ids
         return self.task == "instance"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedThresholds:
-    """What `SegmentSettings` leaves to the defaults, decided."""
+    """The thresholds of `SegmentSettings` with their defaults."""
 
     threshold: float
     mask_threshold: float

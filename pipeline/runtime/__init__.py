@@ -1,1 +1,1 @@
-"""What every program shares: settings, exit codes, the Ray cluster, progress, threads, memory."""
+"""Serves every program: settings, the Ray cluster, progress, statistics, threads, memory."""

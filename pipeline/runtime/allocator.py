@@ -1,4 +1,4 @@
-"""The allocator: how a process that computes on a CPU should use memory."""
+"""Sets how the C library's allocator keeps or returns memory."""
 
 import ctypes
 
@@ -8,17 +8,17 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 def keep_memory() -> None:
     """Lets the C library keep the memory of large tensors for the next ones.
 
-    It would give each back to the system and take it anew page by page, all zeroed: on a CPU that
-    is a twentieth of the time of a forward, and of a training step.
+    By default it returns each to the system and takes new, zeroed pages: on a CPU that costs a
+    twentieth of the time of a forward pass and of a training step.
     """
     _set((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30))
 
 
 def return_memory() -> None:
-    """Has the C library give back the memory of large arrays at once.
+    """Lets the C library return the memory of large arrays at once.
 
-    After some it would keep what each thread has freed for that thread alone: twice what sixteen
-    threads need that make maps of 12 megapixels.
+    By default it keeps freed memory for the thread that freed it: sixteen threads that make maps of
+    12 megapixels would hold twice what they need.
     """
     _set((_MMAP_THRESHOLD, 2**22))
 

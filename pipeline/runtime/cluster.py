@@ -1,6 +1,6 @@
-"""The cluster: how many actors, and what each process may use of its machine.
+"""Connects to a Ray cluster and decides how many actors it runs, and what each may use.
 
-Works the same on a laptop and on a hundred nodes: what is not set is derived from what Ray sees.
+Works the same on a laptop and on a hundred nodes: settings that are None follow from the cluster.
 """
 
 import logging
@@ -26,9 +26,12 @@ _OWN_CLUSTER = {
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
 
+_CODE = {"py_modules": [maskformer, pipeline], "excludes": ["/demo/"]}
+"""Our code for the nodes of a cluster; without `pipeline/demo`, which no worker imports."""
+
 
 def connect(address: str | None = None, *, dashboard: bool = False) -> None:
-    """Joins the cluster at `address` or in RAY_ADDRESS; with neither, starts one on this machine.
+    """Connects to the cluster at `address` or in RAY_ADDRESS, or starts one on this machine.
 
     Args:
         dashboard: whether to print where Ray's dashboard is; a cluster that is started here has one
@@ -62,8 +65,8 @@ def connect(address: str | None = None, *, dashboard: bool = False) -> None:
 
 def _join(address: str, settings: dict[str, Any]) -> Any:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        # Not submitted, so that no working directory brings our code to the other nodes.
-        settings = {**settings, "runtime_env": {"py_modules": [maskformer, pipeline]}}
+        # Not a submitted job, whose working directory would bring our code to the other nodes.
+        settings = {**settings, "runtime_env": _CODE}
     try:
         return ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
@@ -71,14 +74,14 @@ def _join(address: str, settings: dict[str, Any]) -> Any:
 
 
 def is_started_here(address: str | None) -> bool:
-    """Whether `connect` starts a cluster, that is for this run alone and ends with it."""
+    """Returns whether `connect` starts a cluster, which serves this run alone and ends with it."""
     return not (address or os.environ.get("RAY_ADDRESS"))
 
 
 def _let_workers_find_this_code() -> None:
     """Puts the checkout on the path of all processes that Ray starts from this one.
 
-    They would look in the folder where the user stands, and then for a package that is installed.
+    By default they look in the user's current folder, then for an installed package.
     """
     root = str(Path(pipeline.__file__).parents[1])
     others = os.environ.get("PYTHONPATH")
@@ -86,17 +89,17 @@ def _let_workers_find_this_code() -> None:
 
 
 def _log_errors_only() -> None:
-    """Leaves the terminal to our own lines, by Ray's public settings; its logs have the rest."""
+    """Lets Ray print errors only, by its public settings; its log files have the rest."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-# What an actor on a CPU is given room for: a large model, its activations and one image.
+# An actor on a CPU needs memory for a large model, its activations and one image.
 _ACTOR_BYTES = 3 * 2**30
 
-# The actors of a node that went away come to another, and must leave a reader its CPUs there.
+# Actors of a lost node move to another one, and must leave CPUs for a reader there.
 _ACTORS_SHARE = 0.2
 
 _USUAL_SIZE = (480, 640)
@@ -104,7 +107,7 @@ _USUAL_SIZE = (480, 640)
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """What each kind of process asks Ray for."""
+    """The numbers and resources of each kind of process."""
 
     fewest_actors: int
     most_actors: int
@@ -135,7 +138,7 @@ class Machines:
             per_node = _actors_per_node(nodes, settings)
             actor_cpus = settings.actor_cpus or _ACTORS_SHARE * cores / per_node
             possible = per_node * len(nodes)
-            # A core each is faster than sharing them, and nobody waits for another's threads.
+            # Actors with cores of their own are faster than actors that share them.
             threads = max(1, int(cores / per_node))
         wanted = settings.num_actors or max(1, possible)
         return cls(
@@ -145,29 +148,29 @@ class Machines:
             actor_cpus=actor_cpus,
             actor_threads=threads,
             block_images=settings.block_images or (64 if actor_gpus else 16),
-            # Equal requests would let Ray fuse reading into the actor: then a GPU waits for JPEGs.
+            # Ray fuses operators of equal requests: then a GPU would wait for JPEGs.
             reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
             stager_cpus=0.1,
             num_nodes=len(nodes),
         )
 
     def first_actors(self, num_images: int) -> int:
-        """How many start at once: all that get a block each, of about so many images.
+        """Returns how many actors start at once: one for each block of the images.
 
-        One after the other, as Ray Data adds them to a pool, takes its time: each has to load a
-        model before it is seen that another is wanted.
+        Ray Data itself adds actors to a pool one by one, each only after the one before has loaded
+        its model.
         """
         blocks = num_images // self.block_images
         return min(max(self.fewest_actors, blocks), self.most_actors)
 
     def block_bytes(self, processor: MaskFormerImageProcessor) -> int:
-        """Pixels of a block: so many photographs of the usual shape, at the model's size."""
+        """Returns the bytes of a block: `block_images` typical photographs at the model's size."""
         height, width = processor.resized_size(_USUAL_SIZE)
         return self.block_images * height * width * 3
 
 
 def _actors_per_node(nodes: list[dict[str, float]], settings: ActorSettings) -> int:
-    """How many actors without a GPU share the smallest node."""
+    """Returns how many actors without a GPU share the smallest node."""
     cores = min(node["CPU"] for node in nodes)
     if settings.actor_cpus is not None:
         return max(1, int(cores // settings.actor_cpus))

@@ -1,6 +1,6 @@
-"""Progress: what a person sees while a run works; a bar on a terminal, elsewhere lines.
+"""Shows the progress of a run: a bar on a terminal, elsewhere a line now and then.
 
-Reads the stats that `flow.py` keeps, in a thread of its own: a slow batch must not stop the clock.
+Reads the stats that the driver keeps, in a thread of its own, so that slow batches do not stop it.
 """
 
 import sys
@@ -18,11 +18,11 @@ _BAR_EVERY_SECONDS = 0.5
 
 
 class Extent(Protocol):
-    """How much there is to do; a `Plan` is one."""
+    """The amount of work of a run; a `Plan` has it."""
 
     @property
     def num_images(self) -> int | None:
-        """None where only reading can tell."""
+        """None if only reading shows it."""
         ...
 
     @property
@@ -30,7 +30,7 @@ class Extent(Protocol):
 
 
 class ProgressDisplay:
-    """Shows a stats until it is closed; a context manager."""
+    """A context manager that shows a run's stats while it is open."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ProgressDisplay:
             self._bar.stop()
 
     def line(self) -> str:
-        """What has been done, how fast, and what is left."""
+        """Returns a line with images done, rate, errors and time left."""
         counts, rate = self._stats.counts, self._stats.images_per_second
         parts = [f"{counts.images:,} images"]
         if self._plan.num_images is not None:
@@ -97,7 +97,7 @@ class ProgressDisplay:
                 )
 
     def _share(self) -> float:
-        """How much is done, in [0, 1]: by images where their number is known, else by bytes."""
+        """Returns the share that is done, in [0, 1]: of the images, or of bytes if not known."""
         if self._plan.num_images:
             return min(1.0, self._stats.counts.images / self._plan.num_images)
         return min(1.0, self._stats.counts.bytes_read / max(1, self._plan.num_bytes))
@@ -110,7 +110,7 @@ class ProgressDisplay:
 
 
 def duration(seconds: float) -> str:
-    """For people: `45 s`, `12 min`, `3 h 20 min`."""
+    """Formats a duration for people: `45 s`, `12 min`, `3 h 20 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The stats: what a run has done so far; `flow.py` keeps it, progress and report show it."""
+"""Counts what a run has done so far: the driver adds to it, progress and report show it."""
 
 import collections
 import time
@@ -11,13 +11,13 @@ from pipeline.storage.retries import Retries
 
 _EXAMPLES = 5
 
-# A rate over less is a rate of nothing.
+# A shorter time is too short for a rate.
 _SHORTEST_SECONDS = 2.0
 
 
 @dataclass
 class Counts:
-    """Sums over images; of a unit they are taken back when it has to be done again."""
+    """Sums over images; those of a unit are subtracted when it has to be done again."""
 
     images: int = 0
     segments: int = 0
@@ -49,30 +49,30 @@ class Counts:
 
 @dataclass
 class RunStats:
-    """What a run has done so far; grows while it runs."""
+    """The counts and rates of a run; they grow while it runs."""
 
     counts: Counts = field(default_factory=Counts)
-    """Of units that are committed or under way."""
+    """Sums over units that are committed or under way."""
     units: int = 0
     """Units that this run committed."""
     units_elsewhere: int = 0
-    """Units that a run beside this one committed before this one came to them."""
+    """Units that another run committed at the same time."""
     units_left: int = 0
     """Units that the deadline kept from beginning."""
     faults: dict[str, str] = field(default_factory=dict)
-    """Units that are not done, and why."""
+    """Reasons by unit, of units that are not done."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """The first images of each class of error."""
     storage_retries: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Requests that were made again, by the kind of their fault, as far as processes told."""
+    """Repeated storage requests by the kind of their fault, as far as processes reported them."""
     storage_wait_seconds: float = 0.0
-    """For which they waited, all of them together."""
+    """Seconds for which these waited, added up."""
     actors: int = 1
-    """How many work at once: when the first rows come, the others have theirs almost done."""
+    """Number of actors: when the first rows come, the other actors have theirs almost done."""
     gpus: float = 0.0
-    """That the actors hold together."""
+    """GPUs of all actors together."""
     nodes: int = 0
-    """Of the cluster, when work began."""
+    """Nodes of the cluster when work began."""
     _at_work_since: float | None = None
     _begun_at: float | None = None
     _last_rows_at: float = 0.0
@@ -81,19 +81,19 @@ class RunStats:
 
     @property
     def units_over(self) -> int:
-        """Units that this run has nothing more to do for."""
+        """Returns the number of units that need no more work in this run."""
         return self.units + self.units_elsewhere + self.units_left
 
     @property
     def has_begun(self) -> bool:
-        """Whether any rows came."""
+        """Returns whether any rows came."""
         return self._arrivals > 0
 
     @property
     def images_per_second(self) -> float | None:
-        """From the first rows of every actor to the last rows, start-up left out.
+        """Returns the rate from the first rows of every actor to the last rows.
 
-        None where that is too short to tell.
+        None if that time is too short for a rate.
         """
         if self._begun_at is None or self._last_rows_at - self._begun_at < _SHORTEST_SECONDS:
             return None
@@ -101,11 +101,11 @@ class RunStats:
 
     @property
     def seconds_at_work(self) -> float:
-        """Since the machines were taken, 0 where none were."""
+        """Returns the seconds since `take_machines`; 0 before it."""
         return 0.0 if self._at_work_since is None else time.monotonic() - self._at_work_since
 
     def take_machines(self, *, actors: int, gpus: float, nodes: int) -> None:
-        """Says what the run holds from now on, until it ends."""
+        """Notes the machines that the run holds from now on."""
         self.actors, self.gpus, self.nodes = actors, gpus, nodes
         self._at_work_since = time.monotonic()
 
@@ -115,7 +115,7 @@ class RunStats:
             self.storage_wait_seconds += each.seconds
 
     def add(self, counts: Counts, *, errors: Sequence[Mapping[str, Any]]) -> None:
-        """Takes the counts of some images, and those among them that failed."""
+        """Adds the counts of some images, and the errors among them."""
         self.counts.add(counts)
         if counts.images:
             self._arrivals += 1

@@ -1,133 +1,196 @@
 """Settings: from defaults, a YAML file and the command line to the frozen dataclasses of each part.
 
-The only file that knows jsonargparse. A job names the dataclasses it is made of; their fields stand
-side by side in YAML and on the command line, so that no two may share a name.
+The only file that knows jsonargparse, which it imports when it parses. A command names the
+dataclasses it is made of; their fields stand side by side in YAML and on the command line, so that
+no two may share a name.
 """
 
+import contextlib
 import dataclasses
 import re
 import sys
-import typing
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-import jsonargparse
-import yaml
+from pipeline.runtime.options import Option, did_you_mean, option_name, options_of
 
 T = TypeVar("T")
 
-# Help is what the docstrings below the fields say.
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+CONFIG = "config"
+"""The option that names a YAML file with any of the settings."""
 
 
 class WrongUsage(Exception):
-    """What was asked for cannot be done as it stands; the message is one line for the user."""
+    """Ends a command that cannot do what was asked for; the message is one line for the user."""
+
+
+@contextlib.contextmanager
+def as_wrong_usage() -> Iterator[None]:
+    """Raises WrongUsage, in one line, in place of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise WrongUsage(" ".join(str(error).split())) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The parts of a job's settings, resolved."""
+    """Holds the parts of a command's settings, resolved."""
 
     parts: tuple[Any, ...]
 
     def of(self, kind: type[T]) -> T:
-        """The part of that class."""
+        """Returns the part of that class."""
         return next(part for part in self.parts if type(part) is kind)
 
     def to_yaml(self) -> str:
-        """All fields but secrets, as a file for `--config` that would say the same again."""
+        """Writes all fields but secrets, as a file for `--config` that says the same again."""
         values = {
-            field.name: _plain(getattr(part, field.name))
+            field.name: getattr(part, field.name)
             for part in self.parts
             for field in dataclasses.fields(part)
             if field.repr
         }
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return _yaml(values)
 
 
 def parse(
     kinds: Sequence[type],
     *,
     arguments: Sequence[str] | None = None,
-    description: str,
-    positional: str | None = None,
+    positional: Sequence[str] = (),
+    preset: Mapping[str, Any] | None = None,
+    other_names: Sequence[str] = (),
 ) -> Settings:
-    """The settings that the command line and its `--config` ask for; the command line wins.
+    """Reads the settings that the command line and its `--config` ask for; the command line wins.
 
-    Lists may be written with commas: `--image_members png,jpg`; a yes needs no word: `--dry_run`.
+    Names may be written with hyphens or underscores. Lists may be written with commas,
+    `--image_members png,jpg`; a yes needs no word: `--dry_run`.
 
     Args:
-        positional: the setting that a word without a name is, as the table that is verified.
+        positional: the settings that words without a name are, in order.
+        preset: values in place of the defaults.
+        other_names: options that the caller takes itself, to be suggested where a name is unknown.
 
     Raises:
         WrongUsage: a name is unknown, a value has the wrong type or a part refuses it.
     """
-    parser = _Parser(
-        description=description, exit_on_error=False, default_env=False, allow_abbrev=False
+    values = _parsed(
+        kinds, arguments, positional=positional, preset=preset or {}, other_names=other_names
     )
-    parser.add_argument("--config", action="config", help="YAML with any of the settings below")
+    try:
+        return Settings(parts=tuple(kind(**_fields(kind, values)) for kind in kinds))
+    except (ValueError, TypeError) as error:
+        raise WrongUsage(" ".join(str(error).split())) from error
+
+
+def resolved_yaml(
+    kinds: Sequence[type],
+    *,
+    arguments: Sequence[str] | None = None,
+    preset: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes the settings that `parse` would read, as a file for `--config` to start from.
+
+    Settings without a default that were not given are comments.
+    """
+    needed = [option.name for option in options_of(kinds) if option.is_required]
+    placeholders = dict.fromkeys(needed, "")
+    values = _parsed(kinds, arguments, positional=(), preset={**placeholders, **(preset or {})})
+    blocks = []
+    for kind in kinds:
+        options = [option for option in options_of([kind]) if not option.is_secret]
+        lines = [
+            f"# {option.name}: {option.takes}\n"
+            if option.is_required and values[option.name] == ""
+            else _yaml_line(option.name, _plain(values[option.name]))
+            for option in options
+        ]
+        blocks.append("".join([f"# {options[0].group}\n", *lines]))
+    return "\n".join(blocks)
+
+
+def _parsed(
+    kinds: Sequence[type],
+    arguments: Sequence[str] | None,
+    *,
+    positional: Sequence[str],
+    preset: Mapping[str, Any],
+    other_names: Sequence[str] = (),
+) -> Mapping[str, Any]:
+    import jsonargparse
+
+    options = {option.name: option for option in options_of(kinds)}
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    known = [*options, CONFIG, *other_names]
+    words = _spelled_out(words, options=options, positional=positional, known=known)
+    parser = jsonargparse.ArgumentParser(
+        exit_on_error=False, default_env=False, allow_abbrev=False, add_help=False
+    )
+    if CONFIG not in options:
+        parser.add_argument(f"--{CONFIG}", action="config")
     for kind in kinds:
         parser.add_class_arguments(kind, as_group=True, instantiate=False)
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    _refuse_secrets(words, kinds=kinds)
+    parser.set_defaults({name: _plain(value) for name, value in preset.items()})
     try:
-        values = parser.parse_args(_spelled_out(words, kinds=kinds, positional=positional))
-        parts = tuple(kind(**_fields(kind, values)) for kind in kinds)
+        return vars(parser.parse_args(words))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise WrongUsage(_one_line(error)) from error
-    return Settings(parts=parts)
-
-
-class _Parser(jsonargparse.ArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise WrongUsage(_one_line(message)) from ex
-
-
-def _refuse_secrets(words: Sequence[str], *, kinds: Sequence[type]) -> None:
-    """What `to_yaml` does not write must not stand in the process list either."""
-    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
-    for field in fields:
-        option = f"--{field.name}"
-        if not field.repr and any(word.partition("=")[0] == option for word in words):
-            raise WrongUsage(
-                f"{option} is a secret, and the process list shows every word of a command; "
-                "set it by the environment or in the file of --config"
-            )
+        raise WrongUsage(_one_line(error, options=options)) from error
 
 
 def _spelled_out(
-    words: Sequence[str], *, kinds: Sequence[type], positional: str | None
+    words: Sequence[str],
+    *,
+    options: Mapping[str, Option],
+    positional: Sequence[str],
+    known: Sequence[str],
 ) -> list[str]:
-    """The words as jsonargparse wants them: `--config` first, lists in brackets, no bare yes."""
-    hints = {name: hint for kind in kinds for name, hint in typing.get_type_hints(kind).items()}
+    """Spells words as jsonargparse wants them: `--config` first, lists in brackets, no bare yes.
+
+    Raises:
+        WrongUsage: there is no such option, it needs a value, or it is a secret.
+    """
     configs: list[str] = []
     others: list[str] = []
-    rest = list(words)
+    rest, names = list(words), list(positional)
     while rest:
-        option, equals, value = rest.pop(0).partition("=")
-        hint = hints.get(option.removeprefix("--")) if option.startswith("--") else None
-        if positional and not option.startswith("-"):
-            option, equals, value = f"--{positional}", "=", f"{option}{equals}{value}"
-        takes_next = bool(rest) and not equals and not rest[0].startswith("--")
-        if hint in (bool, bool | None) and positional:
-            takes_next = takes_next and rest[0] in ("true", "false")
-        if hint in (bool, bool | None) and not equals and not takes_next:
-            equals, value = "=", "true"
-        elif takes_next and (option == "--config" or hint is not None):
-            equals, value = "=", rest.pop(0)
-        if _is_list(hint) and equals and value != "null" and not value.startswith("["):
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            if not names:
+                raise WrongUsage(f"there is no setting {word}; see --help")
+            word = f"--{names.pop(0)}={word}"
+        head, equals, value = word.partition("=")
+        name, dot, key = option_name(head).partition(".")
+        option = options.get(name)
+        _check_name(head, name=name, option=option, known=known)
+        has_yes = bool(rest) and rest[0] in ("true", "false", "null")
+        if not equals and option is not None and option.is_bool and not has_yes:
+            value = "true"
+        elif not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else None
+        if value is None:
+            needed = option.must_be if option is not None else "a file"
+            raise WrongUsage(f"{head} needs a value: {needed}; see --help")
+        if option is not None and option.is_list and value != "null" and value[:1] != "[":
             value = f"[{value}]"
-        (configs if option == "--config" else others).append(f"{option}{equals}{value}")
+        (configs if name == CONFIG else others).append(f"--{name}{dot}{key}={value}")
     return configs + others
 
 
-def _is_list(hint: Any) -> bool:
-    return tuple in (typing.get_origin(hint), *map(typing.get_origin, typing.get_args(hint)))
+def _check_name(head: str, *, name: str, option: Option | None, known: Sequence[str]) -> None:
+    if option is None and name != CONFIG:
+        near = did_you_mean(name, known, prefix="--")
+        raise WrongUsage(f"there is no setting {head}{near or '; see --help'}")
+    if option is not None and option.is_secret:
+        # What `to_yaml` does not write must not stand in the process list either.
+        raise WrongUsage(
+            f"--{name} is a secret, and the process list shows every word of a command; "
+            "set it by the environment or in the file of --config"
+        )
 
 
-def _fields(kind: type, values: jsonargparse.Namespace) -> dict[str, Any]:
-    named = vars(values)
-    return {f.name: _frozen(named[f.name]) for f in dataclasses.fields(kind) if f.name in named}
+def _fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: _frozen(values[f.name]) for f in dataclasses.fields(kind) if f.name in values}
 
 
 def _frozen(value: Any) -> Any:
@@ -138,20 +201,31 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _one_line(message: object) -> str:
-    """What jsonargparse says, for people."""
-    text = " ".join(str(message).split())
-    if unknown := re.search(
-        r"^(?:unrecognized arguments: |Option )(.*?)(?: is not accepted)?$", text
-    ):
-        return f"there is no setting {unknown[1]}; see --help"
-    wrong_type = re.search(
-        r'key "(\w+)": .*(?:type|types|Subtypes:) (.*?) Errors: .* value: (.*)', text
-    ) or re.search(r'key "(\w+)": Expected an? (.*?)\. Got value: (.*)', text)
-    if not wrong_type:
-        return text
-    name, types, value = wrong_type.groups()
-    types = re.sub(r"<class '(\w+)'>", r"\1", types).replace("typing.", "")
-    types = types.strip("[]").replace("Literal[", "").replace("NoneType", "null")
-    types = re.sub(r", (?!\.\.\.)", " or ", types)
-    return f"{name} must be {types}, got {value!r}; see --help"
+def _yaml(values: Mapping[str, Any]) -> str:
+    import yaml
+
+    plain = {name: _plain(value) for name, value in values.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _yaml_line(name: str, value: Any) -> str:
+    """Writes one setting; a list in brackets."""
+    import yaml
+
+    style = None if isinstance(value, list | dict) else False
+    return yaml.safe_dump({name: value}, default_flow_style=style, allow_unicode=True, width=100)
+
+
+def _one_line(error: Exception, *, options: Mapping[str, Option]) -> str:
+    """Says what jsonargparse found, for people."""
+    text = " ".join(str(error).split())
+    if missing := re.search(r"the following arguments are required: (.*)", text):
+        names = ", ".join(f"--{name.strip()}" for name in missing[1].split(","))
+        return f"{names} must be given; see --help"
+    if unknown := re.search(r"Option (.*?) is not accepted", text):
+        near = did_you_mean(unknown[1], list(options))
+        return f"there is no setting {unknown[1]}{near or '; see --help'}"
+    wrong = re.search(r'key "(\w+)": .*(?:value: |Got value: )(.*)', text)
+    if wrong and wrong[1] in options:
+        return f"{wrong[1]} must be {options[wrong[1]].must_be}, got {wrong[2]!r}; see --help"
+    return text.replace(f'Parser key "{CONFIG}": ', f"--{CONFIG}: ")

@@ -1,7 +1,7 @@
-"""Counts, by reason, what a corpus holds that could be an image and is none of its rows.
+"""Counts, by reason, files that could be images and get no row.
 
-`corpus.py` counts what a listing shows, `reading.py` what archives hold; `labelling/report.py`
-shows both together.
+`corpora/corpus.py` counts listed files, `corpora/reading.py` members of archives;
+`labelling/report.py` shows both together.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""Work in threads, for what waits for storage."""
+"""Runs storage requests in threads, and shares a budget among them."""
 
 import contextlib
 import threading
@@ -19,16 +19,16 @@ def map_ahead(
     num_threads: int,
     ahead: int | None = None,
 ) -> Iterator[Result]:
-    """`map` in threads, in order, that runs only a little ahead of its reader.
+    """Maps in threads, in order, and runs only a little ahead of its reader.
 
-    Whoever stops reading leaves what has begun to its threads; what has not is never run. Nobody
-    waits for the threads then: a generator in a cycle is closed by the garbage collector, at any
-    place in any thread. In one that is just starting, that may be inside the lock that the end of
-    every other thread takes (`_set_tstate_lock` and `_stop` in Python 3.11's `threading`), and
-    whoever waits for another there waits for ever, and every thread started later with it.
+    If the reader stops, calls under way go on in their threads and later ones are never made. The
+    generator does not wait for its threads then: the garbage collector may close it, in any thread.
+    In a thread that is just starting, this may happen inside a lock that ending threads take
+    (`_set_tstate_lock` and `_stop` in Python 3.11's `threading`), and waiting there would block all
+    threads for ever.
 
     Args:
-        ahead: how many items are under way or wait to be taken, at most; `num_threads` unless told.
+        ahead: most items under way or waiting for the reader; None for `num_threads`.
     """
     pool = ThreadPoolExecutor(num_threads)
     left = iter(items)
@@ -47,7 +47,7 @@ def map_ahead(
 
 
 class Budget:
-    """An amount that threads share, as of memory: who needs a part waits until it is free."""
+    """An amount that threads share, such as bytes of memory; threads wait until a part is free."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -56,7 +56,7 @@ class Budget:
 
     @contextlib.contextmanager
     def part(self, amount: int) -> Iterator[None]:
-        """Holds a part. One that is larger than the whole waits for all of it."""
+        """Holds a part. A part larger than the total waits for the total."""
         amount = min(amount, self._total)
         with self._change:
             self._change.wait_for(lambda: self._taken + amount <= self._total)

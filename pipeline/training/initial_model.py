@@ -165,7 +165,7 @@ def _architecture(given: str | dict[str, Any] | None) -> MaskFormerConfig:
     if isinstance(given, str):
         if not Path(given).is_file():
             raise ValueError(
-                f"--architecture must be a name of the zoo (python -m maskformer.zoo), a "
+                f"--architecture must be a name of the zoo (maskformer zoo), a "
                 f"config.json or its fields, got {given!r}"
             )
         return MaskFormerConfig.from_json_file(given)

@@ -1,13 +1,17 @@
-"""Recipes: how images are changed by chance before the network learns from them, as settings.
+"""Recipes: the settings with which published models were trained, and those of augmentation.
 
-`augmentation.py` does it. `published_augmentation` gives the settings of the published models.
+`augmentation.py` changes images as `Augmentation` says. The numbers of a recipe are the zoo's.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
 
 from maskformer import MODELS
 
 _DETR_SHORT_EDGES = (400, 500, 600)
+_PREFIX = "maskformer-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +97,89 @@ class Augmentation:
             _exclude("pad_to_crop", self.pad_to, "pad_to")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecipeSettings:
+    """Settings of a published model"""
+
+    recipe: str | None = None
+    """Train as a model of the zoo was trained, as resnet50-ade20k; --config and other options come
+    before it. `maskformer zoo` lists the names."""
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the published recipes."""
+    return [name.removeprefix(_PREFIX) for name in MODELS]
+
+
+def recipe_settings(name: str) -> dict[str, Any]:
+    """Returns the settings that differ from the defaults, by name, for the published recipe.
+
+    Raises:
+        ValueError: nobody published such a model.
+    """
+    entry = _entry(name)
+    recipe, is_semantic = entry.recipe, entry.task == "semantic"
+    values: dict[str, Any] = {
+        "model": _pretrained(entry.backbone.imagenet),
+        "architecture": entry.name,
+        "task": entry.task,
+        # As published: 8 GPUs, or one image for each of 64.
+        "num_workers": 64 if recipe.batch_size == 64 else 8,
+        "num_steps": recipe.num_steps,
+        "batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "backbone_rate": recipe.backbone_rate,
+        "schedule": recipe.schedule,
+        "checkpoint_every": 5000,
+        **{
+            field: value
+            for field, value in dataclasses.asdict(published_augmentation(name)).items()
+            if value != getattr(Augmentation(), field)
+        },
+    }
+    if is_semantic:
+        values["ignore_index"] = entry.dataset.ignore_index
+    if is_semantic and entry.dataset.zero_is_ignored:
+        values["reduce_labels"] = True
+    if recipe.steps:
+        values["decay_steps"] = recipe.steps
+    if recipe.warmup_steps:
+        values |= {"warmup_steps": recipe.warmup_steps, "warmup_share": recipe.warmup_share}
+    if entry.thresholds is not None:
+        values["threshold"] = entry.thresholds.threshold
+    return values
+
+
+def recipe_comment(name: str) -> str:
+    """Returns lines of comment: what a recipe is for, its command, hardware and published score."""
+    entry = _entry(name)
+    short, recipe, published = entry.name.removeprefix(_PREFIX), entry.recipe, entry.published
+    workers = recipe_settings(name)["num_workers"]
+    images = f"{recipe.batch_size // workers} image{'s' if recipe.batch_size > workers else ''}"
+    weights = entry.backbone.imagenet
+    source = f" (weights from {weights})" if "://" in weights else ""
+    score = f"{published.pq} PQ" if published.pq is not None else f"{published.miou} mIoU"
+    if published.miou_augmented is not None:
+        score += f", {published.miou_augmented} with several scales and mirrored"
+    lines = [
+        f"{entry.task.capitalize()} segmentation of {entry.dataset.title}, "
+        f"{len(entry.dataset.labels)} labels, with {entry.backbone.title}: the published recipe.",
+        f"maskformer train --recipe {short} --dataset URI --validation URI --output FOLDER{source}",
+        f"{workers} GPUs of 32 GB, {images} each, as published; with fewer, raise micro_batches. "
+        "Hours were not published, nor measured here.",
+        f"Expect {score} on the validation set, as published (not trained here).",
+    ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
 def published_augmentation(name: str) -> Augmentation:
-    """That of a published model, by its name in the zoo."""
-    if name not in MODELS:
-        raise ValueError(f"there is no published model {name}; see python -m maskformer.zoo")
-    recipe = MODELS[name].recipe
+    """Returns the augmentation of a published model, by its name in the zoo.
+
+    Raises:
+        ValueError: nobody published such a model.
+    """
+    recipe = _entry(name).recipe
     return Augmentation(
         short_edges=recipe.short_edges,
         max_edge=recipe.max_edge,
@@ -106,6 +188,21 @@ def published_augmentation(name: str) -> Augmentation:
         colour_jitter=recipe.colour_jitter,
         pad_to_crop=recipe.pad_to_crop,
     )
+
+
+def _entry(name: str) -> Any:
+    """Returns the entry of the zoo; its name may be given without maskformer- before it."""
+    entry = MODELS.get(name) or MODELS.get(f"{_PREFIX}{name}")
+    if entry is None:
+        near = get_close_matches(name.removeprefix(_PREFIX), recipe_names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; see maskformer zoo"
+        raise ValueError(f"there is no published model {name}{hint}")
+    return entry
+
+
+def _pretrained(imagenet: str) -> str:
+    """Returns what --model takes: a name on the hub, or the file of a URL, once downloaded."""
+    return imagenet.rsplit("/", 1)[-1] if "://" in imagenet else f"timm/{imagenet}"
 
 
 def _need(name: str, other: object, other_name: str) -> None:

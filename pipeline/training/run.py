@@ -7,7 +7,6 @@ first step; a run that was stopped goes on from its last checkpoint with the sam
 import dataclasses
 import os
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,11 +24,10 @@ from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.judging import SCORES
 from pipeline.evaluation.matching import unmatched_lines
-from pipeline.labelling.report import ExitCode
 from pipeline.runtime.cluster import connect, is_started_here
-from pipeline.runtime.settings import Settings, WrongUsage
-from pipeline.storage import SourceChanged, Storage, StorageFault, join
-from pipeline.storage.faults import can_never_work
+from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.storage import Storage, join
 from pipeline.training.announcer import Announcer
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.checkpoint import Checkpoints, best_of
@@ -39,7 +37,7 @@ from pipeline.training.model_check import check_model
 from pipeline.training.optimisation import check_device
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.scheduling import TrainingStopped, run_workers
+from pipeline.training.scheduling import run_workers
 from pipeline.training.settings import (
     PARTS,
     FinetuneSettings,
@@ -72,22 +70,14 @@ _ALONE = {
 
 
 def finetune(settings: Settings, *, announcer: Announcer) -> int:
-    """Trains what is left to train, delivers the model, and gives the exit code."""
+    """Trains what is left to train, delivers the model, and gives the exit code.
 
-    def fail(message: str, code: ExitCode) -> int:
-        announcer.say(f"{Path(sys.argv[0]).stem}: {message}")
-        return code
-
-    try:
+    Raises:
+        WrongUsage: settings, data or model are no good.
+        StorageFault, SourceChanged, ConnectionError: storage or cluster failed.
+    """
+    with as_wrong_usage():
         return _finetune(settings, announcer=announcer)
-    except (WrongUsage, ValueError, TrainingStopped) as error:
-        return fail(" ".join(str(error).split()), ExitCode.WRONG_USAGE)
-    except (StorageFault, SourceChanged, ConnectionError) as error:
-        if can_never_work(error):
-            return fail(str(error), ExitCode.WRONG_USAGE)
-        return fail(f"{error}; run the same command again", ExitCode.TRY_AGAIN)
-    except KeyboardInterrupt:
-        return fail("stopped; run the same command again to go on", ExitCode.TRY_AGAIN)
 
 
 def _finetune(settings: Settings, *, announcer: Announcer) -> int:

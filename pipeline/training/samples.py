@@ -22,7 +22,8 @@ from pipeline.training.augmentation import Grid, View, augment
 from pipeline.training.batches import Sample
 from pipeline.training.recipes import Augmentation
 from pipeline.training.sampler import SampleIndex, sample_random
-from pipeline.training.targets import TargetMap, TargetRule, TargetSettings, target_rule
+from pipeline.training.settings import TargetSettings
+from pipeline.training.targets import TargetMap, TargetRule, target_rule
 
 
 @dataclass(frozen=True, kw_only=True)

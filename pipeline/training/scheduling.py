@@ -29,7 +29,7 @@ _LOOK_EVERY_SECONDS = 0.5
 _SHOWN = 400
 
 
-class TrainingStopped(Exception):
+class TrainingStopped(WrongUsage):
     """Training cannot go on as it is set; the message says why."""
 
 

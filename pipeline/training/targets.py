@@ -14,7 +14,7 @@ from maskformer import Runs, rle_runs
 from pipeline.datasets.dataset import TASKS, LabelledImages
 from pipeline.datasets.id_maps import looked_up
 from pipeline.datasets.target import Target, TrueSegment, objects_target
-from pipeline.evaluation.matching import UNMATCHED, match_labels
+from pipeline.evaluation.matching import UNMATCHED, match_to_data_labels
 from pipeline.training.settings import Task
 
 _TASK_OF = {"labels": "semantic", "segments": "panoptic", "instances": "instance"}
@@ -110,7 +110,7 @@ def target_rule(
         )
     names = dataset.labels.names if model_labels is None else tuple(model_labels)
     label_ids = [-1] * len(dataset.labels.names)
-    for model_id, data_id in enumerate(match_labels(names, dataset.labels, task=chosen)):
+    for model_id, data_id in enumerate(match_to_data_labels(names, dataset.labels, task=chosen)):
         if data_id != UNMATCHED and (chosen != "instance" or data_id in things):
             label_ids[data_id] = model_id
     return TargetRule(task=chosen, label_ids=tuple(label_ids))

@@ -18,12 +18,11 @@ from PIL import Image
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 from pipeline.datasets.dataset import LabelledImages
-from pipeline.evaluation.flow import EvaluationSums, take
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import SCORES, Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
-from pipeline.evaluation.matching import match_labels, stuff_to_fuse
-from pipeline.evaluation.scoring import Scorer, badness, merge
+from pipeline.evaluation.matching import match_to_data_labels, stuff_to_fuse
+from pipeline.evaluation.scoring import EvaluationSums, Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
@@ -59,14 +58,14 @@ class Validation:
         scorer = Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_drawn)
         loader = ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES)
         segmenter = Segmenter(
-            model_files=lambda: _files(model, processor=processor),
+            _files(model, processor=processor),
             settings=self.segmenting,
             num_whole_instances=NUM_WHOLE_INSTANCES if self.judge.task == "instance" else None,
         )
         share = range(rank, len(self.dataset), world_size)
         for block in loader(pa.table({"index": list(share)}, schema=INDICES)):
             [receipt] = scorer(segmenter(block)).to_pylist()
-            take(receipt, sums=mine, num_worst=self.num_drawn)
+            mine.add(receipt, num_worst=self.num_drawn)
         metric, worst = self.judge.metric(), []
         for other in _of_all(mine, world_size=world_size):
             merge(metric, other.metric)
@@ -117,7 +116,7 @@ def validation_of(
     judge = Judge(
         task=task,
         labels=dataset.labels,
-        data_label_of=match_labels(labels, dataset.labels, task=task),
+        data_label_of=match_to_data_labels(labels, dataset.labels, task=task),
     )
     stuff = stuff_to_fuse(judge.data_label_of, things=dataset.labels.things)
     return Validation(

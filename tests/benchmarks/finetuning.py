@@ -268,7 +268,7 @@ def hand_written(words: Sequence[str]) -> Steps:
 
     keep_memory()  # as the job's workers do, so that it is no part of the ratio
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    settings = parse(PARTS, arguments=words, description="")
+    settings = parse(PARTS, arguments=words)
     recipe = settings.of(OptimisationSettings)
     batches, labels = _batches(settings, recipe=recipe)
     model = build_model(read_start(settings.of(StartSettings), labels=labels), seed=0).train()
@@ -323,7 +323,7 @@ def _batches(settings: Any, *, recipe: Any) -> tuple[Any, tuple[str, ...]]:
     from pipeline.training.recipes import Augmentation
     from pipeline.training.sampler import SampleIndex, step_indices
     from pipeline.training.samples import TrainingData
-    from pipeline.training.targets import TargetSettings
+    from pipeline.training.settings import TargetSettings
 
     dataset = open_labelled(settings.of(DatasetSettings))
     labels = dataset.labels.names

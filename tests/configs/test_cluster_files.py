@@ -226,7 +226,7 @@ def test_the_submitter_reaches_the_head_with_the_clusters_token():
     assert token == {"name": cluster, "key": "auth_token"}
     words = cron_command()
     assert words[:2] == ["exec", "jobs/submit.py"]
-    settings = parse([SubmitSettings], arguments=words[2 : words.index("--")], description="")
+    settings = parse([SubmitSettings], arguments=words[2 : words.index("--")])
     assert settings.of(SubmitSettings).submission_id == "label-nightly-2026-01-20"
 
 
@@ -267,7 +267,7 @@ def test_the_actors_have_a_gpu_each():
 )
 def test_the_command_is_understood_as_it_stands(name):
     """All its settings are known and of their types; the files' placeholders are places."""
-    settings = parse(PARTS, arguments=commands()[name][1:], description="")
+    settings = parse(PARTS, arguments=commands()[name][1:])
     assert len(settings.parts) == len(PARTS)
 
 

@@ -62,10 +62,10 @@ def id_map(row: dict[str, Any]) -> np.ndarray:
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_those_of_the_cpu(model_files, monkeypatch, task, rule):
     settings = SegmentSettings(task=task, resize_rule=rule, **TASKS[task])
-    gpu = Segmenter(model_files=lambda: model_files, settings=settings)
+    gpu = Segmenter(model_files, settings=settings)
     assert gpu._device.type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cpu = Segmenter(model_files=lambda: model_files, settings=settings)
+    cpu = Segmenter(model_files, settings=settings)
     found, expected = gpu(block(rule)).to_pylist(), cpu(block(rule)).to_pylist()
     assert sum(row["num_segments"] for row in expected) >= len(SIZES)
     for ours, theirs in zip(found, expected, strict=True):
@@ -80,7 +80,7 @@ def test_rows_are_those_of_the_cpu(model_files, monkeypatch, task, rule):
 def test_too_little_memory_ends_no_run(model_files, policy):
     """Memory is really too little, for a batch, then for an image; and afterwards it is enough."""
     settings = SegmentSettings(out_of_memory=policy, **TASKS["panoptic"])
-    segmenter = Segmenter(model_files=lambda: model_files, settings=settings)
+    segmenter = Segmenter(model_files, settings=settings)
     rows = block("transformers")
     expected = segmenter(rows).to_pylist()
     torch.cuda.empty_cache()
@@ -106,8 +106,8 @@ def test_too_little_memory_ends_no_run(model_files, policy):
 
 def test_an_actor_with_a_part_of_a_gpu_keeps_to_its_share(model_files, monkeypatch):
     settings = SegmentSettings(**TASKS["panoptic"])
-    whole = Segmenter(model_files=lambda: model_files, settings=settings)
-    part = Segmenter(model_files=lambda: model_files, settings=settings, gpu_share=1e-6)
+    whole = Segmenter(model_files, settings=settings)
+    part = Segmenter(model_files, settings=settings, gpu_share=1e-6)
     batches = []
     masks = part._masks
     monkeypatch.setattr(part, "_masks", lambda batch: batches.append(len(batch)) or masks(batch))

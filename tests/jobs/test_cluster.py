@@ -18,7 +18,8 @@ from job_runs import ROOT, Job, Jobs, Moment, clean_environment, running, wait_u
 from ports import free_ports, instead_of_fixed_ports
 from table_rows import Run, assert_same, rows_of
 
-from pipeline.runtime.cluster import ActorSettings, Machines
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -85,14 +86,12 @@ def test_submitted_jobs_leave_their_tables_and_their_exit_codes_reach_the_submit
     assert "treshold" in refused.stdout
 
 
-def test_what_is_uploaded_is_the_code_and_the_sample_model_and_no_more(head: Head) -> None:
-    [package] = [
-        path for path in head.ray_folder.rglob("working_dir_files/_ray_pkg_*") if path.is_dir()
-    ]
+def test_the_upload_of_a_submitted_job_is_the_code_without_the_demo(head: Head) -> None:
+    [package] = _packages(head.ray_folder, kind="working_dir_files")
     names = {path.name for path in package.iterdir()}
     assert {"jobs", "maskformer", "pipeline"} <= names
     assert names.isdisjoint({".git", ".venv", "demo", "tests"})
-    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 13_000_000
+    _assert_small_and_without_demo([package])
 
 
 def test_a_node_that_goes_away_in_mid_run_costs_no_row(
@@ -103,15 +102,20 @@ def test_a_node_that_goes_away_in_mid_run_costs_no_row(
     # And the first does not do it all before the second has begun.
     patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
     (tmp_path / "add").touch()
-    with _nodes(jobs, tmp_path, moments=[moment, patience]) as address:
+    with _nodes(jobs, tmp_path, moments=[moment, patience]) as cluster:
         wait_until((tmp_path / "added").exists, what="the second node")
-        job = _join(jobs, address, corpus=plain, table=tmp_path / "table", options=usual)
+        job = _join(jobs, cluster.address, corpus=plain, table=tmp_path / "table", options=usual)
         wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
         assert moment.came, job.end()
         (tmp_path / "remove").touch()
         wait_until((tmp_path / "removed").exists, what="the removal")
         assert job.process.poll() is None
         ended = job.end().expect(0)
+        # Nobody submitted it, so that it brought its own code to the nodes.
+        packages = _packages(cluster.ray_folder, kind="py_modules_files")
+        names = {path.name for package in packages for path in package.iterdir()}
+        assert names == {"maskformer", "pipeline"}
+        _assert_small_and_without_demo(packages)
 
     assert ended.report["images"] == 12
     assert_same(rows_of(tmp_path / "table"), unbroken.rows)
@@ -125,9 +129,9 @@ def test_a_node_that_comes_in_mid_run_takes_its_share_and_may_go_again(
     # The first node is at its first image until the second has begun, which goes in its work.
     moment = Moment(at="before segment", name="*", do="wait", node="second")
     patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
-    with _nodes(jobs, tmp_path, moments=[moment, patience]) as address:
+    with _nodes(jobs, tmp_path, moments=[moment, patience]) as cluster:
         options = {**usual, "actor_cpus": 1.2}
-        job = _join(jobs, address, corpus=plain, table=tmp_path / "table", options=options)
+        job = _join(jobs, cluster.address, corpus=plain, table=tmp_path / "table", options=options)
         wait_until(lambda: any(tmp_path.glob("table/_runs/*/plan.parquet")), what="the plan")
         assert not moment.came
         (tmp_path / "add").touch()
@@ -203,9 +207,17 @@ def test_actors_on_gpus_leave_room_for_readers(
     assert machines.most_actors * machines.actor_cpus + others <= cpus
 
 
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """A running cluster of `nodes.py`."""
+
+    address: str
+    ray_folder: Path
+
+
 @contextlib.contextmanager
-def _nodes(jobs: Jobs, folder: Path, *, moments: Sequence[Moment]) -> Iterator[str]:
-    """The address of a cluster of `nodes.py`."""
+def _nodes(jobs: Jobs, folder: Path, *, moments: Sequence[Moment]) -> Iterator[Nodes]:
+    """Runs a cluster of `nodes.py`."""
     cluster = jobs.start_command(
         [sys.executable, str(Path(__file__).with_name("nodes.py")), str(folder)],
         moments=moments,
@@ -213,7 +225,20 @@ def _nodes(jobs: Jobs, folder: Path, *, moments: Sequence[Moment]) -> Iterator[s
     )
     with running(cluster):
         wait_until((folder / "address").exists, what="the cluster")
-        yield (folder / "address").read_text()
+        yield Nodes(address=(folder / "address").read_text(), ray_folder=cluster.ray_folder)
+
+
+def _packages(ray_folder: Path, *, kind: str) -> list[Path]:
+    """Returns the unpacked uploads of a cluster, each once, whichever nodes have them."""
+    found = {path.name: path for path in ray_folder.rglob(f"{kind}/_ray_pkg_*") if path.is_dir()}
+    return list(found.values())
+
+
+def _assert_small_and_without_demo(packages: Sequence[Path]) -> None:
+    files = [path for package in packages for path in package.rglob("*") if path.is_file()]
+    assert any("pipeline/labelling" in str(path) for path in files)
+    assert not [path for path in files if "pipeline/demo" in str(path)]
+    assert sum(path.stat().st_size for path in files) < 3_000_000
 
 
 def _join(jobs: Jobs, address: str, *, corpus: Path, table: Path, options: dict[str, Any]) -> Job:

@@ -132,7 +132,7 @@ def test_what_is_wrong_beforehand_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-# That it ends the flow is tried without a job: tests/pipeline/evaluation/test_evaluation_flow.py.
+# That it ends the run is tested without a job, in test_evaluation_driver.py.
 @pytest.mark.faults
 def test_data_that_turns_out_wrong_leaves_no_number(
     jobs: Jobs, tiny_model: Path, tmp_path: Path

@@ -84,7 +84,7 @@ def test_a_job_at_5_percent_of_faults_loses_and_doubles_nothing_and_shows_no_cre
     answered = proxy.faults["slow down"] + proxy.faults["internal error"]
     assert 0.8 * answered - 2 <= sum(told.values()) <= 1.3 * proxy.faults.total() + 2
     assert report["storage_wait_seconds"] > 0
-    assert "asked the storage again: " in ended.stdout
+    assert "storage requests that were repeated: " in ended.stdout
 
     logs = [path for path in ended.ray_folder.rglob("*") if path.is_file()]
     assert any(name.endswith("settings.yaml") for name in files)

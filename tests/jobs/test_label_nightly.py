@@ -53,7 +53,7 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     assert rows_of(table).ids == ["000.png", "001.png", "002.png"]
     assert first.report["images"] == 3
     assert (first.report["files_waiting"], first.report["units_left"]) == (1, 0)
-    assert "files that may still be written, left for another run: 1" in first.stdout
+    assert "files that may be incomplete still, left for another run: 1" in first.stdout
     assert (table / "_runs" / first.report["run_id"] / "report.html").exists()
     assert not lock_of(table).exists()
 
@@ -79,7 +79,9 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     fourth = here(label_nightly.main, **options)
     assert fourth.exit_code == 75
     [line] = fourth.stderr.splitlines()
-    assert line.startswith(f"label_nightly: no image at {corpus} is there, and it was labelled")
+    assert line.startswith(
+        f"label_nightly: no image at {corpus} exists, but the corpus was labelled"
+    )
     assert "is its disk mounted" in line
     assert rows_of(table).ids == ["000.png", "001.png", "002.png"]
     assert not lock_of(table).exists()
@@ -129,7 +131,7 @@ def test_at_the_deadline_what_has_begun_is_committed_and_the_rest_is_left(
     assert 1 <= done < 12
     assert ended.report["units_left"] == 12 - done
     assert ended.report["faults"] == {}
-    assert f"units left for another run, the deadline came: {12 - done}" in ended.stdout
+    assert f"units left for another run because of the deadline: {12 - done}" in ended.stdout
     assert len(rows_of(table).ids) == done
     assert start(jobs, **options).end().expect(0).report["images"] == 12 - done
     assert len(set(rows_of(table).ids)) == 12
@@ -167,14 +169,14 @@ def test_a_config_says_what_it_is_for_and_is_understood(config: Path) -> None:
     assert not lines[4].startswith("#")
     assert f"jobs/label_nightly.py --config configs/nightly/{config.name}" in lines[1]
     words = ["--config", str(config), "--corpus=c", "--table=t", "--model=m"]
-    settings = parse(PARTS, arguments=words, description="")
+    settings = parse(PARTS, arguments=words)
     assert yaml.safe_load(settings.to_yaml()).keys() >= yaml.safe_load(config.read_text()).keys()
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--deadline=late", "deadline must be a time, as 06:30, or a duration, as 6h"),
+        ("--deadline=late", "deadline must be a time such as 06:30 or a duration such as 6h"),
         ("--max_attempts=1", "max_attempts must be at least 2"),
         ("--settle_minutes=-1", "settle_minutes must not be below 0"),
         ("--success_marker=a/b", "success_marker must be a file's name"),
@@ -183,4 +185,4 @@ def test_a_config_says_what_it_is_for_and_is_understood(config: Path) -> None:
 )
 def test_wrong_settings_are_refused(option: str, message: str) -> None:
     with pytest.raises(WrongUsage, match=message):
-        parse(PARTS, arguments=["--corpus=c", "--table=t", "--model=m", option], description="")
+        parse(PARTS, arguments=["--corpus=c", "--table=t", "--model=m", option])

@@ -15,7 +15,6 @@ from table_rows import Run, assert_same, rows_of
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
-from pipeline.labelling.flow import unit_table
 from pipeline.labelling.loading import UnitLoader
 from pipeline.planning.planner import Unit
 from pipeline.storage import Storage
@@ -121,5 +120,5 @@ def _kinds(source: Source, *, storage: Storage, model: Path) -> list[str]:
         processor=MaskFormerImageProcessor.from_pretrained(model),
         block_bytes=2**20,
     )
-    rows = pa.concat_tables(loader(unit_table(Unit(unit_id="u", sources=(source,)))))
+    rows = pa.concat_tables(loader(Unit(unit_id="u", sources=(source,)).table()))
     return rows["kind"].to_pylist()

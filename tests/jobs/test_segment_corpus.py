@@ -136,7 +136,7 @@ def test_a_run_says_what_it_did_to_people_and_to_programs(mixed: Run) -> None:
     }
     assert (mixed.table / "_runs" / report["run_id"] / "settings.yaml").exists()
     assert f"labelled {len(MIXED_IDS)} images" in mixed.ended.stdout
-    assert "passed over 2 files (of no known kind), as " in mixed.ended.stdout
+    assert "skipped 2 files (of no known kind), for example " in mixed.ended.stdout
     assert "README.md" in mixed.ended.stdout
     # One opening line and, on a busy machine, some of progress: Ray's own words are in its logs.
     opening, *progress = mixed.ended.stderr.splitlines()

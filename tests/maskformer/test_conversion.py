@@ -3,8 +3,6 @@
 import json
 import logging
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ import transformers
 from test_dialects import MODELS, SMALL, detectron2, with_backbone
 from tiny import make_tiny
 
-from maskformer import MaskFormerImageProcessor, check_forward, weights
+from maskformer import MaskFormerImageProcessor, check_forward, convert_weights, weights
 from maskformer.configuration import MaskFormerConfig, ResNetConfig, TimmBackboneConfig
 from maskformer.model import MaskFormerForInstanceSegmentation, MaskFormerModel
 from maskformer.zoo import MODELS as MODELS_OF_ZOO
@@ -94,13 +92,6 @@ def test_labels_that_make_no_sense_are_refused(trained):
         load(folder, config=config, labels=["road"])
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "maskformer.weights", *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["swin", "resnet"])
 def test_what_is_converted_gives_the_same_in_transformers(kind, tmp_path):
@@ -109,7 +100,7 @@ def test_what_is_converted_gives_the_same_in_transformers(kind, tmp_path):
     source.write_bytes(pickle.dumps({"model": detectron2(model, version=1)}))
     model.config.to_json_file(config)
 
-    assert weights.main(["convert", str(source), str(out), "--config", str(config)]) == 0
+    convert_weights(str(source), str(out), config_file=str(config))
 
     theirs, info = transformers.MaskFormerForInstanceSegmentation.from_pretrained(
         out, output_loading_info=True
@@ -129,7 +120,7 @@ def test_a_model_of_the_zoo_converts_by_its_name_and_gives_the_same_in_transform
     source, out = tmp_path / "r50.pkl", tmp_path / "out"
     source.write_bytes(pickle.dumps({"model": detectron2(model, version=1)}))
 
-    assert weights.main(["convert", str(source), str(out), "--name", name]) == 0
+    convert_weights(str(source), str(out), zoo_name=name)
 
     assert MaskFormerConfig.from_pretrained(out).id2label == config.id2label
     assert (out / "preprocessor_config.json").is_file()
@@ -141,19 +132,10 @@ def test_a_model_of_the_zoo_converts_by_its_name_and_gives_the_same_in_transform
         torch.testing.assert_close(output[field], expected[field], atol=1e-4, rtol=1e-4)
 
 
-def test_a_name_that_is_not_in_the_zoo_is_one_line(tmp_path, capsys):
-    arguments = [
-        "convert",
-        str(tmp_path),
-        str(tmp_path / "out"),
-        "--name",
-        "maskformer-resnet5-ade",
-    ]
-
-    assert weights.main(arguments) == 2
-
-    [line] = capsys.readouterr().err.splitlines()
-    assert "got 'maskformer-resnet5-ade' (near: maskformer-resnet50-ade20k)" in line
+def test_a_name_that_is_not_in_the_zoo_is_one_line(tmp_path):
+    near = r"got 'maskformer-resnet5-ade' \(near: maskformer-resnet50-ade20k\).*$"
+    with pytest.raises(ValueError, match=near):
+        convert_weights(str(tmp_path), str(tmp_path / "out"), zoo_name="maskformer-resnet5-ade")
 
 
 def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained, tmp_path):
@@ -161,7 +143,7 @@ def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained,
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text('{"size": 640}')
 
-    assert weights.main(["convert", str(folder), str(tmp_path / "out")]) == 0
+    convert_weights(str(folder), str(tmp_path / "out"))
 
     assert load(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
     assert (tmp_path / "out/preprocessor_config.json").read_text() == '{"size": 640}'
@@ -171,8 +153,7 @@ def test_weights_are_written_in_the_type_that_is_asked_for(trained, tmp_path):
     model, folder = trained
     model.save_pretrained(folder)
 
-    command = ["convert", str(folder), str(tmp_path / "out"), "--dtype", "float16"]
-    assert weights.main(command) == 0
+    convert_weights(str(folder), str(tmp_path / "out"), dtype="float16")
 
     halved = load(tmp_path / "out", dtype="auto").state_dict()
     assert all(
@@ -182,15 +163,14 @@ def test_weights_are_written_in_the_type_that_is_asked_for(trained, tmp_path):
     )
 
 
-def test_a_file_needs_a_configuration_from_somewhere(trained, tmp_path, capsys):
+def test_a_file_needs_a_configuration_from_somewhere(trained, tmp_path):
     _, folder = trained
     (tmp_path / "alone").mkdir()
     alone = (folder / "model.safetensors").rename(tmp_path / "alone/model.safetensors")
 
-    assert weights.main(["convert", str(alone), str(tmp_path / "out")]) == 2
+    with pytest.raises(ValueError, match=r"needs config.json beside it.*$"):
+        convert_weights(str(alone), str(tmp_path / "out"))
 
-    [line] = capsys.readouterr().err.splitlines()
-    assert "needs config.json beside it" in line
     assert not (tmp_path / "out").exists()
     config = MaskFormerConfig.from_pretrained(folder)
     assert load(alone, config=config).config.id2label == OLD
@@ -236,17 +216,6 @@ def test_a_model_that_takes_other_images_than_photographs_is_found_out(tmp_path)
     check_forward(model.eval(), size=(224, 224))
     with pytest.raises(ValueError, match=r"1 RGB images of 256 x 352 pixels.*Input height"):
         check_forward(model, size=(256, 352))
-
-
-def test_wrong_usage_of_the_command_is_one_line(tmp_path):
-    ended = run(
-        "convert", tmp_path / "none.pkl", tmp_path / "out", "--config", tmp_path / "no.json"
-    )
-
-    assert ended.returncode == 2
-    [line] = ended.stderr.splitlines()
-    assert line.startswith("maskformer.weights: ")
-    assert "no.json" in line
 
 
 def test_a_resnet_that_transformers_would_train_otherwise_still_loads_there(tmp_path):

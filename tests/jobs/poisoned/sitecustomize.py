@@ -45,19 +45,19 @@ def _poison_pillow(module: Any) -> None:
 
 
 def _poison_model(module: Any) -> None:
-    masks = module.Segmenter._masks
+    predict = module.BatchSegmenter.predict
 
-    def masks_(self: Any, batch: Any) -> Any:
+    def predict_(self: Any, batch: Any) -> Any:
         for image in batch:
             corners = {tuple(image.pixels[y, x].tolist()) for y in (0, -1) for x in (0, -1)}
             if len(corners) == 1:  # one of 2,000 drawn pictures has the colour in one
                 COLOURS.get(corners.pop(), lambda: None)()
-        return masks(self, batch)
+        return predict(self, batch)
 
-    module.Segmenter._masks = masks_
+    module.BatchSegmenter.predict = predict_
 
 
-POISONED = {"PIL.Image": _poison_pillow, "pipeline.labelling.segmenting": _poison_model}
+POISONED = {"PIL.Image": _poison_pillow, "pipeline.labelling.batch_segmenter": _poison_model}
 
 
 class _Finder(MetaPathFinder):

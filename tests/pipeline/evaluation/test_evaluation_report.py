@@ -6,7 +6,7 @@ from drawn_labels import LABELS, scenes
 from predicted import judge, predicted, rows_of
 
 from pipeline.datasets.dataset import LabelledImages
-from pipeline.evaluation.report import MetricsReport, make_report, summary
+from pipeline.evaluation.report import MetricsReport, metrics_summary, report_metrics
 
 
 def report(dataset: LabelledImages, *, task: str) -> MetricsReport:
@@ -17,7 +17,7 @@ def report(dataset: LabelledImages, *, task: str) -> MetricsReport:
     by = judge(task)
     [row] = rows_of([(ids, label_of)]).to_pylist()
     metric = by.judged(row["segments"], dataset.target(0), index=0)
-    return make_report(
+    return report_metrics(
         metric,
         judge=by,
         predictions="model",
@@ -47,7 +47,7 @@ def test_what_was_not_measured_is_null(dataset: LabelledImages) -> None:
 
 
 def test_people_see_percent_and_the_worst_labels_first(dataset: LabelledImages) -> None:
-    text = summary(report(dataset, task="panoptic"), files=["/out/metrics.json"])
+    text = metrics_summary(report(dataset, task="panoptic"), files=["/out/metrics.json"])
     lines = text.splitlines()
     assert "panoptic, 1 image, in percent" in lines[0]
     assert any("25.00" in line for line in lines)

@@ -26,7 +26,7 @@ from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.instance_ap import InstanceAP
 from pipeline.evaluation.judging import Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
-from pipeline.evaluation.report import make_report, summary
+from pipeline.evaluation.report import metrics_summary, report_metrics
 from pipeline.evaluation.scoring import Scorer
 from pipeline.labelling.model import read_model
 from pipeline.labelling.segmenting import Segmenter
@@ -122,11 +122,9 @@ def test_a_models_ap_is_that_of_detectrons_instances_by_cocoeval(
     assert dataset.target(0).is_overlapping
 
     settings = SegmentSettings(task="instance", threshold=threshold)
-    segmenter = Segmenter(
-        model_files=lambda: model.files, settings=settings, num_threads=1, num_whole_instances=100
-    )
+    segmenter = Segmenter(model.files, settings=settings, num_threads=1, num_whole_instances=100)
     rows = segmenter(block)
-    plain = Segmenter(model_files=lambda: model.files, settings=settings, num_threads=1)(block)
+    plain = Segmenter(model.files, settings=settings, num_threads=1)(block)
     assert rows.drop_columns(["whole_instances"]).equals(plain)  # the table's rows are the job's
     receipt = Scorer(dataset=dataset, judge=judge_of(dataset), num_worst=1)(rows)
     metric = pickle.loads(receipt["sums"][0].as_py())
@@ -211,7 +209,7 @@ def test_people_see_both_ways_side_by_side(tmp_path: Path) -> None:
     dataset = opened(coco_objects(overlapping_objects()), tmp_path, "instances.json")
     judge = judge_of(dataset)
     whole = drawn_predictions(np.random.default_rng(1), 12)
-    report = make_report(
+    report = report_metrics(
         judge.judged([], dataset.target(0), index=0, whole=whole),
         judge=judge,
         predictions="model",
@@ -220,9 +218,9 @@ def test_people_see_both_ways_side_by_side(tmp_path: Path) -> None:
         num_segments=0,
         seconds=1.0,
     )
-    lines = summary(report, files=[]).splitlines()
+    lines = metrics_summary(report, files=[]).splitlines()
     [line] = [line for line in lines if line.startswith("│        ap │") or " ap │" in line]
     assert "0.00" in line
     assert f"{100 * report.metrics['published_ap']:.2f}" in line
-    assert any("of rows" in line and "published" in line for line in lines)
+    assert any({"rows", "published"} <= {*line.split()} for line in lines)
     assert max(map(len, lines)) <= 100

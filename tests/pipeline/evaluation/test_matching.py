@@ -5,7 +5,7 @@ import pytest
 from pipeline.datasets.target import Labels
 from pipeline.evaluation.matching import (
     UNMATCHED,
-    match_labels,
+    match_to_data_labels,
     stuff_to_fuse,
     unmatched_lines,
 )
@@ -28,7 +28,7 @@ DATA = Labels(names=("sky", "road", "car"), things=frozenset({2}))
 def test_names_decide_and_numbers_where_there_are_none(
     model: list[str], task: str, expected: tuple[int, ...]
 ) -> None:
-    assert match_labels(model, DATA, task=task) == expected
+    assert match_to_data_labels(model, DATA, task=task) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,27 +40,27 @@ def test_names_decide_and_numbers_where_there_are_none(
             ["only the model has 'bus'", "only the data has 'car'"],
         ),
         (["car"], "panoptic", ["only the model has none", "'sky', 'road'"]),
-        (["sky", "road", "car", "car"], "semantic", ["same names twice"]),
+        (["sky", "road", "car", "car"], "semantic", ["two labels have the same name"]),
         (["LABEL_0", "LABEL_1"], "semantic", ["2 labels without names", "3 labels"]),
     ],
 )
 def test_labels_that_differ_are_named(model: list[str], task: str, pieces: list[str]) -> None:
     with pytest.raises(ValueError, match="label") as caught:
-        match_labels(model, DATA, task=task)
+        match_to_data_labels(model, DATA, task=task)
     for piece in pieces:
         assert piece in str(caught.value)
 
 
 def test_the_same_names_twice_are_matched_only_in_the_same_order() -> None:
     data = Labels(names=("door", "door", "wall"))
-    assert match_labels(["door", "door", "wall"], data, task="semantic") == (0, 1, 2)
-    with pytest.raises(ValueError, match="same names"):
-        match_labels(["wall", "door", "door"], data, task="semantic")
+    assert match_to_data_labels(["door", "door", "wall"], data, task="semantic") == (0, 1, 2)
+    with pytest.raises(ValueError, match="two labels have the same name"):
+        match_to_data_labels(["wall", "door", "door"], data, task="semantic")
 
 
 def test_labels_that_the_data_has_not_are_stuff_by_the_model_and_named() -> None:
     model = ["sea", "car", "road", "dog"]
-    data_label_of = match_labels(model, Labels(names=("road", "car")), task="panoptic")
+    data_label_of = match_to_data_labels(model, Labels(names=("road", "car")), task="panoptic")
     assert data_label_of == (UNMATCHED, 1, 0, UNMATCHED)
     assert stuff_to_fuse(data_label_of, things=frozenset({1}), model_stuff=(0, 2)) == (0, 2)
     assert stuff_to_fuse(data_label_of, things=frozenset({1})) == (2,)

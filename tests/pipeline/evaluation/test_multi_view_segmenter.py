@@ -60,9 +60,7 @@ def looked(
     whole = MaskFormerImageProcessor.from_dict(read.processor.to_dict(), do_resize=False)
     loader = ImageLoader(dataset=dataset, processor=whole, block_bytes=10**9)
     [block] = loader(pa.table({"index": [scene]}, schema=INDICES))
-    segmenter_of_views = MultiViewSegmenter(
-        model_files=lambda: read.files, settings=settings, mode=chosen
-    )
+    segmenter_of_views = MultiViewSegmenter(read.files, settings=settings, mode=chosen)
     [row] = segmenter_of_views(block).to_pylist()
     assert (row["status"], row["num_segments"]) == ("ok", len(row["segments"]))
     return row
@@ -125,7 +123,7 @@ def test_rows_of_windows_are_those_of_windows_by_hand(
 def test_rows_of_images_that_failed_and_of_faults_pass_through(folder: Path) -> None:
     read = read_model(str(folder), resize_rule="transformers")
     segmenter_of_views = MultiViewSegmenter(
-        model_files=lambda: read.files,
+        read.files,
         settings=SegmentSettings(task="semantic"),
         mode=SlidingWindow(size=(24, 32), overlap=6),
     )

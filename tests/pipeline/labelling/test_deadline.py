@@ -27,7 +27,7 @@ def test_a_deadline_is_the_next_such_time_or_the_end_of_a_duration(text, expecte
 
 @pytest.mark.parametrize("text", ["", "6", "24:00", "12:60", "h", "tomorrow", "6h ", "-1h"])
 def test_other_words_are_no_deadline(text):
-    with pytest.raises(ValueError, match="deadline must be a time, as 06:30, or a duration"):
+    with pytest.raises(ValueError, match="deadline must be a time such as 06:30 or a duration"):
         moment(text, now=NOW)
 
 

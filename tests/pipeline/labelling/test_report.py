@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.labelling.report import ExitCode, Report, make_report, over_budget, summary
+from pipeline.labelling.report import Report, is_over_budget, report_run, run_summary
 from pipeline.planning.planner import Plan, Unit
+from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.skips import SkipCounts
 
@@ -43,7 +44,7 @@ def stats(*, units: int, images: int = 100, errors: int = 0, faults: int = 0) ->
 def report(
     planned: Plan, counted: RunStats, *, budget: float = 0.1, was_stopped: bool = False
 ) -> Report:
-    return make_report(
+    return report_run(
         run_id="run", table="s3://b/table", corpus="/corpus", plan=planned, stats=counted,
         seconds=12.3456, error_budget=budget, was_stopped=was_stopped,
     )  # fmt: skip
@@ -75,15 +76,21 @@ def test_files_that_the_storage_did_not_answer_for_are_worth_trying_again():
     away = replace(plan(2), out_of_reach=3, storage_faults=("look at http://h/a.jpg: 503",))
     assert report(away, stats(units=2)).exit_code == 75
     text = lines(away, stats(units=2))
-    assert "files out of reach, left for another run: 3, as look at http://h/a.jpg: 503" in text
-    assert "not finished; run the same command again to go on" in text
+    assert (
+        "files that the storage could not look up, left for another run: 3, "
+        "for example: look at http://h/a.jpg: 503"
+    ) in text
+    assert "not finished; run the same command again to continue" in text
 
 
 def test_files_that_were_labelled_and_are_absent_are_named_and_no_reason_to_worry():
     away = replace(plan(2), gone=3, first_gone="/corpus/a.jpg")
     assert report(away, stats(units=2)).exit_code == 0
     text = lines(away, stats(units=2))
-    assert "labelled before and absent now, their rows stay: 3, as /corpus/a.jpg" in text
+    assert (
+        "files that were labelled before and do not exist now (the table keeps their rows): 3, "
+        "for example /corpus/a.jpg"
+    ) in text
 
 
 def test_exit_codes_are_those_that_schedulers_know():
@@ -98,7 +105,7 @@ def test_exit_codes_are_those_that_schedulers_know():
 )
 def test_a_budget_is_a_share_of_the_images(errors, budget, is_over):
     counted = stats(units=1, errors=errors)
-    assert over_budget(counted.counts, error_budget=budget) == is_over
+    assert is_over_budget(counted.counts, error_budget=budget) == is_over
 
 
 def test_programs_read_counts_and_reasons(tmp_path):
@@ -136,8 +143,8 @@ def test_what_archives_passed_over_is_counted_with_what_the_listing_did():
     }  # fmt: skip
     assert found["files_passed_over"] == 3
     text = lines(plan(1, passed_over=3), counted)
-    assert "passed over 4 files (of no known kind), as /corpus/0.txt" in text
-    assert "passed over 2 files (hidden), as /corpus/0.txt" in text
+    assert "skipped 4 files (of no known kind), for example /corpus/0.txt" in text
+    assert "skipped 2 files (hidden), for example /corpus/0.txt" in text
 
 
 def test_a_report_stays_small_whatever_went_wrong():
@@ -145,7 +152,7 @@ def test_a_report_stays_small_whatever_went_wrong():
 
 
 def lines(*arguments, **options) -> list[str]:
-    return summary(report(*arguments, **options), report_file="s3://b/report.json").splitlines()
+    return run_summary(report(*arguments, **options), report_file="s3://b/report.json").splitlines()
 
 
 def test_people_read_that_all_is_well():
@@ -159,20 +166,20 @@ def test_people_read_that_all_is_well():
 
 def test_people_read_what_went_wrong_and_what_to_do():
     text = lines(plan(3, done=4, passed_over=2, doubled=1), stats(units=1, errors=2, faults=2))
-    assert text[0] == "units done before, not read again: 4"
-    assert "  2 × EmptyFile, as /corpus/a.jpg: the file is empty" in text
-    assert any("passed over 2 files" in line and "/corpus/0.txt" in line for line in text)
-    assert any("1 file" in line and "twice" in line for line in text)
+    assert text[0] == "units that were done before: 4"
+    assert "  2 × EmptyFile, for example /corpus/a.jpg: the file is empty" in text
+    assert any("skipped 2 files" in line and "/corpus/0.txt" in line for line in text)
+    assert "files that the corpus names twice, labelled once: 1" in text
     assert any("units not done: 2" in line and "away 0" in line for line in text)
-    assert "not finished; run the same command again to go on" in text
+    assert "not finished; run the same command again to continue" in text
 
 
 def test_people_read_that_there_were_too_many_errors():
     (advice,) = [line for line in lines(plan(1), stats(units=1, errors=50)) if "budget" in line]
     assert "50 of 100 images are in error" in advice
-    assert "what is good was kept" in advice
+    assert "the table keeps the finished units" in advice
 
 
 def test_a_stopped_run_without_faults_says_to_go_on():
     text = lines(plan(2), stats(units=1), was_stopped=True)
-    assert "not finished; run the same command again to go on" in text
+    assert "not finished; run the same command again to continue" in text

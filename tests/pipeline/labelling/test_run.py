@@ -3,18 +3,16 @@
 import pytest
 from corpora import put
 
-from pipeline.labelling.report import ExitCode
-from pipeline.labelling.run import ended, label_corpus
-from pipeline.labelling.settings import PARTS
-from pipeline.runtime.settings import parse
-from pipeline.storage import Storage, StorageFault
+from pipeline.cli.running import run_job
+from pipeline.runtime.exit_codes import ExitCode
+from pipeline.storage import Storage
 
 MODEL = "pipeline/demo/sample_model"
 
 
 def run(capsys, corpus: str, table: str, *more: str) -> tuple[int, str]:
     words = [f"--corpus={corpus}", f"--table={table}", f"--model={MODEL}", *more]
-    code = label_corpus(parse(PARTS, arguments=words, description=""))
+    code = run_job("label", words)
     return code, capsys.readouterr().err
 
 
@@ -58,27 +56,11 @@ def test_a_table_where_a_file_is_is_wrong_usage(tmp_path, capsys):
     assert f"{root}/file is a file" in said
 
 
-def test_a_fault_that_asking_again_cannot_help_does_not_ask_to(capsys):
-    def hopeless() -> int:
-        try:
-            raise IsADirectoryError(21, "Is a directory")
-        except IsADirectoryError as error:
-            raise StorageFault("write s3://b/x: it is a folder") from error
-
-    def passing() -> int:
-        raise StorageFault("read s3://b/x: away") from ConnectionResetError()
-
-    assert ended(hopeless) == ExitCode.WRONG_USAGE
-    assert "again" not in capsys.readouterr().err
-    assert ended(passing) == ExitCode.TRY_AGAIN
-    assert "run the same command again" in capsys.readouterr().err
-
-
 def test_how_a_manifest_is_read_is_said_before_work_begins(tmp_path, capsys, monkeypatch):
     """Here there is no work: what the manifest names is done already."""
     monkeypatch.setattr("pipeline.labelling.run.connect", lambda *_: pytest.fail("no work"))
     root = put(tmp_path / "c", {"a.jpg": b"1", "m.csv": b"image_url;n\na.jpg;1\n"})
-    monkeypatch.setattr("pipeline.planning.planner.Comparison.new", lambda self: iter(()))
+    monkeypatch.setattr("pipeline.planning.planner.ListingDiff.new", lambda self: iter(()))
     code, said = run(capsys, f"{root}/m.csv", str(tmp_path / "table"))
     assert code == ExitCode.DONE
     assert "m.csv: the locations are taken from its column image_url" in said

@@ -79,7 +79,7 @@ def make(model_files):
 
     @functools.cache
     def segmenter(settings: SegmentSettings) -> Segmenter:
-        return Segmenter(model_files=lambda: model_files, settings=settings, num_threads=1)
+        return Segmenter(model_files, settings=settings, num_threads=1)
 
     def changed(settings: SegmentSettings, **changes: Any) -> Segmenter:
         return segmenter(dataclasses.replace(settings, **changes))
@@ -232,6 +232,15 @@ def test_rows_that_are_no_good_image_pass_through(make, block):
     assert (rows[-1]["status"], rows[-2]["status"]) == (None, None)
 
 
+def test_images_of_two_units_keep_their_own_segments(make, block):
+    """Ray may join blocks of two units, in which positions come twice."""
+    segmenter = make(PANOPTIC)
+    units = pa.array(["other"] * block.num_rows)
+    other = block.set_column(0, "unit_id", units).take(list(range(block.num_rows))[::-1])
+    together = segmenter(pa.concat_tables([block, other]))
+    assert together.equals(pa.concat_tables([segmenter(block), segmenter(other)]))
+
+
 def test_blocks_without_a_single_image_are_fine(make, block):
     segmenter = make(PANOPTIC)
     assert segmenter(block.slice(0, 0)).num_rows == 0
@@ -288,7 +297,7 @@ def test_two_threads_at_once_give_what_one_gives(make, block):
 
 
 def test_more_threads_of_arithmetic_give_the_same(model_files, make, block):
-    two = Segmenter(model_files=lambda: model_files, settings=PANOPTIC, num_threads=2)
+    two = Segmenter(model_files, settings=PANOPTIC, num_threads=2)
     assert_alike(two(block), make(PANOPTIC)(block))
 
 
@@ -317,7 +326,8 @@ def make_small(make, monkeypatch):
 
     def small(settings: SegmentSettings, *, pixels: int, **changes: Any) -> Segmenter:
         segmenter = make(settings, **changes)
-        decode = segmenter._model.decode_queries
+        model = segmenter._batch_segmenter.model
+        decode = model.decode_queries
 
         def decode_queries(pixel_values: torch.Tensor) -> Any:
             batch, _, height, width = pixel_values.shape
@@ -325,7 +335,7 @@ def make_small(make, monkeypatch):
                 raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
             return decode(pixel_values)
 
-        monkeypatch.setattr(segmenter._model, "decode_queries", decode_queries)
+        monkeypatch.setattr(model, "decode_queries", decode_queries)
         return segmenter
 
     return small
@@ -388,6 +398,6 @@ def test_where_nothing_fits_the_image_is_recorded(make_small, large_block, polic
 def test_what_is_no_want_of_memory_is_raised(make, block, monkeypatch):
     segmenter = make(PANOPTIC)
     failing = Mock(side_effect=RuntimeError("shapes do not match"))
-    monkeypatch.setattr(segmenter._model, "decode_queries", failing)
+    monkeypatch.setattr(segmenter._batch_segmenter.model, "decode_queries", failing)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         segmenter(block)

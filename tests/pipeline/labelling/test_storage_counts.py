@@ -11,7 +11,7 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager
 from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.report import make_report, summary
+from pipeline.labelling.report import report_run, run_summary
 from pipeline.labelling.rows import ROWS, taken_retries
 from pipeline.planning.planner import Plan
 from pipeline.runtime.run_stats import RunStats
@@ -99,7 +99,7 @@ def test_the_report_has_them_by_kind_and_people_read_a_line():
     plan = Plan(units=(), done=1, earlier=1, doubled=())
 
     def report(stats: RunStats):
-        return make_report(
+        return report_run(
             run_id="run", table="t", corpus="c", plan=plan, stats=stats, seconds=1.0,
             error_budget=0.1, was_stopped=False,
         )  # fmt: skip
@@ -107,6 +107,8 @@ def test_the_report_has_them_by_kind_and_people_read_a_line():
     found = json.loads(report(stats).to_json())
     assert found["storage_retries"] == {"throttled": 12, "transient": 4}
     assert found["storage_wait_seconds"] == 62.0
-    line = "asked the storage again: 12 throttled, 4 transient; 62 s of waiting in all"
-    assert line in summary(report(stats), report_file="r").splitlines()
-    assert "asked the storage" not in summary(report(RunStats()), report_file="r")
+    line = (
+        "storage requests that were repeated: 12 throttled, 4 transient; they waited 62 s in total"
+    )
+    assert line in run_summary(report(stats), report_file="r").splitlines()
+    assert "storage requests" not in run_summary(report(RunStats()), report_file="r")

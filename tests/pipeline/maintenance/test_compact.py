@@ -20,9 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.maintenance.compact.__main__ import CompactSettings, compact, main
-from pipeline.maintenance.compact.compaction_plan import choose
+from pipeline.cli.running import run_job
+from pipeline.maintenance.compact.compaction_plan import plan_compaction
+from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.compact.units import read_unit
+from pipeline.maintenance.settings import CompactSettings
 from pipeline.maintenance.verify.tables import verify_table
 from pipeline.storage import Storage, join
 from pipeline.table.compacted import CompactedFile, pointer_generations, read_pointer
@@ -209,7 +211,7 @@ def test_each_byte_is_written_few_times_and_few_files_stay_small(nights):
     written = 0
     for night, size in enumerate(nights):
         waiting[str(night)] = size
-        choice = choose(waiting, files=there, target_bytes=target)
+        choice = plan_compaction(waiting, files=there, target_bytes=target)
         if not choice.is_worth_it:
             continue
         joined = sum(waiting.values()) + sum(file.num_bytes for file in choice.absorbed)
@@ -242,18 +244,18 @@ def test_a_damaged_unit_ends_it_before_anything_changes(table, capsys):
     before = files(table, "_compacted")
     rewrite(table, "segments/b.parquet", lambda found: found.pop())
     seen = rows(table)
-    assert main([table.uri]) == 1
+    assert run_job("compact", [table.uri]) == 1
     assert "segments/b.parquet: it has" in capsys.readouterr().err
     assert (rows(table), pointer_generations(table.uri, storage=table.storage)) == (seen, {})
     assert before == {}
     Path(table.file("segments/b.parquet")).write_bytes(b"")
-    assert main([table.uri]) == 1
-    assert "see python -m pipeline.maintenance.verify" in capsys.readouterr().err
+    assert run_job("compact", [table.uri]) == 1
+    assert "see maskformer verify" in capsys.readouterr().err
 
 
 def test_a_unit_of_another_table_is_not_taken_in(table, capsys):
     rewrite(table, "images/b.parquet", lambda found: None, table_fingerprint="0")
-    assert main([table.uri]) == 1
+    assert run_job("compact", [table.uri]) == 1
     assert "table_fingerprint" in capsys.readouterr().err
 
 
@@ -445,7 +447,7 @@ def test_of_two_that_join_the_same_units_one_counts(table, capsys):
         )
         said = capsys.readouterr().out
         assert said.count("joined 4 units") == 1
-        assert said.count("another compaction was first") + said.count("nothing to join") == 1
+        assert said.count("another compaction finished first") + said.count("nothing to join") == 1
         assert is_sound(table)
         shutil.rmtree(Path(table.uri, "_compacted"))
 
@@ -502,11 +504,11 @@ def test_segments_of_a_stopped_commit_stay_unless_the_unit_was_given_up(table):
     age(table, days=2, folder="segments")
     compacted(table)
     assert {"segments/open.parquet", "segments/dead.parquet"} <= files(table, "segments").keys()
-    assert table.give_up("dead")
+    assert table.write_tombstone("dead")
     compacted(table)
     assert "segments/open.parquet" in files(table, "segments")
     assert "segments/dead.parquet" not in files(table, "segments")
-    assert table.units().given_up == {"dead"}
+    assert table.units().tombstones == {"dead"}
 
 
 def test_a_unit_that_is_committed_at_this_moment_keeps_its_segments(tmp_path, table):
@@ -530,11 +532,11 @@ def test_a_unit_that_is_committed_at_this_moment_keeps_its_segments(tmp_path, ta
 
 
 def test_the_command_says_what_changed(table, capsys):
-    assert main([table.uri]) == 0
+    assert run_job("compact", [table.uri]) == 0
     said = capsys.readouterr().out
     assert said.startswith("joined 4 units in 0 s: readers opened 8 files of 0.0 MB, and open 2 ")
     assert said.endswith("nothing to remove\n")
-    assert main([table.uri]) == 0
+    assert run_job("compact", [table.uri]) == 0
     assert capsys.readouterr().out.startswith("nothing to join: readers open 2 files of ")
 
 
@@ -542,7 +544,8 @@ def test_the_module_runs_as_people_type_it(table):
     command = [
         sys.executable,
         "-m",
-        "pipeline.maintenance.compact",
+        "pipeline.cli",
+        "compact",
         table.uri,
         "--target_bytes",
         "1000000",
@@ -564,7 +567,7 @@ def test_the_module_runs_as_people_type_it(table):
     ],
 )
 def test_wrong_usage_is_one_line(capsys, words, message):
-    assert main(words) == 2
+    assert run_job("compact", words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -21,9 +21,11 @@ from drawn_tables import (
 )
 
 import pipeline
-from pipeline.maintenance.compact.__main__ import CompactSettings, compact
-from pipeline.maintenance.verify.__main__ import as_json, as_text, exit_code, main
+from pipeline.cli.running import run_job
+from pipeline.maintenance.compact.run import compact
+from pipeline.maintenance.settings import CompactSettings
 from pipeline.maintenance.verify.findings import RULES
+from pipeline.maintenance.verify.run import as_json, as_text, exit_code
 from pipeline.maintenance.verify.tables import VerifyReport, verify_table
 from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore, images
@@ -104,7 +106,7 @@ def test_what_a_run_left_in_the_middle_of_a_commit_is_a_notice(table):
     assert [notice.split()[1] for notice in verdict.notices] == ["staged", "drafts", "files"]
     assert verdict.undone == ("c",)
     assert exit_code(verdict) == 3
-    assert "1 planned units are not done, as c" in as_text(verdict)
+    assert "planned units that are not done: 1, for example c;" in as_text(verdict)
 
 
 def test_a_unit_that_planning_gave_up_is_not_called_undone(table):
@@ -185,7 +187,9 @@ def test_the_line_names_file_image_and_segment_and_both_values(table):
     assert "1 × area: the area is that of the rle's mask, and not 0\n" in text
     place = r"  segments/b\.parquet, image b/0000\.jpg, segment 2: area is 7000, the mask has \d+ "
     assert re.search(place, text)
-    assert re.search(r"\n18 images, \d+ segments, 3 units: 2 findings against 2 rules \(", text)
+    assert re.search(
+        r"\n18 images, \d+ segments, 3 units: not sound, findings: 2, broken rules: 2 \(", text
+    )
 
 
 def test_many_findings_are_counted_and_some_shown(table):
@@ -361,17 +365,17 @@ def test_a_compacted_table_is_looked_at_in_both_forms(table):
 
 
 def test_the_command_prints_json_and_says_by_its_exit_code(table, capsys):
-    assert main([table.uri, "--json"]) == 0
+    assert run_job("verify", [table.uri, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["sound"], said["images"], said["findings"]) == (True, 18, {})
     rewrite(table, SEGMENTS, lambda rows: rows[0].update(bbox_y=99))
-    assert main(["--json", table.uri]) == 1
+    assert run_job("verify", ["--json", table.uri]) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["findings"]["box"]["must_hold"] == RULES["box"]
 
 
 def test_the_module_runs_as_people_type_it(table):
-    command = [sys.executable, "-m", "pipeline.maintenance.verify", table.uri, "--sample", "0.5"]
+    command = [sys.executable, "-m", "pipeline.cli", "verify", table.uri, "--sample", "0.5"]
     root = Path(pipeline.__file__).parents[1]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -388,7 +392,7 @@ def test_the_module_runs_as_people_type_it(table):
     ],
 )
 def test_wrong_usage_is_one_line(capsys, words, message):
-    assert main(words) == 2
+    assert run_job("verify", words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -401,5 +405,5 @@ def test_storage_that_fails_is_worth_trying_again(capsys, monkeypatch, table):
         raise StorageFault(f"list {uri}: 503")
 
     monkeypatch.setattr(Storage, "files", fails)
-    assert main([table.uri]) == 75
+    assert run_job("verify", [table.uri]) == 75
     assert "run the same command again" in capsys.readouterr().err

@@ -43,7 +43,7 @@ PARTS = (Cook, Guests)
 
 
 def parsed(*arguments: str) -> Settings:
-    return parse(PARTS, arguments=["--dish=soup", *arguments], description="dinner")
+    return parse(PARTS, arguments=["--dish=soup", *arguments])
 
 
 def cook(*arguments: str) -> Cook:
@@ -137,7 +137,7 @@ def test_what_is_wrong_is_one_line_with_name_and_value(words, pieces):
 
 def test_what_is_missing_is_named():
     with pytest.raises(WrongUsage, match=r"required.*dish"):
-        parse(PARTS, arguments=[], description="dinner")
+        parse(PARTS, arguments=[])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_is_wrong_in_a_yaml_is_one_line_too(config, text, piece):
 
 def test_settings_written_down_say_the_same_again(config):
     settings = parsed("--spices=a,b", "--tables=1", "--salt=0.25", "--quietly", "--number=7")
-    again = parse(PARTS, arguments=[config(settings.to_yaml())], description="dinner")
+    again = parse(PARTS, arguments=[config(settings.to_yaml())])
     assert again == settings
 
 
@@ -186,20 +186,11 @@ def test_secrets_are_not_written_down():
     assert "hunter2" not in text + repr(settings)
 
 
-def test_help_tells_what_the_docstrings_say(capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse(PARTS, arguments=["--help"], description="A dinner for friends.")
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for words in ("A dinner for friends.", "What to cook.", "How hot."):
-        assert words in text
-
-
 def test_the_parts_of_the_labelling_job_share_no_name_and_parse():
     from pipeline.labelling.settings import PARTS, LabelSettings
 
     arguments = ["--corpus=c", "--table=t", "--model=m"]
-    settings = parse(PARTS, arguments=arguments, description="label")
+    settings = parse(PARTS, arguments=arguments)
     assert settings.of(LabelSettings) == LabelSettings(corpus="c", table="t", model="m")
     written: dict[str, Any] = yaml.safe_load(settings.to_yaml())
     assert {"image_members", "unit_images", "num_actors", "threshold"} <= written.keys()

@@ -9,7 +9,8 @@ import pytest
 from corpora import put, tar
 from small_tables import finish, settled
 
-from pipeline.maintenance.compact.__main__ import CompactSettings, compact
+from pipeline.maintenance.compact.run import compact
+from pipeline.maintenance.settings import CompactSettings
 from pipeline.storage import Storage
 from pipeline.table import latest
 from pipeline.table.store import TableStore

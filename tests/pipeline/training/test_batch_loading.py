@@ -26,7 +26,7 @@ from pipeline.training.batches import Batch, Sample, collate
 from pipeline.training.loading import load_batches
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.targets import TargetSettings
+from pipeline.training.settings import TargetSettings
 
 MUCH = Augmentation(short_edges=(30, 44, 60), crop=(32, 32), colour_jitter=True, pad_to_crop=True)
 

@@ -21,7 +21,7 @@ from pipeline.training.batches import Sample, collate
 from pipeline.training.loading import _Sent
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.targets import TargetSettings
+from pipeline.training.settings import TargetSettings
 
 AUGMENTATIONS = {
     "as it is": Augmentation(flip=False),

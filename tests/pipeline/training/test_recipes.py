@@ -71,7 +71,7 @@ def test_settings_without_effect_are_refused(settings: dict, said: str) -> None:
 
 def test_settings_are_read_from_the_command_line() -> None:
     words = ["--short_edges", "64,80", "--crop", "32,48", "--pad_to_crop", "--flip", "false"]
-    found = parse([Augmentation], arguments=words, description="").of(Augmentation)
+    found = parse([Augmentation], arguments=words).of(Augmentation)
     assert found == Augmentation(short_edges=(64, 80), crop=(32, 48), pad_to_crop=True, flip=False)
     with pytest.raises(WrongUsage, match="crop must be"):
-        parse([Augmentation], arguments=["--crop", "1,2,3"], description="")
+        parse([Augmentation], arguments=["--crop", "1,2,3"])

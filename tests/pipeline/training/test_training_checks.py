@@ -15,7 +15,7 @@ from pipeline.datasets.target import LabelError
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.targets import TargetSettings
+from pipeline.training.settings import TargetSettings
 
 
 def data_of(

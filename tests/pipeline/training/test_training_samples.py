@@ -33,7 +33,7 @@ from pipeline.datasets.target import LabelError
 from pipeline.training.batches import Sample
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.targets import TargetSettings
+from pipeline.training.settings import TargetSettings
 
 AS_IT_IS = Augmentation(flip=False)
 MUCH = Augmentation(short_edges=(30, 44, 60), crop=(24, 24), colour_jitter=True)

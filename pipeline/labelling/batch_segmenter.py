@@ -1,0 +1,249 @@
+"""Segments one batch of images: through the model, then through post-processing.
+
+`segmenting.py` makes the batches, of one padded size each, and decides what to do where the device
+has no memory for one. Here a batch fits or an error is raised.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from maskformer import (
+    KeptQueries,
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    Segmentation,
+    WholeInstance,
+    encode_segments,
+    instance_segmentation,
+    keep_instance,
+    keep_panoptic,
+    panoptic_segmentation,
+    semantic_segments,
+    whole_instances,
+)
+from pipeline.labelling.little_memory import free_memory, is_out_of_memory
+from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.rows import WHOLE_INSTANCES, ImageKey
+from pipeline.labelling.segmented_rows import segment_columns
+from pipeline.labelling.settings import SegmentSettings
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizedImage:
+    """An image at the model's size, with its original size."""
+
+    key: ImageKey
+    uri: str
+    size: tuple[int, int]
+    pixels: UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The model's output for one image: the kept queries and their mask logits."""
+
+    image: ResizedImage
+    kept: KeptQueries | None
+    """None where all queries take part (semantic)."""
+    class_logits: Tensor
+    mask_logits: Tensor
+    padded_size: tuple[int, int]
+
+    def on(self, device: torch.device) -> "Prediction":
+        return replace(
+            self,
+            class_logits=self.class_logits.to(device),
+            mask_logits=self.mask_logits.to(device),
+        )
+
+    def first(self, count: int) -> "Prediction":
+        """Returns the prediction with the first `count` kept queries alone."""
+        assert self.kept is not None
+        kept = KeptQueries(
+            queries=self.kept.queries[:count],
+            labels=self.kept.labels[:count],
+            scores=self.kept.scores[:count],
+        )
+        return replace(self, kept=kept, mask_logits=self.mask_logits[:count])
+
+
+class BatchSegmenter:
+    """A model on a device, with the post-processing that the settings ask for."""
+
+    def __init__(
+        self,
+        model_files: ModelFiles,
+        *,
+        settings: SegmentSettings,
+        num_threads: int | None = None,
+        num_whole_instances: int | None = None,
+    ) -> None:
+        self.model, self.processor = load_model(model_files, settings=settings)
+        self.labels = self.model.config.id2label
+        self._settings = settings
+        self._dtype = _DTYPES[settings.precision]
+        self._num_threads = num_threads or torch.get_num_threads()
+        self._num_whole = num_whole_instances
+
+    def predict(self, batch: Sequence[ResizedImage]) -> list[Prediction]:
+        """Runs the model: the class head first, then the masks of the queries that are kept."""
+        if torch.get_num_threads() != self._num_threads:  # it is each thread's own
+            torch.set_num_threads(self._num_threads)
+        pixel_values = self._pixel_values(batch)
+        decoding = self.model.decode_queries(pixel_values)
+        class_logits = decoding.class_queries_logits.float()
+        # The only wait for the device: the kept queries decide what is computed next.
+        kept = [self._kept(logits) for logits in class_logits.cpu()]
+        all_queries = torch.arange(class_logits.shape[1])
+        mask_logits = self.model.kept_masks(
+            decoding, [all_queries if each is None else each.queries for each in kept]
+        )
+        return [
+            Prediction(
+                image=image,
+                kept=kept[index],
+                class_logits=class_logits[index],
+                mask_logits=mask_logits[index],
+                padded_size=(pixel_values.shape[2], pixel_values.shape[3]),
+            )
+            for index, image in enumerate(batch)
+        ]
+
+    @torch.inference_mode()
+    def columns(self, prediction: Prediction) -> dict[str, Any]:
+        """Returns the columns of the image's row; with its whole instances, if these are wanted."""
+        size = prediction.image.size
+        if self._num_whole is None:
+            return self.columns_of(self.segmentation(prediction), size=size)
+        rows = self.segmentation(prediction.first(self._num_rows(prediction)))
+        whole = _on_device_or_cpu(self._whole_instances, prediction.first(self._num_whole))
+        instances = [dataclasses.asdict(each) for each in whole]
+        return self.columns_of(rows, size=size) | {WHOLE_INSTANCES.name: instances}
+
+    def segmentation(self, prediction: Prediction) -> Segmentation:
+        """Post-processes on the prediction's device, or on the CPU where that has no memory."""
+        return _on_device_or_cpu(self._segmentation, prediction)
+
+    def columns_of(self, segmentation: Segmentation, *, size: tuple[int, int]) -> dict[str, Any]:
+        return segment_columns(segmentation, size=size, settings=self._settings, labels=self.labels)
+
+    def _pixel_values(self, batch: Sequence[ResizedImage]) -> Tensor:
+        sizes = {image.pixels.shape for image in batch}
+        groups = [batch] if len(sizes) == 1 else [[image] for image in batch]
+        return torch.cat(
+            [
+                self.processor.normalize(
+                    torch.from_numpy(np.stack([image.pixels for image in group])).to(
+                        self.model.device, non_blocking=True
+                    ),
+                    dtype=self._dtype,
+                )
+                for group in groups
+            ]
+        )
+
+    def _kept(self, class_logits: Tensor) -> KeptQueries | None:
+        """Returns the queries that can become segments; None where all take part (semantic)."""
+        if self._settings.task == "panoptic":
+            return keep_panoptic(class_logits, threshold=self._settings.resolved.threshold)
+        if self._settings.task == "instance" and self._num_whole is not None:
+            most = max(self._num_whole, len(class_logits))
+            return keep_instance(class_logits, threshold=0.0, most=most)
+        if self._settings.task == "instance":
+            return keep_instance(class_logits, threshold=self._settings.resolved.threshold)
+        return None
+
+    def _num_rows(self, prediction: Prediction) -> int:
+        """Returns how many queries would have been kept if no whole instances were wanted."""
+        assert prediction.kept is not None
+        scores = prediction.kept.scores[: len(prediction.class_logits)]
+        return int((scores >= self._settings.resolved.threshold).sum())
+
+    def _whole_instances(self, prediction: Prediction) -> list[WholeInstance]:
+        assert prediction.kept is not None
+        return whole_instances(prediction.mask_logits, prediction.kept, **self._sizes(prediction))
+
+    def _segmentation(self, prediction: Prediction) -> Segmentation:
+        settings, sizes = self._settings.resolved, self._sizes(prediction)
+        if prediction.kept is None:
+            return semantic_segments(prediction.class_logits, prediction.mask_logits, **sizes)
+        overlap = {
+            "mask_threshold": settings.mask_threshold,
+            "overlap_mask_area_threshold": settings.overlap_mask_area_threshold,
+        }
+        if self._settings.task == "instance":
+            return instance_segmentation(
+                prediction.mask_logits,
+                prediction.kept,
+                threshold=settings.threshold,
+                **overlap,
+                **sizes,
+            )
+        return panoptic_segmentation(
+            prediction.mask_logits,
+            prediction.kept,
+            label_ids_to_fuse=settings.label_ids_to_fuse,
+            **overlap,
+            **sizes,
+        )
+
+    def _sizes(self, prediction: Prediction) -> dict[str, Any]:
+        """Returns the sizes between which post-processing resizes the masks."""
+        image_size = prediction.image.pixels.shape[:2]
+        is_padded = tuple(image_size) != prediction.padded_size
+        sizes: dict[str, Any] = {"target_size": prediction.image.size}
+        if is_padded or self._settings.resize_rule == "detectron2":
+            sizes |= {"image_size": tuple(image_size), "padded_size": prediction.padded_size}
+        return sizes
+
+
+def load_model(
+    files: ModelFiles, *, settings: SegmentSettings
+) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
+    """Builds model and processor from the files that the driver read: nodes need no copy.
+
+    The model is on the GPU, where there is one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        model = MaskFormerForInstanceSegmentation.from_pretrained(
+            folder, dtype=_DTYPES[settings.precision]
+        )
+        processor = MaskFormerImageProcessor.from_pretrained(
+            folder, resize_rule=settings.resize_rule
+        )
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+
+
+def compile_kernels() -> None:
+    """Calls once the kernels that are compiled at their first use, while the model is loaded."""
+    one = KeptQueries(
+        queries=torch.zeros(1).long(), labels=torch.zeros(1).long(), scores=torch.ones(1)
+    )
+    segmentation = panoptic_segmentation(torch.ones(1, 2, 2), one).segmentation
+    encode_segments(segmentation.numpy())
+
+
+def _on_device_or_cpu(make: Callable[[Prediction], _Made], prediction: Prediction) -> _Made:
+    """Calls `make` where the masks are, or on the CPU where their device has no memory for it."""
+    try:
+        return make(prediction)
+    except (RuntimeError, MemoryError) as error:
+        if prediction.mask_logits.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    free_memory()  # outside the handler, where the error no longer holds tensors
+    return make(prediction.on(torch.device("cpu")))

@@ -1,0 +1,129 @@
+"""Joins small units of a table into larger files, and removes leftovers of crashed runs.
+
+    maskformer compact TABLE
+
+It can run at any time, beside runs, readers and other compactions. A single write makes
+`pipeline.table.store` read the larger files; the units' own files stay, so that patterns as
+`TABLE/segments/*.parquet` remain correct.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from pipeline.maintenance.compact.clearing import Leftover, clear, remove_own_files
+from pipeline.maintenance.compact.compaction_plan import plan_compaction
+from pipeline.maintenance.compact.joining import join_units, publish_pointer
+from pipeline.maintenance.compact.units import DamagedFile
+from pipeline.maintenance.settings import CompactSettings
+from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.progress import duration
+from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.storage import Storage
+from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
+from pipeline.table.store import TableStore
+
+DAMAGED = 1
+"""Exit code where a file of the table cannot be read."""
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+def run(settings: Settings) -> int:
+    """Compacts a table; gives 0 done, 1 where a file of the table is damaged.
+
+    Raises:
+        WrongUsage: there is no such table, or what is asked for would not be safe in its store.
+        StorageFault: the storage failed.
+    """
+    given = settings.of(CompactSettings)
+    with as_wrong_usage():
+        table = TableStore(given.table, settings.of(Storage).with_environment())
+        try:
+            compact(table, given)
+        except DamagedFile as error:
+            line = f"maskformer compact: {error}; see maskformer verify {given.table}"
+            print(line, file=sys.stderr)
+            return DAMAGED
+    return ExitCode.DONE
+
+
+def compact(table: TableStore, settings: CompactSettings) -> None:
+    """Joins units, publishes the new files, and removes leftovers. Each step can be repeated.
+
+    Raises:
+        ValueError: there is no such table, or its storage does not allow the requested removal.
+        DamagedFile: a file of the table cannot be read; the visible rows are the same as before.
+    """
+    if table.spec() is None:
+        raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
+    started = time.monotonic()
+    print(_join(table, target_bytes=settings.target_bytes, started=started), flush=True)
+    gone: list[Leftover] = []
+    if settings.remove_units_after_days is not None:
+        gone += remove_own_files(table, days=settings.remove_units_after_days)
+    gone += clear(table)
+    print(_cleared(gone))
+
+
+def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
+    """Joins units where that saves files; returns a line with the change for readers."""
+    images, segments = table.unit_files("images"), table.unit_files("segments")
+    tombstones = table.tombstones(images.keys())
+    before = read_pointer(table.uri, storage=table.storage)
+    compacted = compacted_units(table.uri, before, storage=table.storage)
+    own = {
+        unit: file.size + (segments[unit].size if unit in segments else 0)
+        for unit, file in images.items()
+        if unit not in compacted and unit not in tombstones
+    }
+    plan = plan_compaction(own, files=before.files, target_bytes=target_bytes)
+    if not plan.saves_files:
+        return f"nothing to join: readers open {_extent(own, before.files)}"
+    progress = _Progress(len(plan.units) + sum(file.num_units for file in plan.absorbed))
+    joined = join_units(
+        plan,
+        before=before,
+        compacted=compacted,
+        table=table,
+        target_bytes=target_bytes,
+        on_unit=progress.advance,
+    )
+    if not publish_pointer(joined, table=table):
+        return "another compaction finished first: the files of this one are not used"
+    joined_units = set(plan.units)
+    left = {unit: size for unit, size in own.items() if unit not in joined_units}
+    return (
+        f"joined {joined.num_units:,} units in {duration(time.monotonic() - started)}: readers "
+        f"opened {_extent(own, before.files)} before, and {_extent(left, joined.pointer.files)} "
+        f"now; wrote {sum(file.num_bytes for file in joined.written) / 1e6:,.1f} MB"
+    )
+
+
+def _extent(own: Mapping[str, int], files: Sequence[CompactedFile]) -> str:
+    num_bytes = sum(own.values()) + sum(file.num_bytes for file in files)
+    return f"{2 * (len(own) + len(files)):,} files of {num_bytes / 1e6:,.1f} MB"
+
+
+def _cleared(gone: Sequence[Leftover]) -> str:
+    if not gone:
+        return "nothing to remove"
+    kinds = Counter(leftover.kind for leftover in gone)
+    kinds_text = ", ".join(f"{count:,} × {what}" for what, count in sorted(kinds.items()))
+    size = sum(leftover.file.size for leftover in gone)
+    return f"removed {len(gone):,} files of {size / 1e6:,.1f} MB: {kinds_text}"
+
+
+class _Progress:
+    """Prints progress every ten seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._count = total, 0
+        self._printed = time.monotonic()
+
+    def advance(self) -> None:
+        self._count += 1
+        if time.monotonic() - self._printed >= _LINE_EVERY_SECONDS:
+            self._printed = time.monotonic()
+            print(f"{self._count:,} of {self._total:,} units", file=sys.stderr, flush=True)
