@@ -23,11 +23,7 @@ T = TypeVar("T")
 
 def run(fs: Any, coroutine: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine on the filesystem's event loop; returns its result."""
-
-    async def awaited() -> T:
-        return await coroutine
-
-    return sync(fs.loop, awaited())
+    return sync(fs.loop, lambda: coroutine)
 
 
 async def session_of(fs: Any) -> Any:
