@@ -16,9 +16,10 @@ ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
-    "cluster", "flow", "forecast", "metrics", "poison", "inside_ray", "operators", "run",
-    "scheduling", "submission", "worker",
+    "cluster", "driver", "forecast", "inside_ray", "metrics", "operators", "poison", "ray_dataset",
+    "run", "scheduling", "submission", "worker",
 }  # fmt: skip
+TORCH = {"batch_segmenter", "little_memory", "multi_view_segmenter", "segmenting"}
 
 
 def imported(path: Path, *, at_start_only: bool = False) -> Iterator[str]:
@@ -75,9 +76,7 @@ def test_libraries_are_known_where_they_are_needed(path):
     if tops(path) & {"fsspec", "s3fs"}:
         assert name.parent == Path("pipeline/storage")
     if name.parts[0] == "pipeline" and "torch" in tops(path, at_start_only=True):
-        assert (
-            path.stem in ("segmenting", "looking", "little_memory") or name.parts[1] == "training"
-        )
+        assert path.stem in TORCH or name.parts[1] == "training"
 
 
 def module_of(path: Path) -> str:
