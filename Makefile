@@ -1,20 +1,22 @@
-# Two commands do all the set-up: `make demo` and `make test`. A second call installs nothing.
+# `make demo` installs what the command needs, `make test` what the tests need besides. A second call
+# installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+INSTALLED := .venv/.installed-command
+TESTS_INSTALLED := .venv/.installed-tests
 # Asks PyPI what is known of the installed versions; where the network does not let it, it fails nothing.
 AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off --timeout 10
 
 .PHONY: demo test test-fast faults lint bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/python jobs/demo.py
+	$(BIN)/maskformer demo
 
 # A file of tests at a time for each process, in order: those of jobs, which take longest, come first.
 SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: $(INSTALLED)
+test: $(TESTS_INSTALLED)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
 # The data side, metrics and losses: no cluster and no large model, two minutes on two cores.
@@ -23,25 +25,29 @@ FAST := tests/pipeline/corpora tests/pipeline/datasets tests/pipeline/storage te
 	tests/maskformer/run_lengths tests/maskformer/metrics \
 	tests/maskformer/test_loss.py
 
-test-fast: $(INSTALLED)
+test-fast: $(TESTS_INSTALLED)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT) $(FAST)
 
 # What takes long to go wrong.
-faults: $(INSTALLED)
+faults: $(TESTS_INSTALLED)
 	$(BIN)/python -m pytest -m faults
 
-lint: $(INSTALLED)
+lint: $(TESTS_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@$(AUDIT) > .venv/audit.txt 2>&1 || ! grep "known vulnerabilit" .venv/audit.txt || (cat .venv/audit.txt; false)
 
 # One at a time: each measures both sides on all cores.
-bench: $(INSTALLED)
+bench: $(TESTS_INSTALLED)
 	for program in tests/benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(TESTS_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 

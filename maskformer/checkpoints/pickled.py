@@ -59,7 +59,7 @@ class PickledTensor(Protocol):
 
 
 @dataclass
-class Storage:
+class TensorStorage:
     """A piece of memory of torch's that tensors look at; its bytes may be found after them."""
 
     dtype: str
@@ -67,7 +67,7 @@ class Storage:
     data: memoryview = field(default_factory=lambda: memoryview(b""))
 
 
-FindStorage = Callable[[str, Storage], Storage]
+FindStorage = Callable[[str, TensorStorage], TensorStorage]
 """From its key and what the program says of it to the storage itself."""
 
 
@@ -130,7 +130,7 @@ class _Name:
 
 @dataclass
 class _Tensor:
-    storage: Storage
+    storage: TensorStorage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -265,7 +265,7 @@ class _Machine:
         match f"{module}.{called.name}":
             case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
                 storage, offset, shape, strides = given[:4]
-                return _Tensor(_as(Storage, storage), offset, shape, strides)
+                return _Tensor(_as(TensorStorage, storage), offset, shape, strides)
             case "torch._utils._rebuild_parameter":
                 return given[0]
             case "torch.Size":
@@ -295,14 +295,14 @@ class _Machine:
             self._encoded[id(text)] = text, encoded
         return encoded
 
-    def _storage(self, described: Any) -> Storage:
+    def _storage(self, described: Any) -> TensorStorage:
         if self._find_storage is None:
             raise ValueError("its pickle wants memory from outside")
         what, kind, key, _location, count, *view = _as(tuple, described)
         kind = _as(_Name, kind)
         if what != "storage" or kind.name not in _STORAGES or any(part for part in view):
             raise ValueError(f"its pickle wants a {what} of {kind}; load and save it with torch")
-        return self._find_storage(_text(key), Storage(_STORAGES[kind.name], _as(int, count)))
+        return self._find_storage(_text(key), TensorStorage(_STORAGES[kind.name], _as(int, count)))
 
     def _build(self, state: Any) -> None:
         target = self._stack[-1]

@@ -8,7 +8,7 @@ import struct
 import zipfile
 from typing import Any
 
-from maskformer.checkpoints.pickled import PickledTensor, Storage, Window, run_pickle
+from maskformer.checkpoints.pickled import PickledTensor, TensorStorage, Window, run_pickle
 from maskformer.checkpoints.stored import ITEM_BYTES, StoredTensor
 
 ZIP_START = b"PK\x03\x04"
@@ -68,7 +68,7 @@ def _read_zip(data: memoryview) -> Any:
     if f"{root}byteorder" in records:
         _check_order(bytes(_record(data, records[f"{root}byteorder"])) == b"little")
 
-    def find_storage(key: str, storage: Storage) -> Storage:
+    def find_storage(key: str, storage: TensorStorage) -> TensorStorage:
         storage.data = _record(data, records[f"{root}data/{key}"])
         return storage
 
@@ -94,7 +94,7 @@ def _read_row(data: memoryview) -> Any:
         return first
     _version, machine = run_pickle(file), run_pickle(file)
     _check_order(machine["little_endian"] is True)
-    storages: dict[str, Storage] = {}
+    storages: dict[str, TensorStorage] = {}
     tree = run_pickle(file, find_storage=storages.setdefault)
     for key in run_pickle(file):
         storage, told = storages[key], file.read(8)

@@ -209,7 +209,7 @@ class _Part:
 
     def evaluate(self, planes: Tensor, band: Tensor, points: Tensor) -> None:
         self._fill(band, planes, around=1)
-        self._run(winograd_loops.evaluate_points, band, points)
+        self._run(winograd_loops.evaluate_at_points, band, points)
 
     def spread(self, planes: Tensor, band: Tensor, points: Tensor) -> None:
         self._fill(band, planes, around=0)

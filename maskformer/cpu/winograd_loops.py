@@ -28,8 +28,8 @@ _fast = compiled(error_model="numpy", fastmath={"contract", "nsz"})
 
 @_fast
 @no_type_check
-def evaluate_points(row, num_rows, columns, channels, pixels, points):
-    """Pixels of a row of tiles at the points."""
+def evaluate_at_points(row, num_rows, columns, channels, pixels, points):
+    """Evaluates the pixels of a row of tiles at the points."""
     line = (4 * columns + 2) * channels
     plane = num_rows * columns * channels
     lines = np.empty(6 * line, np.float32)

@@ -30,6 +30,8 @@ class Command:
     """Settings that need no name, in order."""
     preset: str | None = None
     """An option whose name stands for many settings: a dataclass with one field, as module:name."""
+    preset_names: str | None = None
+    """The function that gives all such names, as module:name."""
     preset_values: str | None = None
     """The function that gives the settings of such a name, as module:name."""
     preset_comment: str | None = None
@@ -116,6 +118,7 @@ _COMMANDS = [
         parts="pipeline.training.settings:PARTS",
         run="pipeline.training.run:finetune",
         preset="pipeline.training.recipes:RecipeSettings",
+        preset_names="pipeline.training.recipes:recipe_names",
         preset_values="pipeline.training.recipes:recipe_settings",
         preset_comment="pipeline.training.recipes:recipe_comment",
         usual=(

@@ -1,12 +1,15 @@
 """Completion: a shell's script that knows commands, options and choices, written once by shtab."""
 
 import argparse
+from collections.abc import Sequence
 
-from pipeline.cli.commands import COMMANDS, Command
+from pipeline.cli.commands import COMMANDS, Command, load
 from pipeline.cli.help import all_options
-from pipeline.runtime.settings import WrongUsage
+from pipeline.runtime.settings import CONFIG, WrongUsage
 
 SHELLS = ("bash", "zsh", "tcsh")
+
+_PATHS = ("URI", "FOLDER", "FILE", "MODEL", "IN", "OUT")
 
 
 def completion_script(shell: str) -> str:
@@ -38,13 +41,32 @@ def _describe(command: Command, parser: argparse.ArgumentParser) -> None:
     for name in ("--help", "--help_all", "--print_config"):
         parser.add_argument(name, action="store_true")
     options = {option.name: option for option in all_options(command)}
-    if "config" not in options and options:
-        parser.add_argument("--config", help="YAML with any of the options")
+    if CONFIG not in options and options:
+        _add(parser, f"--{CONFIG}", help="YAML with any of the options", is_path=True)
+    names = load(command.preset_names)() if command.preset_names else ()
+    preset_name = next(iter(options)) if command.preset_names else None
     for option in options.values():
         if option.is_secret:
             continue
         text = option.brief.replace("%", "%%").replace("`", "")
         if option.is_bool:
             parser.add_argument(f"--{option.name}", action="store_true", help=text)
-        else:
-            parser.add_argument(f"--{option.name}", choices=list(option.choices) or None, help=text)
+            continue
+        choices = names if option.name == preset_name else option.choices
+        head = option.name if option.name in command.positional else f"--{option.name}"
+        _add(parser, head, help=text, choices=choices, is_path=option.takes in _PATHS)
+
+
+def _add(
+    parser: argparse.ArgumentParser,
+    head: str,
+    *,
+    help: str,
+    choices: Sequence[str] = (),
+    is_path: bool = False,
+) -> None:
+    import shtab
+
+    action = parser.add_argument(head, choices=list(choices) or None, help=help)
+    if is_path:
+        action.complete = shtab.FILE  # type: ignore[attr-defined]  # as shtab asks for it

@@ -5,6 +5,7 @@ before any library that works with them is loaded.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +37,7 @@ def run_job(name: str, words: Sequence[str] | None = None, *, prog: str | None =
     try:
         text = _asked_for(command, own, prog=prog)
         if text is not None:
-            print(text)
+            show(text)
             return ExitCode.DONE
         settings = _settings(command, own)
     except WrongUsage as error:
@@ -52,6 +53,15 @@ def project_version() -> str:
         return version("maskformer-pipeline")
     except PackageNotFoundError:
         return "from a checkout"
+
+
+def show(text: str) -> None:
+    """Prints to whoever reads, `head` included, which leaves before the end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Else Python complains once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _asked_for(command: Command, words: Sequence[str], *, prog: str) -> str | None:
@@ -86,7 +96,9 @@ def _printed_config(command: Command, words: Sequence[str]) -> str:
         return resolved_yaml(command.kinds, arguments=words).rstrip("\n")
     values = _preset_values(command, preset)
     comment = load(str(command.preset_comment))(preset)
-    return comment + resolved_yaml(command.kinds, arguments=words, preset=values).rstrip("\n")
+    return (
+        comment + "\n" + resolved_yaml(command.kinds, arguments=words, preset=values).rstrip("\n")
+    )
 
 
 def _preset_values(command: Command, preset: str | None) -> Mapping[str, Any]:

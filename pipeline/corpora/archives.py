@@ -1,18 +1,18 @@
-"""Tar archives, read strictly: every member whole and in its place, or `ArchiveDamage`.
+"""Reads tar archives strictly: every member is whole, or `ArchiveDamage` is raised.
 
-Takes an open file, plain or compressed; `samples.py` tells which members are images, `links.py`
-where links lead. Python's tarfile ends quietly where a header is missing or damaged, so that a
-shard that lost its tail passes for a short one; here that is an error:
+Takes an open file, plain or compressed; `samples.py` finds the images among the members, `links.py`
+the targets of links. Python's tarfile ends silently at a missing or damaged header, so that a shard
+that lost its tail looks like a short one. Here that is an error:
 
-- An archive ends with a block of zeros. One is enough, since nothing but the end begins with it;
-  none, even after a whole member, means that the archive is cut.
-- An archive laid behind the end of another (`cat a.tar b.tar`) is read on. Other bytes there are
-  left alone, unless a header comes after them: then something in between was damaged.
+- An archive ends with a block of zeros. One is enough, since only the end begins with it; none,
+  even after a whole member, means that the archive is cut.
+- An archive behind the end of another (`cat a.tar b.tar`) is read too. Other bytes there are
+  ignored, unless a header follows them: then something in between was damaged.
 - More zeros than any writer pads with are a hole, as an unfinished download leaves.
-- Sizes are claims: nothing is allocated or passed over on their word alone.
+- Sizes are not trusted: nothing is allocated or skipped before the data are seen to be there.
 
-What a tar does not show, we cannot see: bytes changed in a member's data (the image's decoder
-may), and a hole that begins and ends exactly at headers, which looks like two archives in a row.
+Two kinds of damage do not show in a tar: changed bytes in a member's data (the image's decoder may
+notice), and a hole that begins and ends exactly at headers, which looks like two archives in a row.
 """
 
 import io
@@ -31,16 +31,15 @@ _LONGEST_RECORDS_BYTES = 2**22
 
 
 class ArchiveDamage(Exception):
-    """From `offset` on, the archive is not what was written; all before it was read."""
+    """The archive is damaged from `offset` on; all before it was read."""
 
     def __init__(self, offset: int, message: str, truncated: bool = False) -> None:
         super().__init__(offset, message, truncated)
         self.offset = offset
-        """Where the first member begins whose headers or data are not all there; in the tar as it
-        was before compression."""
+        """Start of the first member that is incomplete, in the uncompressed tar."""
         self.message = message
         self.truncated = truncated
-        """The archive ends too early; otherwise what is there is wrong."""
+        """The archive ends too early; otherwise its content is wrong."""
 
     def __str__(self) -> str:
         return self.message
@@ -48,21 +47,21 @@ class ArchiveDamage(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A file in an archive, or what stands for one."""
+    """A file in an archive, or an entry in the place of one."""
 
     name: str
-    """As written, `..` and all; bytes that are no UTF-8 appear as `\\xff`."""
+    """As written, `..` included; bytes that are not UTF-8 appear as `\\xff`."""
     offset: int
-    """Where its first header begins."""
+    """Start of its first header."""
     data_offset: int
     size: int
     """Bytes of data in the archive."""
     kind: Literal["file", "partial", "hard link", "symbolic link", "other"]
-    """A partial file is sparse, with its holes left out, or goes on from another volume; a link's
-    data are elsewhere; the others are directories, devices and the like."""
+    """A partial file is sparse, or continues one from another volume; a link's data are elsewhere;
+    `other` are directories, devices and the like."""
     target: str = ""
-    """What a link leads to, as written: a hard link to a member's name, a symbolic link to a path
-    from its own folder."""
+    """Target of a link, as written: a member's name for a hard link, a path from the link's own
+    folder for a symbolic one."""
 
     @property
     def is_link(self) -> bool:
@@ -70,7 +69,7 @@ class Member:
 
 
 def members(file: BinaryIO, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
-    """The members whose first header begins in [start, stop), of all kinds.
+    """Yields the members of all kinds whose first header begins in [start, stop).
 
     The file may be read and moved between two members, unless it is compressed.
 
@@ -81,7 +80,7 @@ def members(file: BinaryIO, *, start: int = 0, stop: int | None = None) -> Itera
 
 
 def read_members(tape: "Tape", *, stop: int | None = None) -> Iterator[Member]:
-    """The members from where the tape stands; their data may be read in between."""
+    """Yields the members from the tape's position on; their data may be read in between."""
     records_for_all: dict[str, str] = {}
     while stop is None or tape.position < stop:
         tape.begin_member(at=tape.position)
@@ -89,8 +88,8 @@ def read_members(tape: "Tape", *, stop: int | None = None) -> Iterator[Member]:
         if header is None or (stop is not None and tape.member_offset >= stop):
             return
         if header.kind == b"g":
-            # For all members from here on. A slice does not see those before it; writers keep
-            # comments there, as git does, and nothing about names and sizes.
+            # Applies to all later members. A slice misses those before it, but writers put only
+            # comments there, as git does, and no names or sizes.
             records_for_all |= _pax_records(tape, tape.read_records(header))
             continue
         member = _read_member(tape, header, records_for_all=records_for_all)
@@ -99,7 +98,7 @@ def read_members(tape: "Tape", *, stop: int | None = None) -> Iterator[Member]:
 
 
 def _header_behind_the_end(tape: "Tape") -> "_Header | None":
-    """The first header behind the block of zeros just read, None where the file ends with it."""
+    """Returns the first header behind a block of zeros, None where the file ends with zeros."""
     end = tape.member_offset
     block = tape.read(_BLOCK_BYTES)
     if len(block) == _BLOCK_BYTES and any(block):
@@ -121,7 +120,7 @@ def _header_behind_the_end(tape: "Tape") -> "_Header | None":
 
 
 def _read_member(tape: "Tape", header: "_Header", *, records_for_all: dict[str, str]) -> Member:
-    """The member that begins with a header; leaves the tape at its data."""
+    """Reads the member that begins with a header; leaves the tape at its data."""
     records = dict(records_for_all)
     while header.kind in _FORERUNNERS:
         data = tape.read_records(header)
@@ -152,7 +151,7 @@ _PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=\n]+)=")
 
 
 def _pax_records(tape: "Tape", data: bytes) -> dict[str, str]:
-    """The lines `<length of the line> <key>=<value>` as a dictionary."""
+    """Parses the lines `<length of the line> <key>=<value>`."""
     records = {}
     start, end = 0, len(data.rstrip(b"\0"))
     while start < end:
@@ -183,11 +182,11 @@ def _kind(
         return "other"
     if header.kind in _PARTIAL or any(key.startswith("GNU.sparse.") for key in records):
         return "partial"
-    return "file"  # kinds that nobody knows too, as POSIX has it
+    return "file"  # POSIX wants unknown kinds taken for files
 
 
 class Tape:
-    """The archive as it is read forward, and what to say where that fails."""
+    """Reads an archive forward, and words the errors where that fails."""
 
     def __init__(self, file: BinaryIO, *, start: int) -> None:
         file.seek(0)
@@ -202,7 +201,7 @@ class Tape:
         self.move_to(start)
 
     def begin_member(self, *, at: int) -> None:
-        """From here on, damage is this member's."""
+        """Attributes later damage to the member that begins here."""
         self.member_offset = at
 
     def damage(self, message: str, *, truncated: bool = False) -> ArchiveDamage:
@@ -210,7 +209,7 @@ class Tape:
         return ArchiveDamage(self.member_offset, message, truncated)
 
     def read(self, size: int) -> bytes:
-        """So many bytes, fewer only where the archive ends."""
+        """Returns that many bytes, fewer only where the archive ends."""
         if self._end is not None:
             self._file.seek(self.position)
         chunks = []
@@ -224,7 +223,7 @@ class Tape:
         return b"".join(chunks)
 
     def read_header(self) -> "_Header | None":
-        """The header at this place, None where the zeros are that end an archive."""
+        """Returns the next header, None for the block of zeros that ends an archive."""
         block = self.read(_BLOCK_BYTES)
         if len(block) == _BLOCK_BYTES:
             return self.header(block) if any(block) else None
@@ -248,7 +247,7 @@ class Tape:
         )
 
     def read_sparse_map(self) -> None:
-        """Blocks behind the header of an old GNU sparse file, each telling whether one follows."""
+        """Skips the blocks behind the header of an old GNU sparse file."""
         while True:
             block = self.read(_BLOCK_BYTES)
             if len(block) < _BLOCK_BYTES:
@@ -259,7 +258,7 @@ class Tape:
                 return
 
     def read_records(self, header: "_Header") -> bytes:
-        """The data of a header that stands for others."""
+        """Returns the data of a header that describes other headers."""
         if header.size > _LONGEST_RECORDS_BYTES:
             raise self.damage(f"a header of {header.size} bytes for a name or size is damaged")
         return self._read_whole(header.size, what="a long header")
@@ -268,7 +267,7 @@ class Tape:
         return self._read_whole(member.size, what=repr(member.name))
 
     def skip_data(self, member: Member) -> None:
-        """Goes to where the next header should be."""
+        """Moves to the expected start of the next header."""
         data_stop = member.data_offset + member.size
         self.move_to(data_stop)
         self._check_reached(data_stop, what=repr(member.name))
@@ -287,7 +286,7 @@ class Tape:
             raise self.damage(message, truncated=True)
 
     def move_to(self, offset: int) -> None:
-        """Goes forward to an offset, or to the end where that comes first."""
+        """Moves forward to an offset, or to the end if that comes first."""
         if self._end is not None:
             self.position = max(self.position, min(offset, self._end))
             return
@@ -297,7 +296,7 @@ class Tape:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """The fields of a header that matter here."""
+    """The fields of a header that are used here."""
 
     name: str
     kind: bytes
@@ -317,7 +316,7 @@ _PARTIAL = frozenset([b"S", b"M"])
 
 
 def _has_checksum(block: bytes) -> bool:
-    """Whether a block is a header, by the sum of its bytes with the sum's own field blank."""
+    """True if a block is a header: the sum of its bytes, the sum's own field blank, is right."""
     rest = block[:148] + b" " * 8 + block[156:]
     stated = _number(block[148:156])
     signed = sum(rest) - 256 * len(rest.translate(None, delete=bytes(range(128))))
@@ -329,7 +328,7 @@ def _has_magic(block: bytes) -> bool:
 
 
 def _number(field: bytes) -> int | None:
-    """An octal number, or GNU's binary one; None for what is neither or below 0."""
+    """Parses an octal number, or GNU's binary one; None if it is neither or below 0."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ~(0x80 << 8 * (len(field) - 1))
         return None if field[0] & 0x40 else value

@@ -1,7 +1,7 @@
-"""Columns: which column of a manifest holds locations, and which one ids.
+"""Finds the column of a manifest that holds locations, and the one that holds ids.
 
-`uri` and `image_id` in any case are sure; other usual names are taken where the user named the
-manifest itself and no two of them compete.
+A column `uri` or `image_id`, in upper or lower case, is certain. Other usual names count where the
+user named the manifest itself and only one column has such a name.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _MOST_SHOWN = 12
 
 
 class UnsureColumns(ValueError):
-    """No column holds locations beyond doubt; the message says which there are."""
+    """Raised where no column certainly holds locations; the message lists the columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,9 @@ class Columns:
     location: str
     image_id: str | None
     is_sure: bool
-    """Whether the location's column is called `uri`."""
+    """True if the column of locations is called `uri`."""
     notice: str | None
-    """What people should know of the choice."""
+    """A remark for people on the choice."""
 
 
 def columns_of(names: Sequence[str], *, separator: str = ",") -> Columns:
@@ -63,6 +63,6 @@ def columns_of(names: Sequence[str], *, separator: str = ",") -> Columns:
 
 
 def _called(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """The names that are one of those wanted: exactly, or else but for case and blanks."""
+    """Returns the names among those wanted: exact ones, or else ignoring case and blanks."""
     exact = [name for name in names if name in wanted]
     return exact or [name for name in names if name.strip().lower() in wanted]

@@ -1,8 +1,8 @@
-"""Compressed streams: gzip, bzip2, xz and zstd files, read forward, with every fault found out.
+"""Decompresses gzip, bzip2, xz and zstd files, read forward, and reports every damage.
 
-Takes an open file; `archives.py` reads tar members from what comes out. Python's own readers raise
-OSError for a bad checksum as well as for a disk that fails; here the two stay apart: what the file
-raises passes untouched, and what is wrong with its content is `StreamDamage`.
+Takes an open file; `archives.py` reads tar members from the result. Python's own readers raise
+OSError both for a bad checksum and for a failing disk. Here errors of the file pass unchanged, and
+damaged content is `StreamDamage`.
 """
 
 import bz2
@@ -22,7 +22,7 @@ _SIGNATURES: dict[bytes, Compression] = {
 }
 _LONGEST_SIGNATURE = max(map(len, _SIGNATURES))
 _READ_BYTES = 2**16
-# A step that meets damage gives none of its bytes, so that steps are short.
+# A step that meets damage returns none of its bytes, so steps are short.
 _STEP_BYTES = 2**14
 
 # A header may ask for 4 GiB; `xz -9` asks for 65 MiB.
@@ -30,7 +30,7 @@ _XZ_MEMORY_BYTES = 2**28
 
 
 class StreamDamage(Exception):
-    """The compressed bytes are not those that were written, or not all of them."""
+    """The compressed bytes are damaged or incomplete."""
 
     def __init__(self, message: str, truncated: bool = False) -> None:
         super().__init__(message, truncated)
@@ -39,22 +39,22 @@ class StreamDamage(Exception):
 
 
 def compression_of(head: bytes) -> Compression | None:
-    """How a file that begins with these bytes is compressed, None where it is not."""
+    """Returns the compression of a file that begins with these bytes, None where it has none."""
     return next((name for start, name in _SIGNATURES.items() if head.startswith(start)), None)
 
 
 def decompressed(file: BinaryIO, *, compression: Compression) -> io.BufferedReader:
-    """The content of a file from where it stands, to be read forward only.
+    """Returns the content of a file from its position on, to be read forward only.
 
-    Streams laid end to end are one, as for `gzip -d`; zeros behind the last are padding, and
-    anything else there is damage. Memory stays small whatever the ratio of compression.
+    Concatenated streams are one, as for `gzip -d`; zeros behind the last are padding, and anything
+    else there is damage. Memory stays small at any compression ratio.
     """
     chunks = _zstd_chunks(file) if compression == "zstd" else _chunks(file, compression=compression)
     return io.BufferedReader(_Chunks(chunks), _READ_BYTES)
 
 
 class _Decompressor(Protocol):
-    """What the standard library's incremental decompressors have in common."""
+    """The common interface of the standard library's incremental decompressors."""
 
     @property
     def eof(self) -> bool: ...
@@ -85,7 +85,7 @@ def _chunks(file: BinaryIO, *, compression: Compression) -> Iterator[bytes]:
 
 
 def _next_stream(file: BinaryIO, data: bytes, *, compression: Compression) -> bytes:
-    """What follows the end of a stream: the first bytes of another, none at the file's end."""
+    """Returns the first bytes of the next stream, none at the file's end."""
     data = data.lstrip(b"\0")
     while len(data) < _LONGEST_SIGNATURE and (more := file.read(_READ_BYTES)):
         data = (data + more).lstrip(b"\0")
@@ -95,7 +95,7 @@ def _next_stream(file: BinaryIO, data: bytes, *, compression: Compression) -> by
 
 
 class _Inflater:
-    """zlib's decompressor with the interface of its younger kin."""
+    """Gives zlib's decompressor the interface of those of bz2 and lzma."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)  # 31: a gzip header, and its checksum at the end
@@ -144,7 +144,7 @@ def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Chunks(io.RawIOBase):
-    """An iterator of non-empty bytes as a raw file."""
+    """Reads an iterator of non-empty bytes as a raw file."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         super().__init__()

@@ -1,10 +1,8 @@
-"""The corpus: which sources lie behind a location.
+"""Lists the sources of a corpus.
 
-A listing is read as it comes: millions of files of a prefix take no memory, and of a manifest's
-entries only a digest is kept.
-
-Takes what the user names (a prefix, an archive, a Parquet file, a manifest), gives whole `Source`s
-in a fixed order; `planning/planner.py` cuts and groups them.
+Takes a location that the user names (a prefix, an archive, a Parquet file, a manifest), yields
+whole `Source`s in a fixed order; `planning/planner.py` cuts and groups them. A listing is streamed:
+millions of files of a prefix take no memory, and of a manifest's entries only digests are kept.
 """
 
 import hashlib
@@ -12,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.corpora.columns import UnsureColumns
-from pipeline.corpora.encoded import ReadSettings
 from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.lookups import refusal
-from pipeline.corpora.manifests import Entry, looked_at, read_manifest
+from pipeline.corpora.manifests import look_up_files, read_manifest
 from pipeline.corpora.parquet_images import holds_images
 from pipeline.corpora.patterns import Pattern, pattern_of
+from pipeline.corpora.settings import ReadSettings
 from pipeline.corpora.sources import Kind, Source
 from pipeline.corpora.visible import VisibleFiles
 from pipeline.runtime.skips import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, SkipCounts
@@ -41,39 +39,37 @@ _MOST_FAULTS = 5
 
 @dataclass
 class Listing:
-    """What a corpus holds, as far as a listing tells; all but `root` grows while it is read."""
+    """The content of a corpus; all but `root` grows while `sources` is read."""
 
     root: str
     sources: Iterator[Source]
     skipped: SkipCounts = field(default_factory=SkipCounts)
-    """Files that are no source, by reason."""
+    """Counts of files that are no sources, by reason."""
     doubled: list[str] = field(default_factory=list)
-    """Locations that a manifest, or a manifest and its prefix, name once more; the first
-    thousand."""
+    """The first thousand locations that a manifest repeats, or that the prefix has too."""
     more_doubled: int = 0
-    """Number of those that are not named."""
+    """Number of further ones."""
     waiting: int = 0
-    """Files that are left for another time."""
+    """Number of files that `waits` leaves for a later run."""
     waiting_absent: int = 0
-    """Those of them that are not there."""
+    """Number of those that do not exist."""
     out_of_reach: int = 0
-    """Files that the storage could say nothing of."""
+    """Number of files that the storage could not be asked about."""
     faults: list[str] = field(default_factory=list)
-    """Why, of the first of them."""
+    """The faults of the first of them."""
     notices: list[str] = field(default_factory=list)
-    """Sentences on how manifests are read, for people."""
+    """Remarks for people on how manifests are read."""
 
-    def leave(self, fault: StorageFault) -> None:
+    def count_fault(self, fault: StorageFault) -> None:
         self.out_of_reach += 1
         if len(self.faults) < _MOST_FAULTS:
             self.faults.append(str(fault))
 
     def count_skipped(self, uri: str, *, reason: str) -> None:
-        """Counts a file that could hold images and is no source; the reason is a few plain words,
-        as "hidden"."""
+        """Counts a file that could hold images and is no source; `reason` is as "hidden"."""
         self.skipped.add(uri, reason=reason)
 
-    def take_once(self, uri: str) -> None:
+    def count_doubled(self, uri: str) -> None:
         if len(self.doubled) < _MOST_NAMED:
             self.doubled.append(uri)
         else:
@@ -88,24 +84,24 @@ def list_corpus(
     is_planned: Callable[[File], bool] = lambda file: False,
     waits: Callable[[File], bool] = lambda file: False,
 ) -> Listing:
-    """The sources of a corpus, each once, in the order of the listing.
+    """Lists the sources of a corpus, each once, in the order of the listing.
 
-    Kinds may be mixed in one prefix. A Parquet file with a column of bytes holds images; one with a
-    column `uri`, like a csv or jsonl file with one, is a manifest, and its entries are sources. The
-    location may be a pattern, as shells have them.
+    One prefix may mix kinds. A Parquet file with a column of bytes holds images; one with a column
+    `uri`, like such a csv or jsonl file, is a manifest, whose entries are sources. The location may
+    be a pattern, as in shells.
 
     Args:
-        is_planned: whether an earlier plan holds a Parquet file, so that none has to look inside.
-        waits: whether a file is to be left for another time.
+        is_planned: true for a Parquet file of an earlier plan, which then need not be opened.
+        waits: true if a file is left for a later run.
 
     Raises:
-        ValueError: a manifest cannot be read for certain, or the location is none.
+        ValueError: the location is malformed, or a manifest cannot be read for certain.
     """
     check_location(uri, setting="the corpus")
-    place = storage.absolute(uri)
-    single = storage.file(place)
-    pattern = None if single else pattern_of(place, storage=storage)
-    root = pattern.root if pattern else place.rsplit("/", 1)[0] if single else place
+    location = storage.absolute(uri)
+    single = storage.file(location)
+    pattern = None if single else pattern_of(location, storage=storage)
+    root = pattern.root if pattern else location.rsplit("/", 1)[0] if single else location
     listing = Listing(root=root, sources=iter(()))
     visible = None
     if single is not None:
@@ -114,125 +110,117 @@ def list_corpus(
         listed = storage.files(root)
         if pattern is not None:
             listed = (file for file in listed if pattern.matches(file.uri))
-        visible = VisibleFiles(root=root, storage=storage, of_a_kind=kind_of)
+        visible = VisibleFiles(root=root, storage=storage, kind_of=kind_of)
         files = visible.among(listed, count_skipped=listing.count_skipped)
-    found = _found(
-        _settled(files, listing, waits=waits),
+    lister = _Lister(
         listing,
         storage=storage,
         settings=settings,
         is_planned=is_planned,
         waits=waits,
-        is_asked_for=single is not None,
+        visible=visible,
+        pattern=pattern,
     )
-    listing.sources = _once(found, listing, visible=visible, pattern=pattern)
+    listing.sources = lister.sources(files)
     return listing
 
 
-@dataclass(frozen=True)
-class _Found:
-    source: Source
-    is_named: bool = False
-    """By a manifest; otherwise the listing itself has it."""
+@dataclass(kw_only=True)
+class _Lister:
+    """Turns the files of a corpus into sources, each once; counts the others in the listing."""
 
+    listing: Listing = field(kw_only=False)
+    storage: Storage
+    settings: ReadSettings
+    is_planned: Callable[[File], bool]
+    waits: Callable[[File], bool]
+    visible: VisibleFiles | None
+    """None where the user named a single file."""
+    pattern: Pattern | None
+    named: set[bytes] = field(default_factory=set)
+    """Digests of the sources that manifests named so far."""
+    parquet_files: set[str] = field(default_factory=set)
+    """Parquet files of the prefix so far; whether one holds images shows only when it is opened."""
 
-def _found(
-    files: Iterable[File],
-    listing: Listing,
-    *,
-    storage: Storage,
-    settings: ReadSettings,
-    is_planned: Callable[[File], bool],
-    waits: Callable[[File], bool],
-    is_asked_for: bool,
-) -> Iterator[_Found]:
-    for file in files:
-        kind = kind_of(file.uri)
-        name = below(file.uri, root=listing.root)
-        is_left = kind == "parquet" and (not file.etag or is_planned(file))
-        if kind in ("file", "tar") or is_left:
-            yield _Found(_source(file, name=name, kind=str(kind)))
-            continue
-        if kind is None or not file.etag:  # without an etag: nothing lies where its link leads
-            listing.count_skipped(file.uri, reason=OF_NO_KNOWN_KIND)
-            continue
-        if kind == "parquet":
-            with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-                is_source = holds_images(data, settings=settings)
-            if is_source:
-                yield _Found(_source(file, name=name, kind="parquet"))
-                continue
+    def sources(self, files: Iterable[File]) -> Iterator[Source]:
+        for file in files:
+            kind = kind_of(file.uri)
+            if self.waits(file):
+                self.listing.waiting += 1
+            elif not file.may_be_read and kind is not None:
+                self.listing.count_fault(refusal(file))
+            elif kind in ("file", "tar"):  # a prefix has each of these once
+                yield self._source(file, kind=str(kind))
+            elif kind == "parquet" and self._holds_images(file):
+                self.parquet_files.add(file.uri)
+                source = self._source(file, kind="parquet")
+                yield from self._once(source, is_doubled=_digest(source) in self.named)
+            elif kind is None or not file.etag:  # without an etag: a broken link
+                self.listing.count_skipped(file.uri, reason=OF_NO_KNOWN_KIND)
+            else:
+                yield from self._named_sources(file, kind=kind)
+
+    def _holds_images(self, file: File) -> bool:
+        if not file.etag or self.is_planned(file):
+            return True
+        with self.storage.open(file.uri, etag=file.etag, size=file.size) as data:
+            return holds_images(data, settings=self.settings)
+
+    def _named_sources(self, file: File, *, kind: str) -> Iterator[Source]:
+        """Yields the sources that a manifest names; other files without locations are counted."""
+        is_asked_for = self.visible is None
         try:
-            manifest = read_manifest(file, storage=storage, is_asked_for=is_asked_for)
+            manifest = read_manifest(file, storage=self.storage, is_asked_for=is_asked_for)
         except UnsureColumns as error:
             if is_asked_for:
-                what = "no column of images (--image_column names one), and " * (kind == "parquet")
-                raise ValueError(f"{file.uri}: {what}{error}") from error
-            listing.count_skipped(file.uri, reason=WITHOUT_LOCATIONS)
-            continue
-        listing.notices += [manifest.notice] if manifest.notice else []
-        for entry, there in looked_at(manifest.entries, file, storage=storage):
-            if isinstance(there, StorageFault):
-                listing.leave(there)
-            elif waits(there):
-                listing.waiting += 1
-                listing.waiting_absent += not there.etag
+                no_images = "no column of images (--image_column names one), and "
+                reason = f"{no_images if kind == 'parquet' else ''}{error}"
+                raise ValueError(f"{file.uri}: {reason}") from error
+            self.listing.count_skipped(file.uri, reason=WITHOUT_LOCATIONS)
+            return
+        self.listing.notices += [manifest.notice] if manifest.notice else []
+        for entry, found in look_up_files(manifest.entries, file, storage=self.storage):
+            if isinstance(found, StorageFault):
+                self.listing.count_fault(found)
+            elif self.waits(found):
+                self.listing.waiting += 1
+                self.listing.waiting_absent += not found.etag
             else:
-                source = _named_source(entry, there, root=listing.root)
-                yield _Found(source, is_named=True)
+                kind_named = kind_of(found.uri)
+                kind_named = kind_named if kind_named in ("tar", "parquet") else "file"
+                source = self._source(found, kind=str(kind_named), name=entry.image_id)
+                digest = _digest(source)
+                is_doubled = digest in self.named or self._is_listed(source)
+                self.named.add(digest)
+                yield from self._once(source, is_doubled=is_doubled)
 
-
-def _settled(
-    files: Iterable[File], listing: Listing, *, waits: Callable[[File], bool]
-) -> Iterator[File]:
-    for file in files:
-        if waits(file):
-            listing.waiting += 1
-        elif not file.may_be_read and kind_of(file.uri) is not None:
-            listing.leave(refusal(file))
-        else:
-            yield file
-
-
-def _once(
-    found: Iterable[_Found],
-    listing: Listing,
-    *,
-    visible: VisibleFiles | None,
-    pattern: Pattern | None,
-) -> Iterator[Source]:
-    """Each source once. A prefix has each of its files once: only manifests repeat one."""
-    named: set[bytes] = set()
-    # That the prefix had so far: whether one is a source, nobody knows before it is opened.
-    parquet_files: set[str] = set()
-
-    def is_listed(source: Source) -> bool:
-        """Whether the prefix has what a manifest names; there it is taken, under its path."""
-        if source.uri in parquet_files:
-            return True
-        is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
-        is_below = visible is not None and source.uri in visible
-        return is_known and is_below and (pattern is None or pattern.matches(source.uri))
-
-    for each in found:
-        source = each.source
-        if each.is_named:
-            digest = _digest(source)
-            is_doubled = digest in named or is_listed(source)
-            named.add(digest)
-        elif source.kind == "parquet":
-            is_doubled = _digest(source) in named
-            parquet_files.add(source.uri)
-        else:
-            is_doubled = False
+    def _once(self, source: Source, *, is_doubled: bool) -> Iterator[Source]:
         if is_doubled:
-            listing.take_once(source.uri)
+            self.listing.count_doubled(source.uri)
         else:
             yield source
 
+    def _is_listed(self, source: Source) -> bool:
+        """True if the prefix itself has the source, and so yields it under its path."""
+        if source.uri in self.parquet_files:
+            return True
+        is_known = kind_of(source.uri) in ("file", "tar") and source.etag != ""
+        is_below = self.visible is not None and source.uri in self.visible
+        return is_known and is_below and (self.pattern is None or self.pattern.matches(source.uri))
+
+    def _source(self, file: File, *, kind: str, name: str | None = None) -> Source:
+        return Source(
+            uri=file.uri,
+            name=name or below(file.uri, root=self.listing.root),
+            kind=kind,  # type: ignore[arg-type]
+            etag=file.etag,
+            size=file.size,
+            num_images=1 if kind == "file" else None,
+        )
+
 
 def kind_of(uri: str) -> Kind | str | None:
-    """The kind of file that its ending promises: a source's, `manifest`, or None."""
+    """Returns the kind of file by its ending: a source's, `manifest`, or None."""
     name = uri.rsplit("/", 1)[-1].lower()
     for kind, endings in _KINDS:
         if name.endswith(endings):
@@ -242,20 +230,3 @@ def kind_of(uri: str) -> Kind | str | None:
 
 def _digest(source: Source) -> bytes:
     return hashlib.blake2b(source.uri.encode(), digest_size=16).digest()
-
-
-def _source(file: File, *, name: str, kind: str) -> Source:
-    return Source(
-        uri=file.uri,
-        name=name,
-        kind=kind,  # type: ignore[arg-type]
-        etag=file.etag,
-        size=file.size,
-        num_images=1 if kind == "file" else None,
-    )
-
-
-def _named_source(entry: Entry, file: File, *, root: str) -> Source:
-    kind = kind_of(file.uri)
-    name = entry.image_id or below(file.uri, root=root)
-    return _source(file, name=name, kind=kind if kind in ("tar", "parquet") else "file")

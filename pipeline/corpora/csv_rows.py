@@ -1,7 +1,7 @@
-"""Rows of csv and tsv files, with their lines, read strictly.
+"""Reads the rows of csv and tsv files strictly, with their line numbers.
 
-Python's reader takes an open quote for a field that goes on to the end of the file, and any rows in
-it are lost; here that is an error with the line where the row begins.
+Python's reader extends a field with an unclosed quote to the end of the file, and loses the rows in
+it; here that is an error with the line where the row begins.
 """
 
 import csv
@@ -19,26 +19,26 @@ _LONGEST_HEADER = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class CsvRows:
-    """A file whose first line has been read."""
+    """A csv file whose header has been read."""
 
     name: str
     columns: Sequence[str]
     separator: str
     lines: Iterable[str]
-    """From the header on."""
+    """All lines from the header on."""
     lines_before: int
 
     def rows(self, *, location: int) -> Iterator[tuple[int, list[str]]]:
-        """The rows below the header that are not empty, each with the line where it begins.
+        """Yields the rows below the header that are not empty, with the lines where they begin.
 
         Args:
-            location: the place of the column of locations.
+            location: the index of the column of locations.
 
         Raises:
             ValueError: a row cannot be read for certain.
         """
         csv.field_size_limit(_LONGEST_FIELD)
-        # A header `uri, caption` is of a file with blanks behind the separators.
+        # A header `uri, caption` shows that blanks follow the separators.
         has_blanks = any(name.startswith(" ") for name in self.columns[1:])
         reader = csv.reader(
             self.lines, delimiter=self.separator, strict=True, skipinitialspace=has_blanks
@@ -58,7 +58,7 @@ class CsvRows:
                 yield line, row
 
     def _refuse_swallowed_rows(self, row: Sequence[str], *, line: int, location: int) -> None:
-        """A quote that a later row happens to close hides rows, of which the locations show."""
+        """Raises where an unclosed quote took later rows into a field, as their locations show."""
         own = row[location] if len(row) > location else ""
         ending = own.rpartition(".")[2].lower()
         if not ending or ending == own.lower():
@@ -81,7 +81,7 @@ class CsvRows:
 
 
 def csv_rows(text: TextIO, *, name: str) -> CsvRows:
-    """Reads the header, and by it which character separates the columns.
+    """Reads the header, and finds the character that separates the columns.
 
     Raises:
         UnsureColumns: no separator gives a column of locations.

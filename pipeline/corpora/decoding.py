@@ -1,10 +1,10 @@
-"""Decoding: an image's encoded bytes to upright RGB pixels, or an `ImageError`.
+"""Decodes an image's bytes to upright RGB pixels, or raises an `ImageError`.
 
-Takes what `reading.py` found; the loader resizes what comes out. Only formats of pixels are tried,
-none that runs a program (PostScript) or draws (SVG, PDF). Of animations and files of several pages
-the first image counts; what a TIFF says is a smaller copy is passed over. More than 8 bits become 8
+Takes the bytes that `reading.py` yields; the loader resizes the pixels. Only formats of pixels are
+tried, none that runs a program (PostScript) or draws (SVG, PDF). Of animations and files of several
+pages the first image counts, without a TIFF's smaller copies. Samples of more than 8 bits become 8
 by the file's own tags and depth (`tiff.py`, `levels.py`), never by a guess. A damaged image is an
-error, never half a picture, as far as its format lets the damage be seen.
+error, never half a picture, as far as its format shows the damage.
 
 | class | what was found |
 |---|---|
@@ -17,8 +17,8 @@ error, never half a picture, as far as its format lets the damage be seen.
 | UnsupportedPixels | pixels of a kind that is not read, or that RGB would be a guess for |
 | OutOfMemory | an image within `max_pixels` that there was no memory for |
 
-`labelling/` adds what only a process that ended can tell: DecoderCrashed, DecoderHung,
-SegmenterCrashed and SegmenterHung; and SegmenterOutOfMemory, of the model's device.
+`labelling/` adds the classes of processes that ended, DecoderCrashed, DecoderHung, SegmenterCrashed
+and SegmenterHung, and of the model's device, SegmenterOutOfMemory.
 """
 
 import io
@@ -59,21 +59,21 @@ _FORMATS: list[str] = [
     if name in Image.OPEN
 ]
 
-# What an image's metadata say wrong is nobody's business here; pixels that are wrong are errors.
+# Wrong metadata of an image do not matter here; wrong pixels are errors.
 warnings.filterwarnings("ignore", module=r"PIL(\..*)?")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 class ImageError(Exception):
-    """What is wrong with one image, as it goes into the table."""
+    """The error of one image, as the table stores it."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(error_class, message)
         self.error_class = error_class
-        """A name that stays the same from version to version, to count errors by."""
+        """A name to count errors by, stable across versions."""
         self.message = message
-        """For people: which image, what was found, what would be right."""
+        """A sentence for people: which image, what was found, what would be right."""
 
     def __str__(self) -> str:
         return f"{self.error_class}: {self.message}"
@@ -81,10 +81,10 @@ class ImageError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An image, and how large it is where it comes from."""
+    """A decoded image and its original size."""
 
     image: Image.Image
-    """Upright and RGB; smaller than the original where it was decoded at a reduced scale."""
+    """The upright RGB image, smaller than the original where decoded at a reduced scale."""
     height: int
     width: int
 
@@ -97,14 +97,14 @@ def decode(
     target_size: HeightWidth | Callable[[HeightWidth], HeightWidth] | None = None,
     max_pixels: int,
 ) -> Decoded:
-    """The first image in the bytes.
+    """Decodes the first image in the bytes.
 
     Args:
-        name: where the image lies, for messages.
+        name: the image's location, for messages.
         mode: `fast` decodes a JPEG at 1/2, 1/4 or 1/8 of its scale where both sides stay at or
             above `target_size`; everything else is decoded as with `exact`.
-        target_size: what the upright image will be resized to, or what gives that for the size of
-            the upright image.
+        target_size: the size that the upright image will be resized to, or a function from the
+            upright image's size to it.
 
     Raises:
         ImageError: of one of the classes above.
@@ -121,7 +121,7 @@ def decode(
             _check_size((page.width, page.height), name=name, max_pixels=max_pixels)
             rgb = tiff.load(page)
             return Decoded(image=rgb, height=rgb.height, width=rgb.width)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _open(data) as image:
             _check_size(image.size, name=name, max_pixels=max_pixels)
             full_size = None
             if mode == "fast" and image.format in ("JPEG", "MPO"):
@@ -129,8 +129,7 @@ def decode(
             image.load()
             _check_end(image, data)
             rgb = to_rgb(_of_8_bits(image, data))
-            # Copied where nothing had to be converted: the file's decoder goes, its pixels stay.
-            rgb = rgb.copy() if rgb is image else rgb
+            rgb = rgb.copy() if rgb is image else rgb  # without the file's decoder
         height, width = full_size or (rgb.height, rgb.width)
         return Decoded(image=rgb, height=height, width=width)
 
@@ -138,10 +137,10 @@ def decode(
 
 
 def image_size(data: bytes, *, name: str, max_pixels: int) -> HeightWidth:
-    """The size of the first image, upright, by its header alone.
+    """Reads the upright size of the first image, from its header alone.
 
     Raises:
-        ImageError: there is no header of an image, or it claims more than `max_pixels`.
+        ImageError: there is no image header, or it claims more than `max_pixels`.
     """
     if not data:
         raise ImageError("EmptyFile", f"{name}: the file is empty")
@@ -152,16 +151,15 @@ def image_size(data: bytes, *, name: str, max_pixels: int) -> HeightWidth:
             page = tiff_pages.find_picture(data)
             _check_size((page.width, page.height), name=name, max_pixels=max_pixels)
             return page.size
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _open(data) as image:
             _check_size(image.size, name=name, max_pixels=max_pixels)
-            is_turned = _is_turned(image)
-            return (image.width, image.height) if is_turned else (image.height, image.width)
+            return _upright_size(image)
 
     return _or_image_error(size, data, name=name, max_pixels=max_pixels)
 
 
 def orientation(data: bytes, *, name: str, max_pixels: int) -> int:
-    """How the first image is stored, 1 to 8 by EXIF; 1 is upright.
+    """Reads the EXIF orientation of the first image, 1 to 8; 1 is upright.
 
     Raises:
         ImageError: as `image_size`.
@@ -169,24 +167,24 @@ def orientation(data: bytes, *, name: str, max_pixels: int) -> int:
 
     def found(data: bytes) -> int:
         if tiff_pages.is_tiff(data):
-            said = tiff_pages.find_picture(data).value(tiff_pages.Tag.ORIENTATION, 1)
+            value = tiff_pages.find_picture(data).value(tiff_pages.Tag.ORIENTATION, 1)
         else:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                said = _orientation(image)
-        return said if 1 <= said <= 8 else 1
+            with _open(data) as image:
+                value = _orientation(image)
+        return value if 1 <= value <= 8 else 1
 
     return _or_image_error(found, data, name=name, max_pixels=max_pixels)
 
 
 def _or_image_error(read: Callable[[bytes], _T], data: bytes, *, name: str, max_pixels: int) -> _T:
-    """What is read from the bytes; of a PNG, if need be, from its picture alone."""
+    """Returns what is read from the bytes; of a PNG, if need be, without its metadata."""
     try:
         return read(data)
     except ImageError:
         raise
-    except Exception as error:  # whatever a decoder trips over is in these bytes
+    except Exception as error:  # any exception of a decoder is a fault of these bytes
         cause = error
-    picture = png.bare(data) if data.startswith(png.SIGNATURE) else None
+    picture = png.without_metadata(data) if data.startswith(png.SIGNATURE) else None
     if picture is not None and not isinstance(cause, MemoryError):
         try:
             return read(picture)
@@ -198,22 +196,22 @@ def _or_image_error(read: Callable[[bytes], _T], data: bytes, *, name: str, max_
 
 
 def _check_end(image: Image.Image, data: bytes) -> None:
-    """Raises where a decoder has filled up what the file lacks."""
+    """Raises OSError where the decoder has invented pixels that the file lacks."""
     if image.format == "JPEG2000" and _lacks_its_end(data):
         raise OSError("the end mark is missing")
-    if image.format in ("JPEG", "MPO") and jpeg.is_filled_up(image, data):
+    if image.format in ("JPEG", "MPO") and jpeg.lacks_jpeg_data(image, data):
         raise OSError("its data end before its pixels do")
     if image.format == "PNG":
         if not png.has_one_header(data):
             raise OSError("it must begin with its header, and have no other that differs")
         if image.mode == "P" and image.palette is None:
             raise OSError("its palette is missing")
-        if png.is_filled_up(image, data):
+        if png.lacks_png_data(image, data):
             raise OSError("its data end before its pixels do")
 
 
 def _of_8_bits(image: Image.Image, data: bytes) -> Image.Image:
-    """The image, scaled where Pillow would take its samples for smaller ones."""
+    """Scales samples of more or fewer than 8 bits where Pillow does not."""
     if image.mode == "F":
         return Image.fromarray(grey(np.asarray(image), bits=32))
     if image.format == "PNG" and png.bits_per_sample(data) == 16:
@@ -222,7 +220,7 @@ def _of_8_bits(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _let_pillow_allow(max_pixels: int) -> None:
-    """Raises Pillow's own bound, which is the process's, where ours would have no effect."""
+    """Raises Pillow's own bound, which holds for the process, where it is below ours."""
     pillow_bound = Image.MAX_IMAGE_PIXELS
     if pillow_bound is not None and 2 * pillow_bound < max_pixels:
         Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
@@ -241,16 +239,23 @@ def _check_size(size: tuple[int, int], *, name: str, max_pixels: int) -> None:
 def _reduce(
     image: Image.Image, *, target_size: HeightWidth | Callable[[HeightWidth], HeightWidth] | None
 ) -> HeightWidth:
-    """Sets the decoder to the smallest scale that is allowed; gives the full upright size."""
-    is_turned = _is_turned(image)
-    full_size = (image.width, image.height) if is_turned else (image.height, image.width)
+    """Sets the decoder to the smallest allowed scale; returns the full upright size."""
+    full_size = _upright_size(image)
     height, width = target_size(full_size) if callable(target_size) else (target_size or full_size)
-    image.draft(None, (height, width) if is_turned else (width, height))
+    image.draft(None, (height, width) if _is_turned(image) else (width, height))
     return full_size
 
 
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+def _upright_size(image: Image.Image) -> HeightWidth:
+    return (image.width, image.height) if _is_turned(image) else (image.height, image.width)
+
+
 def _is_turned(image: Image.Image) -> bool:
-    """Whether height and width change places when the image is put upright."""
+    """True if height and width change places when the image is put upright."""
     return _orientation(image) in (5, 6, 7, 8)
 
 
@@ -262,12 +267,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _image_error(error: Exception, data: bytes, *, name: str, max_pixels: int) -> ImageError:
-    """What an exception of Pillow or its decoders means for the image."""
-    said = _one_line(error)
+    """Converts an exception of Pillow or its decoders."""
+    reason = _one_line(error)
     if isinstance(error, Image.DecompressionBombError):
         bound = f"an image may have at most {max_pixels} pixels"
         hint = "raise max_image_pixels to allow it"
-        return ImageError("DecompressionBomb", f"{name}: {bound}; {said}; {hint}")
+        return ImageError("DecompressionBomb", f"{name}: {bound}; {reason}; {hint}")
     if isinstance(error, MemoryError):
         return ImageError(
             "OutOfMemory",
@@ -275,34 +280,34 @@ def _image_error(error: Exception, data: bytes, *, name: str, max_pixels: int) -
             "reading tasks more",
         )
     if isinstance(error, UnsupportedPixels):
-        return ImageError("UnsupportedPixels", f"{name}: {said}")
+        return ImageError("UnsupportedPixels", f"{name}: {reason}")
     if isinstance(error, tiff.CameraFile):
-        return ImageError("UnsupportedFormat", f"{name}: {said}")
+        return ImageError("UnsupportedFormat", f"{name}: {reason}")
     kind = _kind(data)
     if isinstance(error, UnidentifiedImageError) and (kind is None or not kind.is_read):
         error_class = "UnsupportedFormat" if kind is not None and kind.is_image else "NotAnImage"
-        hint = what_it_looks_like(data)
+        hint = guess_content(data)
         return ImageError(error_class, f"{name}: it is no image in a format that is read{hint}")
     is_unidentified = isinstance(error, UnidentifiedImageError)
     if is_unidentified:
-        said = "its header cannot be read"
-    if _TRUNCATED.search(said) or _lacks_its_end(data):
-        return ImageError("TruncatedImage", f"{name}: it ends after {len(data)} bytes: {said}")
+        reason = "its header cannot be read"
+    if _TRUNCATED.search(reason) or _lacks_its_end(data):
+        return ImageError("TruncatedImage", f"{name}: it ends after {len(data)} bytes: {reason}")
     description = _description(data) if is_unidentified else None
     if description is not None:
-        said = f"{description}; pixels of this kind are not read"
-        return ImageError("UnsupportedPixels", f"{name}: {said}")
-    if isinstance(error, NotImplementedError) or _UNSUPPORTED.search(said):
-        return ImageError("UnsupportedPixels", f"{name}: {said}")
-    return ImageError("DamagedImage", f"{name}: {said}")
+        reason = f"{description}; pixels of this kind are not read"
+        return ImageError("UnsupportedPixels", f"{name}: {reason}")
+    if isinstance(error, NotImplementedError) or _UNSUPPORTED.search(reason):
+        return ImageError("UnsupportedPixels", f"{name}: {reason}")
+    return ImageError("DamagedImage", f"{name}: {reason}")
 
 
 def _description(data: bytes) -> str | None:
-    """What a sound header says of the pixels; None where there is none."""
+    """Describes the pixels by a sound header; None where there is none."""
     if tiff_pages.is_tiff(data):
         return str(tiff_pages.find_picture(data))
     if data.startswith(b"\xff\xd8"):
-        return jpeg.describe(data)
+        return jpeg.describe_jpeg(data)
     if re.match(rb"PF\s", data):
         return "PFM, 3 x 32-bit float"
     return jpeg.describe_2000(data) if _JPEG_2000.match(data) else None
@@ -326,7 +331,7 @@ _JPEG_2000 = re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")
 
 
 def _lacks_its_end(data: bytes) -> bool:
-    """Whether the end that the format asks for is missing, as far as that is easily told."""
+    """True if the end that the format demands is missing, as far as that is easy to see."""
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in data[-64:]
     if data.startswith(b"\x89PNG"):
@@ -346,8 +351,8 @@ def _lacks_its_end(data: bytes) -> bool:
     return False
 
 
-def what_it_looks_like(data: bytes) -> str:
-    """The end of a message that says what the bytes may be, empty where that cannot be told."""
+def guess_content(data: bytes) -> str:
+    """Returns the end of a message that says what the bytes may be, empty where unknown."""
     if data and not data.strip(b"\0"):
         return "; it begins with zeros alone, as an unfinished download"
     kind = _kind(data)
@@ -358,7 +363,7 @@ def what_it_looks_like(data: bytes) -> str:
 
 
 def is_image(data: bytes) -> bool:
-    """Whether the bytes begin as those of an image do, be it of a kind that is read or not."""
+    """True if the bytes begin as those of an image, of a kind that is read or not."""
     kind = _kind(data)
     return kind is not None and kind.is_image
 
@@ -366,7 +371,7 @@ def is_image(data: bytes) -> bool:
 @dataclass(frozen=True)
 class _FileKind:
     pattern: bytes
-    """Of its first bytes."""
+    """Matches its first bytes."""
     name: str
     is_image: bool = False
     is_read: bool = False
@@ -407,7 +412,7 @@ _FILE_KINDS = (
 
 
 def _kind(data: bytes) -> _FileKind | None:
-    """The first kind whose files begin like this."""
+    """Returns the first kind whose files begin like this."""
     head = data[:1024]
     matching = (
         kind for kind in _FILE_KINDS if re.match(kind.pattern, head, re.IGNORECASE | re.DOTALL)

@@ -1,4 +1,8 @@
-"""Lists the endings of file names that promise an image."""
+"""Lists the file endings of images, in folders and archives alike.
+
+Endings of formats that are not read are listed too: such an image gets a row with an error, while a
+file with an unknown ending is only counted.
+"""
 
 READ_ENDINGS = (
     "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "avif", "jp2",
@@ -15,5 +19,11 @@ OTHER_UNREAD_ENDINGS = (
 )  # fmt: skip
 
 IMAGE_ENDINGS = (*READ_ENDINGS, *RAW_ENDINGS, *OTHER_UNREAD_ENDINGS)
-"""In lower case and without the dot; of an archive's members with one name the first ending here is
-the image, so that a photograph goes before its raw file."""
+"""In lower case, without the dot. Of an archive's members with one name the image is the one whose
+ending comes first here, so that a photograph goes before its raw file."""
+
+
+def ending(name: str) -> str:
+    """Returns the part behind the last dot of a path in lower case, empty where there is none."""
+    _, dot, last = name.rpartition("/")[2].rpartition(".")
+    return last.lower() if dot else ""

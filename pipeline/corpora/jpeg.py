@@ -1,6 +1,6 @@
-"""JPEG and JPEG 2000: what headers say of the samples, and whether a JPEG's data reach its end.
+"""Reads headers of JPEG and JPEG 2000, and finds JPEGs whose data end too early.
 
-Takes a file's bytes; `decoding.py` asks where Pillow gives no picture, or one that looks cut.
+Takes a file's bytes; `decoding.py` asks where Pillow returns no picture, or one that looks cut.
 """
 
 import io
@@ -24,13 +24,13 @@ _MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
 _FILLED = {127, 128}
 _SIZ = b"\xff\x4f\xff\x51"
 
-# Any bytes would do that are no marker; then restart markers, behind which some more are read.
+# Any bytes that are no marker serve; restart markers follow, so that decoders read on.
 _MORE = bytes(range(1, 255)) * 2
 _RESTARTS = b"".join(b"\xff" + bytes([0xD0 + n % 8]) + bytes(range(1, 64)) for n in range(16))
 
 
-def describe(data: bytes) -> str | None:
-    """As `JPEG, 3 x 12-bit, extended`; None where there is no header."""
+def describe_jpeg(data: bytes) -> str | None:
+    """Describes the samples as `JPEG, 3 x 12-bit, extended`; None without a header."""
     for marker, position in _segments(data):
         if marker in _FRAMES and position + 8 <= len(data):
             bits, samples = data[position + 2], data[position + 7]
@@ -40,29 +40,29 @@ def describe(data: bytes) -> str | None:
 
 
 def describe_2000(data: bytes) -> str | None:
-    """As `JPEG 2000, 5 x 8-bit`; None where there is no header."""
+    """Describes the samples as `JPEG 2000, 5 x 8-bit`; None without a header."""
     depths = bits_2000(data)
     return f"JPEG 2000, {len(depths)} x {max(depths)}-bit" if depths else None
 
 
 def fitted_2000(image: Image.Image, data: bytes) -> Image.Image:
-    """A JPEG 2000 image whose white is white, as Pillow gives it for 8 bits alone.
+    """Scales a JPEG 2000 image so that white is 255; Pillow does so for 8 bits only.
 
     Raises:
-        UnsupportedPixels: white may have become black in it.
+        UnsupportedPixels: Pillow may have turned white into black.
     """
     bits = max(bits_2000(data), default=8)
     if image.mode == "I;16" and bits == 16:
         check_high_bytes(image)
     elif image.mode != "I;16" and bits > 8:
-        # Pillow rounds 16 bits to 8, and the brightest then begin at 0 again.
+        # Pillow rounds 16 bits to 8, and the brightest samples overflow to 0.
         bands = [np.asarray(image.getchannel(name)) for name in image.getbands() if name != "A"]
         if min(band.min() for band in bands) == 0:
-            said = describe_2000(data)
-            raise UnsupportedPixels(f"{said}; where it is white, Pillow may give black")
+            found = describe_2000(data)
+            raise UnsupportedPixels(f"{found}; where it is white, Pillow may give black")
         check_bits_used(max(int(band.max()) for band in bands) << 8, bits=16)
     elif bits < 8:
-        # Pillow only shifts them, so that of 1 bit, white is 128.
+        # Pillow only shifts them: white of 1 bit becomes 128.
         white = 256 - (1 << (8 - bits))
         levels = [min(255, round(level * 255 / white)) for level in range(256)]
         return image.point(levels * len(image.getbands()))
@@ -70,7 +70,7 @@ def fitted_2000(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def bits_2000(data: bytes) -> list[int]:
-    """The depth of each component of a JPEG 2000 file; none without a header."""
+    """Returns the depth of each component of a JPEG 2000 file; none without a header."""
     start = data.find(_SIZ)
     if start < 0 or start + 42 > len(data):
         return []
@@ -79,11 +79,11 @@ def bits_2000(data: bytes) -> list[int]:
     return [(depth & 0x7F) + 1 for depth in depths] if len(depths) == components else []
 
 
-def is_filled_up(image: Image.Image, data: bytes) -> bool:
-    """Whether pixels at the image's end are not in the file, which has an end mark all the same.
+def lacks_jpeg_data(image: Image.Image, data: bytes) -> bool:
+    """True if the file lacks data for its last pixels, in spite of an end mark.
 
-    The decoder gives grey for them. So where the last pixels have that grey, the file is decoded
-    with more data before its end mark: if pixels change, there was room for more.
+    The decoder fills such pixels with grey. Where the last pixels have that grey, the file is
+    decoded again with more data before its end mark: if pixels change, data were missing.
 
     Args:
         image: as it was decoded, not yet turned.
@@ -105,7 +105,7 @@ def _pixels(data: bytes) -> bytes:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Each marker of the first image and the position behind it."""
+    """Yields each marker of the first image and the position behind it."""
     position = 2
     while found := _MARKER.search(data, position):
         marker, position = data[found.start() + 1], found.end()

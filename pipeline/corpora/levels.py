@@ -1,7 +1,7 @@
-"""Levels: samples of more than 8 bits to the 8 bits that the model is given.
+"""Scales samples of more than 8 bits to the 8 bits that the model takes.
 
-Takes the samples that `tiff.py` and `decoding.py` find. What is black and what is white is said by
-the file: its tags, or the depth of its samples. Where the file leaves it open, nothing is guessed:
+Takes the samples that `tiff.py` and `decoding.py` read. The file says which values are black and
+white, by its tags or the depth of its samples. Where it does not, nothing is guessed:
 
 | samples | black and white |
 |---|---|
@@ -11,8 +11,8 @@ the file: its tags, or the depth of its samples. Where the file leaves it open, 
 | floating point within 0 and 1 | 0 and 1 |
 | others | refused |
 
-Unsigned samples of 16 bits and more that leave the two highest bits unused are refused too: they
-are dark pictures, or, far more often, 10, 12 or 14 bits of a sensor that would come out black.
+Unsigned samples of 16 bits and more with the two highest bits unused are refused too: some are dark
+pictures, but most are 10, 12 or 14 bits of a sensor, which would come out black.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from PIL import Image
 
 
 class UnsupportedPixels(ValueError):
-    """Pixels that are not damaged, and cannot be turned into RGB without a guess."""
+    """Sound pixels that cannot be converted to RGB without a guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """What a file says of the range of its samples, beside their depth."""
+    """The tags that give the range of a file's samples, beside their depth."""
 
     black: float | None = None
     """SMinSampleValue: the value that is black."""
@@ -39,9 +39,9 @@ class Range:
 
 
 def grey(
-    samples: Shaped[np.ndarray, "height width"], *, bits: int, said: Range = Range()
+    samples: Shaped[np.ndarray, "height width"], *, bits: int, limits: Range = Range()
 ) -> UInt8[np.ndarray, "height width"]:
-    """The samples as 0 to 255.
+    """Scales samples to 0 to 255.
 
     Args:
         bits: depth of the samples in the file, which may be less than that of the array.
@@ -51,11 +51,11 @@ def grey(
     """
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         raise UnsupportedPixels("some samples are no finite numbers, which have no brightness")
-    if said.white is not None and said.white > (said.black or 0):
-        return _between(samples, black=said.black or 0, white=said.white)
+    if limits.white is not None and limits.white > (limits.black or 0):
+        return _between(samples, black=limits.black or 0, white=limits.white)
     least, most = samples.min(), samples.max()
     if samples.dtype.kind == "u":
-        return _whole(samples, bits=bits, most=int(most), largest=said.largest)
+        return _whole(samples, bits=bits, most=int(most), largest=limits.largest)
     if samples.dtype.kind == "f" and least >= 0 and most <= 1:
         return _between(samples, black=0, white=1)
     kind = "floating point beyond 0 to 1" if samples.dtype.kind == "f" else "signed"
@@ -80,7 +80,7 @@ def check_bits_used(most: int, *, bits: int) -> None:
 
 
 def check_high_bytes(image: Image.Image) -> None:
-    """The same for an image of samples of 16 bits, of which Pillow may have kept the high bytes."""
+    """Checks an image of 16-bit samples, of which Pillow may have kept the high bytes."""
     if len(image.getbands()) == 1:
         bands = [np.asarray(image)]
     else:  # alpha is no colour

@@ -1,8 +1,8 @@
-"""Links in archives: the bytes of the file that a link leads to.
+"""Reads the files that links in an archive lead to.
 
-Hard links name a member, symbolic ones a path from their own folder; each may lead to another link,
-before or behind it and outside of the slice that is read. The headers of the whole archive are read
-once more to find the targets, and of the rest their data alone.
+Hard links name a member, symbolic ones a path from their own folder. Either may lead to another
+link, before or behind it, and outside of the slice that is read. So the headers of the whole
+archive are read again to find the targets, and then the data of the targets.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ from pipeline.corpora.archives import ArchiveDamage, Member, Tape, members
 
 @dataclass(frozen=True, kw_only=True)
 class Linked:
-    """A link, and what it leads to."""
+    """A link and its target."""
 
     link: Member
     target: Member | None
@@ -28,7 +28,7 @@ class Linked:
 def linked_files(
     file: BinaryIO, links: Sequence[Member], *, max_image_bytes: int
 ) -> Iterator[Linked]:
-    """What each of some links leads to, in the order of the targets, one in memory at a time."""
+    """Reads the targets of links, in the order of the targets, one in memory at a time."""
     found: dict[Member, list[Member]] = defaultdict(list)
     for link, target in _targets(file, links):
         if target is None:
@@ -53,12 +53,12 @@ def _data(tape: Tape, target: Member) -> bytes | None:
 
 
 def _targets(file: BinaryIO, links: Sequence[Member]) -> Iterator[tuple[Member, Member | None]]:
-    """The file that each link leads to in the end."""
+    """Yields each link with the file at its end, None where there is none."""
     wanted = {_target_name(link) for link in links}
     while True:
         by_name = _members_called(file, wanted)
         ends = [_end(link, by_name=by_name) for link in links]
-        # Other links may lead where nobody has looked yet.
+        # Links may lead to links whose targets are not wanted yet.
         missing = {end for end in ends if isinstance(end, str)} - wanted
         if not missing:
             break
@@ -68,7 +68,7 @@ def _targets(file: BinaryIO, links: Sequence[Member]) -> Iterator[tuple[Member, 
 
 
 def _members_called(file: BinaryIO, names: set[str]) -> dict[str, list[Member]]:
-    """All links of the archive, and of its files those with these names."""
+    """Returns all links of the archive, and its files with these names."""
     found: dict[str, list[Member]] = defaultdict(list)
     try:
         for member in members(file):
@@ -76,20 +76,20 @@ def _members_called(file: BinaryIO, names: set[str]) -> dict[str, list[Member]]:
             if member.is_link or (member.kind != "other" and name in names):
                 found[name].append(member)
     except ArchiveDamage:
-        pass  # reading the archive says so
+        pass  # reading the archive reports it
     return found
 
 
 def _end(link: Member, *, by_name: dict[str, list[Member]]) -> Member | str:
-    """The file that a link leads to, or the name at which the way is lost."""
-    passed: set[int] = set()
+    """Follows a link to its file; returns the name that is missing where it leads to none."""
+    seen: set[int] = set()
     while link.is_link:
-        if link.offset in passed:
+        if link.offset in seen:
             return _target_name(link)
-        passed.add(link.offset)
+        seen.add(link.offset)
         candidates = [m for m in by_name.get(_target_name(link), ()) if m.offset != link.offset]
         if link.kind == "hard link":
-            # To what had the name when the link was written.
+            # A hard link means the file that had the name when the link was written.
             before = [member for member in candidates if member.offset < link.offset]
             candidates = before or candidates
         if not candidates:
@@ -105,5 +105,5 @@ def _target_name(link: Member) -> str:
 
 
 def _plain(name: str) -> str:
-    """A path as extracting takes it: from the archive's root, without `.` and inner `..`."""
+    """Returns a path from the archive's root, without `.` and inner `..`, as extraction does."""
     return posixpath.normpath(name).lstrip("/")

@@ -1,32 +1,32 @@
-"""Lookups: what the storage says of the files that a manifest names.
+"""Asks the storage about the files that a manifest names.
 
-`corpus.py` makes sources of them. A file that the storage refuses, or cannot tell anything of, is
-neither there nor absent: it is left for another run, and costs no other file its turn.
+`corpus.py` makes sources of them. A file that the storage refuses, or fails to answer about, counts
+neither as present nor as absent: it is left for another run, and does not stop the others.
 """
 
 from collections import Counter
 
 from pipeline.storage import File, Storage, StorageFault
 from pipeline.storage.faults import FaultKind, fault_kind
-from pipeline.storage.places import protocol, split_url
+from pipeline.storage.uris import protocol, split_url
 
 _MOST_FAULTS_IN_A_ROW = 100
 
 
 class Lookups:
-    """Asks for one file after the other, from many threads; for those of one listing."""
+    """Looks up the files of one listing, from many threads."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._faults_in_a_row: Counter[str] = Counter()
-        """By host."""
+        """Counts by host."""
         self._last: dict[str, StorageFault] = {}
 
-    def look(self, uri: str) -> File | StorageFault:
-        """The file, without an etag where there is none; the fault where nobody can tell.
+    def look_up(self, uri: str) -> File | StorageFault:
+        """Returns the file, without an etag where it is absent, or the fault of asking.
 
-        A host that failed often in a row is not asked for the rest: each question takes all the
-        patience that the settings have.
+        A host that failed many times in a row is not asked again: each request would take all the
+        retries that the settings allow.
         """
         host = split_url(uri)[0] if "://" in uri else protocol(uri)
         if self._faults_in_a_row[host] >= _MOST_FAULTS_IN_A_ROW:
@@ -37,7 +37,7 @@ class Lookups:
         try:
             file = self._storage.file(uri)
         except StorageFault as fault:
-            # What is refused is so at once, and says nothing of the next.
+            # A refusal comes without retries, and says nothing about the next file.
             if fault.__cause__ is None or fault_kind(fault.__cause__) is not FaultKind.DENIED:
                 self._faults_in_a_row[host] += 1
                 self._last[host] = fault
@@ -49,5 +49,5 @@ class Lookups:
 
 
 def refusal(file: File) -> StorageFault:
-    """The fault that reading the file would be."""
+    """Returns the fault that reading the file would raise."""
     return StorageFault(f"look at {file.uri}: this user may not read it; allow it, or remove it")

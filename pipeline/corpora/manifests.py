@@ -1,9 +1,8 @@
-"""Manifests: the entries of a csv, jsonl or Parquet file that names images lying elsewhere.
+"""Reads manifests: csv, jsonl or Parquet files whose rows name images elsewhere.
 
-Takes the file as the listing has it; `corpus.py` makes sources of the entries. `columns.py` says
-which column holds the locations. An entry without a location that could be read keeps its place: it
-becomes an image in error. What makes it unsure where entries begin and end (a quote that is never
-closed, a line that is no JSON) stops with the file and the line.
+Takes the file of a listing; `corpus.py` makes sources of the entries. `columns.py` finds the column
+of locations. An entry without a readable location becomes an image in error. Where entries cannot
+be told apart (an unclosed quote, a line that is no JSON), an error names the file and the line.
 """
 
 import io
@@ -19,25 +18,25 @@ from pipeline.corpora.columns import Columns, UnsureColumns, columns_of
 from pipeline.corpora.csv_rows import csv_rows
 from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.lookups import Lookups
-from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import File, Storage, StorageFault, is_complete, join
-from pipeline.storage.protocols import why_never
+from pipeline.storage.protocols import reason_impossible
 
-_LOOKS_AT_ONCE = 32
+_NUM_LOOKUPS = 32
 _FIRST_LINES = 100
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _NO_LOCATION = re.compile(r"#(line|row)=\d+$")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """A row of a manifest."""
 
     place: str
-    """In the manifest, as `line 3`."""
+    """Its row in the manifest, as `line 3`."""
     uri: str | None
-    """None where the row has no location that could be read."""
+    """None where the row has no readable location."""
     image_id: str | None = None
 
 
@@ -45,21 +44,21 @@ class Entry:
 class Manifest:
     """A file that names images."""
 
-    entries: Iterator[Entry]
+    entries: Iterator[ManifestEntry]
     notice: str | None = None
-    """What people should know of how it is read."""
+    """A remark for people on how it is read."""
 
 
 def read_manifest(file: File, *, storage: Storage, is_asked_for: bool) -> Manifest:
-    """The entries of a csv, jsonl or Parquet file.
+    """Reads the entries of a csv, jsonl or Parquet file.
 
     Args:
-        is_asked_for: whether the user named this very file, and not a folder with it.
+        is_asked_for: true if the user named this file itself, not a folder with it.
 
     Raises:
-        UnsureColumns: it is no manifest, or nobody can tell which column holds the locations.
+        UnsureColumns: it is no manifest, or no column certainly holds the locations.
     """
-    open_entries: Callable[..., tuple[Columns, Iterator[Entry]]] = _jsonl_entries
+    open_entries: Callable[..., tuple[Columns, Iterator[ManifestEntry]]] = _jsonl_entries
     if file.uri.lower().endswith(".parquet"):
         open_entries = _parquet_entries
     elif file.uri.lower().endswith((".csv", ".tsv")):
@@ -71,52 +70,51 @@ def read_manifest(file: File, *, storage: Storage, is_asked_for: bool) -> Manife
     return Manifest(entries=entries, notice=notice)
 
 
-def looked_at(
-    entries: Iterator[Entry], manifest: File, *, storage: Storage
-) -> Iterator[tuple[Entry, File | StorageFault]]:
-    """The entries with what the store says of them; it is asked for many at a time."""
+def look_up_files(
+    entries: Iterator[ManifestEntry], manifest: File, *, storage: Storage
+) -> Iterator[tuple[ManifestEntry, File | StorageFault]]:
+    """Yields the entries with their files or faults; many files are looked up at once."""
     folder = manifest.uri.rsplit("/", 1)[0]
-
     lookups = Lookups(storage)
 
-    def look(entry: Entry) -> tuple[Entry, File | StorageFault]:
+    def file_of(entry: ManifestEntry) -> tuple[ManifestEntry, File | StorageFault]:
         if entry.uri is None:
             kind, _, number = entry.place.partition(" ")
             return entry, File(uri=f"{manifest.uri}#{kind}={number}", size=0, etag="")
         location = entry.uri if is_complete(entry.uri) else join(folder, entry.uri)
         try:
-            # An entry that is not there keeps its place: reading it gives a row that says so.
-            return entry, lookups.look(storage.absolute(location))
+            # An absent file stays an entry: reading it gives a row with an error.
+            return entry, lookups.look_up(storage.absolute(location))
         except ValueError as error:
             raise ValueError(f"{manifest.uri}, {entry.place}: {error}") from error
 
-    yield from map_ahead(look, entries, num_threads=_LOOKS_AT_ONCE, ahead=4 * _LOOKS_AT_ONCE)
+    yield from map_ahead(file_of, entries, num_threads=_NUM_LOOKUPS, ahead=4 * _NUM_LOOKUPS)
 
 
 def absence(uri: str) -> ImageError:
-    """Why there is nothing at a location that was absent when the corpus was listed."""
+    """Returns the error of a location that was absent when the corpus was listed."""
     if _NO_LOCATION.search(uri):
         return ImageError(
             "BadLocation",
             "this row of the manifest must name one location, as text in the column of locations; "
             "correct or remove it",
         )
-    if reason := why_never(uri):
+    if reason := reason_impossible(uri):
         return ImageError("BadLocation", reason)
     return ImageError("NotFound", "there was no such object when the corpus was listed")
 
 
-def _csv_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[Entry]]:
+def _csv_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[ManifestEntry]]:
     table = csv_rows(_text(file, storage), name=file.uri)
     columns = columns_of(table.columns, separator=table.separator)
     location = table.columns.index(columns.location)
     image_id = None if columns.image_id is None else table.columns.index(columns.image_id)
 
-    def entries() -> Iterator[Entry]:
+    def entries() -> Iterator[ManifestEntry]:
         for line, row in table.rows(location=location):
             if len(table.columns) == 1:  # a name may have commas
                 row = [table.separator.join(row)]
-            # A separator too many moves what stands behind it.
+            # A surplus separator shifts the values behind it.
             if any(row[len(table.columns) :]) and (location > 0 or image_id is not None):
                 row = []
             uri, own = (
@@ -128,7 +126,7 @@ def _csv_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[Entry]
     return columns, entries()
 
 
-def _jsonl_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[Entry]]:
+def _jsonl_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[ManifestEntry]]:
     def rows() -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(_text(file, storage), 1):
             if line.strip():
@@ -143,7 +141,7 @@ def _jsonl_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[Entr
         raise UnsureColumns("the first line of a manifest must be a JSON object with a `uri`")
     columns = columns_of(list(dict.fromkeys(name for row in first for name in row)))
 
-    def entries() -> Iterator[Entry]:
+    def entries() -> Iterator[ManifestEntry]:
         for number, row in rows():
             if not isinstance(row, dict):
                 raise ValueError(
@@ -157,18 +155,18 @@ def _jsonl_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[Entr
 
 
 def _parsed(line: str) -> Any:
-    """The line's value; the line itself where it is no JSON."""
+    """Parses a line; returns the line itself where it is no JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
         return line
 
 
-def _parquet_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[Entry]]:
+def _parquet_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[ManifestEntry]]:
     with storage.open(file.uri, etag=file.etag, size=file.size) as data:
         columns = columns_of(pq.ParquetFile(data).schema_arrow.names)
 
-    def entries() -> Iterator[Entry]:
+    def entries() -> Iterator[ManifestEntry]:
         number = 0
         names = [name for name in (columns.location, columns.image_id) if name is not None]
         try:
@@ -178,7 +176,7 @@ def _parquet_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[En
                         yield _entry(f"row {number}", *(row[name] for name in names))
                         number += 1
         except PARQUET_ERRORS as error:
-            raise_if_of_the_system(error)
+            raise_if_from_storage(error)
             raise ValueError(
                 f"{file.uri}: from row {number} on, the Parquet file cannot be read: {error}"
             ) from error
@@ -186,15 +184,15 @@ def _parquet_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[En
     return columns, entries()
 
 
-def _entry(place: str, uri: Any, image_id: Any = None) -> Entry:
-    """Ids may be numbers; an empty one is none."""
+def _entry(place: str, uri: Any, image_id: Any = None) -> ManifestEntry:
+    """Makes an entry. Ids may be numbers; an empty one counts as none."""
     own = None if image_id in (None, "") else _written(str(image_id))
     location = uri if isinstance(uri, str) and uri.strip() else None
-    return Entry(place, location, own)
+    return ManifestEntry(place, location, own)
 
 
 def _written(text: str) -> str:
-    """The text as UTF-8 can hold it: JSON may have halves of characters."""
+    """Escapes what UTF-8 cannot hold: JSON may have half of a surrogate pair."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

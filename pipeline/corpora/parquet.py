@@ -1,7 +1,7 @@
-"""Parquet, read so that a process ends as it should.
+"""Reads Parquet so that the process can end safely.
 
-Arrow's threads let go of the Python object that they read from some time after the rows are here.
-Where the interpreter ends just then, the process aborts with all its work done, or hangs
+Arrow's threads release the Python object that they read from only some time after the rows arrive.
+If the interpreter ends in between, the process aborts with all its work done, or hangs
 (https://github.com/apache/arrow/issues/34314 and .../50482).
 """
 
@@ -23,7 +23,7 @@ def read_parquet(
     columns: Sequence[str] | None = None,
     rows: pc.Expression | None = None,
 ) -> pa.Table:
-    """A file's rows, or those for which an expression holds, decoded by this thread alone."""
+    """Reads a file's rows, or those for which an expression holds, in this thread alone."""
     source = pa.BufferReader(source) if isinstance(source, bytes) else source
     names = None if columns is None else list(columns)
     return pq.read_table(source, columns=names, filters=rows, use_threads=False, pre_buffer=False)
@@ -31,10 +31,10 @@ def read_parquet(
 
 @functools.cache
 def end_after_readers() -> None:
-    """From now on the end of this process gives Arrow's threads the moment that they need.
+    """Makes this process wait a moment at its end, until Arrow's threads are done.
 
-    For data sets in filesystems of fsspec, which others read in whatever way they like: nothing
-    tells when the threads are done.
+    For data sets in fsspec filesystems that other libraries read: nothing tells when their threads
+    are done.
     """
     atexit.register(_give_a_moment)
 

@@ -1,7 +1,7 @@
-"""Parquet with images in it: which column holds them, and the images of its rows.
+"""Reads the images in Parquet files, and finds the column that holds them.
 
-`reading.py` hands the Parquet sources of a plan over to here; `planning/splitting.py` asks for row
-groups.
+`reading.py` passes the Parquet sources of a plan to this module; `planning/splitting.py` asks for
+row groups.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,35 +24,22 @@ from pipeline.runtime.skips import EMPTY_ROW, SkipCounts
 from pipeline.storage import Storage, is_complete, join
 
 _IMAGE_COLUMNS = (
-    "image",
-    "images",
-    "image_bytes",
-    "bytes",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-    "content",
-)
+    "image", "images", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "content"
+)  # fmt: skip
 PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What pyarrow raises for a damaged file; errors of the file's storage are none of them, but for
-OSErrors with a number."""
+"""The exceptions of pyarrow for a damaged file. An OSError with a number comes from the storage."""
 _BATCH_ROWS = 16
 _BATCH_KEYS = 2**13
 _PAGE_BUFFER_BYTES = 2**20
 
 
 def read_parquet_images(
-    source: Source,
-    *,
-    storage: Storage,
-    settings: ReadSettings,
-    skipped: SkipCounts,
+    source: Source, *, storage: Storage, settings: ReadSettings, skipped: SkipCounts
 ) -> Iterator[EncodedImage]:
-    """The images of the rows of a slice; a list column has several in a row.
+    """Yields the images in the rows of a slice; a row of a list column has several.
 
     Args:
-        skipped: counts the rows whose list is empty.
+        skipped: counts the rows with an empty list.
     """
     row = source.start
     keys: set[str] = set()
@@ -69,33 +56,35 @@ def read_parquet_images(
                 parquet, source, column=column, columns=columns, key_column=settings.key_column
             ):
                 cells = _cells(value)
-                place = _Place(source, row, key, is_repeated=key is not None and key in keys)
+                location = _RowLocation(
+                    source, row, key, is_repeated=key is not None and key in keys
+                )
                 if not cells:
-                    skipped.add(str(place), reason=EMPTY_ROW)
+                    skipped.add(str(location), reason=EMPTY_ROW)
                 for number, cell in enumerate(cells):
-                    image_id = place.image_id + (f"/{number}" if _is_list(value) else "")
+                    image_id = location.image_id + (f"/{number}" if _is_list(value) else "")
                     yield _cell_image(
-                        cell, place, image_id=image_id, storage=storage, settings=settings
+                        cell, location, image_id=image_id, storage=storage, settings=settings
                     )
                 row += 1
                 if key is not None:
                     keys.add(key)
         except PARQUET_ERRORS as error:
-            raise_if_of_the_system(error)
+            raise_if_from_storage(error)
             reason = " ".join(str(error).split())[:300]
             message = f"from row {row} on, the Parquet file cannot be read: {reason}"
             yield failed_source(source, "DamagedParquet", message, at=row)
 
 
 def row_keys(file: BinaryIO, source: Source, *, key_column: str) -> Iterator[Sequence[str | None]]:
-    """The keys of the rows of a slice, many at a time, up to where the file can be read."""
+    """Yields the keys of a slice's rows, many at a time, as far as the file can be read."""
     try:
         parquet = _parquet_file(file)
         if key_column in parquet.schema_arrow.names:
             for batch in _batches(parquet, source, columns=[key_column], rows=_BATCH_KEYS):
                 yield [_key(value) for value in batch.column(key_column).to_pylist()]
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
 
 
 def _row_values(
@@ -106,10 +95,10 @@ def _row_values(
     columns: Sequence[str],
     key_column: str | None,
 ) -> Iterator[tuple[Any, str | None]]:
-    """What a column has, and the key, of each row of the slice.
+    """Yields the value of a column and the key, for each row of the slice.
 
     Args:
-        columns: the parts of the column that are read.
+        columns: the parts of the column to read.
     """
     needed = [*columns, *filter(None, [key_column])]
     for batch in _batches(parquet, source, columns=needed, rows=_BATCH_ROWS):
@@ -121,7 +110,7 @@ def _row_values(
 def _batches(
     parquet: pq.ParquetFile, source: Source, *, columns: Sequence[str], rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of the slice, some at a time."""
+    """Yields the rows of the slice, some at a time."""
     counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
     if sum(counts) != parquet.metadata.num_rows:
         raise pa.ArrowInvalid(
@@ -156,15 +145,15 @@ def _key(value: object) -> str | None:
 
 @dataclass(frozen=True)
 class _Cell:
-    """An image in a row: its bytes, or the path that Hugging Face data sets have in their place."""
+    """An image in a row: its bytes, or the path that Hugging Face data sets store instead."""
 
     data: bytes | None
     path: str | None = None
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A row, and what it is called."""
+class _RowLocation:
+    """A row and its key."""
 
     source: Source
     row: int
@@ -185,7 +174,7 @@ def _is_list(value: object) -> bool:
 
 
 def _cells(value: Any) -> list[_Cell]:
-    """The images of a row's value; one without bytes where the row has no value."""
+    """Returns the images of a row's value; one without bytes where there is no value."""
     if isinstance(value, list):
         return [cell for each in value for cell in _cells(each)]
     if isinstance(value, dict):
@@ -194,36 +183,38 @@ def _cells(value: Any) -> list[_Cell]:
 
 
 def _cell_image(
-    cell: _Cell, place: _Place, *, image_id: str, storage: Storage, settings: ReadSettings
+    cell: _Cell, location: _RowLocation, *, image_id: str, storage: Storage, settings: ReadSettings
 ) -> EncodedImage:
-    error, data, source = None, cell.data, place.source
-    if place.is_repeated:
-        error = ImageError("DuplicateKey", f"{place}: an earlier row has the key {place.key!r} too")
+    error, data, source = None, cell.data, location.source
+    if location.is_repeated:
+        error = ImageError(
+            "DuplicateKey", f"{location}: an earlier row has the key {location.key!r} too"
+        )
     elif not data and isinstance(cell.path, str) and cell.path:
-        data, error = _by_path(cell.path, place, storage=storage, settings=settings)
+        data, error = _by_path(cell.path, location, storage=storage, settings=settings)
     elif not data:
-        error = ImageError("EmptyFile", f"{place}: there are no bytes in the column of images")
+        error = ImageError("EmptyFile", f"{location}: there are no bytes in the column of images")
     elif len(data) > settings.max_image_bytes:
-        error = ImageError("TooLarge", f"{place}: {too_large(len(data), settings=settings)}")
+        error = ImageError("TooLarge", f"{location}: {too_large(len(data), settings=settings)}")
     return encoded_image(
-        source, image_id=image_id, data=None if error else data, error=error, row=place.row
+        source, image_id=image_id, data=None if error else data, error=error, row=location.row
     )
 
 
 def _by_path(
-    path: str, place: _Place, *, storage: Storage, settings: ReadSettings
+    path: str, location: _RowLocation, *, storage: Storage, settings: ReadSettings
 ) -> tuple[bytes | None, ImageError | None]:
-    """Reads the file that a row without bytes names: as it says, or near the Parquet file.
+    """Reads the file that a row without bytes names: at that path, or near the Parquet file.
 
-    A path of another machine is looked for by its last folder and name, below the Parquet file's
-    folder; its name alone could be that of another row's image. A row is as old as its Parquet
-    file: what becomes of the named file later goes unseen.
+    For a path of another machine, the last folder and the name are tried below the Parquet file's
+    folder; the name alone could be another row's image. Only the Parquet file's etag is known:
+    later changes of the named file go unnoticed.
     """
-    folder = place.source.uri.rpartition("/")[0]
+    folder = location.source.uri.rpartition("/")[0]
     above = folder.rpartition("/")[0]
-    places = [path] if is_complete(path) else [join(folder, path), join(above, path)]
+    locations = [path] if is_complete(path) else [join(folder, path), join(above, path)]
     last = path.rstrip("/").rsplit("/", 2)[-2:]
-    for uri in [*places, join(folder, *last)] if all(last) else places:
+    for uri in [*locations, join(folder, *last)] if all(last) else locations:
         file = storage.file(uri)
         if file is None:
             continue
@@ -232,30 +223,29 @@ def _by_path(
             data = storage.read(uri, etag=file.etag, most=settings.max_image_bytes + 1)
             size = len(data)
         if size > settings.max_image_bytes:
-            message = f"{place}: {too_large(size, settings=settings)}"
+            message = f"{location}: {too_large(size, settings=settings)}"
             return None, ImageError("TooLarge", message)
         return data, None
     return None, ImageError(
         "EmptyFile",
-        f"{place}: there are no bytes in the column of images, and its path {path!r} leads to no "
-        "file, as it is or from the Parquet file's folder; put the files there with their last "
-        "folder, or write the "
-        "Parquet file with the bytes in it",
+        f"{location}: there are no bytes in the column of images, and its path {path!r} leads to "
+        "no file, as it is or from the Parquet file's folder; put the files there with their last "
+        "folder, or write the Parquet file with the bytes in it",
     )
 
 
 def _without_column(source: Source, schema: pa.Schema, *, settings: ReadSettings) -> EncodedImage:
-    there = f"the columns are {', '.join(schema.names)}"
+    columns = f"the columns are {', '.join(schema.names)}"
     if bytes_column(schema, settings=settings) is None:
         wanted = f"column {settings.image_column!r}" if settings.image_column else "single column"
-        message = f"there is no {wanted} of encoded images; {there}; name one by image_column"
+        message = f"there is no {wanted} of encoded images; {columns}; name one by image_column"
         return failed_source(source, "NoImageColumn", message, at=source.start)
-    message = f"there is no column {settings.key_column!r}; {there}; name one by key_column"
+    message = f"there is no column {settings.key_column!r}; {columns}; name one by key_column"
     return failed_source(source, "NoKeyColumn", message, at=source.start)
 
 
 def bytes_column(schema: pa.Schema, *, settings: ReadSettings) -> str | None:
-    """The column of encoded images in a Parquet file, None where none or several may be.
+    """Returns the column of encoded images, None where none or several columns may be it.
 
     It holds bytes, or structs with a field `bytes` as Hugging Face datasets do, or lists of them.
     Of several, one with a usual name is taken.
@@ -269,9 +259,10 @@ def bytes_column(schema: pa.Schema, *, settings: ReadSettings) -> str | None:
 
 
 def holds_images(file: BinaryIO, *, settings: ReadSettings) -> bool:
-    """Whether a Parquet file is one of images; a damaged one counts, for reading it says so.
+    """True if a Parquet file holds images, or is damaged: reading it then gives the error.
 
-    A column of bytes without a usual name may hold anything, as embeddings: its first values tell.
+    A column of bytes without a usual name may hold other data, as embeddings; its first values
+    decide.
     """
     schema = parquet_schema(file)
     column = None if schema is None else bytes_column(schema, settings=settings)
@@ -283,7 +274,7 @@ def holds_images(file: BinaryIO, *, settings: ReadSettings) -> bool:
         first = next(_parquet_file(file).iter_batches(_BATCH_ROWS, columns=[column]), None)
         values = [] if first is None else first.column(column).to_pylist()
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         return True
     given = [cell.data for value in values for cell in _cells(value) if cell.data]
     return not given or any(map(is_image, given))
@@ -296,13 +287,10 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_bytes(kind.field(index).type)
     types = pa.types
-    is_view = getattr(types, "is_binary_view", lambda _: False)
-    return (
-        types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_fixed_size_binary(kind)
-        or is_view(kind)
-    )
+    kinds = (
+        types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
+    )  # fmt: skip
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _is_list_type(kind: pa.DataType) -> bool:
@@ -311,7 +299,7 @@ def _is_list_type(kind: pa.DataType) -> bool:
 
 
 def _projected(field: pa.Field) -> list[str]:
-    """The parts of a column of images that are read."""
+    """Returns the parts of a column of images that are read."""
     if not pa.types.is_struct(field.type):
         return [field.name]
     names = [field.type.field(index).name for index in range(field.type.num_fields)]
@@ -320,41 +308,41 @@ def _projected(field: pa.Field) -> list[str]:
 
 @dataclass(frozen=True)
 class RowGroups:
-    """Where a Parquet file may be cut; there are none where it is damaged, as reading it says."""
+    """The row groups of a Parquet file, none where it is damaged: reading it gives the error."""
 
     rows_and_bytes: Sequence[tuple[int, int]] = ()
-    """Of each row group, in order; bytes are those before Parquet's compression."""
+    """Rows and uncompressed bytes of each row group, in order."""
     has_lists: bool = False
-    """Whether a row may have any number of images."""
+    """True if a row may have any number of images."""
 
 
 def parquet_groups(file: BinaryIO, *, settings: ReadSettings) -> RowGroups:
-    """The row groups of a Parquet file."""
+    """Reads the row groups of a Parquet file."""
     try:
         parquet = _parquet_file(file)
         schema, metadata = parquet.schema_arrow, parquet.metadata
         column = bytes_column(schema, settings=settings)
         has_lists = column is not None and _is_list_type(schema.field(column).type)
-        # Asked of the group, not of its columns: there damaged metadata end the whole process.
+        # Damaged metadata of a group's columns would crash the process; those of the group do not.
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         return RowGroups([(group.num_rows, group.total_byte_size) for group in groups], has_lists)
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         return RowGroups()
 
 
 def parquet_schema(file: BinaryIO) -> pa.Schema | None:
-    """The columns of a Parquet file, None where it is damaged: reading it gives the error."""
+    """Returns the columns of a Parquet file, None where it is damaged."""
     try:
         return _parquet_file(file).schema_arrow
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         return None
 
 
-def raise_if_of_the_system(error: Exception) -> None:
-    """Raises an error of `PARQUET_ERRORS` again where it is no fault of the file's content."""
-    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
+def raise_if_from_storage(error: Exception) -> None:
+    """Raises an error of `PARQUET_ERRORS` again if the storage caused it, not the content."""
+    if isinstance(error, OSError) and error.errno is not None:  # Arrow's own errors have no number
         raise error
 
 

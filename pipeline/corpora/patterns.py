@@ -1,8 +1,8 @@
-"""Patterns: a location with wildcards, and what it matches, as shells have it.
+"""Matches locations against patterns with wildcards, as shells do.
 
-`*` and `?` stand for any characters and any one but `/`, `[ab]`, `[0-9]` and `[!a]` for one of a
-set, `**` for folders however deep, `{a,b}` and `{000..010}` for each of a list. A folder that
-matches is taken with all that is in it.
+`*` and `?` stand for any characters and any single one but `/`, `[ab]`, `[0-9]` and `[!a]` for one
+of a set, `**` for folders at any depth, `{a,b}` and `{000..010}` for each of a list. A folder that
+matches stands for all its content.
 """
 
 import re
@@ -29,32 +29,32 @@ class Pattern:
     regex: re.Pattern[str]
 
     def matches(self, uri: str) -> bool:
-        """Whether the object's location, or a folder above it, is one that is meant."""
+        """True if the pattern matches the object's location or a folder above it."""
         return self.regex.fullmatch(uri) is not None
 
 
-def pattern_of(place: str, *, storage: Storage) -> Pattern | None:
-    """The location as a pattern; None where it has no wildcards, or is a folder's own name.
+def pattern_of(location: str, *, storage: Storage) -> Pattern | None:
+    """Parses a location; None where it has no wildcards, or is the name of a real folder.
 
     Raises:
         ValueError: the pattern leaves no folder to list.
     """
-    # A server of HTTP lists nothing, and a ? begins a query there.
-    if not _WILDCARD.search(place) or place.startswith(("http://", "https://")):
+    # An HTTP server lists nothing, and a ? begins a query there.
+    if not _WILDCARD.search(location) or location.startswith(("http://", "https://")):
         return None
-    if next(storage.files(place), None) is not None:
+    if next(storage.files(location), None) is not None:
         return None
-    before, _, _ = place.partition(_WILDCARD.findall(place)[0])
+    before, _, _ = location.partition(_WILDCARD.findall(location)[0])
     root = before.rpartition("/")[0]
     if not root or root.endswith((":/", ":")):
         raise ValueError(
-            f"a pattern needs a folder or a bucket before its first wildcard, got {place}"
+            f"a pattern needs a folder or a bucket before its first wildcard, got {location}"
         )
-    below = place.removeprefix(f"{root}/")
+    below = location.removeprefix(f"{root}/")
     try:
         regex = re.compile(f"{re.escape(root)}/{_regex(below)}(?:/.*)?", re.DOTALL)
     except re.error as error:
-        raise ValueError(f"{place} is no pattern: {error}") from error
+        raise ValueError(f"{location} is no pattern: {error}") from error
     return Pattern(root=root, regex=regex)
 
 

@@ -1,8 +1,8 @@
-"""PNG: the same picture without what is said about it.
+"""Removes metadata from PNGs, and finds PNGs whose data end too early.
 
-Text, colour profiles and other ancillary chunks can be large or damaged, and Pillow then gives no
-picture at all. Its bounds on them are the process's, and guard against texts that unpack to
-gigabytes; so they stay, and the chunks go. How the picture is to be turned is kept.
+Text, colour profiles and other ancillary chunks can be large or damaged, and Pillow then returns no
+picture at all. Its bounds on them hold for the process and guard against texts that unpack to
+gigabytes; so the bounds stay, and the chunks go. Only the orientation is kept.
 """
 
 import re
@@ -13,25 +13,26 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from pipeline.corpora.inflating import inflated_size
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP = b"XML:com.adobe.xmp"
 _ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([1-8])""")
 _MOST_XMP = 1 << 24
 _PILLOW_KEEPS = 1 << 20
-"""Texts up to this size are no trouble."""
+"""The size up to which Pillow accepts texts."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By the header's colour type."""
+"""The number of channels by the header's colour type."""
 _PASSES = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
-"""Of an interlaced picture: the first column and row, and the steps to the next ones."""
-_MEGABYTE = 1 << 20
+"""The first column and row of each pass of an interlaced picture, and the steps to the next."""
 
 
-def bare(data: bytes) -> bytes | None:
-    """The file without its ancillary chunks, but what says how it is turned; None if damaged.
+def without_metadata(data: bytes) -> bytes | None:
+    """Removes the ancillary chunks, except for the orientation.
 
-    The chunks that make the picture must have their checksums.
+    Returns None where a chunk of the picture has a wrong checksum.
     """
     kept = [SIGNATURE]
     for kind, content, is_sound in _chunks(data):
@@ -40,23 +41,23 @@ def bare(data: bytes) -> bytes | None:
                 return None
             kept.append(chunk(kind, content))
         elif is_sound and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-            kept.extend(chunk(kind, each) for each in _what_turns(kind, content))
+            kept.extend(chunk(kind, each) for each in _orientation_chunks(kind, content))
     return b"".join(kept)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """The bytes of a chunk, its checksum included."""
+    """Encodes a chunk, with its checksum."""
     checksum = zlib.crc32(content, zlib.crc32(kind))
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def bits_per_sample(data: bytes) -> int:
-    """The depth in the header, 8 where there is none."""
+    """Returns the depth in the header, 8 without a header."""
     return data[24] if data.startswith(SIGNATURE) and len(data) > 24 else 8
 
 
 def has_one_header(data: bytes) -> bool:
-    """Whether a header comes first and none contradicts it; decoders differ in which they take."""
+    """True if a header comes first and no other contradicts it; decoders differ in their choice."""
     if data[12:16] != b"IHDR":
         return False
     if data.count(b"IHDR") == 1:
@@ -64,11 +65,11 @@ def has_one_header(data: bytes) -> bool:
     return len({content for kind, content, _ in _chunks(data) if kind == b"IHDR"}) == 1
 
 
-def is_filled_up(image: Image.Image, data: bytes) -> bool:
-    """Whether the data end before the pixels do, whose last rows Pillow has then left at zero.
+def lacks_png_data(image: Image.Image, data: bytes) -> bool:
+    """True if the data end before the pixels; Pillow leaves the missing rows at zero.
 
     Args:
-        image: what Pillow gives for the file, with its pixels.
+        image: the file as decoded by Pillow.
     """
     width, height, bits, colour, *_, is_interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     last_row = image.crop((0, image.height - 1, image.width, image.height))
@@ -80,29 +81,15 @@ def is_filled_up(image: Image.Image, data: bytes) -> bool:
         columns, rows = -(-(width - left) // right_by), -(-(height - top) // down_by)
         if columns > 0:
             needed += max(0, rows) * (1 + -(-columns * bits * _CHANNELS.get(colour, 1) // 8))
-    return not _unpacks_to(data, needed)
-
-
-def _unpacks_to(data: bytes, needed: int) -> bool:
-    """Whether the picture's data are at least so many bytes."""
-    unpacker = zlib.decompressobj()
-    for kind, content, _ in _chunks(data):
-        while kind == b"IDAT":
-            try:
-                unpacked = unpacker.decompress(content, _MEGABYTE)
-            except zlib.error:
-                return False
-            needed -= len(unpacked)
-            if needed <= 0:
-                return True
-            content = unpacker.unconsumed_tail
-            if not content and len(unpacked) < _MEGABYTE:
-                break
-    return False
+    parts = (content for kind, content, _ in _chunks(data) if kind == b"IDAT")
+    try:
+        return inflated_size(parts, most=needed) < needed
+    except zlib.error:
+        return True
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Kind, content and whether its checksum is right, up to the end or to what is no chunk."""
+    """Yields kind, content and if its checksum is right, up to the end or to what is no chunk."""
     position = len(SIGNATURE)
     while position + 12 <= len(data):
         (size,) = struct.unpack_from(">I", data, position)
@@ -118,8 +105,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         position = end + 4
 
 
-def _what_turns(kind: bytes, content: bytes) -> Iterator[bytes]:
-    """What a sound chunk says about the picture's orientation, in a chunk of the same kind."""
+def _orientation_chunks(kind: bytes, content: bytes) -> Iterator[bytes]:
+    """Yields the content of a chunk of the same kind that holds a sound chunk's orientation."""
     if kind == b"eXIf":
         yield content
     name, _, rest = content.partition(b"\0")
@@ -136,7 +123,7 @@ def _what_turns(kind: bytes, content: bytes) -> Iterator[bytes]:
 
 
 def _unpacked(data: bytes, *, most: int) -> bytes:
-    """At most so many bytes of what was compressed, as far as it is sound."""
+    """Decompresses up to that many bytes; none where the data are damaged."""
     try:
         return zlib.decompressobj().decompress(data, most)
     except zlib.error:

@@ -1,9 +1,9 @@
-"""Reading: a source to the encoded images in it, one at a time.
+"""Reads a source to the encoded images in it, one at a time.
 
-Takes a `Source` of the plan; `decoding.py` takes the bytes of what comes out. What is wrong with a
-source's content (an archive cut short, a row without bytes) is an image with an error in place of
-data, so that it gets a row in the table. `StorageFault` and `SourceChanged` pass through untouched:
-they say nothing about any image.
+Takes a `Source` of the plan; `decoding.py` takes the bytes of the images. A fault of a source's
+content (an archive cut short, a row without bytes) is an image with an error in place of data, so
+that it gets a row in the table. `StorageFault` and `SourceChanged` pass through: they say nothing
+about any image.
 
 Besides those of `decoding.py`, errors have these classes:
 
@@ -50,20 +50,20 @@ def read_source(
     settings: ReadSettings,
     skipped: SkipCounts | None = None,
 ) -> Iterator[EncodedImage]:
-    """The images of a source, or of the slice that it is, in the order in which they lie there.
+    """Yields the images of a source or a slice, in their order there.
 
     The same source gives the same images whenever it is read. One image is in memory at a time, of
     a Parquet file a few.
 
     Args:
-        skipped: counts members of archives that could be images and are none, and rows whose
-            lists of images are empty.
+        skipped: counts members of archives that could be images and are none, slices of archives
+            without images, and rows with empty lists of images.
 
     Raises:
-        StorageFault, SourceChanged: as soon as they occur; what came before still holds.
+        StorageFault, SourceChanged: as soon as they occur; images before remain valid.
     """
     skipped = SkipCounts() if skipped is None else skipped
-    if not source.etag:  # it was not there when the plan was made; what is there now is no matter
+    if not source.etag:  # absent when the plan was made, whatever exists now
         yield _absent(source)
         return
     try:

@@ -1,4 +1,4 @@
-"""Settings of reading: how images are found in their sources, and the limits of one image."""
+"""Settings of reading: they find images in their sources and bound one image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,20 +8,19 @@ from pipeline.corpora.endings import IMAGE_ENDINGS
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSettings:
-    """How images are found in their sources, and what is too much of one."""
+    """Settings that find images in sources and bound their size."""
 
     image_members: tuple[str, ...] = IMAGE_ENDINGS
-    """Extensions of an archive's members that are images; of members with the same name, the first
-    in this order is the image, and the others are left alone and counted. By default, all that are
-    images in a folder."""
+    """Extensions of an archive's members that are images. Of members with one name the first in
+    this order is the image, and the others are counted. By default, as in a folder."""
     image_column: str | None = None
     """The Parquet column with the encoded images; None finds it by name and type."""
     key_column: str | None = None
     """The Parquet column whose values are image ids; None numbers the rows."""
     max_image_bytes: int = 2**29
-    """An encoded image that is larger is an error."""
+    """A larger encoded image is an error."""
     max_image_pixels: int = 178_956_970
-    """An image with more pixels is an error, found out before any of them takes memory."""
+    """An image with more pixels is an error, before any of them takes memory."""
     image_seconds: float = 120
     """An image that takes longer to decode is an error."""
     image_memory_bytes: int = 2**32

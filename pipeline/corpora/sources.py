@@ -1,4 +1,4 @@
-"""Sources: where images lie, as the plan writes them down.
+"""Defines sources, the locations of images as a plan stores them.
 
 `corpus.py` lists them, `planner.py` cuts and groups them into units, `reading.py` opens them.
 """
@@ -12,11 +12,11 @@ Kind = Literal["file", "tar", "parquet"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One object of the corpus, or a slice of one, that holds images.
+    """An object of the corpus that holds images, or a slice of one.
 
     `start` and `stop` are bytes of the (uncompressed) stream in a tar, rows in Parquet, and 0 and 1
     for a file that is one image. A tar's slice covers the samples whose first header begins in it;
-    `stop` None means to the end, whatever the end is.
+    `stop` None means up to the end.
     """
 
     uri: str
@@ -25,22 +25,22 @@ class Source:
     """The path relative to the corpus root: the image_id of a file, the prefix of those inside."""
     kind: Kind
     etag: str
-    """What changes with the content: the object's etag; of a local file, size and modification
-    time; empty where the object was not there when the corpus was listed."""
+    """Changes with the content: the object's etag, or a local file's size and modification time;
+    empty for an object that was absent when the corpus was listed."""
     size: int
     """Bytes of the whole object, not of the slice."""
     start: int = 0
     stop: int | None = None
     num_images: int | None = None
-    """How many images the slice holds, None where only reading it can tell."""
+    """Number of images in the slice, None where only reading it can tell."""
     again: int = 0
-    """How many units of earlier plans have held this version of it: 0, but where an image in error
-    is tried again or an older version came back. It is part of the unit's name and of nothing else:
-    the new unit stands beside the old one."""
+    """Number of units of earlier plans that held this version: above 0 where an image in error is
+    tried again or an older version came back. Only the unit's name depends on it: the new unit
+    stands beside the old one."""
 
     @property
     def num_bytes(self) -> int:
-        """How many bytes reading the slice takes; all of the object where only its reader knows."""
+        """Returns the bytes that reading the slice takes; of Parquet, those of the whole object."""
         if self.kind != "tar":
             return self.size
         return max(0, (self.size if self.stop is None else self.stop) - self.start)

@@ -1,11 +1,11 @@
-"""TIFF: the pixels of a page, by the file's own tags.
+"""Reads the pixels of a TIFF page, by the file's own tags.
 
-Takes the page that `tiff_pages.py` finds; `decoding.py` takes the image. Pillow decodes; what this
-adds is what it does not do, or does wrong:
+Takes the page that `tiff_pages.py` finds; `decoding.py` takes the image. Pillow decodes; this
+module adds what Pillow does not do, or does wrong:
 
 - Samples of more than 8 bits are scaled by the tags (see `levels.py`), colours of 16 bits in
   separate planes are read plane by plane, and white-is-zero holds for all depths.
-- What is left is refused by name, not taken for something near.
+- All other kinds of pixels are refused with their description, not read as a similar kind.
 """
 
 import io
@@ -24,27 +24,26 @@ from pipeline.corpora.levels import (
     grey,
 )
 from pipeline.corpora.tiff_layout import check_layout
-from pipeline.corpora.tiff_pages import OF_CAMERAS, Page, Tag, alone
+from pipeline.corpora.tiff_pages import OF_CAMERAS, Page, Tag, single_page_file
 
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
-"""Those that Pillow's libtiff unpacks; it writes to stderr where it is given others."""
-
+"""Those that Pillow's libtiff decodes; it writes to stderr where it is given others."""
 
 _INKS = {2: "RGB", 5: "CMYK"}
-"""By photometric the colours whose planes can be put together."""
+"""The modes, by photometric, whose planes can be merged."""
 
 
 class CameraFile(ValueError):
-    """The samples of a camera's sensor, which need its maker's knowledge to become a picture."""
+    """A file with the samples of a camera's sensor, which only its maker can develop."""
 
 
-def check(page: Page) -> None:
-    """Refuses what Pillow would not read, or not as it is meant.
+def check_page(page: Page) -> None:
+    """Raises for a page that Pillow would not read, or not as it is meant.
 
     Raises:
         CameraFile: it holds the samples of a sensor.
-        UnsupportedPixels: of any other kind that is not read; both say which.
-        OSError: it does not say without contradiction where its pixels lie.
+        UnsupportedPixels: its pixels are of another kind that is not read.
+        OSError: its tags contradict each other, or data are missing.
     """
     if page.is_of_camera and page.photometric in OF_CAMERAS:
         raise CameraFile(f"a camera's raw file, DNG: {page}")
@@ -53,7 +52,7 @@ def check(page: Page) -> None:
         and len(page.bits) == page.num_samples
         and len({*page.bits}) == 1
         and page.compression in _COMPRESSIONS
-        # Of YCbCr, the colours are put together by the JPEG decoder alone.
+        # Only the JPEG decoder converts YCbCr to colours.
         and (page.photometric != 6 or page.compression in (6, 7))
         and (_is_plain(page) or _is_deep_grey(page))
     )
@@ -63,8 +62,8 @@ def check(page: Page) -> None:
 
 
 def load(page: Page) -> Image.Image:
-    """The page's pixels, upright and RGB."""
-    check(page)
+    """Decodes the page's pixels, upright and RGB."""
+    check_page(page)
     depth = page.bits[0]
     try:
         if _is_deep_grey(page):
@@ -86,10 +85,10 @@ def _is_plain(page: Page) -> bool:
 
 
 def _is_deep_grey(page: Page) -> bool:
-    """Whether it is grey of a depth that has to be scaled, in a form that Pillow can read."""
+    """True for grey of a depth that has to be scaled, in a form that Pillow can read."""
     if page.photometric not in (0, 1) or page.num_samples != 1 or len(page.formats) != 1:
         return False
-    # Pillow swaps samples of 32 bits once more where they were compressed in the other order.
+    # Pillow swaps the bytes of compressed big-endian samples of 32 bits twice.
     is_swapped_twice = page.order == ">" and page.compression != 1
     return (page.bits[0], *page.formats) in (
         *((12, "unsigned"), (16, "unsigned"), (16, "undefined"), (16, "signed")),
@@ -98,24 +97,24 @@ def _is_deep_grey(page: Page) -> bool:
 
 
 def _grey(page: Page, samples: np.ndarray) -> Image.Image:
-    levels = grey(samples, bits=page.bits[0], said=page.range)
+    levels = grey(samples, bits=page.bits[0], limits=page.range)
     return Image.fromarray(255 - levels if page.photometric == 0 else levels)
 
 
 def _colours(page: Page) -> Image.Image:
-    """The planes of the colours, each scaled as grey is; others, as alpha, are left out."""
+    """Merges the planes of the colours, each scaled as grey; others, as alpha, are left out."""
     mode, bits = _INKS[page.photometric], page.bits[0]
     samples = np.stack([_plane(page, number) for number in range(len(mode))])
-    said = page.range
-    if said.white is None and said.largest is None:
+    limits = page.range
+    if limits.white is None and limits.largest is None:
         check_bits_used(int(samples.max()), bits=bits)
-        said = replace(said, largest=(1 << bits) - 1)
-    planes = [Image.fromarray(grey(plane, bits=bits, said=said)) for plane in samples]
+        limits = replace(limits, largest=(1 << bits) - 1)
+    planes = [Image.fromarray(grey(plane, bits=bits, limits=limits)) for plane in samples]
     return Image.merge(mode, planes)
 
 
 def _plane(page: Page, number: int) -> np.ndarray:
-    """The samples of one colour, upright, in the type that the file says."""
+    """Reads the samples of one colour, upright, in the type that the file says."""
     changes: dict[int, Sequence[int]] = {
         Tag.PHOTOMETRIC: (1,),
         Tag.SAMPLES: (1,),
@@ -124,13 +123,13 @@ def _plane(page: Page, number: int) -> np.ndarray:
         Tag.EXTRA: (),
     }
     is_wide, formats = page.bits[0] == 32, page.formats
-    # Unsigned and signed ones of 32 bits are the same bits to Pillow.
+    # Pillow treats unsigned and signed samples of 32 bits alike.
     changes[Tag.FORMAT] = (3,) if formats == {"float"} else (2,) if is_wide else (1,)
     for tag in (Tag.STRIPS, Tag.STRIP_SIZES, Tag.TILES, Tag.TILE_SIZES):
         values = page.values(tag)
         each = len(values) // page.num_samples
         changes[tag] = values[number * each : (number + 1) * each]
-    with _open(alone(page, changes)) as image:
+    with _open(single_page_file(page, changes)) as image:
         image.load()
         samples = np.asarray(image)
     if formats == {"float"}:
@@ -141,23 +140,25 @@ def _plane(page: Page, number: int) -> np.ndarray:
 
 
 def _as_pillow_reads(page: Page) -> Image.Image:
-    """The page as Pillow reads it, by its own directory where it is the first of the file."""
+    """Reads the page by Pillow, with its own directory where it is the first of the file."""
     colours = page.values(Tag.COLOURS)
     is_dark_palette = page.photometric == 3 and colours and max(colours) < 256
-    if is_dark_palette:  # of 8 bits where 16 are asked for, as old programs write it
-        data = alone(page, {Tag.COLOURS: [each * 257 for each in colours]})
+    if is_dark_palette:  # old programs write 8 bits in place of 16
+        data = single_page_file(page, {Tag.COLOURS: [each * 257 for each in colours]})
     else:
-        data = page.data if page.is_usual else alone(page, {})
+        data = page.data if page.is_usual else single_page_file(page, {})
     with _open(data) as image:
         image.load()
         return image
 
 
-def _check_range(image: Image.Image, said: Range) -> None:
-    """Refuses colours of 16 bits of which the 8 that Pillow keeps are not those that show."""
-    if said.white not in (None, 65535) or (said.largest is not None and said.largest < 1 << 15):
+def _check_range(image: Image.Image, limits: Range) -> None:
+    """Raises for colours of 16 bits of which Pillow keeps the wrong 8."""
+    if limits.white not in (None, 65535) or (
+        limits.largest is not None and limits.largest < 1 << 15
+    ):
         raise UnsupportedPixels("colours of 16 bits whose tags say another white are not read")
-    if said.largest is None:
+    if limits.largest is None:
         check_high_bytes(image)
 
 

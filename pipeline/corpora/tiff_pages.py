@@ -1,7 +1,7 @@
-"""TIFF pages: the directories of a file, and which of them is the picture.
+"""Reads the directories of a TIFF file, and finds the page that is the picture.
 
-Takes a file's bytes; `tiff.py` reads the pixels of the page that is found. To have a page or a
-plane read by itself, `alone` gives the same pixels a directory of their own.
+Takes a file's bytes; `tiff.py` reads the pixels of that page. `single_page_file` makes a file of
+one page or plane, to be read by itself.
 """
 
 import struct
@@ -14,10 +14,10 @@ from typing import Any, Literal
 from pipeline.corpora.levels import Range
 
 _MOST_PAGES = 32
-"""Pages and sub-images that are looked at; of a longer file the picture is among these."""
+"""Bound on pages and sub-images; the picture of a longer file is among the first ones."""
 _MOST_SAMPLES = 1 << 10
 LEAST_POSITION = 8
-"""Of what a directory points at: behind the file's header."""
+"""The least position that a directory may point at, behind the file's header."""
 
 _NUMBERS = {
     1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q",
@@ -30,7 +30,7 @@ _SIZES = {2: 1, 5: 8, 7: 1, 10: 8} | {
 
 
 class Tag(IntEnum):
-    """The tags that matter here, by their names in TIFF 6.0 where those are short."""
+    """The tags that are read here, by their names in TIFF 6.0 where those are short."""
 
     SUBFILE, OLD_SUBFILE = 254, 255
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -43,7 +43,7 @@ class Tag(IntEnum):
     LUMA, SUBSAMPLING, SITING, REFERENCE, DNG = 529, 530, 531, 532, 50706
 
 
-# Of what a page says, these and no others make its pixels.
+# All other tags determine the pixels of a page.
 _NOT_OF_PIXELS = {
     Tag.SUBFILE, Tag.OLD_SUBFILE, Tag.LARGEST, Tag.PAGE_NUMBER, Tag.SUB_PAGES, Tag.BLACK,
     Tag.WHITE, Tag.DNG,
@@ -75,21 +75,21 @@ def is_tiff(data: bytes) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What one directory of a file says."""
+    """The content of one directory of a file."""
 
     data: bytes
     order: Literal["<", ">"]
     entries: Mapping[int, tuple[int, int, int]]
-    """By tag: type, number of values, position of the first."""
+    """Type, number of values and position of the first, by tag."""
     unreadable: frozenset[int] = frozenset()
-    """Tags that stand twice, or whose type is unknown."""
+    """Tags that are repeated, or of unknown type."""
     is_usual: bool = False
-    """It is what Pillow gives of the file as it is."""
+    """True if Pillow opens the file at this page."""
     is_of_camera: bool = False
-    """The file says that it is a DNG."""
+    """True if the file says that it is a DNG."""
 
     def values(self, tag: int) -> tuple[Any, ...]:
-        """The numbers of a tag; none where the page lacks it or it is text."""
+        """Returns the numbers of a tag; none where the page lacks it or it is text."""
         if tag not in self.entries or self.entries[tag][0] not in _NUMBERS:
             return ()
         type, count, position = self.entries[tag]
@@ -109,7 +109,7 @@ class Page:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width, upright."""
+        """Returns height and width, upright."""
         is_turned = self.value(Tag.ORIENTATION, 1) in (5, 6, 7, 8)
         return (self.width, self.height) if is_turned else (self.height, self.width)
 
@@ -136,18 +136,18 @@ class Page:
 
     @property
     def is_separate(self) -> bool:
-        """Whether each colour has a plane of its own."""
+        """True if each colour has a plane of its own."""
         return self.value(Tag.PLANES, 1) == 2 and self.num_samples > 1
 
     @property
     def is_picture(self) -> bool:
-        """Whether this is no smaller copy and no mask of another page, as far as it says so."""
+        """True unless the page says that it is a smaller copy or a mask of another page."""
         is_copy = self.value(Tag.SUBFILE, 0) & 0b101 or self.value(Tag.OLD_SUBFILE, 1) == 2
         return not is_copy and self.photometric != 4 and min(self.size) > 0
 
     @property
     def is_of_many(self) -> bool:
-        """Whether it says that it is one page of several, each a picture."""
+        """True if the page says that it is one of several, each a picture."""
         return Tag.PAGE_NUMBER in self.entries or self.value(Tag.SUBFILE, 0) & 0b10 != 0
 
     @property
@@ -160,7 +160,7 @@ class Page:
         )
 
     def __str__(self) -> str:
-        """As `TIFF, 3 x 64-bit float, RGB`."""
+        """Describes the pixels as `TIFF, 3 x 64-bit float, RGB`."""
         depth = "/".join(str(each) for each in sorted({*self.bits}))
         parts = [
             f"{self.num_samples} x {depth}-bit {'/'.join(sorted(self.formats))}",
@@ -172,10 +172,10 @@ class Page:
 
 
 def find_picture(data: bytes) -> Page:
-    """The page that is the picture: of the first page and its sub-images the largest one.
+    """Returns the page that is the picture: the largest of the first page and its sub-images.
 
-    Smaller copies and masks are passed over where they say what they are. A first page that says
-    nothing and has the shape of a later one, at half its size or less, is a smaller copy too.
+    Pages that say that they are smaller copies or masks are skipped. A first page that says nothing
+    and has the shape of a later one, at half its size or less, is a smaller copy too.
 
     Raises:
         ValueError, struct.error: the file's directories are damaged.
@@ -195,17 +195,17 @@ def _largest(pages: Sequence[Page]) -> Page | None:
 
 
 def _is_copy(page: Page, *, of: Page) -> bool:
-    """Whether a page has the shape of another, at half its size or less."""
+    """True if a page has the shape of another, at half its size or less."""
     if of.is_of_many or 2 * page.width > of.width or 2 * page.height > of.height:
         return False
-    # Up to one pixel, by which the sides of a copy are rounded.
+    # A tolerance of one pixel, since the sides of a copy are rounded.
     return abs(page.width * of.height - of.width * page.height) <= max(of.height, of.width)
 
 
 def _families(data: bytes) -> list[list[Page]]:
-    """Each page with its sub-images.
+    """Returns each page with its sub-images.
 
-    All must be sound: of a file that is cut, a page that is left may be a smaller copy.
+    All must be sound: the pages that are left of a cut file may be smaller copies.
     """
     order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
     is_big = 43 in data[2:4]
@@ -228,7 +228,7 @@ def _families(data: bytes) -> list[list[Page]]:
 
 
 def _sub_page(page: Page, start: int, *, is_big: bool) -> Page:
-    """A sub-image, which is turned as its page is where it does not say how itself."""
+    """Reads a sub-image; without an orientation of its own it has that of its page."""
     child, _ = _directory(page.data, start, order=page.order, is_big=is_big)
     entries = {**child.entries}
     if Tag.ORIENTATION in page.entries:
@@ -239,7 +239,7 @@ def _sub_page(page: Page, start: int, *, is_big: bool) -> Page:
 def _directory(
     data: bytes, start: int, *, order: Literal["<", ">"], is_big: bool
 ) -> tuple[Page, int]:
-    """The page at a position, and the position of the next, 0 after the last."""
+    """Reads the page at a position; returns it and the position of the next, 0 after the last."""
     count_form, entry_form, inline = ("Q", "HHQ", 8) if is_big else ("H", "HHI", 4)
     (count,) = struct.unpack_from(order + count_form, data, start)
     position = start + struct.calcsize("=" + count_form)
@@ -270,14 +270,14 @@ def _directory(
     return page, following
 
 
-def alone(page: Page, changes: Mapping[int, Sequence[int]]) -> bytes:
-    """A file with this one page, with other numbers for some of its tags.
+def single_page_file(page: Page, changes: Mapping[int, Sequence[int]]) -> bytes:
+    """Makes a file of this page alone, with other numbers for some of its tags.
 
     A tag that is changed to no values is left out. The pixels stay as they are and come last, so
-    that what was cut ends where it did.
+    that cut data end at the same pixel.
     """
     order = page.order
-    # Positions take as many bytes whatever they are, so the first try tells how far they move.
+    # All positions take the same number of bytes, so the first try tells how far they move.
     start = 8 + len(_directory_bytes(page, changes, moved_by=0))
     directory = _directory_bytes(page, changes, moved_by=start)
     header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
@@ -285,7 +285,7 @@ def alone(page: Page, changes: Mapping[int, Sequence[int]]) -> bytes:
 
 
 def _directory_bytes(page: Page, changes: Mapping[int, Sequence[int]], *, moved_by: int) -> bytes:
-    """A directory at position 8, and its values behind it."""
+    """Encodes a directory at position 8, and its values behind it."""
     entries = list(_values(page, changes, moved_by=moved_by))
     beyond = 8 + 2 + 12 * len(entries) + 4
     near, far = [struct.pack(f"{page.order}H", len(entries))], []
@@ -303,7 +303,7 @@ def _directory_bytes(page: Page, changes: Mapping[int, Sequence[int]], *, moved_
 def _values(
     page: Page, changes: Mapping[int, Sequence[int]], *, moved_by: int
 ) -> Iterator[tuple[int, int, int, bytes]]:
-    """Tag, type, number and bytes of the values that make the page's pixels, by tag."""
+    """Yields tag, type, number and bytes of the values that determine the pixels, by tag."""
     for tag in _TAGS_OF_PIXELS:
         type, count, position = page.entries.get(tag, (_SHORT, 0, 0))
         # Numbers of 64 bits fit into 32 here.

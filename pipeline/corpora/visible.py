@@ -1,8 +1,8 @@
-"""Visible files: what of a prefix is the corpus, beside what other programs leave there.
+"""Separates the files of a corpus from those that other programs leave beside them.
 
-Hidden are names that begin with a dot, and the few that writers of data really use; an underscore
-alone says nothing (`_DSC0001.JPG`). The files of a segment table are left out too. Of all these,
-what could hold images is counted.
+Names are hidden that begin with a dot, and the few that writers of data really use; an underscore
+alone says nothing (`_DSC0001.JPG`). The files of a segment table are left out too. Those of all
+these that could hold images are counted.
 """
 
 import re
@@ -16,16 +16,16 @@ _HIDDEN_FOLDER = re.compile(
     r"|_symlink_format_manifest|lost\+found|System Volume Information|\$RECYCLE\.BIN)$"
 )
 _MARKER = re.compile(r"_(SUCCESS|metadata|common_metadata|table\.json)$|_(committed|started)_")
-# Of a table, beside `images` and `segments`, which hold Parquet files.
+# Folders of a table other than `images` and `segments`, which hold Parquet files.
 _FOLDERS_OF_TABLES = frozenset(["_runs", "_staging", "_compacted", "_given_up", "_reviews"])
 _TABLES = ("images", "segments")
 
 
 class VisibleFiles:
-    """Tells by names, and by looking for tables, which files of a prefix are its corpus."""
+    """Finds the files of a corpus by their names, and by the tables among them."""
 
-    def __init__(self, *, root: str, storage: Storage, of_a_kind: Callable[[str], object]) -> None:
-        self._root, self._storage, self._of_a_kind = root, storage, of_a_kind
+    def __init__(self, *, root: str, storage: Storage, kind_of: Callable[[str], object]) -> None:
+        self._root, self._storage, self._kind_of = root, storage, kind_of
         self._is_table: dict[str, bool] = {}
 
     def among(self, files: Iterable[File], *, count_skipped: Callable[..., None]) -> Iterator[File]:
@@ -34,7 +34,7 @@ class VisibleFiles:
         is_plain = False
         for file in files:
             folder, _, name = file.uri.rpartition("/")
-            # Of millions of files most have the folder of the one before and a plain name.
+            # Most of millions of files have a plain name and the same folder as the one before.
             if folder != last:
                 last, is_plain = folder, self._is_plain(file.uri)
             if is_plain and name[:1] not in "._":
@@ -43,7 +43,7 @@ class VisibleFiles:
             reason = self._reason(file.uri)
             if reason is None:
                 yield file
-            elif self._of_a_kind(file.uri):
+            elif self._kind_of(file.uri):
                 count_skipped(file.uri, reason=reason)
 
     def __contains__(self, uri: str) -> bool:
@@ -51,7 +51,7 @@ class VisibleFiles:
         return name not in ("", uri) and self._reason(uri) is None
 
     def _is_plain(self, uri: str) -> bool:
-        """Whether no folder below the root needs a second look."""
+        """True if no folder between the root and the file can hide it or be a table."""
         *folders, _ = below(uri, root=self._root).split("/")
         return not any(
             folder[:1] == "_" or folder in _TABLES or _HIDDEN_FOLDER.match(folder)
@@ -59,7 +59,7 @@ class VisibleFiles:
         )
 
     def _reason(self, uri: str) -> str | None:
-        """Why a file is not visible, None where it is."""
+        """Returns why a file is not visible, None where it is."""
         *folders, name = below(uri, root=self._root).split("/")
         if name.startswith(".") or any(_HIDDEN_FOLDER.match(folder) for folder in folders):
             return HIDDEN
@@ -72,7 +72,7 @@ class VisibleFiles:
         return None
 
     def _has_table(self, folders: list[str]) -> bool:
-        place = join(self._root, *folders, "_table.json")
-        if place not in self._is_table:
-            self._is_table[place] = self._storage.file(place) is not None
-        return self._is_table[place]
+        location = join(self._root, *folders, "_table.json")
+        if location not in self._is_table:
+            self._is_table[location] = self._storage.file(location) is not None
+        return self._is_table[location]

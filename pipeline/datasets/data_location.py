@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.datasets.target import LabelError
 from pipeline.storage import Storage
 
@@ -95,7 +95,7 @@ def read_cell(place: DataLocation, *, storage: Storage) -> Any:
             cells = _column(storage, *file, group, place.column)
         return cells[place.row - starts[group]].as_py()
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         said = " ".join(str(error).split())[:200]
         raise LabelError(f"{place.name}: the Parquet file cannot be read: {said}") from error
 

@@ -17,7 +17,7 @@ from PIL import (  # noqa: F401  the plugins that may run: importing one registe
     TiffImagePlugin,
 )
 
-from pipeline.corpora.decoding import what_it_looks_like
+from pipeline.corpora.decoding import guess_content
 from pipeline.datasets.target import LabelError, rgb_ids
 
 MAP_ENDINGS = ("png", "tif", "tiff", "bmp")
@@ -103,7 +103,7 @@ def _open(data: bytes, *, place: str) -> Image.Image:
     except Exception as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if "cannot identify" in said:
-            said = f"it is no PNG, TIFF or BMP{what_it_looks_like(data)}"
+            said = f"it is no PNG, TIFF or BMP{guess_content(data)}"
         raise LabelError(f"{place}: the map cannot be decoded: {said}") from error
     if image.mode in (*_COLOURS, *_WITH_ALPHA) and _bits(image, data) == 16:
         raise LabelError(

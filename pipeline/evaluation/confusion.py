@@ -1,20 +1,16 @@
-"""Draws the confusion matrix of an evaluation as a picture."""
+"""Draws the confusion matrix: which labels the model takes for which."""
 
+import io
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Integer
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-_INK, _PALE, _GRID = (40, 40, 40), (235, 235, 235), (215, 215, 215)
-_LOW, _HIGH = np.array([255, 255, 255]), np.array([8, 48, 107])
-_TITLE = "true label (row) by predicted label (column), %"
-_MARGIN, _GAP, _HEAD = 16, 8, 52
+_DPI = 100
+_EMPTY_ROW, _GRID = (235 / 255,) * 3, "0.84"
+_TITLE = "true label (row) by predicted label (column), % of the true label's pixels"
 _LONGEST_NAME = 28
-_IOU_WIDTH = 70
 
 
 def confusion_picture(
@@ -23,79 +19,68 @@ def confusion_picture(
     names: Sequence[str],
     iou: Sequence[float],
 ) -> Image.Image:
-    """Draws a row for each true label: the share of its pixels by predicted label, and its IoU."""
-    size = max(6, min(44, 1400 // len(names)))
-    font = ImageFont.load_default(size=max(6, min(14, size - 1)))
-    names = [_short(name) for name in names]
-    columns = [*names, "none"] if confusion[:, -1].any() else names
-    cells = _cells(
-        _shares(confusion[:, : len(columns)], totals=confusion.sum(1)), size=size, font=font
+    """Draws a row for each true label: the shares of its pixels by predicted label, and its IoU.
+
+    The last column, "none", is left out where every pixel has a predicted label.
+    """
+    # Imported here, so that only processes that draw load matplotlib.
+    from matplotlib import colormaps
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    cell = max(6, min(44, 1400 // len(names)))
+    font_size = max(6, min(14, cell - 1)) * 72 / _DPI
+    rows = [_short(name) for name in names]
+    columns = [*rows, "none"] if confusion[:, -1].any() else rows
+    shares = _shares(confusion)[:, : len(columns)]
+    size = (len(columns) * cell / _DPI, len(rows) * cell / _DPI)
+    figure = Figure(figsize=size, dpi=_DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(
+        shares,
+        cmap=colormaps["Blues"].with_extremes(bad=_EMPTY_ROW),
+        # The square root makes small confusions visible.
+        norm=PowerNorm(0.5, vmin=0, vmax=1),
+        aspect="auto",
+        interpolation="nearest",
     )
-    left = _MARGIN + max(int(font.getlength(name)) for name in names) + _GAP
-    top = _HEAD + max(int(font.getlength(name)) for name in columns) + _GAP
-    right = left + cells.width + (_IOU_WIDTH if size >= 12 else 0)
-    title = ImageFont.load_default(size=16)
-    width = max(right, _MARGIN + int(title.getlength(_TITLE))) + _MARGIN
-    picture = Image.new("RGB", (width, top + cells.height + _MARGIN), "white")
-    draw = ImageDraw.Draw(picture)
-    draw.text((_MARGIN, 12), _TITLE, _INK, title)
-    picture.paste(cells, (left, top))
-    for column, name in enumerate(columns):
-        _upright(picture, (left + column * size, top - _GAP), name, width=size, font=font)
-    for row, name in enumerate(names):
-        y = top + (row + 0.5) * size
-        draw.text((left - _GAP, y), name, _INK, font, anchor="rm")
-        if right > left + cells.width and not np.isnan(iou[row]):
-            draw.text((right - 12, y), f"{100 * iou[row]:.1f}", _INK, font, anchor="rm")
-    if right > left + cells.width:
-        draw.text((right - 12, top - _GAP), "IoU", _INK, font, anchor="rs")
-    return picture
-
-
-def _cells(shares: Float[np.ndarray, "labels columns"], *, size: int, font: _Font) -> Image.Image:
-    """Draws the matrix: a colour for each cell, grid and numbers if the cells are large enough."""
-    # The square root makes small confusions visible.
-    known = np.sqrt(np.nan_to_num(shares))[..., None]
-    colours = np.where(np.isnan(shares)[..., None], _PALE, _LOW + (_HIGH - _LOW) * known)
-    pixels = colours.round().astype(np.uint8).repeat(size, 0).repeat(size, 1)
-    if size >= 16:
-        pixels[::size], pixels[:, ::size] = _GRID, _GRID
-    picture = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=_GRID)
-    if size < 24:
-        return picture
-    for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005), strict=True):
-        share = shares[row, column]
-        place = ((column + 0.5) * size, (row + 0.5) * size)
-        ink = "white" if share > 0.3 else _INK
-        draw.text(place, f"{100 * share:.0f}", ink, font, anchor="mm")
-    return picture
+    axes.set_title(_TITLE, loc="left", fontsize=12)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=font_size)
+    axes.set_yticks(range(len(rows)), rows, fontsize=font_size)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_color(_GRID)
+    if cell >= 16:
+        for edges, draw in ((len(columns), axes.axvline), (len(rows), axes.axhline)):
+            for edge in range(1, edges):
+                draw(edge - 0.5, color=_GRID, linewidth=0.72)
+    if cell >= 12:
+        right = {"x": len(columns) - 0.25, "fontsize": font_size, "va": "center"}
+        axes.text(y=-1, s="IoU", **right)
+        for row, value in enumerate(iou):
+            if not np.isnan(value):
+                axes.text(y=row, s=f"{100 * value:.1f}", **right)
+    if cell >= 24:
+        for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005), strict=True):
+            share = shares[row, column]
+            colour = "white" if share > 0.3 else "0.16"
+            axes.text(
+                column, row, f"{100 * share:.0f}",
+                color=colour, fontsize=font_size, ha="center", va="center",
+            )  # fmt: skip
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.16)
+    return Image.open(buffer).convert("RGB")
 
 
 def _shares(
-    confusion: Integer[np.ndarray, "labels columns"], *, totals: Integer[np.ndarray, " labels"]
+    confusion: Integer[np.ndarray, "labels columns"],
 ) -> Float[np.ndarray, "labels columns"]:
-    """Divides each row by its total; nan for labels without pixels."""
+    """Divides each row by its sum; nan where that is 0."""
     with np.errstate(invalid="ignore"):
-        return np.where(totals[:, None] > 0, confusion / totals[:, None], np.nan)
+        return confusion / confusion.sum(1, keepdims=True)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-
-
-def _upright(
-    picture: Image.Image,
-    foot: tuple[int, int],
-    text: str,
-    *,
-    width: int,
-    font: _Font,
-) -> None:
-    """Draws text that runs upwards from above a column."""
-    length = int(font.getlength(text)) + 4
-    strip = Image.new("RGB", (length, width), "white")
-    ImageDraw.Draw(strip).text((0, width / 2), text, _INK, font, anchor="lm")
-    turned = strip.rotate(90, expand=True)
-    picture.paste(turned, (foot[0], foot[1] - length))

@@ -1,1 +1,1 @@
-"""Checks a table against its promises, and joins its small files."""
+"""Verifies a table, and joins its small files."""

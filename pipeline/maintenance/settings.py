@@ -1,4 +1,4 @@
-"""Settings of maintenance: which table is verified or compacted, and how."""
+"""Settings of verification and compaction."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """Which table, and how closely to look."""
+    """Table to verify, and amount of checking."""
 
     table: str
     """Folder or object-store prefix of the segment table; needs no `--table` before it."""
     sample: float = 1.0
-    """Share of the images whose run lengths are looked at, in (0, 1]; the same ones each time."""
+    """Share of the images whose run lengths are decoded, in (0, 1]; always the same images."""
     json: bool = False
-    """Print one JSON object in place of the lines for people."""
+    """Print one JSON object instead of text."""
     examples: int = 5
-    """How many places are shown for each rule that is broken."""
+    """Number of examples for each broken rule."""
     num_threads: int | None = None
-    """How many units are looked at at once; one for each core."""
+    """Number of units to check at once; by default one per core."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
@@ -31,16 +31,16 @@ class VerifySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CompactSettings:
-    """Which table, and how large its files become."""
+    """Table to compact, and size of the compacted files."""
 
     table: str
     """Folder or object-store prefix of the segment table; needs no `--table` before it."""
     target_bytes: int = 2**28
-    """Size of the files that are made; one that has half of it is not written again."""
+    """Size of compacted files; a file of half this size is not rewritten."""
     remove_units_after_days: int | None = None
-    """Remove the own files of units that a compacted file has held for so many days. Patterns as
-    `TABLE/segments/*.parquet` miss these rows then: read the files that
-    `pipeline.table.store.segments(TABLE).files` names, as any tool can."""
+    """Remove a unit's own files this many days after compaction. Patterns as
+    `TABLE/segments/*.parquet` then miss its rows; read the files in
+    `pipeline.table.store.segments(TABLE).files` instead, with any tool."""
 
     def __post_init__(self) -> None:
         if self.target_bytes < 1:

@@ -1,1 +1,1 @@
-"""Nightly labelling: plans what is new, labels it, and reports, with nobody watching."""
+"""Labels new images every night, unattended: lock, deadline, retries and report."""

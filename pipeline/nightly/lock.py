@@ -1,10 +1,10 @@
-"""The lock: one nightly run on a table at a time, so that none does the other's work again.
+"""Locks a table, so that two nightly runs do not label the same images at once.
 
-`TABLE/_runs/lock.json` says who holds it, and changes with every heartbeat. Whether its holder is
-alive, the store's own clock tells: by how old the object is, and then by whether it changes while
-one looks. Between two runs that take over a dead one's lock at the same moment, the last to write
-has it, and the other sees that after a pause. Should both work all the same, as after hours of
-sleep, they waste work and nothing else: that no row is lost or doubled rests on the order of plans.
+`TABLE/_runs/lock.json` names the holder and is rewritten with every heartbeat. A holder counts as
+dead if the object is old by the store's own clock, and does not change during a pause. If two runs
+take over a dead lock at the same moment, the last writer holds it, and the other finds that out
+after a pause. Two runs that work at once nevertheless, as after a long sleep of a machine, only
+waste work: the order of plans ensures that no row is lost or doubled.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class LockHeld(TryAgain):
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds the lock; times are of the holder's own clock, for people to read."""
+    """The process that holds the lock; its times are of its own clock, for people to read."""
 
     run_id: str
     host: str
@@ -61,7 +61,7 @@ def holding_lock(
     """Holds the table's lock while the block runs.
 
     Raises:
-        LockHeld: a run that is alive holds it.
+        LockHeld: a live run holds it.
     """
     lock = _Lock(table, Holder.here(run_id), heartbeat_seconds=heartbeat_seconds)
     lock.take(stale_seconds=stale_seconds)
@@ -85,29 +85,30 @@ class _Lock:
     def take(self, *, stale_seconds: float) -> None:
         if self._storage.write_new(self._uri, self._holder.to_json()):
             return
-        there = self._storage.file(self._uri)
-        if there is None or self._age(there) < stale_seconds:
-            raise self._held(there)
-        # It looks dead; one that only had the clock against it shows itself now.
+        before = self._storage.file(self._uri)
+        if before is None or self._age(before) < stale_seconds:
+            raise self._held(before)
+        # It looks dead. A live holder whose clock is wrong writes again within this pause.
         time.sleep(2 * self._heartbeat_seconds)
         now, dead = self._storage.file(self._uri), self._words()
-        if now is None or now.etag != there.etag:
+        if now is None or now.etag != before.etag:
             raise self._held(now)
         self._storage.write(self._uri, self._holder.to_json())
-        # Another may have taken it over in this moment: the last to write has it.
+        # Another run may have taken it over at the same moment: the last writer holds it.
         time.sleep(self._heartbeat_seconds)
         if not self._is_ours():
             raise self._held(self._storage.file(self._uri))
-        print(f"took over the lock of {dead}: it is dead", file=sys.stderr)
+        print(f"took over the lock of {dead}, which has stopped", file=sys.stderr)
 
     def beat(self, stop: threading.Event) -> None:
-        """Says again and again that we are alive, until we are not the holder any more."""
+        """Rewrites the lock at every heartbeat, until another run holds it."""
         while not stop.wait(self._heartbeat_seconds):
-            # A beat that the storage does not take is no harm: the next may go through.
+            # A failed write is harmless: the next heartbeat may succeed.
             with contextlib.suppress(StorageFault):
                 if not self._is_ours():
                     print(
-                        f"the lock is now {self._words()}'s; both work, and the same rows come out",
+                        f"the lock is now held by {self._words()}; both runs continue, which "
+                        "wastes work but gives the same rows",
                         file=sys.stderr,
                     )
                     return
@@ -116,14 +117,14 @@ class _Lock:
                 self._storage.write(self._uri, self._holder.to_json())
 
     def release(self) -> None:
-        """Removes the lock if it is ours; where the storage fails, it goes stale by itself."""
+        """Removes the lock if it is ours; if storage fails, it becomes stale by itself."""
         with contextlib.suppress(StorageFault):
             if self._is_ours():
                 self._storage.delete([self._uri])
 
     def _is_ours(self) -> bool:
-        there = self._read()
-        return there is not None and there.run_id == self._holder.run_id
+        holder = self._read()
+        return holder is not None and holder.run_id == self._holder.run_id
 
     def _read(self) -> Holder | None:
         try:
@@ -139,12 +140,12 @@ class _Lock:
         return LockHeld(f"{self._table.uri} is being labelled by {self._words()}{last}")
 
     def _words(self) -> str:
-        there = self._read()
-        if there is None:
+        holder = self._read()
+        if holder is None:
             return "another run"
         return (
-            f"run {there.run_id} (process {there.pid} of {there.user} on {there.host}, since "
-            f"{there.started})"
+            f"run {holder.run_id} (process {holder.pid} of {holder.user} on {holder.host}, since "
+            f"{holder.started})"
         )
 
 

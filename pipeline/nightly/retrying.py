@@ -1,7 +1,7 @@
-"""Trying again: which images in error get another attempt.
+"""Finds the images in error that get another attempt.
 
-A table itself says how often an image was tried: each attempt is a unit that is done, with a row of
-the image's version. `planner.py` leaves out those that the corpus no longer has as they were.
+The table itself holds the number of attempts: each attempt left a row of the image's version in a
+unit that is done. `planner.py` leaves out images that changed in the corpus or are gone.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ _COLUMNS = ("image_id", "uri", "member", "etag", "unit_id", "status", "error_cla
 def images_to_try_again(
     table: TableStore, *, error_classes: Sequence[str], max_attempts: int
 ) -> list[FailedImage]:
-    """Images whose latest row is an error of these classes, tried less often than allowed.
+    """Returns images whose latest row is an error of these classes, with attempts left.
 
     Raises:
         StorageFault: the table cannot be read now.
@@ -43,7 +43,7 @@ def images_to_try_again(
 
 
 def _rows_of_failed(table: TableStore, *, error_classes: Sequence[str]) -> list[dict[str, Any]]:
-    """All rows, old and new, of images with a row in error of these classes."""
+    """Reads all rows, old and new, of images with an error of these classes in any row."""
     images = table.dataset("images", IMAGES)
     is_wanted = (ds.field("status") == "error") & ds.field("error_class").isin([*error_classes])
     in_error = images.to_table(columns=["image_id"], filter=is_wanted)["image_id"].unique()

@@ -1,7 +1,7 @@
-"""A night: labels what came since the last one, with nobody watching.
+"""Runs nightly labelling: labels the images that are new since the last run, unattended.
 
-What `jobs/label_nightly.py` starts: a labelling run as any other (`labelling/run.py`), behind a
-lock, that takes on what has settled and what is to be tried again, and is over by its deadline.
+A nightly run is a labelling run (`labelling/run.py`) behind a lock. It leaves out files that may
+still be written, adds images to try again, ends by its deadline and writes a report.
 """
 
 import signal
@@ -16,7 +16,7 @@ from pipeline.labelling.report import Report
 from pipeline.labelling.run import SourceFilter, label, new_run_id
 from pipeline.labelling.settings import LabelSettings
 from pipeline.nightly.lock import LockHeld, holding_lock
-from pipeline.nightly.reporting import publish
+from pipeline.nightly.reporting import publish_report
 from pipeline.nightly.reporting.metrics import RunMetrics
 from pipeline.nightly.reporting.webhook import send
 from pipeline.nightly.retrying import images_to_try_again
@@ -53,22 +53,22 @@ def label_nightly(settings: Settings) -> int:
 
 def _locked(settings: Settings) -> int:
     nightly, labelling = settings.of(NightlySettings), settings.of(LabelSettings)
-    # From here on a scheduler's SIGTERM gives the lock back, as Ctrl-C does.
+    # From here on a scheduler's SIGTERM releases the lock, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_id = new_run_id()
     table = _table(settings)
     if labelling.dry_run:
-        return _night(settings, table=table, run_id=run_id)
+        return _label(settings, table=table, run_id=run_id)
     with holding_lock(
         table,
         run_id=run_id,
         heartbeat_seconds=nightly.heartbeat_seconds,
         stale_seconds=nightly.stale_seconds,
     ):
-        return _night(settings, table=table, run_id=run_id)
+        return _label(settings, table=table, run_id=run_id)
 
 
-def _night(settings: Settings, *, table: TableStore, run_id: str) -> int:
+def _label(settings: Settings, *, table: TableStore, run_id: str) -> int:
     reporter = _Reporter(settings, table=table.uri, run_id=run_id)
     return label(
         settings,
@@ -81,21 +81,21 @@ def _night(settings: Settings, *, table: TableStore, run_id: str) -> int:
 
 @dataclass
 class _Reporter:
-    """Shows a run while it works and reports it at its end."""
+    """Exports metrics while a run works, and writes its report at the end."""
 
     settings: Settings
     _: KW_ONLY
     table: str
     run_id: str
     metrics: RunMetrics | None = None
-    """None while there is nothing to show."""
+    """None before the run has a plan."""
 
     def watch(self, plan: Plan, stats: RunStats) -> Callable[[], None]:
         self.metrics = RunMetrics(stats, table=self.table, units_planned=len(plan.units))
         return self.metrics.update
 
     def publish(self, table: TableStore, report: Report) -> Sequence[str]:
-        return publish(
+        return publish_report(
             table,
             self.run_id,
             report,

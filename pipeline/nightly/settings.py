@@ -1,4 +1,4 @@
-"""Settings of nightly runs: which files, until when, what is reported, how a job is submitted."""
+"""Settings of nightly runs: retries, deadline and lock, the report, and submission."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -9,23 +9,23 @@ from pipeline.labelling.settings import PARTS as LABELLING
 
 @dataclass(frozen=True, kw_only=True)
 class NightlySettings:
-    """What a night takes on, until when, and how it keeps others away."""
+    """Retries, waiting files, deadline and lock of a nightly run."""
 
     retry_errors: tuple[str, ...] = ()
-    """Classes of images in error to try again, as TooLarge after max_image_pixels was raised."""
+    """Error classes to try again, as TooLarge after max_image_pixels was raised."""
     max_attempts: int = 3
-    """Most rows that an image in error gets for one version of it, the first one counted."""
+    """Most attempts at one version of an image in error, the first one included."""
     settle_minutes: float = 10.0
-    """Younger files wait for the next night: they may still be written."""
+    """Files younger than this may still be written; they are left for the next run."""
     success_marker: str | None = None
-    """Name of an object, as _SUCCESS, without which the files beside it wait for the next night."""
+    """Name of an object, as _SUCCESS; folders without it are left for the next run."""
     deadline: str | None = None
-    """Time of day, as 06:30, or duration, as 6h, by which the run is over; what has not begun in
-    time is left for the next night."""
+    """Time of day, as 06:30, or duration, as 6h, by which the run ends; units that cannot be done
+    in time are left for the next run."""
     heartbeat_seconds: float = 20.0
-    """How often the run says in the lock that it is alive."""
+    """Interval at which the run renews its lock."""
     stale_seconds: float = 180.0
-    """A lock that has not changed for so long belongs to a run that is dead."""
+    """Age from which a lock that is not renewed counts as left by a dead run."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 2:
@@ -49,31 +49,31 @@ class NightlySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """What the report of a run says, and whom it tells."""
+    """Contents of the report of a run, and who is notified."""
 
     gpu_hour_price: float | None = None
-    """Price of one GPU for an hour; without this and the next, the report names no cost."""
+    """Price of one GPU per hour; without this and node_hour_price the report names no cost."""
     node_hour_price: float | None = None
-    """Price of one node for an hour, its GPUs left out."""
+    """Price of one node per hour, without its GPUs."""
     currency: str = "USD"
-    """Of the prices."""
+    """Currency of the prices."""
     compared_runs: int = 7
-    """Earlier runs that labelled something, from the latest back, to compare with."""
+    """Number of earlier runs to compare with, the latest that labelled images."""
     drift_watch: float = 0.1
-    """Population stability index from which the report says that something moves."""
+    """Population stability index from which the report names a small change."""
     drift_alarm: float = 0.25
-    """Population stability index from which somebody has to look."""
+    """Population stability index from which the report asks for action."""
     strangest_images: int = 10
-    """Images that are least like the others, to show with the reason."""
+    """Number of most unusual images to show, with reasons."""
     sheet_images: int = 12
-    """Images of the contact sheet."""
+    """Number of images on the contact sheet."""
     picture_bytes: int = 2**25
-    """Most bytes to read for one picture; what lies deeper in an archive is not shown."""
+    """Most bytes to read for one picture; images deeper in an archive are not shown."""
     webhook_variable: str | None = None
-    """Environment variable with the URL that hears of failures and drift, as LABELLING_WEBHOOK; the
-    URL itself may hold a secret and is no setting."""
+    """Name of the environment variable with the URL to notify of failures and drift, as
+    LABELLING_WEBHOOK. The URL may hold a secret, so it is not a setting itself."""
     webhook_seconds: float = 10.0
-    """How long to wait for an answer of the webhook, three times at most."""
+    """Timeout of one request to the webhook; there are three attempts."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -98,14 +98,15 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitSettings:
-    """Where a job is submitted, and under which id."""
+    """Cluster and id of a submitted job."""
 
     submission_id: str
-    """The same for all attempts at the same thing, as the date of a nightly run."""
+    """Id that is the same for all attempts at one task, as the date of a nightly run."""
     address: str | None = None
-    """Of the cluster's dashboard, as `http://head:8265`; RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
+    """Address of the cluster's dashboard, as `http://head:8265`; by default that in
+    RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
     working_dir: str | None = "."
-    """Folder that travels to the cluster and in which the command runs; `null` for none."""
+    """Folder that is uploaded to the cluster and in which the command runs; `null` for none."""
 
 
 PARTS = (*LABELLING, NightlySettings, ReportSettings)

@@ -1,16 +1,16 @@
-"""Settling: which files of a corpus wait for another night, for they may still be written."""
+"""Finds files of a corpus that may still be written and are left for the next run."""
 
 from pipeline.storage import File, Storage, join
 
 
 class Settling:
-    """Says of a file whether it waits; asks for each folder's marker once."""
+    """Decides for each file whether to leave it; looks up each folder's marker once."""
 
     def __init__(
         self, corpus: str, *, storage: Storage, minutes: float, success_marker: str | None
     ) -> None:
         self._storage, self._marker = storage, success_marker
-        # By the clock that stamps the files, so that nobody's clock need be right.
+        # Uses the clock that stamps the files, so that no other clock need be right.
         self._latest = storage.now(storage.absolute(corpus)) - 60 * minutes if minutes else None
         self._is_complete: dict[str, bool] = {}
 

@@ -1,7 +1,7 @@
-"""Submission: one job for one id on a Ray cluster, however often it is asked for.
+"""Submits a job to a Ray cluster once, however often the same submission id is requested.
 
-Ray refuses an id that it knows; what becomes of the second submission is decided here. The id of
-the first attempt is the one that was asked for, those of the next end in -2, -3 and so on.
+Ray refuses an id that it knows. This module then follows the known job, or submits another attempt:
+the first attempt has the requested id, the next ones end in -2, -3 and so on.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _MOST_ATTEMPTS = 100
 
 
 class Client(Protocol):
-    """What is used of Ray's `JobSubmissionClient`."""
+    """The methods of Ray's `JobSubmissionClient` that are used here."""
 
     def submit_job(self, **options: Any) -> str: ...
 
@@ -42,9 +42,9 @@ def submit_command(settings: Settings, *, command: Sequence[str]) -> int:
 def submit(
     command: Sequence[str], *, settings: SubmitSettings, client: Client | None = None
 ) -> int:
-    """Submits the command where no attempt is under way or done, and follows it; its exit code.
+    """Submits the command unless an attempt is active or done; follows it to its exit code.
 
-    A run that ended with 3 is done, which schedulers know by 0 alone.
+    Returns 0 for a run that ended with 3 (done, some images failed): schedulers expect 0.
 
     Raises:
         WrongUsage: there is no command.
@@ -57,9 +57,9 @@ def submit(
         code = _follow(submission_id, client=client)
     except (OSError, RuntimeError) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
-        _say(f"the cluster does not answer: {first[0][:300]}; run the same command again")
+        _print(f"the cluster does not answer: {first[0][:300]}; run the same command again")
         return ExitCode.TRY_AGAIN
-    _say(f"{submission_id} ended with {code}")
+    _print(f"{submission_id} ended with {code}")
     return ExitCode.DONE if code == ExitCode.DONE_WITH_ERRORS else code
 
 
@@ -68,14 +68,14 @@ def _address(settings: SubmitSettings) -> str | None:
 
 
 def _attempt(command: Sequence[str], *, settings: SubmitSettings, client: Client) -> str:
-    """The id of the attempt to follow: the latest, or a new one where that is worth it."""
+    """Returns the id of the attempt to follow: the latest, or a new one if that ended with 75."""
     for number in range(1, _MOST_ATTEMPTS):
         submission_id = settings.submission_id + (f"-{number}" if number > 1 else "")
         info = _info(submission_id, client=client)
         if info is not None:
             if _code(info) == ExitCode.TRY_AGAIN:
                 continue
-            _say(f"{submission_id} was submitted before; following it")
+            _print(f"{submission_id} was submitted before; showing its log")
             return submission_id
         try:
             client.submit_job(
@@ -86,15 +86,15 @@ def _attempt(command: Sequence[str], *, settings: SubmitSettings, client: Client
         except RuntimeError:
             if _info(submission_id, client=client) is None:
                 raise
-            _say(f"{submission_id} was submitted by another just now; following it")
+            _print(f"{submission_id} was submitted by another process just now; showing its log")
         else:
-            _say(f"submitted {submission_id}: {shlex.join(command)}")
+            _print(f"submitted {submission_id}: {shlex.join(command)}")
         return submission_id
     raise WrongUsage(f"{settings.submission_id} was tried {_MOST_ATTEMPTS} times; use another id")
 
 
 def _info(submission_id: str, *, client: Client) -> Any:
-    """What the cluster says of a job, None where it knows none of that id."""
+    """Returns Ray's information on a job; None if the cluster does not know the id."""
     try:
         return client.get_job_info(submission_id)
     except RuntimeError as error:
@@ -104,7 +104,7 @@ def _info(submission_id: str, *, client: Client) -> Any:
 
 
 def _follow(submission_id: str, *, client: Client) -> int:
-    """Prints the job's log until it is over; its exit code."""
+    """Prints the job's log until it ends, and returns its exit code."""
 
     async def print_log() -> None:
         async for text in client.tail_job_logs(submission_id):
@@ -113,16 +113,16 @@ def _follow(submission_id: str, *, client: Client) -> int:
     try:
         asyncio.run(print_log())
     except (OSError, RuntimeError, aiohttp.ClientError) as error:
-        _say(f"the log broke off ({type(error).__name__}); waiting for the end")
+        _print(f"lost the log ({type(error).__name__}); waiting for the job to end")
     while (code := _code(client.get_job_info(submission_id))) is None:
         time.sleep(_ASK_EVERY_SECONDS)
     return code
 
 
 def _code(info: Any) -> int | None:
-    """The exit code of a job, None while it goes on.
+    """Returns the exit code of a job; None while it runs.
 
-    A driver that was killed, or lost with its node, has none or a signal's: that is worth a try.
+    A driver that was killed, or lost with its node, has no code or that of a signal: try again.
     """
     if info.status == JobStatus.STOPPED:
         return _STOPPED
@@ -134,5 +134,5 @@ def _code(info: Any) -> int | None:
     return ExitCode.TRY_AGAIN if code is None or not 0 < code < 128 else code
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"submit: {line}", file=sys.stderr, flush=True)

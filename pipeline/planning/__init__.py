@@ -1,1 +1,1 @@
-"""Decides which images a run labels: all of a corpus, less what earlier runs hold."""
+"""Plans the images that a run labels: those of a corpus that earlier runs do not hold."""

@@ -1,13 +1,13 @@
-"""Planning: a corpus's sources to units of work, each bounded in images and bytes.
+"""Groups a corpus's sources into units of work, each bounded in images and bytes.
 
-A unit is what one task reads and what one commit makes visible. Sources that an earlier plan put
-into a unit stay in it, done or not, so that a corpus which grows between two runs never moves an
-image from one unit into another. `listing_diff.py` finds what is new; `labelling/` does them.
+One task reads a unit, and one commit makes its rows visible. Sources stay in the unit that an
+earlier plan put them into, done or not: in a corpus that grows between two runs no image moves from
+one unit to another. `listing_diff.py` finds new sources; `labelling` works on the plan.
 
-A source that changed gets a new unit, and so has one that changed back: the old rows stay, and
-those of the later plan count (`latest.py`). An image in error that is tried again is planned as its
-source with a number, `again`, that is part of the new unit's name and not of its content: were the
-cause in its bytes, the new rows would say the same. One that vanished keeps its rows.
+A source that changed, or changed back, gets a new unit: its old rows stay, and `latest.py` reads
+those of the later plan. An image in error that is tried again is planned with a number, `again`,
+which changes the new unit's name and not its content: if the bytes are at fault, the new rows equal
+the old ones. A source that vanished keeps its rows.
 """
 
 import dataclasses
@@ -30,8 +30,9 @@ from pipeline.planning.settings import UnitSettings
 from pipeline.planning.splitting import Cutter
 from pipeline.runtime.skips import SkipCounts
 from pipeline.storage import File, Storage, StorageFault
-from pipeline.storage.locations import what_is_near
+from pipeline.storage.locations import describe_nearest_folder
 from pipeline.table.plans import put_in_force, write_plan
+from pipeline.table.scratch import scratch_database
 from pipeline.table.store import TableSpec, TableStore
 from pipeline.table.units import PLAN, Unit, unit_id
 
@@ -42,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class FailedImage:
-    """An image in error that is to be tried again, as its row has it."""
+    """The source of an image in error that is tried again, as in its row."""
 
     uri: str
     member: str | None
@@ -52,38 +53,38 @@ class FailedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run has to do, and what it found already done."""
+    """The units that a run labels, and what planning found in the corpus."""
 
     units: tuple[Unit, ...]
-    """Not done yet."""
+    """Units that are not done yet."""
     done: int
     """Number of units of this corpus that are committed."""
     earlier: int
-    """Number of plans that this one takes into account: all that were in force."""
+    """Number of plans in force before this one."""
     doubled: tuple[str, ...]
-    """Files that are named twice, the first of them."""
+    """Examples of files that are listed twice."""
     skipped: SkipCounts = field(default_factory=SkipCounts)
     """Files that are no source, by reason."""
     more_doubled: int = 0
     notices: tuple[str, ...] = ()
     """Sentences on how the corpus is read."""
     waiting: int = 0
-    """Number of files that are left for another time."""
+    """Number of files that may still be written and are left for another run."""
     tried_again: int = 0
-    """Number of images in error that are to be tried again."""
+    """Number of images in error that are tried again."""
     gone: int = 0
-    """Number of sources that were labelled and are absent now; their rows stay."""
+    """Number of sources that were labelled earlier and are missing now; their rows stay."""
     first_gone: str | None = None
     out_of_reach: int = 0
-    """Number of files that the storage could say nothing of, left for another run."""
+    """Number of files that storage could not look up, left for another run."""
     storage_faults: tuple[str, ...] = ()
-    """Why, of the first of them."""
+    """Reasons of the first of them."""
 
     def units_in_turn(self, run_id: str) -> list[Unit]:
-        """The units as this run does them: those of earlier plans first, in an order of its own.
+        """Returns the units in the order of work: those of earlier plans first, shuffled by run.
 
-        A run beside this one may be at work on them, and looks, as this one does, whether a unit is
-        done before it begins: the less they go in step, the less is done twice.
+        Another run may work on the same units; both skip units that are done. In different orders
+        they do fewer units twice.
         """
         others = [unit for unit in self.units if unit.plan_number < self.earlier]
         Random(run_id).shuffle(others)
@@ -111,24 +112,23 @@ def plan_corpus(
     failed: Sequence[FailedImage] = (),
     is_trial: bool = False,
 ) -> Plan:
-    """The units of a corpus that the table does not hold yet.
+    """Plans the units of a corpus that the table does not hold yet.
 
-    Beside the plan it takes room on the disk for temporary files, some 150 bytes per image.
+    It writes temporary files of about 150 bytes per image.
 
     Args:
-        limit: plan the first images of the corpus only, so many.
-        waits: whether a file is left for another time.
-        failed: images to try again, where the corpus still has them.
-        is_trial: the plan will not come into force; nothing is written.
+        limit: plan only this many images, the first of the corpus.
+        waits: returns True for a file that is left for another run.
+        failed: images to try again, if the corpus still has them.
+        is_trial: the plan is only shown; nothing is written.
 
     Raises:
         ValueError: the corpus holds no source at all, or images share an id.
-        StorageFault: nothing of it is there, and something was; or the storage failed.
+        StorageFault: all sources of a labelled corpus are missing, or storage failed.
     """
-    with tempfile.TemporaryDirectory(prefix="plan-") as name:
-        folder = Path(name)
-        earlier = PreviousPlans(table, folder=folder)
-        parquet_files = earlier.parquet_files
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder, scratch_database() as database:
+        previous = PreviousPlans(table, database=database)
+        parquet_files = previous.parquet_files
         listing = list_corpus(
             corpus,
             storage=table.storage,
@@ -139,51 +139,52 @@ def plan_corpus(
         cutter = Cutter(storage=table.storage, reading=reading)
         sources: Iterable[Source] = listing.sources
         if limit is not None:
-            sources = cutter.first_images(sources, limit=limit, known=earlier.slices)
-        comparison = ListingDiff(
+            sources = cutter.first_images(sources, limit=limit, known=previous.slices)
+        diff = ListingDiff(
             sources,
-            earlier=earlier,
+            previous=previous,
             root=listing.root,
             storage=table.storage,
-            folder=folder,
-            gives_up=not is_trial,
+            database=database,
+            folder=Path(folder),
+            writes_tombstones=not is_trial,
         )
         if limit is None:
-            _check_there(comparison, listing, earlier=earlier, place=table.storage.absolute(corpus))
-        if not (comparison.num_listed or listing.waiting or listing.out_of_reach):
+            _check_there(diff, listing, previous=previous, place=table.storage.absolute(corpus))
+        if not (diff.num_listed or listing.waiting or listing.out_of_reach):
             raise ValueError(_nothing(corpus, listing, storage=table.storage))
         IdCheck(
-            comparison=comparison,
-            earlier=earlier,
+            diff=diff,
+            previous=previous,
             root=listing.root,
             reading=reading,
             storage=table.storage,
-            folder=folder,
+            database=database,
         ).run()
-        again = list(_again(failed, comparison=comparison, cutter=cutter))
+        again = list(_again(failed, diff=diff, cutter=cutter))
         pieces = (
             piece
-            for source in chain(comparison.new(), again)
+            for source in chain(diff.new(), again)
             for piece in cutter.slices(
                 source, max_images=units.unit_images, max_bytes=units.unit_bytes
             )
         )
         new = (
-            Unit(unit_id=unit_id(group, spec=spec), sources=group, plan_number=earlier.count)
+            Unit(unit_id=unit_id(group, spec=spec), sources=group, plan_number=previous.count)
             for group in _grouped(pieces, units=units)
         )
         return Plan(
-            units=(*comparison.pending(), *new),
-            done=comparison.num_done,
-            earlier=earlier.count,
+            units=(*diff.pending(), *new),
+            done=diff.num_done,
+            earlier=previous.count,
             skipped=listing.skipped,
             doubled=tuple(listing.doubled),
             more_doubled=listing.more_doubled,
             notices=tuple(listing.notices),
             waiting=listing.waiting,
             tried_again=sum(source.num_images or 1 for source in again),
-            gone=comparison.num_gone,
-            first_gone=comparison.first_gone(),
+            gone=diff.num_gone,
+            first_gone=diff.first_gone(),
             out_of_reach=listing.out_of_reach,
             storage_faults=tuple(listing.faults),
         )
@@ -192,11 +193,11 @@ def plan_corpus(
 def settle_plan(
     plan: Plan, *, plan_again: Callable[[], Plan], table: TableStore, run_id: str
 ) -> Plan:
-    """A plan that is written down and in force: every plan after it takes it into account.
+    """Writes a plan and puts it in force; returns the plan that is.
 
     Two runs that start together on a growing corpus could put one image into two different units.
-    So plans come into force one after another: each takes the next number, which the storage gives
-    to one writer only, and a plan that finds its number taken is made again.
+    Therefore each plan takes the next number, which storage gives to one writer only, and a plan
+    whose number is taken is made again.
     """
     while plan.units:
         write_plan(plan.units, table=table, run_id=run_id)
@@ -207,25 +208,25 @@ def settle_plan(
 
 
 def _check_there(
-    comparison: ListingDiff, listing: Listing, *, earlier: PreviousPlans, place: str
+    diff: ListingDiff, listing: Listing, *, previous: PreviousPlans, place: str
 ) -> None:
-    """Raises where nothing of the corpus is there that once was, as where a disk is not mounted."""
-    if comparison.num_there or listing.waiting > listing.waiting_absent:
+    """Raises if all sources that were labelled are missing, as if a disk is not mounted."""
+    if diff.num_there or listing.waiting > listing.waiting_absent:
         return
     if listing.out_of_reach:
         raise StorageFault(
-            f"of {place} nothing could be found: {listing.out_of_reach:,} files are out of reach, "
-            f"as {listing.faults[0]}"
+            f"storage could not look up any file of {place}; failed: {listing.out_of_reach:,}, for "
+            f"example {listing.faults[0]}"
         )
-    if comparison.num_gone or (not comparison.num_listed and earlier.has_labelled(place)):
-        named = comparison.num_listed + listing.waiting
+    if diff.num_gone or (not diff.num_listed and previous.has_labelled(place)):
+        named = diff.num_listed + listing.waiting
         what = (
             f"none of the {named:,} files that {place} names" if named else f"no image at {place}"
         )
-        example = f", as {comparison.first_gone()}" if comparison.num_gone else ""
+        example = f", for example {diff.first_gone()}" if diff.num_gone else ""
         raise StorageFault(
-            f"{what} is there{example}, and it was labelled into this table before: is its disk "
-            "mounted, its bucket the right one? The rows in the table stay as they are"
+            f"{what} exists{example}, but the corpus was labelled into this table before: is its "
+            "disk mounted, its bucket the right one? The rows in the table stay as they are"
         )
 
 
@@ -236,14 +237,14 @@ def _nothing(corpus: str, listing: Listing, *, storage: Storage) -> str:
         for reason, count, examples in listing.skipped.by_frequency()
     )
     if not but and next(storage.files(listing.root), None) is None:
-        return f"{what}: {what_is_near(corpus, storage=storage)}"
+        return f"{what}: {describe_nearest_folder(corpus, storage=storage)}"
     if not but and storage.absolute(corpus) != listing.root:
         but = f"; nothing that is there below {listing.root} matches"
     return f"{what} at {corpus}{but}; see --corpus in --help"
 
 
 def _grouped(sources: Iterable[Source], *, units: UnitSettings) -> Iterator[list[Source]]:
-    """Neighbours together, up to the bounds; a source that reaches them alone stays alone."""
+    """Groups neighbours up to the bounds; a source that exceeds them alone stays alone."""
     group: list[Source] = []
     images = num_bytes = 0
     for source in sources:
@@ -258,16 +259,14 @@ def _grouped(sources: Iterable[Source], *, units: UnitSettings) -> Iterator[list
         yield group
 
 
-def _again(
-    failed: Iterable[FailedImage], *, comparison: ListingDiff, cutter: Cutter
-) -> Iterator[Source]:
-    """The sources of failed images, but for those that are waiting for their turn already."""
+def _again(failed: Iterable[FailedImage], *, diff: ListingDiff, cutter: Cutter) -> Iterator[Source]:
+    """Yields the sources of failed images, except those in pending units."""
     members: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for image in failed:
         members[image.unit_id, image.uri, image.etag].add(image.member or "")
-    yield from comparison.done_files({(uri, etag) for _, uri, etag in members})
+    yield from diff.done_files({(uri, etag) for _, uri, etag in members})
     for (unit, uri, etag), names in members.items():
-        for part in comparison.done_archives(unit, uri=uri, etag=etag):
+        for part in diff.done_archives(unit, uri=uri, etag=etag):
             for piece in [part] if "" in names else cutter.around(part, members=names):
-                if not comparison.is_pending(piece):
-                    yield dataclasses.replace(piece, again=comparison.times_held(piece))
+                if not diff.is_pending(piece):
+                    yield dataclasses.replace(piece, again=diff.attempts(piece))

@@ -1,13 +1,12 @@
-"""Earlier plans: what the units of all plans in force hold, and which are done or given up.
+"""Reads the units of all plans in force: their sources, and which are done or have a tombstone.
 
-Rows of single files, of which there may be millions, go to disk as digests; archives and Parquet
-files, which are few and may be cut, stay as they are. `listing_diff.py` lays a listing beside them.
+Single files, of which there may be millions, go into a database on disk; archives and Parquet
+files, which are few and may be cut, stay in memory. `listing_diff.py` compares a listing with them.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence, Set
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,32 +15,34 @@ import pyarrow.compute as pc
 
 from pipeline.corpora.sources import Source
 from pipeline.runtime.threads import map_ahead
-from pipeline.table.partitions import KEY, Partitions, Records, keys, marks
 from pipeline.table.plans import read_plan, read_units, report_file, runs_in_order
+from pipeline.table.scratch import ScratchDatabase
 from pipeline.table.store import TableStore
 from pipeline.table.units import Unit, given_names, sources_of
 
 _THREADS = 16
 
-KNOWN = np.dtype([KEY, ("etag", "i8"), ("unit", "i4"), ("again", "i4")])
-"""A file in a unit; `unit` is the unit's place in the order in which they were first planned."""
+_PLANNED_FILES = (
+    "CREATE TABLE planned_files (uri TEXT, etag TEXT, unit INTEGER, again INTEGER DEFAULT 0)"
+)
 
 
 class PreviousPlans:
     """The units of the table's plans, numbered in the order in which they were first planned."""
 
-    def __init__(self, table: TableStore, *, folder: Path) -> None:
-        # Plans first: a unit that is done by the second look is in a plan of the first, or in one
-        # that takes our number.
+    def __init__(self, table: TableStore, *, database: ScratchDatabase) -> None:
+        # Plans are read before the done units: each unit that is done then is in one of these
+        # plans, or in a plan that takes our number.
         self._table, self._runs = table, runs_in_order(table)
+        self._database = database
+        database.run(_PLANNED_FILES)
         self.count = len(self._runs)
-        self.files = Partitions(folder / "known", dtype=KNOWN)
         self.archives: dict[int, list[Source]] = defaultdict(list)
-        """By unit: what is no single file."""
+        """By unit, the sources that are no single files."""
         self.roots: set[str] = set()
         """The folders above the sources of all plans, which their names are relative to."""
         self.has_given_names = False
-        """Whether a source has another name than its location gives it."""
+        """True if a manifest names a source differently from its location."""
         self._numbers: dict[str, int] = {}
         plan_numbers: list[int] = []
         for plan_number, run_id in enumerate(self._runs):
@@ -51,20 +52,20 @@ class PreviousPlans:
         self.plan_numbers = np.array(plan_numbers, np.int64)
         units = self._table.units()
         self.is_done = self._among(units.own | units.compacted.keys())
-        self.is_given_up = self._among(units.given_up)
+        self.has_tombstone = self._among(units.tombstones)
 
     @property
     def parquet_files(self) -> set[tuple[str, str]]:
-        """uri and etag of those that a unit holds."""
+        """Returns uri and etag of the Parquet files that a unit holds."""
         return {(s.uri, s.etag) for s in self._all_archives() if s.kind == "parquet"}
 
     @property
     def slices(self) -> dict[tuple[str, str, int], Source]:
-        """Archives and parts of them by uri, etag and start."""
+        """Returns archives and parts of them by uri, etag and start."""
         return {(s.uri, s.etag, s.start): s for s in self._all_archives() if not s.again}
 
     def has_labelled(self, place: str) -> bool:
-        """Whether a plan has a source at or below a location, or a run labelled that location."""
+        """Returns True if a plan has a source at or below a location, or a run labelled it."""
         folder = f"{place.rstrip('/')}/"
         for run_id in reversed(self._runs):
             for rows in read_plan(self._table, run_id, columns=["uri", "etag"]):
@@ -76,12 +77,12 @@ class PreviousPlans:
         return False
 
     def rows(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Columns of the plans, read from them again."""
+        """Reads columns of the plans again."""
         for run_id in self._runs:
             yield from read_plan(self._table, run_id, columns=columns)
 
     def units(self, numbers: Collection[int]) -> Iterator[Unit]:
-        """Some units whole, in their order, read from their plans again."""
+        """Reads some units from their plans again, in their order."""
         by_plan: dict[int, set[str]] = defaultdict(set)
         for number in numbers:
             by_plan[int(self.plan_numbers[number])].add(self.unit_ids[number])
@@ -89,26 +90,39 @@ class PreviousPlans:
             run_id = self._runs[plan_number]
             yield from read_units(self._table, run_id, only=unit_ids, plan_number=plan_number)
 
-    def give_up(self, numbers: Collection[int], *, for_good: bool) -> None:
-        """Takes these undone units as given up, but for those that are done by now.
+    def insert_units(self) -> None:
+        """Writes the present state of the units into the database."""
+        state = pa.table(
+            {
+                "unit": pa.array(range(len(self.unit_ids)), pa.int32()),
+                "plan": self.plan_numbers,
+                "is_done": self.is_done,
+                "has_tombstone": self.has_tombstone,
+            }
+        )
+        with self._database.view("unit_state", state):
+            self._database.run("CREATE OR REPLACE TABLE units AS SELECT * FROM unit_state")
 
-        `for_good` sees to it in the table, that none of them is done later.
+    def give_up(self, numbers: Collection[int], *, writes_tombstones: bool) -> None:
+        """Marks undone units as given up; those that are done by now are marked as done.
+
+        `writes_tombstones` prevents for good that any of them is done later.
         """
         ids = [self.unit_ids[number] for number in numbers]
-        if for_good:
-            gives_up = list(map_ahead(self._table.give_up, ids, num_threads=_THREADS))
+        if writes_tombstones:
+            is_undone = list(map_ahead(self._table.write_tombstone, ids, num_threads=_THREADS))
         else:
             done = self._table.done_units()
-            gives_up = [unit_id not in done for unit_id in ids]
-        for number, never in zip(numbers, gives_up, strict=True):
-            self.is_given_up[number], self.is_done[number] = never, not never
+            is_undone = [unit_id not in done for unit_id in ids]
+        for number, undone in zip(numbers, is_undone, strict=True):
+            self.has_tombstone[number], self.is_done[number] = undone, not undone
 
     def number_of(self, unit_id: str) -> int | None:
-        """None where no plan has the unit."""
+        """Returns the number of a unit; None if no plan has it."""
         return self._numbers.get(unit_id)
 
     def _labelled_corpus(self, run_id: str) -> str | None:
-        """Where a run found good images, as its report says; None where it says of none."""
+        """Returns the corpus of a run that labelled images, from its report; None otherwise."""
         try:
             report = json.loads(self._table.storage.read(report_file(self._table, run_id)))
             if report["images"] > report["images_in_error"]:
@@ -124,7 +138,7 @@ class PreviousPlans:
         return (source for sources in self.archives.values() for source in sources)
 
     def _take(self, rows: pa.RecordBatch, *, plan_number: int, plan_numbers: list[int]) -> None:
-        """Adds a plan's rows, but for those of units that a plan before it had."""
+        """Adds a plan's rows, except those of units that an earlier plan has."""
 
         def number_of(unit_id: str) -> int:
             number = self._numbers.setdefault(unit_id, len(self._numbers))
@@ -137,8 +151,11 @@ class PreviousPlans:
         units = numbers[unit_ids.indices.to_numpy()]
         is_file = pc.equal(rows["kind"], "file").to_numpy(zero_copy_only=False)
         files = (units >= 0) & is_file
-        of_files = rows.filter(pa.array(files))
-        self.files.add(_records(of_files, units=units[files]))
+        columns = [name for name in ("uri", "etag", "again") if name in rows.schema.names]
+        of_files = pa.Table.from_batches([rows]).select(columns).filter(pa.array(files))
+        self._database.insert(
+            "planned_files", of_files.append_column("unit", pa.array(units[files]))
+        )
         self._look_at_names(rows)
         archives = (units >= 0) & ~is_file
         sources = sources_of(rows.filter(pa.array(archives)))
@@ -153,13 +170,3 @@ class PreviousPlans:
         if uri != name:
             self.roots.add(root)
         self.has_given_names = bool(pc.any(given_names(rows, root=root)).as_py())
-
-
-def _records(rows: pa.RecordBatch, *, units: npt.NDArray[np.int32]) -> Records:
-    records = np.empty(len(rows), KNOWN)
-    records["key"] = keys(rows["uri"].to_pylist())
-    records["etag"] = marks(rows["etag"].to_pylist())
-    records["unit"] = units
-    has_again = "again" in rows.schema.names
-    records["again"] = rows["again"].to_numpy() if has_again else 0
-    return records

@@ -1,7 +1,4 @@
-"""Ranges: which parts of which archives are held, and what is left of them.
-
-Of a single file there is but the whole.
-"""
+"""Tracks which parts of archives are held by units, and which are left."""
 
 import math
 from collections import defaultdict
@@ -19,7 +16,7 @@ class _Range:
 
 
 class Ranges:
-    """Parts of sources, to which more can be added."""
+    """A set of parts of sources."""
 
     def __init__(self, sources: Iterable[Source] = ()) -> None:
         self._held: dict[tuple[str, str], list[_Range]] = defaultdict(list)
@@ -31,17 +28,17 @@ class Ranges:
             self._held[source.uri, source.etag].append(held)
 
     def meet(self, source: Source) -> bool:
-        """Whether any part of the source is held, and was as often or more often tried."""
-        return self.times_held(source) > source.again
+        """Returns True if a held part overlaps the source with as many attempts or more."""
+        return self.attempts(source) > source.again
 
-    def times_held(self, source: Source) -> int:
-        """How often the part of the source was tried that was most often."""
+    def attempts(self, source: Source) -> int:
+        """Returns the largest number of attempts at any part of the source."""
         held = self._held.get((source.uri, source.etag), ())
         overlapping = (r for r in held if r.start < _stop(source) and source.start < r.stop)
         return max((r.again + 1 for r in overlapping), default=0)
 
     def not_in(self, source: Source) -> Iterator[Source]:
-        """The parts of the source that are not held."""
+        """Yields the parts of the source that are not held."""
         start: float = source.start
         for held in sorted(self._held.get((source.uri, source.etag), ())):
             if start < min(held.start, _stop(source)):

@@ -1,4 +1,4 @@
-"""Settings of planning: how large a unit of work may become."""
+"""Settings of planning: the size of a unit of work."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSettings:
-    """How large a unit may become: the larger, the fewer files, and the more is lost in a crash."""
+    """Bounds of a unit's size. Larger units give fewer files, but a crash loses more work."""
 
     unit_images: int = 1000
-    """Most images of a unit, where their number is known without reading (files, Parquet)."""
+    """Most images of a unit, if their number is known without reading (files, Parquet)."""
     unit_bytes: int = 2**30
     """Most bytes of a unit; a tar or Parquet file larger than this is cut into several units."""
 

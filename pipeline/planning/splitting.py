@@ -1,7 +1,6 @@
-"""Cutting: one large source to several slices, and a corpus to its first images.
+"""Cuts large sources into slices, and a corpus to its first images.
 
-`planner.py` asks for it; only what must be cut is looked into, and of that only headers and
-footers.
+It opens only sources that must be cut, and reads only headers and footers of those.
 """
 
 import contextlib
@@ -14,20 +13,20 @@ from pipeline.corpora.archives import ArchiveDamage
 from pipeline.corpora.compressed import compression_of
 from pipeline.corpora.parquet_images import RowGroups, parquet_groups
 from pipeline.corpora.reading import ReadSettings
-from pipeline.corpora.samples import Sample, sample_offsets
+from pipeline.corpora.samples import ArchiveSample, sample_offsets
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """The least that a source can be cut into: a tar's sample, a Parquet row group."""
+    """The smallest part of a source that can be cut off: a tar's sample, a Parquet row group."""
 
     start: int
     num_images: int
     num_bytes: int
     is_counted: bool = True
-    """Whether that is the number of images, and not of rows with any number each."""
+    """False if `num_images` counts rows that hold several images each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +37,13 @@ class Cutter:
     reading: ReadSettings
 
     def slices(self, source: Source, *, max_images: int, max_bytes: int) -> Iterator[Source]:
-        """The source whole, or in slices within the bounds where it can be cut.
+        """Yields the source whole, or in slices within the bounds if it can be cut.
 
-        A tar is opened only if its bytes ask for it: how many images it holds, nobody knows
-        without reading it.
+        Opens a tar only if its bytes exceed the bound: the number of its images is unknown without
+        reading it.
         """
         is_small = source.kind == "tar" and source.num_bytes <= max_bytes
-        if source.kind == "file" or is_small or not source.etag:  # without one it is absent
+        if source.kind == "file" or is_small or not source.etag:  # a source without etag is absent
             yield source
             return
         pieces = self._pieces(source)
@@ -64,10 +63,10 @@ class Cutter:
     def first_images(
         self, sources: Iterable[Source], *, limit: int, known: dict[tuple[str, str, int], Source]
     ) -> Iterator[Source]:
-        """The first sources that hold so many images together, the last one cut to fit.
+        """Yields the first sources that hold `limit` images together; cuts the last one to fit.
 
         Args:
-            known: slices of earlier plans by uri, etag and start, which save a look inside.
+            known: slices of earlier plans by uri, etag and start, which need not be opened again.
         """
         left = limit
         for source in sources:
@@ -85,7 +84,7 @@ class Cutter:
                 return
 
     def _up_to(self, source: Source, *, images: int) -> "_First":
-        """The source up to its first so many images, with their number."""
+        """Cuts the source after this many images."""
         if source.kind == "file" or not source.etag:
             return _First(dataclasses.replace(source, num_images=1))
         with self._open(source) as file:
@@ -98,7 +97,7 @@ class Cutter:
                 piece = source.sliced(start=source.start, stop=stop, num_images=images)
                 return _First(piece, groups.has_lists)
             count = 0
-            # What is damaged stays in the last slice: reading it says so.
+            # Damage stays in the last slice, where reading reports it.
             with contextlib.suppress(ArchiveDamage):
                 for sample in self._samples(source, file):
                     if count == images:
@@ -109,8 +108,8 @@ class Cutter:
             return _First(dataclasses.replace(source, num_images=count))
 
     def around(self, source: Source, *, members: Collection[str]) -> Iterator[Source]:
-        """The samples of an archive that have these images; all of it where it cannot be cut."""
-        samples: list[Sample] = []
+        """Yields slices of an archive with these images; the whole archive if it cannot be cut."""
+        samples: list[ArchiveSample] = []
         if source.kind == "tar":
             with self._open(source) as file:
                 samples = self._cuttable(source, file)
@@ -123,7 +122,7 @@ class Cutter:
                 yield source.sliced(start=sample.offset, stop=stop, num_images=1)
 
     def _pieces(self, source: Source) -> list[_Piece]:
-        """Where the source may be cut, in order; none where it must stay whole."""
+        """Returns the pieces of a source, in order; none if it must stay whole."""
         with self._open(source) as file:
             if source.kind == "parquet":
                 return _row_groups(source, parquet_groups(file, settings=self.reading))
@@ -136,20 +135,20 @@ class Cutter:
             for sample, end in zip(samples, ends, strict=True)
         ]
 
-    def _cuttable(self, source: Source, file: BinaryIO) -> list[Sample]:
-        """The samples of a tar, none where it must stay whole."""
+    def _cuttable(self, source: Source, file: BinaryIO) -> list[ArchiveSample]:
+        """Returns the samples of a tar; none if it must stay whole."""
         if compression_of(file.read(8)) is not None:
-            return []  # each slice would have to be unpacked from the beginning
+            return []  # each slice would be unpacked from the beginning
         samples = []
         with contextlib.suppress(ArchiveDamage):
             for sample in self._samples(source, file):
                 if sample.is_repeated:
-                    return []  # only who reads the archive in one piece sees a key come again
+                    return []  # only a reader of the whole archive sees repeated keys
                 samples.append(sample)
-        # One without any image is read whole, to say so.
+        # A tar without any image is read whole, so that reading reports it.
         return samples if any(sample.image is not None for sample in samples) else []
 
-    def _samples(self, source: Source, file: BinaryIO) -> Iterator[Sample]:
+    def _samples(self, source: Source, file: BinaryIO) -> Iterator[ArchiveSample]:
         names = self.reading.image_members
         return sample_offsets(file, image_members=names, start=source.start, stop=source.stop)
 
@@ -166,7 +165,7 @@ class _First:
 
 
 def _row_groups(source: Source, groups: RowGroups) -> list[_Piece]:
-    """The row groups, each with rows and bytes, that lie in the source."""
+    """Returns the row groups, or parts of them, that lie in the source."""
     pieces, row = [], 0
     for rows, num_bytes in groups.rows_and_bytes:
         start, stop = max(row, source.start), row + rows

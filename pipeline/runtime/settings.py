@@ -103,7 +103,7 @@ def resolved_yaml(
         lines = [
             f"# {option.name}: {option.takes}\n"
             if option.is_required and values[option.name] == ""
-            else _yaml({option.name: values[option.name]}, in_lines=False)
+            else _yaml_line(option.name, _plain(values[option.name]))
             for option in options
         ]
         blocks.append("".join([f"# {options[0].group}\n", *lines]))
@@ -201,15 +201,19 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _yaml(values: Mapping[str, Any], *, in_lines: bool = True) -> str:
-    """Writes YAML; lists of plain values in lines of their own, or in brackets."""
+def _yaml(values: Mapping[str, Any]) -> str:
     import yaml
 
     plain = {name: _plain(value) for name, value in values.items()}
-    style = False if in_lines else None
-    return yaml.safe_dump(
-        plain, sort_keys=False, allow_unicode=True, default_flow_style=style, width=100
-    )
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _yaml_line(name: str, value: Any) -> str:
+    """Writes one setting; a list in brackets."""
+    import yaml
+
+    style = None if isinstance(value, list | dict) else False
+    return yaml.safe_dump({name: value}, default_flow_style=style, allow_unicode=True, width=100)
 
 
 def _one_line(error: Exception, *, options: Mapping[str, Option]) -> str:

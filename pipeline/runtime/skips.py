@@ -18,6 +18,7 @@ OF_A_TABLE = "in the folder of a segment table"
 BESIDE_AN_IMAGE = "beside the image of the same name"
 LEFT_OUT = "with an ending that image_members leaves out"
 EMPTY_ARCHIVE = "an archive without files"
+PART_WITHOUT_IMAGES = "a part of an archive without images"
 EMPTY_ROW = "a row with an empty list of images"
 
 _MOST_EXAMPLES = 5

@@ -2,7 +2,7 @@
 
 from pipeline.storage.faults import SourceChanged, StorageFault
 from pipeline.storage.file import File
-from pipeline.storage.places import below, is_complete, join
 from pipeline.storage.storage import Storage
+from pipeline.storage.uris import below, is_complete, join
 
 __all__ = ["File", "SourceChanged", "Storage", "StorageFault", "below", "is_complete", "join"]

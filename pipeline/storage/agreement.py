@@ -1,9 +1,9 @@
 """Agreement: many writers settle on one value, on a store that can only write, read and list.
 
 For stores that ignore conditional PUT. This is Paxos over registers (Gafni and Lamport, "Disk
-Paxos", 2003, with one disk). A ballot belongs to one writer, who joins it, looks who else is there,
-votes, and looks again; whoever sees a higher ballot gives way to it. No name is written with two
-contents, so that a request which the network held back and lets through late does no harm.
+Paxos", 2003, with one disk). A ballot belongs to one writer, who writes that it joins, lists the
+other ballots, writes its vote, and lists again; a writer that sees a higher ballot gives up its
+own. No name is written with two contents, so a request that the network delivers late does no harm.
 """
 
 import random
@@ -20,7 +20,7 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 2.0
 
 @dataclass(frozen=True, order=True)
 class Ballot:
-    """Ballots are in order; each has one writer."""
+    """An attempt of one writer to have a value accepted; ballots are ordered."""
 
     number: int
     writer: str
@@ -46,29 +46,29 @@ def agree(
     read: Callable[[str], bytes],
     names: Callable[[], Iterable[str]],
 ) -> bytes:
-    """The value that all who ever ask get: that of one of them.
+    """Returns the value of one of the callers, the same one to all of them.
 
     Args:
-        write, read, names: of a place that is for this question alone, and cleared only when the
-            question is put anew; what was written before `names` is called is among them.
+        write, read, names: access to a folder that serves this question alone and is cleared only
+            before the question is asked anew; `names` lists all that was written before the call.
 
     Raises:
-        StorageFault: others came between in every round.
+        StorageFault: another writer had a higher ballot in every round.
     """
     writer, highest = f"w{uuid.uuid4().hex}", 0
     for attempt in range(_ROUNDS):
         ballot = Ballot(highest + 1, writer)
         write(ballot.joined, b"")
-        there = list(names())
-        if not _is_above(there, ballot):
-            votes = [name for name in there if name.endswith("-voted")]
+        present = list(names())
+        if not _is_above(present, ballot):
+            votes = [name for name in present if name.endswith("-voted")]
             choice = read(max(votes, key=Ballot.of)) if votes else value
             write(ballot.voted, choice)
-            there = list(names())
-            # Whoever joins a higher ballot from here on sees this vote, and votes the same.
-            if not _is_above(there, ballot):
+            present = list(names())
+            # A writer that joins a higher ballot from now on sees this vote, and votes the same.
+            if not _is_above(present, ballot):
                 return choice
-        highest = max((Ballot.of(name).number for name in there), default=highest)
+        highest = max((Ballot.of(name).number for name in present), default=highest)
         longest = min(_FIRST_WAIT_SECONDS * 2**attempt, _LONGEST_WAIT_SECONDS)
         time.sleep(random.uniform(0, longest))
     raise StorageFault(f"others wrote at the same time in all of {_ROUNDS} rounds")

@@ -1,8 +1,7 @@
-"""Storage faults: which kind an error is of, and whether asking again may help.
+"""Storage faults: classifies errors by what they call for, and words their messages.
 
 Knows the errors of botocore, aiohttp, s3fs, other fsspec file systems and of local disks, without
-importing any of them: a process that reads local files needs none. `retries.py` acts on the
-kinds.
+importing any of them: a process that reads local files needs none. `retries.py` acts on the kinds.
 """
 
 import errno
@@ -13,29 +12,29 @@ from typing import Any
 
 
 class StorageFault(Exception):
-    """The storage did not do its part, after retries. Says nothing about the file's content."""
+    """The storage failed, after retries. Says nothing about the file's content."""
 
 
 class SourceChanged(Exception):
-    """The object is not the one that was planned: its etag differs, or it is gone."""
+    """An object is not the planned one: its etag differs, or it is gone."""
 
 
 class FaultKind(StrEnum):
-    """What an error of storage calls for."""
+    """The reaction that an error of storage calls for."""
 
     THROTTLED = "throttled"
-    """The store wants fewer requests: ask again, after long pauses."""
+    """The store wants fewer requests: retry, after long pauses."""
     TRANSIENT = "transient"
-    """It may pass: ask again, after short pauses."""
+    """The fault may pass: retry, after short pauses."""
     EXPIRED = "expired"
-    """Credentials are not known or no longer: ask again with new ones, where there are any."""
+    """Credentials are unknown or expired: retry with new ones, if there are any."""
     DENIED = "denied"
     NO_SPACE = "no space"
     BAD_REQUEST = "bad request"
-    """Asked for in a way that can never work."""
+    """The request can never work."""
     NOT_FOUND = "not found"
     UNMET = "unmet condition"
-    """If-Match, If-None-Match: an answer, no fault."""
+    """If-Match or If-None-Match did not hold: an answer, no fault."""
 
     @property
     def may_pass(self) -> bool:
@@ -43,31 +42,31 @@ class FaultKind(StrEnum):
 
 
 def fault_kind(error: BaseException) -> FaultKind | None:
-    """The kind of an error; None where it is none of storage but a mistake of ours.
+    """Classifies an error; None for a mistake in our own code.
 
-    What is not known counts as transient: retries are bounded, a unit given up is not.
+    Unknown errors count as transient: a few retries cost less than a unit that is given up.
     """
     if isinstance(error, _MISTAKES):
         return None
-    # What the server answered, wherever in the chain, tells more than what was made of it.
-    for look in (_by_answer, _by_type_or_status):
+    # The server's answer, wherever in the chain, tells more than the exceptions made from it.
+    for classify in (_by_answer, _by_type_or_status):
         for each in _with_causes(error):
-            if (kind := look(each)) is not None:
+            if (kind := classify(each)) is not None:
                 return kind
     return FaultKind.TRANSIENT
 
 
 def can_never_work(fault: BaseException) -> bool:
-    """Whether the storage was asked in a way that fails however often it is asked."""
+    """True if the same request would fail again, however often it is sent."""
     return any(fault_kind(each) is FaultKind.BAD_REQUEST for each in list(_with_causes(fault))[1:])
 
 
 def advice(kind: FaultKind, error: BaseException) -> str:
-    """What to do about a fault that stays, for the end of its message."""
+    """Returns what to do about a fault that stays, for the end of its message."""
     numbers = {each.errno for each in _with_causes(error) if isinstance(each, OSError)}
     texts = " ".join(str(each) for each in _with_causes(error)).lower()
     codes = {_code(each) for each in _with_causes(error)}
-    for happened, what in (
+    for applies, remedy in (
         ("RequestTimeTooSkewed" in codes, "set this machine's clock"),
         (errno.EMFILE in numbers, "raise the limit on open files (ulimit -n)"),
         (errno.EIO in numbers and codes == {""}, "the disk reports errors; see the system's log"),
@@ -78,32 +77,32 @@ def advice(kind: FaultKind, error: BaseException) -> str:
         ("SignatureDoesNotMatch" in codes, "the secret is not that of the access key"),
         (bool(codes & _REGION_CODES), "set --region to the bucket's"),
     ):
-        if happened:
-            return what
+        if applies:
+            return remedy
     return _ADVICE.get(kind, "")
 
 
 def retry_after(error: BaseException) -> float:
-    """Seconds for which the store asks to be left alone, 0 where it does not say."""
+    """Returns the seconds for which the store asks clients to wait, 0 where it does not say."""
     for each in _with_causes(error):
-        # botocore's in small letters; of aiohttp, letters are all one.
+        # Keys of botocore are in lower case; those of aiohttp match in any case.
         of_s3 = _response(each).get("ResponseMetadata", {}).get("HTTPHeaders", {})
         headers = of_s3 or getattr(each, "headers", None) or {}
         try:
             return max(0.0, float(headers["retry-after"]))
-        except (KeyError, TypeError, ValueError):  # not said, or said as a date
+        except (KeyError, TypeError, ValueError):  # absent, or a date
             continue
     return 0.0
 
 
-def described(error: BaseException, *, hidden: Iterable[str | None] = ()) -> str:
-    """The error in one line that may be shown: short, and without anything that opens a door.
+def redacted_message(error: BaseException, *, hidden: Iterable[str | None] = ()) -> str:
+    """Returns the error in one short line, without credentials.
 
     Args:
-        hidden: secrets, which could be part of what a server answers.
+        hidden: secrets, which a server's answer could repeat.
     """
     text = " ".join(str(error).split())
-    text = text.replace(" (reached max retries: 0)", "")  # botocore's, which has nothing to try
+    text = text.replace(" (reached max retries: 0)", "")  # botocore's: its own retries are off
     for secret in filter(None, hidden):
         text = text.replace(secret, "***")
     for pattern, replacement in _SECRETS:
@@ -144,10 +143,8 @@ _CODES = {
 }
 _KIND_BY_CODE = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
 _REGION_CODES = {
-    "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-    "PermanentRedirect",
-}
+    "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"
+}  # fmt: skip
 
 _KIND_BY_STATUS = {
     401: FaultKind.DENIED,
@@ -185,7 +182,7 @@ _NAMES = {
     FaultKind.DENIED: "PermissionError",
     FaultKind.BAD_REQUEST: (
         "IsADirectoryError SSLCertVerificationError EOFError ValueError "
-        # Any other of botocore says that it was set up or called wrongly.
+        # Any other error of botocore means that it was configured or called wrongly.
         "BotoCoreError"
     ),
 }
@@ -194,11 +191,8 @@ _KIND_BY_NAME = {name: kind for kind, names in _NAMES.items() for name in names.
 _ERRNOS = {
     FaultKind.NO_SPACE: (errno.ENOSPC, errno.EDQUOT),
     FaultKind.DENIED: (errno.EROFS, errno.EACCES, errno.EPERM),
-    FaultKind.BAD_REQUEST: (
-        errno.EISDIR,
-        errno.EFBIG,
-    ),
-    # A path through a file, a name that no file can have, links in a circle: nothing is there.
+    FaultKind.BAD_REQUEST: (errno.EISDIR, errno.EFBIG),
+    # A path through a file, a name that no file can have, links in a circle: no such file.
     FaultKind.NOT_FOUND: (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
 _KIND_BY_ERRNO = {number: kind for kind, numbers in _ERRNOS.items() for number in numbers}
@@ -229,7 +223,7 @@ _SECRETS = (
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """Yields the error, the one it was raised from, and so on."""
     seen: list[BaseException] = []
     each: BaseException | None = error
     while each is not None and each not in seen:
@@ -239,7 +233,7 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _response(error: BaseException) -> dict[str, Any]:
-    """What botocore parsed of an answer; nothing where there was none."""
+    """Returns what botocore parsed of an answer; empty where there was none."""
     response = getattr(error, "response", None)
     return response if isinstance(response, dict) else {}
 
@@ -249,7 +243,7 @@ def _code(error: BaseException) -> str:
 
 
 def _by_answer(error: BaseException) -> FaultKind | None:
-    """By what the server answered: S3's code, else the status of HTTP."""
+    """Classifies by the server's answer: S3's code, else the HTTP status."""
     if code := _code(error):
         if code in _KIND_BY_CODE:
             return _KIND_BY_CODE[code]
@@ -260,7 +254,7 @@ def _by_answer(error: BaseException) -> FaultKind | None:
 
 
 def _by_status(*statuses: Any) -> FaultKind | None:
-    """By the first that is a status of HTTP."""
+    """Classifies by the first value that is an HTTP status."""
     for status in statuses:
         if str(status).isdecimal() and 300 <= int(status) < 600:
             usual = FaultKind.TRANSIENT if int(status) >= 500 else FaultKind.BAD_REQUEST
@@ -269,10 +263,9 @@ def _by_status(*statuses: Any) -> FaultKind | None:
 
 
 def _by_type_or_status(error: BaseException) -> FaultKind | None:
-    """By its number, else by the names of its class and of those above, the nearest first.
+    """Classifies by errno, else by the names of its class and base classes, else by HTTP status.
 
-    The clients of other stores put the status on their errors. Names go first: aiohttp puts a 400
-    on what it cannot parse.
+    Names go before the status: aiohttp puts a 400 on an answer that it cannot parse.
     """
     if isinstance(error, OSError) and error.errno in _KIND_BY_ERRNO:
         return _KIND_BY_ERRNO[error.errno]

@@ -1,17 +1,17 @@
-"""A file as its storage shows it, without its content."""
+"""The description of a file that its storage gives, without the content."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One object as a listing shows it."""
+    """An entry of a listing."""
 
     uri: str
     size: int
     etag: str
-    """As the store gives it; of a local file, size and modification time."""
+    """As the store gives it; of a local file, size and modification time; empty where absent."""
     modified: float = 0.0
     """Seconds since the epoch, 0 where the store does not say."""
     may_be_read: bool = True
-    """False where this user is refused, as far as looking at it tells."""
+    """False where this user may not read it, as far as its metadata tell."""

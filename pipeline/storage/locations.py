@@ -1,7 +1,7 @@
-"""Locations that people type: what is wrong with one, and what there is near a wrong one.
+"""Checks locations that people type, and describes what exists near a wrong one.
 
-Found at the door, before any storage is asked: a store that cannot have such a location answers
-with a fault, as if asking again could help.
+Checked before any request: a store that cannot have such a location answers with a fault that looks
+as if a retry could help.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import os
 import re
 
 from pipeline.storage import Storage, StorageFault
-from pipeline.storage.protocols import why_never
+from pipeline.storage.protocols import reason_impossible
 
 _S3 = re.compile(r"(?i)s3a?://([^/]*)")
 _BUCKET = re.compile(r"[A-Za-z0-9.\-_]{1,255}|arn:[^*?\[{]+")
@@ -18,14 +18,14 @@ _MOST_SHOWN = 3
 
 
 def check_location(uri: str, *, setting: str) -> None:
-    """Refuses a location that nothing can be at.
+    """Raises if nothing can exist at a location.
 
     Raises:
-        ValueError: with the setting, what was given and what to type.
+        ValueError: names the setting, what was given and what to type.
     """
     if not uri.strip():
         raise ValueError(f"{setting} must be a path or URL, got {uri!r}")
-    if reason := why_never(uri):
+    if reason := reason_impossible(uri):
         raise ValueError(
             f"{setting} must be a path or URL that can be there, got {uri!r}: {reason}"
         )
@@ -40,34 +40,34 @@ def check_location(uri: str, *, setting: str) -> None:
 
 
 def check_folder_location(uri: str, *, setting: str) -> None:
-    """Refuses a place where no folder can be made, because something else is there.
+    """Raises if no folder can be made at a location, because something else is there.
 
     Raises:
-        ValueError: with the setting, what is there and what to type.
+        ValueError: names the setting, what is there and what to type.
     """
     check_location(uri, setting=setting)
     if uri.startswith(("http://", "https://")):
         raise ValueError(f"{setting} must be a place to write to, got {uri}; name a disk or bucket")
     if "://" in uri:
         return
-    place = os.path.abspath(os.path.expanduser(uri))
-    while place != os.path.dirname(place) and not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if os.path.islink(place) and not os.path.exists(place):
-        found = f"{place} is a link to {os.readlink(place)}, which is not there"
-    elif not os.path.isdir(place):
-        found = f"{place} is a file"
+    path = os.path.abspath(os.path.expanduser(uri))
+    while path != os.path.dirname(path) and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if os.path.islink(path) and not os.path.exists(path):
+        found = f"{path} is a link to {os.readlink(path)}, which is not there"
+    elif not os.path.isdir(path):
+        found = f"{path} is a file"
     else:
         return
     raise ValueError(f"{setting} must be a folder or can become one, but {found}; name another")
 
 
-def what_is_near(uri: str, *, storage: Storage) -> str:
-    """The nearest folder above a location that is there, and some of what it holds, in words."""
-    place = storage.absolute(uri)
-    if place.startswith(("http://", "https://")):
-        return f"there is nothing at {place}"
-    above, name = place, ""
+def describe_nearest_folder(uri: str, *, storage: Storage) -> str:
+    """Names the nearest existing folder above a location and some of what it holds."""
+    path = storage.absolute(uri)
+    if path.startswith(("http://", "https://")):
+        return f"there is nothing at {path}"
+    above, name = path, ""
     while above.rpartition("/")[0].strip("/") and not above.endswith(":/"):
         above, _, name = above.rpartition("/")
         if names := _names(above, storage=storage):
@@ -75,14 +75,14 @@ def what_is_near(uri: str, *, storage: Storage) -> str:
             shown = list(dict.fromkeys([*alike, *names]))[:_MOST_SHOWN]
             more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
             return (
-                f"there is nothing at {place}; the nearest place with anything is {above}, with "
+                f"there is nothing at {path}; the nearest place with anything is {above}, with "
                 f"{', '.join(shown)}{more}"
             )
-    return f"there is nothing at {place}, nor above it"
+    return f"there is nothing at {path}, nor above it"
 
 
 def _names(folder: str, *, storage: Storage) -> list[str]:
-    """The names in a folder, none where it is not there or cannot be listed."""
+    """Returns the names in a folder, none where it is absent or cannot be listed."""
     try:
         fs, path = storage.filesystem(folder)
         listed = fs.ls(path, detail=False)

@@ -1,37 +1,37 @@
-"""Protocols: which locations a store can have at all, and which package a protocol needs."""
+"""Returns the fsspec filesystem of a protocol, or says why there is none."""
 
 from typing import Any
 
 import fsspec
 from fsspec.registry import known_implementations, registry
 
-from pipeline.storage import places
+from pipeline.storage import uris
 
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "adl": "adlfs"}
 
 
-def why_never(uri: str) -> str | None:
-    """Says why no store can have an object at that location; None where one may."""
+def reason_impossible(uri: str) -> str | None:
+    """Returns why no store can have an object at that location; None where one may."""
     if "\0" in uri:
         return "a location cannot hold the character NUL"
-    protocol = places.protocol(uri)
+    protocol = uris.protocol(uri)
     if protocol not in known_implementations and protocol not in registry:
         return f"there is no protocol {protocol}:// here; known are s3, gs, az, http and so on"
     return None
 
 
 def filesystem_of(uri: str, **options: Any) -> tuple[Any, str]:
-    """The fsspec filesystem of a location, and the location's path in it.
+    """Returns the fsspec filesystem of a location, and the location's path in it.
 
     Raises:
-        ValueError: nobody knows the protocol, or the package that it needs is not installed.
+        ValueError: the protocol is unknown, or the package that it needs is not installed.
     """
-    if reason := why_never(uri):
+    if reason := reason_impossible(uri):
         raise ValueError(f"{uri}: {reason}")
     try:
         return fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
-        protocol = places.protocol(uri)
+        protocol = uris.protocol(uri)
         package = _PACKAGES.get(protocol)
         what = f"pip install {package}" if package else str(error)
         raise ValueError(

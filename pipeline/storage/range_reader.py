@@ -1,4 +1,4 @@
-"""A remote object as a seekable file, in ranged reads."""
+"""Reads a remote object as a seekable file, by ranges."""
 
 import io
 from collections.abc import Callable
@@ -9,10 +9,10 @@ _SMALLEST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 2**17, 2**23
 
 
 class RangeReader(io.RawIOBase):
-    """A raw file of so many bytes, which `fetch(start, stop)` gives in parts.
+    """A raw file whose bytes `fetch(start, stop)` returns.
 
-    Who reads straight on gets blocks that double in size, and the next one while this one is
-    used; who skips about (a walk over an archive's headers) gets small ones and no more.
+    Sequential reads fetch blocks that double in size, the next one ahead of its use. Reads that
+    jump (a walk over an archive's headers) fetch one small block each.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], *, size: int) -> None:

@@ -1,6 +1,6 @@
-"""Storage retries: an action of storage tried again, as the kind of its fault asks for.
+"""Storage retries: repeats a request as the kind of its fault calls for.
 
-Used by `storage.py` for every request. Counts what it does, for the whole process: `labelling`
+Used by `storage.py` for every request. Counts its retries for the whole process: `labelling`
 carries the counts of tasks to the driver, into the report.
 """
 
@@ -17,8 +17,8 @@ from pipeline.storage.faults import (
     SourceChanged,
     StorageFault,
     advice,
-    described,
     fault_kind,
+    redacted_message,
     retry_after,
 )
 
@@ -26,21 +26,21 @@ T = TypeVar("T")
 
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 20.0
-_TOLD_TO_WAIT_SECONDS = 60.0
+_LONGEST_RETRY_AFTER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How much one request may take, with all its attempts."""
+    """The bounds on one request, with all its attempts."""
 
     attempts: int
     seconds: float
-    """After so long no further attempt begins."""
+    """No attempt begins later than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """How often the storage was asked again, of one kind of fault."""
+    """The number of retries for one kind of fault."""
 
     kind: str
     count: int
@@ -56,15 +56,15 @@ def retried(
     renew: Callable[[], None] | None = None,
     hidden: Iterable[str | None] = (),
 ) -> T:
-    """The action's result, after as many attempts as the faults and the retry_policy allow.
+    """Returns the action's result, after as many attempts as faults and policy allow.
 
     Args:
-        what: the action and its place, for the message.
-        renew: gets new credentials, where the old ones are no longer good; called once.
+        what: the action and its location, for the message.
+        renew: gets new credentials where the old ones have expired; called once.
         hidden: secrets that the message must not show.
 
     Raises:
-        FileNotFoundError: there is no such thing; and what the action raises of its own.
+        FileNotFoundError: there is no such object; and mistakes in the action itself.
         StorageFault: with the fault and what to do about it.
     """
     began = time.monotonic()
@@ -79,7 +79,9 @@ def retried(
             if kind is None:
                 raise
             if kind is FaultKind.NOT_FOUND:
-                raise FileNotFoundError(f"{what}: {described(error, hidden=hidden)}") from error
+                raise FileNotFoundError(
+                    f"{what}: {redacted_message(error, hidden=hidden)}"
+                ) from error
             if kind is FaultKind.EXPIRED and renew is not None:
                 renew()
                 renew = None
@@ -90,17 +92,16 @@ def retried(
             is_last = attempt >= retry_policy.attempts or spent + wait > retry_policy.seconds
             if is_last or not kind.may_pass:
                 tried = f" ({attempt} attempts in {spent:.0f} s)" if attempt > 1 else ""
-                told = advice(kind, error)
-                raise StorageFault(
-                    f"{what}: {described(error, hidden=hidden)}{tried}" + (told and f"; {told}")
-                ) from error
+                remedy = advice(kind, error)
+                message = f"{what}: {redacted_message(error, hidden=hidden)}{tried}"
+                raise StorageFault(f"{message}; {remedy}" if remedy else message) from error
             _count(kind, seconds=wait)
             time.sleep(wait)
             attempt += 1
 
 
 def take_retries() -> list[Retries]:
-    """What was tried again in this process since the last call."""
+    """Returns the retries of this process since the last call."""
     with _lock:
         taken = [Retries(kind=kind, count=n, seconds=s) for kind, (n, s) in _counts.items()]
         _counts.clear()
@@ -118,11 +119,11 @@ def _count(kind: FaultKind, *, seconds: float) -> None:
 
 
 def _next_wait(kind: FaultKind, *, attempt: int, before: float, asked_for: float) -> float:
-    """Seconds until the next attempt; random, so that many who failed together part."""
+    """Returns the seconds until the next attempt; random, to spread clients out."""
     first = _FIRST_WAIT_SECONDS
     if kind is FaultKind.THROTTLED:
-        # Decorrelated: grows faster than doubling on average, and forgets who began when.
+        # Decorrelated jitter: grows faster than doubling on average, and spreads clients out.
         wait = random.uniform(2 * first, max(6 * first, 3 * before))
     else:
         wait = first * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-    return max(min(wait, _LONGEST_WAIT_SECONDS), min(asked_for, _TOLD_TO_WAIT_SECONDS))
+    return max(min(wait, _LONGEST_WAIT_SECONDS), min(asked_for, _LONGEST_RETRY_AFTER_SECONDS))

@@ -1,15 +1,14 @@
 """Storage: files on a local disk, S3 or any fsspec URL, read and written whole or in ranges.
 
-Everything else in `pipeline` reaches files through here, so that one place knows which faults pass
-(`StorageFault`: try again later) and which are facts (`FileNotFoundError`, `SourceChanged`), how a
-write appears whole or not at all, and where credentials are kept out of sight.
+Everything else in `pipeline` reaches files through this module. It alone knows which errors may
+pass (`StorageFault`: try again later) and which are facts (`FileNotFoundError`, `SourceChanged`),
+how a write appears whole or not at all, and how credentials stay out of messages.
 """
 
 import contextlib
 import dataclasses
 import io
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,26 +18,30 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from pipeline.storage import http_objects, local_files, places, requests, s3_objects
+from pipeline.storage import s3_objects, uris
 from pipeline.storage.agreement import agree
 from pipeline.storage.faults import FaultKind, SourceChanged, StorageFault, fault_kind
 from pipeline.storage.file import File
-from pipeline.storage.places import join
-from pipeline.storage.protocols import filesystem_of, why_never
+from pipeline.storage.http_objects import HttpObjects
+from pipeline.storage.local_files import LocalFiles
+from pipeline.storage.object_store import ObjectStore
+from pipeline.storage.protocols import filesystem_of, reason_impossible
 from pipeline.storage.range_reader import RangeReader
 from pipeline.storage.retries import RetryPolicy, retried
+from pipeline.storage.s3_objects import S3Objects
+from pipeline.storage.uris import join
 
 T = TypeVar("T")
 
 _SET_INSTEAD = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
 
 _exclusive_stores: dict[tuple[str | None, str], bool] = {}
-"""By endpoint and bucket: whether only one of many creates an object, as far as it was tried."""
+"""True by endpoint and bucket where only one of many writers creates an object, once tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How to reach object storage; what is None comes from the usual AWS variables and files.
+    """Settings to reach object storage. None stands for the usual AWS variables and files.
 
     Travels to the workers by value and shows no secret when printed.
     """
@@ -74,9 +77,9 @@ class Storage:
             raise ValueError(f"endpoint_url must not carry credentials; {_SET_INSTEAD}")
 
     def with_environment(self) -> "Storage":
-        """The same, with the AWS variables of this process filled in where nothing was set.
+        """Returns these settings with the AWS variables of this process where nothing was set.
 
-        A job's variables are the driver's alone: what they say has to travel to the workers.
+        Only the driver has a job's variables; their values must travel to the workers.
         """
         env = os.environ.get
         endpoint = self.endpoint_url or env("AWS_ENDPOINT_URL_S3") or env("AWS_ENDPOINT_URL")
@@ -91,59 +94,45 @@ class Storage:
         )
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
-        """The fsspec filesystem of a location, and the location's path in it.
+        """Returns the fsspec filesystem of a location, and the location's path in it.
 
-        For other libraries to read with: it tries again by itself what fails.
+        For other libraries to read with: it retries by itself what fails.
         """
-        return self._filesystem(uri, tries_again=True)
+        return self._filesystem(uri, retries_itself=True)
 
     def absolute(self, uri: str) -> str:
-        """The location as plans and tables name it: an absolute path, or a URL.
+        """Returns the location as plans and tables name it: an absolute path, or a URL.
 
         Raises:
             ValueError: the URL carries credentials, which would end up in tables and logs.
         """
-        return places.absolute(uri)
+        return uris.absolute(uri)
 
     def files(self, uri: str) -> Iterator[File]:
-        """All objects below a prefix, none where it is absent.
+        """Lists all objects below a prefix, none where it is absent.
 
         In the order of their locations, as far as a store lists them in it, as Amazon's does.
         """
-        fs, path = self._filesystem(uri)
-        if requests.is_local(fs):
-            yield from self._files_on_disk(fs, path)
-        elif requests.is_s3(fs):
-            yield from self._files_in_s3(fs, path, uri=uri)
-        elif requests.is_http(fs):
-            yield from self._files_of_site(fs, path)
-        else:
-            found = self._retried(lambda: fs.find(path, detail=True), fs=fs, what=f"list {uri}")
-            for name, info in sorted(found.items()):
-                if info.get("type") == "file":
-                    yield requests.file(info, uri=requests.uri_like(uri, root=path, path=name))
+        store, path = self._store(uri)
+        return store.files(path, uri=uri, retry=partial(self._retried, store))
 
     def file(self, uri: str) -> File | None:
-        """What a listing would say of one object, None where it is not, or can never be."""
-        if why_never(uri):
+        """Returns what a listing shows of one object; None where it is absent, or can never be."""
+        if reason_impossible(uri):
             return None
-        fs, path = self._filesystem(uri)
+        store, path = self._store(uri)
         try:
-            return self._retried(
-                lambda: requests.look(fs, path, uri=uri), fs=fs, what=f"look at {uri}"
-            )
+            return self._retried(store, partial(store.stat, path, uri=uri), f"look at {uri}")
         except FileNotFoundError:
             return None
 
     def now(self, uri: str) -> float:
-        """Seconds since the epoch by the clock that sets `File.modified` there, if it can be asked.
+        """Returns seconds since the epoch by the clock that sets `File.modified` there.
 
-        That is S3's; of any other store it is this machine's.
+        That is S3's own clock; of any other store it is this machine's.
         """
-        fs, path = self._filesystem(uri)
-        if not requests.is_s3(fs):
-            return time.time()
-        return self._retried(lambda: s3_objects.now(fs, path), fs=fs, what=f"look at {uri}")
+        store, path = self._store(uri)
+        return self._retried(store, partial(store.now, path), f"look at {uri}")
 
     def read(
         self,
@@ -154,21 +143,21 @@ class Storage:
         stop: int | None = None,
         most: int | None = None,
     ) -> bytes:
-        """Bytes [start, stop) of an object, all that were asked for or an error.
+        """Returns bytes [start, stop) of an object, all of them.
 
         Args:
-            most: the first so many are enough, where only reading tells how many there are.
+            most: of an object of unknown size, this many bytes from the start are enough.
 
         Raises:
             FileNotFoundError: there is no such object, and no etag was given.
             SourceChanged: the object is not the one with that etag.
             StorageFault: the storage failed, after retries.
         """
-        fs, path = self._filesystem(uri)
-        fetch = partial(requests.get, fs, path, etag=etag, start=start, stop=stop, most=most)
+        store, path = self._store(uri)
+        fetch = partial(store.get, path, etag=etag, start=start, stop=stop, most=most)
         what = f"read {uri}"
         try:
-            data = self._retried(fetch, fs=fs, what=what)
+            data = self._retried(store, fetch, what)
         except FileNotFoundError as error:
             if etag:
                 raise SourceChanged(f"{uri} is gone since it was listed") from error
@@ -178,12 +167,11 @@ class Storage:
         return data
 
     def open(self, uri: str, *, etag: str, size: int) -> io.BufferedReader:
-        """The object as a seekable file whose every read is checked against the etag."""
-        fs, path = self._filesystem(uri)
-        if requests.is_local(fs):
-            opened = partial(local_files.open_checked, path, etag=etag)
+        """Opens an object as a seekable file whose every read is checked against the etag."""
+        store, path = self._store(uri)
+        if isinstance(store, LocalFiles):
             try:
-                return self._retried(opened, fs=fs, what=f"read {uri}")
+                return self._retried(store, partial(store.open, path, etag=etag), f"read {uri}")
             except FileNotFoundError as error:
                 raise SourceChanged(f"{uri} is gone since it was listed") from error
 
@@ -193,61 +181,81 @@ class Storage:
         return io.BufferedReader(RangeReader(fetch, size=size), 2**16)
 
     def write(self, uri: str, data: bytes) -> None:
-        """Makes an object of the data, whole or not at all, over what was there."""
-        fs, path = self._filesystem(uri, tries_again=len(data) > s3_objects.LARGEST_PUT_BYTES)
+        """Writes an object, whole or not at all, over an existing one."""
+        store, path = self._store(uri, retries_itself=len(data) > s3_objects.LARGEST_PUT_BYTES)
 
         def attempt() -> None:
             try:
-                requests.put(fs, path, data)
+                store.put(path, data)
             except FileNotFoundError as error:
-                # Another process cleared the folder while we wrote into it.
+                # Another process removed the folder during the write.
                 raise OSError(f"there is no such place: {error}") from None
 
         try:
-            self._retried(attempt, fs=fs, what=f"write {uri}")
+            self._retried(store, attempt, f"write {uri}")
         except FileNotFoundError as error:
             raise StorageFault(f"{error}; create the bucket or correct the location") from error
 
     def write_new(self, uri: str, data: bytes) -> bool:
-        """The same, but only where no object is yet; whether the object holds the data now.
+        """Writes an object unless it exists; returns whether it holds the data now.
 
-        Of several writers at once one wins, whatever the store knows of exclusive creation.
+        One of several writers at once wins, even on a store without exclusive creation.
         """
-        fs, path = self._filesystem(uri)
         if self._is_exclusive(uri):
-            self._retried(lambda: requests.create(fs, path, data), fs=fs, what=f"write {uri}")
+            self._create(uri, data)
         elif self.file(uri) is None:
             self.write(uri, self._agreed(uri, data))
-        # Not by what the writing said: an attempt may have arrived whose answer did not.
+        # The answer to the write does not tell: it may be lost, and the data may have arrived.
         return self.read(uri) == data
 
-    def delete(self, uris: Iterable[str]) -> None:
-        """Removes objects; those that are gone already do no harm."""
-        for uri in uris:
-            _, path = self._filesystem(uri)
-            if _exclusive_stores.get(self._store(path)) is False:
-                # Before the object: who asked in between would make again what was.
+    def delete(self, locations: Iterable[str]) -> None:
+        """Removes objects; those that do not exist are no error."""
+        for uri in locations:
+            if _exclusive_stores.get(self._endpoint_and_bucket(uri)) is False:
+                # Before the object: a writer in between would otherwise write the old value again.
                 for file in self.files(_ballots(uri)):
                     self._remove(file.uri)
             self._remove(uri)
 
     def _remove(self, uri: str) -> None:
-        fs, path = self._filesystem(uri)
+        store, path = self._store(uri)
         with contextlib.suppress(FileNotFoundError):
-            self._retried(partial(requests.remove, fs, path), fs=fs, what=f"remove {uri}")
+            self._retried(store, partial(store.remove, path), f"remove {uri}")
 
-    def _filesystem(self, uri: str, *, tries_again: bool = False) -> tuple[Any, str]:
-        protocol = places.protocol(uri)
-        if protocol in places.LOCAL:
-            return fsspec.filesystem("file"), places.local_path(uri)
-        host, rest = places.split_url(uri)
-        if protocol in places.S3:
-            options = self._s3_options(attempts=5 if tries_again else 1)
+    def _create(self, uri: str, data: bytes) -> bool:
+        """Writes an object unless it exists; returns whether the store says that it did."""
+        store, path = self._store(uri)
+
+        def attempt() -> bool:
+            try:
+                store.create(path, data)
+            except FileExistsError:
+                return False
+            return True
+
+        return self._retried(store, attempt, f"write {uri}")
+
+    def _store(self, uri: str, *, retries_itself: bool = False) -> tuple[ObjectStore, str]:
+        """Returns the store of a location, and the location's path in it."""
+        protocol = uris.protocol(uri)
+        if protocol in uris.LOCAL:
+            return LocalFiles(), uris.local_path(uri)
+        fs, path = self._filesystem(uri, retries_itself=retries_itself)
+        is_s3, is_http = protocol in uris.S3, protocol in uris.HTTP
+        return (S3Objects if is_s3 else HttpObjects if is_http else ObjectStore)(fs), path
+
+    def _filesystem(self, uri: str, *, retries_itself: bool = False) -> tuple[Any, str]:
+        protocol = uris.protocol(uri)
+        if protocol in uris.LOCAL:
+            return fsspec.filesystem("file"), uris.local_path(uri)
+        host, rest = uris.split_url(uri)
+        if protocol in uris.S3:
+            options = self._s3_options(attempts=5 if retries_itself else 1)
             bucket = host.split("://", 1)[1]
             return fsspec.filesystem("s3", **options), f"{bucket}{rest}".rstrip("/")
-        if protocol in places.HTTP:
+        if protocol in uris.HTTP:
             return fsspec.filesystem("http", client_kwargs=self._http_options()), uri
-        # The host may say what to connect to; what follows is a name.
+        # The host may be more than a name; what follows it is one.
         fs, root = filesystem_of(host)
         return fs, f"{root.rstrip('/')}{rest}"
 
@@ -280,88 +288,41 @@ class Storage:
             )
         }
 
-    def _retried(self, action: Callable[[], T], *, fs: Any, what: str) -> T:
-        # A key that was given stays what it is; a profile's or a role's may be renewed.
-        may_renew = requests.is_s3(fs) and self.key is None and not self.anonymous
+    def _retried(self, store: ObjectStore, action: Callable[[], T], what: str) -> T:
+        # A key that was given stays as it is; a profile's or a role's may be renewed.
+        may_renew = self.key is None and not self.anonymous
         return retried(
             action,
             what=what,
             retry_policy=RetryPolicy(attempts=self.storage_attempts, seconds=self.storage_seconds),
-            renew=partial(s3_objects.renew, fs) if may_renew else None,
+            renew=store.renew if may_renew else None,
             hidden=(self.secret, self.token, self.key),
         )
 
-    def _files_on_disk(self, fs: Any, path: str, *, is_asked_for: bool = True) -> Iterator[File]:
-        """Folder by folder; one that cannot be read is a fault, and no folder without files."""
-        uri = places.local_uri(path)
-        list_folder = partial(local_files.folder, path, is_asked_for=is_asked_for)
-        entries = self._retried(list_folder, fs=fs, what=f"list {uri}")
-        if not entries and (single := self.file(uri)) is not None:
-            yield single
-        for entry in entries:
-            if isinstance(entry, File):
-                yield entry
-            else:
-                yield from self._files_on_disk(fs, entry, is_asked_for=False)
-
-    def _files_of_site(self, fs: Any, url: str) -> Iterator[File]:
-        """Those that the pages of a site have links to, from one above to those below."""
-        try:
-            links = self._retried(lambda: http_objects.links(fs, url), fs=fs, what=f"list {url}")
-        except FileNotFoundError:
-            links = []
-        if not links and (single := self.file(url)) is not None:
-            yield single
-        for link in links:
-            if link.endswith("/"):
-                yield from self._files_of_site(fs, link)
-            elif (file := self.file(link)) is not None:
-                yield file
-
-    def _files_in_s3(self, fs: Any, path: str, *, uri: str) -> Iterator[File]:
-        """Page by page: a listing of millions of objects takes no memory.
-
-        Each page is a request of its own, and tried again alone.
-        """
-        pages = s3_objects.Pages(fs, path)
-        found_one = False
-        while not pages.are_over:
-            for entry in self._retried(pages.next, fs=fs, what=f"list {uri}"):
-                found_one = True
-                name = entry["name"]
-                if not name.endswith("/"):  # what some programs put in place of an empty folder
-                    yield requests.file(entry, uri=requests.uri_like(uri, root=path, path=name))
-        if not found_one and (single := self.file(uri)) is not None:
-            yield single
-
     def _is_exclusive(self, uri: str) -> bool:
-        """Whether the store lets only one of many create an object; tried once in a process."""
-        fs, path = self._filesystem(uri)
-        if requests.is_local(fs):
+        """True if only one of many writers can create an object; tried once in a process."""
+        if uris.protocol(uri) in uris.LOCAL:
             return True
-        store = self._store(path)
-        if store not in _exclusive_stores:
-            _exclusive_stores[store] = self._refuses_a_second(f"{uri}.trial-{uuid.uuid4().hex}")
-        return _exclusive_stores[store]
+        bucket = self._endpoint_and_bucket(uri)
+        if bucket not in _exclusive_stores:
+            _exclusive_stores[bucket] = self._refuses_a_second(f"{uri}.trial-{uuid.uuid4().hex}")
+        return _exclusive_stores[bucket]
 
     def _refuses_a_second(self, trial: str) -> bool:
-        fs, path = self._filesystem(trial)
         self.write(trial, b"first")
         try:
-            was_made = self._retried(
-                lambda: requests.create(fs, path, b"second"), fs=fs, what=f"write {trial}"
-            )
+            was_made = self._create(trial, b"second")
         except StorageFault as fault:
-            # Some refuse the very condition.
+            # Some stores refuse the condition itself.
             if fault.__cause__ is None or fault_kind(fault.__cause__) != FaultKind.BAD_REQUEST:
                 raise
             was_made = True
-        with contextlib.suppress(StorageFault):  # one may be allowed to write and not to remove
+        with contextlib.suppress(StorageFault):  # a user may be allowed to write, not to remove
             self.delete([trial])
         return not was_made
 
-    def _store(self, path: str) -> tuple[str | None, str]:
-        return self.endpoint_url, path.split("/")[0]
+    def _endpoint_and_bucket(self, uri: str) -> tuple[str | None, str]:
+        return self.endpoint_url, self._store(uri)[1].split("/")[0]
 
     def _agreed(self, uri: str, data: bytes) -> bytes:
         folder = _ballots(uri)

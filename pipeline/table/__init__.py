@@ -1,1 +1,1 @@
-"""The table: where its files lie, what they hold, and how readers see its latest state."""
+"""Stores a table: layout and columns of its files, readers, and the latest rows."""

@@ -1,14 +1,14 @@
-"""Compacted units: larger files with the rows of many units each, and the pointer that names them.
+"""Reads compacted units: larger files with the rows of many units each, and their pointer.
 
-    TABLE/_compacted/pointers/<number>.json          the highest number is the one that counts
+    TABLE/_compacted/pointers/<number>.json          the highest number is in force
     TABLE/_compacted/<number>-<id>/units.parquet     all units of that pointer, each with its file
     TABLE/_compacted/<number>-<id>/segments/NNN.parquet   as `segments`, and each row's unit_id
     TABLE/_compacted/<number>-<id>/images/NNN.parquet
 
-`compact/` writes them, `store.py` reads them in place of the units' own files. Each number is given
-to one writer only, whose pointer holds all units of the one before: once in a pointer, a unit is in
-every later one. So whoever lists the units' own files first, and reads the pointer then, sees each
-unit that is done, and sees it once, whatever is joined or removed meanwhile.
+`maintenance/compact` writes them, `store.py` reads them in place of the units' own files. Storage
+gives each number to one writer only, whose pointer holds all units of the pointer before: a unit in
+one pointer is in every later one. A reader that lists the units' own files first and reads the
+pointer afterwards therefore sees each done unit once, whatever is joined or removed meanwhile.
 """
 
 import json
@@ -22,16 +22,16 @@ from pipeline.storage import Storage, join
 
 FOLDER = "_compacted"
 UNITS = pa.schema([("unit_id", pa.string()), ("file", pa.int32())])
-"""`file` counts the pointer's files from 0."""
+"""`file` is the index of the unit's file in the pointer."""
 
 _POINTERS = "pointers"
 _POINTER = re.compile(r"/(\d+)\.json")
-_LOOKS = 5
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompactedFile:
-    """Two files with the rows of the same units; their places are relative to the table."""
+    """A pair of files with the rows of the same units; paths are relative to the table."""
 
     segments: str
     images: str
@@ -39,12 +39,12 @@ class CompactedFile:
     num_images: int
     num_segments: int
     num_bytes: int
-    """Of both."""
+    """Size of both files together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """What is compacted; of generation 0, nothing."""
+    """The list of compacted files; generation 0 is the empty list of a new table."""
 
     generation: int = 0
     files: tuple[CompactedFile, ...] = ()
@@ -55,46 +55,47 @@ class Pointer:
 
     @property
     def names(self) -> set[str]:
-        """All files that it needs, relative to the table."""
+        """Returns the paths of all its files, relative to the table."""
         parts = {name for file in self.files for name in (file.segments, file.images)}
         return parts | ({self.units_file} if self.units_file else set())
 
 
 def pointer_file(table: str, generation: int) -> str:
+    """Returns the location of a pointer."""
     return join(table, FOLDER, _POINTERS, f"{generation:08}.json")
 
 
 def pointer_generations(table: str, *, storage: Storage) -> dict[int, float]:
-    """The generations that there are, and when the pointer of each was written."""
+    """Returns the existing generations and the time at which each pointer was written."""
     folder = join(table, FOLDER, _POINTERS)
     files = ((file.uri.removeprefix(folder), file.modified) for file in storage.files(folder))
-    # Beside pointers there may be what a writer needs or left.
+    # The folder may also hold drafts of writers.
     found = ((_POINTER.fullmatch(name), modified) for name, modified in files)
     return {int(name[1]): modified for name, modified in found if name}
 
 
 def read_pointer(table: str, *, storage: Storage) -> Pointer:
-    """The pointer that counts now."""
-    for _ in range(_LOOKS):
+    """Reads the pointer in force."""
+    for _ in range(_ATTEMPTS):
         generations = pointer_generations(table, storage=storage)
         if not generations:
             return Pointer()
         try:
             return pointer_of(table, max(generations), storage=storage)
-        except FileNotFoundError:  # older by days now, and cleared between the two looks
+        except FileNotFoundError:  # superseded long ago, and removed since the listing
             continue
-    raise FileNotFoundError(f"the pointers in {join(table, FOLDER)} go while they are looked at")
+    raise FileNotFoundError(f"the pointers in {join(table, FOLDER)} vanish while they are read")
 
 
 def pointer_of(table: str, generation: int, *, storage: Storage) -> Pointer:
-    """The pointer of that generation."""
-    said = json.loads(storage.read(pointer_file(table, generation)))
-    files = tuple(CompactedFile(**file) for file in said.pop("files"))
-    return Pointer(files=files, **said)
+    """Reads the pointer of a generation."""
+    fields = json.loads(storage.read(pointer_file(table, generation)))
+    files = tuple(CompactedFile(**file) for file in fields.pop("files"))
+    return Pointer(files=files, **fields)
 
 
 def compacted_units(table: str, pointer: Pointer, *, storage: Storage) -> dict[str, int]:
-    """The units that a pointer holds, and which of its files each is in."""
+    """Returns the units of a pointer, each with the index of its file."""
     if pointer.units_file is None:
         return {}
     rows = read_parquet(storage.read(join(table, pointer.units_file)))

@@ -1,6 +1,6 @@
-"""Drawing: segments over their images, and many of them on one sheet, to look at.
+"""Draws segments over their images, and contact sheets of several images.
 
-Takes rows of a segment table; finds the images again where the table says they are.
+Takes rows of a segment table, and reads the images again from the locations in them.
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ _SMALLEST_NAMED_SHARE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class SheetLayout:
-    """How a contact sheet is laid out."""
+    """Columns and size of a contact sheet's tiles, in pixels."""
 
     columns: int = 3
     tile_width: int = 480
@@ -40,10 +40,10 @@ def contact_sheet(
     reading: ReadSettings | None = None,
     layout: SheetLayout | None = None,
 ) -> Image.Image:
-    """Images of a table side by side, with their latest segments over them, in the order given."""
+    """Draws images of a table side by side, with their latest segments, in the given order."""
     layout = layout or SheetLayout()
     storage = storage or Storage().with_environment()
-    rows, segments = latest.chosen(TableStore(table, storage), image_ids)
+    rows, segments = latest.rows_of_images(TableStore(table, storage), image_ids)
     of_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in segments:
         of_image[row["image_id"]].append(row)
@@ -77,9 +77,9 @@ def photograph_beside_overlay(
 def find_images(
     rows: Sequence[Mapping[str, Any]], *, storage: Storage, reading: ReadSettings
 ) -> dict[str, Image.Image]:
-    """The images of rows of `images` by image_id, read again from where they came.
+    """Reads the images of rows of `images` from their sources, by image_id.
 
-    Those that cannot be decoded are left out.
+    Leaves out images that cannot be decoded.
     """
     wanted: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
@@ -87,7 +87,7 @@ def find_images(
     found = {}
     for (uri, etag), image_ids in wanted.items():
         kind = kind_of(uri)
-        # Of an archive, an image_id begins with its name; a file's is its name.
+        # An image_id in an archive begins with the archive's name; that of a file is its name.
         example = next(iter(image_ids))
         ending = uri.rsplit("/", 1)[1]
         name = example if kind in ("file", None) else example[: example.find(ending) + len(ending)]
@@ -119,13 +119,13 @@ def draw_segments(
     *,
     mask_of: Callable[[Mapping[str, Any]], np.ndarray] | None = None,
 ) -> Image.Image:
-    """The photo with each segment tinted, outlined and, where it is large enough, named.
+    """Tints and outlines each segment in the photo, and names it if it is large enough.
 
     A label has one colour in all pictures; segments of one label differ in brightness. A score of
-    None is not written.
+    None is left out.
 
     Args:
-        mask_of: gives the mask of a row where the photo is not of the image's full size.
+        mask_of: returns the mask of a row, for a photo that is not of the image's full size.
     """
     mask_of = mask_of or _full_mask
     pixels = np.asarray(photo.convert("RGB"), np.float32)
@@ -145,7 +145,7 @@ def draw_segments(
     font = ImageFont.load_default(size=max(10, photo.height // 28))
     for (x, y), name in names:
         half = draw.textlength(name, font) / 2 + 3
-        x = int(min(max(x, half), max(half, photo.width - half)))  # a name at the edge stays whole
+        x = int(min(max(x, half), max(half, photo.width - half)))  # keeps names at the edge whole
         draw.text((x, y), name, "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
     return picture
 
@@ -169,7 +169,7 @@ def _sheet(tiles: Sequence[Image.Image], *, layout: SheetLayout) -> Image.Image:
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of the mask with a neighbour outside it."""
+    """Returns the pixels of the mask with a neighbour outside it."""
     inner = mask.copy()
     inner[1:] &= mask[:-1]
     inner[:-1] &= mask[1:]
@@ -179,7 +179,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 
 
 def _inside(mask: np.ndarray) -> tuple[int, int]:
-    """A point (x, y) amid the mask: in the middle of the longest run of its middle row."""
+    """Returns a point (x, y) in the mask: the middle of the longest run of its middle row."""
     rows = np.flatnonzero(mask.any(1))
     y = int(rows[len(rows) // 2])
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask[y].view(np.int8), [0]])))

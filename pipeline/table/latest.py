@@ -1,17 +1,16 @@
-"""The latest rows: of each image those of the last plan that has it, and no older ones.
+"""Reads the latest rows of each image: those of the last plan that has it.
 
-An image that changed, or that was tried again, has rows in several units; `store.py` gives them
-all. An image that is gone from the corpus keeps its rows. The same in SQL, over plain files:
+An image that changed, or that was tried again, has rows in several units, all of which `store.py`
+reads. An image that is gone from the corpus keeps its rows. The same in SQL, over plain files:
 
     SELECT i.* FROM 'TABLE/images/*.parquet' i JOIN (SELECT unit_id, max(plan_number) AS plan FROM
     'TABLE/_runs/*/plan.parquet' GROUP BY unit_id) USING (unit_id)
     QUALIFY plan = max(plan) OVER (PARTITION BY image_id)
 
-(A unit keeps the number of the plan it came with, so that plans which never came into force, as a
-crash may leave one, say nothing else: the greatest number of a unit is the right one.)
+(Plans that never came into force, as a crash may leave one, do no harm: a unit in them has the
+number of the plan that it came with, so the greatest number of a unit is the right one.)
 """
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,24 +24,22 @@ import pyarrow.dataset as ds
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.storage import Storage
-from pipeline.table.partitions import KEY, Partitions, grouped, keys
 from pipeline.table.plans import plan_numbers
+from pipeline.table.scratch import scratch_database
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore, rows_of_unit
-
-_ROWS = np.dtype([KEY, ("unit", "i4")])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generations:
-    """What is old in a table at one moment."""
+    """The outdated rows of a table at one moment."""
 
     units: frozenset[str]
-    """All that were done."""
+    """The units that were done and have rows."""
     old: Mapping[str, frozenset[str]]
-    """By unit the images whose rows in it are not the latest."""
+    """By unit, the images whose rows in it are not the latest."""
 
     def is_latest(self, image_ids: pa.Array, unit_ids: pa.Array) -> npt.NDArray[np.bool_]:
-        """By row; what was done later is left out, since what it made old is not."""
+        """Returns True for the latest rows; False for those of units that were done later."""
         units = unit_ids.dictionary_encode()
         of_batch = units.dictionary.to_pylist()
         is_known = np.array([unit in self.units for unit in of_batch], bool)
@@ -57,19 +54,19 @@ class Generations:
 def images(
     table: str, *, columns: Sequence[str] | None = None, storage: Storage | None = None
 ) -> pa.RecordBatchReader:
-    """The latest row of each image, as they are read; `read_all()` makes one table of them."""
-    return _latest("images", IMAGES, table, columns=columns, storage=storage)
+    """Reads the latest row of each image in batches; `read_all()` makes one table of them."""
+    return _read_latest("images", IMAGES, table, columns=columns, storage=storage)
 
 
 def segments(
     table: str, *, columns: Sequence[str] | None = None, storage: Storage | None = None
 ) -> pa.RecordBatchReader:
-    """The segments of each image that go with its latest row."""
-    return _latest("segments", SEGMENTS, table, columns=columns, storage=storage)
+    """Reads the segments that belong to the latest row of each image."""
+    return _read_latest("segments", SEGMENTS, table, columns=columns, storage=storage)
 
 
 def newest(rows: Iterable[dict[str, Any]], *, table: TableStore) -> list[dict[str, Any]]:
-    """Of some rows of `images` the latest of each image, in the order of their plans."""
+    """Keeps the latest of some rows of `images` for each image, in the order of their plans."""
     numbers = plan_numbers(table)
     found: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (numbers.get(row["unit_id"], -1), row["unit_id"])):
@@ -77,12 +74,12 @@ def newest(rows: Iterable[dict[str, Any]], *, table: TableStore) -> list[dict[st
     return [*found.values()]
 
 
-def chosen(
+def rows_of_images(
     table: TableStore, image_ids: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The latest rows of some images, and the segments that go with them.
+    """Reads the latest rows of some images, and their segments.
 
-    Reads the identifiers of all images, and of their segments those of the units that hold these.
+    Reads the identifiers of all images, but segments only in the units that hold these images.
     """
     is_chosen = ds.field("image_id").isin(pa.array(image_ids, pa.string()))
     every = table.dataset("images", IMAGES).to_table(filter=is_chosen)
@@ -103,50 +100,41 @@ def chosen(
 
 
 def generations(table: TableStore) -> Generations:
-    """Finds the images that a later plan has again; in memory are only those."""
+    """Finds the rows of images that a later plan has too; only those are kept in memory."""
     numbers = plan_numbers(table)
     dataset = table.dataset("images", IMAGES)
-    unit_ids: list[str] = []
-    place: dict[str, int] = {}
-    old: dict[str, set[bytes]] = defaultdict(set)
-    with tempfile.TemporaryDirectory(prefix="latest-") as folder:
-        rows = Partitions(Path(folder, "rows"), dtype=_ROWS)
-        for batch in dataset.to_batches(columns=["image_id", "unit_id"]):
-            units = batch["unit_id"].dictionary_encode()
-            for unit_id in units.dictionary.to_pylist():
-                if unit_id not in place:
-                    place[unit_id] = len(unit_ids)
-                    unit_ids.append(unit_id)
-            places = np.array([place[u] for u in units.dictionary.to_pylist()], np.int32)
-            records = np.empty(len(batch), _ROWS)
-            records["key"] = keys(batch["image_id"].to_pylist())
-            records["unit"] = places[units.indices.to_numpy()]
-            rows.add(records)
-        # A unit of no plan, if there is one, is older than all.
-        plan_of = np.array([numbers.get(unit_id, -1) for unit_id in unit_ids], np.int64)
-        for records in rows:
-            if len(records):
-                (group,) = grouped(records)
-                latest = np.full(int(group.max()) + 1, -1)
-                np.maximum.at(latest, group, plan_of[records["unit"]])
-                for record in records[plan_of[records["unit"]] < latest[group]]:
-                    old[unit_ids[record["unit"]]].add(record["key"].tobytes())
-    return Generations(units=frozenset(unit_ids), old=_named(old, dataset=dataset))
+    units: set[str] = set()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in dataset.to_batches(columns=_IDS.names):
+            units.update(batch["unit_id"].unique().to_pylist())
+            yield batch
+
+    rows = pa.RecordBatchReader.from_batches(_IDS, batches())
+    plans = pa.table({"unit_id": [*numbers], "plan": [*numbers.values()]}, schema=_PLANS)
+    old: dict[str, set[str]] = defaultdict(set)
+    with (
+        scratch_database() as database,
+        database.view("images", rows),
+        database.view("plans", plans),
+    ):
+        for unit_id, image_id in database.rows(_OLD_ROWS):
+            old[unit_id].add(image_id)
+    return Generations(
+        units=frozenset(units), old={unit: frozenset(ids) for unit, ids in old.items()}
+    )
 
 
-def _named(old: Mapping[str, set[bytes]], *, dataset: ds.Dataset) -> dict[str, frozenset[str]]:
-    """The image ids behind keys, read from their units again."""
-    named: dict[str, set[str]] = {unit: set() for unit in old}
-    is_old = ds.field("unit_id").isin(pa.array([*old], pa.string()))
-    for batch in dataset.to_batches(columns=["image_id", "unit_id"], filter=is_old):
-        image_ids, unit_ids = batch["image_id"].to_pylist(), batch["unit_id"].to_pylist()
-        for image_id, unit_id, key in zip(image_ids, unit_ids, keys(image_ids), strict=True):
-            if key.tobytes() in old[unit_id]:
-                named[unit_id].add(image_id)
-    return {unit: frozenset(image_ids) for unit, image_ids in named.items()}
+_IDS = pa.schema([IMAGES.field("image_id"), IMAGES.field("unit_id")])
+_PLANS = pa.schema([("unit_id", pa.string()), ("plan", pa.int64())])
+# A unit that is in no plan is older than all others.
+_OLD_ROWS = """
+    SELECT unit_id, image_id FROM images LEFT JOIN plans USING (unit_id)
+    QUALIFY coalesce(plan, -1) < max(coalesce(plan, -1)) OVER (PARTITION BY image_id)
+"""
 
 
-def _latest(
+def _read_latest(
     part: Literal["images", "segments"],
     schema: pa.Schema,
     uri: str,
@@ -163,7 +151,7 @@ def _latest(
 
 def _rows(dataset: ds.Dataset, now: Generations, *, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
     for fragment in dataset.get_fragments():
-        # A unit's own file of segments is named after it; where many are in one, each row says.
+        # A unit's own file of segments is named after it; a compacted file has a column of units.
         has_units = "unit_id" in fragment.physical_schema.names
         needed = {*wanted.names, "image_id", *(["unit_id"] if has_units else [])}
         for batch in fragment.to_batches(columns=sorted(needed)):

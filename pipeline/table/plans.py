@@ -1,7 +1,7 @@
-"""Plans in a table: how they are written and read, and which are in force.
+"""Writes and reads the plans of a table, and puts them in force.
 
-A plan is in force as soon as its run is named by a number in `_runs/order/`; the storage gives each
-number once. `planner.py` makes plans of what those before hold.
+A plan is in force as soon as a number in `_runs/order/` names its run; storage gives each number to
+one writer only. `planner.py` makes a plan from a listing and the plans before it.
 """
 
 import io
@@ -17,14 +17,14 @@ _BATCH_ROWS = 2**16
 
 
 def runs_in_order(table: TableStore) -> list[str]:
-    """The runs whose plans are in force."""
+    """Returns the runs whose plans are in force, in their order."""
     numbers = [file.uri for file in table.storage.files(table.file("_runs", "order"))]
-    # Beside numbers there may be what a crashed writer left.
+    # The folder may also hold drafts of crashed writers.
     return [table.storage.read(uri).decode() for uri in numbers if uri.rsplit("/")[-1].isdigit()]
 
 
 def plan_numbers(table: TableStore) -> dict[str, int]:
-    """The units of all plans in force, each with the number of the first that has it."""
+    """Returns the units of all plans in force, each with the number of the first plan with it."""
     numbers: dict[str, int] = {}
     for number, run_id in enumerate(runs_in_order(table)):
         for rows in read_plan(table, run_id, columns=["unit_id"]):
@@ -34,12 +34,13 @@ def plan_numbers(table: TableStore) -> dict[str, int]:
 
 
 def put_in_force(table: TableStore, *, run_id: str, number: int) -> bool:
-    """Names the run's plan as the so-and-so-many-th; False where another has come first."""
+    """Gives the run's plan a number; returns False if another plan has it already."""
     place = table.file("_runs", "order", f"{number:08}")
     return table.storage.write_new(place, run_id.encode())
 
 
 def write_plan(units: Iterable[Unit], *, table: TableStore, run_id: str) -> None:
+    """Writes the units of a run to its plan.parquet."""
     buffer = io.BytesIO()
     repeated = ["unit_id", "kind"]
     with pq.ParquetWriter(buffer, PLAN, compression="zstd", use_dictionary=repeated) as writer:
@@ -51,7 +52,7 @@ def write_plan(units: Iterable[Unit], *, table: TableStore, run_id: str) -> None
 def read_plan(
     table: TableStore, run_id: str, *, columns: Sequence[str] = PLAN.names
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a plan, some at a time; a plan of an earlier version lacks columns."""
+    """Reads the rows of a plan in batches; a plan of an earlier version lacks columns."""
     file = pq.ParquetFile(io.BytesIO(table.storage.read(_plan_file(table, run_id))))
     there = [name for name in columns if name in file.schema_arrow.names]
     yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=there)
@@ -60,7 +61,7 @@ def read_plan(
 def read_units(
     table: TableStore, run_id: str, *, only: Container[str], plan_number: int
 ) -> Iterator[Unit]:
-    """Some units of a plan, in its order."""
+    """Reads the units in `only` from a plan, in its order."""
     current: str | None = None
     pieces: list[pa.RecordBatch] = []
     for batch in read_plan(table, run_id):
@@ -76,7 +77,7 @@ def read_units(
 
 
 def report_file(table: TableStore, run_id: str) -> str:
-    """Where a run says what it did."""
+    """Returns the location of the report of a run."""
     return table.file("_runs", run_id, "report.json")
 
 
@@ -86,7 +87,7 @@ def _unit(unit_id: str, pieces: list[pa.RecordBatch], plan_number: int) -> Unit:
 
 
 def _runs_of_rows(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The rows of each unit, which stand together."""
+    """Yields the rows of each unit; they are neighbours."""
     runs = pa.compute.run_end_encode(batch["unit_id"])
     start = 0
     for unit_id, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):

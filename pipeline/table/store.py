@@ -1,7 +1,7 @@
-"""Segment tables: their layout and columns, what made them, and how to open them.
+"""Defines the layout and columns of segment tables, and opens them.
 
-`labelling/commit.py` writes the files; everyone else reads them: with the functions here, or with
-any tool that reads Parquet.
+`labelling/commit.py` writes the files; all others read them, with the functions here or with any
+tool that reads Parquet.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pipeline.storage import File, Storage, join
 from pipeline.storage.locations import check_folder_location
 from pipeline.table.compacted import FOLDER as COMPACTED
 from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
-from pipeline.table.tombstones import give_up, given_up_units, is_given_up
+from pipeline.table.tombstones import is_tombstone, read_tombstones, write_tombstone
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
 
@@ -68,21 +68,21 @@ IMAGES = pa.schema(
 
 
 def segments(table: str, *, storage: Storage | None = None) -> ds.Dataset:
-    """The segments of all units that are done, as a pyarrow dataset with the columns `SEGMENTS`.
+    """Opens the segments of all done units, as a pyarrow dataset with the columns `SEGMENTS`.
 
-    `storage` says how to reach object storage where the AWS variables do not.
+    `storage` holds access to object storage where the AWS variables do not.
     """
     return TableStore(table, storage or Storage().with_environment()).dataset("segments", SEGMENTS)
 
 
 def images(table: str, *, storage: Storage | None = None) -> ds.Dataset:
-    """The images of all units that are done, as a pyarrow dataset with the columns `IMAGES`."""
+    """Opens the images of all done units, as a pyarrow dataset with the columns `IMAGES`."""
     return TableStore(table, storage or Storage().with_environment()).dataset("images", IMAGES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableSpec:
-    """What made a table: two runs with the same spec make the same rows of the same image."""
+    """Model and settings of a table: runs with the same spec give an image the same rows."""
 
     schema_version: int = SCHEMA_VERSION
     model_fingerprint: str
@@ -100,15 +100,15 @@ class TableSpec:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any field."""
+        """Returns 16 hexadecimal digits that change with any field."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     @classmethod
-    def of(cls, there: Mapping[str, Any]) -> "TableSpec":
-        """What a table's `_table.json` says."""
+    def of(cls, content: Mapping[str, Any]) -> "TableSpec":
+        """Returns the spec that `_table.json` holds."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in there.items()
+            for name, value in content.items()
         }
         try:
             return cls(**fields)
@@ -120,7 +120,7 @@ class TableSpec:
 
     @property
     def file_metadata(self) -> dict[str, str]:
-        """What each Parquet file of the table says of what made it."""
+        """Returns the key-value metadata of each Parquet file of the table."""
         return {
             "schema_version": str(self.schema_version),
             "model_fingerprint": self.model_fingerprint,
@@ -157,7 +157,7 @@ class TableStore:
             return None
 
     def check(self, spec: TableSpec) -> None:
-        """Raises ValueError where the table was made by other settings, showing the difference."""
+        """Raises ValueError with the difference if the table was made with other settings."""
         there = self.spec()
         if there is not None and (difference := spec.difference(there)):
             raise ValueError(
@@ -166,34 +166,34 @@ class TableStore:
             )
 
     def create(self, spec: TableSpec) -> None:
-        """Writes `_table.json` where there is none, and checks the one that is there then."""
+        """Writes `_table.json` if there is none; checks the existing one otherwise."""
         self.storage.write_new(self.file("_table.json"), spec.to_json().encode())
         self.check(spec)
 
     def done_units(self) -> set[str]:
-        """Ids of the units that are committed, by a listing and what is compacted."""
+        """Returns the ids of all committed units, compacted or not."""
         units = self.units()
         return {*units.own, *units.compacted}
 
     def units(self) -> "DoneUnits":
-        """The units that are committed, and where their rows are read; each once at any moment."""
+        """Returns the committed units and the files to read them from, each unit once."""
         listed = self.unit_files("images").keys()
-        given_up = self.given_up(listed)
-        # After the listing: a unit whose own files were gone by then is in this pointer.
+        tombstones = self.tombstones(listed)
+        # Read after the listing, so that units whose own files were removed are in this pointer.
         pointer = read_pointer(self.uri, storage=self.storage)
         compacted = compacted_units(self.uri, pointer, storage=self.storage)
         return DoneUnits(
-            own=frozenset(listed - compacted.keys() - given_up),
+            own=frozenset(listed - compacted.keys() - tombstones),
             files=pointer.files,
             compacted=compacted,
-            given_up=given_up,
+            tombstones=tombstones,
         )
 
     def unit_files(self, part: Literal["segments", "images"]) -> dict[str, File]:
-        """The units' own files by unit_id, whether the units are done or not, by one listing.
+        """Lists the units' own files by unit_id, of units that are done or not.
 
-        What other programs keep in folders below, as Delta its log and Iceberg its metadata, is
-        none of them, nor is what begins with `_` or a dot.
+        Leaves out subfolders, in which Delta and Iceberg keep their metadata, and names that begin
+        with `_` or a dot.
         """
         folder = self.file(part) + "/"
         named = (
@@ -205,34 +205,36 @@ class TableStore:
             if name.endswith(".parquet") and "/" not in name and name[0] not in "_."
         }
 
-    def given_up(self, listed: Set[str]) -> frozenset[str]:
-        """The units that are given up, some of which may have been `listed` in `images` before."""
-        return given_up_units(
+    def tombstones(self, listed: Set[str]) -> frozenset[str]:
+        """Returns the units with a tombstone; `listed` are units with a file in `images`."""
+        return read_tombstones(
             self.uri, listed=listed, images=self.file("images"), storage=self.storage
         )
 
     def is_done(self, unit_id: str) -> bool:
-        """Whether a unit has a file of its own that makes it done, by one look."""
-        place = self.file("images", f"{unit_id}.parquet")
-        there = self.storage.file(place) is not None
-        return there and not is_given_up(place, storage=self.storage)
+        """Returns True if a unit has a file of its own that makes it done."""
+        images = self.file("images", f"{unit_id}.parquet")
+        exists = self.storage.file(images) is not None
+        return exists and not is_tombstone(images, storage=self.storage)
 
     def finish(self, unit_id: str, images: bytes) -> bool:
-        """Makes a unit done by the file of its images; False where it is given up."""
+        """Makes a unit done by writing the file of its images; False if it has a tombstone."""
         place = self.file("images", f"{unit_id}.parquet")
-        # A unit that is done has these rows, whoever wrote them.
-        is_mine = self.storage.write_new(place, images)
-        return is_mine or not is_given_up(place, storage=self.storage)
+        # If another run wrote the file, it holds the same rows.
+        is_written = self.storage.write_new(place, images)
+        return is_written or not is_tombstone(place, storage=self.storage)
 
-    def give_up(self, unit_id: str) -> bool:
-        """Sees to it that a unit is never done; False where it is done already."""
+    def write_tombstone(self, unit_id: str) -> bool:
+        """Prevents a unit from ever being done; returns False if it is done already."""
         place = self.file("images", f"{unit_id}.parquet")
-        return give_up(unit_id, table=self.uri, images=place, schema=IMAGES, storage=self.storage)
+        return write_tombstone(
+            unit_id, table=self.uri, images=place, schema=IMAGES, storage=self.storage
+        )
 
     def segment_files(self) -> dict[str, File]:
-        """The file with the segments of each unit that is done: its own, else a compacted one.
+        """Returns the file with the segments of each done unit: its own, else a compacted one.
 
-        `rows_of_unit` says which rows of the file are the unit's.
+        `rows_of_unit` selects the unit's rows in the file.
         """
         own = self.unit_files("segments")
         done = self.units()
@@ -244,6 +246,7 @@ class TableStore:
         return {unit: file for unit, file in found.items() if file is not None}
 
     def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> ds.Dataset:
+        """Opens one part of the table; FileNotFoundError if there is no table."""
         if self.spec() is None:
             raise FileNotFoundError(f"{self.uri} is no segment table: it has no _table.json")
         fs, root = self.storage.filesystem(self.uri)
@@ -257,36 +260,36 @@ class TableStore:
 
 @dataclass(frozen=True, kw_only=True)
 class DoneUnits:
-    """The units that are committed, and the files to read them from."""
+    """The committed units of a table, and the files to read them from."""
 
     own: frozenset[str]
-    """Units to read from files of their own."""
+    """Units to read from their own files."""
     files: tuple[CompactedFile, ...]
     compacted: Mapping[str, int]
-    """Units to read from compacted files, and the number of the file that each is in."""
-    given_up: frozenset[str]
-    """Units that will never be done; what was left of them is in others."""
+    """Units to read from compacted files, each with the index of its file."""
+    tombstones: frozenset[str]
+    """Units that will never be done; their remaining images are in other units."""
 
     def file_names(self, part: Literal["segments", "images"]) -> list[str]:
-        """The files with all rows, each once, relative to the table."""
+        """Returns the files that together hold all rows once, relative to the table."""
         own = [join(part, f"{unit}.parquet") for unit in sorted(self.own)]
         return [*(getattr(file, part) for file in self.files), *own]
 
     def file_name(self, unit_id: str, part: Literal["segments", "images"]) -> str:
-        """The file with the rows of one unit, and of others where it is compacted."""
+        """Returns the file with the rows of a unit; a compacted file holds other units too."""
         if unit_id in self.compacted:
             return getattr(self.files[self.compacted[unit_id]], part)
         return join(part, f"{unit_id}.parquet")
 
 
 def rows_of_unit(file: str, unit_id: str) -> pc.Expression:
-    """Which rows of a file of `segments` are of a unit: in its own file, all are."""
+    """Returns the filter for a unit's rows in a file of `segments`; its own file has no others."""
     is_compacted = f"/{COMPACTED}/" in file
     return ds.field("unit_id") == unit_id if is_compacted else ds.scalar(True)
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """How all files of a table are written: statistics on the scalars, and not on run lengths."""
+    """Returns the options for writing a file of a table: no statistics on run lengths."""
     scalars = [f.name for f in schema if f.name != "rle" and not pa.types.is_nested(f.type)]
     return {
         "compression": "zstd",

@@ -1,14 +1,15 @@
-"""Units that are given up: never done, because what is left of them is planned anew.
+"""Writes tombstones for units that are never done, since their remaining images are planned anew.
 
-A unit that lost a source cannot be done any more, but by a run that has read all of it before. So
-that this run comes second, the unit's place is taken:
+A unit that lost a source cannot be done any more, except by a run that read the source before. To
+make sure that such a run comes too late, planning takes the name of the unit's file:
 
-    TABLE/_given_up/begun/<unit>   somebody is about to
-    TABLE/images/<unit>.parquet    no rows: the store gives the name once, to this file or to rows
-    TABLE/_given_up/over/<unit>    it was given to this file
+    TABLE/_given_up/begun/<unit>   a tombstone is about to be written
+    TABLE/images/<unit>.parquet    no rows: storage gives the name once, to this file or to rows
+    TABLE/_given_up/over/<unit>    the tombstone was written
 
-`planning/planner.py` gives up, `labelling/commit.py` may come second, and for `store.py` such a
-unit is not done. The first of the three tells where to look if a run ended before the third.
+`planning/planner.py` writes tombstones, `labelling/commit.py` may find one in its way, and
+`store.py` does not count such a unit as done. The first file is a hint where to look if a run ended
+before it wrote the third.
 """
 
 import io
@@ -23,18 +24,18 @@ _FOLDER, _BEGUN, _OVER = "_given_up", "begun", "over"
 _MARK = b"given_up"
 
 
-def give_up(unit_id: str, *, table: str, images: str, schema: pa.Schema, storage: Storage) -> bool:
-    """Sees to it that a unit is never done; False where it is done already.
+def write_tombstone(
+    unit_id: str, *, table: str, images: str, schema: pa.Schema, storage: Storage
+) -> bool:
+    """Prevents a unit from ever being done; returns False if it is done already.
 
     Args:
-        table: location of the table.
-        images: location of the file that makes the unit done.
-        schema: its columns.
+        images: location of the file that makes the unit done, and `schema` its columns.
     """
     storage.write(join(table, _FOLDER, _BEGUN, unit_id), b"")
     buffer = io.BytesIO()
     pq.write_table(schema.empty_table().replace_schema_metadata({_MARK: b"1"}), buffer)
-    if not storage.write_new(images, buffer.getvalue()) and not is_given_up(
+    if not storage.write_new(images, buffer.getvalue()) and not is_tombstone(
         images, storage=storage
     ):
         return False
@@ -42,8 +43,8 @@ def give_up(unit_id: str, *, table: str, images: str, schema: pa.Schema, storage
     return True
 
 
-def is_given_up(images: str, *, storage: Storage) -> bool:
-    """Whether the file in which a unit's images would be says that it is given up."""
+def is_tombstone(images: str, *, storage: Storage) -> bool:
+    """Returns True if a unit's file of images is a tombstone."""
     try:
         footer = pq.read_metadata(io.BytesIO(storage.read(images)))
     except (FileNotFoundError, pa.ArrowInvalid):
@@ -51,13 +52,13 @@ def is_given_up(images: str, *, storage: Storage) -> bool:
     return _MARK in (footer.metadata or {})
 
 
-def given_up_units(
+def read_tombstones(
     table: str, *, listed: Set[str], images: str, storage: Storage
 ) -> frozenset[str]:
-    """The units that are given up.
+    """Returns the units with a tombstone.
 
     Args:
-        listed: units with a file in the folder `images`, as they were before this is called.
+        listed: units with a file in the folder `images`, listed before this call.
     """
     names: dict[str, set[str]] = {_BEGUN: set(), _OVER: set()}
     for file in storage.files(join(table, _FOLDER)):
@@ -67,6 +68,6 @@ def given_up_units(
     found = {
         unit_id
         for unit_id in unclear
-        if is_given_up(join(images, f"{unit_id}.parquet"), storage=storage)
+        if is_tombstone(join(images, f"{unit_id}.parquet"), storage=storage)
     }
     return frozenset(names[_OVER] | found)

@@ -1,6 +1,6 @@
-"""Units of work: sources that are read, segmented and committed together, held in little memory.
+"""Defines units of work: sources that are read, segmented and committed together.
 
-`planner.py` makes them, `plans.py` writes and reads them, `labelling/` does them.
+`planner.py` makes units, `plans.py` writes and reads them, `labelling` works on them.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ SOURCE = pa.schema(
         ("again", pa.int64()),
     ]
 )
-"""The fields of a `Source`."""
+"""The fields of a `Source`, as columns."""
 
 PLAN = pa.schema(
     [("unit_index", pa.int64()), ("unit_id", pa.string()), ("plan_number", pa.int64()), *SOURCE]
 )
-"""One row per source of a unit, in the order of units and of sources within them."""
+"""The columns of a plan: one row per source, in the order of units and of their sources."""
 
 _values = attrgetter(*SOURCE.names)
 _PACKING = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 class PackedSources(Sequence[Source]):
-    """Sources in a tenth of the memory that they take as objects; a plan may hold millions."""
+    """Compressed sources, in a tenth of the memory of objects: a plan may hold millions."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
         objects = list(sources)
@@ -55,7 +55,7 @@ class PackedSources(Sequence[Source]):
         self._packed = sink.getvalue().to_pybytes()
 
     def table(self) -> pa.Table:
-        """With the columns `SOURCE`."""
+        """Returns the sources as rows with the columns `SOURCE`."""
         with pa.ipc.open_stream(self._packed) as reader:
             return reader.read_all()
 
@@ -89,7 +89,7 @@ class Unit:
     unit_id: str
     sources: Sequence[Source]
     plan_number: int = field(default=0, compare=False)
-    """Of the plan that it came with; of two units that hold an image, the later has its rows."""
+    """Number of the plan that it came with; the later of two plans has an image's latest rows."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.sources, PackedSources):
@@ -97,7 +97,7 @@ class Unit:
 
     @property
     def num_images(self) -> int | None:
-        """None where only reading can tell."""
+        """Returns the number of images; None if only reading can tell."""
         return self._packed.num_images
 
     @property
@@ -105,7 +105,7 @@ class Unit:
         return self._packed.num_bytes
 
     def table(self, *, index: int = 0) -> pa.Table:
-        """With the columns `PLAN`."""
+        """Returns the rows of a plan with the columns `PLAN`."""
         sources = self._packed.table()
         own = {"unit_index": index, "unit_id": self.unit_id, "plan_number": self.plan_number}
         columns = [pa.repeat(pa.scalar(own[n], PLAN.field(n).type), len(sources)) for n in own]
@@ -118,7 +118,7 @@ class Unit:
 
 
 def unit_id(sources: Iterable[Source], *, spec: TableSpec) -> str:
-    """The name of a unit: a function of what it reads and of what made the table, of no clock."""
+    """Returns the name of a unit, a hash of its sources and of the table's spec."""
     digest = hashlib.sha256(spec.fingerprint.encode())
     for source in sources:
         parts = [source.uri, source.etag, str(source.start), str(source.stop)]
@@ -129,20 +129,21 @@ def unit_id(sources: Iterable[Source], *, spec: TableSpec) -> str:
 
 
 def source_table(sources: Sequence[Source]) -> pa.Table:
+    """Returns sources as rows with the columns `SOURCE`."""
     columns = zip(*map(_values, sources), strict=True) if sources else [()] * len(SOURCE)
     arrays = [pa.array(c, f.type) for c, f in zip(columns, SOURCE, strict=True)]
     return pa.Table.from_arrays(arrays, schema=SOURCE)
 
 
 def sources_of(table: pa.Table | pa.RecordBatch) -> list[Source]:
-    """The sources of rows with the columns `SOURCE` and maybe others."""
+    """Returns the sources in rows with the columns `SOURCE`, and maybe others."""
     # Plans of earlier versions lack `again`.
     names = [name for name in SOURCE.names if name in table.schema.names]
     return [Source(**row) for row in table.select(names).to_pylist()]
 
 
 def given_names(rows: pa.Table | pa.RecordBatch, *, root: str) -> pa.Array:
-    """By row of sources, whether the name is none that a location below the root has by itself."""
+    """Returns, for each row, True if the name does not follow from the location below the root."""
     by_path = pc.binary_join_element_wise(root.rstrip("/"), rows["name"], "/")
     is_own = pc.or_(pc.equal(rows["uri"], by_path), pc.equal(rows["uri"], rows["name"]))
     return pc.invert(is_own)

@@ -1,32 +1,21 @@
-"""Curves: the losses and scores of a run by step, as one picture."""
+"""Draws the losses, the learning rate and the validation scores of a run over its steps."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import Image
 
-_SIZE = (720, 360)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 130, 36, 40
+_WIDTH_INCHES, _HEIGHT_INCHES = 7.2, 3.6
 _SCORES_SHOWN = 3
-_INK, _GRID = (40, 40, 40), (225, 225, 225)
-_COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14))
+_MOST_MARKERS = 30
 
 Points = Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """Lines over steps, by name."""
-
-    title: str
-    lines: Mapping[str, Points]
-
-
 def curves(history: Iterable[Mapping[str, Any]]) -> Image.Image:
-    """Charts of the losses, the rate and what validation found, side by side."""
+    """Draws one chart below the other, 720 x 360 pixels each; leaves out charts without points."""
     losses: dict[str, list[tuple[float, float]]] = defaultdict(list)
     scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
     rate: list[tuple[float, float]] = []
@@ -39,57 +28,40 @@ def curves(history: Iterable[Mapping[str, Any]]) -> Image.Image:
             continue
         rate.append((step, line["learning_rate"]))
         for name, value in line["losses"].items():
-            # Of the last decoder layer: those of the others, with a number, run beside them.
+            # Only the last decoder layer: the losses of the others, with a number, look alike.
             if value is not None and not name[-1].isdigit():
                 losses[name].append((step, value))
-    charts = [
-        Chart(title="losses, weighted", lines=losses),
-        Chart(title="learning rate", lines={"rate": rate}),
-        Chart(title="validation", lines=dict(list(scores.items())[:_SCORES_SHOWN])),
-    ]
-    drawn = [_draw(chart) for chart in charts if any(chart.lines.values())]
-    if not drawn:
-        drawn = [_draw(Chart(title="no step was written down", lines={}))]
-    picture = Image.new("RGB", (_SIZE[0], _SIZE[1] * len(drawn)), "white")
-    for place, chart in enumerate(drawn):
-        picture.paste(chart, (0, place * _SIZE[1]))
-    return picture
+    charts: dict[str, Mapping[str, Points]] = {}
+    if losses:
+        charts["losses, weighted"] = losses
+    if rate:
+        charts["learning rate"] = {"rate": rate}
+    if scores:
+        charts["validation"] = dict(list(scores.items())[:_SCORES_SHOWN])
+    return _draw(charts or {"no step was recorded": {}})
 
 
-def _draw(chart: Chart) -> Image.Image:
-    picture = Image.new("RGB", _SIZE, "white")
-    draw = ImageDraw.Draw(picture)
-    font, small = ImageFont.load_default(size=16), ImageFont.load_default(size=12)
-    draw.text((_LEFT, 10), chart.title, _INK, font)
-    points = [point for line in chart.lines.values() for point in line]
-    if not points:
-        return picture
-    last = max(step for step, _ in points)
-    low, high = _bounds([value for _, value in points])
+def _draw(charts: Mapping[str, Mapping[str, Points]]) -> Image.Image:
+    # Imported here, so that only processes that draw load matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    def place(step: float, value: float) -> tuple[float, float]:
-        return (
-            _LEFT + step / max(last, 1) * (_SIZE[0] - _LEFT - _RIGHT),
-            _SIZE[1] - _BOTTOM - (value - low) / (high - low) * (_SIZE[1] - _TOP - _BOTTOM),
-        )
-
-    for share in range(5):
-        value, step = low + share / 4 * (high - low), share / 4 * last
-        draw.line([place(0, value), place(last, value)], _GRID)
-        draw.text((8, place(0, value)[1] - 7), f"{value:.3g}", _INK, small)
-        draw.text((place(step, low)[0] - 8, _SIZE[1] - _BOTTOM + 8), f"{step:.4g}", _INK, small)
-    for number, (name, line) in enumerate(chart.lines.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        draw.line([place(*point) for point in line], colour, width=2)
-        for point in line if len(line) < 30 else line[-1:]:
-            x, y = place(*point)
-            draw.ellipse([x - 2, y - 2, x + 2, y + 2], colour)
-        label = f"{name} {line[-1][1]:.3g}" if line else name
-        draw.text((_SIZE[0] - _RIGHT + 6, _TOP + 18 * number), label, colour, small)
-    return picture
-
-
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    """From 0 up where all are above; the ends differ."""
-    low, high = min(0.0, *values), max(values)
-    return (low, high) if high > low and math.isfinite(high - low) else (low, low + 1)
+    figure = Figure(
+        figsize=(_WIDTH_INCHES, _HEIGHT_INCHES * len(charts)), dpi=100, layout="constrained"
+    )
+    canvas = FigureCanvasAgg(figure)
+    rows = figure.subplots(len(charts), squeeze=False)[:, 0]
+    for axes, (title, lines) in zip(rows, charts.items(), strict=True):
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("step")
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+        for name, points in lines.items():
+            steps, values = zip(*points, strict=True)
+            marker = "." if len(points) < _MOST_MARKERS else ""
+            axes.plot(steps, values, marker=marker, label=f"{name} {values[-1]:.3g}")
+        if lines:
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+            axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

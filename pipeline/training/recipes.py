@@ -106,6 +106,11 @@ class RecipeSettings:
     before it. `maskformer zoo` lists the names."""
 
 
+def recipe_names() -> list[str]:
+    """Returns the names of the published recipes."""
+    return [name.removeprefix(_PREFIX) for name in MODELS]
+
+
 def recipe_settings(name: str) -> dict[str, Any]:
     """Returns the settings that differ from the defaults, by name, for the published recipe.
 
@@ -189,8 +194,7 @@ def _entry(name: str) -> Any:
     """Returns the entry of the zoo; its name may be given without maskformer- before it."""
     entry = MODELS.get(name) or MODELS.get(f"{_PREFIX}{name}")
     if entry is None:
-        names = [known.removeprefix(_PREFIX) for known in MODELS]
-        near = get_close_matches(name.removeprefix(_PREFIX), names, n=1)
+        near = get_close_matches(name.removeprefix(_PREFIX), recipe_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; see maskformer zoo"
         raise ValueError(f"there is no published model {name}{hint}")
     return entry

@@ -33,7 +33,7 @@ from specs import panoptic_spec
 
 from maskformer import encode_segments
 from pipeline.corpora.sources import Source
-from pipeline.maintenance.compact.compaction_plan import choose
+from pipeline.maintenance.compact.compaction_plan import plan_compaction
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.settings import CompactSettings
 from pipeline.maintenance.verify.tables import verify_table
@@ -120,13 +120,13 @@ def write_amplification(nights: int = 365, night_bytes: int = 4 * 2**20) -> dict
     written = 0
     for night in range(nights):
         units = {f"{night}-{number}": night_bytes // 10 for number in range(10)}
-        choice = choose(units, files=files, target_bytes=2**28)
-        size = sum(units.values()) + sum(file.num_bytes for file in choice.absorbed)
+        plan = plan_compaction(units, files=files, target_bytes=2**28)
+        size = sum(units.values()) + sum(file.num_bytes for file in plan.absorbed)
         written += size
         joined = CompactedFile(
             segments="", images="", num_units=0, num_images=0, num_segments=0, num_bytes=size
         )
-        files = [*choice.kept, joined]
+        files = [*plan.kept, joined]
     return {
         "nights": nights,
         "nights_write_amplification": round(written / (nights * night_bytes), 2),

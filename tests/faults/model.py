@@ -12,8 +12,8 @@ Each step stands for a piece of the code:
 |---|---|
 | look | `PreviousPlans`: `runs_in_order`, then `read_plan` of each; plans in force never change |
 | list done | `PreviousPlans`: `TableStore.done_units` |
-| list corpus | `plan_corpus`: `list_corpus`, and `Comparison._is_there` of sources that it lacks |
-| give up | `TableStore.give_up`, where a unit lost a source; its marks are for who looks later |
+| list corpus | `plan_corpus`: `list_corpus`, and `ListingDiff._exists` of sources that it lacks |
+| give up | `TableStore.write_tombstone`, where a unit lost a source; its marks tell later runs |
 | number | `settle_plan`: `write_plan`, which only who finds the number reads; `put_in_force` |
 | compare | `Storage.write_new`: the look at what is there |
 | stage | `UnitLoader`, `Stager`: one image read by its etag, its part written |

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpora.endings import IMAGE_ENDINGS
-from pipeline.corpora.formats import ending
+from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.runtime.skips import EMPTY_ARCHIVE, OF_NO_KNOWN_KIND, SkipCounts

@@ -335,7 +335,7 @@ def test_many_threads_whose_credentials_expire_renew_them_once(proxy, monkeypatc
 
     monkeypatch.setattr(type(fs), "set_session", counted)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    threads = [threading.Thread(target=s3_objects.renew, args=(fs,)) for _ in range(8)]
+    threads = [threading.Thread(target=s3_objects.S3Objects(fs).renew) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

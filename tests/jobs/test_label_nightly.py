@@ -79,7 +79,9 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     fourth = here(label_nightly.main, **options)
     assert fourth.exit_code == 75
     [line] = fourth.stderr.splitlines()
-    assert line.startswith(f"label_nightly: no image at {corpus} is there, and it was labelled")
+    assert line.startswith(
+        f"label_nightly: no image at {corpus} exists, but the corpus was labelled"
+    )
     assert "is its disk mounted" in line
     assert rows_of(table).ids == ["000.png", "001.png", "002.png"]
     assert not lock_of(table).exists()

@@ -1,1 +1,1 @@
-"""Scenes drawn by code, with the truth of every pixel: data for a model that anyone may have."""
+"""Draws scenes with the true label of every pixel: training data without a licence."""

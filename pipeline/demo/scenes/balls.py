@@ -1,4 +1,4 @@
-"""Balls: plain, striped, spotted, and the ones with coloured sectors for the beach."""
+"""Draws balls: plain, banded, ringed, spotted, or with coloured sectors."""
 
 import math
 from dataclasses import replace
@@ -49,7 +49,7 @@ def draw_ball(random: Random, *, scale: float, light: Light) -> Sprite:
 
 
 def _rounded(sprite: Sprite, *, light: Light) -> Sprite:
-    """Darker away from the light."""
+    """Darkens a sprite away from the light."""
     rows, columns = sprite.alpha.shape
     across = light.side * np.linspace(-1, 1, columns, dtype=np.float32)
     down = np.linspace(0, 1, rows, dtype=np.float32)[:, None]

@@ -1,4 +1,4 @@
-"""Boats: under sail, with oars, with a cabin, with a funnel."""
+"""Draws boats: with sails, with oars, with a cabin, with a funnel."""
 
 from random import Random
 
@@ -69,7 +69,7 @@ def _sails(
 
 
 def _rower(random: Random, drawing: Drawing, *, hull: float, ahead: int) -> None:
-    """Oars and a box: people in boats would be people."""
+    """Draws oars and a box, and no rower, whose label would be person."""
     for x in (-0.5, 0.5):
         drawing.line([(x * 0.4, hull), (x * 2.6, 0.06)], (168, 134, 92), width=0.1)
     wide = random.uniform(0.3, 0.6)

@@ -1,4 +1,4 @@
-"""The camera: where points of a flat ground are seen, and how large things are there.
+"""Projects points of a flat ground to pixels, and gives the scale at each distance.
 
 Ground is measured in metres: x to the right of the camera, z away from it. Pixels are rows and
 columns; the horizon is a row.
@@ -26,11 +26,11 @@ class Camera:
     """Metres above the ground."""
 
     def scale(self, z: float) -> float:
-        """Pixels per metre at this distance."""
+        """Returns the pixels per metre at this distance."""
         return self.focal / z
 
     def point(self, x: float, z: float) -> tuple[int, int]:
-        """The (row, column) of a point of the ground, which may lie outside the picture."""
+        """Returns the (row, column) of a point of the ground, inside the picture or not."""
         scale = self.scale(z)
         return round(self.horizon + self.eye * scale), round(self.width / 2 + x * scale)
 
@@ -39,17 +39,17 @@ class Camera:
 
     @property
     def nearest(self) -> float:
-        """The distance of the ground at the lower edge."""
+        """Returns the distance of the ground at the lower edge."""
         return self.focal * self.eye / (self.height - self.horizon)
 
     @property
     def first_row(self) -> int:
-        """The highest row that shows ground."""
+        """Returns the highest row that shows ground."""
         return int(self.horizon) + 1
 
     @cached_property
     def z(self) -> Float32[np.ndarray, "rows 1"]:
-        """The distance of the ground in each row from `first_row` down."""
+        """Returns the distance of the ground in each row from `first_row` down."""
         rows = np.arange(self.first_row, self.height, dtype=np.float32)[:, None] + 0.5
         return self.focal * self.eye / (rows - self.horizon)
 
@@ -60,7 +60,7 @@ class Camera:
 
 
 def choose_camera(random: Random, *, size: tuple[int, int]) -> Camera:
-    """From a child's eye to a window of the third floor, wide and narrow lenses."""
+    """Chooses a height, from a child's eye to a third-floor window, and a wide or narrow lens."""
     height, width = size
     return Camera(
         height=height,

@@ -1,4 +1,4 @@
-"""Cars, vans, lorries and buses, from the side or from an end."""
+"""Draws cars, vans, lorries and buses, from the side or from an end."""
 
 from random import Random
 
@@ -45,7 +45,7 @@ def draw_car(random: Random, *, scale: float, light: Light, from_side: bool) -> 
 
 
 class _Body:
-    """Takes shapes as shares of half the length and of the height, the front at 1."""
+    """Draws shapes in shares of half the length and of the height; the front is at 1."""
 
     def __init__(self, drawing: Drawing, *, half: float, high: float, ahead: int) -> None:
         self._drawing, self._half, self._high, self._ahead = drawing, half, high, ahead
@@ -107,7 +107,7 @@ def _bus(random: Random, body: _Body, paint: Colour) -> None:
 
 
 def _end(random: Random, *, scale: float, light: Light, paint: Colour) -> Sprite:
-    """From in front or from behind."""
+    """Draws a car from in front or from behind."""
     is_van = random.random() < 0.25
     half, high = random.uniform(0.86, 0.96), (2.1 if is_van else 1.48) * random.uniform(0.95, 1.05)
     drawing = Drawing(left=-half - 0.1, right=half + 0.1, top=high, scale=scale)

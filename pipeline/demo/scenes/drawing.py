@@ -1,7 +1,7 @@
-"""Drawing: one thing, in metres, to a sprite of the size at which it is seen.
+"""Draws one thing, in metres, to a sprite in pixels.
 
-x goes to the right of the thing's middle, y up from its foot. Shapes cover those before them. They
-are drawn larger than they are seen, and made smaller: edges are smooth.
+x goes to the right of the thing's middle, y up from its foot. Shapes cover earlier ones. They are
+drawn at a larger scale and reduced, for smooth edges.
 """
 
 from collections.abc import Sequence
@@ -20,28 +20,28 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Sprite:
-    """A picture of one thing, and how much of each pixel it covers."""
+    """A picture of one thing, and the share of each pixel that it covers."""
 
     colours: Float32[np.ndarray, "3 h w"]
-    """Times `alpha`."""
+    """Colours, multiplied by `alpha`."""
     alpha: Float32[np.ndarray, "h w"]
     lit: Float32[np.ndarray, "h w"] | None
-    """Share that shines by itself, whatever the light."""
+    """Share of each pixel that is a lamp, independent of the light."""
     foot: tuple[int, int]
-    """The (row, column) of the point at which it stands."""
+    """The (row, column) of the point at which the thing stands."""
 
 
 class Drawing:
-    """Takes shapes in metres."""
+    """Draws shapes in metres."""
 
     def __init__(self, *, left: float, right: float, top: float, scale: float) -> None:
-        """The room that the thing takes; what is drawn outside is cut off."""
+        """Sets the extent of the thing; shapes are cut off outside."""
         self._finer = 2 if (right - left) * scale > 40 else 4
         self._pixels = scale * self._finer
         self._foot = int(top * scale) + 2, int(-left * scale) + 2
         size = self._foot[1] + int(right * scale) + 3, self._foot[0] + 2
         size = size[0] * self._finer, size[1] * self._finer
-        # Four plain bands: Pillow would multiply and divide RGBA by its alpha, which is 0 or all.
+        # Four plain bands: of RGBA, Pillow would multiply and divide colours by alpha.
         self._image = Image.new("CMYK", size)
         self._lit: Image.Image | None = None
         self._draw = ImageDraw.Draw(self._image)
@@ -56,7 +56,7 @@ class Drawing:
         self._draw.ellipse(self._box(centre, radii), _ink(colour))
 
     def pie(self, centre: Point, radius: float, *, start: float, stop: float, c: Colour) -> None:
-        """A sector between two angles, in degrees, clockwise from the right."""
+        """Draws a sector between two angles, in degrees, clockwise from the right."""
         self._draw.pieslice(self._box(centre, (radius, radius)), start, stop, _ink(c))
 
     def line(self, points: Sequence[Point], colour: Colour, *, width: float) -> None:
@@ -66,14 +66,14 @@ class Drawing:
         )
 
     def lamp(self, left: float, bottom: float, right: float, top: float, colour: Colour) -> None:
-        """A rectangle that shines by itself."""
+        """Draws a rectangle that is a lamp."""
         self.rectangle(left, bottom, right, top, colour)
         if self._lit is None:
             self._lit = Image.new("L", self._image.size)
         ImageDraw.Draw(self._lit).rectangle([*self._at(left, top), *self._at(right, bottom)], 255)
 
     def sprite(self, random: Random, *, texture: float) -> Sprite:
-        """The finished picture, its colours rougher by `texture`."""
+        """Returns the finished picture, with noise of strength `texture` on its colours."""
         small = np.asarray(self._image.reduce(self._finer))
         values = np.moveaxis(small, -1, 0).astype(np.float32, order="C")
         colours, alpha = values[:3], values[3] * np.float32(1 / 255)

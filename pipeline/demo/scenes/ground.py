@@ -1,4 +1,4 @@
-"""The ground to its horizon: land, water and roads, with their colours and their labels."""
+"""Paints the ground up to the horizon: land, water and roads, with their labels."""
 
 from dataclasses import dataclass
 from random import Random
@@ -29,7 +29,7 @@ _WATERS: tuple[Colour, ...] = ((38, 92, 122), (50, 112, 128), (44, 78, 100), (72
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """The rows from the camera's `first_row` down."""
+    """Masks of the ground, in the rows from the camera's `first_row` down."""
 
     colours: Float32[np.ndarray, "3 rows w"]
     is_water: Bool[np.ndarray, "rows w"]
@@ -44,7 +44,7 @@ def choose_soil(random: Random, *, has_beach: bool) -> str:
 
 def paint_ground(random: Random, *, soil: str, land: Land, camera: Camera, light: Light) -> Ground:
     x, z = camera.x, camera.z
-    # Roughness that is finer than a pixel cannot be seen.
+    # Noise finer than a pixel would not show.
     fade = 1 / (1 + 3 * z**2 / (camera.focal * camera.eye))
     tint = rgb(light.tint)
     colours = _soil(random, soil, x=x, z=z, fade=fade)
@@ -105,7 +105,7 @@ def _paint_shore(
     *,
     inside: Float32[np.ndarray, "r w"],
 ) -> None:
-    """A strip of sand or stones, wet at the water's edge."""
+    """Paints a strip of sand or stones, wet at the water's edge."""
     width = random.choice((0.4, 1.0, 2.5))
     shore = rgb(varied(random, random.choice(((206, 186, 140), (128, 118, 102))), spread=12))
     share = (1 + inside / width).clip(0, 1)
@@ -113,7 +113,7 @@ def _paint_shore(
 
 
 def _water(random: Random, *, camera: Camera, light: Light) -> Float32[np.ndarray, "3 rows w"]:
-    """Its own colour near by, the sky's far away, and waves."""
+    """Paints water: its own colour near by, the sky's far away, and waves."""
     deep = varied(random, random.choice(_WATERS), spread=12)
     red, green, blue = (c * t for c, t in zip(deep, light.tint, strict=True))
     z = camera.z
@@ -123,7 +123,7 @@ def _water(random: Random, *, camera: Camera, light: Light) -> Float32[np.ndarra
     u = np.arange(camera.width, dtype=np.float32)
     v = np.arange(len(z), dtype=np.float32)[:, None]
     wind, start = random.uniform(0.03, 0.13), random.uniform(0, 900)
-    # Wider waves near by: their pixels grow with the square root of the row.
+    # Waves are wider near by: their pixels grow with the square root of the row.
     waves = look_up(u * 0.45 + start + 0 * v, 70 * np.sqrt(v + 4) + 0 * u, roughness=1.0)
     colours = colours * (1 + wind * waves)
     if light.shadow_depth > 0.3:
@@ -158,7 +158,7 @@ def _road(
 
 
 def _coverage(inside: Float32[np.ndarray, "r w"]) -> Float32[np.ndarray, "r w"]:
-    """The share of each pixel that lies inside, by how fast the distance to the edge changes."""
+    """Returns the share of each pixel that lies inside, from the distance's change per pixel."""
     slope = np.full_like(inside, 1e-3)
     slope[1:] += np.abs(inside[1:] - inside[:-1])
     slope[:, 1:] += np.abs(inside[:, 1:] - inside[:, :-1])

@@ -1,4 +1,4 @@
-"""Houses: cottages, blocks, barns and towers, each with the side that one sees of it."""
+"""Draws houses: cottages, blocks, barns and towers, with front and one side."""
 
 from random import Random
 
@@ -18,7 +18,7 @@ _LAMPLIGHT: Colour = (255, 214, 130)
 
 
 def draw_house(random: Random, *, scale: float, light: Light) -> Sprite:
-    """A house of one of four builds; its windows are lit at night."""
+    """Draws a house of one of four kinds; its windows are lit at night."""
     build = random.choices(("gable", "eaves", "block", "tower"), weights=(5, 6, 2, 1))[0]
     if build == "block":
         width, storeys, roof = random.uniform(8, 13), random.randint(2, 4), 0.5

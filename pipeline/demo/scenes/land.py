@@ -1,4 +1,4 @@
-"""The lie of the land: where water and road are on the ground, in metres."""
+"""Chooses the courses of water and roads on the ground, in metres."""
 
 from dataclasses import dataclass
 from random import Random
@@ -16,25 +16,25 @@ RoadKind = Literal["none", "along", "across", "both"]
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """A winding strip: a road, a river."""
+    """A winding strip: a road or a river."""
 
     offset: float
-    """Metres from the camera at which its middle begins: to the right, or away."""
+    """Metres from the camera to the start of its middle line: to the right, or away."""
     slope: float
     bend: float
     wave: float
     half_width: float
     is_across: bool
-    """It goes from left to right, and not away from the camera."""
+    """True if it runs from left to right, False if away from the camera."""
 
     def middle(self, along: float) -> float:
-        """The x of its middle at a z; the z at an x if it goes across."""
+        """Returns the x of the middle line at a z; if it runs across, the z at an x."""
         return float(self._middle(np.array(along, np.float32)))
 
     def inside(
         self, x: Float32[np.ndarray, "r w"], z: Float32[np.ndarray, "r 1"]
     ) -> Float32[np.ndarray, "r w"]:
-        """Metres to the nearer edge, below 0 outside."""
+        """Returns the metres to the nearer edge, below 0 outside."""
         return self.half_width - np.abs(self.from_middle(x, z))
 
     def from_middle(
@@ -55,12 +55,12 @@ class Water:
     band: Band
     """The river, or the coast's line."""
     side: int = 1
-    """On which side of a coast the water is."""
+    """The side of a coast that is water, 1 or -1."""
 
     def inside(
         self, x: Float32[np.ndarray, "r w"], z: Float32[np.ndarray, "r 1"]
     ) -> Float32[np.ndarray, "r w"]:
-        """Metres to the shore, below 0 on land."""
+        """Returns the metres to the shore, below 0 on land."""
         rough = 0.4 * look_up(x * 9, z * 9 + 0 * x, roughness=3.0)
         if self.kind == "lake":
             across = (x - self.band.slope) / (2.2 * self.band.half_width)
@@ -73,12 +73,12 @@ class Water:
 
 @dataclass(frozen=True, kw_only=True)
 class Land:
-    """What lies on the ground."""
+    """The water and the roads of a scene."""
 
     water: Water | None
     roads: tuple[Band, ...]
     road_over_water: bool
-    """Whether the road goes on over the water, as on a dam."""
+    """True if the road crosses the water, as on a dam."""
 
 
 def choose_land(random: Random, *, water: WaterKind, road: RoadKind, camera: Camera) -> Land:
@@ -115,7 +115,7 @@ def choose_land(random: Random, *, water: WaterKind, road: RoadKind, camera: Cam
 
 def _water(random: Random, kind: WaterKind, *, near: float) -> Water:
     is_across = kind == "sea" or (kind == "river" and random.random() < 0.6)
-    # A lake stands `offset` away and `slope` to the right.
+    # A lake's middle is `offset` away and `slope` to the right.
     if kind == "lake":
         offset, slope = near * random.uniform(1.8, 3.2), random.uniform(-1.2, 1.2) * near * 0.6
         half_width = offset * random.uniform(0.25, 0.5)

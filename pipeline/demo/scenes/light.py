@@ -1,4 +1,4 @@
-"""Light: time of day and weather, as colours, the direction of shadows and the depth of haze."""
+"""Chooses time of day and weather: colours, direction of shadows, depth of haze."""
 
 from dataclasses import dataclass, replace
 from random import Random
@@ -12,28 +12,28 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    """How a scene is lit."""
+    """The light of a scene."""
 
     tint: Colour
-    """Factors that the light puts on colours: 1 is noon."""
+    """Factors of colours, 1 at noon."""
     zenith: Colour
     horizon: Colour
     shadow_depth: float
-    """Share of the light that a shadow takes away."""
+    """Share of the light that a shadow removes."""
     is_night: bool = False
     cloudiness: float = 0.3
     cloud: Colour = (250, 250, 252)
     haze_metres: float = 400.0
     """Distance after which two thirds of a colour are haze."""
     side: int = 1
-    """Where the sun stands: 1 right, -1 left."""
+    """Side of the sun: 1 right, -1 left."""
     shadow_x: float = -1.0
-    """Metres that the shadow of one metre reaches to the right."""
+    """Metres of shadow to the right, for one metre of height."""
     shadow_z: float = 0.4
-    """The same, away from the camera."""
+    """Metres of shadow away from the camera, for one metre of height."""
 
     def shaded(self, colour: Colour, *, side: int) -> Colour:
-        """The colour of a wall that looks to this side."""
+        """Returns the colour of a wall that faces this side."""
         factor = 1.06 if side == self.side else 0.72
         return scaled(colour, factor)
 
@@ -67,7 +67,7 @@ _WEIGHTS = {"day": 38, "morning": 16, "overcast": 14, "evening": 16, "night": 8,
 
 
 def rgb(colour: Colour) -> Float32[np.ndarray, "3 1 1"]:
-    """For arithmetic with pictures, which have their channels first."""
+    """Converts a colour for arithmetic with pictures, whose channels come first."""
     return np.array(colour, np.float32)[:, None, None]
 
 
@@ -96,13 +96,13 @@ def scaled(colour: Colour, factor: float) -> Colour:
 
 
 def mixed(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` of the second in the first."""
+    """Mixes `share` of the second colour into the first."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def varied(random: Random, colour: Colour, *, spread: float) -> Colour:
-    """A colour near this one."""
+    """Returns a random colour near this one."""
     common = random.uniform(-spread, spread)
     red, green, blue = (
         min(255.0, max(0.0, value + common + random.uniform(-spread, spread) / 2))

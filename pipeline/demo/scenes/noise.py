@@ -1,4 +1,4 @@
-"""Noise: patterns that are rough at every scale, drawn once for each process and cut as needed."""
+"""Generates noise of all scales, once for each process, and cuts pieces from it."""
 
 from functools import cache
 from random import Random
@@ -12,35 +12,35 @@ _SIDE = 1024
 def look_up(
     x: Num[np.ndarray, "*shape"], y: Num[np.ndarray, "*shape"], *, roughness: float
 ) -> Float32[np.ndarray, "*shape"]:
-    """Noise at points of a plane, of unit variance; it repeats after 1024 in both directions."""
+    """Returns noise of unit variance at points of a plane; it repeats after 1024 both ways."""
     mask = _SIDE - 1
     columns, rows = x.astype(np.int32) & mask, y.astype(np.int32) & mask
     return _tile(roughness).ravel()[rows * _SIDE + columns]
 
 
 def cut(random: Random, size: tuple[int, int], *, roughness: float) -> Float32[np.ndarray, "h w"]:
-    """A piece of noise at a random place."""
+    """Returns a random piece of noise."""
     return _piece(random, _tile(roughness), size=size)
 
 
 def grain(random: Random, size: tuple[int, int]) -> Int8[np.ndarray, "h w 3"]:
-    """A sensor's noise, of a deviation of 32."""
+    """Returns a sensor's noise, with a deviation of 32."""
     return _piece(random, _coloured_tile(), size=size)
 
 
 def profile(random: Random, width: int, *, roughness: float) -> Float32[np.ndarray, " width"]:
-    """A line of noise, as of a ridge of hills."""
+    """Returns a line of noise, as of a ridge of hills."""
     columns = np.arange(width) * 2 + random.randrange(_SIDE)
     return look_up(columns, np.full(width, random.randrange(_SIDE)), roughness=roughness)
 
 
 @cache
 def _tile(roughness: float) -> Float32[np.ndarray, "side side"]:
-    """Noise whose power falls with frequency: 0 is white, 2 is clouds."""
+    """Generates noise whose power falls with frequency: 0 is white, 2 looks like clouds."""
     generator = np.random.default_rng(7)
     spectrum = np.fft.rfft2(generator.standard_normal((_SIDE, _SIDE)))
     frequency = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE)[None])
-    # Waves longer than a quarter of the tile would show that it repeats.
+    # With waves longer than a quarter of the tile its repetition would show.
     frequency = np.maximum(frequency, 4 / _SIDE)
     spectrum /= frequency ** (roughness / 2 + 0.5)
     spectrum[0, 0] = 0

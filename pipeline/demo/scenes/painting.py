@@ -13,37 +13,39 @@ from pipeline.demo.scenes.camera import Camera
 from pipeline.demo.scenes.drawing import Sprite
 from pipeline.demo.scenes.ground import Ground
 from pipeline.demo.scenes.light import Light, rgb
-from pipeline.demo.scenes.placing import Place
+from pipeline.demo.scenes.placing import Placement
 
 Canvas = Float32[np.ndarray, "3 h w"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A thing in its place in the picture."""
+    """A thing at its position in the picture."""
 
-    place: Place
+    placement: Placement
     sprite: Sprite
     top: int
     left: int
-    """Where the sprite's first pixel lies, which may be outside."""
+    """The position of the sprite's first pixel, which may be outside."""
 
     seen: Float32[np.ndarray, "3 h w"]
     """The sprite's colours in the scene's light and haze, times its alpha."""
 
     @classmethod
-    def at(cls, place: Place, sprite: Sprite, *, camera: Camera, light: Light) -> "Standing":
-        row, column = camera.point(place.x, place.z)
+    def at(
+        cls, placement: Placement, sprite: Sprite, *, camera: Camera, light: Light
+    ) -> "Standing":
+        row, column = camera.point(placement.x, placement.z)
         return cls(
-            place=place,
+            placement=placement,
             sprite=sprite,
             top=row - sprite.foot[0],
             left=column - sprite.foot[1],
-            seen=_seen(sprite, z=place.z, light=light),
+            seen=_seen(sprite, z=placement.z, light=light),
         )
 
     def windows(self, size: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """The part of the picture that the sprite lies over, and the same part of the sprite."""
+        """Returns the covered part of the picture, and the same part of the sprite."""
         of_picture, of_sprite = [], []
         for start, length, extent in zip(
             (self.top, self.left), self.sprite.alpha.shape, size, strict=False
@@ -54,7 +56,7 @@ class Standing:
         return (of_picture[0], of_picture[1]), (of_sprite[0], of_sprite[1])
 
     def mask(self, part: tuple[slice, slice]) -> Bool[np.ndarray, "h w"]:
-        """The pixels that are the thing's: it covers more than half of each."""
+        """Returns the thing's pixels: those of which it covers more than half."""
         return self.sprite.alpha[part] > 0.5
 
 
@@ -68,12 +70,12 @@ def paint_thing(canvas: Canvas, thing: Standing) -> None:
 def paint_shadows(
     canvas: Canvas, things: list[Standing], *, ground: Ground, camera: Camera, light: Light
 ) -> None:
-    """Darkens the ground where things keep the light away; water shows little of it."""
+    """Darkens the ground in the shadows of things; water shows little of them."""
     depth = np.zeros((camera.height - camera.first_row, camera.width), np.float32)
     for thing in things:
-        z = thing.place.z
-        row, column = camera.point(thing.place.x, z)
-        # One pixel of height throws so many pixels of shadow.
+        z = thing.placement.z
+        row, column = camera.point(thing.placement.x, z)
+        # Pixels of shadow for one pixel of height.
         across = light.shadow_x
         down = -light.shadow_z * camera.eye / z
         down = max(abs(down), 0.1) * (1 if down >= 0 else -1)
@@ -82,7 +84,7 @@ def paint_shadows(
         rows = max(2, round(abs(down) * height) + 2)
         left, top = column - reach, row - (rows if down < 0 else 2)
         foot_row, foot_column = thing.sprite.foot
-        # From a pixel of the shadow back to the one of the sprite that throws it.
+        # Maps a pixel of the shadow back to the pixel of the sprite.
         back = row - top
         matrix = (
             1, -across / down, across / down * back + foot_column - (column - left),
@@ -100,12 +102,12 @@ def paint_shadows(
 def paint_reflections(
     canvas: Canvas, things: list[Standing], *, ground: Ground, camera: Camera
 ) -> None:
-    """Mirrors things in the water before them, far ones first."""
+    """Paints reflections of things in the water before them, far ones first."""
     if not ground.is_water.any():
         return
     below = canvas[:, camera.first_row :]
     for thing in things:
-        row, _ = camera.point(thing.place.x, thing.place.z)
+        row, _ = camera.point(thing.placement.x, thing.placement.z)
         start = row - camera.first_row
         window, part = thing.windows((camera.height, camera.width))
         height = min(thing.sprite.foot[0], below.shape[1] - start)

@@ -1,4 +1,4 @@
-"""People: grown-ups and children who stand, walk and wave."""
+"""Draws people: adults and children who stand, walk and wave."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""Photographing: what a camera does to a picture. Exposure, lens, sensor."""
+"""Applies the effects of a camera to a picture: exposure, lens, sensor."""
 
 from random import Random
 
@@ -13,7 +13,7 @@ from pipeline.demo.scenes.noise import grain
 def photograph(
     random: Random, canvas: Float32[np.ndarray, "3 h w"], *, is_dark: bool
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels: contrast and colour vary, corners are darker, edges softer, dark ones noisier."""
+    """Varies exposure and colour, darkens corners, softens edges, adds noise; returns pixels."""
     _, height, width = canvas.shape
     exposure = random.uniform(0.9, 1.1)
     red, green, blue = (exposure * random.uniform(0.97, 1.03) for _ in range(3))

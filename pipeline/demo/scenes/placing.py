@@ -1,4 +1,4 @@
-"""Placing: what a scene is about, and which things stand where on its ground."""
+"""Chooses the theme of a scene, and places things on its ground."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _TRIES = 14
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """What a scene has, and how much of it: the least and the most."""
+    """The kinds of water, roads and things of a scene; `counts` are the least and the most."""
 
     waters: tuple[WaterKind, ...]
     roads: tuple[RoadKind, ...]
@@ -26,27 +26,27 @@ class Theme:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A thing that is to stand on a point of the ground."""
+class Placement:
+    """A thing at a point of the ground."""
 
     label: ThingLabel
     x: float
     z: float
     is_on: Surface
     is_across: bool = True
-    """A car goes from left to right, and not away from the camera."""
+    """True if a car goes from left to right, False if away from the camera."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Habit:
     radius: float
-    """Metres around it where nothing else stands."""
+    """Metres around it that stay free of other things."""
     smallest: float
     largest: float
-    """Pixels per metre between which it is seen, in a picture of 256 rows."""
+    """Bounds on its pixels per metre, in a picture of 256 rows."""
     surfaces: tuple[Surface, ...]
     flocks: float
-    """Share that stands near one of its kind."""
+    """Share that stands near another of its kind."""
 
 
 _HABITS: Mapping[ThingLabel, _Habit] = {
@@ -113,37 +113,37 @@ def choose_theme(random: Random) -> Theme:
     return random.choice(_THEMES)
 
 
-def choose_places(
+def choose_placements(
     random: Random, *, theme: Theme, land: Land, ground: Ground, camera: Camera
-) -> list[Place]:
-    """Places that do not run into each other, each on a surface that suits, far ones first."""
-    placed: list[Place] = []
+) -> list[Placement]:
+    """Chooses placements without collisions, each on a suitable surface, far ones first."""
+    placed: list[Placement] = []
     for label in _HABITS:
         for _ in range(random.randint(*theme.counts.get(label, (0, 0)))):
             for _ in range(_TRIES):
-                place = _propose(random, label, placed=placed, land=land, camera=camera)
-                if place is None or not _suits(place, ground=ground, camera=camera):
+                placement = _propose(random, label, placed=placed, land=land, camera=camera)
+                if placement is None or not _suits(placement, ground=ground, camera=camera):
                     continue
-                if not any(_collide(place, other) for other in placed):
-                    placed.append(place)
+                if not any(_collide(placement, other) for other in placed):
+                    placed.append(placement)
                     break
-    return sorted(placed, key=lambda place: -place.z)
+    return sorted(placed, key=lambda placement: -placement.z)
 
 
 def _propose(
-    random: Random, label: ThingLabel, *, placed: list[Place], land: Land, camera: Camera
-) -> Place | None:
+    random: Random, label: ThingLabel, *, placed: list[Placement], land: Land, camera: Camera
+) -> Placement | None:
     habit = _HABITS[label]
     surface = random.choice(habit.surfaces)
-    kin = [place for place in placed if place.label == label]
+    kin = [placement for placement in placed if placement.label == label]
     if kin and random.random() < habit.flocks:
         near = random.choice(kin)
         reach = 3.5 * habit.radius + 1
         z = near.z + random.uniform(-reach, reach)
         x = near.x + random.uniform(-reach, reach)
-        return Place(label=label, x=x, z=z, is_on=near.is_on) if z > 1 else None
+        return Placement(label=label, x=x, z=z, is_on=near.is_on) if z > 1 else None
     finer = camera.height / 256
-    # Some stand a little before the lower edge, which cuts their feet off.
+    # Some stand slightly below the lower edge, which cuts off their feet.
     largest = min(habit.largest * finer, camera.scale(camera.nearest) * 1.06)
     if largest <= habit.smallest * finer:
         return None
@@ -157,28 +157,28 @@ def _propose(
     if label == "house" and along and random.random() < 0.5:
         aside = along[0].half_width + random.uniform(5, 10)
         x = along[0].middle(z) + random.choice((-1, 1)) * aside
-    return Place(label=label, x=x, z=z, is_on=surface, is_across=random.random() < 0.7)
+    return Placement(label=label, x=x, z=z, is_on=surface, is_across=random.random() < 0.7)
 
 
-def _on_road(random: Random, road: Band, *, x: float, z: float) -> Place:
+def _on_road(random: Random, road: Band, *, x: float, z: float) -> Placement:
     lane = road.half_width * random.choice((-0.45, 0.45))
     if road.is_across:
-        return Place(label="car", x=x, z=max(1.0, road.middle(x) + lane), is_on="road")
-    return Place(label="car", x=road.middle(z) + lane, z=z, is_on="road", is_across=False)
+        return Placement(label="car", x=x, z=max(1.0, road.middle(x) + lane), is_on="road")
+    return Placement(label="car", x=road.middle(z) + lane, z=z, is_on="road", is_across=False)
 
 
-def _suits(place: Place, *, ground: Ground, camera: Camera) -> bool:
-    """Whether the picture shows the surface that the thing wants below all its width."""
-    habit = _HABITS[place.label]
-    if not camera.nearest * 0.9 < place.z < camera.focal / (habit.smallest * 0.8):
+def _suits(placement: Placement, *, ground: Ground, camera: Camera) -> bool:
+    """True if the picture shows the thing's surface below its whole width."""
+    habit = _HABITS[placement.label]
+    if not camera.nearest * 0.9 < placement.z < camera.focal / (habit.smallest * 0.8):
         return False
-    row, column = camera.point(place.x, place.z)
+    row, column = camera.point(placement.x, placement.z)
     row = min(row, camera.height - 1) - camera.first_row
-    reach = round(0.8 * habit.radius * camera.scale(place.z))
+    reach = round(0.8 * habit.radius * camera.scale(placement.z))
     if row < 1 or not -reach < column < camera.width + reach:
         return False
     columns = (min(max(column + at, 0), camera.width - 1) for at in (-reach, 0, reach))
-    wants = place.is_on
+    wants = placement.is_on
     for each in columns:
         is_water = bool(ground.is_water[row, each])
         found = "water" if is_water else "road" if ground.is_road[row, each] else "land"
@@ -187,6 +187,6 @@ def _suits(place: Place, *, ground: Ground, camera: Camera) -> bool:
     return True
 
 
-def _collide(first: Place, second: Place) -> bool:
+def _collide(first: Placement, second: Placement) -> bool:
     reach = _HABITS[first.label].radius + _HABITS[second.label].radius
     return math.hypot(first.x - second.x, 1.5 * (first.z - second.z)) < reach

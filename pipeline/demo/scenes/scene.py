@@ -1,4 +1,4 @@
-"""A scene: a picture that code draws, and for each pixel what it shows.
+"""Draws a scene: a picture, and the label of each pixel.
 
 Things are painted from far to near, and the map of ids with them: a pixel belongs to the last thing
 that covers more than half of it. A scene is a function of its seed, index and size alone.
@@ -23,12 +23,12 @@ from pipeline.demo.scenes.light import Light, choose_light
 from pipeline.demo.scenes.painting import Standing, paint_reflections, paint_shadows, paint_thing
 from pipeline.demo.scenes.people import draw_person
 from pipeline.demo.scenes.photograph import photograph
-from pipeline.demo.scenes.placing import Place, choose_places, choose_theme
+from pipeline.demo.scenes.placing import Placement, choose_placements, choose_theme
 from pipeline.demo.scenes.sky import paint_hills, paint_sky
 from pipeline.demo.scenes.trees import choose_season, draw_tree
 
 LABELS = ("sky", "ground", "water", "road", "house", "tree", "boat", "car", "person", "ball")
-"""By label id."""
+"""The labels, by label id."""
 THINGS = ("house", "tree", "boat", "car", "person", "ball")
 
 _SKY, _GROUND, _WATER, _ROAD = range(4)
@@ -36,17 +36,17 @@ _SKY, _GROUND, _WATER, _ROAD = range(4)
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture, and its segments."""
+    """A picture and its segments."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     ids: UInt8[np.ndarray, "h w"]
-    """1, 2, … by segment; 0 where too little of a stuff shows to be one."""
+    """Segment ids 1, 2, …; 0 where too little of a stuff label shows to be a segment."""
     label_ids: tuple[int, ...]
-    """The label of segment 1, 2, …"""
+    """The labels of segments 1, 2, …"""
 
 
 def draw_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 320)) -> Scene:
-    """Scene number `index` of a seed, (height, width) pixels large."""
+    """Draws scene number `index` of a seed, of `size` (height, width)."""
     random = Random(f"scene {seed} {index}")
     light = choose_light(random)
     camera = choose_camera(random, size=size)
@@ -65,15 +65,15 @@ def draw_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 320)) -> 
     surface[camera.first_row :] = np.where(
         ground.is_road, _ROAD, np.where(ground.is_water, _WATER, _GROUND)
     )
-    places = choose_places(random, theme=theme, land=land, ground=ground, camera=camera)
+    placements = choose_placements(random, theme=theme, land=land, ground=ground, camera=camera)
     things = [
         Standing.at(
-            place,
-            _sprite(random, place, camera=camera, light=light, season=season, soil=soil),
+            placement,
+            _sprite(random, placement, camera=camera, light=light, season=season, soil=soil),
             camera=camera,
             light=light,
         )
-        for place in places
+        for placement in placements
     ]
     things = _seen_well(things, size=size)
     paint_reflections(canvas, things, ground=ground, camera=camera)
@@ -86,15 +86,15 @@ def draw_scene(index: int, *, seed: int, size: tuple[int, int] = (256, 320)) -> 
 
 
 def smallest_area(size: tuple[int, int]) -> int:
-    """Pixels that a segment has at least."""
+    """Returns the least number of pixels of a segment."""
     return size[0] * size[1] // 1024
 
 
 def _sprite(
-    random: Random, place: Place, *, camera: Camera, light: Light, season: str, soil: str
+    random: Random, placement: Placement, *, camera: Camera, light: Light, season: str, soil: str
 ) -> Sprite:
-    scale = camera.scale(place.z)
-    match place.label:
+    scale = camera.scale(placement.z)
+    match placement.label:
         case "house":
             return draw_house(random, scale=scale, light=light)
         case "tree":
@@ -104,7 +104,7 @@ def _sprite(
         case "boat":
             return draw_boat(random, scale=scale, light=light)
         case "car":
-            return draw_car(random, scale=scale, light=light, from_side=place.is_across)
+            return draw_car(random, scale=scale, light=light, from_side=placement.is_across)
         case "person":
             return draw_person(random, scale=scale, light=light)
         case "ball":
@@ -112,7 +112,7 @@ def _sprite(
 
 
 def _seen_well(things: list[Standing], *, size: tuple[int, int]) -> list[Standing]:
-    """The things of which enough shows; without the others, not less of these does."""
+    """Returns the things that are visible enough; removing the others hides none of them."""
     covered = np.zeros(size, bool)
     kept = []
     for thing in reversed(things):
@@ -129,7 +129,7 @@ def _seen_well(things: list[Standing], *, size: tuple[int, int]) -> list[Standin
 def _segments(
     surface: UInt8[np.ndarray, "h w"], things: list[Standing]
 ) -> tuple[UInt8[np.ndarray, "h w"], tuple[int, ...]]:
-    """The map of ids, and the label of each. Stuff first."""
+    """Returns the map of ids and the label of each, stuff first."""
     painted = surface.copy()
     for number, thing in enumerate(things, start=_ROAD + 1):
         window, part = thing.windows(surface.shape)
@@ -140,7 +140,7 @@ def _segments(
     id_of = np.zeros(len(counts), np.uint8)
     id_of[stuff] = np.arange(1, len(stuff) + 1)
     id_of[_ROAD + 1 :] = np.arange(len(things)) + len(stuff) + 1
-    names = Counter(thing.place.label for thing in things)
+    names = Counter(thing.placement.label for thing in things)
     assert not things or min(counts[_ROAD + 1 :]) >= least, names
-    labels = [*stuff, *(LABELS.index(thing.place.label) for thing in things)]
+    labels = [*stuff, *(LABELS.index(thing.placement.label) for thing in things)]
     return id_of[painted], tuple(labels)

@@ -1,4 +1,4 @@
-"""Scenes to tar shards, as `pipeline/datasets/shards.py` reads them.
+"""Writes scenes as tar shards, which `pipeline/datasets/shards.py` reads.
 
 Each scene is `KEY.jpg`, `KEY.png` with segment ids in grey, and `KEY.json` with the segments'
 labels; `labels.json` lies beside the tars.
@@ -21,7 +21,7 @@ from pipeline.demo.scenes.scene import LABELS, THINGS, Scene, draw_scene
 from pipeline.storage import Storage, join
 
 SIZES = ((256, 320), (256, 320), (256, 320), (240, 320), (320, 256), (288, 288), (192, 320))
-"""(height, width) of scenes; each draws one."""
+"""(height, width) of scenes; each scene draws one at random."""
 
 
 def write_shards(
@@ -34,7 +34,7 @@ def write_shards(
     num_processes: int = 1,
     storage: Storage | None = None,
 ) -> None:
-    """Writes so many scenes below a folder or prefix; the same bytes for any `num_processes`.
+    """Writes scenes below a folder or prefix; the same bytes for any `num_processes`.
 
     Raises:
         ValueError: a number is below 1, or there are files already.
@@ -61,7 +61,7 @@ def write_shards(
 
 
 def encode_scene(scene: Scene, *, quality: int) -> dict[str, bytes]:
-    """A scene's files by their extension."""
+    """Encodes a scene to its files, by extension."""
     segments = [
         {"id": number, "label_id": label, "iscrowd": 0}
         for number, label in enumerate(scene.label_ids, start=1)
@@ -85,7 +85,7 @@ def _in_order(
 
 
 def _shard(indices: range, *, seed: int, sizes: tuple[tuple[int, int], ...]) -> bytes:
-    """A tar of these scenes."""
+    """Encodes a tar of these scenes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for index in indices:

@@ -1,4 +1,4 @@
-"""The sky, and hills before it, down to the horizon."""
+"""Paints the sky, and hills before it, down to the horizon."""
 
 from random import Random
 
@@ -27,7 +27,7 @@ def paint_sky(
     sky[:] = rgb(light.zenith) * (1 - low) + rgb(light.horizon) * low
     _paint_sun(random, sky, u=u, v=v, camera=camera, light=light)
     if light.cloudiness:
-        # A flat layer of clouds, seen from below.
+        # Clouds are a flat layer, seen from below.
         away = 60 / (camera.horizon - v + 6)
         x = (u - camera.width / 2) * (away * random.uniform(1.2, 2.6))
         y = away * random.uniform(120, 220)
@@ -42,8 +42,8 @@ def paint_sky(
 def paint_hills(
     random: Random, canvas: Float32[np.ndarray, "3 h w"], *, camera: Camera, light: Light
 ) -> Bool[np.ndarray, "rows w"]:
-    """Paints up to three ridges, far ones paler; gives the pixels above the horizon that they
-    cover."""
+    """Paints up to three ridges, far ones paler; returns the pixels above the horizon that
+    they cover."""
     rows = camera.first_row
     covered = np.zeros((rows, camera.width), bool)
     ridges = random.choice((0, 1, 1, 2, 3))

@@ -1,4 +1,4 @@
-"""Trees: broad crowns, firs, poplars, birches and palms, in the colours of the year."""
+"""Draws trees: broad crowns, firs, poplars, birches and palms, in seasonal colours."""
 
 import math
 from random import Random
@@ -52,8 +52,8 @@ def _crown(random: Random, *, scale: float, light: Light, leaves: Colour, is_sli
         bark,
     )
     middle = trunk + up
-    # From the dark leaves behind to those in the light, each layer smaller and nearer to the sun.
-    # Near by one sees smaller leaves, and more of them.
+    # Layers go from the dark leaves behind to the lit ones, each smaller and nearer to the sun.
+    # A near tree shows smaller leaves, and more of them.
     finer = min(2.5, max(1.0, across * scale / 30))
     layers = ((0.62, 26, 0.0), (0.86, 26, 0.08), (1.06, 22, 0.18), (1.26, 14, 0.3))
     for brightness, blobs, shift in layers:

@@ -1,1 +1,1 @@
-"""Compaction: small units joined into larger files, and what crashed runs left behind removed."""
+"""Joins small units into larger files, and removes leftovers of crashed runs."""

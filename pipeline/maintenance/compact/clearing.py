@@ -1,16 +1,16 @@
-"""Clearing: what nobody reads any more goes, and nothing that anybody could still need.
+"""Removes files that nobody needs any more.
 
-| what | when |
+| file | removed |
 |---|---|
-| staged parts | their unit is done, or they are a day old |
-| drafts of local writes (`.NAME.HEX.tmp`) | a day old; a writer that lost its draft writes again |
-| compacted files and pointers | no pointer of the last day names them, nor can a later one do so |
-| `segments/UNIT` of a unit that was given up | at once |
-| a unit's own files | on demand, of units that are in a compacted file for some days |
+| staged parts | when their unit is done, or after a day |
+| drafts of local writes (`.NAME.HEX.tmp`) | after a day; a writer without its draft starts again |
+| compacted files and pointers | when no pointer of the last day names them, and no later one can |
+| `segments/UNIT` of a unit with a tombstone | at once |
+| a unit's own files | on demand, some days after their compaction |
 
-A unit that was stopped between its two files is done again by the next run, under the same names:
-its `segments` file is left alone, for a run may be writing it at this moment, and who removes it
-then loses rows. The exception are units that planning gave up: they are never done.
+Of a unit that was stopped between its two files, the `segments` file stays: the next run writes it
+again, maybe at this moment, and removing it would lose rows. Units with a tombstone are never done,
+so their files can go.
 """
 
 import re
@@ -36,18 +36,18 @@ _FOLDER = re.compile(rf"{FOLDER}/(\d+)-[0-9a-f]+/")
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """One file that nobody needs."""
+    """A file that nobody needs, and its kind."""
 
     file: File
-    what: str
+    kind: str
 
 
 def clear(table: TableStore) -> list[Leftover]:
-    """Removes what the table above says, but for units' own files; what was removed."""
+    """Removes leftovers of all kinds except units' own files; returns them."""
     staged = {file.uri: file for file in table.storage.files(table.file("_staging"))}
     clear_leftovers(table)
     left = {file.uri for file in table.storage.files(table.file("_staging"))} if staged else set()
-    gone = [Leftover(file=staged[uri], what="staged part") for uri in staged.keys() - left]
+    gone = [Leftover(file=staged[uri], kind="staged part") for uri in staged.keys() - left]
     for leftover in [*_drafts(table), *_compacted(table), *_dead_segments(table)]:
         table.storage.delete([leftover.file.uri])
         gone.append(leftover)
@@ -55,22 +55,22 @@ def clear(table: TableStore) -> list[Leftover]:
 
 
 def is_old(file: File, *, seconds: float = DAY_SECONDS) -> bool:
-    """Whether the store says that the file was written so long ago."""
+    """Returns True if the file was written longer ago than this, by the storage's time."""
     return 0 < file.modified < time.time() - seconds
 
 
 def is_draft(file: File) -> bool:
-    """Whether it is what a killed process left of a write on a disk."""
+    """Returns True for the draft of a write that a killed process left on a disk."""
     return _DRAFT.fullmatch(file.uri.rsplit("/", 1)[1]) is not None
 
 
 def remove_own_files(table: TableStore, *, days: int) -> list[Leftover]:
-    """Removes the own files of units that are in compacted files of at least that age.
+    """Removes the own files of units that are in compacted files of at least this age.
 
-    `images` first: a reader of patterns that comes between the two sees segments of a unit that is
-    not listed, rather than images that seem to have none.
+    `images` goes first: a reader of patterns between the two removals then sees segments of unknown
+    images, rather than images that seem to have no segments.
     """
-    parts: tuple[Literal[images, segments], ...] = ("images", "segments")
+    parts: tuple[Literal["images", "segments"], ...] = ("images", "segments")
     own = {part: table.unit_files(part) for part in parts}
     done = table.units()
     places = [table.storage.file(table.file(file.images)) for file in done.files]
@@ -84,29 +84,29 @@ def remove_own_files(table: TableStore, *, days: int) -> list[Leftover]:
         for unit, file in own[part].items():
             if done.compacted.get(unit) in old:
                 table.storage.delete([file.uri])
-                gone.append(Leftover(file=file, what="own file of a compacted unit"))
+                gone.append(Leftover(file=file, kind="own file of a compacted unit"))
     return gone
 
 
 def segments_without_images(table: TableStore) -> dict[str, File]:
-    """The `segments` files of units that are not done."""
+    """Returns the `segments` files of units that are not done."""
     segments = table.unit_files("segments")
-    done = table.done_units()  # after the listing: of a unit that is committed now, both are seen
+    done = table.done_units()  # read after the listing: commits in between are seen
     return {unit: file for unit, file in segments.items() if unit not in done}
 
 
 def _drafts(table: TableStore) -> Iterator[Leftover]:
     for file in table.storage.files(table.uri):
         if is_draft(file) and is_old(file):
-            yield Leftover(file=file, what="draft of a write")
+            yield Leftover(file=file, kind="draft of a write")
 
 
 def _compacted(table: TableStore) -> Iterator[Leftover]:
-    """Pointers that were superseded a day ago, and files that only they name, or none.
+    """Yields pointers superseded a day ago, and compacted files that no other pointer names.
 
-    A folder bears the number of the pointer that it was written for. Up to the current number none
-    can be published any more, so that a folder that no pointer names now will never be named;
-    beyond it a compaction may be writing.
+    A folder has the number of the pointer that it was written for. No pointer up to the current
+    number can be published any more, so a folder that is not named now will never be; a folder with
+    a higher number may be in the making.
     """
     files = [file for file in table.storage.files(table.file(FOLDER)) if not is_draft(file)]
     generations = pointer_generations(table.uri, storage=table.storage)
@@ -123,23 +123,23 @@ def _compacted(table: TableStore) -> Iterator[Leftover]:
     for generation in superseded:
         uri = pointer_file(table.uri, generation)
         if uri in by_uri:
-            yield Leftover(file=by_uri[uri], what="pointer of an earlier compaction")
+            yield Leftover(file=by_uri[uri], kind="pointer of an earlier compaction")
     for file in files:
         name = file.uri.removeprefix(table.uri).lstrip("/")
         found = _FOLDER.match(name)
         if found and int(found[1]) <= current and name not in names and is_old(file):
-            yield Leftover(file=file, what="file of an earlier compaction")
+            yield Leftover(file=file, kind="file of an earlier compaction")
 
 
 def _names(table: TableStore, generation: int) -> set[str]:
     try:
         return pointer_of(table.uri, generation, storage=table.storage).names
-    except FileNotFoundError:  # another clearing was first
+    except FileNotFoundError:  # another process removed it
         return set()
 
 
 def _dead_segments(table: TableStore) -> Iterator[Leftover]:
-    """`segments` files of units that were given up: no reader ever looks at them."""
+    """Yields the `segments` files of units with a tombstone, which no reader opens."""
     segments = table.unit_files("segments")
-    for unit in sorted(table.units().given_up & segments.keys()):
-        yield Leftover(file=segments[unit], what="segments of a unit that was given up")
+    for unit in sorted(table.units().tombstones & segments.keys()):
+        yield Leftover(file=segments[unit], kind="segments of a unit with a tombstone")

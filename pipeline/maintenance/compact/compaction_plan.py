@@ -1,8 +1,7 @@
-"""Choosing what to join: new units, and with them compacted files that are not much larger.
+"""Plans a compaction: new units, and compacted files that are not much larger, are joined.
 
-A file is written again only if it becomes half as large again, so that each byte is written some
-times on the way to the target, by the logarithm. Of the files that stay small, each has more than
-twice the size of the next: they are few.
+A file is rewritten only if it grows by half, so that each byte is rewritten a logarithmic number of
+times. Of the files that stay small, each has more than twice the size of the next: they are few.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,31 +10,31 @@ from dataclasses import dataclass
 from pipeline.table.compacted import CompactedFile
 
 _MOST_TIMES = 2
-"""So many times the bytes that come to it may a file have and be written again."""
+"""A file with more than this many times the bytes that are joined is not rewritten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompactionPlan:
-    """What one compaction joins."""
+    """The units and files that one compaction joins."""
 
     units: tuple[str, ...]
-    """Units that are in files of their own."""
+    """Units in their own files."""
     absorbed: tuple[CompactedFile, ...]
-    """Compacted files whose units go into the new ones."""
+    """Compacted files whose units go into the new files."""
     kept: tuple[CompactedFile, ...]
 
     @property
-    def is_worth_it(self) -> bool:
-        """Whether there will be fewer files."""
+    def saves_files(self) -> bool:
+        """Returns True if there will be fewer files."""
         return bool(self.units) and len(self.units) + len(self.absorbed) > 1
 
 
-def choose(
+def plan_compaction(
     unit_bytes: Mapping[str, int], *, files: Sequence[CompactedFile], target_bytes: int
 ) -> CompactionPlan:
-    """What to join of units, by their bytes, and of the files that are compacted so far.
+    """Chooses among units, by their bytes, and among the compacted files so far.
 
-    What has half the target is large enough and stays.
+    Units and files of half the target size or more stay as they are.
     """
     enough = target_bytes // 2
     units = tuple(sorted(unit for unit, size in unit_bytes.items() if size < enough))

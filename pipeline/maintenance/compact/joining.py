@@ -1,7 +1,7 @@
-"""Joining: chosen units to larger files, in the order of their images, and to the next pointer.
+"""Joins chosen units into larger files, in the order of their images, and makes the next pointer.
 
-Of the table's rows only those of some units and of the file being made are in memory. The folder's
-name and all bytes follow from the pointer before and from the units: joining twice leaves the same.
+Only the rows of a few units and of the current file are in memory. The folder's name and all bytes
+are functions of the previous pointer and of the units: joining twice gives the same files.
 """
 
 import hashlib
@@ -38,16 +38,16 @@ Part = Literal["segments", "images"]
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """What joining wrote; nobody sees it before `publish`."""
+    """The new files and their pointer; readers do not see them before `publish_pointer`."""
 
     pointer: Pointer
     written: tuple[CompactedFile, ...]
     num_units: int
-    """Of all chosen units, those in compacted files before included."""
+    """Number of units in the new files."""
 
 
 def join_units(
-    choice: CompactionPlan,
+    plan: CompactionPlan,
     *,
     before: Pointer,
     compacted: Mapping[str, int],
@@ -58,34 +58,34 @@ def join_units(
     """Writes the chosen units into new files, and the list of all units beside them.
 
     Args:
-        before: the pointer to go on from, and `compacted` its units.
+        before: the previous pointer, and `compacted` its units.
 
     Raises:
-        DamagedFile: a unit cannot be read or was not made by what made the table.
+        DamagedFile: a unit cannot be read, or does not belong to the table.
     """
-    absorbed = [file in choice.absorbed for file in before.files]
+    absorbed = [file in plan.absorbed for file in before.files]
     absorbed_units = {unit for unit, number in compacted.items() if absorbed[number]}
-    chosen = sorted({*choice.units, *absorbed_units})
+    chosen = sorted({*plan.units, *absorbed_units})
     generation = before.generation + 1
     folder = f"{FOLDER}/{generation:08}-{_content_id(chosen, target_bytes=target_bytes)}"
     metadata = TableSpec.of(table.spec() or {}).file_metadata
     output = _Output(table=table, folder=folder, target_bytes=target_bytes, metadata=metadata)
-    streams = [compacted_rows(table, file) for file in choice.absorbed]
-    streams.append(_own_units(choice.units, table=table, metadata=metadata))
+    streams = [compacted_rows(table, file) for file in plan.absorbed]
+    streams.append(_own_units(plan.units, table=table, metadata=metadata))
     for unit in heapq.merge(*streams, key=lambda unit: unit.place):
         output.add(unit)
         on_unit()
     written = output.close()
-    # Units without any image are in no stream of a compacted file; they are done all the same.
+    # Units without any image have no rows in a compacted file, but remain done.
     left = [unit for unit in chosen if unit not in output.file_of]
-    files = (*choice.kept, *written)
+    files = (*plan.kept, *written)
     numbers = {file: number for number, file in enumerate(files)}
     file_of = {
         unit: numbers[before.files[number]]
         for unit, number in compacted.items()
         if unit not in absorbed_units
     }
-    file_of |= {unit: len(choice.kept) + number for unit, number in output.file_of.items()}
+    file_of |= {unit: len(plan.kept) + number for unit, number in output.file_of.items()}
     file_of |= dict.fromkeys(left, len(files) - 1)
     units_file = f"{folder}/units.parquet"
     table.storage.write(table.file(units_file), _units_parquet(file_of))
@@ -93,8 +93,8 @@ def join_units(
     return Joined(pointer=pointer, written=written, num_units=len(chosen))
 
 
-def publish(joined: Joined, *, table: TableStore) -> bool:
-    """Makes the new files count, by one write; False where another compaction was first."""
+def publish_pointer(joined: Joined, *, table: TableStore) -> bool:
+    """Puts the new files in force by one write; False if another compaction was faster."""
     pointer = joined.pointer
     name = pointer_file(table.uri, pointer.generation)
     return table.storage.write_new(name, pointer.to_json().encode())
@@ -110,7 +110,7 @@ def _content_id(units: Iterable[str], *, target_bytes: int) -> str:
 def _own_units(
     units: Iterable[str], *, table: TableStore, metadata: dict[str, str]
 ) -> Iterator[UnitRows]:
-    """Units from files of their own, in the order of their first images."""
+    """Reads units from their own files, in the order of their first images."""
 
     def place(unit_id: str) -> tuple[str, str]:
         name = f"images/{unit_id}.parquet"
@@ -127,7 +127,7 @@ def _own_units(
         if counted != unit.segments.num_rows:
             raise DamagedFile(
                 f"segments/{unit_id}.parquet",
-                f"it has {unit.segments.num_rows} rows, `images` counts {counted}",
+                f"it has {unit.segments.num_rows} rows, but `images` counts {counted}",
             )
         return unit
 
@@ -140,12 +140,12 @@ def _check(rows: pa.Table, *, name: str, expected: dict[str, str]) -> None:
     differing = [key for key, value in expected.items() if found.get(key) != value]
     if differing:
         raise DamagedFile(
-            name, f"its {differing[0]} is not that of the table: {found.get(differing[0])}"
+            name, f"its {differing[0]} differs from that of the table: {found.get(differing[0])}"
         )
 
 
 class _Output:
-    """The files of one folder, each closed at the first unit's end after the target."""
+    """Writes the files of one folder; each ends with the unit that reaches the target size."""
 
     def __init__(
         self, *, table: TableStore, folder: str, target_bytes: int, metadata: dict[str, str]
@@ -199,7 +199,7 @@ class _Output:
 
 @dataclass
 class _Writer:
-    """A Parquet file in memory, written in row groups of one size."""
+    """Writes a Parquet file in memory, in row groups of equal size."""
 
     schema: pa.Schema
     num_rows: int = 0
@@ -212,7 +212,7 @@ class _Writer:
 
     @property
     def num_bytes(self) -> int:
-        """So far; of rows that wait for their row group, as they are in memory."""
+        """Returns the size so far; rows of the next row group count as they are in memory."""
         return self._buffer.tell() + sum(rows.nbytes for rows in self._waiting)
 
     def add(self, rows: pa.Table) -> None:

@@ -1,10 +1,10 @@
-"""Joins small units of a table into larger files, and removes what crashed runs left behind.
+"""Joins small units of a table into larger files, and removes leftovers of crashed runs.
 
     maskformer compact TABLE
 
-May run at any time, beside runs, readers and itself. `pipeline.table.store` reads the larger files
-from one write on; the units' own files stay, so that patterns as `TABLE/segments/*.parquet` stay
-right too.
+It can run at any time, beside runs, readers and other compactions. A single write makes
+`pipeline.table.store` read the larger files; the units' own files stay, so that patterns as
+`TABLE/segments/*.parquet` remain correct.
 """
 
 import sys
@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipeline.maintenance.compact.clearing import Leftover, clear, remove_own_files
-from pipeline.maintenance.compact.compaction_plan import choose
-from pipeline.maintenance.compact.joining import join_units, publish
+from pipeline.maintenance.compact.compaction_plan import plan_compaction
+from pipeline.maintenance.compact.joining import join_units, publish_pointer
 from pipeline.maintenance.compact.units import DamagedFile
 from pipeline.maintenance.settings import CompactSettings
 from pipeline.runtime.exit_codes import ExitCode
@@ -50,11 +50,11 @@ def run(settings: Settings) -> int:
 
 
 def compact(table: TableStore, settings: CompactSettings) -> None:
-    """Joins, makes visible, removes; in this order, and each step as often as one likes.
+    """Joins units, publishes the new files, and removes leftovers. Each step can be repeated.
 
     Raises:
-        ValueError: there is no such table, or what is asked for would not be safe in its store.
-        DamagedFile: a file of the table cannot be read; what was visible before still is.
+        ValueError: there is no such table, or its storage does not allow the requested removal.
+        DamagedFile: a file of the table cannot be read; the visible rows are the same as before.
     """
     if table.spec() is None:
         raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
@@ -68,35 +68,36 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
 
 
 def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
-    """Joins what is worth it; gives the line that says what changed for readers."""
+    """Joins units where that saves files; returns a line with the change for readers."""
     images, segments = table.unit_files("images"), table.unit_files("segments")
-    given_up = table.given_up(images.keys())
+    tombstones = table.tombstones(images.keys())
     before = read_pointer(table.uri, storage=table.storage)
     compacted = compacted_units(table.uri, before, storage=table.storage)
     own = {
         unit: file.size + (segments[unit].size if unit in segments else 0)
         for unit, file in images.items()
-        if unit not in compacted and unit not in given_up
+        if unit not in compacted and unit not in tombstones
     }
-    choice = choose(own, files=before.files, target_bytes=target_bytes)
-    if not choice.is_worth_it:
+    plan = plan_compaction(own, files=before.files, target_bytes=target_bytes)
+    if not plan.saves_files:
         return f"nothing to join: readers open {_extent(own, before.files)}"
-    progress = _Progress(len(choice.units) + sum(file.num_units for file in choice.absorbed))
+    progress = _Progress(len(plan.units) + sum(file.num_units for file in plan.absorbed))
     joined = join_units(
-        choice,
+        plan,
         before=before,
         compacted=compacted,
         table=table,
         target_bytes=target_bytes,
         on_unit=progress.advance,
     )
-    if not publish(joined, table=table):
-        return "another compaction was first: what this one joined is not used"
-    left = {unit: size for unit, size in own.items() if unit not in set(choice.units)}
+    if not publish_pointer(joined, table=table):
+        return "another compaction finished first: the files of this one are not used"
+    joined_units = set(plan.units)
+    left = {unit: size for unit, size in own.items() if unit not in joined_units}
     return (
         f"joined {joined.num_units:,} units in {duration(time.monotonic() - started)}: readers "
-        f"opened {_extent(own, before.files)}, and open {_extent(left, joined.pointer.files)} now; "
-        f"written {sum(file.num_bytes for file in joined.written) / 1e6:,.1f} MB"
+        f"opened {_extent(own, before.files)} before, and {_extent(left, joined.pointer.files)} "
+        f"now; wrote {sum(file.num_bytes for file in joined.written) / 1e6:,.1f} MB"
     )
 
 
@@ -108,21 +109,21 @@ def _extent(own: Mapping[str, int], files: Sequence[CompactedFile]) -> str:
 def _cleared(gone: Sequence[Leftover]) -> str:
     if not gone:
         return "nothing to remove"
-    kinds = Counter(leftover.what for leftover in gone)
+    kinds = Counter(leftover.kind for leftover in gone)
     kinds_text = ", ".join(f"{count:,} × {what}" for what, count in sorted(kinds.items()))
     size = sum(leftover.file.size for leftover in gone)
     return f"removed {len(gone):,} files of {size / 1e6:,.1f} MB: {kinds_text}"
 
 
 class _Progress:
-    """A line now and then, where it takes long."""
+    """Prints progress every ten seconds."""
 
     def __init__(self, total: int) -> None:
         self._total, self._count = total, 0
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
     def advance(self) -> None:
         self._count += 1
-        if time.monotonic() - self._said >= _LINE_EVERY_SECONDS:
-            self._said = time.monotonic()
+        if time.monotonic() - self._printed >= _LINE_EVERY_SECONDS:
+            self._printed = time.monotonic()
             print(f"{self._count:,} of {self._total:,} units", file=sys.stderr, flush=True)

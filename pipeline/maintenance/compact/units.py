@@ -1,4 +1,4 @@
-"""Units read back: the rows of one unit at a time, from files of its own or from compacted ones."""
+"""Reads the rows of one unit at a time, from its own files or from compacted ones."""
 
 import io
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_of_the_system
+from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.storage import File, Storage
 from pipeline.table.compacted import CompactedFile
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 
 COMPACTED_SEGMENTS = SEGMENTS.append(pa.field("unit_id", pa.string()))
-"""The columns of a compacted `segments`: with the unit that each row is of."""
+"""The columns of compacted segments, which name the unit of each row."""
 
 _BATCH_ROWS = 2**15
 
 
 class DamagedFile(ValueError):
-    """A file of the table is not what was written."""
+    """A file of the table is missing, unreadable or does not belong to it."""
 
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(f"{name}: {' '.join(str(reason).split())[:300]}")
@@ -31,7 +31,7 @@ class DamagedFile(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRows:
-    """All rows of one unit, in their order."""
+    """The rows of one unit, in their order."""
 
     unit_id: str
     images: pa.Table
@@ -39,20 +39,20 @@ class UnitRows:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Units in this order let a reader prune by image_id: neighbours in the corpus are near."""
+        """Returns the key to sort units by, so that readers can prune row groups by image_id."""
         return first_image(self.images), self.unit_id
 
 
 def first_image(images: pa.Table) -> str:
-    """The least image_id, empty where there is none."""
+    """Returns the smallest image_id; empty if there is none."""
     return pc.min(images["image_id"]).as_py() or ""
 
 
 def read_unit(table: TableStore, unit_id: str) -> UnitRows:
-    """The rows of a unit's own files, with the files' metadata.
+    """Reads a unit from its own files; the tables have the files' metadata.
 
     Raises:
-        DamagedFile: a file cannot be read, lacks a column or is not there.
+        DamagedFile: a file is missing, cannot be read or has other columns.
     """
     name = f"{unit_id}.parquet"
     return UnitRows(
@@ -65,7 +65,7 @@ def read_unit(table: TableStore, unit_id: str) -> UnitRows:
 def read_table(
     table: TableStore, name: str, *, schema: pa.Schema, columns: list[str] | None = None
 ) -> pa.Table:
-    """A whole file, whose columns must be those of the schema."""
+    """Reads a file, whose columns must be those of the schema."""
     try:
         data = table.storage.read(table.file(name))
     except FileNotFoundError as error:
@@ -74,10 +74,10 @@ def read_table(
 
 
 def compacted_rows(table: TableStore, file: CompactedFile) -> Iterator[UnitRows]:
-    """The units of a compacted file that have images, one after another.
+    """Reads the units of a compacted file that have images, one after another.
 
     Raises:
-        DamagedFile: as `read_unit`; or the two files do not hold the same units.
+        DamagedFile: as `read_unit`, or the two files hold different units.
     """
     images = read_table(table, file.images, schema=IMAGES)
     segments = _segments_by_unit(table, file.segments)
@@ -92,7 +92,7 @@ def compacted_rows(table: TableStore, file: CompactedFile) -> Iterator[UnitRows]
 
 
 def _segments_by_unit(table: TableStore, name: str) -> Iterator[tuple[str, pa.Table]]:
-    """The rows of each unit, of the file never more than a batch beside them."""
+    """Reads the segments of each unit; at most one batch more is in memory."""
     place = _looked_up(table.storage, table.file(name), name=name)
     unit, parts = "", list[pa.Table]()
     try:
@@ -107,7 +107,7 @@ def _segments_by_unit(table: TableStore, name: str) -> Iterator[tuple[str, pa.Ta
                     unit = unit_id
                     parts.append(rows)
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         raise DamagedFile(name, error) from error
     if parts:
         yield unit, pa.concat_tables(parts)
@@ -121,7 +121,7 @@ def _looked_up(storage: Storage, uri: str, *, name: str) -> File:
 
 
 def _by_unit(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Stretches of rows with one unit_id."""
+    """Yields neighbouring rows with the same unit_id."""
     if not rows.num_rows:
         return
     ids = pc.fill_null(rows["unit_id"], "").combine_chunks().dictionary_encode()
@@ -137,10 +137,10 @@ def _parsed(
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         _check_columns(name, file.schema_arrow, schema)
-        # One thread: whoever reads many files reads them in threads of its own.
+        # One thread: callers read many files in threads of their own.
         return file.read(columns=columns, use_threads=False)
     except PARQUET_ERRORS as error:
-        raise_if_of_the_system(error)
+        raise_if_from_storage(error)
         raise DamagedFile(name, error) from error
 
 

@@ -1,1 +1,1 @@
-"""Verification: whether a table is what its files, plans and reports say that it is."""
+"""Verifies a table: rows, masks, files, plans and reports."""

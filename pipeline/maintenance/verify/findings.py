@@ -1,4 +1,4 @@
-"""Findings: what is not as it must be, counted by rule with the first examples."""
+"""Counts broken rules, with the first examples of each."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -32,28 +32,28 @@ RULES = {
     "source": "an image comes from a source of its unit, as that was when it was planned",
     "report": "a report's counts are those of its plan and of the rows",
 }
-"""What must hold, by the name of the rule."""
+"""The rules by name, each a sentence that must hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One place where a rule is broken."""
+    """A file, image or segment that breaks a rule."""
 
     place: str
-    """File, and image and segment where it is about one."""
+    """File, and image and segment if the rule is about one."""
     found: str
 
 
 @dataclass(kw_only=True)
 class Findings:
-    """How often each rule is broken, and the first examples of each; grows."""
+    """Counts of broken rules, and the first examples of each."""
 
     most_examples: int = 5
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
 
     def add(self, rule: str, place: str, found: str, *, count: int = 1) -> None:
-        """Counts a rule as broken so often, with an example."""
+        """Counts a rule as broken `count` times, with one example."""
         assert rule in RULES, rule
         self.counts[rule] = self.counts.get(rule, 0) + count
         shown = self.examples.setdefault(rule, [])
@@ -68,7 +68,7 @@ class Findings:
         place: Callable[[int], str],
         found: Callable[[int], str],
     ) -> None:
-        """Counts the rule as broken in these rows, which are named only where they are shown."""
+        """Counts the rule as broken in these rows, and describes only the first examples."""
         rows = np.flatnonzero(is_broken)
         for row in rows[: self.most_examples].tolist():
             self.add(rule, place(row), found(row))
@@ -76,7 +76,7 @@ class Findings:
             self.counts[rule] += len(rows) - self.most_examples
 
     def join(self, others: Iterable["Findings"]) -> None:
-        """Takes in the findings of parts, in their order."""
+        """Adds the findings of others, in their order."""
         for other in others:
             for rule, count in other.counts.items():
                 self.counts[rule] = self.counts.get(rule, 0) + count

@@ -1,9 +1,10 @@
-"""Rows: whether the images and segments of one unit are what they say of each other and of pixels.
+"""Checks the rules on the rows of one unit: images, segments and masks must agree.
 
-`tables.py` reads the rows and adds up what is found here. All rules but those on files, plans and
-on several units together are here.
+`tables.py` reads the rows and adds up the findings. The rules on files are there, those on plans
+and on several units in `counts.py`.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,10 @@ import pyarrow.compute as pc
 from maskformer import measure_rles
 from pipeline.maintenance.compact.units import UnitRows
 from pipeline.maintenance.verify.findings import Findings
-from pipeline.table.partitions import keys
 from pipeline.table.store import TableSpec
 
 _ROUNDING = 2e-6
-"""Of shares and means that were added up in another order, as float32."""
+"""Tolerance for shares and means that are float32 and were summed in another order."""
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -28,7 +28,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class RowFiles:
-    """What the two files of a unit are called in findings."""
+    """Names of a unit's two files, for findings."""
 
     images: str
     segments: str
@@ -42,10 +42,10 @@ def check_rows(
     sample: float,
     findings: Findings,
 ) -> int:
-    """Looks at every row; gives the number of run lengths that were looked at.
+    """Checks every row; returns the number of masks that were decoded.
 
     Args:
-        sample: share of the images whose run lengths are looked at: the same ones each time.
+        sample: share of the images whose masks are decoded, always the same images.
     """
     images, segments = _Images(unit, files.images), _Segments(unit, files.segments)
     _check_images(images, unit_id=unit.unit_id, findings=findings)
@@ -55,7 +55,7 @@ def check_rows(
 
 
 class _Rows:
-    """Columns as arrays, with a value that no row has in place of null."""
+    """Columns as arrays; null is replaced by a value that no valid row has."""
 
     def __init__(self, rows: pa.Table, file: str) -> None:
         self.rows, self.file = rows.combine_chunks(), file
@@ -97,7 +97,7 @@ class _Segments(_Rows):
         super().__init__(unit.segments, file)
         of_image = pc.index_in(self.rows["image_id"], value_set=unit.images["image_id"])
         self.image = pc.fill_null(of_image, -1).to_numpy().astype(np.int64)
-        """The row of each segment's image, -1 where there is none."""
+        """The row of each segment's image, -1 if there is none."""
 
     def place(self, row: int) -> str:
         image, segment = self.value("image_id", row), self.value("segment_id", row)
@@ -170,7 +170,7 @@ def _check_segments(
 
 
 def _ranks(sorted_groups: Ints) -> Ints:
-    """1, 2, … within each group."""
+    """Returns 1, 2, … within each group."""
     count = len(sorted_groups)
     is_first = np.ones(count, bool)
     is_first[1:] = sorted_groups[1:] != sorted_groups[:-1]
@@ -201,7 +201,7 @@ def _check_labels(segments: _Segments, *, spec: TableSpec, findings: Findings) -
 
 
 def _check_sums(segments: _Segments, images: _Images, *, findings: Findings) -> None:
-    """What `images` says of an image's segments together."""
+    """Checks the sums over each image's segments that its row holds."""
     there = segments.image >= 0
     of_image = segments.image[there]
 
@@ -210,12 +210,12 @@ def _check_sums(segments: _Segments, images: _Images, *, findings: Findings) -> 
             of_image, None if weights is None else weights[there], minlength=len(images)
         )
 
-    counted, said = sums(None), images.ints("num_segments")
+    counted, stated = sums(None), images.ints("num_segments")
     findings.add_rows(
         "num_segments",
-        counted != said,
+        counted != stated,
         place=images.place,
-        found=lambda n: f"num_segments is {said[n]}, there are {counted[n]}",
+        found=lambda n: f"num_segments is {stated[n]}, there are {counted[n]}",
     )
     pixels = images.ints("height") * images.ints("width")
     share = sums(segments.ints("area")) / np.maximum(pixels, 1)
@@ -225,7 +225,7 @@ def _check_sums(segments: _Segments, images: _Images, *, findings: Findings) -> 
         "coverage",
         ~is_right,
         place=images.place,
-        found=lambda n: f"coverage is {coverage[n]:.6f}, the areas make {share[n]:.6f}",
+        found=lambda n: f"coverage is {coverage[n]:.6f}, the areas sum to {share[n]:.6f}",
     )
     mean = sums(np.nan_to_num(segments.floats("score"))) / np.maximum(counted, 1)
     mean_score = images.floats("mean_score")
@@ -234,7 +234,7 @@ def _check_sums(segments: _Segments, images: _Images, *, findings: Findings) -> 
         "mean_score",
         ~is_right,
         place=images.place,
-        found=lambda n: f"mean_score is {mean_score[n]:.6f}, the scores make {mean[n]:.6f}",
+        found=lambda n: f"mean_score is {mean_score[n]:.6f}, the scores average {mean[n]:.6f}",
     )
 
 
@@ -255,7 +255,7 @@ def _check_shapes(
     )
     chosen = np.arange(len(segments))
     if sample < 1:
-        is_chosen = keys(images.ids.to_pylist())[:, 0] < int(sample * 2**64)
+        is_chosen = np.array([_hash(image_id) < sample for image_id in images.ids.to_pylist()])
         chosen = np.flatnonzero(np.where(there, is_chosen[image], True))
     rles = pc.fill_null(segments.rows["rle"].take(pa.array(chosen)).cast(pa.large_string()), "")
     text, offsets = _text(rles)
@@ -304,8 +304,14 @@ def _check_shapes(
     return len(chosen)
 
 
+def _hash(image_id: str) -> float:
+    """Returns a number in [0, 1) that is the same each time."""
+    digest = hashlib.blake2b(image_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
 def _text(strings: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint8], Ints]:
-    """The characters of all strings, and where each begins and the last ends."""
+    """Returns the characters of all strings, and the offsets of each and of the end."""
     if not len(strings):
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)
     whole = pa.concat_arrays(strings.chunks)
@@ -319,7 +325,7 @@ def _text(strings: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint8], Ints]:
 def check_metadata(
     rows: pa.Table, *, file: str, expected: Mapping[str, str], findings: Findings
 ) -> None:
-    """Whether a file says of itself what it must."""
+    """Checks the key-value metadata of a file."""
     found = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
     for name, value in expected.items():
         if found.get(name) != value:

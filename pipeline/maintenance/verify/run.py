@@ -1,8 +1,8 @@
-"""Says whether a table is sound: rows, run lengths, files, plans and reports against each other.
+"""Checks whether rows, masks, files, plans and reports of a table agree with each other.
 
     maskformer verify TABLE
 
-Reads everything and writes nothing; runs may go on beside it.
+It reads everything and writes nothing; runs can work at the same time.
 """
 
 import json
@@ -23,7 +23,7 @@ from pipeline.table.store import TableStore
 
 NOT_SOUND = 1
 NOT_FINISHED = 3
-"""Exit codes beside those of jobs: a rule is broken; sound, but planned units are not done."""
+"""Exit codes of verification: a rule is broken; sound, but planned units are not done."""
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -37,34 +37,34 @@ def run(settings: Settings) -> int:
     """
     given = settings.of(VerifySettings)
     with as_wrong_usage():
-        verdict = verify_table(
+        report = verify_table(
             TableStore(given.table, settings.of(Storage).with_environment()),
             sample=given.sample,
             num_threads=given.num_threads or os.cpu_count() or 1,
             most_examples=given.examples,
             on_images=_Progress().advance,
         )
-    print(json.dumps(as_json(verdict), indent=1) if given.json else as_text(verdict))
-    return exit_code(verdict)
+    print(json.dumps(as_json(report), indent=1) if given.json else as_text(report))
+    return exit_code(report)
 
 
-def exit_code(verdict: VerifyReport) -> int:
-    """What a scheduler is told."""
-    if verdict.findings.total:
+def exit_code(report: VerifyReport) -> int:
+    """Returns 0, NOT_SOUND or NOT_FINISHED."""
+    if report.findings.total:
         return NOT_SOUND
-    return NOT_FINISHED if verdict.undone else ExitCode.DONE
+    return NOT_FINISHED if report.undone else ExitCode.DONE
 
 
-def as_json(verdict: VerifyReport) -> dict[str, Any]:
-    """The verdict for programs: counts, and each broken rule with examples."""
-    findings = verdict.findings
+def as_json(report: VerifyReport) -> dict[str, Any]:
+    """Returns the report for programs: counts, and each broken rule with examples."""
+    findings = report.findings
     return {
         "sound": not findings.total,
-        "images": verdict.num_images,
-        "segments": verdict.num_segments,
-        "units": verdict.num_units,
-        "rles": verdict.num_rles,
-        "seconds": round(verdict.seconds, 2),
+        "images": report.num_images,
+        "segments": report.num_segments,
+        "units": report.num_units,
+        "rles": report.num_rles,
+        "seconds": round(report.seconds, 2),
         "findings": {
             rule: {
                 "must_hold": RULES[rule],
@@ -73,32 +73,34 @@ def as_json(verdict: VerifyReport) -> dict[str, Any]:
             }
             for rule in _in_order(findings)
         },
-        "undone_units": len(verdict.undone),
-        "undone_examples": list(verdict.undone[:5]),
-        "notices": list(verdict.notices),
+        "undone_units": len(report.undone),
+        "undone_examples": list(report.undone[:5]),
+        "notices": list(report.notices),
     }
 
 
-def as_text(verdict: VerifyReport) -> str:
-    """The verdict for people: a line per broken rule, its first places, and the sum."""
-    findings = verdict.findings
+def as_text(report: VerifyReport) -> str:
+    """Returns the report for people: each broken rule with examples, and a summary."""
+    findings = report.findings
     lines = []
     for rule in _in_order(findings):
         lines.append(f"{findings.counts[rule]:,} × {rule}: {RULES[rule]}")
         lines += [f"  {each.place}: {each.found}" for each in findings.examples[rule]]
-    lines += [f"notice: {notice}" for notice in verdict.notices]
-    if verdict.undone:
+    lines += [f"notice: {notice}" for notice in report.notices]
+    if report.undone:
         lines.append(
-            f"{len(verdict.undone):,} planned units are not done, as {verdict.undone[0]}; run the "
-            "labelling again to go on"
+            f"planned units that are not done: {len(report.undone):,}, for example "
+            f"{report.undone[0]}; run the labelling again to finish them"
         )
     broken = len(findings.counts)
-    state = f"{findings.total:,} findings against {broken} rules" if broken else "sound"
-    rate = verdict.num_images / max(verdict.seconds, 1e-9)
-    took = f"{duration(verdict.seconds)}, {rate:,.0f} images/s, {verdict.num_rles:,} rles"
+    state = (
+        f"not sound, findings: {findings.total:,}, broken rules: {broken}" if broken else "sound"
+    )
+    rate = report.num_images / max(report.seconds, 1e-9)
+    took = f"{duration(report.seconds)}, {rate:,.0f} images/s, {report.num_rles:,} masks decoded"
     lines.append(
-        f"{verdict.num_images:,} images, {verdict.num_segments:,} segments, "
-        f"{verdict.num_units:,} units: {state} ({took})"
+        f"{report.num_images:,} images, {report.num_segments:,} segments, "
+        f"{report.num_units:,} units: {state} ({took})"
     )
     return "\n".join(lines)
 
@@ -108,14 +110,14 @@ def _in_order(findings: Findings) -> list[str]:
 
 
 class _Progress:
-    """A line now and then, where it takes long."""
+    """Prints progress every ten seconds."""
 
     def __init__(self) -> None:
         self._images = 0
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
     def advance(self, images: int) -> None:
         self._images += images
-        if time.monotonic() - self._said >= _LINE_EVERY_SECONDS:
-            self._said = time.monotonic()
+        if time.monotonic() - self._printed >= _LINE_EVERY_SECONDS:
+            self._printed = time.monotonic()
             print(f"{self._images:,} images", file=sys.stderr, flush=True)

@@ -1,15 +1,13 @@
-"""Tables: every unit of one, read and looked at; then all of them together.
+"""Checks every unit of a table, then all units together.
 
-Threads read one unit each at a time: memory does not grow with the table.
+Each thread reads one unit at a time: memory does not grow with the table.
 """
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.maintenance.compact.clearing import is_draft, is_old, segments_without_images
@@ -19,37 +17,38 @@ from pipeline.maintenance.compact.units import (
     compacted_rows,
     read_table,
 )
-from pipeline.maintenance.verify.counts import TableCounts, UnitCounts, UnitRecords, unit_records
+from pipeline.maintenance.verify.counts import TableCounts, UnitCounts, UnitRecord
 from pipeline.maintenance.verify.findings import Findings
 from pipeline.maintenance.verify.rows import RowFiles, check_metadata, check_rows
 from pipeline.runtime.threads import map_ahead
 from pipeline.table.compacted import CompactedFile
+from pipeline.table.scratch import scratch_database
 from pipeline.table.store import IMAGES, SEGMENTS, DoneUnits, TableSpec, TableStore
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was looked at, and what was found."""
+    """The amounts that were checked, and the findings."""
 
     num_images: int
     num_segments: int
     num_units: int
     num_rles: int
-    """Run lengths that were looked at."""
+    """Number of masks that were decoded."""
     seconds: float
     findings: Findings
     undone: tuple[str, ...]
     """Planned units that are not done yet."""
     notices: tuple[str, ...]
-    """What is no fault, and good to know."""
+    """Sentences on leftovers, which are no fault."""
 
 
 @dataclass(kw_only=True)
-class _Looked:
-    """What one unit, or one compacted file, gave."""
+class _Checked:
+    """The findings and records of one unit, or of one compacted file."""
 
     findings: Findings
-    records: list[UnitRecords] = field(default_factory=list)
+    records: list[UnitRecord] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     num_rles: int = 0
 
@@ -62,23 +61,23 @@ def verify_table(
     most_examples: int,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> VerifyReport:
-    """Looks at all that is done in the table at this moment; runs may go on beside it.
+    """Checks all units that are done at this moment; runs can work at the same time.
 
     Raises:
         ValueError: there is no such table.
     """
-    there = table.spec()
-    if there is None:
+    spec = table.spec()
+    if spec is None:
         raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
     started = time.monotonic()
     done = table.units()
-    # After: a unit that is done has had its segments before.
+    # Listed after the done units: their segments were written before.
     segments_files = table.unit_files("segments").keys()
     images_files = table.unit_files("images").keys()
     findings = Findings(most_examples=most_examples)
-    look = _Look(
+    checker = _Checker(
         table=table,
-        spec=TableSpec.of(there),
+        spec=TableSpec.of(spec),
         sample=sample,
         most_examples=most_examples,
         done=done,
@@ -86,17 +85,17 @@ def verify_table(
     )
     num_rles = 0
     unreadable: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        counts = TableCounts(table, done=done, folder=Path(folder), findings=findings)
-        for looked in map_ahead(
-            lambda call: call(), look.calls(), num_threads=num_threads, ahead=2 * num_threads
+    with scratch_database() as database:
+        counts = TableCounts(table=table, done=done, database=database, findings=findings)
+        for checked in map_ahead(
+            lambda call: call(), checker.calls(), num_threads=num_threads, ahead=2 * num_threads
         ):
-            findings.join([looked.findings])
-            for records in looked.records:
-                counts.add(records)
-                on_images(records.counts.images)
-            num_rles += looked.num_rles
-            unreadable += looked.unreadable
+            findings.join([checked.findings])
+            for record in checked.records:
+                counts.add(record)
+                on_images(record.counts.images)
+            num_rles += checked.num_rles
+            unreadable += checked.unreadable
         counts.check(reports=_reports(table, findings), unreadable=unreadable)
     return VerifyReport(
         num_images=counts.total.images,
@@ -105,14 +104,14 @@ def verify_table(
         num_rles=num_rles,
         seconds=time.monotonic() - started,
         findings=findings,
-        undone=tuple(counts.plans.undone),
+        undone=counts.undone,
         notices=tuple(_notices(table)),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
-    """Looks at units and compacted files, any number at once."""
+class _Checker:
+    """Checks units and compacted files; threads may share it."""
 
     table: TableStore
     spec: TableSpec
@@ -122,49 +121,49 @@ class _Look:
     own_files: frozenset[str]
     """Units with both files of their own, compacted or not."""
 
-    def calls(self) -> Iterator[Callable[[], _Looked]]:
-        """What is to be called, in an order that is the same each time."""
+    def calls(self) -> Iterator[Callable[[], _Checked]]:
+        """Yields one call for each unit or compacted file, always in the same order."""
         for number, file in enumerate(self.done.files):
             yield partial(self._compacted, number, file)
         for unit_id in sorted(self.done.own):
             yield partial(self._unit, unit_id)
 
-    def _unit(self, unit_id: str) -> _Looked:
-        looked = _Looked(findings=Findings(most_examples=self.most_examples))
-        unit = self._read(unit_id, looked)
+    def _unit(self, unit_id: str) -> _Checked:
+        checked = _Checked(findings=Findings(most_examples=self.most_examples))
+        unit = self._read(unit_id, checked)
         if unit is None:
-            looked.unreadable.append(unit_id)
+            checked.unreadable.append(unit_id)
         else:
             name = f"{unit_id}.parquet"
             self._rows(
                 unit,
                 RowFiles(images=f"images/{name}", segments=f"segments/{name}"),
-                looked,
+                checked,
             )
-        return looked
+        return checked
 
-    def _read(self, unit_id: str, looked: _Looked) -> UnitRows | None:
-        """A unit from its own files, and what they say of themselves; None if one is no good."""
+    def _read(self, unit_id: str, checked: _Checked) -> UnitRows | None:
+        """Reads a unit from its own files and checks their metadata; None if one is damaged."""
         name = f"{unit_id}.parquet"
         parts = {}
         for part, schema in (("images", IMAGES), ("segments", SEGMENTS)):
             file = f"{part}/{name}"
             if part == "segments" and self.table.storage.file(self.table.file(file)) is None:
-                looked.findings.add("pair", file, "there is no such file")
+                checked.findings.add("pair", file, "there is no such file")
                 continue
             try:
                 parts[part] = read_table(self.table, file, schema=schema)
             except DamagedFile as damage:
-                looked.findings.add("file", damage.name, damage.reason)
+                checked.findings.add("file", damage.name, damage.reason)
                 continue
             expected = {**self.spec.file_metadata, "unit_id": unit_id}
-            check_metadata(parts[part], file=file, expected=expected, findings=looked.findings)
+            check_metadata(parts[part], file=file, expected=expected, findings=checked.findings)
         if len(parts) < 2:
             return None
         return UnitRows(unit_id=unit_id, **parts)
 
-    def _compacted(self, number: int, file: CompactedFile) -> _Looked:
-        looked = _Looked(findings=Findings(most_examples=self.most_examples))
+    def _compacted(self, number: int, file: CompactedFile) -> _Checked:
+        checked = _Checked(findings=Findings(most_examples=self.most_examples))
         expected = {unit for unit, at in self.done.compacted.items() if at == number}
         rows = RowFiles(images=file.images, segments=file.segments)
         seen, counts = set[str](), UnitCounts()
@@ -175,57 +174,57 @@ class _Look:
                         unit.images,
                         file=file.images,
                         expected=self.spec.file_metadata,
-                        findings=looked.findings,
+                        findings=checked.findings,
                     )
                 seen.add(unit.unit_id)
                 counts.images += unit.images.num_rows
                 counts.segments += unit.segments.num_rows
-                self._rows(unit, rows, looked)
-                self._compare_with_own(unit, file, looked)
+                self._rows(unit, rows, checked)
+                self._compare_with_own(unit, file, checked)
         except DamagedFile as damage:
-            looked.findings.add("file", damage.name, damage.reason)
-            looked.unreadable += sorted(expected - seen)
-            return looked
+            checked.findings.add("file", damage.name, damage.reason)
+            checked.unreadable += sorted(expected - seen)
+            return checked
         said = (file.num_images, file.num_segments, file.num_units)
         there = (counts.images, counts.segments, len(expected))
         if said != there:
-            found = f"images, segments and units are {there}, the pointer says {said}"
-            looked.findings.add("compacted", file.images, found)
+            found = f"(images, segments, units) are {there}, the pointer says {said}"
+            checked.findings.add("compacted", file.images, found)
         for unit_id in sorted(seen - expected):
-            looked.findings.add(
+            checked.findings.add(
                 "compacted", file.images, f"the pointer has no unit {unit_id} there"
             )
         for unit_id in sorted(expected - seen):
-            # Without images; whether that is right, only its own file and its plan can tell.
+            # The unit has no images here; its own file and its plan are compared with that.
             none = UnitRows(
                 unit_id=unit_id, images=IMAGES.empty_table(), segments=SEGMENTS.empty_table()
             )
-            self._rows(none, rows, looked)
-            self._compare_with_own(none, file, looked)
-        return looked
+            self._rows(none, rows, checked)
+            self._compare_with_own(none, file, checked)
+        return checked
 
-    def _compare_with_own(self, unit: UnitRows, file: CompactedFile, looked: _Looked) -> None:
+    def _compare_with_own(self, unit: UnitRows, file: CompactedFile, checked: _Checked) -> None:
         if unit.unit_id not in self.own_files:
             return
-        own = self._read(unit.unit_id, looked)
+        own = self._read(unit.unit_id, checked)
         if own is None:
             return
         for part in ("images", "segments"):
             if not getattr(own, part).equals(getattr(unit, part)):
                 found = f"its rows of {unit.unit_id} are not those of {part}/{unit.unit_id}.parquet"
-                looked.findings.add("compacted", getattr(file, part), found)
+                checked.findings.add("compacted", getattr(file, part), found)
 
-    def _rows(self, unit: UnitRows, files: RowFiles, looked: _Looked) -> None:
-        looked.num_rles += check_rows(
-            unit, files=files, spec=self.spec, sample=self.sample, findings=looked.findings
+    def _rows(self, unit: UnitRows, files: RowFiles, checked: _Checked) -> None:
+        checked.num_rles += check_rows(
+            unit, files=files, spec=self.spec, sample=self.sample, findings=checked.findings
         )
-        looked.records.append(
-            unit_records(unit.unit_id, unit.images, num_segments=unit.segments.num_rows)
+        checked.records.append(
+            UnitRecord.of(unit.unit_id, unit.images, num_segments=unit.segments.num_rows)
         )
 
 
 def _reports(table: TableStore, findings: Findings) -> dict[str, dict[str, Any]]:
-    """What each run that came to an end reported, by run."""
+    """Reads the report of each finished run, by run."""
     found = {}
     for file in list(table.storage.files(table.file("_runs"))):
         if file.uri.endswith("/report.json"):
@@ -238,16 +237,16 @@ def _reports(table: TableStore, findings: Findings) -> dict[str, dict[str, Any]]
 
 
 def _notices(table: TableStore) -> Iterator[str]:
-    """Lists what crashed runs left: no fault, and compaction removes what it may."""
+    """Yields sentences on leftovers of crashed runs, which compaction removes."""
     staged = [file for file in table.storage.files(table.file("_staging")) if is_old(file)]
     if staged:
-        yield f"{len(staged):,} staged parts are older than a day, as {staged[0].uri}"
+        yield f"staged parts older than a day: {len(staged):,}, for example {staged[0].uri}"
     drafts = [f for f in table.storage.files(table.uri) if is_draft(f) and is_old(f)]
     if drafts:
-        yield f"{len(drafts):,} drafts of writes are older than a day, as {drafts[0].uri}"
+        yield f"drafts of writes older than a day: {len(drafts):,}, for example {drafts[0].uri}"
     orphans = segments_without_images(table)
     if orphans:
         yield (
-            f"{len(orphans):,} files in segments/ are of units that are not done: a run stopped "
-            f"between a unit's two files, or is there now, as {min(orphans)}"
+            f"files in segments/ of units that are not done: {len(orphans):,}, for example "
+            f"{min(orphans)}; a run stopped between a unit's two files, or is between them now"
         )

@@ -1,5 +1,5 @@
-"""Reporting: what a run did to `report.json`, `report.html`, metrics and a webhook."""
+"""Reports a run in `report.json` and `report.html`, in metrics and to a webhook."""
 
-from pipeline.nightly.reporting.publishing import publish
+from pipeline.nightly.reporting.publishing import publish_report
 
-__all__ = ["publish"]
+__all__ = ["publish_report"]

@@ -1,4 +1,4 @@
-"""Cost: what a run's machines cost, by the hour."""
+"""Computes the cost of a run from the prices of GPUs and nodes per hour."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ _HOUR = 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """In one currency; of what has no price, nothing."""
+    """Amounts in one currency; resources without a price cost 0."""
 
     currency: str
     gpus: float
@@ -25,12 +25,12 @@ class Cost:
     def in_words(self) -> str:
         text = self.amount
         if self.per_million_images is not None:
-            text += f", {self.per_million_images:,.0f} for a million images"
+            text += f", {self.per_million_images:,.0f} per million images"
         return text
 
 
 def cost_of(report: Report, settings: ReportSettings) -> Cost | None:
-    """None where no price is configured."""
+    """Returns the cost of a run; None if no price is set."""
     if settings.gpu_hour_price is None and settings.node_hour_price is None:
         return None
     gpus = report.gpu_seconds / _HOUR * (settings.gpu_hour_price or 0)

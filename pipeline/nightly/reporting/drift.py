@@ -1,12 +1,12 @@
-"""Drift: whether a run's images differ from those of the runs before.
+"""Measures how far a run's images differ from those of earlier runs.
 
-Measured by the population stability index, sum of (p - q) ln(p / q) over the labels, or the bins
-of a histogram, with shares p now and q before. From 0.1 on something moves, from 0.25 on it has
-moved: thresholds of practice, after Lewis, An Introduction to Credit Scoring (1994), and Siddiqi,
-Credit Risk Scorecards (2006). They say nothing of small samples, in which the index is large by
-chance: without any change its mean is (bins - 1) (1/n + 1/m) (Yurdakul and Naranjo, Statistical
-properties of the population stability index, Journal of Risk Model Validation 14 (4), 2020). Where
-that alone reaches the first threshold, nothing is judged.
+The measure is the population stability index, the sum of (p - q) ln(p / q) over the labels, or the
+bins of a histogram, with shares p now and q before. From 0.1 on the change is small, from 0.25 on
+large: rules of thumb, after Lewis, An Introduction to Credit Scoring (1994), and Siddiqi, Credit
+Risk Scorecards (2006). They do not hold for small samples, in which the index is large by chance:
+without any change its mean is (bins - 1) (1/n + 1/m) (Yurdakul and Naranjo, Statistical properties
+of the population stability index, Journal of Risk Model Validation 14 (4), 2020). Where that mean
+reaches the first threshold, nothing is judged.
 """
 
 import itertools
@@ -29,7 +29,7 @@ _MOST_CHANGES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One label or range, and its share before and now."""
+    """A label or a range of values, and its share before and now."""
 
     what: str
     before: float
@@ -38,26 +38,26 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """How far one measure has moved."""
+    """The change of one measure against earlier runs."""
 
     measure: str
     index: float | None
-    """Population stability index; None where there is nothing to compare."""
+    """Population stability index; None if there is nothing to compare."""
     level: Level
     reason: str
-    """Why it is unknown; empty otherwise."""
+    """Reason of an unknown level; empty otherwise."""
     changes: tuple[Change, ...]
-    """What moved most, by its part in the index."""
+    """Largest contributions to the index first."""
 
 
-def drifts(
+def measure_drift(
     now: RunAggregates,
     before: RunAggregates | None,
     *,
     labels: Sequence[str],
     settings: ReportSettings,
 ) -> tuple[Drift, ...]:
-    """Labels by area and by count, mean scores and coverage against those of earlier runs."""
+    """Compares labels by area and by count, mean scores and coverage with earlier runs."""
     if before is None or not before.images:
         return tuple(_unknown(name, "no earlier run to compare with") for name in MEASURES)
     found = [
@@ -97,11 +97,11 @@ def drifts(
 
 
 MEASURES = ("labels_by_area", "labels_by_count", "mean_score", "coverage")
-"""What is compared."""
+"""The names of all measures."""
 
 
 def stability_index(now: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The parts of the population stability index, one for each bin."""
+    """Returns each bin's part of the population stability index."""
     p = np.maximum(shares(now), _SMALLEST_SHARE)
     q = np.maximum(shares(before), _SMALLEST_SHARE)
     return (p - q) * np.log(p / q)
@@ -116,7 +116,7 @@ def _judged(
     names: Sequence[str],
     settings: ReportSettings,
 ) -> Drift:
-    """`images` is how many there are now and were before."""
+    """Judges one measure; `images` is the effective number of images now and before."""
     images_now, images_before = images
     if not images_now or not images_before:
         return _unknown(measure, "no segments to compare")
@@ -132,8 +132,8 @@ def _judged(
     )
     if by_chance > settings.drift_watch:
         reason = (
-            f"too few images to tell ({images_now:,.0f} now, {images_before:,.0f} before): chance "
-            f"alone gives {by_chance:.2f}"
+            f"too few images to tell ({images_now:,.0f} now, {images_before:,.0f} before): an "
+            f"index of {by_chance:.2f} is expected by chance"
         )
         return Drift(measure=measure, index=index, level="unknown", reason=reason, changes=changes)
     level: Level = "none"
@@ -147,7 +147,7 @@ def _unknown(measure: str, reason: str) -> Drift:
 
 
 def _deciles(histogram: np.ndarray) -> list[int]:
-    """Bounds of neighbouring bins that hold a tenth of the images each, or a little more."""
+    """Returns bounds between bins so that each range holds a tenth of the images or a bit more."""
     total, edges, held = int(histogram.sum()), [0], 0
     for index, count in enumerate(histogram.tolist()):
         held += count

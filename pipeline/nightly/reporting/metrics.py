@@ -1,7 +1,7 @@
-"""Metrics: the numbers of `report.json`, under the same names, for Prometheus while a run works.
+"""Exports the numbers of `report.json` to Prometheus while a run works, under the same names.
 
-Ray's agents export them with the prefix `ray_`; `configs/grafana/` draws them. The stats goes back
-when a unit has to be done again, counters never do: they wait until it is there again.
+Ray's agents add the prefix `ray_`; `configs/grafana/` draws the metrics. Run statistics decrease
+when a unit has to be done again, counters cannot: they stand still until the statistics catch up.
 """
 
 import time
@@ -19,13 +19,13 @@ _PREFIX = "maskformer_"
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric: the field of `report.json` that it shows."""
+    """A metric, and the field of `report.json` that it shows."""
 
     field: str
     kind: Literal["counter", "gauge"]
     description: str
     tag: str | None = None
-    """What the field goes by, where it holds several numbers."""
+    """Name of the keys of a field that holds several numbers."""
 
     @property
     def name(self) -> str:
@@ -37,29 +37,29 @@ def _metric(field: str, kind: Literal["counter", "gauge"], text: str, *, tag: st
 
 
 METRICS = (
-    _metric("images", "counter", "Images that were looked at, those in error included"),
+    _metric("images", "counter", "Images processed, those in error included"),
     _metric("segments", "counter", "Segments found"),
     _metric("errors", "counter", "Images in error", tag="error_class"),
-    _metric("storage_retries", "counter", "Requests to the storage made again", tag="fault"),
+    _metric("storage_retries", "counter", "Storage requests repeated", tag="fault"),
     _metric("bytes_read", "counter", "Encoded bytes of the images that were decoded"),
-    _metric("units_committed", "counter", "Units of work that are done"),
-    _metric("units_planned", "gauge", "Units of work that the run has to do"),
-    _metric("images_per_second", "gauge", "Images a second, start-up left out"),
-    _metric("exit_code", "gauge", "How the run ended: 0 and 3 well, 75 worth trying again"),
-    _metric("seconds", "gauge", "How long the run took"),
+    _metric("units_committed", "counter", "Units of work done"),
+    _metric("units_planned", "gauge", "Units of work planned for the run"),
+    _metric("images_per_second", "gauge", "Images per second, without start-up"),
+    _metric("exit_code", "gauge", "Exit code of the run: 0 and 3 are success, 75 means try again"),
+    _metric("seconds", "gauge", "Duration of the run"),
     _metric("gpu_seconds", "gauge", "GPUs held by actors, times seconds"),
     _metric("node_seconds", "gauge", "Nodes, times seconds"),
     _metric("cost", "gauge", "Price of the run, in the currency of the settings"),
     _metric("mean_score", "gauge", "Mean over images of their mean score"),
     _metric("coverage", "gauge", "Mean over images of the share of pixels in a segment"),
     _metric("drift", "gauge", "Population stability index against earlier runs", tag="measure"),
-    _metric("finished_at", "gauge", "When the run ended, in seconds since the epoch"),
+    _metric("finished_at", "gauge", "End of the run, in seconds since the epoch"),
 )
 """All metrics of a run, by the name of their field."""
 
 
 class RunMetrics:
-    """Shows a stats to Prometheus; `update` costs next to nothing and may be called at will."""
+    """Shows run statistics to Prometheus; `update` is cheap and may be called at any rate."""
 
     def __init__(self, stats: RunStats, *, table: str, units_planned: int) -> None:
         self._stats, self._table = stats, table
@@ -70,7 +70,7 @@ class RunMetrics:
         self._show("units_planned", units_planned)
 
     def update(self) -> None:
-        """Shows what has been done, at most every two seconds."""
+        """Shows the progress, at most every two seconds."""
         now = time.monotonic()
         if now < self._next_update_at:
             return
@@ -87,10 +87,10 @@ class RunMetrics:
         if self._stats.images_per_second is not None:
             self._show("images_per_second", self._stats.images_per_second)
 
-    def finish(self, said: Mapping[str, Any]) -> None:
+    def finish(self, fields: Mapping[str, Any]) -> None:
         """Shows the numbers of `report.json`."""
         for field, metric in self._of_field.items():
-            value = said.get(field)
+            value = fields.get(field)
             if field in ("errors", "storage_retries"):
                 for tag, count in (value or {}).items():
                     self._show(field, count, tag=tag)

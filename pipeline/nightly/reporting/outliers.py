@@ -1,79 +1,87 @@
-"""The strangest images of a run: those that are least like the others, and why.
+"""Finds the most unusual images of a run, and says why they are.
 
-An image is strange by its mean score, if that is low, by its coverage, if that is low or high, and
-by its labels, if they are rare in earlier runs. Each is measured in distances from the middle image
-to the one beyond which 5 % lie, on the image's side: 1 is as far as one image in twenty, 3 is three
-times as far. What counts is the largest of the three.
+An image is unusual if its mean score is low, its coverage is low or high, or its labels are rare in
+earlier runs. Its outlier score is the largest distance of these three values to the median of the
+run, as a multiple of the distance from the median to the 5 % or 95 % quantile on the same side: at
+1, one image in twenty is as far out or farther.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.nightly.reporting.run_data import Measured, Quantiles, RunData
 
-# Where nearly all images agree, what differs by less than this is not strange.
+# Where nearly all images agree, smaller differences than these are not unusual.
 _SHORTEST_DISTANCE = {"mean_score": 0.02, "coverage": 0.02, "surprise": 0.2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlier:
-    """An image, how strange it is, and in what."""
+    """An image, its outlier score, and the reasons for it."""
 
     unit_id: str
     image_id: str
-    strangeness: float
-    """1 is as far from the middle as one image in twenty."""
+    score: float
+    """1 is as far from the median as the 5 % or 95 % quantile."""
     reasons: tuple[str, ...]
-    """For people, the strongest first; at least one."""
+    """Sentences for people, the strongest reason first; at least one."""
 
 
-def strangest(night: RunData, *, count: int) -> tuple[Outlier, ...]:
-    """So many images, as far as there are, the strangest first."""
-    found = [_judged(measured, night.spreads) for measured in night.extremes]
-    found.sort(key=lambda each: (-each.strangeness, each.image_id))
+def find_outliers(run: RunData, *, count: int) -> tuple[Outlier, ...]:
+    """Returns up to `count` images, the most unusual first; equals in the order of their names."""
+    found = [_judge(measured, run.quantiles) for measured in run.extremes]
+    found.sort(key=lambda each: (-each.score, each.image_id))
     return tuple(found[:count])
 
 
-def _judged(measured: Measured, spreads: dict[str, Quantiles]) -> Outlier:
-    reasons = sorted(_reasons(measured, spreads), key=lambda each: -each[0])
+def _judge(measured: Measured, quantiles: dict[str, Quantiles]) -> Outlier:
+    reasons = sorted(_reasons(measured, quantiles), key=lambda each: -each[0])
     return Outlier(
         unit_id=measured.unit_id,
         image_id=measured.image_id,
-        strangeness=round(max((far for far, _ in reasons), default=0.0), 3),
-        reasons=tuple(text for place, (far, text) in enumerate(reasons) if far > 1 or not place),
+        score=round(max((score for score, _ in reasons), default=0.0), 3),
+        reasons=tuple(
+            text for place, (score, text) in enumerate(reasons) if score > 1 or not place
+        ),
     )
 
 
-def _reasons(measured: Measured, spreads: dict[str, Quantiles]) -> Sequence[tuple[float, str]]:
-    found = []
-    for name, words in _WORDS.items():
-        value, spread = getattr(measured, name), spreads.get(name)
-        if value is None or spread is None:
+def _reasons(measured: Measured, quantiles: dict[str, Quantiles]) -> Iterator[tuple[float, str]]:
+    """Yields an outlier score and its sentence for each value."""
+    for name, (above, below) in _SENTENCES.items():
+        value, quantile = getattr(measured, name), quantiles.get(name)
+        if value is None or quantile is None:
             continue
-        is_low = value < spread.middle
-        text = words[is_low]
-        if text is None:
-            continue
-        end = spread.low if is_low else spread.high
-        distance = max(abs(end - spread.middle), _SHORTEST_DISTANCE[name])
-        strangeness = abs(value - spread.middle) / distance
-        found.append((strangeness, text.format(value=value, spread=spread)))
-    return found
+        is_low = value < quantile.median
+        text, end = (below, quantile.low) if is_low else (above, quantile.high)
+        if text is not None:
+            distance = max(abs(end - quantile.median), _SHORTEST_DISTANCE[name])
+            score = abs(value - quantile.median) / distance
+            if score <= 1:
+                text = _USUAL[name]
+            yield score, text.format(value=value, quantile=quantile)
 
 
-_WORDS = {
-    # above the middle, below it
+_SENTENCES = {
+    # above the median, below it
     "mean_score": (
         None,
-        "the model is unsure: mean score {value:.2f}, of most {spread.low:.2f} and more",
+        "the model is unsure: mean score {value:.2f}; 95% of images have at least "
+        "{quantile.low:.2f}",
     ),
     "coverage": (
-        "segments cover {value:.0%}, of most at most {spread.high:.0%}",
-        "segments cover only {value:.0%}, of most {spread.low:.0%} and more",
+        "segments cover {value:.1%} of the image; 95% of images have at most {quantile.high:.1%}",
+        "segments cover only {value:.1%} of the image; 95% of images have at least "
+        "{quantile.low:.1%}",
     ),
     "surprise": (
-        "labels that were rare in earlier runs: surprise {value:.1f}, of most {spread.high:.1f} "
-        "and less",
+        "labels that were rare in earlier runs: surprise {value:.1f}; 95% of images have at "
+        "most {quantile.high:.1f}",
         None,
     ),
+}  # fmt: skip
+_USUAL = {
+    "mean_score": "within the usual range: mean score {value:.2f}, median {quantile.median:.2f}",
+    "coverage": "within the usual range: coverage {value:.1%}, median {quantile.median:.1%}",
+    "surprise": "within the usual range: surprise {value:.1f}, median {quantile.median:.1f}",
 }

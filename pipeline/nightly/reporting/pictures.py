@@ -1,7 +1,7 @@
-"""Pictures: images of the run, read again from the corpus, with their segments drawn over them.
+"""Draws segments over images of the run, which are read again from the corpus.
 
-Small JPEGs, bounded in number and bytes. What cannot be read any more, because it was replaced, is
-gone or lies too deep in an archive, is a picture that says so: the run is over, and well.
+The pictures are small JPEGs, bounded in number and bytes. Where an image was replaced, is gone or
+lies too deep in an archive, the picture gives that reason instead: the run itself was successful.
 """
 
 import io
@@ -30,11 +30,11 @@ _MOST_FAULTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A small JPEG of one image, or why there is none."""
+    """A small JPEG of one image, or the reason why there is none."""
 
     image_id: str
     where: str
-    """The object, and the member in it."""
+    """The object in storage, and the member of an archive."""
     jpeg: bytes | None
     missing: str = ""
     height: int = 0
@@ -49,11 +49,11 @@ def pictures(
     reading: ReadSettings,
     picture_bytes: int,
 ) -> dict[str, Picture]:
-    """Pictures by image_id.
+    """Returns pictures by image_id.
 
     Args:
-        wanted: unit_id and image_id of each.
-        picture_bytes: most encoded bytes to read for one.
+        wanted: unit_id and image_id of each image.
+        picture_bytes: most encoded bytes to read for one image.
     """
     of_unit: dict[str, list[str]] = defaultdict(list)
     for unit_id, image_id in wanted:
@@ -67,10 +67,10 @@ def pictures(
         for image_id in image_ids:
             row = next(iter(images.get(image_id, ())), None)
             if row is None:
-                found[image_id] = _missing(image_id, "", "its row is gone")
+                found[image_id] = _missing(image_id, "", "its row was removed")
                 continue
             if faults == _MOST_FAULTS:
-                found[image_id] = _missing(image_id, _where(row), "not tried: storage fails")
+                found[image_id] = _missing(image_id, _where(row), "not tried, storage failed")
                 continue
             try:
                 found[image_id] = _picture(
@@ -124,7 +124,7 @@ def _picture(
         return _missing(image_id, where, "replaced or gone since it was labelled")
     except ImageError as error:
         return _missing(image_id, where, f"cannot be decoded any more: {error.error_class}")
-    except (ValueError, MemoryError) as error:  # a picture is not worth a report
+    except (ValueError, MemoryError) as error:  # a missing picture must not stop the report
         return _missing(image_id, where, f"cannot be drawn: {type(error).__name__}")
     return Picture(
         image_id=image_id,
@@ -143,7 +143,7 @@ def _find(
     reading: ReadSettings,
     picture_bytes: int,
 ) -> EncodedImage | None:
-    """The image among those of its unit's sources; None where too many bytes lie before it."""
+    """Reads the image from its unit's sources; None if too many bytes lie before it."""
     read = 0
     for source in sources:
         if source.kind == "file" and source.size > picture_bytes:
@@ -154,12 +154,12 @@ def _find(
             read += len(image.data or b"")
             if read > picture_bytes:
                 return None
-    # What is there has the etag of what was labelled, so that only settings can have changed.
+    # The sources still have the etags that were labelled, so only settings can have changed.
     return None
 
 
 def _small_mask(row: Mapping[str, Any]) -> np.ndarray:
-    """A segment's mask as large as the picture: of so few pixels, names can be read."""
+    """Returns a segment's mask in the size of the picture."""
     size = row["height"], row["width"]
     rows, columns = (
         ((np.arange(small) + 0.5) * full / small).astype(int)
@@ -174,7 +174,7 @@ def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _jpeg(picture: Image.Image) -> bytes:
-    """Of as good a quality as its bytes allow."""
+    """Encodes with the best quality that keeps the size bound."""
     for quality in (80, 65, 50, 35, 20):
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
@@ -184,7 +184,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 
 def _sources(table: TableStore, run_id: str, *, units: Sequence[str]) -> dict[str, list[Source]]:
-    """The sources of some units, as the run's plan has them."""
+    """Reads the sources of some units from the run's plan."""
     found: dict[str, list[Source]] = defaultdict(list)
     fields = Source.__dataclass_fields__
     for row in rows_where(table, plan_file(table, run_id), column="unit_id", values=units):

@@ -1,7 +1,7 @@
-"""Publishing: a run that is over to `report.json`, `report.html`, final metrics and a webhook.
+"""Writes `report.json` and `report.html` of a finished run, its final metrics and the webhook.
 
-The run's rows are committed before; whatever is wrong with a picture, an earlier report or the
-webhook is said in the report and spoils nothing.
+The rows were committed before. A fault of a picture, an earlier report or the webhook is shown in
+the report and stops nothing.
 """
 
 import json
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.cost import cost_of
-from pipeline.nightly.reporting.drift import drifts
-from pipeline.nightly.reporting.history import earlier_runs, together
-from pipeline.nightly.reporting.outliers import strangest
-from pipeline.nightly.reporting.page import Findings, page
+from pipeline.nightly.reporting.drift import measure_drift
+from pipeline.nightly.reporting.history import add_up, earlier_runs
+from pipeline.nightly.reporting.outliers import find_outliers
+from pipeline.nightly.reporting.page import PageContents, render_page
 from pipeline.nightly.reporting.pictures import pictures
-from pipeline.nightly.reporting.run_data import read_night
+from pipeline.nightly.reporting.run_data import read_run
 from pipeline.nightly.reporting.run_verdict import in_words, judge
 from pipeline.nightly.reporting.webhook import send
 from pipeline.nightly.settings import ReportSettings
@@ -27,12 +27,12 @@ from pipeline.table.store import TableStore
 
 
 class FinalMetrics(Protocol):
-    """Who is told the numbers of `report.json` at the end; `metrics.RunMetrics` is one."""
+    """Takes the numbers of `report.json` at the end, as `metrics.RunMetrics` does."""
 
-    def finish(self, said: Mapping[str, Any]) -> None: ...
+    def finish(self, fields: Mapping[str, Any]) -> None: ...
 
 
-def publish(
+def publish_report(
     table: TableStore,
     run_id: str,
     report: Report,
@@ -41,51 +41,54 @@ def publish(
     reading: ReadSettings | None = None,
     metrics: FinalMetrics | None = None,
 ) -> list[str]:
-    """Writes the reports of a run, and tells whom it has to; lines for the terminal.
+    """Writes the reports of a run, updates metrics, and calls the webhook if it must.
 
-    `report.json` holds all fields of `report`, and more beside them.
+    `report.json` holds all fields of `report` and more.
 
     Args:
-        reading: how the corpus was read, to find images of it again.
+        reading: settings with which the corpus was read, to find images again.
+
+    Returns:
+        Lines for the terminal.
 
     Raises:
         StorageFault: the table cannot be read or written now.
     """
-    found, said = _found(table, run_id, report, settings, reading=reading or ReadSettings())
-    html = page(found).encode("utf-8", "replace")
+    page, fields = _contents(table, run_id, report, settings, reading=reading or ReadSettings())
+    html = render_page(page).encode("utf-8", "replace")
     html_file = table.file("_runs", run_id, "report.html")
     table.storage.write(html_file, html)
     # Last: its presence says that the run is over.
     table.storage.write(
-        table.file("_runs", run_id, "report.json"), json.dumps(said, indent=1).encode()
+        table.file("_runs", run_id, "report.json"), json.dumps(fields, indent=1).encode()
     )
     if metrics is not None:
-        metrics.finish(said)
-    lines = [("act: " if found.verdict.must_act else "") + found.verdict.text]
-    lines += [f"drift: {in_words(d)}" for d in found.drifts if d.level in ("watch", "alarm")]
-    if found.cost is not None:
-        lines.append(f"cost: {found.cost.in_words()}")
-    lines.append(f"report to read: {html_file}")
-    if _is_news(found):
-        text = f"Labelling run {run_id} of {table.uri}: {found.verdict.text}\n{html_file}"
+        metrics.finish(fields)
+    lines = [page.verdict.line]
+    lines += [f"drift: {in_words(d)}" for d in page.drifts if d.level in ("watch", "alarm")]
+    if page.cost is not None:
+        lines.append(f"cost: {page.cost.in_words()}")
+    lines.append(f"report: {html_file}")
+    if _must_notify(page):
+        text = f"Labelling run {run_id} of {table.uri}: {page.verdict.line}\n{html_file}"
         lines += filter(None, [send(text, settings=settings)])
     return lines
 
 
-def _found(
+def _contents(
     table: TableStore,
     run_id: str,
     report: Report,
     settings: ReportSettings,
     *,
     reading: ReadSettings,
-) -> tuple[Findings, dict[str, Any]]:
-    """What the page shows, and what `report.json` says."""
+) -> tuple[PageContents, dict[str, Any]]:
+    """Returns the contents of the page and the fields of `report.json`."""
     spec = table.spec() or {}
     labels = tuple(spec.get("labels", ()))
     earlier = earlier_runs(table, run_id, labels=labels, count=settings.compared_runs)
-    before = together(earlier)
-    night = read_night(
+    before = add_up(earlier)
+    run = read_run(
         table,
         run_id,
         labels=labels,
@@ -93,54 +96,54 @@ def _found(
         extremes=settings.strangest_images,
         sample=settings.sheet_images,
     )
-    moved = drifts(night.figures, before, labels=labels, settings=settings)
-    strange = strangest(night, count=settings.strangest_images)
-    verdict = judge(report, moved)
+    drifts = measure_drift(run.aggregates, before, labels=labels, settings=settings)
+    outliers = find_outliers(run, count=settings.strangest_images)
+    verdict = judge(report, drifts)
     cost = cost_of(report, settings)
-    wanted = [(each.unit_id, each.image_id) for each in strange] + list(night.sample)
+    wanted = [(each.unit_id, each.image_id) for each in outliers] + list(run.sample)
     now = time.time()
     shown = pictures(
         table, run_id, list(dict.fromkeys(wanted)),
         reading=reading, picture_bytes=settings.picture_bytes,
     )  # fmt: skip
-    found = Findings(
+    page = PageContents(
         report=report,
         verdict=verdict,
         cost=cost,
         labels=labels,
-        figures=night.figures,
+        aggregates=run.aggregates,
         earlier=earlier,
         before=before,
-        drifts=moved,
-        strangest=strange,
-        sheet=tuple(image_id for _, image_id in night.sample),
+        drifts=drifts,
+        outliers=outliers,
+        sheet=tuple(image_id for _, image_id in run.sample),
         pictures=shown,
         finished=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)),
     )
-    said = {
+    fields = {
         **json.loads(report.to_json()),
         "finished_at": round(now, 1),
         "must_act": verdict.must_act,
-        "verdict": verdict.text,
+        "verdict": verdict.line,
         "cost": None if cost is None else asdict(cost),
-        "units_reported": night.units - night.unread,
-        "compared_with": [run.run_id for run in earlier],
-        "drift": [asdict(drift) for drift in moved],
+        "units_reported": run.num_units,
+        "compared_with": [each.run_id for each in earlier],
+        "drift": [asdict(drift) for drift in drifts],
         "strangest": [
             {
                 "image_id": each.image_id,
                 "where": shown[each.image_id].where,
-                "strangeness": each.strangeness,
+                "strangeness": each.score,
                 "reasons": list(each.reasons),
             }
-            for each in strange
+            for each in outliers
         ],
-        **night.figures.to_dict(labels),
+        **run.aggregates.to_dict(labels),
     }
-    return found, said
+    return page, fields
 
 
-def _is_news(found: Findings) -> bool:
-    """Whether the webhook is to hear of it: a failure, or drift."""
-    ended_well = found.report.exit_code in (ExitCode.DONE, ExitCode.DONE_WITH_ERRORS)
-    return not ended_well or any(drift.level == "alarm" for drift in found.drifts)
+def _must_notify(page: PageContents) -> bool:
+    """Returns True on failure or large drift."""
+    ended_well = page.report.exit_code in (ExitCode.DONE, ExitCode.DONE_WITH_ERRORS)
+    return not ended_well or any(drift.level == "alarm" for drift in page.drifts)

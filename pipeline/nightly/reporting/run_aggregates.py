@@ -1,6 +1,6 @@
-"""RunAggregates: sums over the labelled images of a run, small enough to keep and to add up.
+"""Sums over the labelled images of a run, small enough to be stored and added up.
 
-`run_data.py` makes them of a run's rows, `report.json` keeps them, `drift.py` compares them.
+`run_data.py` computes them, `report.json` stores them, `drift.py` compares them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 BINS = 50
-"""Of the histograms over [0, 1] in `report.json`."""
+"""Number of bins of the histograms over [0, 1] in `report.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunAggregates:
-    """Sums over labelled images. Arrays go by label_id, histograms over [0, 1]."""
+    """Sums over labelled images; arrays are indexed by label_id, histograms span [0, 1]."""
 
     images: int
     """Without those in error."""
@@ -26,7 +26,7 @@ class RunAggregates:
     scores: np.ndarray
     """Sum of the segments' scores by label."""
     mean_scores: np.ndarray
-    """Histogram of the images' mean scores; images without segments are in none of its bins."""
+    """Histogram of the images' mean scores, without images that have no segments."""
     coverages: np.ndarray
     """Histogram of the images' shares of pixels in a segment."""
     mean_score_sum: float
@@ -43,7 +43,7 @@ class RunAggregates:
 
     @property
     def mean_score(self) -> float | None:
-        """Mean over images with segments of their mean score."""
+        """Returns the mean of the images' mean scores; None if no image has segments."""
         return _ratio(self.mean_score_sum, int(self.mean_scores.sum()))
 
     @property
@@ -52,19 +52,19 @@ class RunAggregates:
 
     @property
     def images_by_area(self) -> float:
-        """How many images of one size would tell as much about shares of area (Kish)."""
+        """Returns the effective sample size for shares of area (Kish)."""
         return _kish(float(self.areas.sum()), self.squared_areas)
 
     @property
     def images_by_count(self) -> float:
-        """How many images with the same number of segments would tell as much about their shares.
+        """Returns the effective sample size for shares of segments (Kish).
 
-        An image with a hundred books says less about the corpus than a hundred images.
+        One image with a hundred books says less about the corpus than a hundred images.
         """
         return _kish(float(self.counts.sum()), self.squared_counts)
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
-        """As `report.json` has it."""
+        """Returns the fields of `report.json`."""
         area, count = max(1, int(self.areas.sum())), max(1, int(self.counts.sum()))
         return {
             "images_labelled": self.images,
@@ -93,22 +93,24 @@ class RunAggregates:
         }
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any], *, labels: Sequence[str]) -> "RunAggregates | None":
-        """What `to_dict` gave; None for the report of another kind of run, or of other labels."""
-        rows = said.get("labels")
+    def from_dict(
+        cls, fields: Mapping[str, Any], *, labels: Sequence[str]
+    ) -> "RunAggregates | None":
+        """Reads the fields of `to_dict`; None for a report of another kind or of other labels."""
+        rows = fields.get("labels")
         if not isinstance(rows, list) or [row.get("label") for row in rows] != list(labels):
             return None
         return cls(
-            images=said["images_labelled"],
+            images=fields["images_labelled"],
             areas=np.array([row["area"] for row in rows], np.int64),
             counts=np.array([row["segments"] for row in rows], np.int64),
             scores=np.array([(row["mean_score"] or 0) * row["segments"] for row in rows]),
-            mean_scores=np.array(said["mean_score_histogram"], np.int64),
-            coverages=np.array(said["coverage_histogram"], np.int64),
-            mean_score_sum=said["mean_score_sum"],
-            coverage_sum=said["coverage_sum"],
-            squared_areas=said["squared_areas"],
-            squared_counts=said["squared_counts"],
+            mean_scores=np.array(fields["mean_score_histogram"], np.int64),
+            coverages=np.array(fields["coverage_histogram"], np.int64),
+            mean_score_sum=fields["mean_score_sum"],
+            coverage_sum=fields["coverage_sum"],
+            squared_areas=fields["squared_areas"],
+            squared_counts=fields["squared_counts"],
         )
 
 
@@ -116,7 +118,7 @@ _FIELDS = tuple(RunAggregates.__dataclass_fields__)
 
 
 def shares(sums: np.ndarray) -> np.ndarray:
-    """Of their total; zeros where there is nothing."""
+    """Divides by the total; zeros if the total is 0."""
     return sums / max(1, sums.sum())
 
 

@@ -1,24 +1,25 @@
-"""A night: what one run left in the table, read once, unit by unit.
+"""Reads the rows that one run left in the table, once and unit by unit.
 
-Only small columns of the run's own units are read, and of each unit no more is kept than sums and
-the images that may turn out to be the strangest: memory does not grow with the run.
+Reads only small columns of the run's own units, and keeps only sums and the images that may turn
+out to be the most unusual: memory does not grow with the run.
 """
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.corpora.parquet import read_parquet
 from pipeline.nightly.reporting.run_aggregates import BINS, RunAggregates, shares
 from pipeline.storage import File, SourceChanged
-from pipeline.table.store import IMAGES, SEGMENTS, TableStore
+from pipeline.table.store import TableStore
 
-_IMAGES = pa.schema([IMAGES.field(n) for n in ("image_id", "status", "coverage", "mean_score")])
-_SEGMENTS = pa.schema([SEGMENTS.field(n) for n in ("image_id", "label_id", "area", "score")])
+_IMAGES = ("image_id", "status", "coverage", "mean_score")
+_SEGMENTS = ("image_id", "label_id", "area", "score")
 _FINE = 1000
 _MOST_SURPRISE = 10.0
 _SMALLEST_SHARE = 1e-4
@@ -27,7 +28,7 @@ _SAMPLED_POSITIONS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One image, in the three ways in which it may be strange; None where it has no such value."""
+    """The three values by which an image may be unusual; None where it has no such value."""
 
     unit_id: str
     image_id: str
@@ -39,33 +40,29 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantiles:
-    """Where most values of a run lie."""
+    """The 5 % quantile, the median and the 95 % quantile of a value over a run's images."""
 
     low: float
-    """5 % of the images are below."""
-    middle: float
+    median: float
     high: float
-    """5 % of the images are above."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """What a run left in the table."""
+    """Sums over a run's rows, and some of its images."""
 
-    figures: RunAggregates
-    units: int
-    """That it planned and that are committed."""
-    unread: int
-    """Units that went away while they were read."""
-    spreads: dict[str, Quantiles]
-    """By the fields of `Measured`; none where no image has a value."""
+    aggregates: RunAggregates
+    num_units: int
+    """Planned units that are committed and could be read."""
+    quantiles: dict[str, Quantiles]
+    """By the fields of `Measured`; without those that no image has."""
     extremes: tuple[Measured, ...]
-    """The images at the far ends, from which `outliers.py` chooses."""
+    """The images with the lowest and highest values; `outliers.py` chooses among them."""
     sample: tuple[tuple[str, str], ...]
     """unit_id and image_id of some images, for the contact sheet."""
 
 
-def read_night(
+def read_run(
     table: TableStore,
     run_id: str,
     *,
@@ -74,86 +71,80 @@ def read_night(
     extremes: int,
     sample: int,
 ) -> RunData:
-    """Reads what the run committed.
+    """Reads what the run committed; leaves out units whose files vanish meanwhile.
 
     Args:
-        usual: the figures of earlier runs, by which an image's labels are common or not.
-        extremes: how many images to keep of each far end.
+        usual: the sums of earlier runs, which say how common each label is.
+        extremes: how many images with the lowest and the highest values to keep of each measure.
         sample: how many images to draw for the contact sheet.
     """
-    planned = planned_units(table, run_id)
+    planned = _planned_units(table, run_id)
     images, segments = (
         {unit: file for unit, file in files.items() if unit in planned}
         for files in (table.unit_files("images"), table.unit_files("segments"))
     )
-    for unit_id in table.given_up(images.keys()) & images.keys():
+    for unit_id in table.tombstones(images.keys()) & images.keys():
         del images[unit_id]
     reader = _Reader(labels=len(labels), usual=usual, extremes=extremes)
-    unread = 0
+    num_units = 0
     drawn: list[list[tuple[str, str]]] = []
-    for unit_id in sorted(images):  # hashes: the order is a random one, and the same each time
+    for unit_id in sorted(images):  # ids are hashes: this order is random, and always the same
         try:
-            rows = _table(table, images[unit_id], _IMAGES)
-            parts = _table(table, segments[unit_id], _SEGMENTS)
+            rows = _read(table, images[unit_id], columns=_IMAGES)
+            parts = _read(table, segments[unit_id], columns=_SEGMENTS)
         except (SourceChanged, FileNotFoundError, KeyError):
-            unread += 1
             continue
+        num_units += 1
         reader.add(unit_id, rows, parts)
         if len(drawn) < sample:
             drawn.append([(unit_id, image_id) for image_id in _spaced(rows, count=sample)])
     return RunData(
-        figures=reader.figures(),
-        units=len(images),
-        unread=unread,
-        spreads=reader.spreads(),
+        aggregates=reader.aggregates(),
+        num_units=num_units,
+        quantiles=reader.quantiles(),
         extremes=reader.extremes(),
         sample=tuple(_in_turn(drawn))[:sample],
     )
 
 
-def planned_units(table: TableStore, run_id: str) -> set[str]:
-    """Ids of the units in the run's plan; none where it planned nothing."""
-    plan = table.storage.file(plan_file(table, run_id))
-    units: set[str] = set()
-    if plan is not None:
-        for batch in _batches(table, plan, ["unit_id"]):
-            units.update(pc.unique(batch.column("unit_id")).to_pylist())
-    return units
-
-
 def plan_file(table: TableStore, run_id: str) -> str:
+    """Returns the location of the plan of a run."""
     return table.file("_runs", run_id, "plan.parquet")
 
 
 def rows_where(
     table: TableStore, uri: str, *, column: str, values: Iterable[str]
-) -> Iterator[dict[str, object]]:
-    """The whole rows of a Parquet file whose column has one of the values; none without a file."""
+) -> list[dict[str, Any]]:
+    """Reads the rows of a Parquet file whose column has one of the values; [] without a file."""
     file = table.storage.file(uri)
     if file is None:
-        return
-    wanted = pa.array(sorted(set(values)), pa.string())
-    for batch in _batches(table, file, None):
-        yield from batch.filter(pc.is_in(batch.column(column), wanted)).to_pylist()
+        return []
+    wanted = pc.field(column).isin(pa.array(sorted(set(values)), pa.string()))
+    return _read(table, file, rows=wanted).to_pylist()
 
 
-def _table(table: TableStore, file: File, schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_batches(_batches(table, file, schema.names), schema=schema)
+def _planned_units(table: TableStore, run_id: str) -> set[str]:
+    plan = table.storage.file(plan_file(table, run_id))
+    if plan is None:
+        return set()
+    return set(pc.unique(_read(table, plan, columns=["unit_id"])["unit_id"]).to_pylist())
 
 
-def _batches(table: TableStore, file: File, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-    with (
-        table.storage.open(file.uri, etag=file.etag, size=file.size) as opened,
-        pq.ParquetFile(opened) as parquet,
-    ):
-        for batch in parquet.iter_batches(columns=columns, use_threads=False):
-            yield batch.replace_schema_metadata(None)
+def _read(
+    table: TableStore,
+    file: File,
+    *,
+    columns: Sequence[str] | None = None,
+    rows: pc.Expression | None = None,
+) -> pa.Table:
+    with table.storage.open(file.uri, etag=file.etag, size=file.size) as opened:
+        return read_parquet(opened, columns=columns, rows=rows)
 
 
 def _spaced(rows: pa.Table, *, count: int) -> list[str]:
-    """So many labelled images, evenly spaced among the first of a unit.
+    """Returns up to `count` labelled images, evenly spaced among the first of a unit.
 
-    Among the first, because an archive is read up to where the image lies.
+    An archive is read from its beginning up to the image, so later images would cost more.
     """
     labelled = rows.filter(pc.field("status") == "ok")["image_id"].slice(0, _SAMPLED_POSITIONS)
     places = np.unique(np.linspace(0, max(0, len(labelled) - 1), count).astype(int))
@@ -161,26 +152,26 @@ def _spaced(rows: pa.Table, *, count: int) -> list[str]:
 
 
 def _in_turn(lists: Sequence[Sequence[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
-    """The first of each, then the second of each, and so on."""
+    """Yields the first of each list, then the second of each, and so on."""
     for place in range(max(map(len, lists), default=0)):
         yield from (each[place] for each in lists if place < len(each))
 
 
 @dataclass
 class _Extreme:
-    """The images with the largest values of one measure; among equals, the first by name."""
+    """Keeps the images with the largest values of one measure; among equals, the first by name."""
 
     most: int
     kept: list[tuple[float, str, Measured]] = field(default_factory=list)
 
     def add(self, unit_id: str, values: np.ndarray, columns: dict[str, list]) -> None:
-        """Takes a unit's values; nan is none."""
+        """Adds a unit's values, nan where an image has none."""
         if not self.most:
             return
         there = np.flatnonzero(~np.isnan(values))
         if len(self.kept) == self.most:
             there = there[values[there] >= -self.kept[-1][0]]
-        elif len(there) > self.most:  # most of a large unit need not be looked at one by one
+        elif len(there) > self.most:  # spares a large unit a loop over all its images
             least = np.partition(values[there], -self.most)[-self.most]
             there = there[values[there] >= least]
         new = (
@@ -195,7 +186,7 @@ def _measured(unit_id: str, index: int, columns: dict[str, list]) -> Measured:
 
 
 class _Reader:
-    """Adds up units."""
+    """Adds up the rows of units."""
 
     def __init__(self, *, labels: int, usual: RunAggregates | None, extremes: int) -> None:
         self._labels = labels
@@ -244,7 +235,7 @@ class _Reader:
         for (name, sign), end in self._ends.items():
             end.add(unit_id, sign * values[name], columns)
 
-    def figures(self) -> RunAggregates:
+    def aggregates(self) -> RunAggregates:
         coarse = {
             name: self._fine[name].reshape(BINS, -1).sum(1) for name in ("mean_score", "coverage")
         }
@@ -261,16 +252,16 @@ class _Reader:
             squared_counts=self._squares["count"],
         )
 
-    def spreads(self) -> dict[str, Quantiles]:
+    def quantiles(self) -> dict[str, Quantiles]:
         found = {}
         for name, top in _TOPS.items():
             below = np.cumsum(self._fine[name])
             if below[-1]:
-                low, middle, high = (
+                low, median, high = (
                     (int(np.searchsorted(below, share * below[-1])) + 0.5) / _FINE * top
                     for share in (0.05, 0.5, 0.95)
                 )
-                found[name] = Quantiles(low=low, middle=middle, high=high)
+                found[name] = Quantiles(low=low, median=median, high=high)
         return found
 
     def extremes(self) -> tuple[Measured, ...]:

@@ -1,4 +1,4 @@
-"""The verdict: whether anybody has to act on a run, and what to do."""
+"""Decides whether somebody has to act on a run, and says what to do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,72 +10,91 @@ from pipeline.runtime.exit_codes import ExitCode
 
 @dataclass(frozen=True, kw_only=True)
 class RunVerdict:
-    """One line for the one on call."""
+    """The first line of a report, for the person on call."""
 
     must_act: bool
     text: str
 
+    @property
+    def headline(self) -> str:
+        return "Action needed" if self.must_act else "No action needed"
+
+    @property
+    def line(self) -> str:
+        return f"{self.headline}. {self.text}"
+
 
 def judge(report: Report, drifts: Sequence[Drift]) -> RunVerdict:
-    """Failures first, then drift; a run that ended well says so."""
+    """Looks at failures first, then at drift."""
     code = report.exit_code
     if code == ExitCode.BUDGET_EXCEEDED:
-        worst = next(iter(report.errors.items()), ("no class", 0))
+        name, count = next(iter(report.errors.items()), ("no class", 0))
         return RunVerdict(
             must_act=True,
-            text=f"{report.images_in_error:,} of {report.images:,} images are in error, most as "
-            f"{worst[0]} ({worst[1]:,}), which is more than the error budget. What is good was "
-            "kept. Look at the errors below; mend the sources or raise error_budget, then run the "
-            "same command again.",
+            text=f"{report.images_in_error:,} of {_counted(report.images, 'image')} failed, more "
+            f"than the error budget allows; the most frequent error is {name} ({count:,}). All "
+            "good images were kept. Look at the errors below, correct the sources or raise "
+            "error_budget, then run the same command again.",
         )
     if code == ExitCode.TRY_AGAIN:
         return RunVerdict(
             must_act=True,
-            text=f"{_undone(report)}. "
-            "Run the same command again, if no scheduler does: it goes on where this run ended.",
+            text=f"{_undone(report)}. Unless a scheduler does so, run the same command again: it "
+            "continues where this run ended.",
         )
     if code not in (ExitCode.DONE, ExitCode.DONE_WITH_ERRORS):
         return RunVerdict(must_act=True, text=f"The run ended with exit code {code}; see its log.")
-    alarms = [drift for drift in drifts if drift.level == "alarm"]
-    if alarms:
+    if alarms := [in_words(drift) for drift in drifts if drift.level == "alarm"]:
         return RunVerdict(
             must_act=True,
-            text=f"All is labelled, but the images are not those of earlier runs: "
-            f"{'; '.join(map(in_words, alarms))}. Look at the pictures below: if the corpus "
-            "changed, there is nothing to do; if not, look for what changed in the sources "
-            "before you trust these rows.",
+            text="All images are labelled, but they differ from those of earlier runs: "
+            f"{'; '.join(alarms)}. Look at the pictures below. If the corpus changed, nothing is "
+            "wrong; if it did not, find out what changed in the sources before you use these rows.",
         )
-    watched = [drift for drift in drifts if drift.level == "watch"]
-    errors = left = ""
+    good = report.images - report.images_in_error
+    sentences = []
+    if report.images:
+        sentences.append(f"{_counted(good, 'image')} labelled.")
+    elif not report.units_left:
+        sentences.append("There were no new images.")
     if report.units_left:
-        left = (
-            f" {report.units_left:,} of {report.units_planned:,} units are left for the next run: "
-            "the deadline came."
+        sentences.append(
+            f"{report.units_left:,} of {_counted(report.units_planned, 'unit')} were not begun "
+            "before the deadline; the next run labels them."
         )
     if report.images_in_error:
-        errors = f" {report.images_in_error:,} images are in error, within the budget."
-    moved = f" Worth a look: {'; '.join(map(in_words, watched))}." if watched else ""
-    return RunVerdict(must_act=False, text=f"Nothing to do.{left}{errors}{moved}")
-
-
-def _undone(report: Report) -> str:
-    """What a run left undone, and why."""
-    if report.files_out_of_reach and not report.units_undone:
-        reason = report.files_out_of_reach_examples[0]
-        return f"{report.files_out_of_reach:,} files are out of reach: {_short(reason)}"
-    reason = next(iter(report.faults.values()), "the run was stopped")
-    units = f"{report.units_undone:,} of {report.units_planned:,} units"
-    return f"{units} are not done: {_short(reason)}"
+        failed = _counted(report.images_in_error, "image")
+        sentences.append(f"{failed} failed, within the error budget.")
+    if watched := [in_words(drift) for drift in drifts if drift.level == "watch"]:
+        sentences.append(f"Worth a look: {'; '.join(watched)}.")
+    return RunVerdict(must_act=False, text=" ".join(sentences))
 
 
 def in_words(drift: Drift) -> str:
-    """Which measure has moved, how far, and what in it most."""
+    """Names a measure that changed, its index, and the label or range that changed most."""
     name = drift.measure.replace("_", " ")
-    text = f"{name} moved by {drift.index:.2f}"
-    if drift.changes:
-        most = drift.changes[0]
-        text += f" ({_short(most.what)}: {most.before:.1%} before, {most.now:.1%} now)"
-    return text
+    if not drift.changes:
+        return f"{name} changed (index {drift.index:.2f})"
+    most = drift.changes[0]
+    return (
+        f"{name} changed (index {drift.index:.2f}), most of all {_short(most.what)}: "
+        f"{most.before:.1%} before, {most.now:.1%} now"
+    )
+
+
+def _undone(report: Report) -> str:
+    """Says what a run left undone, and the first reason."""
+    if report.files_out_of_reach and not report.units_undone:
+        files = _counted(report.files_out_of_reach, "file")
+        return f"Storage could not read {files}: {_short(report.files_out_of_reach_examples[0])}"
+    reason = next(iter(report.faults.values()), "the run was stopped")
+    units = _counted(report.units_planned, "unit")
+    verb = "is" if report.units_undone == 1 else "are"
+    return f"{report.units_undone:,} of {units} {verb} not done: {_short(reason)}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _short(text: str) -> str:

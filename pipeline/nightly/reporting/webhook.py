@@ -1,6 +1,6 @@
-"""Webhook: one small JSON message to a URL that the environment holds.
+"""Sends a small JSON message to the URL in an environment variable.
 
-The URL may hold a secret, so that neither it nor anything that may quote it is ever shown.
+The URL may hold a secret: neither it nor an error text that may quote it is ever shown.
 """
 
 import http.client
@@ -20,9 +20,9 @@ _MOST_CHARACTERS = 3000
 
 
 def send(text: str, *, settings: ReportSettings) -> str | None:
-    """Sends `{"text": …}`, as Slack and its like take it; a line that says what came of it.
+    """Sends `{"text": …}`, the format of Slack. Returns a line with the outcome; never raises.
 
-    Never raises; None where no webhook is asked for.
+    Returns None if no webhook is configured.
     """
     if settings.webhook_variable is None:
         return None
@@ -49,14 +49,14 @@ def send(text: str, *, settings: ReportSettings) -> str | None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """What goes to one place is not for another."""
+    """Follows no redirect: the message is for the configured host only."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
 def _post(url: str, body: bytes, *, seconds: float) -> tuple[str, bool]:
-    """What went wrong, empty where nothing did, and whether it may pass."""
+    """Returns the fault, empty on success, and whether another attempt may succeed."""
     try:
         request = urllib.request.Request(
             url, body, {"Content-Type": "application/json; charset=utf-8"}, method="POST"
@@ -74,6 +74,6 @@ def _post(url: str, body: bytes, *, seconds: float) -> tuple[str, bool]:
 
 
 def _for_slack(text: str) -> str:
-    """Names of the corpus must neither mention anybody nor link anywhere."""
+    """Escapes names of the corpus, so that they neither mention anybody nor link anywhere."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"

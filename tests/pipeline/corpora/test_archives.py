@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpora.archives import ArchiveDamage, members
-from pipeline.corpora.samples import Sample, sample_offsets, samples
+from pipeline.corpora.samples import ArchiveSample, sample_offsets, samples
 
 EXTENSIONS = ("jpg", "png", "webp")
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -51,7 +51,7 @@ def special(name: str, *, kind: bytes, target: str = "", data: bytes = b"") -> b
     return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
 
 
-def read(data: bytes, **options: int) -> tuple[list[Sample], ArchiveDamage | None]:
+def read(data: bytes, **options: int) -> tuple[list[ArchiveSample], ArchiveDamage | None]:
     """The samples before damage, and the damage."""
     found = []
     try:
@@ -64,7 +64,7 @@ def read(data: bytes, **options: int) -> tuple[list[Sample], ArchiveDamage | Non
     return found, None
 
 
-def images(found: list[Sample]) -> dict[str, bytes | None]:
+def images(found: list[ArchiveSample]) -> dict[str, bytes | None]:
     return {sample.image.name: sample.data for sample in found if sample.image is not None}
 
 

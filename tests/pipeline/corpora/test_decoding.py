@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
 
-from pipeline.corpora.decoding import Decoded, ImageError, decode, image_size, what_it_looks_like
+from pipeline.corpora.decoding import Decoded, ImageError, decode, guess_content, image_size
 
 # pytest sets its own filters of warnings in place of those of the module under test.
 pytestmark = [
@@ -183,7 +183,7 @@ def test_what_is_no_image_is_told_by_what_it_looks_like(data, error_class, hint)
     found = error(data)
     assert found.error_class == error_class
     assert hint in found.message
-    assert hint in what_it_looks_like(data)
+    assert hint in guess_content(data)
 
 
 def test_formats_that_run_programs_or_draw_are_not_tried():

@@ -162,6 +162,22 @@ def test_a_remote_store_gives_the_images_that_a_disk_gives(tmp_path, name, kind,
     assert len(read(remote)) == 30
 
 
+def test_a_slice_of_a_tar_without_images_is_counted_with_its_bytes(tmp_path):
+    members = {"a.jpg": b"a", "b.txt": b"b", "c.cls": b"c"}
+    whole = put(tmp_path / "a.tar", tar(members), kind="tar")
+    skipped = SkipCounts()
+    found = []
+    for start, stop in ((0, 1024), (1024, 2048), (2048, None)):
+        part = whole.sliced(start=start, stop=stop)
+        found += read_source(part, storage=STORAGE, settings=ReadSettings(), skipped=skipped)
+    assert data_by_id(found) == {"a.tar/a": b"a"}
+    assert skipped.examples["a part of an archive without images"] == [
+        f"{whole.uri}, from byte 1024 to byte 2048",
+        f"{whole.uri}, from byte 2048 to the end",
+    ]
+    assert skipped.counts["of no known kind"] == 2
+
+
 def test_a_truncated_tar_keeps_its_images_and_adds_a_row_that_names_the_place(tmp_path):
     whole = tar({"1.jpg": b"1" * 600, "2.jpg": b"2" * 600})
     for cut in range(0, 2 * 1536 + 1, 512):

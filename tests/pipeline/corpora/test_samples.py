@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpora.endings import IMAGE_ENDINGS
-from pipeline.corpora.formats import ending
-from pipeline.corpora.samples import Sample, key_and_extension, sample_offsets, samples
+from pipeline.corpora.endings import IMAGE_ENDINGS, ending
+from pipeline.corpora.samples import ArchiveSample, key_and_extension, sample_offsets, samples
 from pipeline.runtime.skips import SkipCounts
 
 
@@ -25,14 +24,14 @@ def tar(names: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def read(names: list[str], **options) -> tuple[list[Sample], SkipCounts]:
+def read(names: list[str], **options) -> tuple[list[ArchiveSample], SkipCounts]:
     skipped = SkipCounts()
     data = io.BytesIO(tar(names))
     options = {"image_members": IMAGE_ENDINGS, "max_image_bytes": 2**20, **options}
     return list(samples(data, count_skipped=skipped.add, **options)), skipped
 
 
-def keys(found: list[Sample]) -> dict[str, str]:
+def keys(found: list[ArchiveSample]) -> dict[str, str]:
     """Of images, with the member that each is; the data are the member's own."""
     assert all(s.data == s.image.name.encode() for s in found if s.image and not s.is_repeated)
     return {sample.key: sample.image.name for sample in found if sample.image}

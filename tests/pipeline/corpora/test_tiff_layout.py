@@ -1,9 +1,11 @@
 """Pages whose tags contradict each other are damaged, and never filled up or guessed."""
 
+import io
 import struct
 
 import numpy as np
 import pytest
+import tifffile
 from drawn_pixels import GREY, RGB, error, is_near, tiff
 
 STRIPED = tiff((GREY, {"photometric": "minisblack", "rowsperstrip": 16}))
@@ -12,15 +14,9 @@ PREDICTED = tiff((GREY, {"compression": "lzw", "predictor": True}))
 TILED = tiff((GREY, {"photometric": "minisblack", "tile": (16, 16)}))
 COLOURS = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
 PALETTE = tiff((GREY, {"photometric": "palette", "colormap": COLOURS}))
-HEIGHT, WIDTH, COMPRESSION, PHOTOMETRIC, STRIP_ROWS, PLANAR, COLORMAP = (
-    257,
-    256,
-    259,
-    262,
-    278,
-    284,
-    320,
-)
+DEFLATED = tiff((GREY, {"compression": "deflate", "rowsperstrip": 64}))
+HEIGHT, WIDTH, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 257, 256, 259, 262, 266
+STRIP_ROWS, PLANAR, COLORMAP = 278, 284, 320
 
 
 def changed(data: bytes, tag: int, field: str, value: int) -> bytes:
@@ -31,6 +27,17 @@ def changed(data: bytes, tag: int, field: str, value: int) -> bytes:
     copy = bytearray(data)
     struct.pack_into(f"<{form}", copy, at + offset, value)
     return bytes(copy)
+
+
+def with_entry(data: bytes, tag: int, value: int) -> bytes:
+    """The file with one more entry, a number of 16 bits, in a directory moved to its end."""
+    start, (count,) = 8, struct.unpack_from("<H", data, 8)
+    entries = [data[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    entries.append(struct.pack("<HHIHH", tag, 3, 1, value, 0))
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry)[0])
+    directory = struct.pack("<H", count + 1) + b"".join(entries) + bytes(4)
+    data += bytes(len(data) % 2)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + directory
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,44 @@ def test_pixels_beyond_the_file_are_cut_off():
     assert error(whole[:-100]).error_class == "TruncatedImage"
 
 
+@pytest.mark.parametrize("rows", [1, 63, 65, 640])
+def test_deflated_data_of_another_number_of_pixels_are_damage(rows, capfd):
+    data = changed(changed(DEFLATED, HEIGHT, "value", rows), STRIP_ROWS, "value", rows)
+    found = error(data)
+    assert found.error_class == "DamagedImage"
+    assert f"must hold {rows * 80} bytes for its pixels, got " in found.message
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("at", [-1, -100])
+def test_damaged_deflated_data_are_damage_and_libtiff_prints_nothing(at, capfd):
+    damaged = bytearray(DEFLATED)
+    damaged[at] ^= 0xFF
+    assert error(bytes(damaged)).error_class == "DamagedImage"
+    assert capfd.readouterr().err == ""
+
+
+def test_deflated_data_that_are_cut_off_are_cut_off_and_libtiff_prints_nothing(capfd):
+    assert error(DEFLATED[:-100]).error_class == "TruncatedImage"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_last_deflated_strip_may_be_padded_to_its_full_height():
+    data = tiff((GREY, {"compression": "deflate", "rowsperstrip": 16}))
+    assert is_near(changed(data, HEIGHT, "value", 50), GREY[:50])
+
+
+def test_deflated_data_in_reversed_bit_order_are_read():
+    reversed_bits = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    with tifffile.TiffFile(io.BytesIO(DEFLATED)) as file:
+        [[start], [size]] = file.pages[0].dataoffsets, file.pages[0].databytecounts
+    flipped = bytearray(DEFLATED)
+    flipped[start : start + size] = flipped[start : start + size].translate(reversed_bits)
+    assert is_near(with_entry(bytes(flipped), FILL_ORDER, 2), GREY)
+
+
 def test_the_same_files_without_a_change_are_read():
+    assert is_near(DEFLATED, GREY)
     assert is_near(STRIPED, GREY)
     assert is_near(TILED, GREY)
     assert is_near(PLANES, RGB)

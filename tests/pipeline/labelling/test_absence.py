@@ -66,7 +66,7 @@ def test_an_outage_takes_no_row_and_makes_none(tmp_path, table, server, mood):
         corpus = manifest(tmp_path / "c", [f"http://127.0.0.1:9/{name}.jpg" for name in "abcd"])
     else:
         server.moods.update({f"/{name}.jpg": mood for name in "abcd"})
-    with pytest.raises(StorageFault, match="4 files are out of reach, as look at http"):
+    with pytest.raises(StorageFault, match="failed: 4, for example look at http"):
         settled(corpus, table, "run-2")
     assert areas(table) == before
 

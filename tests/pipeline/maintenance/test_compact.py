@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.cli.running import run_job
-from pipeline.maintenance.compact.compaction_plan import choose
+from pipeline.maintenance.compact.compaction_plan import plan_compaction
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.compact.units import read_unit
 from pipeline.maintenance.settings import CompactSettings
@@ -211,7 +211,7 @@ def test_each_byte_is_written_few_times_and_few_files_stay_small(nights):
     written = 0
     for night, size in enumerate(nights):
         waiting[str(night)] = size
-        choice = choose(waiting, files=there, target_bytes=target)
+        choice = plan_compaction(waiting, files=there, target_bytes=target)
         if not choice.is_worth_it:
             continue
         joined = sum(waiting.values()) + sum(file.num_bytes for file in choice.absorbed)
@@ -447,7 +447,7 @@ def test_of_two_that_join_the_same_units_one_counts(table, capsys):
         )
         said = capsys.readouterr().out
         assert said.count("joined 4 units") == 1
-        assert said.count("another compaction was first") + said.count("nothing to join") == 1
+        assert said.count("another compaction finished first") + said.count("nothing to join") == 1
         assert is_sound(table)
         shutil.rmtree(Path(table.uri, "_compacted"))
 
@@ -504,11 +504,11 @@ def test_segments_of_a_stopped_commit_stay_unless_the_unit_was_given_up(table):
     age(table, days=2, folder="segments")
     compacted(table)
     assert {"segments/open.parquet", "segments/dead.parquet"} <= files(table, "segments").keys()
-    assert table.give_up("dead")
+    assert table.write_tombstone("dead")
     compacted(table)
     assert "segments/open.parquet" in files(table, "segments")
     assert "segments/dead.parquet" not in files(table, "segments")
-    assert table.units().given_up == {"dead"}
+    assert table.units().tombstones == {"dead"}
 
 
 def test_a_unit_that_is_committed_at_this_moment_keeps_its_segments(tmp_path, table):

@@ -106,7 +106,7 @@ def test_what_a_run_left_in_the_middle_of_a_commit_is_a_notice(table):
     assert [notice.split()[1] for notice in verdict.notices] == ["staged", "drafts", "files"]
     assert verdict.undone == ("c",)
     assert exit_code(verdict) == 3
-    assert "1 planned units are not done, as c" in as_text(verdict)
+    assert "planned units that are not done: 1, for example c;" in as_text(verdict)
 
 
 def test_a_unit_that_planning_gave_up_is_not_called_undone(table):
@@ -187,7 +187,9 @@ def test_the_line_names_file_image_and_segment_and_both_values(table):
     assert "1 × area: the area is that of the rle's mask, and not 0\n" in text
     place = r"  segments/b\.parquet, image b/0000\.jpg, segment 2: area is 7000, the mask has \d+ "
     assert re.search(place, text)
-    assert re.search(r"\n18 images, \d+ segments, 3 units: 2 findings against 2 rules \(", text)
+    assert re.search(
+        r"\n18 images, \d+ segments, 3 units: not sound, findings: 2, broken rules: 2 \(", text
+    )
 
 
 def test_many_findings_are_counted_and_some_shown(table):

@@ -146,10 +146,10 @@ def test_who_lost_the_lock_says_so_and_leaves_it_to_the_new_holder(table, capsys
         table.storage.write(table.file("_runs", "lock.json"), json.dumps(theirs).encode())
         deadline = time.monotonic() + 10
         said = ""
-        while "the lock is now run other" not in said and time.monotonic() < deadline:
+        while "the lock is now held by run other" not in said and time.monotonic() < deadline:
             said += capsys.readouterr().err
             time.sleep(BEAT)
-        assert "the lock is now run other" in said
+        assert "the lock is now held by run other" in said
     assert lock_of(table)["run_id"] == "other"
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import prometheus_client
 import pytest
-from drawn_nights import earlier_nights, label_night, new_table, report, usual_images
+from drawn_runs import label_earlier_runs, label_run, new_table, report, usual_images
 
 import pipeline
-from pipeline.nightly.reporting import metrics, publish
+from pipeline.nightly.reporting import metrics, publish_report
 from pipeline.nightly.reporting.metrics import METRICS, RunMetrics
 from pipeline.nightly.settings import ReportSettings
 from pipeline.runtime.run_stats import Counts, RunStats
@@ -92,8 +92,8 @@ def test_an_update_costs_nothing_between_two_seconds(recorded, monkeypatch):
 
 def test_the_last_values_are_those_of_the_report(recorded, tmp_path):
     table = new_table(tmp_path)
-    earlier_nights(table, 1)
-    label_night(table, RUN, {"now": usual_images("now", 300, seed=2)})
+    label_earlier_runs(table, 1)
+    label_run(table, RUN, {"now": usual_images("now", 300, seed=2)})
     stats = RunStats(counts=Counts(images=301, segments=1200, errors=Counter(EmptyFile=1)))
     shown = run_metrics(stats)
     shown.update()
@@ -102,7 +102,7 @@ def test_the_last_values_are_those_of_the_report(recorded, tmp_path):
         storage_retries={"throttled": 4},
     )  # fmt: skip
     settings = ReportSettings(gpu_hour_price=2.0, sheet_images=0, strangest_images=0)
-    publish(table, RUN, plain, settings, metrics=shown)
+    publish_report(table, RUN, plain, settings, metrics=shown)
     found = json.loads(table.storage.read(table.file("_runs", RUN, "report.json")))
     for metric in METRICS:
         assert metric.field in found, "metrics have the names of the report's fields"

@@ -1,4 +1,4 @@
-"""The page says whether to act, shows what is strange, and is harmed by no name in the corpus."""
+"""The page says whether to act, shows unusual images, and is harmed by no name in the corpus."""
 
 import base64
 import dataclasses
@@ -9,24 +9,25 @@ import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
-import drawn_nights
+import drawn_runs
 import pytest
-from drawn_nights import (
+from drawn_runs import (
     LABELS,
     Drawn,
-    earlier_nights,
     file_source,
-    label_night,
+    label_earlier_runs,
+    label_run,
     new_table,
     photograph,
     report,
     usual_images,
 )
+from markupsafe import Markup
 from PIL import Image
 
 from pipeline.corpora.sources import Source
-from pipeline.nightly.reporting import publish
-from pipeline.nightly.reporting.markup import Markup, element, escaped
+from pipeline.nightly.reporting import publish_report
+from pipeline.nightly.reporting.page import environment
 from pipeline.nightly.settings import ReportSettings
 from pipeline.storage import Storage
 
@@ -106,16 +107,16 @@ def photos(folder: Path, count: int, **changes) -> list[Drawn]:
     return images
 
 
-def photo_night(table, images: list[Drawn], run_id: str = RUN) -> None:
+def label_photos(table, images: list[Drawn], run_id: str = RUN) -> None:
     sources = {"now": [file_source(Path(image.uri)) for image in images]}
-    label_night(table, run_id, {"now": images}, sources=sources)
+    label_run(table, run_id, {"now": images}, sources=sources)
 
 
 def test_hostile_names_are_text_and_nothing_else(tmp_path):
     labels = (*HOSTILE, "road")
     table = new_table(tmp_path, labels=labels)
-    earlier_nights(table, 2, labels=labels)
-    night = [
+    label_earlier_runs(table, 2, labels=labels)
+    images = [
         Drawn(
             image_id=f"{name}{n}",
             uri=f"/data/{n}-{name[:9]}",
@@ -125,9 +126,9 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path):
         )
         for n, name in enumerate(HOSTILE)
     ]
-    label_night(table, RUN, {"now": [*night, *usual_images("now", 200, seed=9)]}, labels=labels)
+    label_run(table, RUN, {"now": [*images, *usual_images("now", 200, seed=9)]}, labels=labels)
     examples = [{"image_id": name, "message": f"/data/{name}: {name}"} for name in HOSTILE]
-    publish(
+    publish_report(
         table,
         RUN,
         report(
@@ -159,17 +160,18 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_no_markup_is_escaped_in_text_and_attributes(name):
-    page = Reader(element("p", name, [name], alt=name))
+    template = environment().from_string('<p alt="{{ x }}">{{ x }}{{ [x]|join }}</p>')
+    page = Reader(template.render(x=name))
     (tag, attributes), *others = page.tags
     assert (tag, others) == ("p", [])
     assert "".join(page.text) == 2 * (attributes["alt"] or "")
-    assert escaped(Markup("<b>")) == "<b>"
+    assert environment().from_string("{{ x }}").render(x=Markup("<b>")) == "<b>"
 
 
 def test_the_page_stands_alone_without_scripts(tmp_path):
     table = new_table(tmp_path)
-    photo_night(table, photos(tmp_path / "photos", 6))
-    publish(table, RUN, report(RUN), ReportSettings())
+    label_photos(table, photos(tmp_path / "photos", 6))
+    publish_report(table, RUN, report(RUN), ReportSettings())
     html = html_of(table)
     page = Reader(html)
     assert not {"script", "link", "iframe", "object", "base", "form", "a"} & {
@@ -189,53 +191,71 @@ def test_the_page_stands_alone_without_scripts(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "begins", "holds"),
     [
-        ({}, "Nothing to do.", ""),
-        ({"exit_code": 3, "images_in_error": 7}, "Nothing to do.", "7 images are in error"),
+        ({}, "No action needed.", "100 images labelled."),
+        (
+            {"exit_code": 3, "images_in_error": 7},
+            "No action needed.",
+            "93 images labelled. 7 images failed, within the error budget.",
+        ),
+        (
+            {"exit_code": 3, "images": 2, "images_in_error": 1},
+            "No action needed.",
+            "1 image labelled. 1 image failed, within the error budget.",
+        ),
         (
             {"exit_code": 4, "images_in_error": 50, "errors": {"NotAnImage": 50}},
-            "Act.", "50 of 100 images are in error, most as NotAnImage (50)",
+            "Action needed.",
+            "50 of 100 images failed, more than the error budget allows; the most "
+            "frequent error is NotAnImage (50)",
         ),
         (
             {"exit_code": 75, "units_planned": 9, "faults": {"u": "StorageFault: away"}},
-            "Act.", "8 of 9 units are not done: StorageFault: away. Run the same command again",
+            "Action needed.",
+            "8 of 9 units are not done: StorageFault: away. Unless a scheduler does "
+            "so, run the same command again",
         ),
         (
             {"units_planned": 5, "units_left": 4},
-            "Nothing to do.", "4 of 5 units are left for the next run: the deadline came.",
+            "No action needed.",
+            "4 of 5 units were not begun before the deadline; the next run labels "
+            "them.",
         ),
         (
             {"exit_code": 75, "units_planned": 9, "units_left": 6, "faults": {"u": "away"}},
-            "Act.", "2 of 9 units are not done: away.",
+            "Action needed.",
+            "2 of 9 units are not done: away.",
         ),
         (
             {
                 "exit_code": 75, "units_planned": 1, "files_out_of_reach": 3,
                 "files_out_of_reach_examples": ["look at http://h/a.jpg: 503"],
             },
-            "Act.", "3 files are out of reach: look at http://h/a.jpg: 503. Run the same command",
+            "Action needed.",
+            "Storage could not read 3 files: look at http://h/a.jpg: 503. Unless a "
+            "scheduler does so, run the same command",
         ),
     ],
 )  # fmt: skip
 def test_the_first_line_says_whether_to_act_and_how(tmp_path, changes, begins, holds):
     table = new_table(tmp_path)
-    label_night(table, RUN, {"now": usual_images("now", 5, seed=0)})
-    publish(table, RUN, report(RUN, **changes), ReportSettings())
+    label_run(table, RUN, {"now": usual_images("now", 5, seed=0)})
+    publish_report(table, RUN, report(RUN, **changes), ReportSettings())
     page = Reader(html_of(table))
     body = page.words.split("}")[-1].strip()  # after the title and the style
     assert body.startswith(begins)
     assert holds in body.split("Labelling run")[0]
-    assert said(table)["must_act"] == (begins == "Act.")
+    assert said(table)["must_act"] == (begins == "Action needed.")
 
 
 def test_errors_are_shown_by_class_with_examples(tmp_path):
     table = new_table(tmp_path)
-    label_night(table, RUN, {"now": usual_images("now", 5, seed=0)})
+    label_run(table, RUN, {"now": usual_images("now", 5, seed=0)})
     examples = {
         "EmptyFile": [{"image_id": "a", "message": "/corpus/a: the file is empty"}],
         "NotAnImage": [{"image_id": f"{n}", "message": f"/corpus/{n}: HTML"} for n in range(5)],
     }
     errors = {"NotAnImage": 17, "EmptyFile": 2}
-    publish(
+    publish_report(
         table, RUN, report(RUN, exit_code=3, errors=errors, error_examples=examples),
         ReportSettings(),
     )  # fmt: skip
@@ -245,7 +265,7 @@ def test_errors_are_shown_by_class_with_examples(tmp_path):
 
 def test_the_strangest_images_come_with_their_reasons(tmp_path):
     table = new_table(tmp_path)
-    earlier_nights(table, 2)
+    label_earlier_runs(table, 2)
     usual = usual_images("now", 300, seed=4)
     strange = [
         Drawn(image_id="unsure.jpg", shares={0: 0.95}, score=0.2),
@@ -253,8 +273,8 @@ def test_the_strangest_images_come_with_their_reasons(tmp_path):
         Drawn(image_id="void.jpg", shares={}),
         Drawn(image_id="woods.jpg", shares={3: 0.95}),
     ]
-    label_night(table, RUN, {"a": [*usual[:150], *strange[:2]], "b": [*usual[150:], *strange[2:]]})
-    publish(table, RUN, report(RUN), ReportSettings())
+    label_run(table, RUN, {"a": [*usual[:150], *strange[:2]], "b": [*usual[150:], *strange[2:]]})
+    publish_report(table, RUN, report(RUN), ReportSettings())
     found = said(table)["strangest"]
     assert {row["image_id"] for row in found[:4]} == {image.image_id for image in strange}
     assert len(found) == 10
@@ -263,31 +283,31 @@ def test_the_strangest_images_come_with_their_reasons(tmp_path):
     )
     reasons = {row["image_id"]: " ".join(row["reasons"]) for row in found}
     assert "the model is unsure: mean score 0.20" in reasons["unsure.jpg"]
-    assert "segments cover only 5%" in reasons["bare.jpg"]
-    assert "segments cover only 0%" in reasons["void.jpg"]
+    assert "segments cover only 5.0% of the image" in reasons["bare.jpg"]
+    assert "segments cover only 0.0% of the image" in reasons["void.jpg"]
     assert "labels that were rare in earlier runs" in reasons["woods.jpg"]
     words = Reader(html_of(table)).words
-    assert "The 10 strangest images" in words
+    assert "The 10 most unusual images" in words
     assert "mean score 0.20" in words
 
 
 def test_of_a_few_images_all_are_shown_each_with_a_reason(tmp_path):
     table = new_table(tmp_path)
-    label_night(table, RUN, {"now": usual_images("now", 4, seed=4)})
-    publish(table, RUN, report(RUN), ReportSettings())
+    label_run(table, RUN, {"now": usual_images("now", 4, seed=4)})
+    publish_report(table, RUN, report(RUN), ReportSettings())
     assert len(said(table)["strangest"]) == 4
     assert all(row["reasons"] for row in said(table)["strangest"])
 
 
 def test_the_strangest_do_not_depend_on_the_units(tmp_path):
-    night = usual_images("now", 200, seed=5)
+    images = usual_images("now", 200, seed=5)
     found = []
     for name, size in (("one", 200), ("many", 7)):
         table = new_table(tmp_path / name)
-        earlier_nights(table, 1, images=50)
-        units = {f"u{i:03}": night[i : i + size] for i in range(0, len(night), size)}
-        label_night(table, RUN, units)
-        publish(table, RUN, report(RUN), ReportSettings(sheet_images=0))
+        label_earlier_runs(table, 1, images=50)
+        units = {f"u{i:03}": images[i : i + size] for i in range(0, len(images), size)}
+        label_run(table, RUN, units)
+        publish_report(table, RUN, report(RUN), ReportSettings(sheet_images=0))
         found.append([(row["image_id"], row["strangeness"]) for row in said(table)["strangest"]])
     assert found[0] == found[1]
     assert len(found[0]) == 10
@@ -301,8 +321,8 @@ def pictures(table) -> list[Image.Image]:
 def test_pictures_show_images_and_segments(tmp_path):
     table = new_table(tmp_path)
     images = photos(tmp_path / "photos", 1, shares={1: 0.5})
-    photo_night(table, images)
-    publish(table, RUN, report(RUN), ReportSettings(strangest_images=0))
+    label_photos(table, images)
+    publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
     (picture,) = pictures(table)
     assert picture.size == (32, 24)
     photo = Image.open(io.BytesIO(photograph(0))).convert("RGB")
@@ -316,11 +336,11 @@ def test_pictures_show_images_and_segments(tmp_path):
 def test_images_that_cannot_be_read_any_more_are_shown_as_such(tmp_path):
     table = new_table(tmp_path)
     images = photos(tmp_path / "photos", 5)
-    photo_night(table, images)
+    label_photos(table, images)
     Path(images[0].uri).unlink()
     Path(images[1].uri).write_bytes(photograph(77))
-    lines = publish(table, RUN, report(RUN), ReportSettings(strangest_images=0))
-    assert lines[0] == "Nothing to do."
+    lines = publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
+    assert lines[0] == "No action needed. 100 images labelled."
     words = Reader(html_of(table)).words
     assert words.count("no picture: replaced or gone since it was labelled") == 2
     assert len(pictures(table)) == 3
@@ -329,9 +349,9 @@ def test_images_that_cannot_be_read_any_more_are_shown_as_such(tmp_path):
 def test_a_mask_that_is_no_mask_costs_its_picture_alone(tmp_path, monkeypatch):
     table = new_table(tmp_path)
     images = photos(tmp_path / "photos", 2)
-    monkeypatch.setattr(drawn_nights, "_band", lambda *_: "no mask")
-    photo_night(table, [dataclasses.replace(images[0], shares={0: 0.5}), images[1]])
-    publish(table, RUN, report(RUN), ReportSettings(strangest_images=0))
+    monkeypatch.setattr(drawn_runs, "_band", lambda *_: "no mask")
+    label_photos(table, [dataclasses.replace(images[0], shares={0: 0.5}), images[1]])
+    publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
     assert "no picture: cannot be drawn: ValueError" in Reader(html_of(table)).words
 
 
@@ -352,16 +372,16 @@ def test_images_are_found_in_archives_as_far_as_the_bytes_go(tmp_path):
         for n in range(6)
     ]
     table = new_table(tmp_path)
-    label_night(table, RUN, {"now": images}, sources={"now": [source]})
-    publish(table, RUN, report(RUN), ReportSettings(strangest_images=0))
+    label_run(table, RUN, {"now": images}, sources={"now": [source]})
+    publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
     assert len(pictures(table)) == 6
     most = 2 * len(photograph(0))
-    publish(table, RUN, report(RUN), ReportSettings(strangest_images=0, picture_bytes=most))
+    publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0, picture_bytes=most))
     assert 0 < len(pictures(table)) < 6
     assert f"not within the first {most:,} bytes of its source" in Reader(html_of(table)).words
 
 
-def test_a_large_night_fits_into_a_letter(tmp_path):
+def test_a_large_report_fits_into_a_letter(tmp_path):
     labels = tuple(f"label {n} {'x' * 300}" for n in range(400))
     table = new_table(tmp_path, labels=labels)
     folder = tmp_path / "photos"
@@ -378,11 +398,11 @@ def test_a_large_night_fits_into_a_letter(tmp_path):
             )
         )  # fmt: skip
     sources = {"now": [file_source(Path(image.uri)) for image in images]}
-    label_night(table, RUN, {"now": images}, sources=sources, labels=labels)
+    label_run(table, RUN, {"now": images}, sources=sources, labels=labels)
     errors = {f"Class{n}{'e' * 500}": n for n in range(300)}
     examples = {c: [{"image_id": "x", "message": "m" * 5000}] * 5 for c in errors}
     faults = {f"unit{n}": "f" * 5000 for n in range(100)}
-    publish(
+    publish_report(
         table,
         RUN,
         report(RUN, exit_code=75, errors=errors, error_examples=examples, faults=faults),
@@ -395,9 +415,9 @@ def test_a_large_night_fits_into_a_letter(tmp_path):
 
 def test_labels_are_shown_by_area_and_by_count_beside_those_before(tmp_path):
     table = new_table(tmp_path)
-    earlier_nights(table, 1)
-    label_night(table, RUN, {"now": [Drawn(image_id=f"{n}") for n in range(300)]})
-    publish(table, RUN, report(RUN), ReportSettings())
+    label_earlier_runs(table, 1)
+    label_run(table, RUN, {"now": [Drawn(image_id=f"{n}") for n in range(300)]})
+    publish_report(table, RUN, report(RUN), ReportSettings())
     words = Reader(html_of(table)).words
     road = re.search(r"road (\S+) (\S+) (\S+) (\S+) (\S+) sky", words)
     assert road is not None
@@ -409,12 +429,12 @@ def test_labels_are_shown_by_area_and_by_count_beside_those_before(tmp_path):
 
 def test_a_run_that_had_nothing_to_do_has_a_page_too(tmp_path):
     table = new_table(tmp_path)
-    lines = publish(
+    lines = publish_report(
         table, RUN, report(RUN, images=0, segments=0, units_planned=0, units_committed=0),
         ReportSettings(),
     )  # fmt: skip
-    assert lines[0] == "Nothing to do."
-    assert "Nothing to do." in Reader(html_of(table)).words
+    assert lines[0] == "No action needed. There were no new images."
+    assert "No action needed. There were no new images." in Reader(html_of(table)).words
     assert said(table)["images_labelled"] == 0
 
 

@@ -1,4 +1,4 @@
-"""Files that may still be written wait for another night."""
+"""Files that may still be written wait for another run."""
 
 import os
 import time

@@ -135,7 +135,7 @@ def test_who_is_second_by_a_moment_follows_the_first():
 
 def test_a_log_that_breaks_off_is_not_the_end_of_the_run(capfd):
     assert submitted(Cluster(log_fails=True, ends=Job(JobStatus.FAILED, 4))) == 4
-    assert "the log broke off" in capfd.readouterr().err
+    assert "lost the log" in capfd.readouterr().err
 
 
 def test_a_cluster_that_is_away_is_worth_another_try(capfd, monkeypatch):

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
-from drawn_nights import Drawn, earlier_nights, label_night, new_table, report, usual_images
+from drawn_runs import Drawn, label_earlier_runs, label_run, new_table, report, usual_images
 
 from pipeline.cli.running import run_job
-from pipeline.nightly.reporting import publish, webhook
+from pipeline.nightly.reporting import publish_report, webhook
 from pipeline.nightly.settings import ReportSettings
 
 RUN = "20260120T020000-thisone"
@@ -72,12 +72,12 @@ def server(monkeypatch) -> Iterator[Server]:
 
 def published(tmp_path, *, drifted: bool = False, settings: ReportSettings = SETTINGS, **changes):
     table = new_table(tmp_path)
-    night = usual_images("now", 200, seed=1)
+    images = usual_images("now", 200, seed=1)
     if drifted:
-        earlier_nights(table, 1)
-        night = [Drawn(image_id=f"{n}", shares={2: 0.9}) for n in range(200)]
-    label_night(table, RUN, {"now": night})
-    return table, publish(table, RUN, report(RUN, **changes), settings)
+        label_earlier_runs(table, 1)
+        images = [Drawn(image_id=f"{n}", shares={2: 0.9}) for n in range(200)]
+    label_run(table, RUN, {"now": images})
+    return table, publish_report(table, RUN, report(RUN, **changes), settings)
 
 
 def test_a_failure_is_sent_as_a_small_text(tmp_path, server):
@@ -94,7 +94,7 @@ def test_a_failure_is_sent_as_a_small_text(tmp_path, server):
 def test_drift_is_sent(tmp_path, server):
     _, lines = published(tmp_path, drifted=True)
     (body,) = server.bodies
-    assert "labels by area moved by" in body["text"]
+    assert "labels by area changed (index " in body["text"]
     assert lines[-1] == "webhook: sent"
 
 
@@ -106,7 +106,7 @@ def test_a_run_that_ended_well_is_nobodys_business(tmp_path, server, exit_code):
 
 
 @pytest.mark.parametrize(("dry_run", "sent"), [("false", 1), ("true", 0)])
-def test_a_night_that_ends_without_a_report_is_sent_too(tmp_path, server, capfd, dry_run, sent):
+def test_a_run_that_ends_without_a_report_is_sent_too(tmp_path, server, capfd, dry_run, sent):
     words = [
         f"--corpus={tmp_path}", f"--table={tmp_path}/table", f"--model={tmp_path}/no_model",
         f"--webhook_variable={VARIABLE}", f"--dry_run={dry_run}",

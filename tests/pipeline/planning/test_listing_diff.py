@@ -4,7 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from corpora import put, tar
 from hypothesis import HealthCheck, given, settings
@@ -12,19 +11,18 @@ from hypothesis import strategies as st
 from small_tables import finish, settled
 
 from pipeline.corpora.sources import Source
-from pipeline.planning import listing_diff as comparison
+from pipeline.planning import listing_diff
 from pipeline.planning.ranges import Ranges
 from pipeline.storage import Storage
-from pipeline.table import latest, partitions, plans
-from pipeline.table.partitions import KEY, Partitions, grouped, keys
+from pipeline.table import latest, plans, scratch
 from pipeline.table.store import TableStore, images
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three rows, so that a few files need several, and the disk."""
-    monkeypatch.setattr(partitions, "_MOST_HELD", 3)
-    monkeypatch.setattr(comparison, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(listing_diff, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(scratch, "_BATCH_ROWS", 3)
     monkeypatch.setattr(plans, "_BATCH_ROWS", 3)
 
 
@@ -99,10 +97,10 @@ def test_a_unit_that_was_given_up_is_not_gone_on_with_though_its_source_is_back(
     all_three = settled(str(root), table, "run-1")
     (root / "b.jpg").unlink()
     settled(str(root), table, "run-2", is_trial=True)
-    assert table.units().given_up == set()
+    assert table.units().tombstones == set()
     rest = settled(str(root), table, "run-3")
     assert (names(all_three), names(rest)) == (["a.jpg", "b.jpg", "t.tar"], ["a.jpg", "t.tar"])
-    assert table.units().given_up == {all_three.units[0].unit_id}
+    assert table.units().tombstones == {all_three.units[0].unit_id}
     write_version(root, "b.jpg", 1)
     plan = settled(str(root), table, "run-4")
     assert plan.units[0] == rest.units[0]
@@ -117,7 +115,7 @@ def test_the_same_sources_again_get_another_name_than_the_unit_that_was_given_up
     for name in ("a.jpg", "b.tar"):
         write_version(root, name, 1)
     (first,) = settled(str(root), table, "run-1").units
-    assert table.give_up(first.unit_id)
+    assert table.write_tombstone(first.unit_id)
     (second,) = settled(str(root), table, "run-2").units
     assert [(s.uri, s.again) for s in second.sources] == [(s.uri, 1) for s in first.sources]
     assert second.unit_id != first.unit_id
@@ -163,35 +161,11 @@ def test_plans_without_the_newer_columns_are_read(tmp_path, table):
     assert settled(str(root), table, "run-2").units == first.units[1:]
 
 
-def test_records_of_one_key_come_together_whatever_their_order(tmp_path):
-    dtype = np.dtype([KEY, ("value", "i8")])
-    on_disk = Partitions(tmp_path / "p", dtype=dtype)
-    names = [f"name-{n % 700}" for n in range(2000)]
-    for start in range(0, 2000, 300):
-        part = names[start : start + 300]
-        records = np.empty(len(part), dtype)
-        records["key"], records["value"] = keys(part), np.arange(start, start + len(part))
-        on_disk.add(records)
-    seen: dict[int, set[str]] = {}
-    for number, records in enumerate(on_disk):
-        if len(records):
-            half = len(records) // 2
-            first, second = grouped(records[:half], records[half:])
-            group_of = np.concatenate([first, second])
-            for group in range(group_of.max() + 1):
-                values = records["value"][group_of == group].tolist()
-                assert len({names[value] for value in values}) == 1
-                seen.setdefault(number, set()).add(names[values[0]])
-                assert len(values) == names.count(names[values[0]])
-    assert sum(map(len, seen.values())) == 700
-    assert len(seen) == 64
-
-
 def test_what_was_tried_more_often_keeps_out_what_was_tried_less_often():
     part = Source(uri="u", name="n", kind="tar", etag="e", size=9, start=3, stop=6, again=1)
     held = Ranges([part])
     for again, meets in ((0, True), (1, True), (2, False)):
         whole = Source(uri="u", name="n", kind="tar", etag="e", size=9, again=again)
         assert held.meet(whole) == meets
-    assert held.times_held(Source(uri="u", name="n", kind="tar", etag="e", size=9)) == 2
-    assert held.times_held(Source(uri="u", name="n", kind="tar", etag="other", size=9)) == 0
+    assert held.attempts(Source(uri="u", name="n", kind="tar", etag="e", size=9)) == 2
+    assert held.attempts(Source(uri="u", name="n", kind="tar", etag="other", size=9)) == 0

@@ -4,7 +4,11 @@ import pytest
 from corpora import put
 
 from pipeline.storage import Storage
-from pipeline.storage.locations import check_folder_location, check_location, what_is_near
+from pipeline.storage.locations import (
+    check_folder_location,
+    check_location,
+    describe_nearest_folder,
+)
 from pipeline.table.store import TableStore
 
 STORAGE = Storage()
@@ -63,17 +67,17 @@ def test_a_table_cannot_be_made_where_something_else_is(tmp_path):
         TableStore(f"{root}/{place}", STORAGE)
 
 
-def test_a_wrong_path_is_told_with_what_is_near(tmp_path):
+def test_a_wrong_path_is_told_with_describe_nearest_folder(tmp_path):
     names = ["photo-2023", "photos-2024", "photos-2025", "aaa", "bbb"]
     root = put(tmp_path, {f"{name}/a.jpg": b"1" for name in names})
-    near = what_is_near(f"{root}/photos-2022/x", storage=STORAGE)
+    near = describe_nearest_folder(f"{root}/photos-2022/x", storage=STORAGE)
     assert near.startswith(f"there is nothing at {root}/photos-2022/x; the nearest place with ")
     assert f"is {root}, with photo" in near
     assert near.endswith(" and 2 more")
-    assert what_is_near("/nowhere/at/all", storage=STORAGE).endswith("nor above it")
+    assert describe_nearest_folder("/nowhere/at/all", storage=STORAGE).endswith("nor above it")
 
 
-def test_a_wrong_prefix_in_a_bucket_is_told_with_what_is_near(s3_storage):
+def test_a_wrong_prefix_in_a_bucket_is_told_with_describe_nearest_folder(s3_storage):
     s3_storage.write("s3://test/near/photos/a.jpg", b"1")
-    near = what_is_near("s3://test/near/phots", storage=s3_storage)
+    near = describe_nearest_folder("s3://test/near/phots", storage=s3_storage)
     assert near.endswith("the nearest place with anything is s3://test/near, with photos")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from s3fs.errors import ERROR_CODE_TO_EXCEPTION, translate_boto_error
 from urllib3.exceptions import IncompleteRead
 
-from pipeline.storage.faults import FaultKind, advice, described, fault_kind, retry_after
+from pipeline.storage.faults import FaultKind, advice, fault_kind, redacted_message, retry_after
 
 THROTTLED, TRANSIENT, EXPIRED = FaultKind.THROTTLED, FaultKind.TRANSIENT, FaultKind.EXPIRED
 DENIED, NO_SPACE, BAD_REQUEST = FaultKind.DENIED, FaultKind.NO_SPACE, FaultKind.BAD_REQUEST
@@ -224,13 +224,13 @@ def test_a_store_may_say_how_long_it_wants_to_be_left_alone():
     ],
 )
 def test_no_door_opens_with_what_an_error_shows(text):
-    shown = described(OSError(text), hidden=(None, "", "hunter2-as-given"))
+    shown = redacted_message(OSError(text), hidden=(None, "", "hunter2-as-given"))
     assert "hunter2" not in shown
     assert shown.startswith("OSError: ")
 
 
 @given(st.text(max_size=2000))
 def test_an_error_is_one_short_line(text):
-    shown = described(OSError(text))
+    shown = redacted_message(OSError(text))
     assert "\n" not in shown
     assert len(shown) < 300

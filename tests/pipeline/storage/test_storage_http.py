@@ -102,7 +102,7 @@ def test_an_empty_object_is_there(server):
 
 def test_a_part_of_a_large_object_is_refused_where_a_server_has_only_wholes(server, monkeypatch):
     server.moods["/a.jpg"] = "no ranges"
-    monkeypatch.setattr(http_objects, "MOST_READ_OVER_BYTES", 1000)
+    monkeypatch.setattr(http_objects, "MOST_SKIPPED_BYTES", 1000)
     with pytest.raises(StorageFault, match=rf"{server.url} does not know Range"):
         STORAGE.read(f"{server.url}/a.jpg", start=500, stop=1500)
 

@@ -80,10 +80,10 @@ def test_the_latest_segments_are_drawn(table, is_compacted):
 
 
 def test_only_the_chosen_images_and_their_segments_are_given(table):
-    rows, segments = latest.chosen(table, ["a.png", "gone.png"])
+    rows, segments = latest.rows_of_images(table, ["a.png", "gone.png"])
     assert [row["image_id"] for row in rows] == ["a.png"]
     assert [segment["image_id"] for segment in segments] == ["a.png"]
-    assert latest.chosen(table, []) == ([], [])
+    assert latest.rows_of_images(table, []) == ([], [])
 
 
 def test_a_sheet_of_no_image_is_blank(table):

@@ -31,20 +31,20 @@ def rows_in_sight(table: TableStore) -> tuple[int, int]:
 
 
 def test_what_is_given_up_is_never_done(table: TableStore, unit: Unit) -> None:
-    assert table.give_up(unit.unit_id)
+    assert table.write_tombstone(unit.unit_id)
     finish([unit], table)
     assert table.done_units() == set()
-    assert table.units().given_up == {unit.unit_id}
+    assert table.units().tombstones == {unit.unit_id}
     assert table.segment_files() == {}
     assert rows_in_sight(table) == (0, 0)
-    assert table.give_up(unit.unit_id)
+    assert table.write_tombstone(unit.unit_id)
 
 
 def test_what_is_done_is_not_given_up(table: TableStore, unit: Unit) -> None:
     finish([unit], table)
-    assert not table.give_up(unit.unit_id)
+    assert not table.write_tombstone(unit.unit_id)
     assert table.done_units() == {unit.unit_id}
-    assert table.units().given_up == set()
+    assert table.units().tombstones == set()
     assert rows_in_sight(table) == (2, 2)
 
 
@@ -57,14 +57,14 @@ def test_a_run_that_ends_anywhere_in_giving_up_leaves_it_open_or_given_up(
         one = TableStore(f"{table.uri}-{operation}", storage)
         Storage().write(one.file("_table.json"), SPEC.to_json().encode())
         try:
-            one.give_up(unit.unit_id)
+            one.write_tombstone(unit.unit_id)
         except Crash:
             after = TableStore(one.uri, Storage())
-            is_over = after.units().given_up == {unit.unit_id}
+            is_over = after.units().tombstones == {unit.unit_id}
             seen_over, seen_open = seen_over + is_over, seen_open + (not is_over)
             finish([unit], after)
             assert after.done_units() == (set() if is_over else {unit.unit_id}), seen
-            assert after.give_up(unit.unit_id) == is_over
+            assert after.write_tombstone(unit.unit_id) == is_over
             assert rows_in_sight(after) == ((0, 0) if is_over else (2, 2))
         else:
             break
@@ -82,7 +82,7 @@ def test_of_one_who_commits_and_one_who_gives_up_at_once_one_succeeds(
         interleaved(
             lambda storage, place=place: finish([unit], TableStore(place, storage)),
             lambda storage, place=place, gave_up=gave_up: gave_up.append(
-                TableStore(place, storage).give_up(unit.unit_id)
+                TableStore(place, storage).write_tombstone(unit.unit_id)
             ),
             seed=seed,
         )

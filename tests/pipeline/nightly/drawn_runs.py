@@ -16,7 +16,7 @@ from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.report import Report
 from pipeline.labelling.rows import ROWS
-from pipeline.nightly.reporting import publish
+from pipeline.nightly.reporting import publish_report
 from pipeline.nightly.settings import ReportSettings
 from pipeline.storage import Storage
 from pipeline.table.store import TableSpec, TableStore
@@ -37,7 +37,7 @@ def spec(labels: Sequence[str] = LABELS) -> TableSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """One image of a night: shares of its pixels by label, and a score for all."""
+    """One image of a images: shares of its pixels by label, and a score for all."""
 
     image_id: str
     shares: dict[int, float] = dataclasses.field(default_factory=lambda: {0: 0.5, 1: 0.45})
@@ -67,7 +67,7 @@ def usual_images(
     return images
 
 
-def label_night(
+def label_run(
     table: TableStore,
     run_id: str,
     units: dict[str, list[Drawn]],
@@ -111,16 +111,16 @@ def report(run_id: str = "20260102T020000-aaaaaa", **changes: Any) -> Report:
     return Report(**{**said, **changes})
 
 
-def earlier_nights(
+def label_earlier_runs(
     table: TableStore, count: int, *, images: int = 300, labels: Sequence[str] = LABELS
 ) -> None:
-    """Usual nights, with their reports, on the first days of 2026."""
+    """Labels usual images in earlier runs, with reports, on the first days of 2026."""
     for day in range(1, count + 1):
         run_id = f"202601{day:02}T020000-earlier"
-        night = usual_images(run_id, images, seed=day)
-        label_night(table, run_id, {f"unit-{run_id}": night}, labels=labels)
+        images = usual_images(run_id, images, seed=day)
+        label_run(table, run_id, {f"unit-{run_id}": images}, labels=labels)
         settings = ReportSettings(strangest_images=0, sheet_images=0)
-        publish(table, run_id, report(run_id, images=images), settings)
+        publish_report(table, run_id, report(run_id, images=images), settings)
 
 
 def photograph(seed: int, *, size: tuple[int, int] = (_HEIGHT, _WIDTH)) -> bytes:

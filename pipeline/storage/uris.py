@@ -1,12 +1,12 @@
-"""Places: how the location of an object becomes the name that a storage is asked for.
+"""URIs: converts between the locations in plans and tables and the names that a store knows.
 
-A location is an absolute path, or a URL. Nothing in a name is read as a language: what a listing
-showed is asked for under that name, with `::`, `?versionId=`, `#`, `%2F`, `[` or a line break in
-it. `storage.py` uses it for every request.
+A location is an absolute path or a URL. Nothing in a name is interpreted: an object is requested
+under the name that a listing showed, with `::`, `?versionId=`, `#`, `%2F`, `[` or a line break in
+it. `storage.py` uses this for every request.
 
-A table holds text, and a name on a disk may be any bytes. A path that is no UTF-8 is written as
-`file://localhost/` with its bytes in per cent, which other programs open too, and which a path
-never begins with.
+A table holds text, but a name on a disk may be any bytes. A path that is not UTF-8 is written as
+`file://localhost/` with percent-encoded bytes, which other programs open too, and with which no
+path begins.
 """
 
 import os
@@ -22,18 +22,18 @@ _NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 def protocol(uri: str) -> str:
-    """What stands before `://`, in small letters; `file` where there is no such thing."""
+    """Returns the part before `://` in lower case, `file` where there is none."""
     found = _PROTOCOL.match(uri)
     return found[1].lower() if found else "file"
 
 
 def is_complete(uri: str) -> bool:
-    """Whether it says where it lies by itself: a URL or an absolute path."""
+    """True for a URL or an absolute path, False for a path relative to something."""
     return uri.startswith("/") or _PROTOCOL.match(uri) is not None
 
 
 def absolute(uri: str) -> str:
-    """The location as plans and tables name it; one that it gave stays what it is.
+    """Returns the location as plans and tables name it; its own results stay the same.
 
     Raises:
         ValueError: the URL carries credentials, which would end up in tables and logs.
@@ -47,23 +47,23 @@ def absolute(uri: str) -> str:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
         )
     if protocol(uri) in HTTP:
-        # What is no UTF-8 goes to a server byte by byte, and so it is written.
+        # Bytes that are not UTF-8 go to a server percent-encoded.
         uri = _NO_TEXT.sub(lambda found: quote(_bytes(found[0])), uri)
         return uri if "?" in uri else uri.rstrip("/")
-    # No store has a name that is no UTF-8; what is written in its place is not there either.
+    # No store has a name that is not UTF-8; its replacement is absent there too.
     uri = uri if _is_text(uri) else _bytes(uri).decode("utf-8", "backslashreplace")
     return uri.rstrip("/")
 
 
 def local_path(uri: str) -> str:
-    """The path of a location on a disk, as Python's own functions take it."""
+    """Returns the path of a location on a disk, as Python's own functions take it."""
     if uri.startswith(_BYTES_ON_DISK):
         return os.fsdecode(b"/" + unquote_to_bytes(uri[len(_BYTES_ON_DISK) :]))
     return _PROTOCOL.sub("", uri, count=1) if _PROTOCOL.match(uri) else uri
 
 
 def local_uri(path: str) -> str:
-    """The location of an absolute path."""
+    """Returns the location of an absolute path."""
     if _is_text(path):
         return path
     name = _bytes(path)
@@ -74,17 +74,17 @@ def local_uri(path: str) -> str:
 
 
 def join(base: str, *names: str) -> str:
-    """A location below another."""
+    """Returns a location below another."""
     if base.startswith(_BYTES_ON_DISK):
         return local_uri("/".join([local_path(base).rstrip("/"), *names]))
     return "/".join([base.rstrip("/"), *names])
 
 
 def below(uri: str, *, root: str) -> str:
-    """The path relative to the root, as text; the whole location where it lies elsewhere.
+    """Returns the path relative to the root, as text; the whole location if not below the root.
 
-    Bytes that are no UTF-8 stand in it as `\\xff`. Two names never give one: a name with such
-    letters of its own has its backslash as `\\x5c`.
+    Bytes that are not UTF-8 appear as `\\xff`. Different names stay different: a name with these
+    four characters of its own has its backslash as `\\x5c`.
     """
     if uri.startswith(_BYTES_ON_DISK):
         path, folder = local_path(uri), f"{local_path(root).rstrip('/')}/"
@@ -94,7 +94,7 @@ def below(uri: str, *, root: str) -> str:
 
 
 def split_url(uri: str) -> tuple[str, str]:
-    """A URL's protocol with the host, bucket or container, and all that follows it."""
+    """Splits a URL into protocol with host, bucket or container, and all that follows."""
     found = _PROTOCOL.match(uri)
     assert found is not None
     end = uri.find("/", found.end())
@@ -121,6 +121,6 @@ def _is_text(name: str) -> bool:
 
 
 def _bytes(name: str) -> bytes:
-    # A half of a pair, as JSON can spell it, is in no name on a disk and in no key.
+    # JSON can hold half of a surrogate pair, which no name on a disk and no key contains.
     name = _HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", name)
     return name.encode("utf-8", "surrogateescape")

@@ -9,8 +9,7 @@ from PIL import Image
 
 from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.decoding import ImageError, decode
-from pipeline.corpora.endings import IMAGE_ENDINGS
-from pipeline.corpora.formats import ending
+from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.storage import Storage

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.storage import Storage, below, is_complete, join
-from pipeline.storage.places import absolute, local_path, local_uri
+from pipeline.storage.uris import absolute, local_path, local_uri
 
 NAMES = [
     "x::y.jpg",
