@@ -48,7 +48,7 @@ def forecast(plan: Plan, *, job: LabellingJob) -> str:
             f"bytes: {plan.num_bytes:,}",
             f"sample: {sample.images} images in {sample.seconds:.1f} s, {sample.errors} in error",
             f"forecast: {duration(images / rate / actors)} with {actors} actors "
-            f"at {rate:.3g} images/s each, start-up left out",
+            f"at {rate:.3g} images/s each, start-up not included",
         ]
     )
 
