@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.cost import Cost
@@ -100,7 +99,7 @@ def environment() -> Environment:
 
 def _visible(value: Any) -> Any:
     """Replaces characters that would be invisible; markup is made of cleaned values already."""
-    if value is None or isinstance(value, Markup):
+    if value is None or hasattr(value, "__html__"):
         return value or ""
     return _UNSEEN.sub("\ufffd", str(value))
 

@@ -98,7 +98,7 @@ def test_what_a_run_left_in_the_middle_of_a_commit_is_a_notice(table):
         table.storage.write(name, b"half")
     verdict = verified(table)
     assert len(verdict.notices) == 1
-    assert "1 files in segments/" in verdict.notices[0]
+    assert "files in segments/ of units that are not done: 1," in verdict.notices[0]
     for name in (staged, draft):
         os.utime(name, (time.time() - 2 * 24 * 3600,) * 2)
     verdict = verified(table)

@@ -117,8 +117,8 @@ def label_earlier_runs(
     """Labels usual images in earlier runs, with reports, on the first days of 2026."""
     for day in range(1, count + 1):
         run_id = f"202601{day:02}T020000-earlier"
-        images = usual_images(run_id, images, seed=day)
-        label_run(table, run_id, {f"unit-{run_id}": images}, labels=labels)
+        drawn = usual_images(run_id, images, seed=day)
+        label_run(table, run_id, {f"unit-{run_id}": drawn}, labels=labels)
         settings = ReportSettings(strangest_images=0, sheet_images=0)
         publish_report(table, run_id, report(run_id, images=images), settings)
 

@@ -85,7 +85,7 @@ def test_a_failure_is_sent_as_a_small_text(tmp_path, server):
     (body,) = server.bodies
     assert body.keys() == {"text"}
     assert "StorageFault: away" in body["text"]
-    assert "Run the same command again" in body["text"]
+    assert "run the same command again" in body["text"]
     assert body["text"].endswith(table.file("_runs", RUN, "report.html"))
     assert server.paths == [f"/services/{SECRET}"]
     assert lines[-1] == "webhook: sent"
