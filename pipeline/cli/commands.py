@@ -146,7 +146,7 @@ _COMMANDS = [
             "Exit codes: 0 sound, 1 not sound, 2 wrong usage, 3 not finished, 75 try again."
         ),
         parts="pipeline.maintenance.settings:VERIFY",
-        run="pipeline.maintenance.verify.run:run",
+        run="pipeline.maintenance.verify.run:verify",
         positional=("table",),
         usual="table sample json examples num_threads endpoint_url",
         examples=("verify s3://bucket/table", "verify segments/ --sample 0.1 --json"),
@@ -160,7 +160,7 @@ _COMMANDS = [
             "Exit codes: 0 done, 1 a file is damaged, 2 wrong usage, 75 try again."
         ),
         parts="pipeline.maintenance.settings:COMPACT",
-        run="pipeline.maintenance.compact.run:run",
+        run="pipeline.maintenance.compact.run:compact_table",
         positional=("table",),
         usual="table target_bytes remove_units_after_days endpoint_url",
         examples=("compact s3://bucket/table", "compact segments/ --remove_units_after_days 30"),
