@@ -46,19 +46,19 @@ class Command:
     @property
     def kinds(self) -> tuple[type, ...]:
         """The dataclasses of its settings."""
-        return tuple(load(self.parts))
+        return tuple(load_named(self.parts))
 
     @property
     def preset_kind(self) -> type | None:
         """The dataclass of its preset."""
-        return None if self.preset is None else load(self.preset)
+        return None if self.preset is None else load_named(self.preset)
 
     def function(self) -> Callable[..., int]:
         """Loads what it runs, with the libraries that this needs."""
-        return load(self.run)
+        return load_named(self.run)
 
 
-def load(name: str) -> Any:
+def load_named(name: str) -> Any:
     """Returns what `module:name` names."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
@@ -178,7 +178,7 @@ _COMMANDS = [
         name="convert",
         summary="Write weights of any dialect in the transformers format.",
         parts="pipeline.cli.settings:CONVERT",
-        run="pipeline.cli.convert:convert",
+        run="pipeline.cli.convert:convert_model",
         positional=("source", "folder"),
         usual="source folder name config dtype allow_missing allow_unexpected",
         examples=(
