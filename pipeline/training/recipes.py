@@ -94,7 +94,7 @@ class Augmentation:
 
 
 def published_augmentation(name: str) -> Augmentation:
-    """That of a published model, by its name in the zoo."""
+    """Returns the augmentation of a published model, by its name in the zoo."""
     if name not in MODELS:
         raise ValueError(f"there is no published model {name}; see python -m maskformer.zoo")
     recipe = MODELS[name].recipe

@@ -1,6 +1,6 @@
-"""Settings of training: where it begins, what is learnt and how, who works, what is written down.
+"""Settings of training, except for those of augmentation, which are in `recipes.py`.
 
-Starts without torch. How images are changed by chance is in `recipes.py`.
+Starts without torch.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ Task = Literal["semantic", "panoptic", "instance"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """Where the model goes, and what is written down on the way."""
+    """The output of fine-tuning, and how often a run writes to it."""
 
     output: str
     """Folder or object-store prefix: the model, its card and curves, metrics and checkpoints."""
     seed: int = 0
-    """Of the order of images, their augmentation, dropout and fresh weights."""
+    """Seeds the order of images, their augmentation, dropout and new weights."""
     auxiliary_losses: bool = True
     """Losses of each decoder layer, as published, instead of the last alone."""
     checkpoint_every: int = 1000
     """Steps between checkpoints, which are judged by --validation."""
     keep_checkpoints: int = 2
-    """How many of the last are kept, beside the best."""
+    """The number of last checkpoints that are kept, beside the best."""
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
 
@@ -39,7 +39,7 @@ class FinetuneSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StartSettings:
-    """What training begins with."""
+    """The model that training begins with."""
 
     model: str | None = None
     """A trained MaskFormer: a folder, a name of the zoo or the hub. With `architecture` only the
@@ -50,7 +50,7 @@ class StartSettings:
     image_processor: dict[str, Any] | None = None
     """Settings of preprocessor_config.json that differ from the model's: {image_mean: [...]}."""
     licence: str | None = None
-    """Of the weights that training begins with, for the model card."""
+    """The licence of the weights that training begins with, for the model card."""
 
     def __post_init__(self) -> None:
         if self.model is None and self.architecture is None:
@@ -61,7 +61,7 @@ class StartSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSettings:
-    """What is learnt from the labels."""
+    """The task, and the treatment of pixels without a label."""
 
     task: Task | None = None
     """A mask for each label in an image (semantic), for each segment (panoptic), or for each thing
@@ -140,23 +140,23 @@ class OptimisationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings:
-    """By what the model is judged at each checkpoint."""
+    """The data and the settings by which each checkpoint is evaluated."""
 
     validation: str | None = None
     """Labelled images as --dataset takes them; None for no validation, and the last checkpoint is
     the best."""
     validation_images: str | None = None
-    """Where their photographs are, as --images."""
+    """The folder of their photographs, as --images."""
     validation_maps: str | None = None
-    """Where their maps are, as --maps."""
+    """The folder of their maps, as --maps."""
     validation_limit: int | None = None
-    """Judge by the first so many of them only."""
+    """Evaluate on the first so many of them only."""
     threshold: float | None = None
     """Lowest score of a segment, as for labelling. Not for semantic."""
     overlap_mask_area_threshold: float | None = None
     """As for labelling. Not for semantic."""
     drawn_images: int = 4
-    """How many of the worst images are drawn for TensorBoard."""
+    """The number of worst images that are drawn for TensorBoard."""
 
     def __post_init__(self) -> None:
         for name in ("validation_limit", "drawn_images"):
@@ -172,16 +172,16 @@ class ValidationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """Who trains. Nothing here changes what comes out."""
+    """The processes that train. No setting here changes the result."""
 
     num_workers: int = 1
     """Processes that share the images of each step; one for each GPU."""
     worker_cpus: float | None = None
     """CPUs that a worker reserves; 1 beside a GPU, else its share of what the cluster has."""
     loader_processes: int = 1
-    """Processes beside each worker that decode and augment; 0 for none, and the worker waits."""
+    """Processes beside each worker that decode and augment; with 0 the worker does it itself."""
     max_failures: int = 3
-    """How often workers are started again, from the last checkpoint, before the run gives up."""
+    """Restarts of the workers, from the last checkpoint, before the run gives up."""
     ray_address: str | None = None
     """Cluster to work on; RAY_ADDRESS, or one that is started on this machine for the run."""
     dashboard: bool = False

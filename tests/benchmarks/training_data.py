@@ -35,7 +35,7 @@ from pipeline.demo.scenes.shards import write_shards
 from pipeline.training.loading import load_batches
 from pipeline.training.recipes import published_augmentation
 from pipeline.training.samples import TrainingData
-from pipeline.training.targets import TargetSettings
+from pipeline.training.settings import TargetSettings
 
 BATCH, STEPS = 8, 24
 

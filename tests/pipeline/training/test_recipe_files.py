@@ -11,8 +11,7 @@ from pipeline.runtime.settings import Settings, parse
 from pipeline.training.initial_model import StartSettings
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.recipes import Augmentation, published_augmentation
-from pipeline.training.settings import PARTS
-from pipeline.training.targets import TargetSettings
+from pipeline.training.settings import PARTS, TargetSettings
 
 FOLDER = Path(__file__).parents[3] / "configs" / "finetune"
 
