@@ -16,6 +16,7 @@ from pipeline.maintenance.compact.clearing import Leftover, clear, remove_own_fi
 from pipeline.maintenance.compact.compaction_plan import plan_compaction
 from pipeline.maintenance.compact.joining import join_units, publish_pointer
 from pipeline.maintenance.compact.units import DamagedFile
+from pipeline.maintenance.progress import ProgressLines
 from pipeline.maintenance.settings import CompactSettings
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
