@@ -31,7 +31,7 @@ class DatasetSettings:
     _leftImg8bit, or _mask and the like, where there is one."""
     skip_unlabelled: bool = False
     """Leave out photographs without a label map, and count and name them. Else they are an error.
-    In Parquet files these are rows whose map is null."""
+    In Parquet files these are rows without a map."""
     label_members: tuple[str, ...] = ("seg.png", "label.png", "mask.png", "png")
     """Extensions of an archive's members that are maps. Of those with one name the first in this
     order is the map."""
