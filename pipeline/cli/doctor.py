@@ -314,11 +314,12 @@ def _storage_hint() -> str:
 
 def _hasty(storage: Storage) -> Storage:
     """Returns storage settings that give up soon, where people did not say how long to try."""
-    usual, changes = Storage(), {"storage_attempts": 2, "storage_seconds": 20.0}
-    kept = {
-        name: v for name, v in changes.items() if getattr(storage, name) == getattr(usual, name)
-    }
-    return dataclasses.replace(storage.with_environment(), **kept)
+    usual, hasty = Storage(), storage.with_environment()
+    if storage.storage_attempts == usual.storage_attempts:
+        hasty = dataclasses.replace(hasty, storage_attempts=2)
+    if storage.storage_seconds == usual.storage_seconds:
+        hasty = dataclasses.replace(hasty, storage_seconds=20.0)
+    return hasty
 
 
 def _skipped(subject: str, option: str) -> Finding:

@@ -110,7 +110,7 @@ def _load_ahead(
     """Yields the samples of all chunks in order, with at least `num_ahead` chunks in the making."""
     loader = DataLoader(
         _Samples(data),
-        batch_sampler=chunks,  # type: ignore[arg-type]
+        batch_sampler=chunks,
         num_workers=num_processes,
         prefetch_factor=max(_CHUNKS_AHEAD, math.ceil(num_ahead / num_processes)),
         collate_fn=_unchanged,
