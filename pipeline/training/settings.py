@@ -65,7 +65,7 @@ class TargetSettings:
     """Masks to learn from the labels."""
 
     task: Task | None = None
-    """What a mask is; by default as much as the labels tell. semantic: one for each label in an
+    """Kind of masks; by default as much as the labels tell. semantic: one for each label in an
     image; panoptic: for each segment; instance: for each thing."""
     ignore_void: bool = False
     """Pixels without a label, crowds and padding count for nothing. Else they are outside of every
