@@ -46,19 +46,19 @@ class Command:
     @property
     def kinds(self) -> tuple[type, ...]:
         """The dataclasses of its settings."""
-        return tuple(load(self.parts))
+        return tuple(load_named(self.parts))
 
     @property
     def preset_kind(self) -> type | None:
         """The dataclass of its preset."""
-        return None if self.preset is None else load(self.preset)
+        return None if self.preset is None else load_named(self.preset)
 
     def function(self) -> Callable[..., int]:
         """Loads what it runs, with the libraries that this needs."""
-        return load(self.run)
+        return load_named(self.run)
 
 
-def load(name: str) -> Any:
+def load_named(name: str) -> Any:
     """Returns what `module:name` names."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
@@ -146,7 +146,7 @@ _COMMANDS = [
             "Exit codes: 0 sound, 1 not sound, 2 wrong usage, 3 not finished, 75 try again."
         ),
         parts="pipeline.maintenance.settings:VERIFY",
-        run="pipeline.maintenance.verify.run:run",
+        run="pipeline.maintenance.verify.run:verify",
         positional=("table",),
         usual="table sample json examples num_threads endpoint_url",
         examples=("verify s3://bucket/table", "verify segments/ --sample 0.1 --json"),
@@ -160,7 +160,7 @@ _COMMANDS = [
             "Exit codes: 0 done, 1 a file is damaged, 2 wrong usage, 75 try again."
         ),
         parts="pipeline.maintenance.settings:COMPACT",
-        run="pipeline.maintenance.compact.run:run",
+        run="pipeline.maintenance.compact.run:compact_table",
         positional=("table",),
         usual="table target_bytes remove_units_after_days endpoint_url",
         examples=("compact s3://bucket/table", "compact segments/ --remove_units_after_days 30"),
@@ -178,7 +178,7 @@ _COMMANDS = [
         name="convert",
         summary="Write weights of any dialect in the transformers format.",
         parts="pipeline.cli.settings:CONVERT",
-        run="pipeline.cli.convert:convert",
+        run="pipeline.cli.convert:convert_model",
         positional=("source", "folder"),
         usual="source folder name config dtype allow_missing allow_unexpected",
         examples=(

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from pipeline.cli.commands import COMMANDS, Command, load
+from pipeline.cli.commands import COMMANDS, Command, load_named
 from pipeline.cli.help import all_options
 from pipeline.runtime.settings import CONFIG, WrongUsage
 
@@ -43,7 +43,7 @@ def _describe(command: Command, parser: argparse.ArgumentParser) -> None:
     options = {option.name: option for option in all_options(command)}
     if CONFIG not in options and options:
         _add(parser, f"--{CONFIG}", help="YAML with any of the options", is_path=True)
-    names = load(command.preset_names)() if command.preset_names else ()
+    names = load_named(command.preset_names)() if command.preset_names else ()
     preset_name = next(iter(options)) if command.preset_names else None
     for option in options.values():
         text = option.brief.replace("%", "%%")

@@ -6,7 +6,7 @@ from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.settings import Settings, WrongUsage
 
 
-def convert(settings: Settings) -> int:
+def convert_model(settings: Settings) -> int:
     """Writes the folder; gives the exit code.
 
     Raises:

@@ -104,7 +104,7 @@ def _version(name: str) -> str | None:
 
 def _machine() -> Finding:
     cpus, memory = len(os.sched_getaffinity(0)), _memory_bytes()
-    text = f"{cpus} CPUs, {memory / 2**30:.1f} GiB of memory"
+    text = f"{_count(cpus, 'CPU')}, {memory / 2**30:.1f} GiB of memory"
     if memory < _LEAST_BYTES:
         return Finding(
             subject="machine", state="missing", text=text,
@@ -163,13 +163,24 @@ def _cluster(address: str | None) -> Finding:
     try:
         nodes = _nodes(address)
     except Exception as error:  # Ray has no class of its own for it
+        if "version mismatch" in str(error).lower():
+            return Finding(
+                subject="cluster", state="missing", text=_first_line(error),
+                hint="install the cluster's versions of Ray and Python here",
+            )  # fmt: skip
         text = f"no Ray cluster answers at {address}: {_first_line(error)}"
         return Finding(subject="cluster", state="away", text=text, hint=hint)
-    shown = ", ".join(
-        f"{_resource(nodes, name):g} {name}s" for name in ("CPU", "GPU") if _resource(nodes, name)
-    )
-    text = f"Ray answers at {address}: {len(nodes)} node{'s' if len(nodes) != 1 else ''}, {shown}"
+    found = ((name, _resource(nodes, name)) for name in ("CPU", "GPU"))
+    parts = [
+        _count(len(nodes), "node"),
+        *(_count(number, name) for name, number in found if number),
+    ]
+    text = f"Ray answers at {address}: {', '.join(parts)}"
     return Finding(subject="cluster", state="ok", text=text)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
 def _listens(address: str) -> bool:
@@ -303,11 +314,12 @@ def _storage_hint() -> str:
 
 def _hasty(storage: Storage) -> Storage:
     """Returns storage settings that give up soon, where people did not say how long to try."""
-    usual, changes = Storage(), {"storage_attempts": 2, "storage_seconds": 20.0}
-    kept = {
-        name: v for name, v in changes.items() if getattr(storage, name) == getattr(usual, name)
-    }
-    return dataclasses.replace(storage.with_environment(), **kept)
+    usual, hasty = Storage(), storage.with_environment()
+    if storage.storage_attempts == usual.storage_attempts:
+        hasty = dataclasses.replace(hasty, storage_attempts=2)
+    if storage.storage_seconds == usual.storage_seconds:
+        hasty = dataclasses.replace(hasty, storage_seconds=20.0)
+    return hasty
 
 
 def _skipped(subject: str, option: str) -> Finding:

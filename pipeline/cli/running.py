@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.commands import COMMANDS, Command, load
+from pipeline.cli.commands import COMMANDS, Command, load_named
 from pipeline.cli.help import all_options, full_help, short_help
 from pipeline.runtime.exit_codes import ExitCode, TryAgain
 from pipeline.runtime.options import option_name
@@ -94,7 +94,7 @@ def _printed_config(command: Command, words: Sequence[str]) -> str:
     if preset is None:
         return resolved_yaml(command.kinds, arguments=words).rstrip("\n")
     values = _preset_values(command, preset)
-    comment = load(str(command.preset_comment))(preset)
+    comment = load_named(str(command.preset_comment))(preset)
     return (
         comment + "\n" + resolved_yaml(command.kinds, arguments=words, preset=values).rstrip("\n")
     )
@@ -102,7 +102,7 @@ def _printed_config(command: Command, words: Sequence[str]) -> str:
 
 def _preset_values(command: Command, preset: str | None) -> Mapping[str, Any]:
     with as_wrong_usage():
-        return {} if preset is None else load(str(command.preset_values))(preset)
+        return {} if preset is None else load_named(str(command.preset_values))(preset)
 
 
 def _preset(command: Command, words: Sequence[str]) -> tuple[str | None, list[str]]:

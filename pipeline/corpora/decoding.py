@@ -119,7 +119,7 @@ def decode(
         if tiff_pages.is_tiff(data):
             page = tiff_pages.find_picture(data)
             _check_size((page.width, page.height), name=name, max_pixels=max_pixels)
-            rgb = tiff.load(page)
+            rgb = tiff.load_page(page)
             return Decoded(image=rgb, height=rgb.height, width=rgb.width)
         with _open(data) as image:
             _check_size(image.size, name=name, max_pixels=max_pixels)

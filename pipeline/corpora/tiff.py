@@ -61,7 +61,7 @@ def check_page(page: Page) -> None:
     check_layout(page)
 
 
-def load(page: Page) -> Image.Image:
+def load_page(page: Page) -> Image.Image:
     """Decodes the page's pixels, upright and RGB."""
     check_page(page)
     depth = page.bits[0]

@@ -1,4 +1,4 @@
-"""Checking: whether photographs and targets fit, before anything is built on them."""
+"""Checks that photographs and targets fit, and counts what a data set holds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,30 +9,30 @@ from pipeline.corpora.decoding import ImageError, image_size, orientation
 from pipeline.corpora.reading import EncodedImage
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.id_maps import count_ids
-from pipeline.datasets.target import LabelError, Target, TrueSegment, turned
+from pipeline.datasets.target import LabelError, Target, TrueSegment, turn_upright
 from pipeline.runtime.allocator import return_memory
 from pipeline.runtime.threads import Budget, map_ahead
 
 Counts: TypeAlias = Callable[[TrueSegment], bool]
-"""Whether a segment counts."""
+"""Tells whether a segment counts."""
 
 _AT_ONCE = 16
 
-# What a target takes while it is made, at most: a map over three channels, as bytes and as ids.
+# Making a target takes at most so much: a map over three channels, as bytes and as ids.
 _BYTES_PER_PIXEL = 16
 _MEMORY = Budget(1 << 30)
-"""For the targets of all threads."""
+"""Memory for the targets of all threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Census:
-    """What a data set holds, counted over images that were read."""
+    """The counts of a data set's images, labels and segments, over the images that were read."""
 
     num_images: int = 0
     num_empty: int = 0
     """Images without a single segment that counts."""
     images_of_label: Mapping[int, int] = field(default_factory=dict)
-    """How many images show each label; labels that none shows are not there."""
+    """The number of images that show each label; labels that no image shows are missing."""
     pixels_of_label: Mapping[int, int] = field(default_factory=dict)
     num_pixels: int = 0
     num_void_pixels: int = 0
@@ -40,9 +40,9 @@ class Census:
     num_crowds: int = 0
     """Crowds that do not count."""
     images_of_number: Mapping[int, int] = field(default_factory=dict)
-    """How many images have so many segments that count."""
+    """The number of images by the number of segments in them that count."""
     fullest: tuple[int, str] = (0, "")
-    """The most segments that count, and the image that has them."""
+    """The largest number of segments that count in an image, and that image."""
 
     @classmethod
     def of_image(cls, image_id: str, target: Target, *, counts: Counts) -> "Census":
@@ -65,27 +65,22 @@ class Census:
 
     @property
     def num_segments(self) -> int:
-        """Those that count."""
+        """Returns the number of segments that count."""
         return sum(number * images for number, images in self.images_of_number.items())
 
     def with_others(self, others: "Census") -> "Census":
-        """Both together."""
+        """Returns the sum of both."""
         return Census(
             num_images=self.num_images + others.num_images,
             num_empty=self.num_empty + others.num_empty,
-            images_of_label=_added(self.images_of_label, others.images_of_label),
-            pixels_of_label=_added(self.pixels_of_label, others.pixels_of_label),
+            images_of_label=Counter(self.images_of_label) + Counter(others.images_of_label),
+            pixels_of_label=Counter(self.pixels_of_label) + Counter(others.pixels_of_label),
             num_pixels=self.num_pixels + others.num_pixels,
             num_void_pixels=self.num_void_pixels + others.num_void_pixels,
             num_crowds=self.num_crowds + others.num_crowds,
-            images_of_number=_added(self.images_of_number, others.images_of_number),
+            images_of_number=Counter(self.images_of_number) + Counter(others.images_of_number),
             fullest=max(self.fullest, others.fullest, key=lambda most: most[0]),
         )
-
-
-def _added(some: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
-    keys = sorted({*some, *others})
-    return {key: some.get(key, 0) + others.get(key, 0) for key in keys}
 
 
 def check_images(
@@ -94,13 +89,13 @@ def check_images(
     indices: Iterable[int] | None = None,
     counts: Counts = lambda segment: True,
 ) -> Census:
-    """Reads all images and targets, or some, and counts.
+    """Reads all images and targets, or those of `indices`, and counts.
 
     Args:
-        counts: whether a segment counts.
+        counts: tells whether a segment counts.
 
     Raises:
-        LabelError: of the first image that is no good.
+        LabelError: an image is damaged, or does not fit its labels; names the first.
         StorageFault, SourceChanged: the storage failed, or holds another file now.
     """
     return_memory()
@@ -112,8 +107,8 @@ def check_images(
 
 
 def hidden_label(census: Census, *, dataset: LabelledImages) -> str | None:
-    """What is to be said of label maps that show one label and, beside it, only what counts for
-    nothing by default, as those of 0 and 255 do; None of others."""
+    """Returns a complaint about label maps that show one label and beside it only the default
+    ignore_index, as maps of 0 and 255 do; None for other maps."""
     values, names = dataset.values, dataset.labels.names
     shown = [label for label, count in census.pixels_of_label.items() if count]
     is_hidden = census.num_void_pixels and len(shown) == 1 and len(names) > 1
@@ -123,21 +118,21 @@ def hidden_label(census: Census, *, dataset: LabelledImages) -> str | None:
     void = f"{100 * void_share(census):.3g} % of the pixels"
     return (
         f"label maps show {names[shown[0]]} and no other label, but the ignore_index "
-        f"{values.ignore_index} in {void}; if that is {unseen}, say so in labels.json: "
-        f'{{"{shown[0]}": "{names[shown[0]]}", "{values.ignore_index}": "{unseen}"}}; if it counts '
-        f"for nothing, say --ignore_index {values.ignore_index}"
+        f"{values.ignore_index} in {void}; if that is {unseen}, write so into labels.json: "
+        f'{{"{shown[0]}": "{names[shown[0]]}", "{values.ignore_index}": "{unseen}"}}; if it is '
+        f"to be ignored, add --ignore_index {values.ignore_index}"
     )
 
 
 def void_share(census: Census) -> float:
-    """The share of pixels that count for nothing, in [0, 1]."""
+    """Returns the share of pixels that are ignored, in [0, 1]."""
     return census.num_void_pixels / census.num_pixels if census.num_pixels else 0.0
 
 
 def _counted(
     dataset: LabelledImages, indices: Iterable[int], *, counts: Counts
 ) -> Iterator[Census]:
-    """The census of each image alone, in order. Targets are large, and none waits to be taken."""
+    """Yields the census of each image, in order; no target is kept, since targets are large."""
 
     def count(index: int) -> Census:
         image = dataset.image(index)
@@ -155,7 +150,7 @@ def _counted(
 
 
 def _photo_size(image: EncodedImage, *, max_pixels: int) -> tuple[int, int]:
-    """The photograph's size, by its header.
+    """Reads the photograph's size from its header.
 
     Raises:
         LabelError: it cannot be read.
@@ -171,25 +166,25 @@ def _photo_size(image: EncodedImage, *, max_pixels: int) -> tuple[int, int]:
 def fitted(
     target: Target, *, size: tuple[int, int], photo: Callable[[], EncodedImage], max_pixels: int
 ) -> Target:
-    """The target in the size of the photograph, which is upright.
+    """Returns the target in the orientation of the upright photograph.
 
-    Labels that were drawn on a photograph as it is stored lie as it does. Their size tells, where
-    it is the photograph's with height and width exchanged: then they are put upright with it. All
-    others are taken as upright; of a square, or a photograph on its head, nothing tells.
+    Labels may have been drawn on the photograph as stored. Where their size is that of the upright
+    photograph with height and width exchanged, they are turned as EXIF turns the photograph; all
+    others are taken as upright, since the sizes of squares and of a half turn do not tell.
 
     Args:
         size: of the upright photograph.
-        photo: gives the photograph, which is only looked at where sizes differ.
+        photo: gives the photograph; called only where sizes differ.
 
     Raises:
-        LabelError: they differ in size: one of them is not the other's.
+        LabelError: photograph and labels differ in size.
     """
     if size == target.size:
         return target
     image = photo()
     stored = orientation(image.data, name=image.name, max_pixels=max_pixels) if image.data else 1
     if size == target.size[::-1] and stored in (5, 6, 7, 8):
-        return turned(target, orientation=stored)
+        return turn_upright(target, orientation=stored)
     exif = "" if stored == 1 else f" after its EXIF orientation {stored}"
     raise LabelError(
         f"image {image.image_id}: the photograph has {size[0]} x {size[1]} pixels upright{exif} "

@@ -1,13 +1,14 @@
-"""What the entries of a COCO JSON must be to each other: each there once, each id another's.
+"""Checks the entries of a COCO JSON against each other: unique ids and names, no dangling ids.
 
-`coco_instances.py` and `coco_panoptic.py` ask this after the JSON has passed its schema.
+`coco_instances.py` and `coco_panoptic.py` call this after the JSON has passed its schema.
 """
 
 import json
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -25,28 +26,24 @@ class Category(msgspec.Struct, frozen=True, gc=False):
     isthing: Flag = None
 
 
-class Image(Protocol):
+class Image(msgspec.Struct, frozen=True, gc=False):
     """An image of the JSON."""
 
-    @property
-    def id(self) -> Id: ...
-
-    @property
-    def file_name(self) -> str: ...
+    id: Id
+    file_name: str | None = None
+    """None where the JSON gives a `coco_url` only; `images_by_id` fills it in."""
 
 
 SomeImage = TypeVar("SomeImage", bound=Image)
 
 
 def images_by_id(file: CocoFile, images: Sequence[SomeImage]) -> dict[Id, SomeImage]:
-    """The images that annotations are of.
+    """Returns the images by id, in order, each with a file name.
 
     Raises:
-        LabelError: two have one id, so that nobody can tell whose an annotation is.
+        LabelError: two images have one id, or an image has no name.
     """
-    for index, image in enumerate(images):
-        if not image.file_name or "\0" in image.file_name:
-            raise file.wrong(("images", index, "file_name"))
+    images = [_with_name(file, index, image) for index, image in enumerate(images)]
     refuse_twice(
         file,
         [("images", index, "id") for index in range(len(images))],
@@ -56,10 +53,27 @@ def images_by_id(file: CocoFile, images: Sequence[SomeImage]) -> dict[Id, SomeIm
     return {image.id: image for image in images}
 
 
+def _with_name(file: CocoFile, index: int, image: SomeImage) -> SomeImage:
+    """Returns the image with the last name of its `coco_url` where it has no `file_name`."""
+    name = image.file_name
+    if name is None:
+        entry = file.entry(("images", index))
+        url = entry.get("coco_url")
+        if not isinstance(url, str):
+            if "file_name" not in entry:
+                raise file.wrong(("images", index), rule="must have file_name")
+            raise file.wrong(("images", index, "file_name"))
+        name = unquote(urlsplit(url).path).rpartition("/")[2]
+        image = msgspec.structs.replace(image, file_name=name)
+    if not name or "\0" in name:
+        raise file.wrong(("images", index, "file_name"))
+    return image
+
+
 def refuse_twice(
     file: CocoFile, paths: Sequence[Path], values: Sequence[Hashable], *, rule: str
 ) -> None:
-    """Raises LabelError where two entries, by the paths to what names them, have one value."""
+    """Raises LabelError where two entries have one value; `paths` lead to the values."""
     first: dict[Hashable, Path] = {}
     for path, value in zip(paths, values, strict=True):
         before = first.setdefault(value, path)
@@ -72,7 +86,7 @@ def refuse_twice(
 
 
 def unknown_id(file: CocoFile, path: Path, value: Id, *, known: Collection[Id]) -> LabelError:
-    """The error about an id that none of those known is."""
+    """Returns the error about an id that is none of those known."""
     what = {"image_id": "images", "category_id": "categories"}[str(path[-1])]
     alike = [other for other in known if str(other) == str(value)]
     return file.wrong(
@@ -84,30 +98,32 @@ def unknown_id(file: CocoFile, path: Path, value: Id, *, known: Collection[Id]) 
 
 @dataclass(frozen=True, kw_only=True)
 class Categories:
-    """Labels, and which category is which."""
+    """The labels of a COCO JSON, and the label id of each category."""
 
     labels: Labels
     ids: Mapping[Id, int]
     """Label ids by category id."""
     notes: tuple[str, ...]
-    """What was left out, for people."""
+    """Lines for people on categories that are left out."""
 
     @classmethod
     def of(
         cls, file: CocoFile, categories: Sequence[Category], *, used: Collection[Id]
     ) -> "Categories":
-        """Those of the JSON, in its order.
+        """Makes the labels of the JSON's categories, in its order.
 
-        Of categories with one name only those are kept that are used: some exporters write a first
-        one that is called as the project, and so as its only label.
+        Of categories with the same name only used ones are kept: some exporters write a first one
+        with the name of the project, which is also that of its only label.
 
         Raises:
-            LabelError: two have one id, or one name and are used both.
+            LabelError: two categories have one id, or two used ones have one name.
         """
-        count = len(categories)
+        for index, category in enumerate(categories):
+            if "\0" in category.name:
+                raise file.wrong(("categories", index, "name"))
         refuse_twice(
             file,
-            [("categories", index, "id") for index in range(count)],
+            [("categories", index, "id") for index in range(len(categories))],
             [category.id for category in categories],
             rule="must be an id of its own",
         )
@@ -125,13 +141,13 @@ class Categories:
         )
         left_out = [c for c in categories if c.id not in {category.id for _, category in kept}]
         notes = [
-            f"category {c.id!r} is left out: it is not used, and another is called {c.name!r} too"
+            f"category {c.id!r} is left out: it is unused, and another is called {c.name!r} too"
             for c in left_out[:_SHOWN]
         ]
         return cls(
             labels=Labels(
                 names=tuple(category.name for _, category in kept),
-                # Instances have no `isthing`: all are things.
+                # Categories of instances have no `isthing`: all are things.
                 things=frozenset(
                     label
                     for label, (index, category) in enumerate(kept)
@@ -144,7 +160,7 @@ class Categories:
         )
 
     def label_id(self, file: CocoFile, path: Path, category_id: Id) -> int:
-        """The label that a category is.
+        """Returns the label id of a category.
 
         Raises:
             LabelError: there is no such category.

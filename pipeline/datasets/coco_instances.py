@@ -1,6 +1,6 @@
-"""COCO's instance format: a JSON of images and of polygons or run lengths, one per object.
+"""Opens COCO's instance format: a JSON of images, and of polygons or run lengths for each object.
 
-Objects may overlap. A target keeps the whole mask of each, as run lengths; in its map small ones
+Objects may overlap. A target keeps the whole mask of each as run lengths; in its map small objects
 lie on top of large ones, and crowds below all.
 """
 
@@ -17,6 +17,7 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.coco_entries import (
     Categories,
     Category,
+    Image,
     images_by_id,
     refuse_twice,
     unknown_id,
@@ -28,11 +29,12 @@ from pipeline.datasets.coco_segmentation import (
     check_segmentation,
     segmentation_rle,
 )
+from pipeline.datasets.data_location import DataLocation
 from pipeline.datasets.dataset import LabelledImages, rows_schema
-from pipeline.datasets.label_maps import file_location
 from pipeline.datasets.named_files import NamedFiles
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError, Labels, Target, TrueSegment, objects_target
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage
 
 _OBJECT = pa.struct(
@@ -48,9 +50,7 @@ _LARGEST_AREA = 2**53
 _SHOWN = 3
 
 
-class _Image(msgspec.Struct, frozen=True, gc=False):
-    id: Id
-    file_name: str
+class _Image(Image, frozen=True, gc=False, kw_only=True):
     height: int | float
     width: int | float
 
@@ -72,14 +72,14 @@ class _Content(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceTruth:
-    """The outlines of each image's objects."""
+    """Makes masks of the outlines of each image's objects."""
 
     uri: str
-    """Of the JSON, for messages."""
+    """The JSON, for messages."""
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
         height, width = row["height"], row["width"]
-        place = f"image {row['image_id']}, objects in {self.uri}"
+        source = f"image {row['image_id']}, objects in {self.uri}"
         try:
             segments = [
                 TrueSegment(
@@ -93,13 +93,13 @@ class InstanceTruth:
             ]
             return objects_target(segments, size=(height, width))
         except ValueError as error:
-            raise LabelError(f"{place}: {error}") from error
+            raise LabelError(f"{source}: {error}") from error
 
 
 def open_coco_instances(
     settings: DatasetSettings, *, file: CocoFile, storage: Storage, reading: ReadSettings
 ) -> LabelledImages:
-    """The images that the JSON lists, in its order, those without objects too.
+    """Opens the images that the JSON lists, in its order, including those without objects.
 
     Raises:
         LabelError: the JSON is no such JSON, or names a file that is not there.
@@ -112,13 +112,13 @@ def open_coco_instances(
     categories = Categories.of(
         file, content.categories, used={each.category_id for each in content.annotations}
     )
-    names = [image.file_name for image in content.images]
+    names = [str(image.file_name) for image in images.values()]
     photos = NamedFiles.of_photographs(settings, names=names, uri=file.uri, storage=storage)
-    places = [file_location(photos.file(name)) for name in names]
+    locations = [DataLocation.of_file(photos.file(name)) for name in names]
     refuse_twice(
         file,
-        [("images", index, "file_name") for index in range(len(places))],
-        [place.uri for place in places],
+        [("images", index, "file_name") for index in range(len(locations))],
+        [location.uri for location in locations],
         rule="must be a photograph of its own, with all its objects",
     )
     size_of = {image.id: size for image, size in zip(content.images, sizes, strict=True)}
@@ -146,7 +146,7 @@ def open_coco_instances(
         rows=pa.table(
             {
                 "image_id": names,
-                "image": [asdict(place) for place in places],
+                "image": [asdict(location) for location in locations],
                 "height": [height for height, _ in sizes],
                 "width": [width for _, width in sizes],
                 "objects": _column([objects[image.id] for image in content.images]),
@@ -161,7 +161,7 @@ def open_coco_instances(
 
 
 def _sizes(file: CocoFile, images: Sequence[_Image], *, max_pixels: int) -> list[tuple[int, int]]:
-    """Height and width of each image, which masks are made of before a photograph is read."""
+    """Returns height and width of each image; masks need them before a photograph is read."""
     for index, image in enumerate(images):
         for name, value in (("height", image.height), ("width", image.width)):
             if value < 1 or value != int(value):
@@ -199,7 +199,7 @@ def _object(
 
 
 def _column(objects: Sequence[Sequence[_Object]]) -> pa.ListArray:
-    """By columns: a list of dictionaries would take several times the file's memory."""
+    """Builds the column from columns: dictionaries would take several times the file's memory."""
     values = zip(*(each for one in objects for each in one), strict=True)
     return pa.ListArray.from_arrays(
         pa.array([0, *accumulate(map(len, objects))], pa.int32()),
@@ -212,7 +212,7 @@ def _column(objects: Sequence[Sequence[_Object]]) -> pa.ListArray:
 
 @dataclass(kw_only=True)
 class _Unusable:
-    """Annotations that no mask can be made of."""
+    """The annotations whose segmentation gives no mask: their number, and the first of them."""
 
     file: CocoFile
     count: int = 0
@@ -224,15 +224,17 @@ class _Unusable:
             self.first.append((index, error))
 
     def notes(self, num_annotations: int, *, are_skipped: bool) -> tuple[str, ...]:
-        """What to say of them, where they are left out.
+        """Returns the note on annotations that are left out.
 
         Raises:
-            LabelError: they are not, or no other is there.
+            LabelError: they may not be left out, or there are no others.
         """
         if not self.count:
             return ()
         has = "has" if self.count == 1 else "have"
-        said = f"{self.count:,} of {num_annotations:,} annotations {has} no usable segmentation"
+        finding = (
+            f"{self.count:,} of {count(num_annotations, 'annotation')} {has} no usable segmentation"
+        )
         if not are_skipped or self.count == num_annotations:
             index, error = self.first[0]
             way_out = "correct it" if self.count == 1 else "correct them"
@@ -241,11 +243,9 @@ class _Unusable:
             raise self.file.wrong(
                 ("annotations", index, "segmentation", *error.path),
                 rule=error.rule,
-                way_out=f"{said}: {way_out}",
+                way_out=f"{finding}: {way_out}",
             )
-        places = [
-            ("annotations", index, "segmentation", *error.path) for index, error in self.first
-        ]
-        names = ", ".join(f"{self.file.owner(p)} ({self.file.shown(p)})" for p in places)
+        paths = [("annotations", index, "segmentation", *error.path) for index, error in self.first]
+        names = ", ".join(f"{self.file.owner(p)} ({self.file.shown(p)})" for p in paths)
         more = f" and {self.count - _SHOWN:,} more" if self.count > _SHOWN else ""
-        return (f"{said} and {'is' if self.count == 1 else 'are'} left out: {names}{more}",)
+        return (f"{finding} and {'is' if self.count == 1 else 'are'} left out: {names}{more}",)

@@ -1,9 +1,8 @@
-"""COCO's JSON: read once, checked against its schema, and what is wrong with it named by its place.
+"""Reads COCO's JSON once, checks it against a schema, and names errors by their path in it.
 
-`coco_instances.py` and `coco_panoptic.py` say which fields they need, as types of msgspec: decoding
-is checking, and fields that nobody needs are passed over. A segmentation stays the text that stands
-in the file until `coco_segmentation.py` looks at it, so that a file of a million objects stays
-small.
+`coco_instances.py` and `coco_panoptic.py` declare the fields they need as types of msgspec, whose
+decoder checks them and skips all others. A segmentation stays the text that stands in the file
+until `coco_segmentation.py` checks it, so that a file of a million objects takes little memory.
 """
 
 import codecs
@@ -18,14 +17,14 @@ from pipeline.datasets.target import LabelError
 from pipeline.storage import Storage
 
 Id: TypeAlias = int | float | str
-"""Of an image, an annotation or a category. 1.0 is the number 1; "1" is another id."""
+"""The id of an image, an annotation or a category. 1.0 is the number 1; "1" is another id."""
 Flag: TypeAlias = int | float | bool | None
-"""0 or 1; null where nothing is said."""
+"""0 or 1; null where the JSON does not say."""
 Path: TypeAlias = tuple[str | int, ...]
-"""Where something stands in the JSON: ("annotations", 3, "iscrowd")."""
+"""The path to a value in the JSON: ("annotations", 3, "iscrowd")."""
 Content = TypeVar("Content")
 NULL = msgspec.Raw(b"null")
-"""A text of JSON that says nothing."""
+"""The JSON text of a missing value."""
 
 _RULES = {
     "id": "must be a number or a text",
@@ -54,7 +53,7 @@ _NUMBER = re.compile(r'"-?\d+(\.\d*)?"')
 
 
 class Entries(msgspec.Struct, frozen=True, gc=False):
-    """The lists of a COCO JSON; an entry is the text that it is in the file."""
+    """The lists of a COCO JSON; each entry is its text in the file."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -67,12 +66,12 @@ class CocoFile:
 
     uri: str
     data: bytes
-    """In UTF-8, with texts in place of NaN and infinities, which are no JSON."""
+    """In UTF-8, with texts for NaN and infinities, which are no JSON."""
     entries: Entries
 
     @classmethod
     def read(cls, uri: str, *, storage: Storage) -> "CocoFile":
-        """The file.
+        """Reads the file.
 
         Raises:
             LabelError: it is not there, no JSON, not COCO's, or one of its lists is empty.
@@ -93,15 +92,15 @@ class CocoFile:
         return cls(uri=uri, data=data, entries=entries)
 
     def read_as(self, content: type[Content]) -> Content:
-        """The content, by a type that says what must be there.
+        """Decodes the content as a type of msgspec.
 
         Raises:
-            LabelError: something else is there; says where.
+            LabelError: a value does not fit the type; names its path.
         """
         try:
             return msgspec.json.decode(self.data, type=content)
         except msgspec.ValidationError as error:
-            path, rule = complaint_of(error)
+            path, rule = path_and_rule(error)
             is_number = _NUMBER.fullmatch(self.shown(path)) is not None
             way_out = "write it without quotation marks" if is_number else ""
             raise self.wrong(path, rule=rule, way_out=way_out) from error
@@ -109,7 +108,7 @@ class CocoFile:
             raise _no_json(self.uri, error) from error
 
     def wrong(self, path: Path, *, rule: str | None = None, way_out: str = "") -> LabelError:
-        """The error about a value: its place, whose it is, what must hold and what came."""
+        """Returns the error about a value: its path, its owner, the rule and the value."""
         owner, ending = self.owner(path), f"; {way_out}" if way_out else ""
         return LabelError(
             f"{self.uri}: {path_name(path)}{f' ({owner})' if owner else ''} "
@@ -117,8 +116,8 @@ class CocoFile:
         )
 
     def owner(self, path: Path) -> str:
-        """Which image, category or annotation of the file's own names an entry is."""
-        entry = self._entry(path)
+        """Names the image, category or annotation of an entry, as the file calls it."""
+        entry = self.entry(path)
         names = entry if isinstance(entry, dict) else {}
         if path[:1] != ("annotations",):
             name = names.get("file_name") or names.get("name") or names.get("id")
@@ -133,8 +132,8 @@ class CocoFile:
         return name.rstrip(",") if image_id is None else f"{name} of image {image_name}"
 
     def shown(self, path: Path) -> str:
-        """The start of what stands at a place, as JSON; nothing where nothing does."""
-        value = self._entry(path)
+        """Returns the start of the value at a path, as JSON; "nothing" where there is none."""
+        value = self.entry(path)
         for step in path[2:]:
             try:
                 value = value[step]
@@ -143,35 +142,36 @@ class CocoFile:
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
-    def _entry(self, path: Path) -> Any:
-        """The entry of a list that a path leads into."""
+    def entry(self, path: Path) -> Any:
+        """Returns the list entry that a path leads into; None for no entry."""
         if len(path) < 2 or not isinstance(path[1], int):
             return None
         return _read_text(getattr(self.entries, str(path[0]))[path[1]])
 
 
-def complaint_of(error: msgspec.ValidationError) -> tuple[Path, str]:
-    """Where msgspec found something else than it expected, and what must be there.
+def path_and_rule(error: msgspec.ValidationError) -> tuple[Path, str]:
+    """Returns the path to the value that msgspec refused, and the rule that it breaks.
 
     Its messages are "Expected `int | null`, got `str` - at `$.images[1].height`" and the like.
     """
-    said, _, place = str(error).partition(" - at `$")
-    steps = re.findall(r"\.(\w+)|\[(\d+)\]", place)
+    message, _, path_text = str(error).partition(" - at `$")
+    steps = re.findall(r"\.(\w+)|\[(\d+)\]", path_text)
     path = tuple(key or int(index) for key, index in steps)
-    lacking = re.search(r"missing required field `(\w+)`", said)
+    lacking = re.search(r"missing required field `(\w+)`", message)
     if lacking is not None:
         return path, f"must have {lacking[1]}"
     if path and path[-1] in _RULES:
         return path, _RULES[str(path[-1])]
-    expected = re.match(r"Expected `([^`]+)`", said)
+    expected = re.match(r"Expected `([^`]+)`", message)
     kinds = expected[1].split(" | ") if expected else ["float"]
     return path, f"must be {' or '.join(_WORDS.get(kind, kind) for kind in kinds)}"
 
 
 def _read_text(text: msgspec.Raw) -> Any:
-    """What an entry says, for messages: whatever stands in it, it can be shown."""
+    """Parses an entry for messages; None where even that fails."""
     try:
-        return json.loads(bytes(text).decode(errors="replace"), parse_int=_short_number)
+        plain = _WRITTEN_CONSTANT.sub(rb"\1", bytes(text))
+        return json.loads(plain.decode(errors="replace"), parse_int=_short_number)
     except (ValueError, RecursionError):
         return None
 
@@ -181,13 +181,13 @@ def _short_number(text: str) -> int | float:
 
 
 def path_name(path: Path) -> str:
-    """A place as programs write it: annotations[3].iscrowd."""
+    """Writes a path as programs do: annotations[3].iscrowd."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return "".join(steps).removeprefix(".") or "the file"
 
 
 def is_set(file: CocoFile, path: Path, value: Flag) -> bool:
-    """A flag that may be there or not.
+    """Returns an optional flag as a bool, False for null.
 
     Raises:
         LabelError: it is neither 0 nor 1.
@@ -198,23 +198,26 @@ def is_set(file: CocoFile, path: Path, value: Flag) -> bool:
 
 
 def _no_json(uri: str, error: Exception) -> LabelError:
-    said = "it nests too deep" if isinstance(error, RecursionError) else str(error)
-    return LabelError(f"{uri} must be JSON, and is not: {said}")
+    reason = "it nests too deep" if isinstance(error, RecursionError) else str(error)
+    return LabelError(f"{uri} must be JSON, and is not: {reason}")
 
 
 _CONSTANT = re.compile(
     rb"[NI-](?<=[\[,:\s].)(?:(?<=N)aN|(?<=I)nfinity|(?<=-)Infinity)(?=\s*[,\]}])"
 )
+# Marked by a character that no text of the file can mean, so that messages show the constant.
+_TEXT_FOR_CONSTANT = rb'"\\u0000\g<0>"'
+_WRITTEN_CONSTANT = re.compile(rb'"\\u0000(NaN|-?Infinity)"')
 
 
 def _entries(data: bytes) -> tuple[bytes, Entries]:
-    """The lists, and the JSON as UTF-8 without a mark in front.
+    """Returns the JSON as UTF-8 without a byte order mark, and its lists.
 
-    NaN and infinities, which Python writes, become texts: these are no numbers, so that they are
-    named where a number must be, and do no harm where nobody looks.
+    NaN and infinities, which Python writes and JSON forbids, become texts: where a number must
+    stand they are refused, and elsewhere they are skipped.
 
     Raises:
-        ValueError: it is no JSON all the same, or another.
+        ValueError: it is no JSON, or not COCO's.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16").encode()
@@ -224,5 +227,5 @@ def _entries(data: bytes) -> tuple[bytes, Entries]:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        data = _CONSTANT.sub(rb'"\g<0>"', data)
+        data = _CONSTANT.sub(_TEXT_FOR_CONSTANT, data)
         return data, msgspec.json.decode(data, type=Entries)

@@ -1,8 +1,8 @@
-"""COCO's segmentations: the text that stands in the JSON to run lengths.
+"""Converts COCO's segmentations, as JSON text, to run lengths.
 
-Polygons, run lengths in numbers and compressed run lengths are checked number by number before
-pycocotools sees them, whose C code trusts what it is given: not finite, it reads outside of its
-memory; far away, it takes all of the machine's.
+Every number of polygons and run lengths is checked before pycocotools gets it: its C code reads
+outside of its memory for numbers that are not finite, and takes all memory for points far outside
+of the image.
 """
 
 import operator
@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Integer
 
 from maskformer import counts_of
-from pipeline.datasets.coco_json import Path, complaint_of
+from pipeline.datasets.coco_json import Path, path_and_rule
 
 LONGEST_OUTLINE = 2**22
-"""Pixels along a polygon, of which pycocotools keeps 100 bytes each."""
+"""The longest polygon in pixels; pycocotools takes 100 bytes for each."""
 
 _SHAPES = 'must be polygons [[x, y, x, y, x, y, ...], ...] or run lengths {"size", "counts"}'
 
@@ -29,11 +29,11 @@ class _Runs(msgspec.Struct, frozen=True, gc=False):
 
 
 class SegmentationError(ValueError):
-    """A segmentation that no mask can be made of.
+    """A segmentation gives no mask.
 
     Args:
-        path: where in the segmentation.
-        rule: what must hold there.
+        path: to the wrong value, in the segmentation.
+        rule: the rule that the value breaks.
     """
 
     def __init__(self, path: Path, rule: str) -> None:
@@ -46,14 +46,14 @@ _decoder = msgspec.json.Decoder(list[list[float] | float] | _Runs)
 
 
 def check_segmentation(text: bytes, *, height: int, width: int) -> None:
-    """Looks at every number; makes a mask only where there may be no pixel in it.
+    """Checks every number; draws the mask only where it may hold no pixel.
 
     Raises:
         SegmentationError: it makes no mask of the image.
     """
     shape = _decoded(text)
     if isinstance(shape, _Runs):
-        # From the second on, every other run is inside.
+        # Every other run is inside, from the second on.
         if not _counts(shape, height=height, width=width)[1::2].any():
             raise SegmentationError(("counts",), "must have a pixel")
         return
@@ -69,7 +69,7 @@ def check_segmentation(text: bytes, *, height: int, width: int) -> None:
 
 
 def segmentation_rle(text: bytes, *, height: int, width: int) -> str:
-    """COCO's compressed counts of the whole mask.
+    """Returns COCO's compressed counts of the whole mask.
 
     Raises:
         SegmentationError: it makes no mask of the image.
@@ -91,7 +91,7 @@ def _decoded(text: bytes) -> "list[list[float] | float] | _Runs":
     try:
         shape = _decoder.decode(text)
     except msgspec.ValidationError as error:
-        path, rule = complaint_of(error)
+        path, rule = path_and_rule(error)
         is_other = not path and not rule.startswith("must have")
         raise SegmentationError(path, _SHAPES if is_other else rule) from error
     except (ValueError, RecursionError) as error:
@@ -120,15 +120,15 @@ class _Polygon:
 
     @property
     def outline(self) -> float:
-        """Its length, as pycocotools walks it: an oblique step is as long as a straight one."""
+        """Returns its length as pycocotools walks it: a diagonal step counts as a straight one."""
         steps = zip(_steps(self.xs), _steps(self.ys), strict=True)
         return sum(max(abs(x), abs(y)) for x, y in steps)
 
     def is_surely_seen(self, *, height: int, width: int) -> bool:
-        """Whether it lies in the image and is far from so thin that it may hold no pixel."""
+        """True if it lies in the image and is thick enough to hold a pixel for certain."""
         if self.left < 0 or self.top < 0 or self.right > width or self.bottom > height:
             return False
-        # Closed explicitly, it comes to one point twice; gone round twice, it holds nothing.
+        # A closed polygon repeats one point; one that goes round twice may enclose nothing.
         if len(set(zip(self.xs, self.ys, strict=True))) < len(self.xs) - 1:
             return False
         sums = map(operator.add, self.xs, [*self.xs[1:], self.xs[0]])
@@ -141,7 +141,7 @@ def _steps(values: Sequence[float]) -> list[float]:
 
 
 def _polygons(parts: Sequence[list[float] | float], *, height: int, width: int) -> list[_Polygon]:
-    """The polygons that can enclose something, as COCO's own tools and detectron2 take them."""
+    """Returns the polygons of three points or more, as COCO's tools and detectron2 do."""
     if not parts:
         raise SegmentationError((), _SHAPES)
     polygons = []
@@ -162,16 +162,16 @@ def _polygons(parts: Sequence[list[float] | float], *, height: int, width: int) 
 
 
 def _check_bounds(polygon: _Polygon, *, number: int, height: int, width: int) -> None:
-    """Outlines reach over the image's edge, where pycocotools cuts them off, but not far."""
+    """Raises SegmentationError for a polygon that is too long or reaches far out of the image."""
     for low, high, side, name, first in (
         (polygon.left, polygon.right, width, "width", 0),
         (polygon.top, polygon.bottom, height, "height", 1),
     ):
         if low < -side or high > 2 * side:
             values = polygon.points[first::2]
-            place = next(i for i, value in enumerate(values) if not -side <= value <= 2 * side)
+            index = next(i for i, value in enumerate(values) if not -side <= value <= 2 * side)
             raise SegmentationError(
-                (number, 2 * place + first),
+                (number, 2 * index + first),
                 f"must lie in the image or at most its {name} of {side} pixels beside it",
             )
     is_long = polygon.span * len(polygon.xs) > LONGEST_OUTLINE
@@ -188,7 +188,7 @@ def _mask_area(polygons: Sequence[_Polygon], *, height: int, width: int) -> int:
 
 
 def _rles(polygons: Sequence[_Polygon], *, height: int, width: int) -> list[dict[str, Any]]:
-    """pycocotools' run lengths of polygons whose numbers were checked."""
+    """Returns pycocotools' run lengths of polygons whose numbers were checked."""
     from pycocotools import mask as coco
 
     return coco.frPyObjects([each.points for each in polygons], height, width)

@@ -1,11 +1,12 @@
-"""Places: where the encoded bytes of an image or a map lie, one at a time and in any order.
+"""Reads the encoded bytes of one image or map from a file, an archive or a Parquet file.
 
-A place is a whole file, a range of an archive or a cell of a Parquet file. Lists of places are
-columns of a table, so that those of a million images travel between processes in one piece.
+Lists of locations are columns of a table, so that those of a million images travel between
+processes in one piece.
 """
 
 import functools
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.datasets.target import LabelError
-from pipeline.storage import Storage
+from pipeline.storage import File, Storage
 
 LOCATION = pa.struct(
     [
@@ -28,14 +29,14 @@ LOCATION = pa.struct(
         ("column", pa.string()),
     ]
 )
-"""The type of a column of places."""
+"""The type of a column of locations."""
 
 _GROUPS_KEPT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataLocation:
-    """Where some bytes lie: in a file, from `start` to `stop` of it, or in a cell of its rows."""
+    """The location of some bytes: a whole file, a byte range of an archive, or a Parquet cell."""
 
     uri: str
     etag: str
@@ -44,26 +45,34 @@ class DataLocation:
     member: str | None = None
     """Name in an archive."""
     start: int | None = None
+    """The first byte of the member in its archive."""
     stop: int | None = None
+    """The byte behind its last."""
     row: int | None = None
+    """Row of a Parquet file, counted from 0."""
     column: str | None = None
+
+    @classmethod
+    def of_file(cls, file: File) -> "DataLocation":
+        """Returns the location of a whole file."""
+        return cls(uri=file.uri, etag=file.etag, size=file.size)
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Returns the location in words, for messages."""
         if self.row is not None:
             return f"{self.uri}, row {self.row}"
         return self.uri if self.member is None else f"{self.uri}, member {self.member}"
 
     @property
     def num_bytes(self) -> int | None:
-        """None where only reading can tell."""
+        """Returns the length in bytes; None for a Parquet cell, whose length only reading tells."""
         if self.row is not None:
             return None
         return self.size if self.stop is None else self.stop - (self.start or 0)
 
     def read(self, storage: Storage) -> bytes:
-        """The bytes.
+        """Reads the bytes.
 
         Raises:
             LabelError: a cell holds none.
@@ -78,26 +87,31 @@ class DataLocation:
         return value
 
 
-def read_cell(place: DataLocation, *, storage: Storage) -> Any:
-    """The value of a Parquet cell.
+def labels_source(row: Mapping[str, Any], location: DataLocation) -> str:
+    """Names an image and the file with its labels, for messages."""
+    return f"image {row['image_id']}, labels in {location.name}"
+
+
+def read_cell(location: DataLocation, *, storage: Storage) -> Any:
+    """Reads the value of a Parquet cell.
 
     Raises:
         LabelError: the file is damaged.
         StorageFault, SourceChanged: as `Storage.read`.
     """
-    assert place.row is not None
-    assert place.column is not None
-    file = place.uri, place.etag, place.size
+    assert location.row is not None
+    assert location.column is not None
+    file = location.uri, location.etag, location.size
     try:
         with _ONE_AT_A_TIME:
             starts = _group_starts(storage, *file)
-            group = max(g for g, start in enumerate(starts[:-1]) if start <= place.row)
-            cells = _column(storage, *file, group, place.column)
-        return cells[place.row - starts[group]].as_py()
+            group = max(g for g, start in enumerate(starts[:-1]) if start <= location.row)
+            cells = _column(storage, *file, group, location.column)
+        return cells[location.row - starts[group]].as_py()
     except PARQUET_ERRORS as error:
         raise_if_from_storage(error)
         said = " ".join(str(error).split())[:200]
-        raise LabelError(f"{place.name}: the Parquet file cannot be read: {said}") from error
+        raise LabelError(f"{location.name}: the Parquet file cannot be read: {said}") from error
 
 
 # Threads that read neighbours would otherwise all fetch the same row group.
@@ -106,7 +120,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @functools.lru_cache(maxsize=256)
 def _group_starts(storage: Storage, uri: str, etag: str, size: int) -> tuple[int, ...]:
-    """The first row of each row group, and the number of all rows."""
+    """Returns the first row of each row group, followed by the number of all rows."""
     with storage.open(uri, etag=etag, size=size) as file:
         metadata = pq.ParquetFile(file).metadata
     starts = [0]

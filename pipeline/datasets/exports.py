@@ -1,4 +1,4 @@
-"""Exports: COCO's JSON in the folder that a labelling tool exported.
+"""Finds COCO's JSON in a folder that a labelling tool exported.
 
 CVAT writes `annotations/instances_default.json` with `images/default/`, Roboflow
 `train/_annotations.coco.json` with the photographs beside it, FiftyOne `labels.json` with `data/`.
@@ -12,7 +12,7 @@ from pipeline.datasets.target import LabelError
 from pipeline.storage import File, Storage
 
 _NAMES = ("labels.json", "id2label.json")
-# Where there are more, each image has its own: other tools' formats.
+# A folder with more has a JSON for each image, in formats of other tools.
 _MOST_JSONS = 32
 _HEAD_BYTES = 256
 _WHOLE_BYTES = 2**20
@@ -20,18 +20,18 @@ _HEAD = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories|type
 
 
 def exported_json(dataset: str, *, storage: Storage) -> str | None:
-    """The place of the one COCO JSON in a folder; None where it is no folder, or of another kind.
+    """Returns the URI of the one COCO JSON in a folder; None for data of another kind.
 
     Raises:
         LabelError: there are several, and which.
         StorageFault: the storage failed.
     """
-    place = storage.absolute(dataset)
-    if place.lower().endswith(".json") or "*" in place or kind_of(place) is not None:
+    folder = storage.absolute(dataset)
+    if folder.lower().endswith(".json") or "*" in folder or kind_of(folder) is not None:
         return None
     jsons = []
-    for file in storage.files(place):
-        name = file.uri.removeprefix(f"{place}/")
+    for file in storage.files(folder):
+        name = file.uri.removeprefix(f"{folder}/")
         is_hidden = name.startswith(("_", "."))
         if name == "_table.json" or (not is_hidden and kind_of(name) in ("tar", "parquet")):
             return None
@@ -40,26 +40,26 @@ def exported_json(dataset: str, *, storage: Storage) -> str | None:
     if len(jsons) > _MOST_JSONS:
         return None
     found = [file.uri for file in jsons if _is_coco(file, storage=storage)]
-    names_labels = {f"{place}/{name}" for name in _NAMES} & {file.uri for file in jsons}
+    names_labels = {f"{folder}/{name}" for name in _NAMES} & {file.uri for file in jsons}
     if not found or names_labels - {*found}:
         return None
     if len(found) > 1:
         raise LabelError(
-            f"{place} holds {len(found)} COCO JSONs: {', '.join(found)}; name one of them by "
+            f"{folder} holds {len(found)} COCO JSONs: {', '.join(found)}; name one of them by "
             "--dataset (and the others by --validation or in runs of their own)"
         )
     return found[0]
 
 
 def _is_coco(file: File, *, storage: Storage) -> bool:
-    """Whether a JSON is COCO's, by its first key, and by all of it where it is small."""
+    """True if a JSON is COCO's: by its first key, and by its content up to 1 MiB."""
     head = storage.read(file.uri, etag=file.etag, stop=min(file.size, _HEAD_BYTES))
     if not _HEAD.match(head.removeprefix(b"\xef\xbb\xbf")):
         return False
     if file.size > _WHOLE_BYTES:
         return True
     try:
-        said = json.loads(storage.read(file.uri, etag=file.etag))
+        content = json.loads(storage.read(file.uri, etag=file.etag))
     except ValueError:
-        return True  # reading it says what is wrong with it
-    return isinstance(said, dict) and {"images", "annotations"} <= said.keys()
+        return True  # opening it raises the error about it
+    return isinstance(content, dict) and {"images", "annotations"} <= content.keys()

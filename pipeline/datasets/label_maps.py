@@ -1,10 +1,9 @@
-"""Photographs and label maps in folders, paired by name, as ADE20K, Cityscapes and CamVid are.
+"""Opens photographs and label maps in folders, paired by name, as in ADE20K and Cityscapes.
 
-Found without being told: `images/A.jpg` with `annotations/A.png` (or labels, masks, maps; and
+Pairs that need no setting: `images/A.jpg` with `annotations/A.png` (or labels, masks, maps; and
 JPEGImages with SegmentationClass), `leftImg8bit/CITY/A_leftImg8bit.png` with
 `gtFine/CITY/A_gtFine_labelTrainIds.png`, `A.jpg` beside `A.png`, and any of these with `A_mask.png`
-or another usual suffix. Other maps are named by a folder of their own, which has the same folders
-inside.
+or another usual suffix. `--maps` names another folder of maps, with the same folders inside.
 """
 
 import unicodedata
@@ -17,13 +16,14 @@ import pyarrow as pa
 
 from pipeline.corpora.endings import IMAGE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
-from pipeline.datasets.data_location import LOCATION, DataLocation
-from pipeline.datasets.dataset import LabelledImages, rows_schema, where
-from pipeline.datasets.label_names import KnownNames, label_names
+from pipeline.datasets.data_location import LOCATION, DataLocation, labels_source
+from pipeline.datasets.dataset import LabelledImages, Truth, rows_schema
+from pipeline.datasets.label_names import KnownNames, LabelNames, label_names
 from pipeline.datasets.label_values import LabelValues
 from pipeline.datasets.maps import MAP_ENDINGS
-from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.settings import DatasetSettings, Kind
 from pipeline.datasets.target import LabelError, Labels, Target
+from pipeline.runtime.wording import count, list_some
 from pipeline.storage import File, Storage
 
 _PHOTO_FOLDERS = ("images", "image", "leftImg8bit", "JPEGImages", "photos")
@@ -36,25 +36,27 @@ _MAP_SUFFIXES = (
     "_annotation", "_gt", "_L", ".jpg", ".jpeg", ".png",
 )  # fmt: skip
 _OTHER_FORMATS = ("xml", "yaml", "yml", "json", "txt")
-_SHOWN = 5
+
 _SCHEMA = rows_schema(("map", LOCATION))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMapTruth:
-    """One label map per image."""
+    """Reads one label map for each image."""
 
     values: LabelValues
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        place = DataLocation(**row["map"])
-        return self.values.target(place.read(storage), labels=labels, place=where(row, place))
+        location = DataLocation(**row["map"])
+        return self.values.target(
+            location.read(storage), labels=labels, source=labels_source(row, location)
+        )
 
 
 def open_label_maps(
     settings: DatasetSettings, *, storage: Storage, reading: ReadSettings, known: KnownNames
 ) -> LabelledImages:
-    """The photographs below the data set's place, in the order of their names.
+    """Opens the photographs below the data set's folder, in the order of their names.
 
     Raises:
         LabelError: a photograph has no map, or a map no photograph.
@@ -75,53 +77,83 @@ def open_label_maps(
         )
     if not photos or not maps:
         raise LabelError(
-            f"{root} holds {len(photos)} photographs and {len(maps)} label maps in places where "
-            "they are looked for; name the folder of the photographs by --dataset and that of the "
-            f"maps by --maps{_on_others(files, root=root)}"
+            f"{root} holds {count(len(photos), 'photograph')} and {count(len(maps), 'label map')} "
+            "in the usual folders; name the folder of the photographs by --dataset and that of the "
+            f"maps by --maps{_other_formats(files, root=root)}"
         )
     pairs, notes = _paired(photos, maps, settings=settings, root=root)
     named = label_names(settings, folder=root, storage=storage, known=known)
     rows = [
         {
             "image_id": photo.uri.removeprefix(f"{root}/"),
-            "image": asdict(file_location(photo)),
-            "map": asdict(file_location(label_map)),
+            "image": asdict(DataLocation.of_file(photo)),
+            "map": asdict(DataLocation.of_file(label_map)),
         }
         for photo, label_map in pairs
     ]
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    return maps_dataset(
+        settings, kind="label_maps", rows=table, named=named, storage=storage, reading=reading,
+        notes=notes,
+    )  # fmt: skip
+
+
+def maps_dataset(
+    settings: DatasetSettings,
+    *,
+    kind: Kind,
+    rows: pa.Table,
+    named: LabelNames,
+    segments: Truth | None = None,
+    storage: Storage,
+    reading: ReadSettings,
+    notes: Iterable[str] = (),
+) -> LabelledImages:
+    """Makes the data set of rows with maps: of segment ids, read by `segments`, or of labels."""
+    if segments is not None:
+        settings.refuse("ignore_index", "reduce_labels", because="maps of segment ids")
     return LabelledImages(
-        uri=root,
-        kind="label_maps",
-        truths="labels",
+        uri=storage.absolute(settings.dataset),
+        kind=kind,
+        truths="labels" if segments is None else "segments",
         labels=named.labels,
-        rows=pa.Table.from_pylist(rows, schema=_SCHEMA),
-        truth=LabelMapTruth(values=named.values),
+        rows=rows,
+        truth=segments or LabelMapTruth(values=named.values),
         storage=storage,
         reading=reading,
-        values=named.values,
-        notes=(*named.notes, *notes),
+        values=named.values if segments is None else None,
+        notes=(*(named.notes if segments is None else ()), *notes),
     )
 
 
-def file_location(file: File) -> DataLocation:
-    """The whole file."""
-    return DataLocation(uri=file.uri, etag=file.etag, size=file.size)
+def without_unlabelled(
+    rows: Iterable[dict[str, Any]], *, settings: DatasetSettings
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Returns the rows that have a map, and the note on the others.
+
+    Raises:
+        LabelError: no row has one.
+    """
+    rows = list(rows)
+    labelled = [row for row in rows if row["map"] is not None]
+    if not labelled:
+        raise LabelError(f"{settings.dataset} holds no photograph with a label map")
+    return labelled, unlabelled_notes([row["image_id"] for row in rows if row["map"] is None])
 
 
-def left_out(image_ids: Sequence[str]) -> tuple[str, ...]:
-    """The note on photographs that have no label map, none where all have one."""
+def unlabelled_notes(image_ids: Sequence[str]) -> tuple[str, ...]:
+    """Returns the note on photographs that are left out for lack of a label map, if there are."""
     if not image_ids:
         return ()
-    more = f" and {len(image_ids) - _SHOWN} more" if len(image_ids) > _SHOWN else ""
-    shown = ", ".join(image_ids[:_SHOWN])
-    return (f"{len(image_ids):,} photographs without a label map are left out: {shown}{more}",)
+    are = "is" if len(image_ids) == 1 else "are"
+    photographs = f"{count(len(image_ids), 'photograph')} without a label map {are} left out"
+    return (f"{photographs}: {list_some(image_ids)}",)
 
 
 def _sorted_out(
     files: Sequence[File], *, root: str, map_suffix: str | None
 ) -> tuple[dict[str, File], dict[str, File]]:
-    """Photographs and maps by their names without extensions and without the folders that tell
-    the one from the other."""
+    """Returns photographs and maps by their names, without extensions and usual folders."""
     photos: list[tuple[str, File]] = []
     maps: list[tuple[str, File]] = []
     beside: list[File] = []
@@ -147,7 +179,8 @@ def _sorted_out(
 def _side_by_side(
     files: Sequence[File], *, root: str, map_suffix: str | None
 ) -> tuple[dict[str, File], dict[str, File]]:
-    """Of one folder: what loses something is a photograph; PNGs are either, as the suffix says."""
+    """Tells photographs from maps in one folder: lossy files are photographs; of PNGs the suffix
+    tells."""
     maps = _by_stem(files, endings=MAP_ENDINGS, root=root, what="maps")
     lossy = _by_stem(
         (file for file in files if not _ends(file, MAP_ENDINGS)),
@@ -165,10 +198,10 @@ def _side_by_side(
 
 
 def _usual_suffix(photos: Iterable[str], maps: Mapping[str, File]) -> str:
-    """What the names of maps have more than those of their photographs; empty where none has.
+    """Returns the suffix of the maps' names behind those of their photographs; "" for none.
 
     Raises:
-        LabelError: photographs have maps by several.
+        LabelError: several suffixes lead to maps.
     """
     names = list(photos)
     found = [suffix for suffix in _MAP_SUFFIXES if any(f"{name}{suffix}" in maps for name in names)]
@@ -180,8 +213,8 @@ def _usual_suffix(photos: Iterable[str], maps: Mapping[str, File]) -> str:
     return found[0] if found else ""
 
 
-def _on_others(files: Iterable[File], *, root: str) -> str:
-    """What to do with formats that are not read, where there are files of them."""
+def _other_formats(files: Iterable[File], *, root: str) -> str:
+    """Tells what to do with files of formats that are not read; "" without such files."""
     others = [f.uri.removeprefix(f"{root}/") for f in files if _ends(f, _OTHER_FORMATS)]
     if not others:
         return ""
@@ -210,23 +243,23 @@ def _paired(
     map_of = _matched(photos, maps)
     bare = [name for name in photos if name not in map_of]
     if bare and not settings.skip_unlabelled:
-        others = f", nor have {len(bare) - 1} more photographs" if len(bare) > 1 else ""
+        others = f", nor have {count(len(bare) - 1, 'more photograph')}" if len(bare) > 1 else ""
         raise LabelError(
             f"image {photos[bare[0]].uri} has no label map {bare[0]}{map_suffix}.png among the "
             f"{len(maps)} of {settings.maps or root}{others}; add it, see --maps and --map_suffix, "
-            "or leave such photographs out by --skip_unlabelled"
+            "or leave out such photographs with --skip_unlabelled"
         )
     if alone := sorted(maps.keys() - {*map_of.values()}):
         raise LabelError(
             f"label map {maps[alone[0]].uri} has no photograph {alone[0]}{image_suffix}; add it, "
             "or see --image_suffix"
         )
-    notes = left_out([photos[name].uri.removeprefix(f"{root}/") for name in bare])
+    notes = unlabelled_notes([photos[name].uri.removeprefix(f"{root}/") for name in bare])
     return [(photos[name], maps[map_name]) for name, map_name in map_of.items()], notes
 
 
 def _matched(photos: Mapping[str, File], maps: Mapping[str, File]) -> dict[str, str]:
-    """The map's name for each photograph's; where only the case differs, if there is just one."""
+    """Returns each photograph's map by name; names may differ in case where just one does."""
     by_fold: dict[str, list[str]] = defaultdict(list)
     for name in maps.keys() - photos.keys():
         by_fold[name.casefold()].append(name)
@@ -242,7 +275,7 @@ def _matched(photos: Mapping[str, File], maps: Mapping[str, File]) -> dict[str, 
 
 
 def _by_name(files: Mapping[str, File], *, suffix: str) -> dict[str, File]:
-    """Files by their names without the suffix; those without it are none of ours."""
+    """Returns files by their names without the suffix, and drops files without it."""
     return {key[: len(key) - len(suffix)]: f for key, f in files.items() if key.endswith(suffix)}
 
 
@@ -254,7 +287,7 @@ def _by_stem(
 
 
 def _unique(named: Iterable[tuple[str, File]], *, what: str) -> dict[str, File]:
-    """Files by name; raises LabelError where two have the same: one would be lost."""
+    """Returns files by name; raises LabelError where two have the same name."""
     found: dict[str, File] = {}
     for name, file in named:
         if (twin := found.setdefault(name, file)) is not file:

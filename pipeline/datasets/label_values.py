@@ -1,22 +1,18 @@
-"""Label values: how label maps write their labels, and from an encoded map to its target.
-
-A map writes a label as its id, as a value of the label's own, or as a colour.
-"""
+"""Reads label maps whose values are label ids, other numbers, or colours."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Integer
 
 from pipeline.datasets.maps import decode_colours, decode_label_map
-from pipeline.datasets.target import LabelError, Labels, MapValues, Target, label_map_target
+from pipeline.datasets.target import LabelError, Labels, Target, label_map_target
+from pipeline.runtime.wording import count, list_some
 
 Colour = tuple[int, int, int]
 
 _UNKNOWN = np.iinfo(np.uint16).max
-_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,46 +22,51 @@ class MapColours:
     of_labels: tuple[Colour, ...]
     """By label id."""
     void: tuple[Colour, ...]
-    """Those that count for nothing."""
+    """The colours that are ignored."""
     grey_too: bool
-    """Whether maps of one channel and palettes are read by their colours, or by their values."""
+    """True to read maps of one channel and palettes by their colours, not by their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelValues:
-    """How label maps write labels."""
+    """The rule by which label maps are read."""
 
     ignore_index: int
-    """The value of pixels that count for nothing."""
+    """The value of pixels that are ignored."""
     is_ignore_index_given: bool = True
-    """Whether people said so, or it is the default."""
+    """False for the default."""
     reduce_labels: bool = False
-    """0 counts for nothing too, and the value of a label is its id and one, as in ADE20K."""
+    """0 is ignored too, and the value of a label is its id plus one, as in ADE20K."""
     values: tuple[int, ...] | None = None
-    """By label id; None where they are the ids."""
+    """The value of each label, by label id; None where values are the ids."""
     colours: MapColours | None = None
 
-    def target(self, data: bytes, *, labels: Labels, place: str) -> Target:
-        """The target of an encoded map.
+    def target(self, data: bytes, *, labels: Labels, source: str) -> Target:
+        """Reads the target of an encoded map.
 
         Args:
-            place: the image and its file, for messages.
+            source: the image and its file, for messages.
 
         Raises:
-            LabelError: it is damaged, or holds what is no label.
+            LabelError: it is damaged, or holds a value that is no label.
         """
         if self.colours is not None:
-            colours = decode_colours(data, place=place, grey_too=self.colours.grey_too)
+            colours = decode_colours(data, source=source, grey_too=self.colours.grey_too)
             if colours is not None:
-                return self._of_colours(colours, labels=labels, place=place)
-        values = decode_label_map(data, place=place)
+                return self._of_colours(colours, labels=labels, source=source)
+        values = decode_label_map(data, source=source)
         if self.values is not None:
-            return self._of_values(values, labels=labels, place=place)
-        meaning = MapValues(ignore_index=self.ignore_index, reduce_labels=self.reduce_labels)
-        return label_map_target(values, labels=labels, meaning=meaning, place=place)
+            return self._of_values(values, labels=labels, source=source)
+        return label_map_target(
+            values,
+            labels=labels,
+            ignore_index=self.ignore_index,
+            reduce_labels=self.reduce_labels,
+            source=source,
+        )
 
     def _of_values(
-        self, values: Integer[np.ndarray, "height width"], *, labels: Labels, place: str
+        self, values: Integer[np.ndarray, "height width"], *, labels: Labels, source: str
     ) -> Target:
         assert self.values is not None
         first, void = int(self.reduce_labels), len(labels.names)
@@ -75,14 +76,15 @@ class LabelValues:
         present = np.unique(values).tolist()
         if wrong := [value for value in present if value not in known]:
             raise LabelError(
-                f"{place}: a label must be one of {_listed(sorted(known))}, as the names of the "
-                f"labels say; the map holds {_listed(wrong)}"
+                f"{source}: a label must be one of {list_some(sorted(known))}, as the names of the "
+                f"labels say; the map holds {list_some(wrong)}"
             )
         new = np.array([known[value] for value in present], np.uint16)
-        return _plain_target(new[np.searchsorted(present, values)], labels=labels, place=place)
+        ids = new[np.searchsorted(present, values)]
+        return label_map_target(ids, labels=labels, ignore_index=void, source=source)
 
     def _of_colours(
-        self, colours: Integer[np.ndarray, "height width"], *, labels: Labels, place: str
+        self, colours: Integer[np.ndarray, "height width"], *, labels: Labels, source: str
     ) -> Target:
         assert self.colours is not None
         ids = _ids_by_colour(self.colours)[colours]
@@ -90,18 +92,18 @@ class LabelValues:
             found, counts = np.unique(colours[ids == _UNKNOWN], return_counts=True)
             most = int(np.argmax(counts))
             red, green, blue = (int(found[most]) >> shift & 255 for shift in (0, 8, 16))
-            others = f", and {len(found) - 1} more colours" if len(found) > 1 else ""
+            others = f", and {count(len(found) - 1, 'more colour')}" if len(found) > 1 else ""
             raise LabelError(
-                f"{place}: every colour must be a label's, [{red}, {green}, {blue}] is not "
-                f"({counts[most]} pixels{others}); add it to the colours in labels.json, or as "
-                '"ignore_color" if it counts for nothing'
+                f"{source}: every colour must be a label's, [{red}, {green}, {blue}] is not "
+                f"({count(int(counts[most]), 'pixel')}{others}); add it to the colours in "
+                'labels.json, or as "ignore_color" if it is to be ignored'
             )
-        return _plain_target(ids, labels=labels, place=place)
+        return label_map_target(ids, labels=labels, ignore_index=len(labels.names), source=source)
 
 
 @functools.lru_cache(maxsize=2)
 def _ids_by_colour(colours: MapColours) -> Integer[np.ndarray, " colours"]:
-    """The label id of each of the 2^24 colours; the number of labels for void ones."""
+    """Returns the label id of each of the 2^24 colours; ignored ones have the number of labels."""
     ids = np.full(1 << 24, _UNKNOWN, np.uint16)
     for void in colours.void:
         ids[_number(void)] = len(colours.of_labels)
@@ -112,16 +114,3 @@ def _ids_by_colour(colours: MapColours) -> Integer[np.ndarray, " colours"]:
 
 def _number(colour: Colour) -> int:
     return colour[0] | colour[1] << 8 | colour[2] << 16
-
-
-def _plain_target(
-    values: Integer[np.ndarray, "height width"], *, labels: Labels, place: str
-) -> Target:
-    """Of label ids, in which the number of labels is void."""
-    void = MapValues(ignore_index=len(labels.names))
-    return label_map_target(values, labels=labels, meaning=void, place=place)
-
-
-def _listed(values: Sequence[int]) -> str:
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return ", ".join(map(str, values[:_SHOWN])) + more

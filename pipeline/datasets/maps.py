@@ -1,12 +1,13 @@
-"""Maps of labels and ids: encoded bytes to whole numbers, each as it was written.
+"""Decodes maps of labels and of segment ids to the numbers that were written.
 
-Nothing is converted that would change a value: a palette's indices are the labels, 16 bits stay 16
-bits, and formats that lose something (JPEG) are refused. Grey that is stored in three equal
-channels, or with an alpha channel that hides nothing, is the grey.
+No value changes: a palette's indices are the labels, 16 bits stay 16 bits, and lossy formats (JPEG)
+are refused. Three equal channels are read as one, and an alpha channel that is the same everywhere
+is dropped.
 """
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -18,7 +19,16 @@ from PIL import (  # noqa: F401  the plugins that may run: importing one registe
 )
 
 from pipeline.corpora.decoding import guess_content
-from pipeline.datasets.target import LabelError, rgb_ids
+from pipeline.datasets.data_location import DataLocation, labels_source
+from pipeline.datasets.target import (
+    LabelError,
+    Labels,
+    SegmentInfo,
+    Target,
+    id_map_target,
+    rgb_ids,
+)
+from pipeline.storage import Storage
 
 MAP_ENDINGS = ("png", "tif", "tiff", "bmp")
 _FORMATS = ("PNG", "TIFF", "BMP")
@@ -29,72 +39,88 @@ _WITH_ALPHA = ("LA", "RGBA", "PA")
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 
 
-def decode_label_map(data: bytes, *, place: str) -> Integer[np.ndarray, "height width"]:
-    """The values of a map with one channel, of 1, 8 or 16 bits, or of a palette.
+def read_id_map(
+    row: Mapping[str, Any], segments: Sequence[SegmentInfo], *, labels: Labels, storage: Storage
+) -> Target:
+    """Reads the map of segment ids at the location `map` of a data set's row.
 
     Raises:
-        LabelError: it is no such map, or damaged; `place` says which.
+        LabelError: it is damaged, or does not fit the descriptions of its segments.
     """
-    with _open(data, place=place) as image:
-        _refuse_alpha(image, place=place)
+    location = DataLocation(**row["map"])
+    source = labels_source(row, location)
+    described = {segment.id for segment in segments}
+    ids = decode_id_map(location.read(storage), source=source, described=described)
+    return id_map_target(ids, segments, labels=labels, source=source)
+
+
+def decode_label_map(data: bytes, *, source: str) -> Integer[np.ndarray, "height width"]:
+    """Decodes a map with one channel, of 1, 8 or 16 bits, or with a palette.
+
+    Raises:
+        LabelError: it is no such map, or damaged; `source` says which.
+    """
+    with _open(data, source=source) as image:
+        _refuse_alpha(image, source=source)
         if image.mode in _COLOURS:
             channels = np.asarray(image)
             grey = channels[..., 0]
             if not all(np.array_equal(grey, channels[..., other]) for other in (1, 2)):
                 raise LabelError(
-                    f"{place}: a label map has one channel of labels, this has colours "
+                    f"{source}: a label map has one channel of labels, this has colours "
                     f"({image.mode}); write the labels themselves as 8 or 16 bit grey, or say by "
                     '{"colors": {"road": [128, 64, 128], ...}} in labels.json what they mean'
                 )
             return grey.copy()
-        return _values(image, data, place=place)
+        return _values(image, data, source=source)
 
 
 def decode_id_map(
-    data: bytes, *, place: str, described: Collection[int]
+    data: bytes, *, source: str, described: Collection[int]
 ) -> Integer[np.ndarray, "height width"]:
-    """The same for maps of segment ids, which may also be spread over red, green and blue; alpha
-    does not count.
+    """Decodes a map of segment ids in one channel, or spread over red, green and blue as COCO's.
+
+    Alpha is ignored.
 
     Args:
-        described: the ids that the map may hold. They tell whether a palette's colours are the ids,
-            spread as COCO does, or its indices.
+        described: the ids that the map may hold. They decide whether a palette's colours or its
+            indices are the ids.
 
     Raises:
         LabelError: it is no such map, or damaged.
     """
-    with _open(data, place=place) as image:
+    with _open(data, source=source) as image:
         if image.mode in _COLOURS:
             return rgb_ids(np.asarray(image.convert("RGB")))
         if image.mode in ("P", "PA"):
             ids = rgb_ids(np.asarray(image.convert("RGB")))
             if {*np.unique(ids).tolist()} <= {0, *described}:
                 return ids
-        return _values(image, data, place=place)
+        return _values(image, data, source=source)
 
 
 def decode_colours(
-    data: bytes, *, place: str, grey_too: bool
+    data: bytes, *, source: str, grey_too: bool
 ) -> Integer[np.ndarray, "height width"] | None:
-    """The colours of a map as numbers, red in the lowest byte; None where it is none of colours.
+    """Decodes a map of colours to numbers, red in the lowest byte; None for another map.
 
     Args:
-        grey_too: whether grey and palettes are colours too; else three channels alone are.
+        grey_too: take grey maps and palettes for colours too, not three channels alone.
 
     Raises:
         LabelError: it is damaged.
     """
-    with _open(data, place=place) as image:
-        _refuse_alpha(image, place=place)
+    with _open(data, source=source) as image:
+        _refuse_alpha(image, source=source)
         if image.mode in _WIDE or not (grey_too or image.mode in _COLOURS):
             return None
         return rgb_ids(np.asarray(image.convert("RGB")))
 
 
-def _open(data: bytes, *, place: str) -> Image.Image:
-    """The image, decoded; what a decoder trips over is the map's fault."""
+def _open(data: bytes, *, source: str) -> Image.Image:
+    """Decodes the image; any error of the decoder is a LabelError."""
     if not data:
-        raise LabelError(f"{place}: the file is empty")
+        raise LabelError(f"{source}: the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
@@ -104,34 +130,34 @@ def _open(data: bytes, *, place: str) -> Image.Image:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if "cannot identify" in said:
             said = f"it is no PNG, TIFF or BMP{guess_content(data)}"
-        raise LabelError(f"{place}: the map cannot be decoded: {said}") from error
+        raise LabelError(f"{source}: the map cannot be decoded: {said}") from error
     if image.mode in (*_COLOURS, *_WITH_ALPHA) and _bits(image, data) == 16:
         raise LabelError(
-            f"{place}: a map with {len(image.getbands())} channels of 16 bits cannot be read "
+            f"{source}: a map with {len(image.getbands())} channels of 16 bits cannot be read "
             "whole; write one channel of 16 bits, or channels of 8"
         )
     return image
 
 
-def _refuse_alpha(image: Image.Image, *, place: str) -> None:
-    """Raises LabelError where an alpha channel tells more than the colours: a mask, it may be."""
+def _refuse_alpha(image: Image.Image, *, source: str) -> None:
+    """Raises LabelError where the alpha channel varies, and so may be the mask itself."""
     if image.mode in _WITH_ALPHA and len({*image.getchannel("A").getextrema()}) > 1:
         raise LabelError(
-            f"{place}: the alpha channel differs from pixel to pixel ({image.mode}), and labels "
+            f"{source}: the alpha channel differs from pixel to pixel ({image.mode}), and labels "
             "are not read from there; write them as 8 or 16 bit grey"
         )
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Of a sample, as it is stored."""
+    """Returns the bits of a channel, as stored."""
     if isinstance(image, PngImagePlugin.PngImageFile):
-        return data[24]  # of the header, which comes first
+        return data[24]  # in the header, which comes first
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return max(np.atleast_1d(image.tag_v2.get(_BITS_PER_SAMPLE, 1)).tolist())
     return 8
 
 
-def _values(image: Image.Image, data: bytes, *, place: str) -> Integer[np.ndarray, "height width"]:
+def _values(image: Image.Image, data: bytes, *, source: str) -> Integer[np.ndarray, "height width"]:
     if image.mode in ("LA", "PA"):
         return np.asarray(image)[..., 0].copy()
     if image.mode in _DEPTHS:
@@ -145,5 +171,5 @@ def _values(image: Image.Image, data: bytes, *, place: str) -> Integer[np.ndarra
         fits = values.size == 0 or 0 <= int(values.min()) <= int(values.max()) < 1 << 16
         return values.astype(np.uint16 if fits else np.int32)
     raise LabelError(
-        f"{place}: a map has one channel of 1, 8 or 16 bits, this has the mode {image.mode}"
+        f"{source}: a map has one channel of 1, 8 or 16 bits, this has the mode {image.mode}"
     )

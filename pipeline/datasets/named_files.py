@@ -1,9 +1,9 @@
-"""A folder of files that a JSON names: each found by its name, where there is no doubt.
+"""Finds the files of a folder that a JSON names, where the names are unambiguous.
 
-JSONs come from other machines: names are paths of these (`C:\\data\\1.jpg`, `/home/bob/1.jpg`),
-URLs, in another case, with accents stored otherwise, or with folders more or fewer than here. Such
-a name is of the file whose path ends as it does, if there is one such file and no second name for
-it.
+JSONs come from other machines: their names are paths there (`C:\\data\\1.jpg`,
+`/home/bob/1.jpg`) or URLs, differ in case, in how accents are stored, or have folders more or
+fewer than here. Such a name is matched by the end of its path, if it fits one file and no other
+name fits the same file.
 """
 
 import unicodedata
@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError
+from pipeline.runtime.wording import count
 from pipeline.storage import File, Storage, join
 
 _NAMES_TRIED = 8
@@ -23,7 +24,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class NamedFiles:
-    """The files of a folder, by one listing."""
+    """The files of a folder, from one listing."""
 
     uri: str
     files: Mapping[str, File]
@@ -31,14 +32,14 @@ class NamedFiles:
     option: str
     """The setting that names the folder."""
     _taken: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-    """By path of a file that was found by another name: that name."""
+    """The name in the JSON of each file that was found, by the file's path."""
 
     @classmethod
     def of_photographs(
         cls, settings: DatasetSettings, *, names: Sequence[str], uri: str, storage: Storage
     ) -> "NamedFiles":
-        """The photographs that a JSON names, in the folder that is set, or where COCO, CVAT,
-        Roboflow and FiftyOne keep them."""
+        """Finds the photographs that a JSON names in the folder of the settings, or where COCO,
+        CVAT, Roboflow and FiftyOne keep them."""
         folder, _, name = uri.rpartition("/")
         split = name.removesuffix(".json").rpartition("_")[2]  # instances_val2017 -> val2017
         usual = [
@@ -46,47 +47,47 @@ class NamedFiles:
             for base in (folder, folder.rpartition("/")[0])
             for each in (split, f"images/{split}", "images", "data", "input_images")
         ]
-        places = [settings.images] if settings.images else [*usual, folder]
-        return cls.found(places, names=names, option="images", storage=storage)
+        folders = [settings.images] if settings.images else [*usual, folder]
+        return cls.found(folders, names=names, option="images", storage=storage)
 
     @classmethod
     def of_maps(
         cls, settings: DatasetSettings, *, names: Sequence[str], uri: str, storage: Storage
     ) -> "NamedFiles":
-        """The PNGs that a panoptic JSON names, in the folder that is set, or in that with the
-        JSON's name beside it."""
-        places = [settings.maps] if settings.maps else [uri.removesuffix(".json")]
-        return cls.found(places, names=names, option="maps", storage=storage)
+        """Finds the PNGs that a panoptic JSON names in the folder of the settings, or in the one
+        with the JSON's name beside it."""
+        folders = [settings.maps] if settings.maps else [uri.removesuffix(".json")]
+        return cls.found(folders, names=names, option="maps", storage=storage)
 
     @classmethod
     def found(
-        cls, places: Sequence[str], *, names: Sequence[str], option: str, storage: Storage
+        cls, folders: Sequence[str], *, names: Sequence[str], option: str, storage: Storage
     ) -> "NamedFiles":
-        """The first of the places that holds a file of some of the names, to the letter; else the
-        first that holds one in another writing.
+        """Returns the first folder that holds a file of some of the names, to the letter; without
+        such a folder the first that holds one in another spelling.
 
         Raises:
             LabelError: none does.
         """
         step = max(1, len(names) // _NAMES_TRIED)
         tried = [*dict.fromkeys(names[::step])][:_NAMES_TRIED]
-        absolute = [*dict.fromkeys(map(storage.absolute, places))]
+        absolute = [*dict.fromkeys(map(storage.absolute, folders))]
         for name in tried:
-            for place in absolute:
-                if _is_plain(name) and storage.file(join(place, name)) is not None:
-                    return cls(uri=place, files=_listed(place, storage=storage), option=option)
-        for place in absolute:
-            here = cls(uri=place, files=_listed(place, storage=storage), option=option)
+            for folder in absolute:
+                if _is_plain(name) and storage.file(join(folder, name)) is not None:
+                    return cls(uri=folder, files=_listed(folder, storage=storage), option=option)
+        for folder in absolute:
+            here = cls(uri=folder, files=_listed(folder, storage=storage), option=option)
             if any(here.candidates(name) for name in names):
                 return here
-        others = f" or the {len(places) - 1} other usual places" if len(places) > 1 else ""
+        others = f" or the {len(folders) - 1} other usual places" if len(folders) > 1 else ""
         raise LabelError(
-            f"there is no {names[0]} in {places[0]}{others}, nor another of {len(names)} names; "
-            f"name the folder by --{option}"
+            f"there is no {names[0]} in {folders[0]}{others}, nor another of "
+            f"{count(len(names), 'name')}; name the folder by --{option}"
         )
 
     def file(self, name: str) -> File:
-        """The file of a name.
+        """Returns the file of a name.
 
         Raises:
             LabelError: there is none, or more than one that could be it.
@@ -110,8 +111,11 @@ class NamedFiles:
         return self.files[candidates[0]]
 
     def candidates(self, name: str) -> list[str]:
-        """The paths that a name may be of: the same in another writing, else those that end as it
-        does, else the longest that is the end of it. Case counts where it tells."""
+        """Returns the paths that a name may mean, the first of these that there are: the same path
+        in another spelling, paths that end with it, the longest path that it ends with.
+
+        Case counts first, and is ignored where nothing is found.
+        """
         for index in self._indices:
             parts = index.parts(name)
             wanted = "/".join(parts)
@@ -128,14 +132,15 @@ class NamedFiles:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How many files were found under other names, for people."""
+        """Returns the note on files that were found under other names, if there are any."""
         others = [(name, path) for path, name in self._taken.items() if name != path]
         if not others:
             return ()
         name, path = others[0]
+        were = "was" if len(others) == 1 else "were"
         return (
-            f"{len(others):,} of {len(self._taken):,} files are known by the end of their names or "
-            f"in another writing: {name} is {join(self.uri, path)}",
+            f"{len(others):,} of {count(len(self._taken), 'file')} {were} found by the end of the "
+            f"name or in another spelling: {name} is {join(self.uri, path)}",
         )
 
     def _take(self, path: str, name: str) -> None:
@@ -153,13 +158,13 @@ class NamedFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
-    """Paths by how they are written at any machine."""
+    """Paths by their spelling without the differences between machines."""
 
     fold: bool
-    """Whether case does not count."""
+    """True to ignore case."""
     by_path: Mapping[str, list[str]]
     by_end: Mapping[str, list[str]]
-    """By the last part, and by the last two."""
+    """Paths by their last part, and by their last two."""
 
     @classmethod
     def of(cls, paths: Iterable[str], *, fold: bool) -> "_Index":
@@ -175,7 +180,7 @@ class _Index:
         return "/".join(self.parts(name))
 
     def parts(self, name: str) -> list[str]:
-        """The folders and the file of a path as any machine writes it, or of a URL."""
+        """Splits a path of any machine, or a URL, into its folders and its file."""
         if "://" in name:
             name = unquote(urlsplit(name).path)
         name = unicodedata.normalize("NFC", name.replace("\\", "/"))
@@ -190,6 +195,6 @@ def _listed(folder: str, *, storage: Storage) -> dict[str, File]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name is a path below a folder: a URL is none, nor what leads out of it."""
+    """True if a name is a path below a folder, and no URL or path out of it."""
     is_path = "://" not in name and "\0" not in name
     return is_path and not name.startswith("/") and ".." not in name.split("/")

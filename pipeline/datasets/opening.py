@@ -1,4 +1,4 @@
-"""Opening: from what a user names to a data set, whatever its kind."""
+"""Opens the data set that a user names, of any kind."""
 
 import json
 from collections.abc import Sequence
@@ -30,15 +30,16 @@ def open_labelled(
     model_labels: Sequence[str] | None = None,
     reduced_labels: Sequence[str] | None = None,
 ) -> LabelledImages:
-    """The data set: listed, but none of its images or maps read yet.
+    """Opens a data set: lists its images, and reads no image or map yet.
 
     Args:
-        model_labels: names for label maps that come without any.
-        reduced_labels: of a model whose image processor has `do_reduce_labels`; label maps with
-            the same names are read by its rule, unless they or the settings say otherwise.
+        model_labels: label names for label maps that come without names.
+        reduced_labels: label names of a model whose image processor has `do_reduce_labels`; label
+            maps with the same names are read by its rule, unless they or the settings say
+            otherwise.
 
     Raises:
-        ValueError: there is none, it lacks something, or a setting has no effect on its kind.
+        ValueError: there is no data set, it lacks something, or a setting has no effect on it.
         StorageFault: the storage failed.
     """
     storage, reading = storage or Storage().with_environment(), reading or ReadSettings()
@@ -66,11 +67,13 @@ _WITHOUT_NAMES = {"label_maps": open_label_maps, "webdataset": open_shards, "par
 def _with_exported_json(
     settings: DatasetSettings, *, storage: Storage
 ) -> tuple[DatasetSettings, tuple[str, ...]]:
-    """The settings with COCO's JSON in place of the folder that holds it, and a note on that."""
-    place = exported_json(settings.dataset, storage=storage)
-    if place is None:
+    """Returns the settings with COCO's JSON as data set where a folder holds one, and a note."""
+    json_uri = exported_json(settings.dataset, storage=storage)
+    if json_uri is None:
         return settings, ()
-    return replace(settings, dataset=place), (f"the labels of {settings.dataset} are in {place}",)
+    return replace(settings, dataset=json_uri), (
+        f"the labels of {settings.dataset} are in {json_uri}",
+    )
 
 
 def _open_coco(
@@ -84,18 +87,18 @@ def _open_coco(
 
 
 def _found_kind(dataset: str, *, storage: Storage) -> Kind:
-    place = storage.absolute(dataset)
-    if place.lower().endswith(".json"):
-        return "coco_instances"  # or panoptic, which reading it tells
-    if "*" in place.rpartition("/")[2]:
-        pattern_kind = {"tar": "webdataset", "parquet": "parquet"}.get(kind_of(place) or "")
+    root = storage.absolute(dataset)
+    if root.lower().endswith(".json"):
+        return "coco_instances"  # or panoptic, as reading it tells
+    if "*" in root.rpartition("/")[2]:
+        pattern_kind = {"tar": "webdataset", "parquet": "parquet"}.get(kind_of(root) or "")
         if pattern_kind is None:
-            raise LabelError(f"a pattern must be of tars or Parquet files, as train-*.tar: {place}")
+            raise LabelError(f"a pattern must be of tars or Parquet files, as train-*.tar: {root}")
         return cast("Kind", pattern_kind)
     found = False
-    for file in storage.files(place):
+    for file in storage.files(root):
         found = True
-        name = file.uri.removeprefix(f"{place}/")
+        name = file.uri.removeprefix(f"{root}/")
         if name == "_table.json":
             return "segment_table"
         if name.startswith(("_", ".")):
@@ -108,14 +111,14 @@ def _found_kind(dataset: str, *, storage: Storage) -> Kind:
         if kind == "file":
             return "label_maps"
     if not found:
-        raise LabelError(f"there is nothing at {place}; name labelled images by --dataset")
+        raise LabelError(f"there is nothing at {root}; name labelled images by --dataset")
     raise LabelError(
-        f"{place} holds no images, tars, Parquet files or segment table; name one by --dataset"
+        f"{root} holds no images, tars, Parquet files or segment table; name one by --dataset"
     )
 
 
 def _kind_of_annotations(file: CocoFile) -> Kind:
-    """What the first says that says something: exporters leave fields out of single ones."""
+    """Tells the kind by the first annotation with a telling field; exporters may omit fields."""
     for text in file.entries.annotations:
         annotation = json.loads(bytes(text))
         if isinstance(annotation, dict) and annotation.get("segments_info") is not None:

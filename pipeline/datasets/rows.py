@@ -1,76 +1,48 @@
-"""Parquet files with a photograph and a map in each row.
+"""Opens Parquet files with a photograph and a map in each row.
 
 The map is a label map; with a column `segments_info`, a list of structs `{id, label_id, iscrowd}`
-or such a list as JSON, it holds segment ids. `category_id` will do for `label_id`; the names that
-the hub keeps in a file (ClassLabel) are the labels where no labels.json names any.
+or such a list as JSON, it holds segment ids. `category_id` may stand for `label_id`. Without a
+labels.json, the names that the hub keeps in a file (ClassLabel) are the labels.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet_images import bytes_column, parquet_schema
 from pipeline.corpora.reading import ReadSettings
-from pipeline.datasets.data_location import LOCATION, DataLocation, read_cell
-from pipeline.datasets.dataset import LabelledImages, Truth, rows_schema, where
-from pipeline.datasets.label_maps import LabelMapTruth
+from pipeline.datasets.data_location import DataLocation
+from pipeline.datasets.dataset import LabelledImages
+from pipeline.datasets.label_maps import maps_dataset, without_unlabelled
 from pipeline.datasets.label_names import KnownNames, label_names
-from pipeline.datasets.maps import decode_id_map
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.datasets.shards import data_files, described_segments
-from pipeline.datasets.target import LabelError, Labels, Target, id_map_target
+from pipeline.datasets.shards import DESCRIBED_MAPS, DescribedMapTruth, data_files
+from pipeline.datasets.target import LabelError
 from pipeline.storage import File, Storage
 
 _LABEL_COLUMNS = (
     "label", "label_map", "label_bytes", "labels", "mask", "map", "annotation", "segmentation",
 )  # fmt: skip
 _SEGMENTS = "segments_info"
-_SCHEMA = rows_schema(("map", LOCATION))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowIdMapTruth:
-    """A map of segment ids in each row, and beside it what they are."""
-
-    label_values: tuple[int, ...] | None = None
-    """What the rows call each label, by its id; None where by the id."""
-
-    def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        place = DataLocation(**row["map"])
-        name = where(row, place)
-        said = read_cell(replace(place, column=_SEGMENTS), storage=storage)
-        if isinstance(said, dict) and _SEGMENTS not in said:  # columns of lists, as the hub's are
-            said = [
-                dict(zip(said, values, strict=True))
-                for values in zip(*(column or () for column in said.values()), strict=False)
-            ]
-        text = said if isinstance(said, str) else json.dumps(said)
-        described = described_segments(
-            (text if text.startswith("{") else f'{{"segments_info": {text}}}').encode(),
-            label_values=self.label_values,
-            place=name,
-        )
-        known = {segment.id for segment in described}
-        ids = decode_id_map(place.read(storage), place=name, described=known)
-        return id_map_target(ids, described, labels=labels, place=name)
 
 
 def open_rows(
     settings: DatasetSettings, *, storage: Storage, reading: ReadSettings, known: KnownNames
 ) -> LabelledImages:
-    """The rows of a Parquet file, or of all files below a prefix.
+    """Opens the rows of a Parquet file, or of all such files below a prefix.
 
     Raises:
         LabelError: a file cannot be read or lacks a column.
     """
     settings.refuse(
-        "images", "maps", "image_suffix", "map_suffix", "label_members", "skip_unlabelled",
-        because="Parquet files",
-    )  # fmt: skip
+        "images", "maps", "image_suffix", "map_suffix", "label_members", because="Parquet files"
+    )
     root, files = data_files(settings, endings=("parquet",), storage=storage)
     schemas = [_schema(file, storage=storage) for file in files]
     stored = {_stored_names(schema) for schema in schemas} - {None}
@@ -88,10 +60,7 @@ def open_rows(
             f"some files of {settings.dataset} have a column {_SEGMENTS}, and others have not; a "
             "data set has label maps or segments, not both"
         )
-    truth: Truth = LabelMapTruth(values=named.values)
-    if has_segments == {True}:
-        settings.refuse("ignore_index", "reduce_labels", because="maps of segment ids")
-        truth = RowIdMapTruth(label_values=named.values.values)
+    truth = DescribedMapTruth(label_values=named.values.values) if has_segments == {True} else None
     rows = [
         row
         for file, schema in zip(files, schemas, strict=True)
@@ -102,22 +71,16 @@ def open_rows(
     if not rows:
         raise LabelError(f"{settings.dataset} holds no rows")
     _check_ids(rows)
-    return LabelledImages(
-        uri=storage.absolute(settings.dataset),
-        kind="parquet",
-        truths="labels" if isinstance(truth, LabelMapTruth) else "segments",
-        labels=named.labels,
-        rows=pa.Table.from_pylist(rows, schema=_SCHEMA),
-        truth=truth,
-        storage=storage,
-        reading=reading,
-        values=named.values if isinstance(truth, LabelMapTruth) else None,
-        notes=named.notes if isinstance(truth, LabelMapTruth) else (),
-    )
+    rows, notes = without_unlabelled(rows, settings=settings)
+    table = pa.Table.from_pylist(rows, schema=DESCRIBED_MAPS)
+    return maps_dataset(
+        settings, kind="parquet", rows=table, named=named, segments=truth, storage=storage,
+        reading=reading, notes=notes,
+    )  # fmt: skip
 
 
 def parquet_keys(file: File, *, column: str | None, storage: Storage) -> list[str | None]:
-    """The key of each row, None where rows are numbered.
+    """Reads the key of each row; None without a key column.
 
     Raises:
         LabelError: there is no such column.
@@ -141,10 +104,10 @@ def _schema(file: File, *, storage: Storage) -> pa.Schema:
 
 
 def _stored_names(schema: pa.Schema) -> tuple[str, ...] | None:
-    """The names that the hub's `datasets` keeps of the labels of segments (ClassLabel)."""
+    """Returns the segments' label names that the hub's `datasets` stores (ClassLabel)."""
     try:
-        said = json.loads((schema.metadata or {})[b"huggingface"])
-        features = said["info"]["features"][_SEGMENTS]
+        stored = json.loads((schema.metadata or {})[b"huggingface"])
+        features = stored["info"]["features"][_SEGMENTS]
     except (KeyError, TypeError, ValueError):
         return None
     while features and isinstance(features, list):
@@ -182,13 +145,42 @@ def _rows(
         )
     name = file.uri.removeprefix(f"{root}/")
     keys = parquet_keys(file, column=reading.key_column, storage=storage)
+    without_map = (
+        _null_rows(file, column=maps, storage=storage) if settings.skip_unlabelled else set()
+    )
     for row, key in enumerate(keys):
-        place = DataLocation(uri=file.uri, etag=file.etag, size=file.size, row=row, column=photos)
+        location = DataLocation(
+            uri=file.uri, etag=file.etag, size=file.size, row=row, column=photos
+        )
         yield {
             "image_id": f"{name}/{row}" if key is None else key,
-            "image": asdict(place),
-            "map": asdict(replace(place, column=maps)),
+            "image": asdict(location),
+            "map": None if row in without_map else asdict(replace(location, column=maps)),
+            "segments": asdict(replace(location, column=_SEGMENTS)),
         }
+
+
+def _null_rows(file: File, *, column: str, storage: Storage) -> set[int]:
+    """Returns the rows whose map is null; reads row groups only where statistics count nulls."""
+    found: set[int] = set()
+    first = 0
+    with storage.open(file.uri, etag=file.etag, size=file.size) as data:
+        parquet = pq.ParquetFile(data)
+        for number in range(parquet.metadata.num_row_groups):
+            group = parquet.metadata.row_group(number)
+            chunks = [group.column(index) for index in range(group.num_columns)]
+            null_counts = [
+                chunk.statistics.null_count if chunk.statistics is not None else None
+                for chunk in chunks
+                if chunk.path_in_schema.split(".")[0] == column
+            ]
+            if any(nulls != 0 for nulls in null_counts):
+                cells = parquet.read_row_group(number, columns=[column]).column(0)
+                if pa.types.is_struct(cells.type):
+                    cells = pc.struct_field(cells, "bytes")
+                found.update((first + np.flatnonzero(cells.is_null().to_numpy())).tolist())
+            first += group.num_rows
+    return found
 
 
 def _check_ids(rows: Sequence[Mapping[str, Any]]) -> None:

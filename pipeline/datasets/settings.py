@@ -1,4 +1,4 @@
-"""What a data set is asked for by: its place, and what cannot be found out from it."""
+"""Settings of a data set: its location, and all that its files cannot tell."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,7 +31,7 @@ class DatasetSettings:
     _leftImg8bit, or _mask and the like, where there is one."""
     skip_unlabelled: bool = False
     """Leave out photographs without a label map, and count and name them. Else they are an error.
-    For photographs in folders and in tars."""
+    In Parquet files these are rows without a map."""
     label_members: tuple[str, ...] = ("seg.png", "label.png", "mask.png", "png")
     """Extensions of an archive's members that are maps. Of those with one name the first in this
     order is the map."""

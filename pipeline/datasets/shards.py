@@ -1,9 +1,9 @@
-"""Tar shards, as WebDataset has them: a photograph and a map with one name, side by side.
+"""Opens tar shards of WebDataset: a photograph and a map with one name, side by side.
 
-`KEY.jpg` with `KEY.png` is a label map. With a `KEY.json` that has `segments_info`, a list of
+`KEY.png` beside `KEY.jpg` is a label map. With a `KEY.json` that has `segments_info`, a list of
 `{"id", "label_id", "iscrowd"}` (or `category_id`, the label's value in labels.json), the PNG holds
-segment ids, in grey or as COCO spreads them. Where members lie is found from the headers, once, so
-that each is read by itself.
+segment ids, in grey or as COCO spreads them. The headers are read once to locate the members, so
+that each member is read by itself.
 """
 
 import json
@@ -19,43 +19,55 @@ from pipeline.corpora.compressed import compression_of
 from pipeline.corpora.corpus import ARCHIVE_ENDINGS
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.samples import is_hidden, key_and_extension
-from pipeline.datasets.data_location import LOCATION, DataLocation
-from pipeline.datasets.dataset import LabelledImages, Truth, rows_schema, where
-from pipeline.datasets.label_maps import LabelMapTruth, left_out
+from pipeline.datasets.data_location import LOCATION, DataLocation, labels_source, read_cell
+from pipeline.datasets.dataset import LabelledImages, rows_schema
+from pipeline.datasets.label_maps import maps_dataset, without_unlabelled
 from pipeline.datasets.label_names import KnownNames, label_names
-from pipeline.datasets.maps import decode_id_map
+from pipeline.datasets.maps import read_id_map
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.datasets.target import Described, LabelError, Labels, Target, id_map_target
+from pipeline.datasets.target import LabelError, Labels, SegmentInfo, Target
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import File, Storage
 
-_SCHEMA = rows_schema(("map", LOCATION), ("segments", LOCATION))
+DESCRIBED_MAPS = rows_schema(("map", LOCATION), ("segments", LOCATION))
+"""The schema of a table of maps, each with a description of its segments, or null."""
 _SHARDS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardIdMapTruth:
-    """A map of segment ids for each image, and beside it a JSON that says what they are."""
+class DescribedMapTruth:
+    """Reads maps of segment ids, and their `segments_info` in a JSON or a Parquet cell."""
 
     label_values: tuple[int, ...] | None = None
-    """What the JSON calls each label, by its id; None where by the id."""
+    """The value of each label in `segments_info`, by label id; None where they are the ids."""
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        place = DataLocation(**row["map"])
-        name = where(row, place)
-        said = DataLocation(**row["segments"])
-        described = described_segments(
-            said.read(storage), label_values=self.label_values, place=where(row, said)
+        location = DataLocation(**row["segments"])
+        if location.row is None:
+            data = location.read(storage)
+        else:
+            data = _cell_json(read_cell(location, storage=storage))
+        segments = parse_segments(
+            data, label_values=self.label_values, source=labels_source(row, location)
         )
-        known = {segment.id for segment in described}
-        ids = decode_id_map(place.read(storage), place=name, described=known)
-        return id_map_target(ids, described, labels=labels, place=name)
+        return read_id_map(row, segments, labels=labels, storage=storage)
+
+
+def _cell_json(cell: Any) -> bytes:
+    """Returns a cell's `segments_info` as JSON."""
+    if isinstance(cell, dict) and "segments_info" not in cell:  # columns of lists, as the hub's
+        cell = [
+            dict(zip(cell, values, strict=True))
+            for values in zip(*(column or () for column in cell.values()), strict=False)
+        ]
+    text = cell if isinstance(cell, str) else json.dumps(cell)
+    return (text if text.startswith("{") else f'{{"segments_info": {text}}}').encode()
 
 
 def open_shards(
     settings: DatasetSettings, *, storage: Storage, reading: ReadSettings, known: KnownNames
 ) -> LabelledImages:
-    """The samples of a tar, or of all tars below a prefix, in the order in which they lie there.
+    """Opens the samples of a tar, or of all tars below a prefix, in their order.
 
     Raises:
         LabelError: a shard is compressed or damaged, or a sample lacks its photograph or its map.
@@ -70,11 +82,8 @@ def open_shards(
         for shard in shard_members(files, storage=storage)
         for sample in _samples(shard, root=root, settings=settings, reading=reading)
     ]
-    unlabelled = [sample["image_id"] for sample in samples if sample["map"] is None]
-    samples = [sample for sample in samples if sample["map"] is not None]
-    if not samples:
-        raise LabelError(f"{settings.dataset} holds no photograph with a label map")
-    truth: Truth = LabelMapTruth(values=named.values)
+    samples, notes = without_unlabelled(samples, settings=settings)
+    truth = None
     has_segments = [sample["segments"] is not None for sample in samples]
     if has_segments[0] and _describes_segments(samples[0], storage=storage):
         if not all(has_segments):
@@ -83,43 +92,35 @@ def open_shards(
                 f"image {bare['image_id']} has no .json with segments_info, and others have; "
                 "a data set has label maps or segments, not both"
             )
-        settings.refuse("ignore_index", "reduce_labels", because="maps of segment ids")
-        truth = ShardIdMapTruth(label_values=named.values.values)
-    return LabelledImages(
-        uri=storage.absolute(settings.dataset),
-        kind="webdataset",
-        truths="segments" if isinstance(truth, ShardIdMapTruth) else "labels",
-        labels=named.labels,
-        rows=pa.Table.from_pylist(samples, schema=_SCHEMA),
-        truth=truth,
-        storage=storage,
-        reading=reading,
-        values=named.values if isinstance(truth, LabelMapTruth) else None,
-        notes=(*(named.notes if isinstance(truth, LabelMapTruth) else ()), *left_out(unlabelled)),
-    )
+        truth = DescribedMapTruth(label_values=named.values.values)
+    rows = pa.Table.from_pylist(samples, schema=DESCRIBED_MAPS)
+    return maps_dataset(
+        settings, kind="webdataset", rows=rows, named=named, segments=truth, storage=storage,
+        reading=reading, notes=notes,
+    )  # fmt: skip
 
 
 def data_files(
     settings: DatasetSettings, *, endings: Sequence[str], storage: Storage
 ) -> tuple[str, list[File]]:
-    """The folder of the data set, and its files with these endings, or those that match the
-    pattern in its last name: train-*.tar."""
-    place = storage.absolute(settings.dataset)
-    folder, _, name = place.rpartition("/")
+    """Returns the data set's folder and its files: those with these endings, or those that match
+    a pattern in the last name, as train-*.tar."""
+    root = storage.absolute(settings.dataset)
+    folder, _, name = root.rpartition("/")
     if "*" in name:
         beside = [f for f in storage.files(folder) if f.uri.rpartition("/")[0] == folder]
         return folder, [f for f in beside if fnmatchcase(f.uri.rpartition("/")[2], name)]
-    single = storage.file(place)
+    single = storage.file(root)
     if single is not None:
-        return place.rpartition("/")[0], [single]
+        return root.rpartition("/")[0], [single]
     dotted = tuple(f".{ending}" for ending in endings)
-    return place, [f for f in storage.files(place) if f.uri.lower().endswith(dotted)]
+    return root, [f for f in storage.files(root) if f.uri.lower().endswith(dotted)]
 
 
 def shard_members(
     files: Sequence[File], *, storage: Storage
 ) -> Iterator[tuple[File, list[Member]]]:
-    """Each tar with its members, from the headers alone.
+    """Yields each tar with its members, read from the headers alone.
 
     Raises:
         LabelError: a tar is compressed or damaged.
@@ -141,7 +142,7 @@ def shard_members(
 
 
 def member_location(file: File, member: Member) -> DataLocation:
-    """Where a member's bytes lie."""
+    """Returns the location of an archive member."""
     return DataLocation(
         uri=file.uri,
         etag=file.etag,
@@ -152,22 +153,22 @@ def member_location(file: File, member: Member) -> DataLocation:
     )
 
 
-def described_segments(
-    data: bytes, *, label_values: Sequence[int] | None, place: str
-) -> list[Described]:
-    """What a JSON with `segments_info` says.
+def parse_segments(
+    data: bytes, *, label_values: Sequence[int] | None, source: str
+) -> list[SegmentInfo]:
+    """Parses a JSON with `segments_info`.
 
     Args:
-        label_values: what it calls each label, by its id; None where by the id.
+        label_values: the value of each label in the JSON, by label id; None where they are the ids.
 
     Raises:
-        LabelError: it says something else.
+        LabelError: it has another form.
     """
     try:
         return [
-            Described(
+            SegmentInfo(
                 id=_whole(each["id"]),
-                label_id=_label_id(each, label_values=label_values, place=place),
+                label_id=_label_id(each, label_values=label_values, source=source),
                 is_crowd=_flag(each.get("iscrowd")),
             )
             for each in json.loads(data)["segments_info"]
@@ -176,18 +177,18 @@ def described_segments(
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LabelError(
-            f'{place}: segments must be {{"segments_info": [{{"id": 1, "label_id": 0}}, ...]}}, '
+            f'{source}: segments must be {{"segments_info": [{{"id": 1, "label_id": 0}}, ...]}}, '
             f"got {data[:60]!r}"
         ) from error
 
 
-def _label_id(each: Mapping[str, Any], *, label_values: Sequence[int] | None, place: str) -> int:
+def _label_id(each: Mapping[str, Any], *, label_values: Sequence[int] | None, source: str) -> int:
     given = _whole(each["label_id"] if "label_id" in each else each["category_id"])
     if label_values is None:
         return given
     if given not in label_values:
         raise LabelError(
-            f"{place}: segment {each['id']} has label {given}, which is none of the values of "
+            f"{source}: segment {each['id']} has label {given}, which is none of the values of "
             f"labels.json, as {label_values[0]}"
         )
     return label_values.index(given)
@@ -242,17 +243,21 @@ def _samples(
             raise LabelError(
                 f"image {image_id} has no {lacks} in {file.uri}, only "
                 f"{', '.join(member.name for member in sample.values())}; see --{option}"
-                + ("" if photo is None else " or --skip_unlabelled")
+                + (
+                    ""
+                    if photo is None
+                    else ", or leave out such photographs with --skip_unlabelled"
+                )
             )
         for member in (photo, label_map):
             if member.kind != "file":
                 raise LabelError(f"image {image_id}: {member.name} in {file.uri} is no whole file")
-        said = sample.get("json")
+        segments = sample.get("json")
         yield {
             "image_id": image_id,
             "image": asdict(member_location(file, photo)),
             "map": asdict(member_location(file, label_map)),
-            "segments": None if said is None else asdict(member_location(file, said)),
+            "segments": None if segments is None else asdict(member_location(file, segments)),
         }
 
 
@@ -261,9 +266,9 @@ def _first(sample: Mapping[str, Member], extensions: Sequence[str]) -> Member | 
 
 
 def _describes_segments(sample: Mapping[str, Any], *, storage: Storage) -> bool:
-    """Whether the JSON beside a sample is about segments: WebDataset has captions there too."""
+    """True if the JSON beside a sample describes segments and is no caption, say."""
     try:
-        said = json.loads(DataLocation(**sample["segments"]).read(storage))
+        content = json.loads(DataLocation(**sample["segments"]).read(storage))
     except ValueError:
         return False
-    return isinstance(said, dict) and "segments_info" in said
+    return isinstance(content, dict) and "segments_info" in content

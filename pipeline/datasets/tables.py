@@ -1,6 +1,6 @@
-"""Segment tables of this project as truth: segments that a model made and a person accepted.
+"""Opens a segment table of this project as truth: segments of a model that a person accepted.
 
-The photographs are read from where the table says they came, as they were then: of an image that
+The photographs are read from their sources in the table, and must be unchanged. Of an image that
 was segmented more than once, the latest rows count.
 """
 
@@ -22,7 +22,6 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.coco_panoptic import refuse_label_map_settings
 from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, Truths, rows_schema
-from pipeline.datasets.label_maps import file_location
 from pipeline.datasets.rows import parquet_keys
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.shards import member_location, shard_members
@@ -41,7 +40,7 @@ _SCHEMA = rows_schema(
 
 @dataclass(frozen=True, kw_only=True)
 class TableTruth:
-    """The rows of `segments` of each image."""
+    """Reads the rows of `segments` of each image."""
 
     task: Literal["panoptic", "instance", "semantic"]
 
@@ -61,7 +60,7 @@ class TableTruth:
             ids = ids.astype(np.int32)
         found = []
         for number, segment in enumerate(segments, start=1):
-            # In a label map the id tells the label, as in those from other sources.
+            # In a semantic target the id is that of the label, as in targets of label maps.
             segment_id = segment["label_id"] + 1 if self.task == "semantic" else number
             ids[decode_rle(segment["rle"], **size)] = segment_id
             found.append(TrueSegment(id=segment_id, label_id=segment["label_id"]))
@@ -71,7 +70,7 @@ class TableTruth:
 def open_table(
     settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
 ) -> LabelledImages:
-    """The images of a table whose latest row has no error.
+    """Opens the images of a table whose latest row has no error.
 
     Raises:
         LabelError: a photograph is not what it was when it was segmented.
@@ -88,14 +87,14 @@ def open_table(
     rows.sort(key=lambda row: (row["unit_id"], row["position"]))
     if not rows:
         raise LabelError(f"{store.uri} holds no image without error")
-    places = _photo_places(rows, storage=storage, reading=reading)
+    locations = _photo_locations(rows, storage=storage, reading=reading)
     named = [
         {
             "image_id": row["image_id"],
-            "image": asdict(places[row["image_id"]]),
+            "image": asdict(locations[row["image_id"]]),
             "height": row["height"],
             "width": row["width"],
-            "unit": asdict(file_location(units[row["unit_id"]])),
+            "unit": asdict(DataLocation.of_file(units[row["unit_id"]])),
             "unit_id": row["unit_id"],
         }
         for row in rows
@@ -117,38 +116,38 @@ def open_table(
     )
 
 
-def _photo_places(
+def _photo_locations(
     rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
 ) -> dict[str, DataLocation]:
-    """Where each photograph lies, by image_id; each archive is looked into once."""
+    """Returns the location of each photograph by image_id; lists each archive once."""
     by_uri: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_uri[row["uri"]].append(row)
-    places: dict[str, DataLocation] = {}
+    locations: dict[str, DataLocation] = {}
     archives = []
     for uri, those in by_uri.items():
         file = storage.file(uri)
         stale = [row for row in those if file is None or row["etag"] != file.etag]
         if file is None or stale:
-            state = "gone" if file is None else "another"
+            state = "is gone" if file is None else "has changed"
             raise LabelError(
-                f"image {stale[0]['image_id']}: {uri} is {state} since it was segmented; put the "
+                f"image {stale[0]['image_id']}: {uri} {state} since it was segmented; put the "
                 "file back, or segment it again"
             )
         if kind_of(uri) == "tar":
             archives.append(file)
         elif kind_of(uri) == "parquet":
-            places |= _row_places(file, those, storage=storage, reading=reading)
+            locations |= _row_locations(file, those, storage=storage, reading=reading)
         else:
-            places[those[0]["image_id"]] = file_location(file)
+            locations[those[0]["image_id"]] = DataLocation.of_file(file)
     for file, found in shard_members(archives, storage=storage):
         members = {member.name: member for member in found}
         for row in by_uri[file.uri]:
-            places[row["image_id"]] = member_location(file, members[row["member"]])
-    return places
+            locations[row["image_id"]] = member_location(file, members[row["member"]])
+    return locations
 
 
-def _row_places(
+def _row_locations(
     file: File, rows: list[dict[str, Any]], *, storage: Storage, reading: ReadSettings
 ) -> dict[str, DataLocation]:
     with storage.open(file.uri, etag=file.etag, size=file.size) as data:
@@ -159,7 +158,7 @@ def _row_places(
     ending = file.uri.rpartition("/")[2]
     keys = parquet_keys(file, column=reading.key_column, storage=storage)
     row_of = {key: row for row, key in enumerate(keys) if key is not None}
-    places = {}
+    locations = {}
     for row in rows:
         number = row["image_id"].rpartition(f"{ending}/")[2]
         at = row_of.get(row["image_id"], int(number) if number.isdecimal() else None)
@@ -167,6 +166,6 @@ def _row_places(
             raise LabelError(
                 f"image {row['image_id']} is in no row of {file.uri}; see --key_column"
             )
-        place = file_location(file)
-        places[row["image_id"]] = dataclasses.replace(place, row=at, column=column)
-    return places
+        location = DataLocation.of_file(file)
+        locations[row["image_id"]] = dataclasses.replace(location, row=at, column=column)
+    return locations

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 import pipeline
 from pipeline.demo.scenes.shards import write_shards
-from pipeline.table.drawing import contact_sheet
+from pipeline.table.drawing import contact_sheet, photograph_beside_overlay
 from pipeline.table.store import images, segments
 
 SAMPLE_MODEL = Path(__file__).parent / "sample_model"
@@ -21,11 +21,12 @@ SAMPLE_MODEL = Path(__file__).parent / "sample_model"
 
 _IMAGES, _SHARD_IMAGES, _SEED = 48, 16, 3
 _ON_SHEET = 12
-_OURS = ("corpus", "table", "evaluation", "contact_sheet.png")
+_PICTURED = "scenes-0001.tar/scene-000016"  # has most labels
+_OURS = ("corpus", "table", "evaluation", "contact_sheet.png", "picture.jpg")
 
 
 def run_demo(folder: Path) -> int:
-    """Writes corpus, table, evaluation and contact_sheet.png; gives the exit code of the commands.
+    """Writes corpus, table, evaluation and two pictures; gives the exit code of the commands.
 
     Raises:
         ValueError: the folder holds something else than a demo.
@@ -45,7 +46,9 @@ def run_demo(folder: Path) -> int:
     ids = images(table).to_table(columns=["image_id"])["image_id"].to_pylist()
     sheet = folder / "contact_sheet.png"
     contact_sheet(table, ids[:: max(1, len(ids) // _ON_SHEET)][:_ON_SHEET]).save(sheet)
-    print(f"\nlook at {sheet}")
+    picture = folder / "picture.jpg"
+    photograph_beside_overlay(table, _PICTURED, height=400).save(picture, quality=90)
+    print(f"\nlook at {sheet} and {picture}")
     return code
 
 

@@ -56,11 +56,11 @@ def confusion_picture(
             for edge in range(1, edges):
                 draw(edge - 0.5, color=_GRID, linewidth=0.72)
     if cell >= 12:
-        right = {"x": len(columns) - 0.25, "fontsize": font_size, "va": "center"}
-        axes.text(y=-1, s="IoU", **right)
+        right = len(columns) - 0.25
+        axes.text(right, -1, "IoU", fontsize=font_size, va="center")
         for row, value in enumerate(iou):
             if not np.isnan(value):
-                axes.text(y=row, s=f"{100 * value:.1f}", **right)
+                axes.text(right, row, f"{100 * value:.1f}", fontsize=font_size, va="center")
     if cell >= 24:
         for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005), strict=True):
             share = shares[row, column]

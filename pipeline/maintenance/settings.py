@@ -36,7 +36,7 @@ class CompactSettings:
     table: str
     """Segment table: a folder or prefix."""
     target_bytes: int = 2**28
-    """Size of compacted files; a file of half this size is not rewritten."""
+    """Bytes of a compacted file. A file of half of it is not rewritten."""
     remove_units_after_days: int | None = None
     """Remove small files that were compacted so many days ago. Patterns as
     `TABLE/segments/*.parquet` miss their rows then: read the files that

@@ -159,16 +159,12 @@ def _spelled_out(
             if not names:
                 raise WrongUsage(f"there is no setting {word}; see --help")
             word = f"--{names.pop(0)}={word}"
-        head, equals, value = word.partition("=")
+        head, equals, text = word.partition("=")
         field, dot, key = head.partition(".")
         name = option_name(field)
         option = options.get(name)
         _check_name(head, name=name, option=option, known=known)
-        has_yes = bool(rest) and rest[0] in ("true", "false", "null")
-        if not equals and option is not None and option.is_bool and not has_yes:
-            value = "true"
-        elif not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else None
+        value = text if equals else _next_value(rest, option=option)
         if value is None:
             needed = option.must_be if option is not None else "a file"
             raise WrongUsage(f"{head} needs a value: {needed}; see --help")
@@ -176,6 +172,13 @@ def _spelled_out(
             value = f"[{value}]"
         (configs if name == CONFIG else others).append(f"--{name}{dot}{key}={value}")
     return configs + others
+
+
+def _next_value(rest: list[str], *, option: Option | None) -> str | None:
+    """Takes the value of an option from the words after it; a yes needs none."""
+    if option is not None and option.is_bool and rest[:1] not in (["true"], ["false"], ["null"]):
+        return "true"
+    return rest.pop(0) if rest and not rest[0].startswith("--") else None
 
 
 def _check_name(head: str, *, name: str, option: Option | None, known: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urljoin
 
 from pipeline.storage.file import File
 from pipeline.storage.object_store import ObjectStore, Retry, check_part, etag_of, range_header
-from pipeline.storage.sessions import run, session_of
+from pipeline.storage.sessions import run_coroutine, session_of
 from pipeline.storage.uris import split_url
 
 MOST_SKIPPED_BYTES = 2**26
@@ -59,7 +59,7 @@ class HttpObjects(ObjectStore):
                     first.raise_for_status()
                 return _info(first)
 
-        return {**run(self.fs, answer()), "name": path, "type": "file"}
+        return {**run_coroutine(self.fs, answer()), "name": path, "type": "file"}
 
     def get(
         self, path: str, *, etag: str | None, start: int, stop: int | None, most: int | None
@@ -92,7 +92,7 @@ class HttpObjects(ObjectStore):
                 data = await _body(response, skipped=skipped, wanted=wanted)
                 return _info(response), data
 
-        info, data = run(self.fs, answer())
+        info, data = run_coroutine(self.fs, answer())
         if stop is not None and most is None and len(data) != stop - start:
             size = info["size"]
             got = f"got {len(data)} bytes of {stop - start}"
@@ -120,7 +120,7 @@ class HttpObjects(ObjectStore):
                 is_below = re.compile(re.escape(base) + "[^?]")
                 return sorted(each for each in found if is_below.match(each))
 
-        return run(self.fs, answer())
+        return run_coroutine(self.fs, answer())
 
     @asynccontextmanager
     async def _answer(

@@ -22,7 +22,7 @@ from pipeline.storage.object_store import (
     range_header,
     uri_below,
 )
-from pipeline.storage.sessions import renew_session, run, seconds_to_answer, session_of
+from pipeline.storage.sessions import renew_session, run_coroutine, seconds_to_answer, session_of
 
 _RENEWED_LATELY_SECONDS = 10.0
 _SLOWEST_BYTES_PER_SECOND = 2**16
@@ -80,7 +80,7 @@ class S3Objects(ObjectStore):
                 return response, await stream.read()
 
         try:
-            response, data = run(self.fs, answer())
+            response, data = run_coroutine(self.fs, answer())
         except Exception as error:
             if fault_kind(error) is FaultKind.UNMET:
                 message = f"{path} changed since it was listed: not {etag} now"
@@ -114,7 +114,7 @@ class S3Objects(ObjectStore):
         answer = self.call("head_bucket", self.split(path)[0])
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
-    def renew(self) -> None:  # type: ignore[override]
+    def renew(self) -> None:
         """Reads the chain of credentials again: files may have been rewritten, roles renewed.
 
         Many threads see theirs expire at once; one of them renews for all.
@@ -127,7 +127,7 @@ class S3Objects(ObjectStore):
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """Sends a request of that name about a bucket or an object; returns the answer."""
-        return run(self.fs, self._request(method, path, **request))
+        return run_coroutine(self.fs, self._request(method, path, **request))
 
     async def _request(self, method: str, path: str, **request: Any) -> Any:
         client = await session_of(self.fs)
@@ -139,7 +139,7 @@ class S3Objects(ObjectStore):
         # The client waits for an answer within bounds, but would send without end.
         limit = seconds_to_answer(self.fs) + len(data) / _SLOWEST_BYTES_PER_SECOND
         request = self._request("put_object", path, Body=data, **condition)
-        run(self.fs, asyncio.wait_for(request, limit))
+        run_coroutine(self.fs, asyncio.wait_for(request, limit))
 
     def split(self, path: str) -> tuple[str, str]:
         """Returns bucket and key. The key stays as it is: s3fs would take a version out of it."""

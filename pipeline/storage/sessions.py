@@ -21,7 +21,7 @@ from fsspec.asyn import sync
 T = TypeVar("T")
 
 
-def run(fs: Any, coroutine: Coroutine[Any, Any, T]) -> T:
+def run_coroutine(fs: Any, coroutine: Coroutine[Any, Any, T]) -> T:
     """Runs a coroutine on the filesystem's event loop; returns its result."""
     return sync(fs.loop, lambda: coroutine)
 

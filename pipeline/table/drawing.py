@@ -65,7 +65,7 @@ def photograph_beside_overlay(
         KeyError: the image cannot be read any more where the table says that it lies.
     """
     storage = storage or Storage().with_environment()
-    rows, segments = latest.chosen(TableStore(table, storage), [image_id])
+    rows, segments = latest.rows_of_images(TableStore(table, storage), [image_id])
     photo = find_images(rows, storage=storage, reading=ReadSettings())[image_id].convert("RGB")
     width = round(height * photo.width / photo.height)
     pair = Image.new("RGB", (2 * width + height // 64, height), "white")

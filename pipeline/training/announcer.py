@@ -1,7 +1,7 @@
-"""The announcer: what a run is doing, in lines for who started it, so that it is never silent.
+"""Prints what a run is doing, so that it is never silent for more than some seconds.
 
-Whoever does something says what; a thread prints it once it takes some seconds, and again every ten
-seconds. Lines on a terminal and in a log are the same. Starts without torch.
+Code that begins an activity names it; a thread prints the name when the activity takes seconds, and
+again every ten seconds. Lines on a terminal and in a log are the same. Starts without torch.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ _LOOK_EVERY_SECONDS = 0.5
 
 
 class Announcer:
-    """Prints until it is closed; a context manager.
+    """Prints the current activity from time to time; a context manager.
 
-    What is over within four seconds is not announced: a short run says no more than its results.
+    Activities of less than four seconds are not printed: a short run prints its results only.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Announcer:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Announcer":
-        # A copy: while Ray starts, stderr is closed to what its C++ part prints.
-        with contextlib.suppress(OSError):  # no file at all, as under a test
+        # Ray's start may redirect stderr: lines go to a copy of it.
+        with contextlib.suppress(OSError):  # stderr is no file under a test
             self._copy = os.fdopen(os.dup(sys.stderr.fileno()), "w")
         self._thread.start()
         return self
@@ -53,15 +53,15 @@ class Announcer:
             self._copy = None
 
     def say(self, line: str) -> None:
-        """Prints a line, or some, at once."""
+        """Prints one or more lines at once."""
         with self._lock:
             self._print(line)
 
     def doing(self, activity: str, *, detail: Callable[[], str] | None = None) -> None:
-        """Says what is being done from now on.
+        """Sets the current activity.
 
         Args:
-            detail: how far it is, asked for when a line is printed; else the seconds that it took.
+            detail: returns its progress, when a line is printed; None prints its duration.
         """
         with self._lock:
             if activity != self._activity:
@@ -69,7 +69,7 @@ class Announcer:
             self._activity, self._detail = activity, detail
 
     def look(self) -> None:
-        """Prints what is being done, if it is time to."""
+        """Prints the current activity if a line is due."""
         with self._lock:
             now = self._clock()
             quiet = now - self._quiet_since

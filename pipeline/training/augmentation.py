@@ -1,7 +1,7 @@
-"""Augmentation: an image and its map of ids, changed by chance and always together.
+"""Augments an image and its map of ids together: resizes, crops, jitters colours, flips, pads.
 
-Takes what `samples.py` decoded; `recipes.py` says what is done. Pixels are resized smoothly and
-ids to the nearest, so that a mask stays where its object is and no id is made up.
+`samples.py` decodes the image; `recipes.py` has the settings. Pixels are resized with
+interpolation and ids to the nearest, so that masks stay on their objects and no new id appears.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from pipeline.training.colour import colour_jitter
 from pipeline.training.recipes import Augmentation
 
 GREY = 128
-"""Of padding that is part of an image."""
+"""The value of padding that is part of an image."""
 
 _TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Which row and which column of the image each row and column of a view is."""
+    """The source row of each row of a view, and the source column of each column."""
 
     rows: Int64[Tensor, " height"]
     """-1 is padding."""
@@ -36,19 +36,19 @@ class Grid:
 
     @classmethod
     def whole(cls, size: tuple[int, int]) -> "Grid":
-        """Of an image as it is."""
+        """Returns the grid of an image that is not changed."""
         return cls(rows=torch.arange(size[0]), columns=torch.arange(size[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """An image and its map, of one size."""
+    """An augmented image and its map, of one size."""
 
     pixels: UInt8[Tensor, "3 height width"]
     ids: Integer[Tensor, "height width"]
     """0 is void."""
     grid: Grid | None = None
-    """For masks that the map cannot show; None where it shows all."""
+    """The grid for masks that the map cannot show; None where it shows all."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,7 +83,7 @@ class View:
         )
 
     def padded(self, *, below: int, right: int) -> "View":
-        """With grey, and void."""
+        """Pads the pixels with grey and the map with void."""
         return View(
             pixels=F.pad(self.pixels, (0, right, 0, below), value=GREY),
             ids=F.pad(self.ids, (0, right, 0, below)),
@@ -98,7 +98,7 @@ class View:
 def _nearest(
     ids: Integer[Tensor, "height width"], size: tuple[int, int]
 ) -> Integer[Tensor, "new_height new_width"]:
-    # The nearest that torchvision takes for masks is half a pixel off.
+    # NEAREST, which torchvision takes for masks, is half a pixel off.
     return functional.resize_image(
         ids[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT
     )[0]
@@ -112,7 +112,7 @@ def augment(
     label_of: Int64[np.ndarray, " ids"],
     random: np.random.Generator,
 ) -> View:
-    """The view as the network sees it this time.
+    """Returns the augmented view.
 
     Args:
         label_of: the label of each id, for the rule about crops of one label.
@@ -148,7 +148,7 @@ def _cropped_between_resizes(
     label_of: Int64[np.ndarray, " ids"],
     random: np.random.Generator,
 ) -> View:
-    """As in DETR."""
+    """Crops between two resizes in half of the cases, as DETR does, and resizes in the others."""
     assert settings.crop_range is not None
     low, high = settings.crop_range
     if random.random() < 0.5:
@@ -179,7 +179,7 @@ def _drawn_size(
     max_edge: int | None,
     random: np.random.Generator,
 ) -> tuple[int, int]:
-    """Of the same shape, with one of the short edges."""
+    """Draws one of the short edges; returns the size with it and the same aspect ratio."""
     short_edge = short_edges[int(random.integers(len(short_edges)))]
     scale = short_edge / min(size)
     if max_edge is not None:
@@ -211,7 +211,7 @@ def _cropped(
     label_of: Int64[np.ndarray, " ids"],
     random: np.random.Generator,
 ) -> View:
-    """A crop that no label fills too much of, or after ten tries the last."""
+    """Crops so that no label fills too much of the crop; after ten tries takes the last crop."""
     for _ in range(_TRIES):
         height, width = (min(pair) for pair in zip(draw_size(), view.size, strict=True))
         top = int(random.integers(view.size[0] - height + 1))
@@ -229,7 +229,7 @@ def _is_varied(
     label_of: Int64[np.ndarray, " ids"],
     max_share: float,
 ) -> bool:
-    """Whether there are two labels and none has more than its share; void does not count."""
+    """True if there are two labels and none exceeds its share; void does not count."""
     of_id = np.bincount(ids.flatten().numpy(), minlength=len(label_of))
     is_label = label_of >= 0
     of_label = np.bincount(label_of[is_label], weights=of_id[is_label])
@@ -237,7 +237,7 @@ def _is_varied(
 
 
 def _padded(view: View, *, size: tuple[int, int]) -> View:
-    """Padded below and to the right, with grey and void."""
+    """Pads below and to the right to at least `size`, with grey and void."""
     below, right = (max(wanted - side, 0) for wanted, side in zip(size, view.size, strict=True))
     if not below and not right:
         return view

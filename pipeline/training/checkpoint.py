@@ -1,13 +1,13 @@
-"""Checkpoints: a run's state in storage, whole or not there.
+"""Saves and finds checkpoints, a run's states in storage.
 
 A folder of `OUTPUT/checkpoints/<run>/` is a model in transformers' format, ready to be used, with
-`training.pt` beside it, and `checkpoint.json`, which is written last and names the other files with
-their sizes: without it, or with another size, there is no checkpoint. `worker.py` saves and goes on
-from them; `export.py` takes the best. Starts without torch.
+`training.pt` beside it. `checkpoint.json` is written last and names the other files with their
+sizes: without it, or with another size, the folder is no checkpoint. `worker.py` saves checkpoints
+and resumes from them; `export.py` takes the best. Starts without torch.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,34 +25,34 @@ _FILES_AT_ONCE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One that is whole."""
+    """A complete checkpoint."""
 
     uri: str
     step: int
     """Steps that were taken before it."""
     score: float | None
-    """The metric by which the best is chosen; None where it was not evaluated."""
+    """The metric by which the best is chosen; None without validation."""
     metrics: Mapping[str, float]
     per_label: Mapping[str, float]
-    """The score by name of a label."""
+    """The score of each label, by name."""
     files: Mapping[str, int]
-    """Sizes by name."""
+    """The size of each file, by name."""
 
 
 class Checkpoints:
-    """Those of an output, of all its runs."""
+    """The checkpoints of an output, of all its runs."""
 
     def __init__(self, output: str, *, storage: Storage) -> None:
         self.root = join(storage.absolute(output), _FOLDER)
         self._storage = storage
 
     def found(self) -> list[Checkpoint]:
-        """All that are whole, by step; of equal steps, those of the latest run last."""
+        """Returns all complete checkpoints by step; of equal steps, the latest run is last."""
         files = {file.uri: file for file in self._storage.files(self.root)}
         whole = []
         for uri in files:
             if uri.endswith(f"/{_MARK}"):
-                checkpoint = self._read(uri)
+                checkpoint = self._parse(uri)
                 if checkpoint is not None and _is_whole(checkpoint, files=files):
                     whole.append(checkpoint)
         return sorted(whole, key=lambda each: (each.step, each.uri))
@@ -70,7 +70,7 @@ class Checkpoints:
         metrics: Mapping[str, float],
         per_label: Mapping[str, float],
     ) -> Checkpoint:
-        """Copies the files of a local folder to `uri`, and the mark after them.
+        """Copies the files of a local folder to `uri`, and `checkpoint.json` after them.
 
         Raises:
             StorageFault: there is no room, or the storage failed; there is no checkpoint then.
@@ -92,20 +92,17 @@ class Checkpoints:
 
     def fetch(self, checkpoint: Checkpoint, *, into: Path) -> None:
         """Copies a checkpoint's files into a local folder."""
-        for name, data in self.contents(checkpoint, names=list(checkpoint.files)):
-            (into / name).write_bytes(data)
+        for name in checkpoint.files:
+            (into / name).write_bytes(self.read(checkpoint, name))
 
-    def contents(
-        self, checkpoint: Checkpoint, *, names: Sequence[str]
-    ) -> Iterator[tuple[str, bytes]]:
-        """Some of a checkpoint's files, one after another."""
-        for name in names:
-            yield name, self._storage.read(join(checkpoint.uri, name))
+    def read(self, checkpoint: Checkpoint, name: str) -> bytes:
+        """Reads a file of a checkpoint."""
+        return self._storage.read(join(checkpoint.uri, name))
 
     def prune(self, *, keep_last: int) -> None:
-        """Removes all but the last so many steps, and the best by score.
+        """Removes all checkpoints but those of the last `keep_last` steps and the best.
 
-        The mark goes first: what is half removed is no checkpoint.
+        `checkpoint.json` goes first, so that a half removed folder is no checkpoint.
         """
         found = self.found()
         steps = sorted({each.step for each in found})[-keep_last:]
@@ -121,12 +118,12 @@ class Checkpoints:
             self._storage.write(join(to, path.name), data)
         except StorageFault as fault:
             raise StorageFault(
-                f"the checkpoint {to} cannot be written ({fault}); make room or give another "
-                "--output, what was written before it is kept"
+                f"the checkpoint {to} cannot be written ({fault}); free some space or give another "
+                "--output; earlier checkpoints are kept"
             ) from fault
         return len(data)
 
-    def _read(self, uri: str) -> Checkpoint | None:
+    def _parse(self, uri: str) -> Checkpoint | None:
         try:
             values: dict[str, Any] = json.loads(self._storage.read(uri))
             return Checkpoint(uri=uri.removesuffix(f"/{_MARK}"), **values)
@@ -147,7 +144,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The highest score, of equal ones the latest; without any score, the latest."""
+    """Returns the checkpoint with the highest score; of equal ones, or without scores, the last."""
     scored = [each for each in checkpoints if each.score is not None and each.score == each.score]
     if not scored:
         return checkpoints[-1] if checkpoints else None

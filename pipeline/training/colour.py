@@ -1,4 +1,4 @@
-"""Colour jitter as in SSD: brightness, contrast, saturation and hue, each of every other image."""
+"""Jitters colours as in SSD: brightness, contrast, saturation and hue, each with chance 1/2."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -6,7 +6,7 @@ from PIL import Image
 
 _BRIGHTNESS = 32.0
 _CONTRAST = _SATURATION = (0.5, 1.5)
-# 18 of the 180 steps in which the published code counts the circle of hues.
+# The published code moves the hue by up to 18 of 180 steps.
 _HUE = 0.1
 
 _Table = UInt8[np.ndarray, "256"]
@@ -15,9 +15,9 @@ _Table = UInt8[np.ndarray, "256"]
 def colour_jitter(
     pixels: UInt8[np.ndarray, "height width 3"], *, random: np.random.Generator
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The pixels in another light. Contrast comes before saturation and hue, or after them."""
+    """Returns jittered pixels. Contrast comes before saturation and hue, or after them."""
     levels = np.arange(256.0)
-    # All draws come first, so that one that is not used moves no other.
+    # All values are drawn first, so that an unused one does not shift the others.
     does_brightness, does_contrast, does_saturation, does_hue, is_first = random.random(5) < 0.5
     brightness = random.uniform(-_BRIGHTNESS, _BRIGHTNESS)
     contrast = random.uniform(*_CONTRAST)
@@ -44,10 +44,10 @@ def colour_jitter(
 def _turned(
     pixels: UInt8[np.ndarray, "height width 3"], *, saturation: float, hue: float
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Saturation times a factor and hue moved by a share of the circle, both in one pass.
+    """Multiplies the saturation and moves the hue by a share of the circle, both in one pass.
 
-    torchvision moves the hue of PIL images in the same way; its saturation is another one, that
-    mixes with grey.
+    torchvision moves the hue of PIL images in the same way; its saturation mixes with grey, which
+    gives other colours.
     """
     bands = list(Image.fromarray(pixels).convert("HSV").split())
     steps = np.arange(256)

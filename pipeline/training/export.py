@@ -1,7 +1,7 @@
-"""Delivery: the best checkpoint of a run as a model folder, with what people want to know of it.
+"""Exports the best checkpoint of a run as a model folder.
 
-Takes checkpoints and history; leaves, in the output itself, the model's files, `curves.png`, a
-model card `README.md` and, last, `report.json`. Starts without torch.
+Writes the model's files, `curves.png`, a model card `README.md` and, last, `report.json` to the
+output. Starts without torch.
 """
 
 import io
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage, join
 from pipeline.training.checkpoint import TRAINING_STATE, Checkpoint, Checkpoints
 from pipeline.training.curves import curves
@@ -19,8 +20,8 @@ REPORT = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """What the model card says beside the metrics."""
+class ModelCard:
+    """The content of the model card beside the metrics."""
 
     title: str
     labels: Sequence[str]
@@ -31,23 +32,22 @@ class Card:
     validation: str | None
     start: str
     licence: str
-    """Of the weights that training began with."""
+    """The licence of the weights that training began with."""
     recipe: Mapping[str, Any]
     """Settings that differ from their defaults."""
 
 
-def deliver(output: str, *, storage: Storage, best: Checkpoint, card: Card) -> list[str]:
-    """Writes the model and what is beside it; the files to look at."""
-    place = storage.absolute(output)
-    names = sorted(name for name in best.files if name != TRAINING_STATE)
-    contents = Checkpoints(output, storage=storage).contents(best, names=names)
-    for name, data in contents:
-        storage.write(join(place, name), data)
+def export_model(output: str, *, storage: Storage, best: Checkpoint, card: ModelCard) -> list[str]:
+    """Writes the model, its card, curves and report; returns the URIs of the last three."""
+    folder = storage.absolute(output)
+    checkpoints = Checkpoints(output, storage=storage)
+    for name in sorted({*best.files} - {TRAINING_STATE}):
+        storage.write(join(folder, name), checkpoints.read(best, name))
     history = read_history(output, storage=storage)
     buffer = io.BytesIO()
     curves(history).save(buffer, "PNG")
-    storage.write(join(place, "curves.png"), buffer.getvalue())
-    storage.write(join(place, "README.md"), card_text(card, best=best).encode())
+    storage.write(join(folder, "curves.png"), buffer.getvalue())
+    storage.write(join(folder, "README.md"), card_text(card, best=best).encode())
     report = {
         "checkpoint": best.uri,
         "step": best.step,
@@ -55,12 +55,12 @@ def deliver(output: str, *, storage: Storage, best: Checkpoint, card: Card) -> l
         "metrics": dict(best.metrics),
         "per_label": dict(best.per_label),
     }
-    storage.write(join(place, REPORT), json.dumps(report, indent=1).encode())
-    return [join(place, name) for name in (REPORT, "README.md", "curves.png")]
+    storage.write(join(folder, REPORT), json.dumps(report, indent=1).encode())
+    return [join(folder, name) for name in (REPORT, "README.md", "curves.png")]
 
 
-def card_text(card: Card, *, best: Checkpoint) -> str:
-    """The model card, as the hub reads it."""
+def card_text(card: ModelCard, *, best: Checkpoint) -> str:
+    """Returns the model card in the hub's format."""
     front = ["---", "library_name: transformers", "pipeline_tag: image-segmentation"]
     front += ["tags: [maskformer]", "---"]
     labels = [
@@ -73,7 +73,7 @@ def card_text(card: Card, *, best: Checkpoint) -> str:
             *front,
             f"# {card.title}",
             "",
-            f"A MaskFormer for {card.task} segmentation with {len(labels)} labels.",
+            f"A MaskFormer for {card.task} segmentation with {count(len(labels), 'label')}.",
             "",
             "    from maskformer import MaskFormerForInstanceSegmentation",
             '    model = MaskFormerForInstanceSegmentation.from_pretrained("THIS FOLDER")',
@@ -86,10 +86,10 @@ def card_text(card: Card, *, best: Checkpoint) -> str:
             "",
             f"- began with: {card.start}",
             f"- licence of these weights: {card.licence}",
-            f"- data: {card.num_images:,} images of {card.dataset}",
+            f"- data: {count(card.num_images, 'image')} of {card.dataset}",
             f"- steps: {best.step:,}; the curve is in `curves.png`",
             "",
-            "Settings, where they are not the defaults:",
+            "Settings that differ from the defaults:",
             "",
             *recipe,
             "",
@@ -101,7 +101,7 @@ def card_text(card: Card, *, best: Checkpoint) -> str:
     )
 
 
-def _metrics(card: Card, *, best: Checkpoint) -> list[str]:
+def _metrics(card: ModelCard, *, best: Checkpoint) -> list[str]:
     if card.validation is None:
         return ["Not evaluated."]
     lines = [f"On {card.validation}, in per cent.", "", "| metric | |", "|---|---|"]

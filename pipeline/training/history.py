@@ -1,8 +1,8 @@
-"""History: what a run wrote down of its steps, for people and for programs.
+"""Writes and reads the history of a run: losses and metrics by step.
 
-`metrics.jsonl` has a line for every `log_every` steps and for every evaluation, TensorBoard's event
-files the same and pictures. The worker of rank 0 writes, the driver reads and prints. A run that
-goes on drops what was written after the step where it goes on: those steps come again.
+`metrics.jsonl` has a line for every `log_every` steps and for every evaluation; TensorBoard's event
+files have the same, and pictures. The worker of rank 0 writes, the driver reads and prints. A
+resumed run drops the lines after the step where it resumes: those steps are taken again.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage, join
 
 METRICS = "metrics.jsonl"
@@ -25,11 +26,11 @@ _SHOWN = 3
 _PICTURE_WIDTH = 900
 
 Line = Mapping[str, Any]
-"""`step`, `kind` (`train` or `validation`), and numbers by name; None for what is not finite."""
+"""`step`, `kind` (`train` or `validation`), and numbers by name; None for a number not finite."""
 
 
 class History:
-    """Written while a run goes; what is not on the storage yet goes there with `flush`."""
+    """The history of a run, written while it goes; `flush` puts all of it onto the storage."""
 
     def __init__(self, output: str, *, storage: Storage, first_step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -40,17 +41,17 @@ class History:
             line for line in read_history(output, storage=storage) if line["step"] <= first_step
         ]
         self._written = 0.0
-        # On a disk TensorBoard sees each step at once; elsewhere, events go with the checkpoints.
+        # TensorBoard reads events on a disk at once; to other storage they go with checkpoints.
         is_remote = "://" in self._output
         self._remote = tempfile.TemporaryDirectory() if is_remote else None
         folder = self._remote.name if self._remote else join(self._output, EVENTS)
-        # Named by the second otherwise, and one of two runs would write over the other.
+        # Without a suffix, two runs of one second would write to one file.
         suffix = f".{first_step:08}"
         self._events = SummaryWriter(folder, purge_step=first_step + 1, filename_suffix=suffix)
         self._folder = Path(folder)
 
     def add(self, line: Line) -> None:
-        """Takes a line, and writes the file if it has not been for some seconds."""
+        """Adds a line; writes the file if that was not done for ten seconds."""
         plain = {key: _plain(value) for key, value in line.items()}
         self._lines.append(plain)
         for name, value in _scalars(plain):
@@ -59,7 +60,7 @@ class History:
             self._write()
 
     def add_picture(self, name: str, picture: Image.Image, *, step: int) -> None:
-        """Shows it at most 900 pixels wide: the events keep one for each checkpoint."""
+        """Adds a picture to the events, at most 900 pixels wide: each checkpoint has one."""
         shown = picture.convert("RGB")
         shown.thumbnail((_PICTURE_WIDTH, shown.height))
         pixels = np.asarray(shown)
@@ -86,7 +87,7 @@ class History:
 
 
 def read_history(output: str, *, storage: Storage) -> list[dict[str, Any]]:
-    """The lines of an output; none where it has no history."""
+    """Reads the lines of an output; none without a history."""
     try:
         data = storage.read(join(storage.absolute(output), METRICS))
     except FileNotFoundError:
@@ -94,19 +95,20 @@ def read_history(output: str, *, storage: Storage) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.decode().splitlines()]
 
 
-def described(line: Line) -> str:
-    """A line for people."""
+def format_line(line: Line) -> str:
+    """Writes a line for people."""
     step = f"step {line['step']:,}"
     if line["kind"] == "validation":
-        told = [(name, value) for name, value in line.items() if name not in ("step", "kind")]
-        scores = (f"{name} {_number(value)}" for name, value in told[:_SHOWN])
+        metrics = [(name, value) for name, value in line.items() if name not in ("step", "kind")]
+        scores = (f"{name} {_number(value)}" for name, value in metrics[:_SHOWN])
         return f"{step}  validation: {', '.join(scores)}"
     losses = ", ".join(f"{name} {_number(value)}" for name, value in line["losses"].items())
-    left_out = f", {line['left_out']} steps left out" if line["left_out"] else ""
+    skipped = f", {count(line['left_out'], 'step')} skipped" if line["left_out"] else ""
     return (
         f"{step}  loss {_number(line['loss'])} ({losses}), lr {_number(line['learning_rate'])}, "
-        f"gradient {_number(line['grad_norm'])}, {_number(line['images_per_second'])} images/s, "
-        f"{100 * line['data_wait']:.0f} % waiting for data{left_out}"
+        f"gradient norm {_number(line['grad_norm'])}, "
+        f"{_number(line['images_per_second'])} images/s, "
+        f"{100 * line['data_wait']:.0f} % of the time waiting for data{skipped}"
     )
 
 

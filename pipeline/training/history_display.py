@@ -1,4 +1,4 @@
-"""Following: what the workers write down, on the terminal of who started them."""
+"""Prints the history that the workers write, while they train."""
 
 import threading
 from functools import partial
@@ -7,18 +7,17 @@ from typing import Any
 from pipeline.runtime.progress import duration
 from pipeline.storage import Storage, StorageFault
 from pipeline.training.announcer import Announcer
-from pipeline.training.history import described, read_history
+from pipeline.training.history import format_line, read_history
 from pipeline.training.notes import DriverNotes, Progress
 
 _LOOK_EVERY_SECONDS = 3.0
 
 
-class FollowedHistory:
-    """Says the lines of a history as they come, and what the workers do meanwhile, until it is
-    closed; a context manager.
+class HistoryDisplay:
+    """Prints new lines of a history, and the workers' activity meanwhile; a context manager.
 
-    Reads what is on the storage: workers may be on other machines, and their output goes into
-    Ray's logs.
+    Reads from the storage: workers may be on other machines, and their output goes into Ray's
+    logs.
     """
 
     def __init__(
@@ -31,7 +30,7 @@ class FollowedHistory:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> "FollowedHistory":
+    def __enter__(self) -> "HistoryDisplay":
         self._thread.start()
         return self
 
@@ -41,22 +40,22 @@ class FollowedHistory:
         self.look()
 
     def of_workers(self, notes: DriverNotes) -> None:
-        """Heeds the notes of workers that start now."""
+        """Reads the notes of these workers from now on."""
         self._notes = notes
 
     def look(self) -> None:
-        """Says what is new."""
+        """Prints new lines."""
         try:
             lines = read_history(self._output, storage=self._storage)
             progress = None if self._notes is None else self._notes.progress()
         except StorageFault:
-            return  # the next look may see more, and the workers say if it does not pass
+            return  # the next look may succeed; if not, the workers raise the fault
         known = _num_equal(self._seen, lines)
         if known < len(self._seen):
             step = lines[known - 1]["step"] if known else 0
-            self._announcer.say(f"workers were started again after step {step:,}")
+            self._announcer.say(f"the workers were started again after step {step:,}")
         for line in lines[known:]:
-            self._announcer.say(described(line))
+            self._announcer.say(format_line(line))
         self._seen = lines
         if progress is not None:
             detail = None if progress.doing != "training" else partial(self._how_far, progress)
@@ -67,15 +66,15 @@ class FollowedHistory:
             self.look()
 
     def _how_far(self, progress: Progress) -> str:
-        told = f"step {progress.step:,} of {self._num_steps:,}"
+        position = f"step {progress.step:,} of {self._num_steps:,}"
         if progress.seconds_per_step is None:
-            return told
+            return position
         left = duration((self._num_steps - progress.step) * progress.seconds_per_step)
-        return f"{told}, {progress.seconds_per_step:.3g} s a step, {left} left"
+        return f"{position}, {progress.seconds_per_step:.3g} s a step, {left} left"
 
 
 def _num_equal(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> int:
-    """How many lines they begin with alike."""
+    """Counts the equal lines at the beginning of both."""
     for count, (old, new) in enumerate(zip(before, now, strict=False)):
         if old != new:
             return count

@@ -1,8 +1,8 @@
-"""Starting: from `--model` to a model that is ready to learn the labels of the data.
+"""Builds the model that training begins with, for the labels of the data.
 
-The driver reads files, once and without torch; each worker builds the same model of them, so that
-no node needs files of its own. A trained model keeps what it knows of labels with the same names;
-of a backbone's weights, everything behind the backbone is fresh.
+The driver reads the files of `--model` once and without torch; each worker builds the same model
+from them, so that no node needs the files. A trained model keeps its weights for labels with the
+same names; on a backbone's weights, everything behind the backbone is new.
 """
 
 import tempfile
@@ -32,21 +32,21 @@ class Start:
     """All that a worker needs to build the model; travels by value."""
 
     name: str
-    """What it was made of, for people."""
+    """The name of the weights, for people."""
     licence: str
     config: dict[str, Any]
     is_whole: bool
-    """Whether the files are a MaskFormer's; else they are its backbone's, or there are none."""
+    """True for files of a MaskFormer; False for those of a backbone, or for none."""
     files: Mapping[str, bytes]
     """Files of weights by name."""
     processor: MaskFormerImageProcessor
     labels: tuple[str, ...]
     things: frozenset[int] | None
-    """Of the labels; None where the data does not say."""
+    """Ids of labels that are things; None where the data does not say."""
 
     @property
     def num_queries(self) -> int:
-        """How many masks it finds in an image at most."""
+        """Returns the largest number of masks that the model finds in an image."""
         return MaskFormerConfig.from_dict(self.config).decoder_config.num_queries
 
 
@@ -60,16 +60,16 @@ def read_start(
     """Reads configuration and weights.
 
     Args:
-        things: which of the labels are things; None where nobody says.
-        values: how the data's label maps write labels, None where it has none.
+        things: ids of labels that are things; None where the data does not say.
+        values: the rule by which the data's label maps are read; None without label maps.
 
     Raises:
-        ValueError: they are not there, cut or no model, or labels share a name.
+        ValueError: the files are missing, truncated or no model, or two labels have one name.
     """
     doubled = sorted({label for label in labels if labels.count(label) > 1})
     if doubled:
         raise ValueError(
-            "labels must each have a name of their own, for a model keeps what it knows by name; "
+            "labels must each have a name of their own, by which a model keeps its weights; "
             f"got more than once: {', '.join(doubled)}; rename them in the data, or give --labels"
         )
     location = None if settings.model is None else resolve_folder(settings.model)
@@ -101,11 +101,12 @@ def read_start(
 
 
 def reduced_labels(settings: StartSettings) -> tuple[str, ...] | None:
-    """The labels of the model to begin with, where 0 counts for nothing in the label maps that it
-    learnt; None where not, and of what is no whole model.
+    """Returns the labels of a trained model that ignores 0 in label maps (do_reduce_labels).
+
+    None for other models, and for a backbone.
 
     Raises:
-        ValueError: the model is not there.
+        ValueError: the model is missing.
     """
     if isinstance(settings.architecture, str) and settings.architecture in MODELS:
         entry = MODELS[settings.architecture]
@@ -123,10 +124,10 @@ def reduced_labels(settings: StartSettings) -> tuple[str, ...] | None:
 
 
 def build_model(start: Start, *, seed: int) -> "MaskFormerForInstanceSegmentation":
-    """The model, in float32 on the CPU; what is fresh in it follows from the seed.
+    """Builds the model, in float32 on the CPU; new weights follow from the seed.
 
     Raises:
-        ValueError: weights and configuration are not of one model.
+        ValueError: weights and configuration do not fit.
     """
     import torch
 
@@ -194,8 +195,8 @@ def _processor(
             ).to_dict()
         except OSError as error:
             raise ValueError(str(error)) from error
-    # How the data's maps are read, whatever the files of what was learnt before said: who judges
-    # the model by these maps reads them by this rule.
+    # The new model records the rule by which this data's maps are read, whatever the old one's
+    # files said, so that an evaluation reads the maps by the same rule.
     changes: dict[str, Any] = {"do_reduce_labels": False, "num_labels": len(labels)}
     if values is not None and values.reduce_labels:
         changes |= {"do_reduce_labels": True, "ignore_index": values.ignore_index}

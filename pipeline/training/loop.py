@@ -1,8 +1,8 @@
-"""The loop's one step: batches of one worker to weights that have learnt from those of all.
+"""Takes one optimiser step with the micro-batches of one worker, together with all workers.
 
-Takes the micro-batches of `batches.py`; `worker.py` calls it for each step of a run. Losses are
-divided by what all workers and micro-batches hold together and gradients are averaged once, so that
-a step does not depend on how its images were shared out.
+The micro-batches come from `batches.py`; `worker.py` calls this for each step. Losses are
+normalised over all workers and micro-batches and gradients are averaged once, so that a step does
+not depend on how its images were shared out.
 """
 
 from collections.abc import Sequence
@@ -32,24 +32,23 @@ _LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What came of a step; tensors, so that nobody waits for the device to write them down."""
+    """The losses and the gradient of a step, as tensors, for which the host need not wait."""
 
     losses: dict[str, Tensor]
-    """Weighted, by name. Of this worker's images, divided so that the mean over workers is the
-    step's."""
+    """Weighted losses by name, of this worker's images; their mean over workers is the step's."""
     grad_norm: Tensor
-    """Of the whole model before it is clipped; the same on all workers."""
+    """The gradient norm of the whole model before clipping; the same on all workers."""
     learning_rate: float
     was_taken: bool
     """False where the gradient was not finite and the weights stayed."""
 
 
 class Trainer:
-    """A model that learns, with all that a step changes.
+    """A model in training, with its optimiser and all else that a step changes.
 
     Where torch.distributed is initialised, every process of the group makes one and takes the same
-    steps. Dropout draws from the seed, the step and the process, so that a run that goes on draws
-    what it would have drawn.
+    steps. Dropout is seeded by seed, step and process, so that a resumed run draws what an unbroken
+    one draws.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class Trainer:
     ) -> None:
         self.settings = settings
         self.model = _with_batch_norm(model, settings=settings).train()
-        # Decided by the gradient's norm, which is the same for all: one that stops alone would
-        # leave the others waiting.
+        # The gradient's norm decides about the step, since it is the same on all workers: a worker
+        # that stopped alone would leave the others waiting.
         self.model.criterion.non_finite = "skip"
         self._resting = freeze(self.model, settings=settings)
         self.optimiser = build_optimiser(self.model, settings=settings)
@@ -77,7 +76,7 @@ class Trainer:
             else ModelEMA(self.model, decay=settings.average_decay)
         )
         self.num_left_out = 0
-        """Steps that were left out so far, for their gradients were not finite."""
+        """The number of steps skipped so far because their gradients were not finite."""
         self._seed = seed
         self._losses = _Losses(self.model, auxiliary_losses=auxiliary_losses)
         self._parallel: nn.Module = self._losses
@@ -88,7 +87,7 @@ class Trainer:
 
     @property
     def delivered(self) -> MaskFormerForInstanceSegmentation:
-        """The model to evaluate and to save: the average, where one is kept."""
+        """Returns the model to evaluate and save: the moving average, where one is kept."""
         model = self.model if self.averaged is None else self.averaged.model
         assert isinstance(model, MaskFormerForInstanceSegmentation)
         return model
@@ -123,16 +122,17 @@ class Trainer:
         )
 
     def share_buffers(self) -> None:
-        """Gives all processes the statistics of batch norm that the first one has and saves.
+        """Copies the first process's statistics of batch norm to all processes.
 
-        Each has those of its own images since the last step, and would judge by another model.
+        Each process has statistics of its own images, and would otherwise evaluate another model
+        than the first one saves.
         """
         if _num_processes() > 1:
             for buffer in self.delivered.buffers():
                 dist.broadcast(buffer, src=0)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a step changes, but for the delivered model's weights."""
+        """Returns all that a step changes, except for the weights of `delivered`."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -141,7 +141,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there, with a model made of the weights that were delivered."""
+        """Restores a state; the model must have been made from the saved weights of `delivered`."""
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.num_left_out = state["num_left_out"]
@@ -170,13 +170,13 @@ class Trainer:
             return self._parallel(batch, normalisers)
 
     def _update(self, grad_norm: Tensor, *, step: int) -> bool:
-        # The one wait of a step beside the matcher's: whether to take it.
+        # The host waits for the device here and in the matcher, and nowhere else in a step.
         is_finite = bool(grad_norm.isfinite())
         if not is_finite:
             self.num_left_out += 1
             self._refuse_or_pass(grad_norm, step=step)
         if is_finite or self.scaler.is_enabled():
-            # With a scaler, it is the one that leaves the step out, and lowers its scale.
+            # The scaler itself skips a step that is not finite, and lowers its scale.
             self.scaler.step(self.optimiser)
             self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
@@ -185,17 +185,17 @@ class Trainer:
         return is_finite
 
     def _refuse_or_pass(self, grad_norm: Tensor, *, step: int) -> None:
-        # Too large a scale is no fault: it halves until the losses fit.
+        # A scale that is too large is no error: it halves until the losses fit.
         may_be_the_scale = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if self.settings.non_finite == "raise" and not may_be_the_scale:
             raise FloatingPointError(
                 f"step {step + 1}: the gradient must be finite, its norm is {float(grad_norm)}; "
-                "lower learning_rate, or leave such steps out with --non_finite skip"
+                "lower --learning_rate, or skip such steps with --non_finite skip"
             )
 
 
 class _Losses(nn.Module):
-    """From a batch to its losses, as one call: what waits for other workers' gradients."""
+    """Computes the losses of a batch in one call, which DistributedDataParallel can wrap."""
 
     def __init__(self, model: MaskFormerForInstanceSegmentation, *, auxiliary_losses: bool) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def _with_batch_norm(
     check_device(settings, device=model.device.type)
     from timm.layers import convert_sync_batchnorm
 
-    # timm's own, since torch's loses the activation that some of timm's norms include.
+    # torch's conversion drops the activation that some of timm's norms include.
     return convert_sync_batchnorm(model)
 
 

@@ -1,8 +1,7 @@
-"""The model check: whether model, settings and images go together, before a worker starts.
+"""Checks that model, settings and images fit, before a worker starts.
 
-Takes what every worker would be told; builds the same model on the meta device, which has shapes
-and no memory, and shows it the shape of a batch. What fails here would fail on all workers, each
-time that they are started.
+Builds the workers' model on the meta device, which has shapes and no memory, and runs it on the
+shape of a batch. An error here would come on all workers, each time that they are started.
 """
 
 import torch
@@ -13,7 +12,7 @@ from pipeline.training.initial_model import Start, build_model
 from pipeline.training.optimisation import OptimisationSettings, build_optimiser, freeze
 from pipeline.training.samples import TrainingData
 
-# What torch and timm raise where sizes in a configuration do not go together.
+# torch and timm raise these where sizes in a configuration do not fit.
 _DO_NOT_FIT = (
     RuntimeError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError
 )  # fmt: skip
@@ -22,14 +21,14 @@ _DO_NOT_FIT = (
 def check_model(
     start: Start, *, data: TrainingData, optimisation: OptimisationSettings, num_images: int
 ) -> LoadReport:
-    """What the model keeps of its weights, where everything fits.
+    """Checks the model; returns the report on the weights that it keeps.
 
     Args:
-        num_images: of the smallest micro-batch.
+        num_images: images of the smallest micro-batch.
 
     Raises:
         ValueError: weights, configuration, frozen weights or the size of the images do not fit.
-        LabelError: the first image is no good.
+        LabelError: the first image is damaged.
         StorageFault, SourceChanged: the storage failed, or holds another file now.
     """
     try:

@@ -1,4 +1,4 @@
-"""Keeps a second model whose weights follow those that learn, slowly."""
+"""Keeps an exponential moving average of a model's weights."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ModelEMA:
-    """The exponential moving average of a model's weights; what does not learn is copied."""
+    """The exponential moving average of a model's weights; buffers are copied."""
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
@@ -17,9 +17,9 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int) -> None:
-        """Moves towards the weights after `step`, counted from 0.
+        """Moves the average towards the weights after `step`, which counts from 0.
 
-        The first steps count for more than their share, or the fresh weights would never be left.
+        The first steps weigh more than their share, so that the initial weights are soon left.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
         average = get_ema_multi_avg_fn(decay)

@@ -1,8 +1,8 @@
-"""Notes: what the workers of a run and the driver tell each other while it goes.
+"""Passes progress from the first worker to the driver, and the request to stop the other way.
 
-Two small files beside the checkpoints of one start of the workers: in `progress.json` the first
-worker writes what it is doing, and `stop` is there once the driver has been asked to stop. Workers
-may be on other machines, and storage is what both see. Starts without torch.
+Both are small files beside the checkpoints of one start of the workers: the first worker writes its
+activity to `progress.json`, and the driver writes `stop`. Workers may be on other machines, so that
+both sides meet in the storage. Starts without torch.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ _LOOK_EVERY_SECONDS = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the first worker is doing."""
+    """The activity and the progress of the first worker."""
 
     doing: str
     step: int = 0
-    """Steps of the run that are taken."""
+    """Steps taken so far in the run."""
     unsaved: int = 0
-    """How many of them no checkpoint has."""
+    """Steps since the last checkpoint."""
     seconds_per_step: float | None = None
-    """On average since the workers began, with validation and checkpoints; None at first."""
+    """The average since the workers began, with validation and checkpoints; None at first."""
 
 
 class WorkerNotes:
-    """The first worker's side: steps only set a value, and a thread writes and looks."""
+    """The first worker's side: steps only set a value; a thread writes and reads the files."""
 
-    def __init__(self, place: str, *, storage: Storage, first_step: int) -> None:
-        self._place, self._storage = place, storage
+    def __init__(self, folder: str, *, storage: Storage, first_step: int) -> None:
+        self._folder, self._storage = folder, storage
         self._first: tuple[int, float] | None = None
         self._progress = Progress(doing="", step=first_step)
         self._written: Progress | None = None
@@ -43,7 +43,7 @@ class WorkerNotes:
 
     @property
     def is_stop_asked(self) -> bool:
-        """Whether the driver was asked to stop; some seconds late."""
+        """True once the driver has asked to stop; some seconds late."""
         return self._stop_asked.is_set()
 
     def doing(self, activity: str) -> None:
@@ -63,7 +63,7 @@ class WorkerNotes:
             self._is_new.set()
 
     def saved(self) -> None:
-        """Says that a checkpoint has all steps so far."""
+        """Notes that a checkpoint has all steps so far."""
         self._progress = replace(self._progress, unsaved=0)
         self._is_new.set()
 
@@ -71,7 +71,7 @@ class WorkerNotes:
         while True:
             self._is_new.wait(_LOOK_EVERY_SECONDS)
             self._is_new.clear()
-            # The next look may pass; the checkpoints say so if storage is away.
+            # The next exchange may succeed; if storage stays away, a checkpoint raises the fault.
             with contextlib.suppress(StorageFault):
                 self._exchange()
 
@@ -79,41 +79,43 @@ class WorkerNotes:
         progress = self._progress
         if progress != self._written:
             data = json.dumps(asdict(progress)).encode()
-            self._storage.write(join(self._place, _PROGRESS), data)
+            self._storage.write(join(self._folder, _PROGRESS), data)
             self._written = progress
-        if self._storage.file(join(self._place, _STOP)) is not None:
+        if self._storage.file(join(self._folder, _STOP)) is not None:
             self._stop_asked.set()
 
 
 class DriverNotes:
-    """The driver's side."""
+    """The driver's side: reads the progress and asks to stop."""
 
-    def __init__(self, place: str, *, storage: Storage) -> None:
-        self._place, self._storage = place, storage
+    def __init__(self, folder: str, *, storage: Storage) -> None:
+        self._folder, self._storage = folder, storage
         self.has_asked = False
-        """Whether the workers were asked to stop."""
+        """True once the workers were asked to stop."""
 
     def progress(self) -> Progress | None:
-        """What the first worker wrote last; None before it did.
+        """Reads the progress that the first worker wrote last; None before its first.
 
         Raises:
             StorageFault: the storage failed.
         """
         try:
-            return Progress(**json.loads(self._storage.read(join(self._place, _PROGRESS))))
+            return Progress(**json.loads(self._storage.read(join(self._folder, _PROGRESS))))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def ask_to_stop(self) -> bool:
-        """Asks the workers to stop after a step, with a checkpoint; False where there is nothing to
-        save, or they were asked before."""
+        """Asks the workers to stop after a step with a checkpoint.
+
+        Returns False, and does not ask, if no step is unsaved or they were asked before.
+        """
         if self.has_asked:
             return False
         try:
             progress = self.progress()
             if progress is None or not progress.unsaved:
                 return False
-            self._storage.write(join(self._place, _STOP), b"")
+            self._storage.write(join(self._folder, _STOP), b"")
         except StorageFault:
             return False
         self.has_asked = True

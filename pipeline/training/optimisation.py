@@ -1,7 +1,7 @@
-"""Optimisation: which weights learn how fast, and when.
+"""Builds the optimiser, and sets the learning rate of each weight at each step.
 
-What the published recipes say of AdamW, as numbers that follow from names, modules and the step
-alone: nothing here is state, so that a run goes on at any step. `loop.py` takes the steps.
+AdamW of the published recipes. All rates follow from the settings and the step alone, without
+state, so that a run can resume at any step. `loop.py` takes the steps.
 """
 
 import bisect
@@ -22,7 +22,7 @@ _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def rate_share(step: int, *, settings: OptimisationSettings) -> float:
-    """The share of the learning rate at a step, which counts from 0."""
+    """Returns the share of the learning rate at a step, which counts from 0."""
     if settings.schedule == "polynomial":
         share = (1 - step / settings.num_steps) ** settings.power
     else:
@@ -34,7 +34,7 @@ def rate_share(step: int, *, settings: OptimisationSettings) -> float:
 
 
 def check_device(settings: OptimisationSettings, *, device: str) -> None:
-    """Raises ValueError for what workers cannot do on a device of this type."""
+    """Raises ValueError for settings that workers on such a device cannot follow."""
     if settings.batch_norm == "synchronised" and device != "cuda":
         raise ValueError(
             f"batch_norm synchronised needs GPUs, the model is on {device}; leave it out, or take "
@@ -43,7 +43,7 @@ def check_device(settings: OptimisationSettings, *, device: str) -> None:
 
 
 def build_optimiser(model: nn.Module, *, settings: OptimisationSettings) -> torch.optim.AdamW:
-    """AdamW over the weights that learn; `set_learning_rate` before each step.
+    """Builds AdamW over the weights that learn; call `set_learning_rate` before each step.
 
     Raises:
         ValueError: no weight is left to learn.
@@ -59,7 +59,7 @@ def build_optimiser(model: nn.Module, *, settings: OptimisationSettings) -> torc
 def set_learning_rate(
     optimiser: torch.optim.Optimizer, *, step: int, settings: OptimisationSettings
 ) -> float:
-    """Gives each group its rate of the step; returns that of weights outside the backbone."""
+    """Sets each group's rate of the step; returns the rate of weights outside the backbone."""
     rate = settings.learning_rate * rate_share(step, settings=settings)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["rate"]
@@ -67,7 +67,7 @@ def set_learning_rate(
 
 
 def parameter_groups(model: nn.Module, *, settings: OptimisationSettings) -> list[dict[str, Any]]:
-    """The weights that learn, by what they learn with: `rate`, a share, and `weight_decay`."""
+    """Groups the weights that learn by `rate`, a share, and `weight_decay`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for module_name, module in model.named_modules():
         undecayed = isinstance(module, (*_NORMS, nn.Embedding))
@@ -84,8 +84,8 @@ def parameter_groups(model: nn.Module, *, settings: OptimisationSettings) -> lis
 
 
 def freeze(model: nn.Module, *, settings: OptimisationSettings) -> list[nn.Module]:
-    """Takes the frozen weights out of training; gives the modules that must stay in evaluation
-    mode, where their statistics and dropout do nothing.
+    """Freezes weights; returns the modules that must stay in evaluation mode, without dropout and
+    new statistics.
 
     Raises:
         ValueError: a pattern names no weight, or there is nothing to freeze or synchronise.

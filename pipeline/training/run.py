@@ -1,7 +1,7 @@
-"""A run: from settings to a model folder, whatever happens in between.
+"""Fine-tunes a model, from settings to a model folder.
 
-What `jobs/finetune.py` starts. Whatever can be wrong with settings and data comes out before the
-first step; a run that was stopped goes on from its last checkpoint with the same command.
+All settings and data are checked before the first step. A run that was stopped resumes from its
+last checkpoint with the same command.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import yaml
 from maskformer import LoadReport
 from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.checking import Census
-from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.judging import SCORES
@@ -27,11 +26,12 @@ from pipeline.evaluation.matching import unmatched_lines
 from pipeline.runtime.cluster import connect, is_started_here
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.runtime.wording import count, list_some
 from pipeline.storage import Storage, join
 from pipeline.training.announcer import Announcer
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.checkpoint import Checkpoints, best_of
-from pipeline.training.export import Card, deliver
+from pipeline.training.export import ModelCard, export_model
 from pipeline.training.initial_model import read_start, reduced_labels
 from pipeline.training.model_check import check_model
 from pipeline.training.optimisation import check_device
@@ -50,9 +50,7 @@ from pipeline.training.settings import (
 from pipeline.training.validation import Validation, validation_of
 from pipeline.training.worker import TrainingJob
 
-_SHOWN = 5
-
-# What may change between a run and one that goes on from it: no step depends on it.
+# These settings may change when a run is resumed: no step depends on them.
 _FREE = {
     *(field.name for part in (WorkerSettings, Storage) for field in dataclasses.fields(part)),
     *("output", "checkpoint_every", "keep_checkpoints", "log_every", "licence", "drawn_images"),
@@ -60,9 +58,9 @@ _FREE = {
 }
 
 
-# Where a cluster is started for the run: all workers are on this machine, nobody else is to hear
-# them, and what wakes up beside them a hundred times a second takes its time from theirs.
-_ALONE = {
+# For a cluster that the run starts on this machine: workers listen on the loopback interface only,
+# and two of Ray's background tasks, which take CPU time from training, are off.
+_LOCAL_CLUSTER = {
     "GLOO_SOCKET_IFNAME": "lo",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -96,17 +94,17 @@ def _finetune(settings: Settings, *, announcer: Announcer) -> int:
             census = _checked(job, announcer=announcer)
             announcer.say(_opening(job, census, kept=kept))
     if latest is not None:
-        announcer.say(f"going on after step {latest.step:,} of {num_steps:,}")
+        announcer.say(f"resuming after step {latest.step:,} of {num_steps:,}")
     storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
     if latest is None or latest.step < num_steps:
         _train(job, settings=settings, announcer=announcer)
     announcer.doing(f"writing the model to {output}")
     best = best_of(checkpoints.found())
     assert best is not None
-    files = deliver(output, storage=storage, best=best, card=_card(job, settings=settings))
+    files = export_model(output, storage=storage, best=best, card=_card(job, settings=settings))
     score = SCORES[job.data.rule.task]
     print(f"model: {output}" + ("" if best.score is None else f" ({score} {best.score:.4f})"))
-    print("\n".join(f"look at {file}" for file in files))
+    print("\n".join(f"see {file}" for file in files))
     return ExitCode.DONE
 
 
@@ -114,11 +112,11 @@ def _train(job: TrainingJob, *, settings: Settings, announcer: Announcer) -> Non
     workers = settings.of(WorkerSettings)
     is_alone = is_started_here(workers.ray_address)
     if is_alone:
-        for name, value in _ALONE.items():
+        for name, value in _LOCAL_CLUSTER.items():
             os.environ.setdefault(name, value)
     announcer.doing("starting Ray" if is_alone else f"joining {workers.ray_address}")
     connect(workers.ray_address, dashboard=workers.dashboard)
-    # After Ray has set its own: a scheduler's SIGTERM is to end as Ctrl-C does.
+    # Ray sets a handler of its own; a scheduler's SIGTERM must end the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     try:
@@ -126,27 +124,27 @@ def _train(job: TrainingJob, *, settings: Settings, announcer: Announcer) -> Non
     except KeyboardInterrupt:
         latest = Checkpoints(job.output, storage=job.storage).latest()
         if latest is not None:
-            announcer.say(f"step {latest.step:,} is saved")
+            announcer.say(f"step {latest.step:,} is saved in a checkpoint")
         raise
 
 
 def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer) -> TrainingJob:
-    """All that can be wrong with the settings comes out here, before a process starts."""
+    """Builds the job of all workers; raises all errors of the settings before a process starts."""
     wanted, optimisation = settings.of(FinetuneSettings), settings.of(OptimisationSettings)
     workers = settings.of(WorkerSettings)
     share = workers.num_workers * optimisation.micro_batches
     if optimisation.batch_size < share:
         raise WrongUsage(
-            f"batch_size must give each of {workers.num_workers} workers an image for each of "
-            f"{optimisation.micro_batches} micro_batches, got {optimisation.batch_size}"
+            f"batch_size must be at least num_workers x micro_batches = {workers.num_workers} x "
+            f"{optimisation.micro_batches}, got {optimisation.batch_size}"
         )
     if is_started_here(workers.ray_address) and not torch.cuda.is_available():
         check_device(optimisation, device="cpu")
     announcer.doing(f"opening {settings.of(DatasetSettings).dataset}")
-    dataset = _opened(
+    dataset = open_labelled(
         settings.of(DatasetSettings),
-        settings=settings,
         storage=storage,
+        reading=settings.of(ReadSettings),
         reduced_labels=reduced_labels(settings.of(StartSettings)),
     )
     announcer.doing(f"reading the model {settings.of(StartSettings).model or 'to build'}")
@@ -178,41 +176,22 @@ def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer)
     )
 
 
-def _opened(
-    dataset: DatasetSettings,
-    *,
-    settings: Settings,
-    storage: Storage,
-    labels: tuple[str, ...] | None = None,
-    reduced_labels: tuple[str, ...] | None = None,
-) -> LabelledImages:
-    return open_labelled(
-        dataset,
-        storage=storage,
-        reading=settings.of(ReadSettings),
-        model_labels=labels,
-        reduced_labels=reduced_labels,
-    )
-
-
 def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> Validation | None:
     wanted = settings.of(ValidationSettings)
     if wanted.validation is None:
         return None
     labels = data.dataset.labels.names
-    place = dataclasses.replace(
-        settings.of(DatasetSettings),
-        dataset=wanted.validation,
-        images=wanted.validation_images,
-        maps=wanted.validation_maps,
-    )
-    is_reduced = data.processor.do_reduce_labels
-    dataset = _opened(
-        place,
-        settings=settings,
+    dataset = open_labelled(
+        dataclasses.replace(
+            settings.of(DatasetSettings),
+            dataset=wanted.validation,
+            images=wanted.validation_images,
+            maps=wanted.validation_maps,
+        ),
         storage=storage,
-        labels=labels,
-        reduced_labels=labels if is_reduced else None,
+        reading=settings.of(ReadSettings),
+        model_labels=labels,
+        reduced_labels=labels if data.processor.do_reduce_labels else None,
     )
     return validation_of(
         wanted,
@@ -224,7 +203,7 @@ def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> 
 
 
 def _checked_model(job: TrainingJob, *, settings: Settings, announcer: Announcer) -> LoadReport:
-    """Builds the model without memory, before any worker does with it."""
+    """Checks the model on the meta device, before a worker builds it in memory."""
     announcer.doing("checking that the model, the settings and the images fit")
     optimisation = job.optimisation
     share = settings.of(WorkerSettings).num_workers * optimisation.micro_batches
@@ -237,7 +216,7 @@ def _checked_model(job: TrainingJob, *, settings: Settings, announcer: Announcer
 
 
 def _checked(job: TrainingJob, *, announcer: Announcer) -> Census:
-    """Reads all images and labels, of training and validation, before anything is built on them."""
+    """Reads and checks all images and labels, of training and validation."""
     census = _read_all(job.data, announcer=announcer)
     if job.validation is not None:
         _read_all(
@@ -269,10 +248,10 @@ def _read_all(data: TrainingData, *, announcer: Announcer) -> Census:
 
 def _opening(job: TrainingJob, census: Census, *, kept: LoadReport) -> str:
     data, optimisation = job.data, job.optimisation
-    steps = f"{optimisation.num_steps:,} steps of {optimisation.batch_size} images"
+    steps = f"{count(optimisation.num_steps, 'step')} of {count(optimisation.batch_size, 'image')}"
     return "\n".join(
         [
-            f"{data.dataset.uri} ({data.dataset.kind}), from {job.start.name}, {steps}",
+            f"training {job.start.name} on {data.dataset.uri} ({data.dataset.kind}): {steps}",
             *data.dataset.notes,
             *_validation_lines(job),
             *census_lines(census, data=data, num_queries=job.start.num_queries),
@@ -294,39 +273,37 @@ def _validation_lines(job: TrainingJob) -> list[str]:
 
 
 def _labels_line(job: TrainingJob, *, kept: LoadReport) -> str:
-    """Which labels the model knows already, by name."""
-    num_labels = len(job.start.labels)
+    """Names the labels that the model knows already, and those that it does not know."""
+    labels = count(len(job.start.labels), "label")
     if not kept.kept_labels:
-        why = ": the model has none of their names" if job.start.is_whole else ""
-        return f"all {num_labels} labels start afresh{why}"
-    fresh = f"; afresh: {_some(kept.fresh_labels)}" if kept.fresh_labels else ""
+        why = ": the model knows none of these names" if job.start.is_whole else ""
+        return f"{labels} to learn from scratch{why}"
+    fresh = f"; from scratch: {list_some(kept.fresh_labels)}" if kept.fresh_labels else ""
     return (
-        f"{len(kept.kept_labels)} of {num_labels} labels go on from the model's of the same name: "
-        f"{_some(kept.kept_labels)}{fresh}"
+        f"the model knows {len(kept.kept_labels)} of {labels} by name: "
+        f"{list_some(kept.kept_labels)}{fresh}"
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def _checkpoints_line(job: TrainingJob) -> str:
-    every = f"a checkpoint every {job.checkpoint_every:,} steps, and when you stop (Ctrl-C)"
+    every = count(job.checkpoint_every, "step").removeprefix("1 ")
+    when = f"a checkpoint is written every {every}, and when you stop the run (Ctrl-C)"
     if job.validation is None:
-        return f"{every}; without --validation the last is delivered"
+        return f"{when}; without --validation the last one becomes the model"
     score = SCORES[job.data.rule.task]
-    return f"{every}; the best by {score} on {job.validation.dataset.uri} is delivered"
+    return (
+        f"{when}; the one with the best {score} on {job.validation.dataset.uri} becomes the model"
+    )
 
 
 def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> None:
-    """Raises WrongUsage where the output holds a run with other settings: steps would not fit."""
+    """Raises WrongUsage where the output holds a run with other settings."""
     try:
         before = yaml.safe_load(storage.read(join(output, "settings.yaml")))
     except FileNotFoundError:
         return
     now = yaml.safe_load(settings.to_yaml())
-    # A setting that there was not yet had no other effect than its default has.
+    # Settings that did not exist yet had the effect of their defaults.
     before = {**{name: _plain(value) for name, value in _defaults().items()}, **before}
     differing = [
         f"{name} {before.get(name)!r} is now {value!r}"
@@ -335,14 +312,14 @@ def _check_same_run(settings: Settings, *, output: str, storage: Storage) -> Non
     ]
     if differing:
         raise WrongUsage(
-            f"{output} holds a run with other settings: {'; '.join(differing)}; give the same to "
-            "go on with it, or another --output"
+            f"{output} holds a run with other settings: {'; '.join(differing)}; give the same "
+            "settings to resume it, or another --output"
         )
 
 
-def _card(job: TrainingJob, *, settings: Settings) -> Card:
+def _card(job: TrainingJob, *, settings: Settings) -> ModelCard:
     dataset, validation = job.data.dataset, job.validation
-    return Card(
+    return ModelCard(
         title=Path(job.output).name,
         labels=dataset.labels.names,
         things=dataset.labels.things,
@@ -352,7 +329,7 @@ def _card(job: TrainingJob, *, settings: Settings) -> Card:
         validation=(
             None
             if validation is None
-            else f"{len(validation.dataset):,} images of {validation.dataset.uri}"
+            else f"{count(len(validation.dataset), 'image')} of {validation.dataset.uri}"
         ),
         start=job.start.name,
         licence=job.start.licence,
@@ -361,10 +338,10 @@ def _card(job: TrainingJob, *, settings: Settings) -> Card:
 
 
 def _recipe(settings: Settings) -> dict[str, Any]:
-    told, defaults = yaml.safe_load(settings.to_yaml()), _defaults()
+    given, defaults = yaml.safe_load(settings.to_yaml()), _defaults()
     return {
         name: value
-        for name, value in told.items()
+        for name, value in given.items()
         if name not in _FREE
         and name not in ("dataset", "validation", "model")
         and value != _plain(defaults.get(name))

@@ -1,8 +1,8 @@
-"""Order: which images each step learns from, and where all chance comes from.
+"""Chooses the images of each step, and seeds their augmentation.
 
-All is a function of the seed, the epoch and the image's number: not of how many workers there are,
-nor of whether a run has just begun or goes on. Epochs follow each other without a gap, so that a
-step may hold the end of one and the beginning of the next.
+Both depend on the seed, the epoch and the image's index alone, and neither on the number of workers
+nor on whether a run was resumed. Epochs follow each other without a gap, so that a step may hold
+the end of one and the beginning of the next.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,14 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int64
 
+from pipeline.runtime.wording import count
+
 _OF_ORDER, _OF_SAMPLES = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleIndex:
-    """An image's turn in an epoch."""
+    """The index of an image, and the epoch in which it is drawn."""
 
     epoch: int
     index: int
@@ -26,24 +28,24 @@ def step_indices(step: int, *, global_batch: int, num_images: int, seed: int) ->
     """Returns the images of an optimiser step, for all workers together; steps count from 0."""
     first = step * global_batch
     indices = []
-    for place in range(first, first + global_batch):
-        epoch, within = divmod(place, num_images)
-        index = int(order(num_images, epoch=epoch, seed=seed)[within])
+    for position in range(first, first + global_batch):
+        epoch, within = divmod(position, num_images)
+        index = int(epoch_order(num_images, epoch=epoch, seed=seed)[within])
         indices.append(SampleIndex(epoch=epoch, index=index))
     return indices
 
 
 @lru_cache(maxsize=4)
-def order(num_images: int, *, epoch: int, seed: int) -> Int64[np.ndarray, " num_images"]:
-    """The images in the order of an epoch: each of them once."""
+def epoch_order(num_images: int, *, epoch: int, seed: int) -> Int64[np.ndarray, " num_images"]:
+    """Returns the indices of all images in the order of an epoch."""
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_OF_ORDER, epoch)))
     indices = random.permutation(num_images)
-    indices.flags.writeable = False  # it is kept for the next caller
+    indices.flags.writeable = False  # the cache keeps it
     return indices
 
 
 def sample_random(sample_index: SampleIndex, *, seed: int) -> np.random.Generator:
-    """Where the draws for one image in one epoch come from."""
+    """Returns the random generator of one image in one epoch."""
     key = (_OF_SAMPLES, sample_index.epoch, sample_index.index)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
@@ -51,15 +53,16 @@ def sample_random(sample_index: SampleIndex, *, seed: int) -> np.random.Generato
 def worker_share(
     indices: list[SampleIndex], *, rank: int, world_size: int, micro_batches: int
 ) -> list[list[SampleIndex]]:
-    """The micro-batches of one worker, in the sizes that are most alike.
+    """Returns the micro-batches of one worker, in sizes as equal as possible.
 
     Raises:
         ValueError: some micro-batch would be empty.
     """
     if len(indices) < world_size * micro_batches:
         raise ValueError(
-            f"a global batch must have an image for each micro-batch, got {len(indices)} for "
-            f"{world_size} workers with {micro_batches} micro-batches each; raise the batch, or "
+            "a global batch must have an image for each micro-batch, got "
+            f"{count(len(indices), 'image')} for {count(world_size, 'worker')} with "
+            f"{count(micro_batches, 'micro-batch', 'micro-batches')} each; raise the batch, or "
             "lower the others"
         )
     return [

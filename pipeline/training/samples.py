@@ -1,7 +1,6 @@
-"""Samples: one labelled image by its number, decoded, augmented, with the masks that are left.
+"""Makes a sample of a labelled image: decodes and augments it, and keeps the visible masks.
 
-Takes images of `datasets/`; `loading.py` asks for samples in the order of `sampler.py`, from many
-processes.
+`loading.py` asks for samples in the order of `sampler.py`, in many processes.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pipeline.datasets.dataset import LabelledImage, LabelledImages
 from pipeline.datasets.id_maps import count_ids
 from pipeline.datasets.target import LabelError
 from pipeline.training.augmentation import Grid, View, augment
-from pipeline.training.batches import Sample
+from pipeline.training.batches import TrainingSample
 from pipeline.training.recipes import Augmentation
 from pipeline.training.sampler import SampleIndex, sample_random
 from pipeline.training.settings import TargetSettings
@@ -28,10 +27,10 @@ from pipeline.training.targets import TargetMap, TargetRule, target_rule
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Labelled images, and what becomes of them; travels to workers by value.
+    """Labelled images, with all settings that turn them into samples; travels by value.
 
     Raises:
-        ValueError: the data does not tell what the task asks for, or labels differ.
+        ValueError: the data cannot teach the task, or labels differ.
     """
 
     dataset: LabelledImages
@@ -40,25 +39,25 @@ class TrainingData:
     seed: int
     targets: TargetSettings = field(default_factory=TargetSettings)
     model_labels: tuple[str, ...] | None = None
-    """The model's names by its ids; None where it has the data's."""
+    """The model's label names by id; None where it has the data's."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
         if not len(self.dataset):
             raise ValueError(f"{self.dataset.uri} has no images to learn from")
-        assert self.rule  # refused here rather than by the first worker
+        assert self.rule  # raises its errors here rather than in the first worker
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @cached_property
     def rule(self) -> TargetRule:
-        """What is learnt of an image's truth."""
+        """Returns the rule that turns an image's truth into masks to learn."""
         return target_rule(self.dataset, task=self.targets.task, model_labels=self.model_labels)
 
-    def sample(self, epoch: int, index: int) -> Sample:
-        """An image as it is seen in an epoch: the same wherever and whenever it is asked for.
+    def sample(self, epoch: int, index: int) -> TrainingSample:
+        """Makes the sample of an image in an epoch, the same in every process and at any time.
 
         Raises:
             LabelError: image or labels are damaged or do not fit; names the image.
@@ -68,8 +67,8 @@ class TrainingData:
             self.dataset[index], sample_index=SampleIndex(epoch=epoch, index=index)
         )
 
-    def augmented(self, labelled: LabelledImage, *, sample_index: SampleIndex) -> Sample:
-        """The sample of an image that has been read.
+    def augmented(self, labelled: LabelledImage, *, sample_index: SampleIndex) -> TrainingSample:
+        """Makes the sample of an image that has been read.
 
         Raises:
             LabelError: as `sample`.
@@ -95,9 +94,9 @@ class TrainingData:
             random=sample_random(sample_index, seed=self.seed),
         )
         masks, left = _masks_left(view, target=target)
-        return Sample(
+        return TrainingSample(
             image_id=labelled.image.image_id,
-            # One copy of what is left: a crop would carry its whole image along.
+            # Copied, since a crop is a view that would carry its whole image along.
             pixels=view.pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1),
             targets=masks,
             class_labels=torch.from_numpy(target.label_of[left]),
@@ -122,10 +121,7 @@ class TrainingData:
 def _masks_left(
     view: View, *, target: TargetMap
 ) -> tuple[IdMap | MaskRuns, Int64[np.ndarray, " masks"]]:
-    """The masks that the view shows something of, and their ids in the map.
-
-    What a crop left nothing of is no target any more.
-    """
+    """Returns the masks with a pixel in the view, and their ids in the map."""
     if view.grid is None or target.masks is None:
         ids = view.ids.contiguous()
         shown = np.flatnonzero(count_ids(ids.numpy()))
@@ -134,8 +130,8 @@ def _masks_left(
 
     def of(masks: Sequence[Runs]) -> MaskRuns:
         assert view.grid is not None
-        places = {"rows": view.grid.rows.clone(), "columns": view.grid.columns.clone()}
-        return MaskRuns.of(masks, image_height=target.ids.shape[0], **places)
+        grid = {"rows": view.grid.rows.clone(), "columns": view.grid.columns.clone()}
+        return MaskRuns.of(masks, image_height=target.ids.shape[0], **grid)
 
     everything = of(target.masks)
     left = [mask for mask in range(everything.shape[0]) if everything.shows(mask)]

@@ -1,8 +1,9 @@
-"""Scheduling: the workers of a run on a cluster, started again when some are lost.
+"""Runs the workers of a run on a cluster, and starts them again when some are lost.
 
-Ray Train starts them once; whether they are started again is decided here, by what they ended with.
+Ray Train starts them once; this file decides by their errors whether to start them again.
 """
 
+import functools
 import threading
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,11 @@ from ray.train.torch import TorchTrainer
 
 from pipeline.datasets.target import LabelError
 from pipeline.runtime.settings import WrongUsage
+from pipeline.runtime.wording import count
 from pipeline.storage import SourceChanged, Storage, StorageFault, join
 from pipeline.training.announcer import Announcer
 from pipeline.training.checkpoint import Checkpoints, ray_train_storage
-from pipeline.training.history_display import FollowedHistory
+from pipeline.training.history_display import HistoryDisplay
 from pipeline.training.notes import DriverNotes
 from pipeline.training.optimisation import check_device
 from pipeline.training.settings import WorkerSettings
@@ -30,7 +32,7 @@ _SHOWN = 400
 
 
 class TrainingStopped(WrongUsage):
-    """Training cannot go on as it is set; the message says why."""
+    """Training cannot go on with these settings; the message says why."""
 
 
 def run_workers(
@@ -43,12 +45,12 @@ def run_workers(
     """Trains to the end, on the cluster that Ray is connected to.
 
     Raises:
-        TrainingStopped: workers had to stop, and would again.
-        LabelError: data is no good.
+        TrainingStopped: workers failed, and would fail again.
+        LabelError: an image or its labels are damaged.
         SourceChanged: the storage holds another file now.
         StorageFault: storage or cluster failed, more often than the settings allow.
-        ValueError: the settings ask for what the cluster's machines cannot do.
-        KeyboardInterrupt: stopped on request; what was learnt is in a checkpoint.
+        ValueError: the cluster's machines cannot follow the settings.
+        KeyboardInterrupt: stopped on request; a checkpoint has all steps.
     """
     resources = _resources(settings)
     check_device(job.optimisation, device="cuda" if resources.get("GPU") else "cpu")
@@ -57,21 +59,20 @@ def run_workers(
     reference = ray.put(job)
     storage = job.storage
     root = Checkpoints(job.output, storage=storage).root
-    with FollowedHistory(
+    with HistoryDisplay(
         job.output,
         storage=storage,
         announcer=announcer,
         num_steps=job.optimisation.num_steps,
     ) as followed:
         for attempt in range(settings.max_failures + 1):
-            # A name of its own: what to go on from is found by ourselves, and only what is whole.
+            # With a new name Ray Train does not resume; workers find the last whole checkpoint.
             name = f"{run_id}-{attempt}"
             notes = DriverNotes(join(root, name), storage=storage)
-            announcer.doing(f"starting {_count(settings.num_workers, 'worker')}")
+            announcer.doing(f"starting {count(settings.num_workers, 'worker')}")
             followed.of_workers(notes)
             trainer = TorchTrainer(
-                train,
-                train_loop_config={"job": reference},
+                functools.partial(train, reference),
                 scaling_config=ScalingConfig(
                     num_workers=settings.num_workers,
                     use_gpu=bool(resources.get("GPU")),
@@ -88,7 +89,8 @@ def run_workers(
             if not isinstance(why, StorageFault) or attempt == settings.max_failures:
                 raise why from outcome
             announcer.say(
-                f"{why}; workers are started again, {attempt + 1} of {settings.max_failures} times"
+                f"{why}; starting the workers again ({attempt + 1} of at most "
+                f"{count(settings.max_failures, 'time')})"
             )
     if outcome.return_value is not None:
         raise TrainingStopped(outcome.return_value)
@@ -105,26 +107,28 @@ def _run_config(name: str, *, root: str, storage: Storage) -> RunConfig:
 
 
 def _resources(settings: WorkerSettings) -> dict[str, float]:
-    """Of each worker."""
-    there = ray.cluster_resources()
-    gpus, cpus = there.get("GPU", 0), there.get("CPU", 0)
+    """Returns the resources of each worker."""
+    available = ray.cluster_resources()
+    gpus, cpus = available.get("GPU", 0), available.get("CPU", 0)
     if gpus:
         resources = {"CPU": settings.worker_cpus or 1.0, "GPU": 1.0}
     else:
         share = cpus / settings.num_workers
         resources = {"CPU": settings.worker_cpus or (float(int(share)) if share >= 1 else share)}
     for name, amount in resources.items():
-        if amount * settings.num_workers > there.get(name, 0):
+        if amount * settings.num_workers > available.get(name, 0):
+            need = "needs" if settings.num_workers == 1 else "need"
             raise WrongUsage(
-                f"{settings.num_workers} workers need {amount * settings.num_workers:g} {name}s "
-                f"and the cluster has {there.get(name, 0):g}; lower --num_workers or --worker_cpus"
+                f"{count(settings.num_workers, 'worker')} {need} "
+                f"{amount * settings.num_workers:g} {name}s and the cluster has "
+                f"{available.get(name, 0):g}; lower --num_workers or --worker_cpus"
             )
     return resources
 
 
 def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer) -> Any:
-    """What `fit` gives or raises. It runs in a thread of its own: in this one it would take Ctrl-C
-    for itself."""
+    """Returns the result or the error of `fit`, which runs in another thread: in the main thread it
+    would handle Ctrl-C itself."""
     outcome: list[Any] = []
     is_over = threading.Event()
 
@@ -136,7 +140,7 @@ def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer)
         is_over.set()
 
     threading.Thread(target=fit, daemon=True).start()
-    # Not by `join`, which takes a thread for ended when Ctrl-C interrupts it.
+    # `join` would take a thread for ended when Ctrl-C interrupts it.
     while not is_over.is_set():
         try:
             is_over.wait(_LOOK_EVERY_SECONDS)
@@ -144,15 +148,15 @@ def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer)
             if not notes.ask_to_stop():
                 raise
             announcer.say(
-                "stopping after a step, with a checkpoint; once more stops at once and loses the "
-                "steps since the last one"
+                "stopping after this step, with a checkpoint; Ctrl-C again stops at once and loses "
+                "the steps since the last checkpoint"
             )
     [result] = outcome
     return result
 
 
 def _as_ours(error: BaseException) -> BaseException:
-    """What a worker raised, or that the cluster failed, which alone may pass."""
+    """Returns a worker's own error, or a StorageFault for a failed cluster, which may pass."""
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     causes = [cause for failure in failures for cause in _causes(failure)]
     for kind in (LabelError, StorageFault, SourceChanged):
@@ -163,20 +167,20 @@ def _as_ours(error: BaseException) -> BaseException:
         if _would_come_again(cause):
             text = " ".join(str(cause).split())
             return TrainingStopped(
-                f"a worker ended with {type(cause).__name__}: {text[:_SHOWN]}; the same would come "
-                "again, so that none was started again: change the settings, the model or the data"
+                f"a worker failed with {type(cause).__name__}: {text[:_SHOWN]}; it would fail "
+                "again, so no worker was started again: change the settings, the model or the data"
             )
     text = " ".join(str(failures[0]).split())
     return StorageFault(f"workers failed: {text[-_SHOWN:]}")
 
 
-# Of Python on what it was given, and of torch.
+# Python and torch raise these for wrong input, which would be wrong again.
 _COME_AGAIN = (
     ValueError, TypeError, LookupError, AttributeError, AssertionError, NameError, ImportError,
     ArithmeticError, RuntimeError,
 )  # fmt: skip
 
-# Of machines and networks. Torch has no class of its own for some of them: their words then.
+# Failures of machines and networks. Some have no class in torch and are known by their words.
 _MAY_PASS = (RayError, dist.DistError, torch.OutOfMemoryError, torch.AcceleratorError)
 _WORDS_THAT_MAY_PASS = (
     "connection", "gloo", "nccl", "timed out", "timeout", "memory", "cuda error", "process group"
@@ -198,7 +202,3 @@ def _causes(failure: BaseException) -> list[BaseException]:
         found.append(current)
         current = current.__cause__
     return found
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,6 +1,6 @@
-"""Settings of training: where it begins, what is learnt and how, who works, what is written down.
+"""Settings of training, except for those of augmentation, which are in `recipes.py`.
 
-Starts without torch. How images are changed by chance is in `recipes.py`.
+Starts without torch.
 """
 
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ class OptimisationSettings:
     clip_norm: float | None = 0.01
     """Longest gradient of the whole model; longer ones are shortened to it."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the arithmetic; weights and losses stay float32. fp16 scales its losses, and
+    """Number format of arithmetic; weights and losses stay float32. fp16 scales its losses, and
     is for GPUs."""
     average_decay: float | None = None
     """Keep a moving average of the weights with this share of the old, as 0.9999. The average is

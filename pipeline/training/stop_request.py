@@ -1,13 +1,13 @@
-"""The stop request: the first worker hears that a run is to stop, and all stop after one step."""
+"""Passes the first worker's request to stop to all workers, so that all stop after one step."""
 
 import torch
 import torch.distributed as dist
 
 
 class StopRequest:
-    """Agrees on it, of all processes of torch.distributed; each makes one.
+    """Agrees on a stop with all processes of torch.distributed; each makes one.
 
-    The others hear of it a step later, so that no step waits for the word.
+    The request arrives a step later, so that no step waits for it.
     """
 
     def __init__(self, *, device: torch.device, rank: int, world_size: int) -> None:
@@ -16,10 +16,10 @@ class StopRequest:
         self._sent: dist.Work | None = None
 
     def agreed(self, is_asked: bool) -> bool:
-        """Whether all stop now; all must call it after each step.
+        """Returns True if all stop now; all processes must call it after each step.
 
         Args:
-            is_asked: what the first process knows; of the others it has no effect.
+            is_asked: True to ask for a stop; has an effect in the first process only.
         """
         if self._world_size == 1:
             return is_asked

@@ -1,7 +1,7 @@
-"""Targets: what of an image's truth the network is to find, by the task.
+"""Selects the masks that the network is to find in an image, by the task.
 
-Takes the targets of `datasets/`; `augmentation.py` moves the maps, `samples.py` makes masks of what
-is left of them.
+Takes the targets of `datasets/`; `augmentation.py` augments the maps, and `samples.py` makes masks
+of them.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Int64, Integer
 
 from maskformer import Runs, rle_runs
 from pipeline.datasets.dataset import TASKS, LabelledImages
-from pipeline.datasets.id_maps import looked_up
+from pipeline.datasets.id_maps import look_up
 from pipeline.datasets.target import Target, TrueSegment, objects_target
 from pipeline.evaluation.matching import UNMATCHED, match_to_data_labels
 from pipeline.training.settings import Task
@@ -22,10 +22,10 @@ _TASK_OF = {"labels": "semantic", "segments": "panoptic", "instances": "instance
 
 @dataclass(frozen=True, kw_only=True)
 class TargetMap:
-    """Masks to find: where `ids` holds i > 0 there is one of the label `label_of[i]`.
+    """The masks to find: pixels with the id i > 0 are in a mask of the label `label_of[i]`.
 
-    Where masks overlap, `masks` has the whole of each, from that of id 1 on, and the map shows the
-    small ones on top.
+    Where masks overlap, `masks` holds each of them whole, from id 1 on, and the map shows the small
+    ones on top.
     """
 
     ids: Integer[np.ndarray, "height width"]
@@ -38,15 +38,15 @@ class TargetMap:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRule:
-    """Turns what is known of an image into what is to be found in it."""
+    """Turns an image's true segments into the masks to find."""
 
     task: Task
     label_ids: tuple[int, ...]
-    """The model's label by the data's; -1 for those that the task leaves out."""
+    """The model's label id by the data's; -1 for labels that the task does not learn."""
 
     def learns(self, segment: TrueSegment) -> bool:
-        """Whether a mask of it is to be found."""
-        # A crowd is many objects in one mask, which no query should answer for.
+        """True if the network is to find a mask of the segment."""
+        # A crowd is many objects in one mask, which no single query should match.
         is_one = self.task == "semantic" or not segment.is_crowd
         return is_one and self.label_ids[segment.label_id] >= 0
 
@@ -68,10 +68,10 @@ class TargetRule:
         for segment, new_id in zip(kept, new_ids, strict=True):
             new_id_of[segment.id] = new_id
             label_of[new_id] = self.label_ids[segment.label_id]
-        return TargetMap(ids=looked_up(new_id_of, target.ids), label_of=label_of)
+        return TargetMap(ids=look_up(new_id_of, target.ids), label_of=label_of)
 
     def _of_objects(self, kept: Sequence[TrueSegment], *, size: tuple[int, int]) -> TargetMap:
-        """Of objects that may overlap; what is not learnt takes no pixel from what is."""
+        """Makes the map of objects that may overlap; others take no pixel from learnt ones."""
         height, width = size
         target = objects_target(
             [replace(segment, id=number) for number, segment in enumerate(kept, start=1)], size=size
@@ -87,19 +87,19 @@ class TargetRule:
 def target_rule(
     dataset: LabelledImages, *, task: Task | None, model_labels: Sequence[str] | None
 ) -> TargetRule:
-    """The rule for a data set.
+    """Returns the rule for a data set.
 
     Args:
-        task: None for what the labels tell at most.
-        model_labels: the model's names by its ids; None where it has the data's.
+        task: None for the most detailed task that the labels can teach.
+        model_labels: the model's label names by id; None where it has the data's.
 
     Raises:
-        ValueError: the data does not tell what the task asks for, or labels differ.
+        ValueError: the data cannot teach the task, or labels differ.
     """
     chosen: Task = task or _TASK_OF[dataset.truths]  # type: ignore[assignment]
     if chosen not in TASKS[dataset.truths]:
         raise ValueError(
-            f"{dataset.uri} tells {dataset.truths} and cannot teach the task {chosen}; it can "
+            f"{dataset.uri} has {dataset.truths} and cannot teach the task {chosen}; it can "
             f"teach {' and '.join(TASKS[dataset.truths])}"
         )
     things = dataset.labels.things

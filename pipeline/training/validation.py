@@ -1,7 +1,7 @@
-"""Validation: a model that is being trained, judged as `jobs/evaluate.py` would judge it.
+"""Evaluates a model in training, as `jobs/evaluate.py` would.
 
-Each worker segments its share of the images with the code that labels corpora, and compares; sums
-are merged over the workers, so that all know the same score and choose alike.
+Each worker segments its share of the images with the code that labels corpora, and compares them;
+the sums are merged over the workers, so that all have the same score.
 """
 
 import math
@@ -33,7 +33,7 @@ _BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Judges a model; travels to workers by value."""
+    """Evaluates a model on a data set; travels to workers by value."""
 
     dataset: LabelledImages
     judge: Judge
@@ -48,10 +48,10 @@ class Validation:
         rank: int,
         world_size: int,
     ) -> "ValidationResult":
-        """The same on all workers, which all must ask.
+        """Evaluates the model, with the same result on all workers; all of them must call it.
 
         Raises:
-            LabelError: an image or its labels are no good.
+            LabelError: an image or its labels are damaged.
             StorageFault: the storage failed.
         """
         mine = EvaluationSums(metric=self.judge.metric())
@@ -79,7 +79,7 @@ class Validation:
         )
 
     def picture(self, result: "ValidationResult") -> Image.Image:
-        """The worst images: photograph, truth and prediction."""
+        """Draws the worst images: photograph, truth and prediction."""
         return worst_sheet(
             [worst_image(worst, dataset=self.dataset) for worst in result.worst],
             judge=self.judge,
@@ -89,13 +89,13 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationResult:
-    """What a model is worth."""
+    """The score and the metrics of a model."""
 
     score: float
-    """The task's one number: miou, pq or ap."""
+    """The task's main metric: miou, pq or ap."""
     metrics: Mapping[str, float]
     per_label: Mapping[str, float]
-    """The task's number by name of a label; those that there are none of are not there."""
+    """The main metric by label name; labels that no image shows are missing."""
     worst: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -107,10 +107,10 @@ def validation_of(
     task: Task,
     resize_rule: Literal["transformers", "detectron2"],
 ) -> Validation:
-    """The validation of a model with these labels.
+    """Makes the validation of a model with these labels.
 
     Raises:
-        ValueError: the labels of the data are others, or a setting has no effect.
+        ValueError: the data has other labels, or a setting has no effect.
     """
     limit = settings.validation_limit
     judge = Judge(

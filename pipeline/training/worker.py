@@ -1,12 +1,13 @@
-"""The worker: a run's steps on one process of many, from the last checkpoint to the end.
+"""Trains on one worker of many, from the last checkpoint to the end.
 
-Ray Train calls `train` on each worker; torch.distributed is set up by then. Whatever ends a worker,
-all are started again, and go on from the last checkpoint that is whole.
+Ray Train calls `train` on each worker, after setting up torch.distributed. When a worker fails, all
+are started again and resume from the last complete checkpoint.
 """
 
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch.distributed as dist
 
 from maskformer import MaskFormerForInstanceSegmentation
 from pipeline.runtime.allocator import keep_memory
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage, join
 from pipeline.training.batches import Batch
 from pipeline.training.checkpoint import (
@@ -40,7 +42,7 @@ from pipeline.training.validation import Validation, ValidationResult
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What all workers of a run are told; travels by value."""
+    """All that the workers of a run need; travels by value."""
 
     output: str
     storage: Storage
@@ -54,36 +56,36 @@ class TrainingJob:
     log_every: int
     loader_processes: int
     num_threads: int | None = None
-    """Of a worker's arithmetic; None for torch's own choice."""
+    """Threads of a worker's arithmetic; None for torch's own choice."""
 
 
-def train(config: dict[str, Any]) -> str | None:
-    """Takes all steps that are left; why it had to stop, on all workers alike, or None.
+def train(job_reference: "ray.ObjectRef[TrainingJob]") -> str | None:
+    """Takes all steps that are left; returns the reason why all workers had to stop, or None.
 
     Args:
-        config: `job`, a reference to what Ray keeps of it.
+        job_reference: the `TrainingJob` in Ray's object store, which holds it once for all workers.
     """
     keep_memory()
-    job: TrainingJob = ray.get(config["job"])
+    job = ray.get(job_reference)
     if job.num_threads is not None:
         torch.set_num_threads(job.num_threads)
     try:
         _Run(job).to_the_end()
     except FloatingPointError as error:
-        # Comes at the same step on all workers, and would come again.
+        # It comes at the same step on all workers, and would come again.
         return str(error)
     return None
 
 
 class _Run:
-    """One worker's part of a run."""
+    """A worker's part of a run."""
 
     def __init__(self, job: TrainingJob) -> None:
         context = ray.train.get_context()
         self._training_job = job
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
         self._checkpoints = Checkpoints(job.output, storage=job.storage)
-        # A look each: nothing is written until all have come to the first collective.
+        # All workers find the same: nothing is written before their first collective.
         latest = self._checkpoints.latest()
         self._first_step = 0 if latest is None else latest.step
         self._notes: WorkerNotes | None = None
@@ -103,8 +105,7 @@ class _Run:
             self._history = History(job.output, storage=job.storage, first_step=self._first_step)
 
     def to_the_end(self) -> None:
-        """Takes the steps that are left, or stops after one with a checkpoint, where that is asked
-        for."""
+        """Takes the steps that are left; on request, stops after a step with a checkpoint."""
         settings = self._training_job.optimisation
         meter = _Meter(device=self._trainer.model.device, world_size=self._world_size)
         for step, micro_batches in self._batches(meter):
@@ -118,8 +119,8 @@ class _Run:
             is_asked = self._notes is not None and self._notes.is_stop_asked
             is_stopped = self._stop.agreed(is_asked) and not is_last
             is_saved = is_judged or is_stopped
-            # With each checkpoint too: a run that goes on from it counts from there, as this one.
-            # With the first step, since somebody waits to see that it learns.
+            # Each checkpoint gets a line too, so that a resumed run averages over the same steps;
+            # the first step gets one, since somebody waits to see that the run learns.
             if done % self._training_job.log_every == 0 or is_saved or done == 1:
                 line = meter.line(step=done, left_out=self._trainer.num_left_out)
                 if self._history is not None:
@@ -179,7 +180,7 @@ class _Run:
         validation = self._training_job.validation
         if validation is None:
             return None
-        self._say(f"judging step {step:,} by {len(validation.dataset):,} images")
+        self._say(f"evaluating step {step:,} on {count(len(validation.dataset), 'image')}")
         self._trainer.share_buffers()
         result = validation.evaluate(
             self._trainer.delivered,
@@ -194,14 +195,14 @@ class _Run:
         return result
 
     def _checkpoint(self, step: int, *, result: ValidationResult | None) -> None:
-        """Saves and tells Ray Train; a barrier for all workers."""
+        """Saves a checkpoint and reports it to Ray Train; a barrier for all workers."""
         metrics = {} if result is None else dict(result.metrics)
         if self._rank != 0:
             ray.train.report(metrics)
             return
         assert self._history is not None
         self._say(f"writing the checkpoint of step {step:,}")
-        # Lines before the checkpoint that vouches for them: a run that goes on has them all.
+        # Lines are written before their checkpoint, so that a run resumed from it has them all.
         self._history.flush()
         with tempfile.TemporaryDirectory() as folder:
             self._trainer.delivered.save_pretrained(folder)
@@ -228,7 +229,7 @@ class _Run:
     def _upload(
         self, folder: Path, *, name: str, step: int, result: ValidationResult | None
     ) -> ray.train.Checkpoint:
-        """Puts the files where Ray Train would, each of them and then all of them whole."""
+        """Saves the files in the folder that Ray Train would use, as a complete checkpoint."""
         run, root = ray.train.get_context().get_experiment_name(), self._checkpoints.root
         self._checkpoints.save(
             folder,
@@ -238,12 +239,12 @@ class _Run:
             metrics={} if result is None else result.metrics,
             per_label={} if result is None else result.per_label,
         )
-        place, filesystem = ray_train_storage(root, storage=self._training_job.storage)
-        return ray.train.Checkpoint(path=f"{place}/{run}/{name}", filesystem=filesystem)
+        folder_path, filesystem = ray_train_storage(root, storage=self._training_job.storage)
+        return ray.train.Checkpoint(path=f"{folder_path}/{run}/{name}", filesystem=filesystem)
 
 
 class _Meter:
-    """Sums over the steps since the last line; on the device, so that steps do not wait."""
+    """Sums losses since the last line of the history, on the device, so that steps do not wait."""
 
     def __init__(self, *, device: torch.device, world_size: int) -> None:
         self._device, self._world_size = device, world_size
@@ -256,11 +257,12 @@ class _Meter:
         self._sums: dict[str, torch.Tensor] = {}
         self._last: StepResult | None = None
 
-    def waiting(self) -> "_Waiting":
-        return _Waiting(self)
-
-    def add_wait(self, seconds: float) -> None:
-        self._waited += seconds
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
 
     def add(self, result: StepResult, *, num_images: int) -> None:
         self._num_images += num_images
@@ -270,7 +272,7 @@ class _Meter:
             self._sums[name] = self._sums[name] + loss if name in self._sums else loss
 
     def line(self, *, step: int, left_out: int) -> dict[str, Any]:
-        """The line of `history.py`, of means over steps and workers; all workers must ask."""
+        """Returns a line of the history, with means over steps and workers; all must call it."""
         assert self._last is not None
         seconds = time.monotonic() - self._began
         names = list(self._sums)
@@ -294,16 +296,3 @@ class _Meter:
         }
         self.start()
         return line
-
-
-class _Waiting:
-    """Counts the time inside as waiting for data."""
-
-    def __init__(self, meter: _Meter) -> None:
-        self._meter = meter
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._meter.add_wait(time.monotonic() - self._began)

@@ -318,7 +318,7 @@ def _batches(settings: Any, *, recipe: Any) -> tuple[Any, tuple[str, ...]]:
 
     from pipeline.datasets.opening import open_labelled
     from pipeline.datasets.settings import DatasetSettings
-    from pipeline.training.batches import Sample, collate
+    from pipeline.training.batches import TrainingSample, collate
     from pipeline.training.initial_model import StartSettings, read_start
     from pipeline.training.recipes import Augmentation
     from pipeline.training.sampler import SampleIndex, step_indices
@@ -335,8 +335,8 @@ def _batches(settings: Any, *, recipe: Any) -> tuple[Any, tuple[str, ...]]:
         targets=settings.of(TargetSettings),
     )
 
-    class Samples(Dataset[Sample]):
-        def __getitem__(self, sample_index: SampleIndex) -> Sample:  # type: ignore[override]
+    class Samples(Dataset[TrainingSample]):
+        def __getitem__(self, sample_index: SampleIndex) -> TrainingSample:  # type: ignore[override]
             return data.sample(sample_index.epoch, sample_index.index)
 
     indices = [

@@ -164,7 +164,7 @@ def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
     options: dict[str, Any] = {"config": config, "output": tmp_path / "model", "num_workers": 1}
     start(jobs, **options, moments=[moment]).end().expect(-9)
     ended = start(jobs, **options).end().expect(0)
-    assert "going on after step 2 of 6" in ended.stderr
+    assert "resuming after step 2 of 6" in ended.stderr
     assert losses(tmp_path / "model") == pytest.approx(losses(trained[0]), rel=1e-5)
     again = here(finetune.main, config=config, output=tmp_path / "model")
     assert again.exit_code == 0, again.stderr
@@ -189,7 +189,7 @@ def test_the_output_may_be_in_a_bucket(
     found = {line["step"]: line["loss"] for line in lines}
     assert found == pytest.approx(losses(trained[0]), rel=1e-5)
     assert len(weights) == (trained[0] / "model.safetensors").stat().st_size
-    assert "going on after step 6 of 6" in again.stderr
+    assert "resuming after step 6 of 6" in again.stderr
     assert not again.started_ray
 
 
@@ -238,7 +238,7 @@ def test_what_a_worker_meets_and_would_meet_again_ends_the_run_at_once(
     ended = start(jobs, config, tmp_path / "model", **options).end().expect(2)
     told = ended.stderr.splitlines()
     assert "finetune: a worker ended with ValueError: an image cannot be padded" in told[-1]
-    assert "workers are started again" not in ended.stderr
+    assert "starting the workers again" not in ended.stderr
 
 
 @pytest.mark.faults
@@ -255,12 +255,12 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_writes_one(
     )
     job.process.send_signal(signal.SIGTERM)
     ended = job.end().expect(75)
-    assert "stopping after a step, with a checkpoint" in ended.stderr
+    assert "stopping after this step, with a checkpoint" in ended.stderr
     assert "stopped; run the same command again to go on" in ended.stderr.splitlines()[-1]
     latest = Checkpoints(str(output), storage=Storage()).latest()
     assert latest is not None
     assert latest.step == max(losses(output))
-    assert f"step {latest.step:,} is saved" in ended.stderr
+    assert f"step {latest.step:,} is saved in a checkpoint" in ended.stderr
 
 
 @pytest.mark.parametrize(

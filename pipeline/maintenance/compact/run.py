@@ -30,7 +30,7 @@ DAMAGED = 1
 _LINE_EVERY_SECONDS = 10.0
 
 
-def run(settings: Settings) -> int:
+def compact_table(settings: Settings) -> int:
     """Compacts a table; gives 0 done, 1 where a file of the table is damaged.
 
     Raises:

@@ -28,7 +28,7 @@ NOT_FINISHED = 3
 _LINE_EVERY_SECONDS = 10.0
 
 
-def run(settings: Settings) -> int:
+def verify(settings: Settings) -> int:
     """Verifies a table and prints what was found; gives 0 sound, 1 not sound, 3 not finished.
 
     Raises:

@@ -3,8 +3,11 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
+import ray
 
 from pipeline.cli.__main__ import main
 from pipeline.demo.demo import SAMPLE_MODEL
@@ -105,6 +108,29 @@ def test_a_cluster_that_does_not_answer_is_away(closed_port, capfd):
     assert code == 75
     assert f"nothing listens at 127.0.0.1:{closed_port}" in lines["cluster"]
     assert "ray start --head" in text
+
+
+def test_a_cluster_that_answers_is_described():
+    ray.init(num_cpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
+    try:
+        address = ray.get_runtime_context().gcs_address
+        command = [sys.executable, "-m", "pipeline.cli", "doctor", f"--ray-address={address}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        ray.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"ok         cluster: Ray answers at {address}: 1 node, 1 CPU\n" in done.stdout
+
+
+def test_another_version_of_ray_is_to_be_installed(monkeypatch, capfd):
+    def refuse(address: str) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n  Ray: 2.9.0")
+
+    monkeypatch.setattr("pipeline.cli.doctor._nodes", refuse)
+    code, lines, text = asked(capfd, "--ray_address=auto")
+    assert code == 2
+    assert "Ray: 2.9.0" in lines["cluster"]
+    assert "install the cluster's versions" in text
 
 
 def test_gpus_are_named_and_torch_must_see_them(tmp_path, monkeypatch, capfd):

@@ -152,16 +152,16 @@ UNQUOTED = "; write it without quotation marks"
         (
             ("annotations", 1, "area"),
             float("nan"),
-            f'area {SECOND} must be a number of pixels from 0 on, got "NaN"',
+            f"area {SECOND} must be a number of pixels from 0 on, got NaN",
         ),
         (("annotations", 1, "area"), 10**400, "must be a number of pixels from 0 on, got Infinity"),
         (("annotations", 1), None, "annotations[1] (without an id) must be an object, got null"),
         (
             ("annotations", 1, "segmentation", 0, 2),
             float("nan"),
-            f'annotations[1].segmentation[0][2] {SECOND} must be a number, got "NaN"; 1 of 4 ',
+            f"annotations[1].segmentation[0][2] {SECOND} must be a number, got NaN; 1 of 4 ",
         ),
-        (("annotations", 1, "segmentation", 0, 2), float("inf"), 'got "Infinity"'),
+        (("annotations", 1, "segmentation", 0, 2), float("inf"), "got Infinity"),
         (
             ("annotations", 1, "segmentation", 0, 2),
             None,
@@ -343,7 +343,7 @@ def test_a_category_that_is_called_as_another_and_is_not_used_is_left_out(tmp_pa
     assert dataset.labels.names == ("car", "person")
     assert ids_of(dataset, 0) == [0, 1]
     assert dataset.notes == (
-        "category 0 is left out: it is not used, and another is called 'car' too",
+        "category 0 is left out: it is unused, and another is called 'car' too",
     )
 
 
@@ -412,7 +412,7 @@ def test_images_without_an_annotation_are_counted_in_panoptic_data(tmp_path: Pat
     del said["annotations"][1]
     dataset = opened(tmp_path, said)
     assert len(dataset) == 1
-    assert dataset.notes == ("1 of 2 images have no annotation and are left out",)
+    assert dataset.notes == ("1 of 2 images has no annotation and is left out",)
 
 
 def test_a_size_that_is_not_the_photographs_is_named_before_masks_are_made(tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def test_photographs_without_a_map_can_be_left_out_and_are_named(tmp_path: Path)
         open_labelled(settings)
     dataset = open_labelled(dataclasses.replace(settings, skip_unlabelled=True))
     assert len(dataset) == 2
-    assert any("1 photographs" in note and "val/scene-0.jpg" in note for note in dataset.notes)
+    assert any(
+        "1 photograph without" in note and "val/scene-0.jpg" in note for note in dataset.notes
+    )
 
 
 def test_samples_of_tars_without_a_map_can_be_left_out_too(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_photographs_that_changed_since_a_table_was_made_are_named(tmp_path: Pat
     table = write_table(tmp_path, scenes())
     put(tmp_path / "photos", {"scene-1.jpg": scenes()[2].jpeg + b" "})
     assert re.search(
-        r"scene-1.jpg is another since it was segmented", message(lambda: opened(table))
+        r"scene-1.jpg has changed since it was segmented", message(lambda: opened(table))
     )
 
 

@@ -40,26 +40,26 @@ def picture(mode: str) -> bytes:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_grey_is_read_however_many_channels_it_is_stored_in(mode: str) -> None:
-    np.testing.assert_array_equal(decode_label_map(picture(mode), place="a.png"), VALUES)
+    np.testing.assert_array_equal(decode_label_map(picture(mode), source="a.png"), VALUES)
 
 
 def test_grey_of_two_and_four_bits_and_of_one_is_not_stretched() -> None:
     two = png([bytes([0b00_01_10_00]), bytes([0b11_01_00_00])], bits=2, colour_type=0, width=3)
-    np.testing.assert_array_equal(decode_label_map(two, place="a.png"), VALUES)
+    np.testing.assert_array_equal(decode_label_map(two, source="a.png"), VALUES)
     four = png([bytes([0x01, 0x20]), bytes([0x31, 0x00])], bits=4, colour_type=0, width=3)
-    np.testing.assert_array_equal(decode_label_map(four, place="a.png"), VALUES)
+    np.testing.assert_array_equal(decode_label_map(four, source="a.png"), VALUES)
     one = encoded(Image.fromarray(VALUES > 1))
-    np.testing.assert_array_equal(decode_label_map(one, place="a.png"), VALUES > 1)
+    np.testing.assert_array_equal(decode_label_map(one, source="a.png"), VALUES > 1)
 
 
 def test_what_would_lose_bits_or_labels_is_refused() -> None:
     deep = png([bytes(6) * 3], bits=16, colour_type=2, width=3)
     with pytest.raises(LabelError, match="3 channels of 16 bits"):
-        decode_label_map(deep, place="a.png")
+        decode_label_map(deep, source="a.png")
     hidden = Image.fromarray(np.zeros((2, 3), np.uint8)).convert("LA")
     hidden.putalpha(Image.fromarray(VALUES * 80))
     with pytest.raises(LabelError, match="alpha channel differs"):
-        decode_label_map(encoded(hidden), place="a.png")
+        decode_label_map(encoded(hidden), source="a.png")
 
 
 IDS = np.array([[0, 1000], [66_000, 1000]])
@@ -74,21 +74,21 @@ def test_segment_ids_are_spread_over_colours_whatever_stores_them(mode: str) -> 
     # panopticapi takes the colours that Pillow converts to.
     expected = np.asarray(image.convert("RGB")).astype(int) @ [1, 256, 65536]
     np.testing.assert_array_equal(expected, IDS)
-    found = decode_id_map(encoded(image), place="a.png", described={1000, 66_000})
+    found = decode_id_map(encoded(image), source="a.png", described={1000, 66_000})
     np.testing.assert_array_equal(found, IDS)
 
 
 def test_the_alpha_of_segment_ids_does_not_count() -> None:
     image = Image.fromarray(CHANNELS).convert("RGBA")
     image.putalpha(Image.fromarray(np.where(IDS > 0, 255, 0).astype(np.uint8)))
-    found = decode_id_map(encoded(image), place="a.png", described={1000, 66_000})
+    found = decode_id_map(encoded(image), source="a.png", described={1000, 66_000})
     np.testing.assert_array_equal(found, IDS)
 
 
 def test_the_indices_of_a_palette_are_ids_where_those_are_described() -> None:
     image = Image.fromarray(CHANNELS).quantize(3)
     described = {*np.asarray(image).ravel().tolist()} - {0}
-    found = decode_id_map(encoded(image), place="a.png", described=described)
+    found = decode_id_map(encoded(image), source="a.png", described=described)
     np.testing.assert_array_equal(found, np.asarray(image))
 
 
@@ -97,4 +97,4 @@ def test_a_tiff_of_sixteen_bits_in_three_channels_is_refused(tmp_path: Path) -> 
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.full((2, 3, 3), 7, np.uint16), photometric="rgb")
     with pytest.raises(LabelError, match="16 bits"):
-        decode_label_map(buffer.getvalue(), place="a.tif")
+        decode_label_map(buffer.getvalue(), source="a.tif")

@@ -54,9 +54,32 @@ def test_a_name_in_another_writing_is_of_the_one_file_that_ends_so(
 ) -> None:
     dataset = opened(tmp_path, [name, "2.jpg"], [file, "2.jpg", "other.jpg"])
     assert found(dataset) == [file, "2.jpg"]
-    [note] = [note for note in dataset.notes if "in another writing" in note]
+    [note] = [note for note in dataset.notes if "in another spelling" in note]
     assert "1 of 2 files" in note
     assert name in note
+
+
+@pytest.mark.parametrize("is_null", [False, True])
+def test_an_image_without_a_name_is_found_by_the_last_name_of_its_url(
+    tmp_path: Path, is_null: bool
+) -> None:
+    drawn = scenes(2)
+    said = json.loads(coco_instances(drawn)[JSON])
+    for image, url in zip(said["images"], ("http://h/val2017/0%201.jpg?s=l", 5), strict=True):
+        image["coco_url"] = url
+    del said["images"][0]["file_name"]
+    if is_null:
+        said["images"][0]["file_name"] = None
+    photos = {"val/deep/0 1.jpg": drawn[0].jpeg, f"val/{drawn[1].name}.jpg": drawn[1].jpeg}
+    put(tmp_path, photos | {JSON: json.dumps(said).encode()})
+    dataset = open_labelled(DatasetSettings(dataset=str(tmp_path / JSON)))
+    assert found(dataset) == ["deep/0 1.jpg", f"{drawn[1].name}.jpg"]
+    assert dataset.image_id(0) == "0 1.jpg"
+    assert dataset[0].image.data == drawn[0].jpeg
+    said["images"][0]["coco_url"] = 5
+    put(tmp_path, {JSON: json.dumps(said).encode()})
+    with pytest.raises(LabelError, match="must be the name of a file" if is_null else "must have "):
+        open_labelled(DatasetSettings(dataset=str(tmp_path / JSON)))
 
 
 def test_names_to_the_letter_win_and_the_longest_end_comes_next(tmp_path: Path) -> None:

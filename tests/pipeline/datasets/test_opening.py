@@ -34,6 +34,7 @@ from pipeline.datasets.checking import check_images
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError
 from pipeline.storage import Storage, join
 
 FORMATS = {
@@ -219,3 +220,29 @@ def test_category_ids_are_the_values_in_labels_json(tmp_path: Path) -> None:
     put(tmp_path, {"labels.json": json.dumps(dict(list(CATEGORY_IDS.items())[1:])).encode()})
     with pytest.raises(ValueError, match=r"rows\.parquet, row 0: segment 1 has label 7"):
         opened(str(tmp_path)).target(0)
+
+
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_rows_whose_map_is_null_can_be_left_out_and_are_counted(
+    is_struct: bool, tmp_path: Path
+) -> None:
+    drawn = scenes(3)
+    put(tmp_path, parquet_rows(drawn))
+    [path] = tmp_path.glob("*.parquet")
+    table = pq.read_table(path)
+    [name] = [each for each in table.column_names if each.startswith("label")]
+    maps = table[name].to_pylist()
+    maps[1] = None
+    cells = [{"bytes": each, "path": None} for each in maps] if is_struct else maps
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())]) if is_struct else pa.binary()
+    column = table.column_names.index(name)
+    pq.write_table(table.set_column(column, name, pa.array(cells, kind)), path, row_group_size=2)
+    with pytest.raises(LabelError, match=r"row 1: there are no bytes in the column label"):
+        check_images(opened(str(tmp_path)))
+    dataset = opened(str(tmp_path), skip_unlabelled=True)
+    check_images(dataset)
+    assert len(dataset) == 2
+    np.testing.assert_array_equal(
+        dataset.target(1).label_map(ignore_index=IGNORED), drawn[2].label_map
+    )
+    assert any("1 photograph without a label map is left out" in note for note in dataset.notes)

@@ -36,5 +36,5 @@ def test_a_photograph_that_changed_after_the_last_run_is_refused_by_name(tmp_pat
     drawn = scenes()
     table = table_with_a_change(tmp_path, drawn=drawn)
     (tmp_path / "photos" / f"{drawn[0].name}.jpg").write_bytes(drawn[2].jpeg)
-    with pytest.raises(LabelError, match=rf"{drawn[0].name}.jpg is another since"):
+    with pytest.raises(LabelError, match=rf"{drawn[0].name}.jpg has changed since"):
         open_labelled(DatasetSettings(dataset=table.uri))

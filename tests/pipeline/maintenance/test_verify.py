@@ -103,7 +103,7 @@ def test_what_a_run_left_in_the_middle_of_a_commit_is_a_notice(table):
         os.utime(name, (time.time() - 2 * 24 * 3600,) * 2)
     verdict = verified(table)
     assert verdict.findings.counts == {}
-    assert [notice.split()[1] for notice in verdict.notices] == ["staged", "drafts", "files"]
+    assert [notice.split()[0] for notice in verdict.notices] == ["staged", "drafts", "files"]
     assert verdict.undone == ("c",)
     assert exit_code(verdict) == 3
     assert "planned units that are not done: 1, for example c;" in as_text(verdict)

@@ -167,6 +167,14 @@ def test_what_is_no_markup_is_escaped_in_text_and_attributes(name):
     assert environment().from_string("{{ x|safe }}").render(x="<b>") == "<b>"
 
 
+def test_the_bars_of_a_histogram_stand_at_their_bins():
+    charts = environment().get_template("charts.html").module
+    (svg, *bars, line) = Reader(charts.histograms([0, 0.25, 0, 0.75], [0.5, 0.5, 0, 0], "x")).tags
+    assert svg[1]["aria-label"] == "x"
+    assert [(bar["x"], bar["height"]) for _, bar in bars] == [("80.0", "21.3"), ("240.0", "64.0")]
+    assert line[1]["points"].split()[:2] == ["0.0,21.3", "80.0,21.3"]
+
+
 def test_the_page_stands_alone_without_scripts(tmp_path):
     table = new_table(tmp_path)
     label_photos(table, photos(tmp_path / "photos", 6))

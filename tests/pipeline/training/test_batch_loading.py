@@ -4,8 +4,10 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ from s3 import S3Server
 from small_model import small_model
 
 from maskformer import MaskFormerImageProcessor
+from pipeline.corpora.reading import EncodedImage
+from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError
-from pipeline.storage import Storage, join
-from pipeline.training.batches import Batch, Sample, collate
+from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.training.batches import Batch, TrainingSample, collate
 from pipeline.training.loading import load_batches
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
@@ -137,7 +141,7 @@ def test_more_micro_batches_than_images_are_refused_before_anything_starts(
         )  # fmt: skip
 
 
-def samples(data: TrainingData) -> list[Sample]:
+def samples(data: TrainingData) -> list[TrainingSample]:
     return [data.sample(0, index) for index in range(2)]
 
 
@@ -191,7 +195,7 @@ def test_a_batch_is_at_least_as_large_as_it_is_asked_for(data: TrainingData) -> 
 
 def test_a_batch_moves_as_a_whole(data: TrainingData) -> None:
     batch = collate(samples(data), processor=data.processor)
-    moved = batch.to("meta")
+    moved = collate(samples(data), processor=data.processor, device="meta")
     assert moved.image_ids == batch.image_ids
     parts = [moved.pixel_values, moved.pixel_mask, *moved.class_labels]
     parts += [part for masks in moved.mask_labels for part in (masks.map, masks.ids)]
@@ -222,7 +226,6 @@ def test_a_batch_on_a_gpu_is_that_on_the_cpu(data: TrainingData) -> None:
     ):  # fmt: skip
         torch.testing.assert_close(there[0].pixel_values.cpu(), here[0].pixel_values)
         assert torch.equal(there[0].mask_labels[1].map.cpu(), here[0].mask_labels[1].map)
-        assert here[0].pin_memory().pixel_values.is_pinned()
 
 
 def test_a_process_that_dies_is_an_error_and_no_wait(data: TrainingData) -> None:
@@ -235,6 +238,63 @@ def test_a_process_that_dies_is_an_error_and_no_wait(data: TrainingData) -> None
     process.kill()
     with pytest.raises(RuntimeError, match="one of 1 processes that load images died"):
         list(batches)
+
+
+def test_a_process_that_dies_is_an_error_in_a_thread_too(data: TrainingData) -> None:
+    """Ray Train calls a worker in a thread, in which no signal tells that a process died."""
+    batches = load_batches(
+        data, steps=range(100_000), global_batch=4, rank=0, world_size=1, micro_batches=1,
+        num_processes=2, device="cpu",
+    )  # fmt: skip
+    raised: list[Exception] = []
+    has_begun = threading.Event()
+
+    def exhaust() -> None:
+        try:
+            for _ in batches:
+                has_begun.set()
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=exhaust, daemon=True)
+    thread.start()
+    assert has_begun.wait(60)
+    process = multiprocessing.active_children()[0]
+    process.kill()
+    thread.join(60)
+    [error] = raised
+    assert "one of 2 processes that load images died" in str(error)
+    assert str(process.pid) in str(error)
+
+
+class Unpicklable(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailingImages(LabelledImages):
+    """Images of which the last cannot be read."""
+
+    error: type[Exception]
+
+    def image(self, index: int) -> EncodedImage:
+        if index == len(self) - 1:
+            raise self.error("of the last image")
+        return super().image(index)
+
+
+@pytest.mark.parametrize("error", [StorageFault, SourceChanged, LabelError, KeyError, Unpicklable])
+def test_an_error_of_a_sample_is_raised_as_itself(
+    error: type[Exception], data: TrainingData
+) -> None:
+    failing = replace(data, dataset=FailingImages(**vars(data.dataset), error=error))
+    expected = RuntimeError if error is Unpicklable else error
+    with pytest.raises(expected, match="of the last image") as caught:
+        steps_of(failing, num_processes=1)
+    assert type(caught.value) is expected
+    assert "Traceback" in str(caught.value.__cause__)
 
 
 def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pipeline.storage import Storage, join
 from pipeline.training.announcer import Announcer
 from pipeline.training.checkpoint import Checkpoints, checkpoint_name
 from pipeline.training.curves import curves
-from pipeline.training.export import Card, deliver
-from pipeline.training.history import History, described, read_history
-from pipeline.training.history_display import FollowedHistory
+from pipeline.training.export import ModelCard, export_model
+from pipeline.training.history import History, format_line, read_history
+from pipeline.training.history_display import HistoryDisplay
 
 
 def line(step: int, loss: float = 1.5) -> dict:
@@ -53,13 +53,13 @@ def test_what_is_not_finite_is_null_and_said_in_words(tmp_path: Path):
     history.close()
     [found] = read_history(str(tmp_path), storage=Storage())
     assert found["loss"] is None
-    assert "loss not finite (dice not finite" in described(found)
+    assert "loss not finite (dice not finite" in format_line(found)
 
 
 def test_lines_reach_the_terminal_once_and_those_that_come_again_are_told_of(tmp_path, capsys):
     place = (Storage(), str(tmp_path))
     write(place, range(1, 3))
-    followed = FollowedHistory(str(tmp_path), storage=Storage(), announcer=Announcer(), num_steps=9)
+    followed = HistoryDisplay(str(tmp_path), storage=Storage(), announcer=Announcer(), num_steps=9)
     with followed:
         write(place, range(3, 6), first_step=2)
         followed.look()
@@ -68,7 +68,7 @@ def test_lines_reach_the_terminal_once_and_those_that_come_again_are_told_of(tmp
         )
     told = capsys.readouterr().err.splitlines()
     assert [each.split("  ")[0] for each in told[:3]] == ["step 3", "step 4", "step 5"]
-    assert told[3] == "workers were started again after step 0"
+    assert told[3] == "the workers were started again after step 0"
 
 
 def test_curves_show_losses_rate_and_scores():
@@ -94,7 +94,7 @@ def test_the_best_checkpoint_is_delivered_with_a_card(place: tuple[Storage, str]
         metrics={"miou": 0.5},
         per_label={"sky": 0.75, "car": 0.25},
     )
-    card = Card(
+    card = ModelCard(
         title="boats",
         labels=("sky", "car"),
         things=frozenset({1}),
@@ -106,7 +106,7 @@ def test_the_best_checkpoint_is_delivered_with_a_card(place: tuple[Storage, str]
         licence="Apache-2.0",
         recipe={"num_steps": 7},
     )
-    deliver(output, storage=storage, best=best, card=card)
+    export_model(output, storage=storage, best=best, card=card)
     assert storage.read(join(output, "model.safetensors")) == b"model.safetensors"
     names = {file.uri.split("/")[-1] for file in storage.files(output) if "run" not in file.uri}
     assert names == {"config.json", "model.safetensors", "README.md", "curves.png", "report.json"}

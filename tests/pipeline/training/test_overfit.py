@@ -31,7 +31,7 @@ def score(model: MaskFormerForInstanceSegmentation, data: TrainingData, *, task:
         task=task,
         resize_rule="transformers",
     )
-    return validation.verdict(model, processor=data.processor, rank=0, world_size=1).score
+    return validation.evaluate(model, processor=data.processor, rank=0, world_size=1).score
 
 
 def test_four_images_are_learnt_by_heart(tmp_path: Path):

@@ -1,6 +1,5 @@
 """Objects that overlap are learnt whole, each as if it were alone, and crowds hide none."""
 
-import pickle
 import subprocess
 import sys
 import textwrap
@@ -17,8 +16,8 @@ from maskformer import IdMap, MaskFormerImageProcessor, MaskRuns
 from maskformer.criterion.targets import expand_masks
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.training.batches import Sample, collate
-from pipeline.training.loading import _Sent
+from pipeline.training.batches import TrainingSample, collate
+from pipeline.training.loading import load_batches
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
 from pipeline.training.settings import TargetSettings
@@ -46,7 +45,7 @@ def data_of(objects: list, folder: Path, *, how: str = "as it is", **targets: ob
     )
 
 
-def masks_of(sample: Sample) -> np.ndarray:
+def masks_of(sample: TrainingSample) -> np.ndarray:
     return expand_masks(sample.targets).numpy()
 
 
@@ -106,7 +105,6 @@ def test_a_batch_has_the_loss_of_whole_masks(tmp_path: Path) -> None:
         data_of(overlapping_objects(), tmp_path / "a").sample(0, 0),
         data_of(learnt()[:1], tmp_path / "b", how="semantic recipe").sample(0, 0),
     ]
-    samples = [pickle.loads(pickle.dumps(_Sent.of(sample))).sample() for sample in samples]
     batch = collate(samples, processor=MaskFormerImageProcessor(), padded_size=(64, 64))
     stacks = [torch.zeros(masks.shape) for masks in batch.mask_labels]
     for stack, sample in zip(stacks, samples, strict=True):
@@ -173,3 +171,21 @@ def test_preparing_an_image_takes_memory_by_the_image_and_not_by_its_objects(
     )
     assert (of_few, of_many) == (2, 100)
     assert after - before < 40  # a mask of each would take 300
+
+
+def test_masks_from_a_loader_process_are_those_made_here(tmp_path: Path) -> None:
+    data = data_of(overlapping_objects(), tmp_path, how="detr")
+    here, there = (
+        [
+            step[0]
+            for step in load_batches(
+                data, steps=range(3), global_batch=2, rank=0, world_size=1, micro_batches=1,
+                num_processes=num_processes, device="cpu",
+            )
+        ]
+        for num_processes in (0, 1)
+    )  # fmt: skip
+    for mine, other in zip(here, there, strict=True):
+        assert torch.equal(mine.pixel_values, other.pixel_values)
+        for masks, others in zip(mine.mask_labels, other.mask_labels, strict=True):
+            assert torch.equal(expand_masks(masks), expand_masks(others))

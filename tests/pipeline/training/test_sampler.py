@@ -5,7 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.training.sampler import SampleIndex, order, sample_random, step_indices, worker_share
+from pipeline.training.sampler import (
+    SampleIndex,
+    epoch_order,
+    sample_random,
+    step_indices,
+    worker_share,
+)
 
 
 def indices(step: int, *, seed: int = 1) -> list[SampleIndex]:
@@ -27,19 +33,21 @@ def test_a_batch_larger_than_the_data_goes_through_several_epochs() -> None:
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = [tuple(order(50, epoch=epoch, seed=seed)) for epoch in range(3) for seed in range(3)]
+    orders = [
+        tuple(epoch_order(50, epoch=epoch, seed=seed)) for epoch in range(3) for seed in range(3)
+    ]
     assert len(set(orders)) == 9
 
 
 def test_the_order_stays_what_it_was() -> None:
     """A run that goes on under another version of numpy must find the same."""
-    assert order(10, epoch=0, seed=1).tolist() == [5, 4, 3, 2, 6, 9, 0, 1, 7, 8]
-    assert order(10, epoch=1, seed=1).tolist() == [1, 4, 0, 7, 5, 3, 6, 9, 8, 2]
+    assert epoch_order(10, epoch=0, seed=1).tolist() == [5, 4, 3, 2, 6, 9, 0, 1, 7, 8]
+    assert epoch_order(10, epoch=1, seed=1).tolist() == [1, 4, 0, 7, 5, 3, 6, 9, 8, 2]
 
 
 def test_who_is_given_an_order_cannot_change_it_for_others() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        order(10, epoch=0, seed=1)[0] = 3
+        epoch_order(10, epoch=0, seed=1)[0] = 3
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 3])

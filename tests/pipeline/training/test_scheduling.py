@@ -149,7 +149,7 @@ def test_lost_workers_are_started_again_under_a_name_of_their_own(
     lost = failed(ray.exceptions.RayActorError())
     names = run_with([lost, lost, None], job, monkeypatch, max_failures=2)
     assert names == ["run-0", "run-1", "run-2"]
-    assert "workers are started again, 2 of 2 times" in capsys.readouterr().err
+    assert "starting the workers again (2 of at most 2 times)" in capsys.readouterr().err
 
 
 def test_workers_are_lost_no_more_often_than_the_settings_allow(
@@ -213,7 +213,7 @@ def test_ctrl_c_lets_workers_stop_by_themselves_and_a_second_one_does_not_wait(
 
     assert _outcome(Trainer(), notes=notes, announcer=Announcer()) == "stopped"  # type: ignore[arg-type]
     assert notes.has_asked
-    assert "stopping after a step, with a checkpoint" in capsys.readouterr().err
+    assert "stopping after this step, with a checkpoint" in capsys.readouterr().err
 
     class Endless:
         def fit(self) -> None:

@@ -48,15 +48,15 @@ def test_images_and_labels_are_counted(tmp_path: Path) -> None:
     data = data_of(panoptic_shards(scenes()), tmp_path)
     census = check_training_data(data)
     assert (census.num_images, census.num_empty) == (3, 0)
-    assert census_lines(census, data=data) == ["3 images show 4 of 4 labels; 0 show none"]
+    assert census_lines(census, data=data) == ["3 images show 4 of 4 labels; 0 images show none"]
 
 
 def test_empty_images_and_unseen_labels_are_told(tmp_path: Path) -> None:
     data = data_of(maps_in_tar(plain(0), plain(255), plain(255)), tmp_path)
     assert census_lines(check_training_data(data), data=data) == [
-        "3 images show 1 of 4 labels; 2 show none",
-        "no image shows sky, tree, car: they stay unlearnt",
-        "what counts for nothing (ignore_index 255) covers 66.7 % of the pixels",
+        "3 images show 1 of 4 labels; 2 images show none",
+        "no image shows sky, tree, car: the model cannot learn them",
+        "66.7 % of the pixels are ignored (ignore_index 255)",
     ]
 
 
@@ -66,7 +66,7 @@ def test_maps_of_0_and_255_are_refused_unless_255_is_said_to_count_for_nothing(
     binary = plain(0)
     binary[:9] = 255
     files = maps_in_tar(binary, binary)
-    with pytest.raises(LabelError, match=r"ignore_index 255 in 25 % .* if that is lesion, say so"):
+    with pytest.raises(LabelError, match=r"ignore_index 255 in 25 % .* if that is lesion, write"):
         check_training_data(data_of(files | {"labels.json": b'["skin", "lesion"]'}, tmp_path))
     values = {"labels.json": b'{"0": "skin", "255": "lesion"}'}
     census = check_training_data(data_of(files | values, tmp_path))
@@ -117,8 +117,8 @@ def instances(*crowds: int, count: int = 1) -> dict[str, bytes]:
 def test_objects_that_are_crowds_are_told_and_are_no_images_of_their_label(tmp_path: Path) -> None:
     data = data_of(instances(0, 1, 1, count=2), tmp_path, name="data.json")
     assert census_lines(check_training_data(data), data=data) == [
-        "3 images show 1 of 1 labels; 2 show none",
-        "4 of 6 objects are crowds, which are not learnt (iscrowd 1, as CVAT writes for what is "
+        "3 images show 1 of 1 label; 2 images show none",
+        "4 of 6 objects are crowds, which are not learnt (iscrowd 1, as CVAT writes for masks "
         "drawn with a brush)",
     ]
 
@@ -140,9 +140,9 @@ def test_crowds_of_panoptic_data_are_learnt_by_the_task_semantic_alone(tmp_path:
     files = {"labels.json": names_json(), "x.tar": tar(members)}
     data = data_of(files, tmp_path, task="semantic")
     assert census_lines(check_training_data(data), data=data) == [
-        "1 images show 4 of 4 labels; 0 show none"
+        "1 image shows 4 of 4 labels; 0 images show none"
     ]
-    with pytest.raises(LabelError, match="all 5 objects of 1 images are crowds"):
+    with pytest.raises(LabelError, match="all 5 objects of 1 image are crowds"):
         check_training_data(data_of(files, tmp_path, task="panoptic"))
 
 
@@ -151,6 +151,6 @@ def test_an_image_with_more_objects_than_the_model_has_queries_is_named(tmp_path
     census = check_training_data(data)
     assert len(census_lines(census, data=data, num_queries=12)) == 1
     assert census_lines(census, data=data, num_queries=10)[1:] == [
-        "the model finds at most 10 objects in an image (num_queries), and 1 of 1 images has more, "
-        "0.jpg 12: without a crop 2 of 12 objects are not learnt"
+        "the model finds at most 10 objects in an image (num_queries), and 1 of 1 image has more "
+        "(0.jpg has 12): without a crop, 2 of 12 objects are not learnt"
     ]

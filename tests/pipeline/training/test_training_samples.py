@@ -30,7 +30,7 @@ from maskformer import MaskFormerImageProcessor
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError
-from pipeline.training.batches import Sample
+from pipeline.training.batches import TrainingSample
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
 from pipeline.training.settings import TargetSettings
@@ -59,7 +59,7 @@ def data_of(
     )
 
 
-def masks(sample: Sample) -> list[tuple[int, np.ndarray]]:
+def masks(sample: TrainingSample) -> list[tuple[int, np.ndarray]]:
     """Label and mask of each target."""
     found = sample.targets
     return [

@@ -76,7 +76,7 @@ def job(folder: Path, *, num_steps: int, log_every: int) -> TrainingJob:
 
 def test_the_first_step_has_a_line_whatever_log_every_says(tmp_path: Path):
     told = job(tmp_path, num_steps=4, log_every=3)
-    assert train({"job": told}) is None
+    assert train(told) is None
     lines = read_history(told.output, storage=Storage())
     assert [line["step"] for line in lines] == [1, 3, 4]
     notes = DriverNotes(str(tmp_path / "output/checkpoints/run"), storage=Storage())
@@ -98,7 +98,7 @@ def test_a_worker_that_is_asked_to_stop_saves_its_steps_and_another_goes_on_from
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert train({"job": many}) is None
+    assert train(many) is None
     asking.join()
     saved = Checkpoints(many.output, storage=Storage()).latest()
     assert saved is not None
@@ -106,6 +106,6 @@ def test_a_worker_that_is_asked_to_stop_saves_its_steps_and_another_goes_on_from
     assert saved.score is None
     (tmp_path / "output/checkpoints/run/stop").unlink()
     rest = job(tmp_path, num_steps=saved.step + 2, log_every=1)
-    assert train({"job": rest}) is None
+    assert train(rest) is None
     steps = [line["step"] for line in read_history(many.output, storage=Storage())]
     assert steps[-2:] == [saved.step + 1, saved.step + 2]
