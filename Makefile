@@ -19,7 +19,7 @@ SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: $(TESTS_INSTALLED)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
-# The data side, metrics and losses: no cluster and no large model, two minutes on two cores.
+# The data side, metrics and losses: no cluster and no large model, four minutes on two cores.
 FAST := tests/pipeline/corpora tests/pipeline/datasets tests/pipeline/storage tests/pipeline/table \
 	tests/pipeline/planning tests/pipeline/runtime tests/pipeline/maintenance tests/pipeline/test_imports.py \
 	tests/maskformer/run_lengths tests/maskformer/metrics \
@@ -42,14 +42,17 @@ lint: $(TESTS_INSTALLED)
 bench: $(TESTS_INSTALLED)
 	for program in tests/benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
 
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(INSTALL) .
 	touch $@
 
-$(TESTS_INSTALLED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	touch $@
+$(TESTS_INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) '.[test]'
+	touch $(INSTALLED) $@
 
 clean:
 	rm -rf .venv demo
