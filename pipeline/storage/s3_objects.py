@@ -114,7 +114,7 @@ class S3Objects(ObjectStore):
         answer = self.call("head_bucket", self.split(path)[0])
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
-    def renew(self) -> None:  # type: ignore[override]
+    def renew(self) -> None:
         """Reads the chain of credentials again: files may have been rewritten, roles renewed.
 
         Many threads see theirs expire at once; one of them renews for all.
