@@ -11,7 +11,7 @@ from jaxtyping import Int64, Integer, Shaped
 _PIXELS_AT_ONCE = 1 << 18
 
 
-def look_up(
+def look_up_ids(
     table: Shaped[np.ndarray, " values"], ids: Integer[np.ndarray, "height width"]
 ) -> Shaped[np.ndarray, "height width"]:
     """Returns `table[ids]`."""

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from maskformer import area_of, decode_rle, is_overlapping, painted, rle_runs
-from pipeline.datasets.id_maps import count_ids, look_up, row_slices
+from pipeline.datasets.id_maps import count_ids, look_up_ids, row_slices
 
 
 class LabelError(ValueError):
@@ -74,7 +74,7 @@ class Target:
         )
         for segment in self.segments:
             label_of[segment.id] = segment.label_id
-        return look_up(label_of, self.ids)
+        return look_up_ids(label_of, self.ids)
 
 
 def turn_upright(target: Target, *, orientation: int) -> Target:
@@ -147,7 +147,7 @@ def label_map_target(
     for label in label_ids:
         id_of[label + first] = label + 1
     return Target(
-        ids=look_up(id_of, values),
+        ids=look_up_ids(id_of, values),
         segments=tuple(TrueSegment(id=label + 1, label_id=label) for label in label_ids),
     )
 

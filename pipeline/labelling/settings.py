@@ -44,7 +44,7 @@ class SegmentSettings:
     """Task, thresholds and precision; a table keeps all but those of batches."""
 
     task: Literal["panoptic", "instance", "semantic"] = "panoptic"
-    """What segments are. panoptic: things and stuff, each pixel in at most one segment; instance:
+    """Kind of segments. panoptic: things and stuff, each pixel in at most one segment; instance:
     things alone, the best wins a pixel; semantic: one segment per label, which together cover the
     image."""
     threshold: float | None = None

@@ -43,8 +43,8 @@ class StartSettings:
 
     model: str | None = None
     """Trained MaskFormer to begin with: folder, zoo name or hub id. With --architecture only the
-    weights of its backbone, such as ImageNet's, as a file or a name of the hub; without either, all
-    weights are fresh."""
+    weights of its backbone, such as ImageNet's, as a file or a name of the hub; --architecture
+    alone begins with fresh weights."""
     architecture: str | dict[str, Any] | None = None
     """MaskFormer to build where --model is none: zoo name, config.json or its fields. Fields are
     written {backbone_config: {...}, decoder_config: {...}}."""
@@ -65,7 +65,7 @@ class TargetSettings:
     """Masks to learn from the labels."""
 
     task: Task | None = None
-    """What a mask is; by default as much as the labels tell. semantic: one for each label in an
+    """Kind of masks; by default as much as the labels tell. semantic: one for each label in an
     image; panoptic: for each segment; instance: for each thing."""
     ignore_void: bool = False
     """Pixels without a label, crowds and padding count for nothing. Else they are outside of every

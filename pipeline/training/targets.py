@@ -12,7 +12,7 @@ from jaxtyping import Int64, Integer
 
 from maskformer import Runs, rle_runs
 from pipeline.datasets.dataset import TASKS, LabelledImages
-from pipeline.datasets.id_maps import look_up
+from pipeline.datasets.id_maps import look_up_ids
 from pipeline.datasets.target import Target, TrueSegment, objects_target
 from pipeline.evaluation.matching import UNMATCHED, match_to_data_labels
 from pipeline.training.settings import Task
@@ -68,7 +68,7 @@ class TargetRule:
         for segment, new_id in zip(kept, new_ids, strict=True):
             new_id_of[segment.id] = new_id
             label_of[new_id] = self.label_ids[segment.label_id]
-        return TargetMap(ids=look_up(new_id_of, target.ids), label_of=label_of)
+        return TargetMap(ids=look_up_ids(new_id_of, target.ids), label_of=label_of)
 
     def _of_objects(self, kept: Sequence[TrueSegment], *, size: tuple[int, int]) -> TargetMap:
         """Makes the map of objects that may overlap; others take no pixel from learnt ones."""

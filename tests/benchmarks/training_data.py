@@ -47,10 +47,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    # As in a loading process: one core each.
+    # A loading process has one core, too.
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        data = _data(_place(arguments.shared, folder=folder))
+        data = _data(_dataset_uri(arguments.shared, folder=folder))
         count = min(arguments.images, len(data))
         rates: dict[str, list[float]] = {"ours": [], "torchvision": []}
         for epoch in range(arguments.repeats):
@@ -70,18 +70,18 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _place(shared: Path, *, folder: str) -> str:
+def _dataset_uri(shared: Path, *, folder: str) -> str:
     street = shared / "data" / "camvid" / "train-0000.tar"
     if street.is_file():
         return str(street)
-    place = str(Path(folder, "drawn"))
-    write_shards(place, num_images=60, seed=1, sizes=((360, 480),))
-    return place
+    drawn = str(Path(folder, "drawn"))
+    write_shards(drawn, num_images=60, seed=1, sizes=((360, 480),))
+    return drawn
 
 
-def _data(place: str) -> TrainingData:
+def _data(uri: str) -> TrainingData:
     return TrainingData(
-        dataset=open_labelled(DatasetSettings(dataset=place)),
+        dataset=open_labelled(DatasetSettings(dataset=uri)),
         augmentation=published_augmentation("maskformer-swin-tiny-ade20k"),
         processor=MaskFormerImageProcessor(),
         seed=1,
@@ -143,10 +143,10 @@ def _host(data: TrainingData) -> tuple[float, float]:
         data, steps=range(STEPS), global_batch=BATCH, rank=0, world_size=1, micro_batches=1,
         num_processes=1, device="cpu",
     )  # fmt: skip
-    for _ in range(4):  # the process starts, and has some in stock
+    for _ in range(4):  # the process starts and fills its queue
         next(batches)
     began, cpu = time.perf_counter(), time.process_time()
-    # Not to the end, at which the process is waited for.
+    # Stops before the end, where the process is waited for.
     num_images = BATCH * sum(1 for _ in itertools.islice(batches, STEPS - 5))
     return (
         (time.process_time() - cpu) / num_images,

@@ -1,11 +1,14 @@
 """Imports point one way, and processes that only read or write start without torch."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -207,3 +210,16 @@ def test_drivers_and_ray_workers_start_without_torch():
 def test_the_job_itself_starts_without_torch():
     modules = modules_after("import jobs.segment_corpus")
     assert not modules & {"torch", "torchvision", "timm", "transformers"}
+
+
+def test_each_library_that_is_imported_is_declared_and_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[\[<>=]", each)[0].lower() for each in project["dependencies"]}
+    of_package = packages_distributions()
+    used = set.union(*map(tops, FILES)) - set(sys.stdlib_module_names) - set(LAYERS)
+    packages = {name: {each.lower() for each in of_package[name]} for name in used}
+    assert [name for name, known in packages.items() if not known & declared] == []
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").open()}
+    assert {name.replace("-", "_") for name in declared} <= {
+        name.replace("-", "_") for name in pinned
+    }

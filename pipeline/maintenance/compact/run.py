@@ -20,14 +20,13 @@ from pipeline.maintenance.settings import CompactSettings
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
 from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage
 from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
 from pipeline.table.store import TableStore
 
 DAMAGED = 1
 """Exit code where a file of the table cannot be read."""
-
-_LINE_EVERY_SECONDS = 10.0
 
 
 def compact_table(settings: Settings) -> int:
@@ -81,7 +80,9 @@ def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
     plan = plan_compaction(own, files=before.files, target_bytes=target_bytes)
     if not plan.saves_files:
         return f"nothing to join: readers open {_extent(own, before.files)}"
-    progress = _Progress(len(plan.units) + sum(file.num_units for file in plan.absorbed))
+    progress = ProgressLines(
+        "units", total=len(plan.units) + sum(file.num_units for file in plan.absorbed)
+    )
     joined = join_units(
         plan,
         before=before,
@@ -112,18 +113,4 @@ def _cleared(gone: Sequence[Leftover]) -> str:
     kinds = Counter(leftover.kind for leftover in gone)
     kinds_text = ", ".join(f"{count:,} × {what}" for what, count in sorted(kinds.items()))
     size = sum(leftover.file.size for leftover in gone)
-    return f"removed {len(gone):,} files of {size / 1e6:,.1f} MB: {kinds_text}"
-
-
-class _Progress:
-    """Prints progress every ten seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._count = total, 0
-        self._printed = time.monotonic()
-
-    def advance(self) -> None:
-        self._count += 1
-        if time.monotonic() - self._printed >= _LINE_EVERY_SECONDS:
-            self._printed = time.monotonic()
-            print(f"{self._count:,} of {self._total:,} units", file=sys.stderr, flush=True)
+    return f"removed {count(len(gone), 'file')} of {size / 1e6:,.1f} MB: {kinds_text}"

@@ -7,25 +7,23 @@ It reads everything and writes nothing; runs can work at the same time.
 
 import json
 import os
-import sys
-import time
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.maintenance.progress import ProgressLines
 from pipeline.maintenance.settings import VerifySettings
 from pipeline.maintenance.verify.findings import RULES, Findings
 from pipeline.maintenance.verify.tables import VerifyReport, verify_table
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
 from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
 
 NOT_SOUND = 1
 NOT_FINISHED = 3
 """Exit codes of verification: a rule is broken; sound, but planned units are not done."""
-
-_LINE_EVERY_SECONDS = 10.0
 
 
 def verify(settings: Settings) -> int:
@@ -42,7 +40,7 @@ def verify(settings: Settings) -> int:
             sample=given.sample,
             num_threads=given.num_threads or os.cpu_count() or 1,
             most_examples=given.examples,
-            on_images=_Progress().advance,
+            on_images=ProgressLines("images").advance,
         )
     print(json.dumps(as_json(report), indent=1) if given.json else as_text(report))
     return exit_code(report)
@@ -97,27 +95,14 @@ def as_text(report: VerifyReport) -> str:
         f"not sound, findings: {findings.total:,}, broken rules: {broken}" if broken else "sound"
     )
     rate = report.num_images / max(report.seconds, 1e-9)
-    took = f"{duration(report.seconds)}, {rate:,.0f} images/s, {report.num_rles:,} masks decoded"
+    masks = count(report.num_rles, "mask")
+    took = f"{duration(report.seconds)}, {rate:,.0f} images/s, {masks} decoded"
     lines.append(
-        f"{report.num_images:,} images, {report.num_segments:,} segments, "
-        f"{report.num_units:,} units: {state} ({took})"
+        f"{count(report.num_images, 'image')}, {count(report.num_segments, 'segment')}, "
+        f"{count(report.num_units, 'unit')}: {state} ({took})"
     )
     return "\n".join(lines)
 
 
 def _in_order(findings: Findings) -> list[str]:
     return [rule for rule in RULES if rule in findings.counts]
-
-
-class _Progress:
-    """Prints progress every ten seconds."""
-
-    def __init__(self) -> None:
-        self._images = 0
-        self._printed = time.monotonic()
-
-    def advance(self, images: int) -> None:
-        self._images += images
-        if time.monotonic() - self._printed >= _LINE_EVERY_SECONDS:
-            self._printed = time.monotonic()
-            print(f"{self._images:,} images", file=sys.stderr, flush=True)

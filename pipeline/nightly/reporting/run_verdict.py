@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.drift import Drift
 from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,11 @@ def judge(report: Report, drifts: Sequence[Drift]) -> RunVerdict:
     """Looks at failures first, then at drift."""
     code = report.exit_code
     if code == ExitCode.BUDGET_EXCEEDED:
-        name, count = next(iter(report.errors.items()), ("no class", 0))
+        name, frequency = next(iter(report.errors.items()), ("no class", 0))
         return RunVerdict(
             must_act=True,
-            text=f"{report.images_in_error:,} of {_counted(report.images, 'image')} failed, more "
-            f"than the error budget allows; the most frequent error is {name} ({count:,}). All "
+            text=f"{report.images_in_error:,} of {count(report.images, 'image')} failed, more "
+            f"than the error budget allows; the most frequent error is {name} ({frequency:,}). All "
             "good images were kept. Look at the errors below, correct the sources or raise "
             "error_budget, then run the same command again.",
         )
@@ -54,16 +55,16 @@ def judge(report: Report, drifts: Sequence[Drift]) -> RunVerdict:
     good = report.images - report.images_in_error
     sentences = []
     if report.images:
-        sentences.append(f"{_counted(good, 'image')} labelled.")
+        sentences.append(f"{count(good, 'image')} labelled.")
     elif not report.units_left:
         sentences.append("There were no new images.")
     if report.units_left:
         sentences.append(
-            f"{report.units_left:,} of {_counted(report.units_planned, 'unit')} were not begun "
+            f"{report.units_left:,} of {count(report.units_planned, 'unit')} were not begun "
             "before the deadline; the next run labels them."
         )
     if report.images_in_error:
-        failed = _counted(report.images_in_error, "image")
+        failed = count(report.images_in_error, "image")
         sentences.append(f"{failed} failed, within the error budget.")
     if watched := [in_words(drift) for drift in drifts if drift.level == "watch"]:
         sentences.append(f"Worth a look: {'; '.join(watched)}.")
@@ -85,16 +86,12 @@ def in_words(drift: Drift) -> str:
 def _undone(report: Report) -> str:
     """Says what a run left undone, and the first reason."""
     if report.files_out_of_reach and not report.units_undone:
-        files = _counted(report.files_out_of_reach, "file")
+        files = count(report.files_out_of_reach, "file")
         return f"Storage could not read {files}: {_short(report.files_out_of_reach_examples[0])}"
     reason = next(iter(report.faults.values()), "the run was stopped")
-    units = _counted(report.units_planned, "unit")
+    units = count(report.units_planned, "unit")
     verb = "is" if report.units_undone == 1 else "are"
     return f"{report.units_undone:,} of {units} {verb} not done: {_short(reason)}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _short(text: str) -> str:

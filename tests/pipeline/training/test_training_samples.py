@@ -203,7 +203,7 @@ def test_a_sample_is_the_same_in_another_process_and_order(tmp_path: Path) -> No
     np.random.seed(99)
     code = (
         "import hashlib, sys; sys.path[:0] = sys.argv[1:4]\n"
-        "from pathlib import Path; import test_samples as t\n"
+        "from pathlib import Path; import test_training_samples as t\n"
         "data = t.data_of(sys.argv[4], Path('.'), augmentation=t.MUCH)\n"
         "print(hashlib.sha256(data.sample(7, 2).pixels.numpy().tobytes()).hexdigest())"
     )
@@ -254,7 +254,7 @@ def test_what_is_wrong_is_told_with_its_image(
 
 
 def test_a_task_that_the_labels_cannot_teach_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tells labels and cannot teach the task panoptic"):
+    with pytest.raises(ValueError, match="has labels and cannot teach the task panoptic"):
         data_of(shards(scenes()), tmp_path, task="panoptic")
     files = panoptic_shards(scenes()) | {"labels.json": json.dumps(list(LABELS)).encode()}
     with pytest.raises(ValueError, match="has no things among its labels"):
