@@ -139,7 +139,7 @@ def test_a_run_says_what_it_did_to_people_and_to_programs(mixed: Run) -> None:
     assert "skipped 2 files (of no known kind), for example " in mixed.ended.stdout
     assert "README.md" in mixed.ended.stdout
     # One opening line and, on a busy machine, some of progress: Ray's own words are in its logs.
-    # Ray says once, before it is quiet, that it was told to be; its public settings leave that line.
+    # Before Ray is quiet it confirms that in one line, which no public setting leaves out.
     of_ray = "Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL"
     lines = [line for line in mixed.ended.stderr.splitlines() if of_ray not in line]
     opening, *progress = lines
