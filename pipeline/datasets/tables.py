@@ -27,7 +27,7 @@ from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.shards import member_location, shard_members
 from pipeline.datasets.target import LabelError, Labels, Target, TrueSegment
 from pipeline.storage import File, Storage
-from pipeline.table import latest
+from pipeline.table.latest import latest_images
 from pipeline.table.store import TableStore, rows_of_unit
 
 _TRUTHS: Mapping[str, Truths] = {
@@ -81,7 +81,7 @@ def open_table(
     spec = store.spec()
     if spec is None:
         raise LabelError(f"{store.uri} is no segment table: it has no _table.json")
-    rows = latest.images(store.uri, storage=storage).read_all().to_pylist()
+    rows = latest_images(store.uri, storage=storage).read_all().to_pylist()
     units = store.segment_files()
     rows = [row for row in rows if row["status"] == "ok"]
     rows.sort(key=lambda row: (row["unit_id"], row["position"]))

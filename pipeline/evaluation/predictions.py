@@ -16,7 +16,7 @@ from pipeline.datasets.target import LabelError
 from pipeline.labelling.loading import fault_row
 from pipeline.labelling.rows import ROWS
 from pipeline.storage import File, SourceChanged, Storage, StorageFault
-from pipeline.table import latest
+from pipeline.table.latest import latest_images
 from pipeline.table.store import IMAGES, TableStore, rows_of_unit
 
 TASKS = pa.schema(
@@ -68,7 +68,7 @@ def prediction_tasks(table: TableStore, *, dataset: LabelledImages) -> Iterator[
     Raises:
         LabelError: the table lacks an image, or has it with an error.
     """
-    rows = latest.images(table.uri, storage=table.storage).read_all()
+    rows = latest_images(table.uri, storage=table.storage).read_all()
     at = _found(rows, dataset=dataset)
     files = table.segment_files()
     for index, place in enumerate(at):

@@ -51,14 +51,14 @@ class Generations:
         return is_latest
 
 
-def images(
+def latest_images(
     table: str, *, columns: Sequence[str] | None = None, storage: Storage | None = None
 ) -> pa.RecordBatchReader:
     """Reads the latest row of each image in batches; `read_all()` makes one table of them."""
     return _read_latest("images", IMAGES, table, columns=columns, storage=storage)
 
 
-def segments(
+def latest_segments(
     table: str, *, columns: Sequence[str] | None = None, storage: Storage | None = None
 ) -> pa.RecordBatchReader:
     """Reads the segments that belong to the latest row of each image."""

@@ -186,7 +186,7 @@ def test_each_image_is_the_row_that_the_table_of_kinds_says_or_is_counted(
     counts = {reason: said["count"] for reason, said in ended.report["passed_over"].items()}
     assert counts == COUNTED
     for reason, said in ended.report["passed_over"].items():
-        assert f"({reason}), as {said['examples'][0]}" in ended.stdout
+        assert f"({reason}), for example {said['examples'][0]}" in ended.stdout
 
 
 LEARNT = "2 images show 2 of 2 labels"

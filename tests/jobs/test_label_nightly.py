@@ -100,7 +100,7 @@ def test_over_some_nights_what_is_new_and_what_changed_is_labelled_and_nothing_e
 
     assert second.report["images"] == 3
     ids = [*plain_corpus(4), "bad.png", "new.png"]
-    rows = latest.images(str(table)).read_all().to_pylist()
+    rows = latest.latest_images(str(table)).read_all().to_pylist()
     assert sorted(row["image_id"] for row in rows) == sorted(ids)
     assert len(rows_of(table).images) == len(ids) + 1
     third = start(jobs, **options, retry_errors="NotAnImage", error_budget=1).end().expect(3)

@@ -40,7 +40,7 @@ def names(plan: Plan) -> list[str]:
 
 
 def areas(table: TableStore) -> dict[str, int]:
-    rows = latest.segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
+    rows = latest.latest_segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
     return {row["image_id"]: row["area"] for row in rows}
 
 

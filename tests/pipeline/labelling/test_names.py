@@ -37,7 +37,7 @@ def night(corpus: str, table: TableStore, run_id: str) -> dict[str, bytes | None
     found = pixels(plan, table.storage)
     if "://" not in table.uri and "://" not in corpus:
         finish(plan.units, table)
-        rows = latest.images(table.uri, columns=["image_id", "uri"]).read_all().to_pylist()
+        rows = latest.latest_images(table.uri, columns=["image_id", "uri"]).read_all().to_pylist()
         assert {row["image_id"] for row in rows} == {*found}
         assert {table.storage.read(row["uri"]) for row in rows} == {*found.values()}
         assert settled(corpus, table, f"{run_id}-again").units == ()

@@ -40,7 +40,7 @@ def test_only_images_in_error_of_that_class_are_tried_again_in_a_unit_of_their_o
     assert plan.tried_again == 1
     assert plan.units[0].unit_id not in {unit.unit_id for unit in first.units}
     finish(plan.units, table)
-    rows = latest.images(table.uri).read_all().to_pylist()
+    rows = latest.latest_images(table.uri).read_all().to_pylist()
     assert {row["image_id"]: row["status"] for row in rows} == {
         "a.jpg": "ok", "b.jpg": "ok", "c.jpg": "error", "d.jpg": "ok",
     }  # fmt: skip
@@ -69,7 +69,9 @@ def test_attempts_are_counted_from_the_table_and_bounded(tmp_path, table):
     rows = images(table.uri).to_table().to_pylist()
     assert sum(row["image_id"] == "b.jpg" for row in rows) == 3
     (last,) = [
-        r for r in latest.images(table.uri).read_all().to_pylist() if r["image_id"] == "b.jpg"
+        r
+        for r in latest.latest_images(table.uri).read_all().to_pylist()
+        if r["image_id"] == "b.jpg"
     ]
     assert last["status"] == "error"
 
@@ -119,7 +121,7 @@ def test_of_an_archive_the_one_sample_is_read_again(tmp_path, table):
     assert names(plan) == [("s.tar", 1)]
     assert (unit.num_images, unit.num_bytes) == (1, 1536)
     finish(plan.units, table)
-    rows = latest.images(table.uri).read_all().to_pylist()
+    rows = latest.latest_images(table.uri).read_all().to_pylist()
     assert sorted((row["image_id"], row["status"]) for row in rows) == [
         *((f"s.tar/{n}", "ok") for n in range(5)), ("z.jpg", "ok"),
     ]  # fmt: skip
@@ -139,7 +141,7 @@ def test_what_cannot_be_cut_is_read_again_whole(tmp_path, table, name, data):
     plan = retried(corpus, table, "run-2")
     assert names(plan) == [(name, 1)]
     finish(plan.units, table)
-    rows = latest.images(table.uri).read_all().to_pylist()
+    rows = latest.latest_images(table.uri).read_all().to_pylist()
     assert sorted((row["image_id"], row["status"]) for row in rows) == [
         (f"{name}/0", "ok"), (f"{name}/1", "ok"),
     ]  # fmt: skip

@@ -81,7 +81,9 @@ def test_over_any_sequence_of_changes_the_latest_rows_are_those_of_what_is_there
             finish(plan.units[: night["done"]], table)
         finish(settled(str(root), table, "last").units, table)
 
-        areas = latest.segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
+        areas = (
+            latest.latest_segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
+        )
         found = {row["image_id"].removesuffix("/x"): row["area"] for row in areas}
         assert len(found) == len(areas)
         assert {name: found[name] for name in now} == now

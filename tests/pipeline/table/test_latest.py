@@ -28,7 +28,7 @@ def change(corpus: str, name: str, size: int) -> None:
 
 
 def areas(table: TableStore) -> dict[str, int]:
-    rows = latest.segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
+    rows = latest.latest_segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
     assert len({row["image_id"] for row in rows}) == len(rows)
     return {row["image_id"]: row["area"] for row in rows}
 
@@ -71,7 +71,7 @@ def test_a_changed_image_has_its_new_rows_and_one_that_is_gone_keeps_its_old_one
     change(corpus, "b.jpg", 200)
     assert night(corpus, table, "run-3") == ["b.jpg"]
     assert areas(table) == by_sql(table) == expected | {"b.jpg": 200}
-    rows = latest.images(table.uri).read_all()
+    rows = latest.latest_images(table.uri).read_all()
     assert sorted(rows["image_id"].to_pylist()) == sorted(expected)
     assert night(corpus, table, "run-4") == []
 
@@ -130,15 +130,17 @@ def test_what_is_in_error_now_has_no_segments_of_before(tmp_path, table):
     plan = settled(corpus, table, "run-2")
     finish(plan.units, table, errors={"a.jpg": "NotAnImage"})
     assert areas(table) == by_sql(table) == {}
-    (row,) = latest.images(table.uri, columns=["image_id", "error_class"]).read_all().to_pylist()
+    (row,) = (
+        latest.latest_images(table.uri, columns=["image_id", "error_class"]).read_all().to_pylist()
+    )
     assert row == {"image_id": "a.jpg", "error_class": "NotAnImage"}
 
 
 def test_an_empty_table_has_no_latest_rows(tmp_path, table):
     corpus = put(tmp_path / "c", {"a.jpg": b"1"})
     settled(corpus, table, "run-1")
-    assert latest.images(table.uri).read_all().num_rows == 0
-    assert latest.segments(table.uri).read_all().num_rows == 0
+    assert latest.latest_images(table.uri).read_all().num_rows == 0
+    assert latest.latest_segments(table.uri).read_all().num_rows == 0
 
 
 def test_it_is_the_same_when_units_were_joined(tmp_path, table, capsys):
