@@ -90,6 +90,7 @@ def _let_workers_find_this_code() -> None:
 
 def _log_errors_only() -> None:
     """Lets Ray print errors only, by its public settings; its log files have the rest."""
+    # Ray prints one line that names this variable. Without it, it warns of Ray Data's own actors.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray").setLevel(logging.ERROR)
