@@ -68,7 +68,7 @@ def publish_report(
     lines += [f"drift: {in_words(d)}" for d in page.drifts if d.level in ("watch", "alarm")]
     if page.cost is not None:
         lines.append(f"cost: {page.cost.in_words()}")
-    lines.append(f"report: {html_file}")
+    lines.append(f"report to read: {html_file}")
     if _must_notify(page):
         text = f"Labelling run {run_id} of {table.uri}: {page.verdict.line}\n{html_file}"
         lines += filter(None, [send(text, settings=settings)])
