@@ -157,6 +157,28 @@ def test_settings_are_light():
     assert not modules & {"torch", "ray", "pyarrow", "numpy", "PIL", "transformers", "jsonargparse"}
 
 
+# Each folder imports only folders that stand before it: the later ones are about the earlier ones.
+ORDER = (
+    "storage", "runtime", "corpora", "table", "planning", "labelling", "datasets", "evaluation",
+    "training", "nightly", "maintenance", "demo", "cli",
+)  # fmt: skip
+
+
+def test_folders_of_the_pipeline_import_only_those_before_them():
+    for module, others in IMPORTS.items():
+        if not module.startswith("pipeline."):
+            continue
+        own = module.split(".")[1]
+        before = ORDER[: ORDER.index(own) + 1]
+        found = {other.split(".")[1] for other in others if other.startswith("pipeline.")}
+        assert found <= {*before}, f"{module} imports {found - {*before}}"
+
+
+def test_only_the_command_imports_the_demo():
+    users = {module for module, others in IMPORTS.items() if any(".demo" in o for o in others)}
+    assert {user.split(".")[1] for user in users} == {"cli", "demo"}
+
+
 def test_the_zoo_is_data_that_imports_nothing_of_maskformer():
     for module, others in IMPORTS.items():
         if folder_of(module) == "maskformer.zoo":
