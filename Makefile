@@ -20,7 +20,7 @@ test: $(TESTS_INSTALLED)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
 # The data side, metrics and losses: no cluster and no large model, four minutes on two cores.
-FAST := tests/pipeline/corpora tests/pipeline/datasets tests/pipeline/storage tests/pipeline/table \
+FAST := tests/pipeline/corpora tests/pipeline/data_sets tests/pipeline/storage tests/pipeline/table \
 	tests/pipeline/planning tests/pipeline/runtime tests/pipeline/maintenance tests/pipeline/test_imports.py \
 	tests/maskformer/run_lengths tests/maskformer/metrics \
 	tests/maskformer/test_loss.py

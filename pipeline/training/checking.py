@@ -10,7 +10,7 @@ from pipeline.datasets.target import LabelError
 from pipeline.runtime.wording import count, list_some
 from pipeline.training.samples import TrainingData
 
-_CROWDS = "which are not learnt (iscrowd 1, as CVAT writes for masks drawn with a brush)"
+_CROWDS = "not learnt (iscrowd 1, as CVAT writes for masks drawn with a brush)"
 
 
 def check_training_data(data: TrainingData, *, indices: Iterable[int] | None = None) -> Census:
@@ -24,8 +24,8 @@ def check_training_data(data: TrainingData, *, indices: Iterable[int] | None = N
     if not census.images_of_label and census.num_crowds:
         raise LabelError(
             f"{data.dataset.uri}: all {count(census.num_crowds, 'object')} of "
-            f"{count(census.num_images, 'image')} are crowds, {_CROWDS}; write 0 for the iscrowd "
-            "of each that is one object"
+            f"{count(census.num_images, 'image')} are crowds and are {_CROWDS}; write 0 for the "
+            "iscrowd of each that is one object"
         )
     if not census.images_of_label:
         raise LabelError(
@@ -64,8 +64,8 @@ def census_lines(
             )
     if census.num_crowds:
         total = count(census.num_crowds + census.num_segments, "object")
-        are = "is a crowd" if census.num_crowds == 1 else "are crowds"
-        lines.append(f"{census.num_crowds:,} of {total} {are}, {_CROWDS}")
+        are = "is a crowd and is" if census.num_crowds == 1 else "are crowds and are"
+        lines.append(f"{census.num_crowds:,} of {total} {are} {_CROWDS}")
     has_objects = data.rule.task != "semantic"
     if num_queries is not None and has_objects and census.fullest[0] > num_queries:
         lines.append(_crowded(census, num_queries=num_queries))

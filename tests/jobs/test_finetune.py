@@ -268,7 +268,11 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_writes_one(
     [
         ({"2.json": {"segments_info": [{"id": 1, "label_id": 7}]}}, {}, ["image all.tar/2", "7"]),
         ({"2.png": b"\x89PNG\r\n\x1a\n"}, {}, ["image all.tar/2"]),
-        ({}, {"batch_size": 1}, ["batch_size must give each of 2 workers an image"]),
+        (
+            {},
+            {"batch_size": 1},
+            ["batch_size must be at least num_workers x micro_batches = 2 x 1, got 1"],
+        ),
         ({}, {"model": "nowhere"}, ["'nowhere'"]),
         ({}, {"frozen_weights": "nonsense"}, ["frozen_weights", "'nonsense' matches none"]),
         ({}, {"batch_norm": "synchronised"}, ["batch_norm synchronised needs GPUs"]),

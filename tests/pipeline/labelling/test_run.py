@@ -24,7 +24,7 @@ def run(capsys, corpus: str, table: str, *more: str) -> tuple[int, str]:
         ("s3://", "must name a bucket"),
         ("gs://bucket/photos", "pip install gcsfs"),
         ("ipfs://bucket/photos", "no protocol ipfs://"),
-        ("{root}/twice.csv", "'a' is that of {root}/i/photo.jpg and {root}/i/other.jpg"),
+        ("{root}/twice.csv", "'a' is that of {root}/i/other.jpg and {root}/i/photo.jpg"),
         ("{root}/open.csv", "open.csv, line 2"),
         ("{root}/names.csv", "names.csv: a manifest must have one column of locations called uri"),
     ],

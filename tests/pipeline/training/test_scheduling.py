@@ -83,7 +83,9 @@ def test_what_is_no_fault_of_settings_or_data_is_worth_trying_again(error: Excep
 def test_what_would_come_again_ends_the_run_with_the_worker_s_words(error: Exception):
     ended = _as_ours(failed(RuntimeError("gloo: Connection closed by peer"), error))
     assert isinstance(ended, TrainingStopped)
-    assert f"a worker ended with {type(error).__name__}: {error}; the same" in str(ended)
+    assert f"a worker failed with {type(error).__name__}: {error}; it would fail again" in str(
+        ended
+    )
 
 
 @pytest.fixture

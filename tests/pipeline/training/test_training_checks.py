@@ -118,7 +118,7 @@ def test_objects_that_are_crowds_are_told_and_are_no_images_of_their_label(tmp_p
     data = data_of(instances(0, 1, 1, count=2), tmp_path, name="data.json")
     assert census_lines(check_training_data(data), data=data) == [
         "3 images show 1 of 1 label; 2 images show none",
-        "4 of 6 objects are crowds, which are not learnt (iscrowd 1, as CVAT writes for masks "
+        "4 of 6 objects are crowds and are not learnt (iscrowd 1, as CVAT writes for masks "
         "drawn with a brush)",
     ]
 
