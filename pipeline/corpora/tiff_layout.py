@@ -77,6 +77,9 @@ def _check_pieces(page: Page) -> None:
         )
     if min(starts) < LEAST_POSITION:
         raise OSError(f"its {name} must lie behind the file's header, got {min(starts)}")
+    # Some readers find the pixels all the same, others take them for black.
+    if sizes and min(sizes) < 1:
+        raise OSError(f"its {name} must have 1 byte or more, got {min(sizes)}")
     if page.compression != 1 and page.compression not in _DEFLATE:
         return  # only the decoder can tell how many bytes they hold
     row_bytes = -(-width * page.num_samples // num_planes * page.bits[0] // 8)

@@ -16,7 +16,7 @@ COLOURS = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
 PALETTE = tiff((GREY, {"photometric": "palette", "colormap": COLOURS}))
 DEFLATED = tiff((GREY, {"compression": "deflate", "rowsperstrip": 64}))
 HEIGHT, WIDTH, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 257, 256, 259, 262, 266
-STRIP_ROWS, PLANAR, COLORMAP = 278, 284, 320
+STRIP_ROWS, STRIP_SIZES, PLANAR, COLORMAP = 278, 279, 284, 320
 
 
 def changed(data: bytes, tag: int, field: str, value: int) -> bytes:
@@ -61,6 +61,14 @@ def test_a_contradiction_is_damage_that_names_the_tag(data, tag, field, value, s
     found = error(changed(data, tag, field, value))
     assert found.error_class == "DamagedImage"
     assert said in found.message
+
+
+@pytest.mark.parametrize("compression", ["packbits", "lzw"])
+def test_a_compressed_strip_of_no_bytes_is_damage(compression):
+    page = {"photometric": "minisblack", "compression": compression}
+    found = error(changed(tiff((GREY, page)), STRIP_SIZES, "value", 0))
+    assert found.error_class == "DamagedImage"
+    assert "its strips must have 1 byte or more, got 0" in found.message
 
 
 def test_pixels_beyond_the_file_are_cut_off():
