@@ -104,8 +104,8 @@ class NamedFiles:
             )
         if not candidates:
             raise LabelError(
-                f"image {name} is named in the JSON, and neither {join(self.uri, name)} is there "
-                f"nor a file that ends as it does; add it, or see --{self.option}"
+                f"image {name} is named in the JSON, and there is no {join(self.uri, name)}, nor a "
+                f"file whose path ends like it; add it, or see --{self.option}"
             )
         self._take(candidates[0], name)
         return self.files[candidates[0]]

@@ -134,6 +134,11 @@ def with_other_entries(data: bytes, changes: Sequence[tuple[int, str, int, int]]
     return bytes(changed)
 
 
+def _number(value: Any) -> Any:
+    """The number that tifffile gives as bytes, where a tag of one number has their type."""
+    return value[0] if isinstance(value, bytes) and len(value) == 1 else value
+
+
 def as_tifffile_reads(data: bytes) -> np.ndarray | None:
     """Upright RGB of the file's first page, None where tifffile refuses it."""
     try:
@@ -141,9 +146,9 @@ def as_tifffile_reads(data: bytes) -> np.ndarray | None:
             page = file.pages[0]
             assert isinstance(page, tifffile.TiffPage)
             samples = page.asarray()
-            said = {tag.code: tag.value for tag in page.tags}
+            said = {tag.code: _number(tag.value) for tag in page.tags}
             colours, size = page.colormap, (page.imagelength, page.imagewidth)
-            bits, photometric = page.bitspersample, page.photometric
+            bits, photometric = page.bitspersample, _number(page.photometric)
     except Exception:
         return None
     if samples.ndim == 3 and samples.shape[1:] == size:  # in planes
