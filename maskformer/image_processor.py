@@ -218,10 +218,12 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         """
         import torch
 
+        from maskformer.device_constants import float_constant
+
         height, width = pixels.shape[1:3]
         padded = self.padded_size((height, width))
         scale, shift = (
-            torch.from_numpy(constant).to(pixels.device, non_blocking=True)
+            float_constant(tuple(constant.tolist()), pixels.device)
             for constant in self._scale_and_shift()
         )
         # In float32 whatever `dtype` is: rounding happens once, at the end.
