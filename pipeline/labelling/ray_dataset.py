@@ -119,6 +119,7 @@ def label_dataset(
         processor=job.processor,
         block_bytes=block_bytes,
         is_guarded=isolation is not None,
+        for_gpus=machines.actor_gpus > 0,
         quarantined={} if isolation is None else isolation.quarantined,
     )
     return segmented(
