@@ -5,10 +5,8 @@ has no memory for one. Here a batch fits or an error is raised.
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,8 +14,6 @@ from torch import Tensor
 
 from maskformer import (
     KeptQueries,
-    MaskFormerForInstanceSegmentation,
-    MaskFormerImageProcessor,
     Segmentation,
     WholeInstance,
     encode_segments,
@@ -31,11 +27,10 @@ from maskformer import (
 from pipeline.labelling.little_memory import free_memory, is_out_of_memory
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.model_inputs import LoadedImage, ModelInputs
+from pipeline.labelling.model_loading import DTYPES, load_model
 from pipeline.labelling.rows import WHOLE_INSTANCES
 from pipeline.labelling.segmented_rows import segment_columns
 from pipeline.labelling.settings import SegmentSettings
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _Made = TypeVar("_Made")
 
@@ -84,7 +79,7 @@ class BatchSegmenter:
         self.labels = self.model.config.id2label
         self._settings = settings
         self.model_inputs = ModelInputs(
-            self.processor, device=self.model.device, dtype=_DTYPES[settings.precision]
+            self.processor, device=self.model.device, dtype=DTYPES[settings.precision]
         )
         self._num_threads = num_threads or torch.get_num_threads()
         self._num_whole = num_whole_instances
@@ -184,25 +179,6 @@ class BatchSegmenter:
         if is_padded or self._settings.resize_rule == "detectron2":
             sizes |= {"image_size": image_size, "padded_size": prediction.padded_size}
         return sizes
-
-
-def load_model(
-    files: ModelFiles, *, settings: SegmentSettings
-) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
-    """Builds model and processor from the files that the driver read: nodes need no copy.
-
-    The model is on the GPU, where there is one.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            Path(folder, name).write_bytes(data)
-        model = MaskFormerForInstanceSegmentation.from_pretrained(
-            folder, dtype=_DTYPES[settings.precision]
-        )
-        processor = MaskFormerImageProcessor.from_pretrained(
-            folder, resize_rule=settings.resize_rule
-        )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 
 def compile_kernels() -> None:
