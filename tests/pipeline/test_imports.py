@@ -23,8 +23,8 @@ RAY = {
     "ray_dataset", "scheduling", "submission", "worker",
 }  # fmt: skip
 TORCH = {
-    "batch_segmenter", "little_memory", "model_inputs", "multi_view_segmenter", "pinned_uploads",
-    "segmenting",
+    "batch_segmenter", "device_jpegs", "little_memory", "model_inputs", "multi_view_segmenter",
+    "pinned_uploads", "segmenting",
 }  # fmt: skip
 
 
