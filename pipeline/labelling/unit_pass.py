@@ -220,7 +220,9 @@ class UnitPass:
 
     def _finish_commit(self, commit: Any, *, unit_id: str) -> None:
         try:
-            self._stats.add_retries(ray.get(commit))
+            committed, retries = ray.get(commit)
+            self._stats.add_retries(retries)
+            self._stats.settle(self._collected[unit_id].counts, committed)
         except (ray.exceptions.RayError, StorageFault) as error:
             # The commit's process may have ended after the commit.
             if not false_if_storage_fails(self._job.table.is_done)(unit_id):
@@ -272,7 +274,7 @@ class MistakeInTask(RuntimeError):
 @ray.remote(num_cpus=0, max_retries=_COMMIT_RETRIES)
 def _commit(
     unit_id: str, *, parts: list[str], num_images: int, table: TableStore, spec: TableSpec
-) -> list[Retries]:
-    commit_unit(unit_id, parts=parts, num_images=num_images, table=table, spec=spec)
+) -> tuple[Counts, list[Retries]]:
+    committed = commit_unit(unit_id, parts=parts, num_images=num_images, table=table, spec=spec)
     clear_staging(table, unit_id)
-    return take_retries()
+    return committed, take_retries()

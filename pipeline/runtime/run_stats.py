@@ -132,6 +132,15 @@ class RunStats:
         if arrivals > self._arrivals:
             self._note_arrivals(arrivals, images=counts.images - images_before)
 
+    def settle(self, counted: Counts, committed: Counts) -> None:
+        """Replaces what was counted for a unit by what its files hold.
+
+        They differ where another attempt at the unit was committed, or images were labelled twice.
+        """
+        self.counts.segments += committed.segments - counted.segments
+        self.counts.errors.update(committed.errors)
+        self.counts.errors -= counted.errors
+
     def add(self, counts: Counts, *, errors: Sequence[Mapping[str, Any]]) -> None:
         """Adds the counts of some images, and the errors among them."""
         self.counts.add(counts)

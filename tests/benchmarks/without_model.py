@@ -160,7 +160,6 @@ def run(corpus: str, table: str) -> dict[str, Any]:
         processor=MaskFormerImageProcessor(size={"shortest_edge": 512, "longest_edge": 1333}),
         model_files={},
     )
-    os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "600000"  # their seconds are kept
     ray.init(
         address="local", _node_ip_address="127.0.0.1", include_dashboard=False,
         num_cpus=CORES, num_gpus=1, log_to_driver=False, logging_level="ERROR",
