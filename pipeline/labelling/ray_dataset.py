@@ -113,12 +113,13 @@ class _Staging:
 class TaskSource:
     """The tasks of a dataset, one for each unit that it may read, and how to open them."""
 
-    tasks: "ray.data.Dataset"
+    tasks: "Callable[[], ray.data.Dataset]"
+    """Makes the dataset: it keeps the options of Ray Data that are set at the time."""
     open_task: TaskOpener
 
     @classmethod
     def of(cls, units: StoredUnits) -> "TaskSource":
-        return cls(tasks=units.tasks(), open_task=OpenUnit(tables=units.tables))
+        return cls(tasks=units.tasks, open_task=OpenUnit(tables=units.tables))
 
 
 def label_dataset(
@@ -148,7 +149,7 @@ def label_dataset(
     DataContext.get_current().max_errored_blocks = -1
     loader = job.loader(block_bytes=block_bytes, isolation=isolation)
     return segmented(
-        source.tasks,
+        source.tasks(),
         open_task=source.open_task,
         load=_Reader(load=loader, table=job.table, admission=admission).__call__,
         model=model,

@@ -7,6 +7,7 @@ that is lost go back to the queue, and its group gets another.
 
 import copy
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -69,7 +70,9 @@ class SubDriver:
         self._snapshot, self._taken_at = Snapshot(), 0.0
         open_ticket = OpenTicket(units=work.units, dispenser=work.dispenser, taker=work.taker)
         unit_work = UnitWork(
-            source=TaskSource(tasks=tickets(work.num_tickets), open_task=open_ticket),
+            source=TaskSource(
+                tasks=functools.partial(tickets, work.num_tickets), open_task=open_ticket
+            ),
             unit_ids=lambda: ray.get(work.dispenser.held_by.remote(work.taker)),
             num_images=work.num_images,
         )
