@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 
-from pipeline.labelling.operators import ATTEMPT_TRACKER
 from pipeline.labelling.poison import is_of_the_cluster, reason, root_cause
 from pipeline.labelling.ray_dataset import LabellingJob, TaskSource
 from pipeline.labelling.unit_pass import PassResult, SharedActors, UnitPass, UnitWork
@@ -79,8 +78,7 @@ class SubDriver:
         self._pass = UnitPass(
             unit_work,
             job=work.job,
-            # Each block of pixels asks the tracker twice: one for each group.
-            actors=dataclasses.replace(work.actors, attempts=ATTEMPT_TRACKER.remote()),
+            actors=work.actors,
             stats=self._stats,
             on_progress=self._goes_on,
             group=work.group,
