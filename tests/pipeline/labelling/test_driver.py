@@ -60,9 +60,9 @@ class DiaryStorage(Storage):
         self._note("write", uri)
         super().write(uri, data)
 
-    def write_new(self, uri: str, data: bytes) -> bool:
+    def write_once(self, uri: str, data: bytes) -> bytes:
         self._note("write", uri)
-        return super().write_new(uri, data)
+        return super().write_once(uri, data)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -198,7 +198,9 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job):
         "read _staging": {"False"},
         "write segments": {"False"},
         "write images": {"False"},
-        "read images": {"False"},  # whether what is there is what was written
+        # Whether what is there is what was written.
+        "read segments": {"False"},
+        "read images": {"False"},
     }
 
 
