@@ -23,6 +23,7 @@ from pipeline.labelling.loading import BLOCK
 from pipeline.labelling.ray_dataset import LabellingJob, LoadUnit
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
 from pipeline.table.units import Unit, unit_id
@@ -43,8 +44,8 @@ class FleetJob(LabellingJob):
     def segmenters(self) -> "WaitingFactory":
         return WaitingFactory(images_per_second=self.images_per_second)
 
-    def loader(self, *, block_bytes: int, isolation: object) -> LoadUnit:
-        return DrawnLoader(block_images=max(1, block_bytes // (3 * _SIDE**2))).__call__
+    def loader(self, machines: Machines, *, isolation: object) -> LoadUnit:
+        return DrawnLoader(block_images=machines.block_images).__call__
 
 
 def fleet_job(

@@ -58,16 +58,20 @@ class LabellingJob:
         """Builds the segmenters of actors."""
         return WholeImageFactory(settings=self.segmenting)
 
-    def loader(self, *, block_bytes: int, isolation: IsolationContext | None) -> LoadUnit:
-        """Returns what reads a unit, in blocks of so many bytes of pixels."""
+    def loader(self, machines: Machines, *, isolation: IsolationContext | None) -> LoadUnit:
+        """Returns what reads a unit, in blocks that suit the machines."""
         return UnitLoader(
             storage=self.table.storage,
             reading=self.reading,
             processor=self.processor,
-            block_bytes=block_bytes,
+            block_bytes=self.block_bytes(machines, isolation=isolation),
             is_guarded=isolation is not None,
             quarantined={} if isolation is None else isolation.quarantined,
         )
+
+    def block_bytes(self, machines: Machines, *, isolation: IsolationContext | None) -> int:
+        """Returns the bytes of pixels of a block; in isolation each image is one."""
+        return machines.block_bytes(self.processor) if isolation is None else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +147,10 @@ def label_dataset(
         isolation: images that end processes, in a pass that looks for them; None in others.
         group: the nodes that work on the dataset; None for all.
     """
-    block_bytes = machines.block_bytes(job.processor) if isolation is None else 1
-    configure_ray_data(block_bytes=block_bytes, group=group)
+    configure_ray_data(block_bytes=job.block_bytes(machines, isolation=isolation), group=group)
     # Our functions raise nothing. Units that Ray loses are undone after the pass, and tried again.
     DataContext.get_current().max_errored_blocks = -1
-    loader = job.loader(block_bytes=block_bytes, isolation=isolation)
+    loader = job.loader(machines, isolation=isolation)
     return segmented(
         source.tasks(),
         open_task=source.open_task,

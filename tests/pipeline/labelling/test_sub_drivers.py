@@ -17,7 +17,9 @@ from ray.cluster_utils import Cluster
 from simulated_fleet import FleetJob, WaitingFactory, drawn_units, fleet_job, image_ids
 
 from pipeline.labelling.driver import run_units
+from pipeline.labelling.ray_dataset import LoadUnit
 from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.cluster import Machines
 from pipeline.runtime.node_groups import NodeGroup, node_groups
 from pipeline.runtime.run_stats import RunStats
 from pipeline.table.store import images, segments
@@ -74,8 +76,8 @@ class NotingJob(FleetJob):
     def segmenters(self) -> NotingFactory:
         return NotingFactory(images_per_second=self.images_per_second, diary=self.diary)
 
-    def loader(self, *, block_bytes: int, isolation: object):
-        load = super().loader(block_bytes=block_bytes, isolation=isolation)
+    def loader(self, machines: Machines, *, isolation: object) -> LoadUnit:
+        load = super().loader(machines, isolation=isolation)
 
         def noting(unit: pa.Table) -> Iterator[pa.Table]:
             with open(self.diary, "a") as file:
