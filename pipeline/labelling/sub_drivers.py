@@ -176,7 +176,8 @@ class SharedPass:
                     self._stop()
         except _QueueLost as error:
             self._faults |= dict.fromkeys(self._units.rows, str(error))
-            self._ended += self._running
+            for each in list(self._running):
+                self._part_with(each, is_lost=True)
         finally:
             for each in self._running:
                 ray.kill(each.actor)
@@ -242,14 +243,12 @@ class SharedPass:
         each.done.clear()
         each.hear(snapshot)
         self._results.append(result)
-        self._part_with(each)
+        self._part_with(each, is_lost=False)
         self._give_back(each, over={*each.done, *each.stats.faults})
 
     def _lose(self, each: _Running) -> None:
         """Gives the units of a sub-driver that is lost to others, and its group another."""
-        each.stats.counts.take_back(each.under_way)
-        each.stats.faults.clear()
-        self._part_with(each)
+        self._part_with(each, is_lost=True)
         undone = self._give_back(each, over=set(each.done))
         self._faults |= dict.fromkeys(undone, _LOST)
         starts = sum(set(each.group.node_ids) <= set(old.group.node_ids) for old in self._ended)
@@ -265,7 +264,10 @@ class SharedPass:
             raise _QueueLost(reason(error)) from error
         return undone
 
-    def _part_with(self, each: _Running) -> None:
+    def _part_with(self, each: _Running, *, is_lost: bool) -> None:
+        if is_lost:
+            each.stats.counts.take_back(each.under_way)
+            each.stats.faults.clear()
         self._running.remove(each)
         self._ended.append(each)
         ray.kill(each.actor)

@@ -151,11 +151,11 @@ class RunStats:
             self._add_examples(error["error_class"], [example])
 
     def _note_arrivals(self, arrivals: int, *, images: int) -> None:
-        self._arrivals = arrivals
         self._last_rows_at = time.monotonic()
         self._images_since += images
-        if arrivals <= self.actors:
+        if self._arrivals < self.actors:
             self._begun_at, self._images_since = self._last_rows_at, 0
+        self._arrivals = arrivals
 
     def _add_examples(self, error_class: str, images: Iterable[dict[str, str]]) -> None:
         examples = self.examples.setdefault(error_class, [])

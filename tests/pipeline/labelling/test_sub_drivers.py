@@ -131,14 +131,15 @@ def test_each_group_works_on_its_own_nodes_and_both_do_the_plan_once(tmp_path):
     assert min(taken.values()) >= 2
 
 
-def test_the_units_of_a_sub_driver_that_is_killed_are_done_by_others(tmp_path):
+@pytest.mark.parametrize("victim", ["SubDriver", "UnitDispenser"])
+def test_what_a_killed_process_of_the_drivers_had_under_way_is_done_by_others(tmp_path, victim):
     units = drawn_units(24, unit_images=UNIT_IMAGES)
     job, stats = fleet(tmp_path, images_per_second=40), RunStats()
     killed = []
 
     def kill() -> None:
         wait_until(lambda: len(job.table.done_units()) >= 3)
-        victims = [p for p in descendants() if " ".join(p.cmdline()).startswith("ray::SubDriver")]
+        victims = [p for p in descendants() if " ".join(p.cmdline()).startswith(f"ray::{victim}")]
         victims[0].kill()
         killed.append(len(job.table.done_units()))
 
