@@ -143,7 +143,7 @@ def test_what_a_killed_process_of_the_drivers_had_under_way_is_done_by_others(tm
         victims[0].kill()
         killed.append(len(job.table.done_units()))
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     assert not run_units(units, job=job, stats=stats, on_progress=lambda: True)
     killer.join()
