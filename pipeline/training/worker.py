@@ -39,6 +39,8 @@ from pipeline.training.samples import TrainingData
 from pipeline.training.stop_request import StopRequest
 from pipeline.training.validation import Validation, ValidationResult
 
+_COMPILED_MULTIPLE = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
@@ -54,9 +56,16 @@ class TrainingJob:
     checkpoint_every: int
     keep_checkpoints: int
     log_every: int
-    loader_processes: int
+    loader_processes: int = 1
+    """Of each worker."""
     num_threads: int | None = None
     """Threads of a worker's arithmetic; None for torch's own choice."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Of which the sides of batches are multiples, so that compiled blocks serve many."""
+        has_one_size = self.data.augmentation.pad_to_crop
+        return _COMPILED_MULTIPLE if self.optimisation.compile and not has_one_size else 1
 
 
 def train(job_reference: "ray.ObjectRef[TrainingJob]") -> str | None:
@@ -168,6 +177,7 @@ class _Run:
             micro_batches=settings.micro_batches,
             num_processes=self._training_job.loader_processes,
             device=device,
+            multiple=self._training_job.size_multiple,
         )
         self._say("reading the first images")
         for step in steps:
