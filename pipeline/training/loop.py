@@ -24,8 +24,10 @@ from pipeline.training.optimisation import (
     OptimisationSettings,
     build_optimiser,
     check_device,
+    compile_blocks,
     freeze,
     restore_optimiser,
+    set_float32_arithmetic,
     set_learning_rate,
 )
 
@@ -85,8 +87,10 @@ class Trainer:
         self._seed = seed
         self._losses = _Losses(self.model, auxiliary_losses=auxiliary_losses)
         self._parallel: nn.Module = self._losses
+        if settings.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
         if settings.compile:
-            self.model.compile()
+            compile_blocks(self.model)
         if _num_processes() > 1:
             self._parallel = DistributedDataParallel(self._losses, gradient_as_bucket_view=True)
 
@@ -181,6 +185,8 @@ class Trainer:
             self.model.load_state_dict(state["learning"])
 
     def _begin(self, step: int) -> None:
+        # At each step, since a validation in between may have set it for itself.
+        set_float32_arithmetic(tf32=self.settings.tf32)
         process = dist.get_rank() if _num_processes() > 1 else 0
         torch.manual_seed((self._seed * 1_000_003 + step * 4_099 + process) % _LARGEST_SEED)
         self.model.train()
