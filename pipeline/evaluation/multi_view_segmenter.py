@@ -25,9 +25,9 @@ from maskformer import (
     SlidingWindows,
 )
 from pipeline.evaluation.inference_modes import InferenceMode, MultiScale
-from pipeline.labelling.batch_segmenter import load_model
 from pipeline.labelling.loading import pixels_of
 from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.model_loading import load_model
 from pipeline.labelling.rows import image_key
 from pipeline.labelling.segmented_rows import segment_columns, segmented_rows
 from pipeline.labelling.settings import SegmentSettings

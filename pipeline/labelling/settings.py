@@ -8,6 +8,8 @@ from pipeline.planning.settings import UnitSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.storage import Storage
 
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
 _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.8}
 
 
@@ -62,8 +64,9 @@ class SegmentSettings:
     resize_rule: Literal["transformers", "detectron2"] = "transformers"
     """Rule that makes sides multiples of the model's divisor. transformers: stretch the image;
     detectron2: pad it, as published."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of weights and activations. fp16 is for GPUs: CPUs emulate it a thousand times
+    precision: Precision = "fp32"
+    """Number format of weights and activations. fp32 is exact on any device; tf32 is fp32 whose
+    factors a GPU rounds to 10 bits, for speed; fp16 is for GPUs: CPUs emulate it a thousand times
     slower."""
     batch_pixels: int | None = None
     """Most pixels of a batch after resizing. By default 4 megapixels for each 16 GB of a GPU, one

@@ -24,6 +24,7 @@ from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.matching import match_to_data_labels, stuff_to_fuse
 from pipeline.evaluation.scoring import EvaluationSums, Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
+from pipeline.labelling.model_loading import float32_precision_kept
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.training.settings import Task, ValidationSettings
@@ -40,6 +41,7 @@ class Validation:
     segmenting: SegmentSettings
     num_drawn: int
 
+    @float32_precision_kept()  # training goes on in its own
     def evaluate(
         self,
         model: MaskFormerForInstanceSegmentation,

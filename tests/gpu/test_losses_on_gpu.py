@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,11 +20,20 @@ from maskformer import (
     step_normalisers,
 )
 from maskformer.criterion.targets import expand_masks
+from pipeline.labelling.model_loading import float32_precision_kept, set_float32_precision
 from pipeline.training.batches import Batch
 from pipeline.training.loop import Trainer
 from pipeline.training.optimisation import OptimisationSettings
 
 GPU = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def exact_float32() -> Iterator[None]:
+    """Training leaves TF32 to torch, which has it in convolutions; the CPU has all digits."""
+    with float32_precision_kept():
+        set_float32_precision("fp32")
+        yield
 
 
 def batch(device: torch.device | str = "cpu") -> Batch:

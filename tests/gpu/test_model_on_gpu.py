@@ -12,7 +12,13 @@ from tiny import make_tiny
 from torch import nn
 from waits import waits
 
-from maskformer import MaskFormerForInstanceSegmentation, ResNetConfig
+from maskformer import (
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    ResNetConfig,
+)
+from pipeline.labelling.model_loading import load_model
+from pipeline.labelling.settings import SegmentSettings
 
 ROOT = Path(__file__).parents[2]
 GPU = torch.device("cuda")
@@ -39,11 +45,16 @@ MODELS = {
 
 @pytest.fixture(scope="module", params=["swin", "resnet"])
 def models(
-    request: pytest.FixtureRequest,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerForInstanceSegmentation]:
-    """The same on the CPU and on the GPU."""
+    """The same on the CPU and on the GPU, there as a run loads it."""
     model = MODELS[request.param]()
-    return model, copy.deepcopy(model).to(GPU)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    MaskFormerImageProcessor().save_pretrained(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    on_gpu, _ = load_model(files, settings=SegmentSettings(precision="fp32"))
+    return model, on_gpu
 
 
 def pixels(size: tuple[int, int], *, batch: int = 2) -> torch.Tensor:

@@ -31,7 +31,10 @@ def score(model: MaskFormerForInstanceSegmentation, data: TrainingData, *, task:
         task=task,
         resize_rule="transformers",
     )
-    return validation.evaluate(model, processor=data.processor, rank=0, world_size=1).score
+    in_training = torch.backends.cudnn.allow_tf32
+    score = validation.evaluate(model, processor=data.processor, rank=0, world_size=1).score
+    assert torch.backends.cudnn.allow_tf32 == in_training  # validation computes as labelling does
+    return score
 
 
 def test_four_images_are_learnt_by_heart(tmp_path: Path):

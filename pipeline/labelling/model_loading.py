@@ -1,0 +1,71 @@
+"""Loads a run's model onto an actor's device, in the precision of the settings.
+
+Labelling and evaluation load their models here, so that one precision means one arithmetic
+everywhere: `_table.json` records it by name.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
+from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.settings import Precision, SegmentSettings
+
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""The format of weights and activations for each precision."""
+
+
+def load_model(
+    files: ModelFiles, *, settings: SegmentSettings
+) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
+    """Builds model and processor from the files that the driver read: nodes need no copy.
+
+    The model is on the GPU, where there is one. The process computes in float32 as the precision
+    says from then on; see `set_float32_precision`.
+    """
+    set_float32_precision(settings.precision)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        model = MaskFormerForInstanceSegmentation.from_pretrained(
+            folder, dtype=DTYPES[settings.precision]
+        )
+        processor = MaskFormerImageProcessor.from_pretrained(
+            folder, resize_rule=settings.resize_rule
+        )
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+
+
+def set_float32_precision(precision: Precision) -> None:
+    """Sets how a GPU multiplies float32 numbers in this process: with TF32 for `tf32` alone.
+
+    Torch's default differs by operation: TF32 in convolutions, all digits in matrix products. CPUs
+    are not concerned.
+    """
+    _allow_tf32(matrix_products=precision == "tf32", convolutions=precision == "tf32")
+
+
+@contextmanager
+def float32_precision_kept() -> Iterator[None]:
+    """Restores at its end how a GPU multiplied float32 numbers before."""
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    try:
+        yield
+    finally:
+        _allow_tf32(matrix_products=before[0], convolutions=before[1])
+
+
+def _allow_tf32(*, matrix_products: bool, convolutions: bool) -> None:
+    # Not `fp32_precision`: after it is set, `cudnn.allow_tf32` raises when it is read, and
+    # torch.compile reads it. These two keep both ways of asking consistent.
+    torch.backends.cuda.matmul.allow_tf32 = matrix_products
+    torch.backends.cudnn.allow_tf32 = convolutions
