@@ -5,7 +5,7 @@ pixels. What the device cannot decode, or decodes into a picture that may lack i
 again by Pillow, which tells the error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,20 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pipeline.corpora.decoding import ImageError, decode
-from pipeline.labelling.model_inputs import HeightWidth, LoadedImage, binary_views
+from pipeline.labelling.model_inputs import (
+    HeightWidth,
+    LoadedImage,
+    binary_views,
+    images_of,
+    without_pixels,
+)
 from pipeline.labelling.rows import ImageKey, image_key
 
 _JPEG = "jpeg"
+_OF_PIXELS = (
+    *("height", "width", "pixels_height", "pixels_width", "model_height", "model_width"),
+    "orientation",
+)
 _FILLED = (127, 128)
 """Grey that decoders put in place of pixels that a file lacks."""
 _LAST_PIXELS = 8
@@ -38,24 +48,38 @@ class _Jpeg:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodedJpegs:
-    """Images on the device, and the errors of those that have none."""
+class DecodedBlock:
+    """The images of a block, all with pixels, and its rows without these."""
 
     images: list[LoadedImage]
-    errors: dict[ImageKey, ImageError]
+    rows: pa.Table
+    """The other columns; with the error of an image that could not be decoded here."""
 
 
-def decode_jpegs(block: pa.Table, *, device: torch.device) -> DecodedJpegs:
-    """Decodes the JPEGs of a block, in its order."""
-    images: list[LoadedImage] = []
+def decode_block(block: pa.Table, *, device: torch.device) -> DecodedBlock:
+    """Returns the images of a block, its JPEGs decoded on the device, on the current stream."""
+    jpegs, images, rows = _jpegs_of(block), images_of(block), without_pixels(block)
     errors: dict[ImageKey, ImageError] = {}
-    jpegs = _jpegs_of(block)
     for jpeg, pixels in zip(jpegs, _on_device(jpegs, device=device), strict=True):
         try:
             images.append(_loaded(jpeg, pixels if pixels is not None else _by_pillow(jpeg)))
         except ImageError as error:
             errors[jpeg.key] = error
-    return DecodedJpegs(images=images, errors=errors)
+    return DecodedBlock(images=images, rows=_with_errors(rows, errors) if errors else rows)
+
+
+def _with_errors(rows: pa.Table, errors: Mapping[ImageKey, ImageError]) -> pa.Table:
+    """Returns the rows as readers would have made them, had they decoded the images."""
+    changed = []
+    for row in rows.to_pylist():
+        error = errors.get(image_key(row))
+        if error is not None:
+            row = dict.fromkeys(_OF_PIXELS) | {
+                name: value for name, value in row.items() if name not in _OF_PIXELS
+            }
+            row |= {"error_class": error.error_class, "error_message": error.message}
+        changed.append(row)
+    return pa.Table.from_pylist(changed, schema=rows.schema)
 
 
 def upright(pixels: UInt8[Tensor, "_ _ 3"], *, orientation: int) -> UInt8[Tensor, "_ _ 3"]:
@@ -71,7 +95,9 @@ def upright(pixels: UInt8[Tensor, "_ _ 3"], *, orientation: int) -> UInt8[Tensor
 
 
 def _jpegs_of(block: pa.Table) -> list[_Jpeg]:
-    rows = block.drop_columns(["pixels", _JPEG]).to_pylist()
+    if _JPEG not in block.column_names or block[_JPEG].null_count == block.num_rows:
+        return []
+    rows = without_pixels(block).to_pylist()
     return [
         _Jpeg(
             key=image_key(row),

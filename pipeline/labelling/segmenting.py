@@ -20,17 +20,16 @@ import pyarrow as pa
 import torch
 
 from maskformer import Segmentation, Span, Stitcher
-from pipeline.corpora.decoding import ImageError
 from pipeline.labelling.batch_segmenter import (
     BatchSegmenter,
     Prediction,
     compile_kernels,
 )
-from pipeline.labelling.device_jpegs import decode_jpegs
+from pipeline.labelling.device_jpegs import decode_block
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.model_inputs import LoadedImage, images_of, size_of, without_pixels
+from pipeline.labelling.model_inputs import LoadedImage, size_of
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES, ImageKey
 from pipeline.labelling.segmented_rows import error_columns, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
@@ -82,12 +81,11 @@ class Segmenter:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         device = self._batch_segmenter.model.device
-        decoded = decode_jpegs(block, device=device)
-        images = [*images_of(block), *decoded.images]
-        rows = without_pixels(block).to_pylist()
         with self._model_is_free, torch.inference_mode():
+            decoded = decode_block(block, device=device)
+            images, rows = decoded.images, decoded.rows.to_pylist()
             pending = [each for batch in self._batches(images) for each in self._start(batch)]
-        columns: _Columns = {key: _decoding_error(e) for key, e in decoded.errors.items()}
+        columns: _Columns = {}
         for each in pending:
             columns |= _result(each, seconds=self._settings.segment_seconds * len(images))
         return segmented_rows(rows, columns, schema=self._schema)
@@ -178,11 +176,6 @@ class Segmenter:
                 self._batch_segmenter.segmentation(predictions[0]), rows=rows, columns=columns
             )
         return stitcher.joined()
-
-
-def _decoding_error(error: ImageError) -> dict[str, Any]:
-    """Returns the columns of an image that has no pixels, whatever its header says."""
-    return {**error_columns(error.error_class, error.message), "height": None, "width": None}
 
 
 def _result(pending: "Future[_Columns]", *, seconds: float) -> _Columns:

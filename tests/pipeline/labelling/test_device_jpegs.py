@@ -18,8 +18,9 @@ from maskformer import MaskFormerImageProcessor, to_rgb
 from pipeline.corpora.corpus import list_corpus
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling import device_jpegs, loading, run
-from pipeline.labelling.device_jpegs import decode_jpegs, upright
+from pipeline.labelling.device_jpegs import decode_block, upright
 from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.model_inputs import without_pixels
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import PLAN
@@ -110,8 +111,9 @@ def test_decoded_pixels_are_pillows_but_for_rounding(tmp_path, processor):
         f"{n}.jpg": photo(orientation=n, height=60 + n, mode="L" if n == 4 else "RGB")
         for n in range(1, 9)
     }
-    decoded = decode_jpegs(load(put(tmp_path, files), processor=processor), device=CPU)
-    assert decoded.errors == {}
+    block = load(put(tmp_path, files), processor=processor)
+    decoded = decode_block(block, device=CPU)
+    assert decoded.rows.equals(without_pixels(block))
     assert [image.key[1] for image in sorted(decoded.images, key=lambda e: e.key)] == [*range(8)]
     for image in decoded.images:
         with Image.open(image.uri) as stored:
@@ -123,15 +125,12 @@ def test_decoded_pixels_are_pillows_but_for_rounding(tmp_path, processor):
 def test_an_image_that_lacks_data_in_spite_of_its_end_mark_is_an_error(tmp_path, processor):
     files = {"a.jpg": photo(), "b.jpg": lacking(photo(height=200, width=300)), "c.jpg": photo()}
     folder = put(tmp_path, files)
-    rows = load(folder, processor=processor, decode="exact").to_pylist()
-    block = load(folder, processor=processor)
-    decoded = decode_jpegs(block, device=CPU)
-    (error,) = decoded.errors.values()
+    rows = without_pixels(load(folder, processor=processor, decode="exact")).to_pylist()
+    decoded = decode_block(load(folder, processor=processor), device=CPU)
+    (error,) = [row for row in decoded.rows.to_pylist() if row["error_class"]]
     (expected,) = [row for row in rows if row["error_class"]]
-    assert (error.error_class, error.message) == (
-        expected["error_class"], expected["error_message"],
-    )  # fmt: skip
-    assert list(decoded.errors) == [("u", 1)]
+    assert error == expected
+    assert error["position"] == 1
     assert {image.key for image in decoded.images} == {("u", 0), ("u", 2)}
 
 
@@ -140,7 +139,7 @@ def test_what_the_device_refuses_is_decoded_one_by_one_and_then_by_pillow(
 ):
     folder = put(tmp_path, {"a.jpg": photo(), "b.jpg": photo(height=61), "c.jpg": photo(height=62)})
     block = load(folder, processor=processor)
-    whole = decode_jpegs(block, device=CPU)
+    whole = decode_block(block, device=CPU)
     decode, calls = device_jpegs._decode, []
 
     def choosy(encoded, *, device):
@@ -151,9 +150,9 @@ def test_what_the_device_refuses_is_decoded_one_by_one_and_then_by_pillow(
         return images
 
     monkeypatch.setattr(device_jpegs, "_decode", choosy)
-    found = decode_jpegs(block, device=CPU)
+    found = decode_block(block, device=CPU)
     assert calls == [3, 1, 1, 1]
-    assert found.errors == {}
+    assert found.rows.equals(whole.rows)
     for image, other in zip(found.images, whole.images, strict=True):
         assert image.key == other.key
         assert np.abs(np.asarray(image.pixels).astype(int) - other.pixels.numpy()).max() <= 3
