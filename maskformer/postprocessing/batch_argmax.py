@@ -141,7 +141,7 @@ def _launch(
     order, weights, thresholds, totals = (each.contiguous() for each in arguments)
     winner = torch.empty(int(geometry.pixels.sum()), dtype=torch.int16, device=device)
     won, areas = torch.zeros(2, batch_size, num_maps, dtype=torch.int32, device=device).unbind()
-    kernel: Any = batch_kernels.argmax
+    kernel: Any = batch_kernels.resized_argmax
     with on_device(device):
         kernel[programs(geometry)](
             maps.contiguous(),

@@ -27,7 +27,7 @@ _SIZES = ("map_height", "map_width", "num_planes")
 
 @triton.jit(do_not_specialize=_SIZES)
 @no_type_check
-def argmax(
+def resized_argmax(
     maps,
     order,
     num_maps,

@@ -205,6 +205,7 @@ class Segmenter:
 
     def _in_little_memory(self, image: LoadedImage) -> SegmentedImages:
         """Returns the segments of an image that does not fit, as `out_of_memory` says."""
+        image = self._batch_segmenter.model_inputs.at_model_size(image)
         if self._settings.out_of_memory == "shrink":
             for pixels in shrunk(image.pixels):
                 smaller = replace(image, pixels=pixels, model_size=size_of(pixels))
@@ -216,7 +217,7 @@ class Segmenter:
                 segmentation = self._segmentation_of_tiles(image, grid)
                 if segmentation is not None:
                     return segmented_image(image, enlarged(segmentation, size=image.size))
-        height, width = image.pixels.shape[:2]
+        height, width = image.model_size
         message = (
             f"{image.uri}: the model has no memory for {height} x {width} pixels; see out_of_memory"
         )

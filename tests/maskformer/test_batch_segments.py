@@ -263,7 +263,7 @@ def kernels(monkeypatch):
         pytest.skip("interpreted kernels are operations of their own")
     batch_kernels = pytest.importorskip("maskformer.postprocessing.batch_kernels")
     counted = Kernels()
-    for name in ("argmax", "count_runs", "write_runs"):
+    for name in ("resized_argmax", "count_runs", "write_runs"):
         monkeypatch.setattr(batch_kernels, name, counted)
     return counted
 
@@ -398,7 +398,7 @@ def test_kernels_compile_for_the_h100_without_spilling_or_fusing(
         "block": batch_kernels.BLOCK,
     }
     source = ASTSource(
-        batch_kernels.argmax,
+        batch_kernels.resized_argmax,
         types | dict.fromkeys(constants, "constexpr"),
         constexprs=constants,
     )
