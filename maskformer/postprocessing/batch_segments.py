@@ -6,10 +6,11 @@ for it meanwhile. What the host needs comes back in one transfer, and the host m
 of it. Segments equal those that `segmentation.py` makes of each image, which says what they are.
 """
 
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,6 +76,39 @@ class BatchPostprocessor:
         self._fused = frozenset(label_ids_to_fuse)
         self._uses_kernels = uses_kernels
         self._runs_per_column = _RUNS_PER_COLUMN
+
+    def prepare(
+        self,
+        device: torch.device,
+        *,
+        num_queries: int,
+        num_labels: int,
+        dtype: torch.dtype = torch.float32,
+        is_padded: bool = False,
+    ) -> None:
+        """Compiles the kernels for such batches, which takes seconds, before the first one comes.
+
+        Where the machine cannot compile them, as without a C compiler, it warns, and plain
+        operations do their work from then on.
+        """
+        if self._uses_kernels is not None or not has_kernels(device):
+            return
+        sizes: dict[str, Any] = {"target_sizes": [(4, 4)]}
+        if is_padded:
+            sizes |= {"image_sizes": [(4, 4)], "padded_size": (4, 4)}
+        class_logits = torch.zeros(1, num_queries, num_labels + 1, device=device)
+        mask_logits = torch.zeros(1, num_queries, 1, 1, device=device, dtype=dtype)
+        try:
+            self.start(class_logits, mask_logits, **sizes).result()
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # Triton's compilers raise errors of many classes
+            warnings.warn(
+                f"Triton compiles no kernels here ({type(error).__name__}: {error}); plain "
+                "operations post-process instead, more slowly; see that a C compiler is installed",
+                stacklevel=2,
+            )
+            self._uses_kernels = False
 
     @torch.inference_mode()
     def start(

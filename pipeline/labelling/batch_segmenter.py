@@ -95,6 +95,14 @@ class BatchSegmenter:
             overlap_mask_area_threshold=thresholds.overlap_mask_area_threshold,
             label_ids_to_fuse=thresholds.label_ids_to_fuse,
         )
+        if self.can_start:
+            self._postprocessor.prepare(
+                self.model.device,
+                num_queries=self.model.config.decoder_config.num_queries,
+                num_labels=self.model.config.num_labels,
+                dtype=DTYPES[settings.precision],
+                is_padded=settings.resize_rule == "detectron2",
+            )
 
     def num_windows(self, padded_size: tuple[int, int]) -> int:
         """Returns in how many windows the backbone attends, of one image; 1 without windows."""

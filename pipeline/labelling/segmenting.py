@@ -55,6 +55,7 @@ _MOST_IN_FLIGHT = 3
 """Batches: one is computed, one is queued behind it, one is being finished."""
 
 _NUM_FINISHERS = 2
+_SWITCH_SECONDS = 0.0005
 
 _Parts = list[SegmentedImages]
 
@@ -105,6 +106,10 @@ class Segmenter:
         self._launcher: ThreadPoolExecutor | None = None
         if by_batch and self._batch_segmenter.can_start:
             self._launcher = ThreadPoolExecutor(1, "launch")
+            if device.type == "cuda":
+                # A thread that wants the interpreter's lock waits so long for one that computes:
+                # launches are short, and the default of 5 ms is that of a hundred of them.
+                sys.setswitchinterval(_SWITCH_SECONDS)
             self._in_flight = BatchesInFlight[SegmentedImages](
                 most=_MOST_IN_FLIGHT, num_threads=_NUM_FINISHERS
             )
