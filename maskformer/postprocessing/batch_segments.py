@@ -279,7 +279,11 @@ class _Transfer:
         self._host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=is_cuda)
         self._host.copy_(packed, non_blocking=True)
         self.num_bytes, self.num_runs_at_most = packed.numel(), len(runs.starts)
-        self._event = torch.cuda.current_stream().record_event() if is_cuda else None
+        self._event: torch.cuda.Event | None = None
+        if is_cuda:
+            # A thread that waits for it sleeps; by default it would keep a core busy.
+            self._event = torch.cuda.Event(blocking=True)
+            self._event.record()
 
     def arrived(self) -> _Arrived:
         """Waits for the copy; gives up the interpreter's lock meanwhile."""

@@ -86,7 +86,8 @@ class BatchSegmenter:
         self._num_threads = num_threads or torch.get_num_threads()
         self._num_whole = num_whole_instances
         is_cuda = self.model.device.type == "cuda"
-        self._stream = torch.cuda.Stream(self.model.device) if is_cuda else None
+        # Its kernels go before those of the next batch's model, which is launched already.
+        self._stream = torch.cuda.Stream(self.model.device, priority=-1) if is_cuda else None
         thresholds = settings.resolved
         self._postprocessor = BatchPostprocessor(
             "semantic" if settings.task == "semantic" else "panoptic",

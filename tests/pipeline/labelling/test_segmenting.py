@@ -1,5 +1,6 @@
 """Rows of segments describe the image alone, however it was batched, and pass on what failed."""
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -200,6 +201,33 @@ def test_by_batch_an_image_that_fits_nowhere_is_recorded(model_files, block):
     no_more_than(0, by_batch)
     classes = {row["error_class"] for row in by_batch(block).to_pylist() if row["kind"] == "image"}
     assert classes == {"NotAnImage", "SegmenterOutOfMemory"}
+
+
+def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
+    model_files, make, block, monkeypatch
+):
+    """Streams are stand-ins: what is asked of them, in order."""
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    asked: list[str] = []
+    by_batch._batch_segmenter._stream = Mock(
+        wait_stream=lambda stream: asked.append(f"waits for {stream}")
+    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the model's")
+
+    def entering(stream: Any) -> Any:
+        if stream is not None:
+            asked.append("entered")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "stream", entering)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: asked.append("kept"), raising=False
+    )
+    assert by_batch(block).equals(make(settings)(block))
+    num_batches = asked.count("entered")
+    assert num_batches > 1
+    assert asked == ["waits for the model's", "entered", "kept", "kept"] * num_batches
 
 
 def no_more_than(pixels: int, segmenter: Segmenter) -> list[int]:
