@@ -25,9 +25,8 @@ from maskformer import (
     whole_instances,
 )
 from pipeline.labelling.little_memory import free_memory, is_out_of_memory
-from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.model_inputs import LoadedImage, ModelInputs
-from pipeline.labelling.model_loading import DTYPES, load_model
+from pipeline.labelling.model_loading import DTYPES, ModelSource, load_model
 from pipeline.labelling.rows import WHOLE_INSTANCES
 from pipeline.labelling.segmented_rows import segment_columns
 from pipeline.labelling.settings import SegmentSettings
@@ -69,7 +68,7 @@ class BatchSegmenter:
 
     def __init__(
         self,
-        model_files: ModelFiles,
+        model_files: ModelSource,
         *,
         settings: SegmentSettings,
         num_threads: int | None = None,

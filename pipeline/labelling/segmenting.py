@@ -27,8 +27,8 @@ from pipeline.labelling.batch_segmenter import (
 )
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
-from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.model_inputs import LoadedImage, images_of, size_of, without_pixels
+from pipeline.labelling.model_loading import ModelSource
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES, ImageKey
 from pipeline.labelling.segmented_rows import error_columns, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
@@ -45,7 +45,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model_files: ModelFiles,
+        model_files: ModelSource,
         *,
         settings: SegmentSettings,
         num_threads: int | None = None,
