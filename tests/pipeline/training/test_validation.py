@@ -1,6 +1,7 @@
 """Validation beside training: the model in memory, its precision, and bounded memory."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ from tiny_training import tiny_config
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
+from pipeline.labelling.model_loading import ModelInMemory, float32_precision_kept
+from pipeline.labelling.segmenting import Segmenter
 from pipeline.training import validation_blocks
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.validation import (
@@ -59,6 +62,25 @@ def test_the_model_is_validated_as_it_is_and_stays_as_it_was(
     assert all(parameter.requires_grad for parameter in model.parameters() if parameter.is_leaf)
     assert model.dtype == torch.float32
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_in_memory_has_the_rows_of_its_files(
+    validation: Validation, tmp_path: Path, precision: str
+) -> None:
+    model, folder = model_for(validation).train(), tmp_path / "model"
+    model.save_pretrained(folder)
+    PROCESSOR.save_pretrained(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    settings = replace(validation.segmenting, precision=precision, threshold=0.0)
+    sources = (files, ModelInMemory(model=model, processor=PROCESSOR))
+    [block] = list(validation.blocks(**ALONE))
+    with float32_precision_kept():
+        from_files, in_memory = (
+            Segmenter(source, settings=settings, num_threads=1)(block) for source in sources
+        )
+    assert from_files.equals(in_memory)
+    assert any(from_files["segments"].to_pylist())
 
 
 def positions(blocks: validation_blocks.ValidationBlocks) -> list[int]:
