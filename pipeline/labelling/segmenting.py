@@ -35,8 +35,8 @@ from pipeline.labelling.batches_in_flight import BatchesInFlight
 from pipeline.labelling.device_jpegs import DecodedBlock, decode_block
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
-from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.model_inputs import LoadedImage, size_of
+from pipeline.labelling.model_loading import ModelSource
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.labelling.segmented_rows import ImageFailure, SegmentedImages, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
@@ -66,7 +66,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model_files: ModelFiles,
+        model_files: ModelSource,
         *,
         settings: SegmentSettings,
         num_threads: int | None = None,
