@@ -151,13 +151,14 @@ def evaluate_rows(
     """
     configure_ray_data(block_bytes=_ROW_BLOCK_BYTES)
     loader = PredictionLoader(storage=job.dataset.storage)
+    reader_cpus = actors.reader_cpus_beside(actor_gpus=0.0)
     rows = ray.data.from_arrow(list(tasks)).map_batches(
         BoundedLoad(load=loader.__call__, attempts=ATTEMPT_TRACKER.remote()).__call__,
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=actors.reader_cpus,
+        num_cpus=reader_cpus,
     )
-    return _summed(rows, job=job, num_cpus=actors.reader_cpus, on_progress=on_progress)
+    return _summed(rows, job=job, num_cpus=reader_cpus, on_progress=on_progress)
 
 
 def _summed(

@@ -78,7 +78,7 @@ class BatchSegmenter:
         self.model, self.processor = load_model(model_files, settings=settings)
         self.labels = self.model.config.id2label
         self._settings = settings
-        self._model_inputs = ModelInputs(
+        self.model_inputs = ModelInputs(
             self.processor, device=self.model.device, dtype=DTYPES[settings.precision]
         )
         self._num_threads = num_threads or torch.get_num_threads()
@@ -88,7 +88,7 @@ class BatchSegmenter:
         """Runs the model: the class head first, then the masks of the queries that are kept."""
         if torch.get_num_threads() != self._num_threads:  # it is each thread's own
             torch.set_num_threads(self._num_threads)
-        pixel_values = self._model_inputs(batch)
+        pixel_values = self.model_inputs(batch)
         decoding = self.model.decode_queries(pixel_values)
         class_logits = decoding.class_queries_logits.float()
         # The only wait for the device: the kept queries decide what is computed next.

@@ -1,10 +1,12 @@
-"""Loads the images of one unit into blocks of pixels at the model's size.
+"""Loads the images of one unit into blocks of pixels.
 
 Runs in CPU tasks, without torch. Takes one unit's rows of the plan; gives tables with the columns
-`BLOCK` to `segmenting.py`, the last of which has the number of the unit's images.
+`BLOCK` to `segmenting.py`, the last of which has the number of the unit's images. Pixels have the
+model's size; for actors with GPUs, which resize faster, the size that they were decoded at.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,12 +17,14 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.corpora.decoding import ImageError, decode
+from pipeline.corpora.decoding import Decoded, HeightWidth, ImageError, decode, image_size
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.labelling.guard import Guard
 from pipeline.labelling.limits import memory_limit, time_limit
 from pipeline.labelling.rows import RETRIES, taken_retries
+from pipeline.labelling.shape_order import PlacedImage, Shape, ShapeOrder
+from pipeline.runtime.niceness import lower_priority
 from pipeline.runtime.skips import SKIPPED, SkipCounts
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import SourceChanged, Storage, StorageFault
@@ -51,8 +55,14 @@ BLOCK = pa.schema(
     ]
 )
 
-_MOST_ROWS = 256  # so that images in error, which have no pixels, leave in time
+_MOST_WITHOUT_PIXELS = 64  # so that images in error leave in time
 _READS_AT_ONCE = 16
+_READS_AHEAD_FOR_GPUS = 64  # while the images of one shape are decoded, others arrive
+_WINDOW_BYTES = 2**28
+_SLACK = 0.4
+"""Share of a block by which it may grow to its run's end; Ray splits blocks from 1.5 on."""
+_MOST_SHRINKING = 4
+"""An image of more than so many times the model's pixels is resized where it is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,47 +78,78 @@ class UnitLoader:
     """Whether images are decoded in another process, which may crash."""
     quarantined: Mapping[str, Mapping[int, ImageError]] = field(default_factory=dict)
     """By unit and position, the errors of images that are not tried again."""
+    for_gpus: bool = False
+    """Whether actors have GPUs: images then come by shape, and at the size they are decoded at."""
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
-        return blocks(self._rows(unit), block_bytes=self.block_bytes)
+        if self.for_gpus:
+            lower_priority()
+        return _blocks(self._rows(unit), block_bytes=self.block_bytes)
 
-    def _rows(self, unit: pa.Table) -> Iterator[dict[str, Any]]:
-        """Yields a row for each image, then one for the unit's end or for the fault before it."""
+    def _rows(self, unit: pa.Table) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yields a row for each image, then one for the unit's end or for the fault before it.
+
+        Each comes with the bytes of pixels to come of the same shape.
+        """
         unit_id = unit["unit_id"][0].as_py()
-        quarantined = self.quarantined.get(unit_id, {})
         skipped = SkipCounts()
-        position = 0
+        num_images = 0
         try:
             with self._decoder() as decoded:
-                for image in self._images(sources_of(unit), skipped=skipped):
-                    if error := quarantined.get(position):
-                        message = f"{image.name}: {error.message}"
-                        image = replace(image, error=ImageError(error.error_class, message))
-                    row = decoded(image)
-                    yield {"unit_id": unit_id, "kind": "image", "position": position, **row}
-                    position += 1
+                for each in self._in_order(self._placed(unit, skipped=skipped)):
+                    row = {"unit_id": unit_id, "kind": "image", "position": each.position}
+                    yield row | decoded(each.image), each.bytes_to_come
+                    num_images += 1
         except (StorageFault, SourceChanged) as fault:
             # The unit stays undone and the run says so; its other units go on.
-            yield fault_row(fault, unit_id=unit_id)
+            yield fault_row(fault, unit_id=unit_id), 0
             return
-        yield {
+        end = {
             "unit_id": unit_id,
             "kind": "end",
-            "position": position,
+            "position": num_images,
             "storage_retries": taken_retries(),
             "skipped": skipped.to_rows(),
         }
+        yield end, 0
+
+    def _placed(self, unit: pa.Table, *, skipped: SkipCounts) -> Iterator[PlacedImage]:
+        """Yields the images with their positions; those in quarantine with their errors."""
+        quarantined = self.quarantined.get(unit["unit_id"][0].as_py(), {})
+        images = self._images(sources_of(unit), skipped=skipped)
+        for position, image in enumerate(images):
+            if error := quarantined.get(position):
+                message = f"{image.name}: {error.message}"
+                image = replace(image, error=ImageError(error.error_class, message))
+            yield PlacedImage(position=position, image=image)
+
+    def _in_order(self, images: Iterator[PlacedImage]) -> Iterator[PlacedImage]:
+        """Puts images of one shape together for a GPU; alone in their blocks they stay in order."""
+        if not self.for_gpus or self.is_guarded:
+            return images
+        shape_of = functools.partial(_shape_of, reading=self.reading, processor=self.processor)
+        return ShapeOrder(
+            shape_of=time_limit(self.reading.image_seconds)(shape_of),
+            run_bytes=self.block_bytes,
+            window_bytes=_WINDOW_BYTES,
+        )(images)
 
     @contextmanager
     def _decoder(self) -> Iterator[Callable[[EncodedImage], dict[str, Any]]]:
         """Gives `image_row` with limits of time and memory, in this process or another."""
-        decode = functools.partial(image_row, reading=self.reading, processor=self.processor)
+        decode = functools.partial(
+            image_row,
+            reading=self.reading,
+            processor=self.processor,
+            is_resized=not self.for_gpus,
+        )
         seconds, memory_bytes = self.reading.image_seconds, self.reading.image_memory_bytes
         if self.is_guarded:
             with Guard(decode, seconds=seconds, memory_bytes=memory_bytes) as guard:
                 yield functools.partial(_guarded, decode=decode, guard=guard)
         else:
-            with memory_limit(memory_bytes):
+            waiting_bytes = _WINDOW_BYTES if self.for_gpus else 0
+            with memory_limit(memory_bytes + waiting_bytes):
                 yield time_limit(seconds)(decode)
 
     def _images(self, sources: Iterable[Source], *, skipped: SkipCounts) -> Iterator[EncodedImage]:
@@ -120,7 +161,8 @@ class UnitLoader:
         def fetch(source: Source) -> Iterable[EncodedImage]:
             return list(read(source)) if source.kind == "file" else read(source)
 
-        for images in map_ahead(fetch, sources, num_threads=_READS_AT_ONCE):
+        ahead = _READS_AHEAD_FOR_GPUS if self.for_gpus else None
+        for images in map_ahead(fetch, sources, num_threads=_READS_AT_ONCE, ahead=ahead):
             yield from images
 
 
@@ -131,22 +173,39 @@ def block_in_place(unit_id: str, message: str, *, kind: str = "fault") -> pa.Tab
 
 def blocks(rows: Iterable[dict[str, Any]], *, block_bytes: int) -> Iterator[pa.Table]:
     """Groups rows into tables of about `block_bytes` bytes of pixels."""
+    return _blocks(((row, 0) for row in rows), block_bytes=block_bytes)
+
+
+def _blocks(rows: Iterable[tuple[dict[str, Any], int]], *, block_bytes: int) -> Iterator[pa.Table]:
+    """Groups rows; a block that is full goes on while little more of its last shape is to come."""
     held: list[dict[str, Any]] = []
-    num_bytes = 0
-    for row in rows:
+    num_bytes = num_without_pixels = 0
+    for row, bytes_to_come in rows:
         held.append(row)
         num_bytes += len(row.get("pixels") or b"")
-        if num_bytes >= block_bytes or len(held) >= _MOST_ROWS:
+        num_without_pixels += not row.get("pixels")
+        is_near_end = 0 < bytes_to_come <= (1 + _SLACK) * block_bytes - num_bytes
+        is_full = num_bytes >= block_bytes and not is_near_end
+        if is_full or num_without_pixels >= _MOST_WITHOUT_PIXELS:
             yield _block(held)
-            held, num_bytes = [], 0
+            held, num_bytes, num_without_pixels = [], 0, 0
     if held:
         yield _block(held)
 
 
 def image_row(
-    image: EncodedImage, *, reading: ReadSettings, processor: MaskFormerImageProcessor
+    image: EncodedImage,
+    *,
+    reading: ReadSettings,
+    processor: MaskFormerImageProcessor,
+    is_resized: bool = True,
 ) -> dict[str, Any]:
-    """Decodes an image. Returns its columns of `BLOCK`: its pixels, or its error."""
+    """Decodes an image. Returns its columns of `BLOCK`: its pixels, or its error.
+
+    Args:
+        is_resized: whether the pixels have the model's size; else the size that they were decoded
+            at, unless that is much more.
+    """
     row: dict[str, Any] = {
         "image_id": image.image_id,
         "uri": image.uri,
@@ -159,7 +218,8 @@ def image_row(
         if image.error is not None:
             raise image.error
         assert image.data is not None
-        return {**row, **_pixels(image, reading=reading, processor=processor)}
+        decoded = _decoded(image, reading=reading, processor=processor)
+        return {**row, **_pixels(decoded, processor=processor, is_resized=is_resized)}
     except ImageError as error:
         return {**row, "error_class": error.error_class, "error_message": error.message}
     except MemoryError:
@@ -195,26 +255,67 @@ def fault_row(fault: StorageFault | SourceChanged, *, unit_id: str | None) -> di
     }
 
 
-def _pixels(
+def _decoded(
     image: EncodedImage, *, reading: ReadSettings, processor: MaskFormerImageProcessor
-) -> dict[str, Any]:
-    decoded = decode(
+) -> Decoded:
+    return decode(
         image.data or b"",
         name=image.name,
         mode=reading.decode,
         target_size=processor.resized_size,
         max_pixels=reading.max_image_pixels,
     )
-    pixels = processor.resize(decoded.image, original_size=(decoded.height, decoded.width))
+
+
+def _pixels(
+    decoded: Decoded, *, processor: MaskFormerImageProcessor, is_resized: bool
+) -> dict[str, Any]:
+    size = (decoded.height, decoded.width)
+    model_size = processor.resized_size(size)
+    pixels_size = (decoded.image.height, decoded.image.width)
+    if is_resized or not _is_left_to_the_device(pixels_size, model_size, processor=processor):
+        pixels_size = model_size
+        pixels = processor.resize(decoded.image, original_size=size).tobytes()
+    else:
+        pixels = decoded.image.tobytes()
     return {
-        "height": decoded.height,
-        "width": decoded.width,
-        "pixels": pixels.tobytes(),
-        "pixels_height": pixels.shape[0],
-        "pixels_width": pixels.shape[1],
-        "model_height": pixels.shape[0],
-        "model_width": pixels.shape[1],
+        "height": size[0],
+        "width": size[1],
+        "pixels": pixels,
+        "pixels_height": pixels_size[0],
+        "pixels_width": pixels_size[1],
+        "model_height": model_size[0],
+        "model_width": model_size[1],
     }
+
+
+def _is_left_to_the_device(
+    size: HeightWidth, model_size: HeightWidth, *, processor: MaskFormerImageProcessor
+) -> bool:
+    """Returns whether pixels travel at the size that they were decoded at."""
+    is_near = math.prod(size) <= _MOST_SHRINKING * math.prod(model_size)
+    return is_near and processor.can_resize_on_device
+
+
+def _shape_of(
+    image: EncodedImage, *, reading: ReadSettings, processor: MaskFormerImageProcessor
+) -> Shape | None:
+    """Reads an image's header; returns None where decoding will find an error."""
+    if image.error is not None:
+        return None
+    try:
+        size = image_size(image.data or b"", name=image.name, max_pixels=reading.max_image_pixels)
+    except ImageError:
+        return None
+    model_size = processor.resized_size(size)
+    is_decoded = reading.decode == "exact" and _is_left_to_the_device(
+        size, model_size, processor=processor
+    )
+    return Shape(
+        size=size,
+        padded_size=processor.padded_size(model_size),
+        num_bytes=3 * math.prod(size if is_decoded else model_size),
+    )
 
 
 def _block(rows: list[dict[str, Any]]) -> pa.Table:

@@ -1,17 +1,19 @@
 """Makes the model's inputs from the pixels of loaded images.
 
 Takes blocks of `loading.py`; `batch_segmenter.py` gives the inputs to the model. On a CPU the
-pixels are stacked; to a GPU they travel by `pinned_uploads.py`, while it computes something else.
+pixels are stacked; to a GPU they travel by `pinned_uploads.py`, while it computes something else,
+and are resized there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from maskformer import MaskFormerImageProcessor
@@ -96,9 +98,31 @@ class ModelInputs:
         On a GPU it returns before the pixels are there; the current stream waits for them. One
         thread may call at a time.
         """
-        stacks = self._uploaded([image.pixels for image in images])
-        values = [self._processor.normalize(stack, dtype=self._dtype) for stack in stacks]
+        pixels = self._uploaded([image.pixels for image in images])
+        sizes = iter([image.model_size for image in images])
+        values = [
+            self._processor.normalize(part, dtype=self._dtype)
+            for stack in pixels
+            for part in self._resized(stack, list(islice(sizes, len(stack))))
+        ]
         return values[0] if len(values) == 1 else torch.cat(values)
+
+    def _resized(
+        self, pixels: UInt8[Tensor, "batch _ _ 3"], sizes: Sequence[HeightWidth]
+    ) -> Iterator[UInt8[Tensor, "_ _ _ 3"]]:
+        """Yields neighbours of one size, resized to it on the device."""
+        start = 0
+        for size, run in groupby(sizes):
+            stop = start + len(list(run))
+            yield self._processor.resize_on_device(pixels[start:stop], size=size)
+            start = stop
+
+    def at_model_size(self, image: LoadedImage) -> LoadedImage:
+        """Returns the image with its pixels resized in the memory of the CPU."""
+        if size_of(image.pixels) == image.model_size:
+            return image
+        pixels = self._processor.resize(Image.fromarray(image.pixels), original_size=image.size)
+        return replace(image, pixels=pixels)
 
 
 def _stacked(arrays: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[UInt8[Tensor, "_ _ _ 3"]]:

@@ -66,6 +66,7 @@ class LabellingJob:
             processor=self.processor,
             block_bytes=self.block_bytes(machines, isolation=isolation),
             is_guarded=isolation is not None,
+            for_gpus=machines.actor_gpus > 0,
             quarantined={} if isolation is None else isolation.quarantined,
         )
 

@@ -131,6 +131,7 @@ class Segmenter:
 
     def _columns_in_little_memory(self, image: LoadedImage) -> dict[str, Any]:
         """Returns the columns of an image that does not fit, as `out_of_memory` says."""
+        image = self._batch_segmenter.model_inputs.at_model_size(image)
         if self._settings.out_of_memory == "shrink":
             for pixels in shrunk(image.pixels):
                 smaller = replace(image, pixels=pixels, model_size=size_of(pixels))
@@ -144,7 +145,7 @@ class Segmenter:
                     return self._batch_segmenter.columns_of(
                         enlarged(segmentation, size=image.size), size=image.size
                     )
-        height, width = image.pixels.shape[:2]
+        height, width = image.model_size
         return error_columns(
             "SegmenterOutOfMemory",
             f"{image.uri}: the model has no memory for {height} x {width} pixels; see "

@@ -16,15 +16,20 @@ class ActorSettings:
     actor_gpus: float | None = None
     """GPUs of an actor, 0.5 for two actors on one; by default 1, or 0 without GPUs."""
     actor_cpus: float | None = None
-    """CPUs that an actor reserves. By default a fifth of a node's for all its actors, beside GPUs
-    at most 1 for each."""
-    reader_cpus: float = 0.5
-    """CPUs that a reading task reserves."""
+    """CPUs that an actor reserves. By default a fifth of a node's for all its actors; beside GPUs 3
+    for each where there are 8 or more for each, else at most 1."""
+    reader_cpus: float | None = None
+    """CPUs that a reading task reserves; by default 1 beside a GPU, or 0.5."""
     block_images: int | None = None
-    """Images that go to an actor at once, of the usual shape; by default 64 beside a GPU, or 16."""
+    """Images that go to an actor at once, of the usual shape; by default 16, or beside a GPU 256,
+    less where the object store has no room for them."""
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):
             value = getattr(self, name)
             if value is not None and (value < 0 or (value == 0 and name != "actor_gpus")):
                 raise ValueError(f"{name} must be above 0, got {value}")
+
+    def reader_cpus_beside(self, *, actor_gpus: float) -> float:
+        """Returns the CPUs of a reading task; beside a GPU it decodes all the time."""
+        return self.reader_cpus or (1.0 if actor_gpus else 0.5)

@@ -104,6 +104,11 @@ _ACTOR_BYTES = 3 * 2**30
 # Actors of a lost node move to another one, and must leave CPUs for a reader there.
 _ACTORS_SHARE = 0.2
 
+# An actor on a GPU launches in one thread and finishes rows in two: without a core for each, the
+# GPU waits. Nodes with fewer cores for each GPU leave them to the readers.
+_CPUS_BESIDE_A_GPU = 3.0
+_CPUS_TO_SPARE = 8
+
 _USUAL_SIZE = (480, 640)
 
 # Beside GPUs.
@@ -141,7 +146,7 @@ class Machines:
         if actor_gpus:
             on_gpus = [node for node in nodes if node.get("GPU")]
             cpus = min((n["CPU"] * actor_gpus / n["GPU"] for n in on_gpus), default=1.0)
-            actor_cpus = settings.actor_cpus or min(1.0, _ACTORS_SHARE * cpus)
+            actor_cpus = settings.actor_cpus or _cpus_beside_a_gpu(cpus)
             possible = int(gpus / actor_gpus)
             threads = None
         else:
@@ -152,6 +157,7 @@ class Machines:
             # Actors with cores of their own are faster than actors that share them.
             threads = max(1, int(cores / per_node))
         wanted = settings.num_actors or max(1, possible)
+        reader_cpus = settings.reader_cpus_beside(actor_gpus=actor_gpus)
         return cls(
             # Datasets side by side get no part of a node's only GPU to add actors with.
             fewest_actors=1 if settings.num_actors is None and group is None else wanted,
@@ -161,7 +167,7 @@ class Machines:
             actor_threads=threads,
             block_images=settings.block_images or (_block_images(nodes) if actor_gpus else 16),
             # Ray fuses operators of equal requests: then a GPU would wait for JPEGs.
-            reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
+            reader_cpus=reader_cpus + (0.01 if reader_cpus == actor_cpus else 0),
             stager_cpus=0.1,
             num_nodes=len(nodes),
         )
@@ -196,6 +202,11 @@ def _block_images(nodes: list[dict[str, float]]) -> int:
         while images > _SMALLEST_BLOCK and images > room:
             images //= 2
     return images
+
+
+def _cpus_beside_a_gpu(cpus: float) -> float:
+    """Returns what an actor reserves of the CPUs that its node has for each actor."""
+    return _CPUS_BESIDE_A_GPU if cpus >= _CPUS_TO_SPARE else min(1.0, _ACTORS_SHARE * cpus)
 
 
 def _actors_per_node(nodes: list[dict[str, float]], settings: ActorSettings) -> int:
