@@ -288,6 +288,20 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
     def get_loss(self, loss_dict: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         return torch.stack(list(loss_dict.values())).sum()
 
+    def blocks(self) -> list[nn.Module]:
+        """Returns the stages of the backbone and the layers of encoder and decoder.
+
+        To compile them one by one, in place of the model: their gradients are then there one after
+        another, as processes that average them want it.
+        """
+        pixel_level = self.model.pixel_level_module
+        encoder = pixel_level.decoder.encoder
+        return [
+            *pixel_level.encoder.stages(),
+            *(encoder.layers if encoder is not None else []),
+            *self.model.transformer_module.decoder.layers,
+        ]
+
     def decode_queries(self, pixel_values: Pixels) -> QueryDecoding:
         """Classes of all queries, and what `kept_masks` makes masks of."""
         pixel = self.model.pixel_level_module(pixel_values)

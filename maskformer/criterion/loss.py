@@ -126,11 +126,20 @@ class MaskFormerLoss(nn.Module):
             mask_logits, class_logits, mask_labels, class_labels, valid=valid
         )
         is_finite = self._check_finite(matching)
+        focal, dice = _mask_losses(mask_logits, mask_labels, matching.layers, valid=valid)
         losses: dict[str, Tensor] = {}
-        for layer, indices in enumerate(matching.layers):
+        for layer, (indices, of_focal, of_dice) in enumerate(
+            zip(
+                matching.layers,
+                (focal / num_masks).unbind(),
+                (dice / num_masks).unbind(),
+                strict=True,
+            )
+        ):
             of_layer = {
                 **self.loss_labels(class_logits[layer], class_labels, indices, class_weight),
-                **self.loss_masks(mask_logits[layer], mask_labels, indices, num_masks, valid=valid),
+                "loss_mask": of_focal,
+                "loss_dice": of_dice,
             }
             suffix = f"_{layer - 1}" if layer else ""
             losses |= {f"{name}{suffix}": loss for name, loss in of_layer.items()}
@@ -185,21 +194,8 @@ class MaskFormerLoss(nn.Module):
         valid: Sequence[Bool[Tensor, "_ _"]] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Focal and dice loss of the matched masks, compared at the size of the targets."""
-        targets, planes = pad_to_batch(list(mask_labels), valid=valid)
-        positions = _positions(indices, device=masks_queries_logits.device)
-        matched = _at_least_float32(masks_queries_logits[positions])
-        per_image = matched.split([len(queries) for queries, _ in indices])
-        focal, dice = [matched.new_zeros(0)], [matched.new_zeros(0)]
-        for image, (_, chosen) in enumerate(indices):
-            losses = focal_and_dice(
-                per_image[image], targets[image], chosen=chosen, valid=planes[image]
-            )
-            focal.append(losses[0])
-            dice.append(losses[1])
-        return {
-            "loss_mask": torch.cat(focal).sum() / num_masks,
-            "loss_dice": torch.cat(dice).sum() / num_masks,
-        }
+        focal, dice = _mask_losses([masks_queries_logits], mask_labels, [indices], valid=valid)
+        return {"loss_mask": focal[0] / num_masks, "loss_dice": dice[0] / num_masks}
 
     def _batch_normalisers(self, class_labels: BatchClassLabels, *, like: Tensor) -> Normalisers:
         num_queries, device = like.shape[1], like.device
@@ -229,6 +225,38 @@ class MaskFormerLoss(nn.Module):
             )
         logger.warning("%s; the losses of this batch are NaN, to skip the step", message)
         return False
+
+
+def _mask_losses(
+    mask_logits: Sequence[Float[Tensor, "images queries height width"]],
+    mask_labels: BatchMaskLabels,
+    layers: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    *,
+    valid: Sequence[Bool[Tensor, "_ _"]] | None,
+) -> tuple[Float[Tensor, " layers"], Float[Tensor, " layers"]]:
+    """Sums focal and dice loss over the matches of each decoder layer.
+
+    Image by image, with all layers together: a GPU then has few operations to start. An image has
+    as many matches in one layer as in another.
+    """
+    targets, planes = pad_to_batch(list(mask_labels), valid=valid)
+    by_layer = [
+        _at_least_float32(logits[_positions(indices, device=logits.device)]).split(
+            [len(queries) for queries, _ in indices]
+        )
+        for logits, indices in zip(mask_logits, layers, strict=True)
+    ]
+    focal, dice = [], []
+    for image, (target, plane) in enumerate(zip(targets, planes, strict=True)):
+        losses = focal_and_dice(
+            torch.cat([matched[image] for matched in by_layer]),
+            target,
+            chosen=torch.cat([indices[image][1] for indices in layers]),
+            valid=plane,
+        )
+        focal.append(losses[0].unflatten(0, (len(layers), -1)))
+        dice.append(losses[1].unflatten(0, (len(layers), -1)))
+    return torch.cat(focal, dim=1).sum(dim=1), torch.cat(dice, dim=1).sum(dim=1)
 
 
 def _count(

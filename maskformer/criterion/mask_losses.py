@@ -1,11 +1,12 @@
 """Mask losses: focal and dice loss of matched masks with their labels, at the size of the labels.
 
-Takes the matched mask logits of one image; `loss.py` adds up what comes out. Masks at full size are
-sixteen times as large as their logits and are never kept: the gradient is worked out while they are
-there, and kept at the size of the logits. On a CPU in float32 `mask_loops.py` does it in one pass.
+Takes the matched mask logits of one image, of all decoder layers together; `loss.py` adds up what
+comes out. Masks at full size are sixteen times as large as their logits and are never kept: the
+gradient is worked out while they are there, and kept at the size of the logits. On a CPU in float32
+`mask_loops.py` does it in one pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch.autograd.function import once_differentiable
 
 from maskformer.cpu import mask_loops
 from maskformer.cpu.mask_loops import FOCAL_ALPHA, as_bytes
+from maskformer.criterion import pieces
 from maskformer.criterion.mask_runs import MaskRuns
 from maskformer.criterion.matcher import softplus
 from maskformer.criterion.targets import IdMap, MaskLabels, expand_masks
 
-# Masks are compared at full size a few at a time: about this many pixels of float32 fit a cache.
-_PIXELS_AT_ONCE = 2**20
+# About as many pixels of float32 as fit a CPU's cache.
+_PIXELS_ON_A_CPU = 2**20
 
 
 def focal_and_dice(
@@ -46,8 +48,7 @@ class _FocalAndDice(torch.autograd.Function):
         chosen: Int[Tensor, " chosen"],
         valid: Bool[Tensor, "full_height full_width"] | None,
     ) -> tuple[Float[Tensor, " chosen"], Float[Tensor, " chosen"]]:
-        in_loops = logits.device.type == "cpu" and logits.dtype == torch.float32
-        compare = _by_loops if in_loops else _by_operations
+        compare = _by_loops if pieces.runs_in_loops(logits) else _by_operations
         # Autocast would make the products of vectors and matrices, which are sums, far too coarse.
         with torch.autocast(logits.device.type, enabled=False):
             losses = compare(logits, mask_labels, chosen=chosen, valid=valid)
@@ -105,16 +106,51 @@ def _by_operations(
     valid: Bool[Tensor, "full_height full_width"] | None,
 ) -> LossesAndGradients:
     """With torch's operations, on any device and in any precision."""
-    height, width = mask_labels.shape[-2:]
-    at_once = max(1, _PIXELS_AT_ONCE // (height * width))
-    pieces = [
-        _piece(some, expand_masks(mask_labels, chosen=of_piece), valid=valid)
+    full_size = (mask_labels.shape[-2], mask_labels.shape[-1])
+    pixels = pieces.values_at_once(logits.device, on_cpu=_PIXELS_ON_A_CPU)
+    at_once = max(1, pixels // (full_size[0] * full_size[1]))
+    enlarging = _Enlarging.of(logits, full_size=full_size)
+    compared = [
+        _piece(some, expand_masks(mask_labels, chosen=of_piece), valid=valid, enlarging=enlarging)
         for some, of_piece in zip(logits.split(at_once), chosen.split(at_once), strict=True)
     ]
     focal, dice, focal_gradient, dice_gradient = (
-        torch.cat(parts) for parts in zip(*pieces, strict=True)
+        torch.cat(parts) for parts in zip(*compared, strict=True)
     )
     return focal, dice, focal_gradient, dice_gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Enlarging:
+    """The weight of each logit in each pixel, along the rows and along the columns."""
+
+    rows: Float[Tensor, "height full_height"]
+    columns: Float[Tensor, "width full_width"]
+
+    @classmethod
+    def of(
+        cls, logits: Float[Tensor, "masks height width"], *, full_size: tuple[int, int]
+    ) -> "_Enlarging":
+        rows, columns = (
+            F.interpolate(
+                torch.eye(length, dtype=logits.dtype, device=logits.device)[None],
+                size=count,
+                mode="linear",
+            )[0]
+            for length, count in zip(logits.shape[1:], full_size, strict=True)
+        )
+        return cls(rows=rows, columns=columns)
+
+    def shrink(
+        self, gradient: Float[Tensor, "masks full_height full_width"]
+    ) -> Float[Tensor, "masks height width"]:
+        """Turns the gradient by enlarged logits into the gradient by the logits themselves.
+
+        Bilinear interpolation is linear along either side, so its reverse is a product with a
+        matrix on each; torch's own is three times as slow on a CPU, and adds in a random order on
+        a GPU.
+        """
+        return self.rows @ (gradient @ self.columns.T)
 
 
 def _piece(
@@ -122,17 +158,14 @@ def _piece(
     labels: Bool[Tensor, "masks full_height full_width"],
     *,
     valid: Bool[Tensor, "full_height full_width"] | None,
+    enlarging: _Enlarging,
 ) -> LossesAndGradients:
     full = F.interpolate(logits[:, None], size=labels.shape[1:], mode="bilinear")
     comparison = _compare(full.flatten(1), labels.flatten(1), valid=valid)
     focal, focal_slope = _focal(comparison)
+    focal_gradient = enlarging.shrink(focal_slope.view(labels.shape))
     dice, dice_slope = _dice(comparison)
-    return (
-        focal,
-        dice,
-        _shrink_gradient(focal_slope.view(labels.shape), size=logits.shape[1:]),
-        _shrink_gradient(dice_slope.view(labels.shape), size=logits.shape[1:]),
-    )
+    return focal, dice, focal_gradient, enlarging.shrink(dice_slope.view(labels.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,22 +231,3 @@ def _dice(pixels: _Comparison) -> tuple[Float[Tensor, " masks"], Float[Tensor, "
     ratio = (2 * overlap + 1) / (total + 1)
     by_probability = (ratio[:, None] - 2 * pixels.labels).div_(total[:, None] + 1)
     return 1 - ratio, by_probability.mul_(pixels.error).mul_(1 - pixels.error)
-
-
-def _shrink_gradient(
-    gradient: Float[Tensor, "masks full_height full_width"], *, size: Sequence[int]
-) -> Float[Tensor, "masks height width"]:
-    """Turns the gradient by enlarged logits into the gradient by the logits themselves.
-
-    Bilinear interpolation is linear along either side, so its reverse is a product with a matrix on
-    each; torch's own is three times as slow on a CPU, and adds in a random order on a GPU.
-    """
-    rows = _enlarging(size[0], like=gradient, count=gradient.shape[1])
-    columns = _enlarging(size[1], like=gradient, count=gradient.shape[2])
-    return rows @ (gradient @ columns.T)
-
-
-def _enlarging(length: int, *, like: Tensor, count: int) -> Float[Tensor, "length count"]:
-    """Returns the weight of each of `length` logits in each of `count` pixels along one side."""
-    one_hot = torch.eye(length, dtype=like.dtype, device=like.device)
-    return F.interpolate(one_hot[None], size=count, mode="linear")[0]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from maskformer.cpu import mask_loops
 from maskformer.cpu.mask_loops import FOCAL_ALPHA, PairTerms
+from maskformer.criterion import pieces
 from maskformer.criterion.targets import (
     MaskLabels,
     expand_masks,
@@ -146,24 +147,26 @@ class MaskFormerHungarianMatcher(nn.Module):
         counted = None
         if valid is not None:
             counted = sample_plane(valid, size=(height, width)).flatten().to(dtype)
-        columns: list[list[Tensor]] = [[] for _ in mask_logits]
+        groups = _groups_of_layers(mask_logits)
+        columns: list[list[Tensor]] = [[] for _ in groups]
+        checksums: list[Tensor] = [torch.empty(0)] * len(groups)
         for some in _some_at_a_time(len(labels), pixels=height * width, device=labels.device):
             masks = expand_masks(sampled, chosen=some).flatten(1).to(dtype)
             wanted = labels if some is None else labels[some]
-            # Layer by layer, since what lies between logits and costs is larger than both.
-            for layer, of_layer in enumerate(columns):
-                pixels, classes = mask_logits[layer].flatten(1).to(dtype), class_logits[layer]
-                of_layer.append(
-                    self._pair_costs(
-                        pixels, classes.to(dtype), masks=masks, labels=wanted, valid=counted
-                    )
+            for number, group in enumerate(groups):
+                pixels = _joined(mask_logits[group]).flatten(1).to(dtype)
+                classes = _joined(class_logits[group]).to(dtype)
+                columns[number].append(
+                    self._pair_costs(pixels, classes, masks=masks, labels=wanted, valid=counted)
                 )
-        for of_layer, layer_masks, layer_classes in zip(
-            columns, mask_logits, class_logits, strict=True
-        ):
-            checksum = layer_masks.flatten(1).to(dtype).sum(dim=1)
-            of_layer.append((checksum + layer_classes.to(dtype).sum(dim=1))[:, None])
-        return torch.stack([torch.cat(of_layer, dim=1) for of_layer in columns])
+                checksums[number] = pixels.sum(dim=1) + classes.sum(dim=1)
+        by_query = torch.cat(
+            [
+                torch.cat([*costs, checksum[:, None]], dim=1)
+                for costs, checksum in zip(columns, checksums, strict=True)
+            ]
+        )
+        return by_query.unflatten(0, (len(mask_logits), -1))
 
     def _pair_costs(
         self,
@@ -188,6 +191,21 @@ class MaskFormerHungarianMatcher(nn.Module):
         return (
             f"cost_class={self.cost_class}, cost_mask={self.cost_mask}, cost_dice={self.cost_dice}"
         )
+
+
+def _groups_of_layers(mask_logits: Sequence[Float[Tensor, "queries height width"]]) -> list[slice]:
+    """Groups layers whose pair terms are computed at once: one on a CPU, many on a GPU.
+
+    What lies between logits and costs is larger than both.
+    """
+    first = mask_logits[0]
+    at_once = max(1, pieces.values_at_once(first.device, on_cpu=1) // max(1, first.numel()))
+    return [slice(begin, begin + at_once) for begin in range(0, len(mask_logits), at_once)]
+
+
+def _joined(layers: Sequence[Float[Tensor, "queries *shape"]]) -> Float[Tensor, "rows *shape"]:
+    """Joins the queries of all layers; copies nothing where there is one layer."""
+    return layers[0] if len(layers) == 1 else torch.cat(list(layers))
 
 
 def _some_at_a_time(
@@ -224,8 +242,8 @@ def _pairwise_focal_and_dice(
     num_pixels: Tensor | int = logits.shape[1]
     if valid is not None:
         masks, num_pixels = masks * valid, valid.sum().clamp(min=1)
-    on_cpu = logits.device.type == "cpu" and logits.dtype == torch.float32
-    terms = mask_loops.pair_terms(logits, valid) if on_cpu else _pair_terms(logits, valid)
+    in_loops = pieces.runs_in_loops(logits)
+    terms = mask_loops.pair_terms(logits, valid) if in_loops else _pair_terms(logits, valid)
     focal = terms.inside_more @ masks.T + terms.outside_sum[:, None]
     overlap = terms.probability @ masks.T
     total = terms.probability_sum[:, None] + masks.sum(dim=1)

@@ -30,6 +30,9 @@ class Backbone(Protocol):
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Makes training compute the inside of each block twice, and keep none of it."""
 
+    def stages(self) -> list[nn.Module]:
+        """Returns the parts that run one after another, and that can be compiled one by one."""
+
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """The backbone with fresh weights."""
@@ -71,3 +74,6 @@ class TimmBackbone(nn.Module):
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         self._backbone.set_grad_checkpointing(enabled)
+
+    def stages(self) -> list[nn.Module]:
+        return [self._backbone]

@@ -46,6 +46,9 @@ class ResNetBackbone(nn.Module):
             if isinstance(stage, _Stage):
                 stage.recompute = enabled
 
+    def stages(self) -> list[nn.Module]:
+        return [self.embedder, *self.encoder.stages]
+
 
 class _Stem(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:

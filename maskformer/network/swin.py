@@ -65,6 +65,9 @@ class SwinBackbone(nn.Module):
             if isinstance(stage, _Stage):
                 stage.recompute = enabled
 
+    def stages(self) -> list[nn.Module]:
+        return list(self.model.encoder.layers)
+
     def published_besides(self) -> dict[str, Tensor]:
         """Tensors of the published format that we derive or never use; other readers miss them."""
         some = next(self.parameters())

@@ -4,7 +4,8 @@ Samples come from `samples.py` as bytes, which travel cheaply; `loop.py` takes t
 are normalised on the device.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +48,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Applies a change to each tensor, such as a move to a device."""
+        return Batch(
+            image_ids=self.image_ids,
+            pixel_values=change(self.pixel_values),
+            pixel_mask=change(self.pixel_mask),
+            mask_labels=[masks.each(change) for masks in self.mask_labels],
+            class_labels=[change(labels) for labels in self.class_labels],
+            valid=None if self.valid is None else [change(plane) for plane in self.valid],
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return self.each(lambda tensor: tensor.to(device))
+
 
 def collate(
     samples: Sequence[TrainingSample],
@@ -54,14 +69,18 @@ def collate(
     processor: MaskFormerImageProcessor,
     device: torch.device | str = "cpu",
     padded_size: tuple[int, int] | None = None,
+    multiple: int = 1,
 ) -> Batch:
     """Collates samples to one batch, padded to the largest of them and the processor's divisor.
 
     Args:
         padded_size: (height, width) to pad to at least, so that a batch's size does not depend on
             its samples.
+        multiple: both sides of a batch are multiples of it too, so that batches have few sizes.
     """
-    size = _padded_size(samples, processor=processor, at_least=padded_size or (1, 1))
+    size = _padded_size(
+        samples, processor=processor, at_least=padded_size or (1, 1), multiple=multiple
+    )
     device = torch.device(device)
     sizes = [(sample.pixels.shape[1], sample.pixels.shape[2]) for sample in samples]
     # Copies from pinned memory run while the host goes on.
@@ -97,11 +116,12 @@ def _padded_size(
     *,
     processor: MaskFormerImageProcessor,
     at_least: tuple[int, int],
+    multiple: int,
 ) -> tuple[int, int]:
     largest = [max(sample.pixels.shape[side] for sample in samples) for side in (1, 2)]
     size = (max(largest[0], at_least[0]), max(largest[1], at_least[1]))
     # Rounded up under either resize rule: training pads images and never stretches them.
-    divisor = max(processor.size_divisor, 1)
+    divisor = math.lcm(max(processor.size_divisor, 1), multiple)
     size = (-(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor)
     return processor.padded_size(size)
 

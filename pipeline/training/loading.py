@@ -1,7 +1,8 @@
 """Loads the batches of a worker, step by step, with torch's DataLoader.
 
 Loader processes read, decode and augment ahead of time; the worker's own process pads, copies to
-the device and normalises. A sample is the same whichever process makes it.
+the device and normalises, beside a GPU in a thread and a step ahead. A sample is the same whichever
+process makes it.
 """
 
 import math
@@ -24,6 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.training.batches import Batch, TrainingSample, collate
+from pipeline.training.prefetch import prefetched
 from pipeline.training.sampler import SampleIndex, step_indices, worker_share
 from pipeline.training.samples import TrainingData
 
@@ -42,6 +44,7 @@ def load_batches(
     micro_batches: int,
     num_processes: int,
     device: torch.device | str,
+    multiple: int = 1,
 ) -> Iterator[list[Batch]]:
     """Yields this worker's micro-batches of each step, on its device.
 
@@ -50,6 +53,7 @@ def load_batches(
         global_batch: images of a step, all workers together.
         num_processes: processes that decode and augment for this worker; with 0 it does so itself
             when a step asks for its batches.
+        multiple: both sides of each batch are padded to multiples of it.
 
     Raises:
         LabelError: an image is damaged; raised at its step.
@@ -78,7 +82,9 @@ def load_batches(
         )
     else:
         samples = (sample for chunk in chunks for sample in _make_samples(data, chunk))
-    return _batches(data, samples, shares=map(share, steps), device=device)
+    batches = _batches(data, samples, shares=map(share, steps), device=device, multiple=multiple)
+    # A CPU that trains has no time between steps in which a thread could work.
+    return prefetched(batches, device=device) if torch.device(device).type == "cuda" else batches
 
 
 def _batches(
@@ -87,6 +93,7 @@ def _batches(
     *,
     shares: Iterable[list[list[SampleIndex]]],
     device: torch.device | str,
+    multiple: int,
 ) -> Iterator[list[Batch]]:
     for micro_batches in shares:
         yield [
@@ -95,6 +102,7 @@ def _batches(
                 processor=data.processor,
                 device=device,
                 padded_size=data.augmentation.padded_size,
+                multiple=multiple,
             )
             for indices in micro_batches
         ]

@@ -5,6 +5,7 @@ normalised over all workers and micro-batches and gradients are averaged once, s
 not depend on how its images were shared out.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,12 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maskformer import MaskFormerForInstanceSegmentation, Normalisers, step_normalisers
 from pipeline.training.batches import Batch
+from pipeline.training.host_copy import HostCopy
 from pipeline.training.model_ema import ModelEMA
 from pipeline.training.optimisation import (
     OptimisationSettings,
     build_optimiser,
     check_device,
+    compile_blocks,
     freeze,
+    restore_optimiser,
+    set_float32_arithmetic,
     set_learning_rate,
 )
 
@@ -39,8 +44,8 @@ class StepResult:
     grad_norm: Tensor
     """The gradient norm of the whole model before clipping; the same on all workers."""
     learning_rate: float
-    was_taken: bool
-    """False where the gradient was not finite and the weights stayed."""
+    was_taken: Tensor
+    """False where the gradient was not finite and the weights stayed; one boolean."""
 
 
 class Trainer:
@@ -76,12 +81,16 @@ class Trainer:
             else ModelEMA(self.model, decay=settings.average_decay)
         )
         self.num_left_out = 0
-        """The number of steps skipped so far because their gradients were not finite."""
+        """The number of steps skipped because their gradients were not finite, up to the last step
+        that `settle` knows of."""
+        self._last_norm = HostCopy(3, device=self.model.device)
         self._seed = seed
         self._losses = _Losses(self.model, auxiliary_losses=auxiliary_losses)
         self._parallel: nn.Module = self._losses
+        if settings.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
         if settings.compile:
-            self.model.compile()
+            compile_blocks(self.model)
         if _num_processes() > 1:
             self._parallel = DistributedDataParallel(self._losses, gradient_as_bucket_view=True)
 
@@ -95,8 +104,11 @@ class Trainer:
     def step(self, micro_batches: Sequence[Batch], *, step: int) -> StepResult:
         """Takes a step, which counts from 0; batches are on the model's device.
 
+        The host waits for the device once, in the matcher.
+
         Raises:
-            FloatingPointError: the gradient is not finite and the settings say so, on all workers.
+            FloatingPointError: the gradient of this step, or on a GPU of the step before, is not
+                finite and the settings say so; on all workers.
         """
         self._begin(step)
         rate = set_learning_rate(self.optimiser, step=step, settings=self.settings)
@@ -111,15 +123,38 @@ class Trainer:
             is_last = number == len(micro_batches) - 1
             for name, loss in self._backward(batch, normalisers, is_last=is_last).items():
                 losses[name] = losses[name] + loss if name in losses else loss
+        self.settle()  # the step before, which the device finished before this one's matching
         self.scaler.unscale_(self.optimiser)
         bound = self.settings.clip_norm
         grad_norm = nn.utils.clip_grad_norm_(
             self._learning, float("inf") if bound is None else bound
         )
         was_taken = self._update(grad_norm, step=step)
+        if self._last_norm.is_immediate:
+            self.settle()
         return StepResult(
             losses=losses, grad_norm=grad_norm, learning_rate=rate, was_taken=was_taken
         )
+
+    def settle(self) -> None:
+        """Learns whether the last step was taken; waits for the device to finish it.
+
+        Raises:
+            FloatingPointError: its gradient is not finite and the settings say so.
+        """
+        last = self._last_norm.take()
+        if last is None:
+            return
+        norm, loss_scale, step = last
+        if math.isfinite(norm):
+            return
+        self.num_left_out += 1
+        # A scale that is too large is no error: it halves until the losses fit.
+        if self.settings.non_finite == "raise" and not loss_scale > 1:
+            raise FloatingPointError(
+                f"step {step:.0f}: the gradient must be finite, its norm is {norm}; "
+                "lower --learning_rate, or skip such steps with --non_finite skip"
+            )
 
     def share_buffers(self) -> None:
         """Copies the first process's statistics of batch norm to all processes.
@@ -133,6 +168,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a step changes, except for the weights of `delivered`."""
+        self.settle()
         return {
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -142,13 +178,15 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state; the model must have been made from the saved weights of `delivered`."""
-        self.optimiser.load_state_dict(state["optimiser"])
+        restore_optimiser(self.optimiser, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.num_left_out = state["num_left_out"]
         if state["learning"] is not None:
             self.model.load_state_dict(state["learning"])
 
     def _begin(self, step: int) -> None:
+        # At each step, since a validation in between may have set it for itself.
+        set_float32_arithmetic(tf32=self.settings.tf32)
         process = dist.get_rank() if _num_processes() > 1 else 0
         torch.manual_seed((self._seed * 1_000_003 + step * 4_099 + process) % _LARGEST_SEED)
         self.model.train()
@@ -169,29 +207,20 @@ class Trainer:
         with torch.autocast(self.model.device.type, dtype, enabled=dtype is not None):
             return self._parallel(batch, normalisers)
 
-    def _update(self, grad_norm: Tensor, *, step: int) -> bool:
-        # The host waits for the device here and in the matcher, and nowhere else in a step.
-        is_finite = bool(grad_norm.isfinite())
-        if not is_finite:
-            self.num_left_out += 1
-            self._refuse_or_pass(grad_norm, step=step)
-        if is_finite or self.scaler.is_enabled():
-            # The scaler itself skips a step that is not finite, and lowers its scale.
-            self.scaler.step(self.optimiser)
-            self.scaler.update()
+    def _update(self, grad_norm: Tensor, *, step: int) -> Tensor:
+        """Changes the weights, unless the gradient is not finite, which the device itself tells."""
+        is_finite = grad_norm.isfinite()
+        loss_scale = self.scaler.scale(torch.ones_like(grad_norm))
+        number = torch.full_like(grad_norm, step + 1)
+        # AdamW's fused kernel reads it, as a gradient scaler sets it, and then changes nothing.
+        self.optimiser.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+        self.optimiser.step()
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        if is_finite and self.averaged is not None:
-            self.averaged.update(self.model, step=step)
+        if self.averaged is not None:
+            self.averaged.update(self.model, step=step, was_taken=is_finite)
+        self._last_norm.send(torch.stack([grad_norm, loss_scale, number]))
         return is_finite
-
-    def _refuse_or_pass(self, grad_norm: Tensor, *, step: int) -> None:
-        # A scale that is too large is no error: it halves until the losses fit.
-        may_be_the_scale = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        if self.settings.non_finite == "raise" and not may_be_the_scale:
-            raise FloatingPointError(
-                f"step {step + 1}: the gradient must be finite, its norm is {float(grad_norm)}; "
-                "lower --learning_rate, or skip such steps with --non_finite skip"
-            )
 
 
 class _Losses(nn.Module):

@@ -3,8 +3,7 @@
 import copy
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 
 class ModelEMA:
@@ -16,13 +15,14 @@ class ModelEMA:
         self._decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, *, step: int) -> None:
+    def update(self, model: nn.Module, *, step: int, was_taken: Tensor) -> None:
         """Moves the average towards the weights after `step`, which counts from 0.
 
-        The first steps weigh more than their share, so that the initial weights are soon left.
+        The first steps weigh more than their share, so that the initial weights are soon left. A
+        step that was not taken changes nothing, for which the host need not know it.
         """
-        decay = min(self._decay, (1 + step) / (10 + step))
-        average = get_ema_multi_avg_fn(decay)
-        average(list(self.model.parameters()), list(model.parameters()), step)
+        share = was_taken * (1 - min(self._decay, (1 + step) / (10 + step)))
+        for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
+            mine.lerp_(theirs, share.to(mine.dtype))
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+            mine.copy_(torch.where(was_taken, theirs, mine))

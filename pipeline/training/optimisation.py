@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from maskformer import MaskFormerForInstanceSegmentation
 from pipeline.training.settings import OptimisationSettings
 
 _BACKBONE = "pixel_level_module.encoder."
 _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "position_embeddings")
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.modules.batchnorm._NormBase)
+_MOST_SIZES = 24
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -40,10 +42,29 @@ def check_device(settings: OptimisationSettings, *, device: str) -> None:
             f"batch_norm synchronised needs GPUs, the model is on {device}; leave it out, or take "
             "frozen"
         )
+    if settings.tf32 and device != "cuda":
+        raise ValueError(f"tf32 has no effect on a {device}, it is GPUs' arithmetic; leave it out")
+
+
+def set_float32_arithmetic(*, tf32: bool) -> None:
+    """Sets how GPUs multiply float32, in products and convolutions alike: exactly, or in TF32."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def compile_blocks(model: MaskFormerForInstanceSegmentation) -> None:
+    """Compiles the stages and layers of a model at their first run, each for itself.
+
+    Each for the sizes that come first, up to a number; batches of rarer sizes run uncompiled.
+    """
+    for block in model.blocks():
+        block.compile(dynamic=False, recompile_limit=_MOST_SIZES, isolate_recompiles=True)
 
 
 def build_optimiser(model: nn.Module, *, settings: OptimisationSettings) -> torch.optim.AdamW:
     """Builds AdamW over the weights that learn; call `set_learning_rate` before each step.
+
+    In its fused form, one pass over memory, which leaves out a step where `found_inf` is 1.
 
     Raises:
         ValueError: no weight is left to learn.
@@ -53,7 +74,18 @@ def build_optimiser(model: nn.Module, *, settings: OptimisationSettings) -> torc
         raise ValueError(
             f"frozen_weights must leave weights to learn, {list(settings.frozen_weights)} take all"
         )
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    is_meta = groups[0]["params"][0].is_meta  # where a model is checked, and nothing computed
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=not is_meta)
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads a saved state; how steps are computed stays as built, whatever saved the state."""
+    ways = ("fused", "foreach")
+    groups = [
+        {**saved, **{way: built[way] for way in ways}}
+        for saved, built in zip(state["param_groups"], optimiser.param_groups, strict=True)
+    ]
+    optimiser.load_state_dict({**state, "param_groups": groups})
 
 
 def set_learning_rate(

@@ -54,7 +54,7 @@ from pipeline.training.worker import TrainingJob
 _FREE = {
     *(field.name for part in (WorkerSettings, Storage) for field in dataclasses.fields(part)),
     *("output", "checkpoint_every", "keep_checkpoints", "log_every", "licence", "drawn_images"),
-    *("micro_batches", "compile"),
+    *("micro_batches", "gradient_checkpointing"),
 }
 
 
@@ -172,7 +172,6 @@ def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer)
         checkpoint_every=wanted.checkpoint_every,
         keep_checkpoints=wanted.keep_checkpoints,
         log_every=wanted.log_every,
-        loader_processes=workers.loader_processes,
     )
 
 

@@ -5,6 +5,7 @@ Ray Train starts them once; this file decides by their errors whether to start t
 
 import functools
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipeline.training.settings import WorkerSettings
 from pipeline.training.worker import TrainingJob, train
 
 _LOOK_EVERY_SECONDS = 0.5
+_MOST_LOADER_PROCESSES = 8
 _SHOWN = 400
 
 
@@ -55,7 +57,11 @@ def run_workers(
     resources = _resources(settings)
     check_device(job.optimisation, device="cuda" if resources.get("GPU") else "cpu")
     cpus = resources["CPU"]
-    job = replace(job, num_threads=None if resources.get("GPU") else max(1, int(cpus)))
+    job = replace(
+        job,
+        num_threads=None if resources.get("GPU") else max(1, int(cpus)),
+        loader_processes=_loader_processes(settings, cluster=ray.cluster_resources()),
+    )
     reference = ray.put(job)
     storage = job.storage
     root = Checkpoints(job.output, storage=storage).root
@@ -124,6 +130,14 @@ def _resources(settings: WorkerSettings) -> dict[str, float]:
                 f"{available.get(name, 0):g}; lower --num_workers or --worker_cpus"
             )
     return resources
+
+
+def _loader_processes(settings: WorkerSettings, *, cluster: Mapping[str, float]) -> int:
+    """Returns the loader processes of each worker: beside a GPU all of its cores but one."""
+    if settings.loader_processes is not None:
+        return settings.loader_processes
+    gpus, cpus = cluster.get("GPU", 0), cluster.get("CPU", 0)
+    return min(max(int(cpus / gpus) - 1, 1), _MOST_LOADER_PROCESSES) if gpus else 1
 
 
 def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer) -> Any:

@@ -115,8 +115,15 @@ class OptimisationSettings:
     batch_norm: Literal["as_built", "frozen", "synchronised"] = "as_built"
     """Statistics of batch norm. as_built: of each worker's images, unless the model's configuration
     froze it; frozen: nothing of it changes; synchronised: of the images of all workers, on GPUs."""
+    gradient_checkpointing: bool = False
+    """Keep nothing of the inside of the backbone's blocks for the backward pass, which computes it
+    again: larger models and batches fit, and a step takes longer."""
     compile: bool = False
-    """Compile the model (torch.compile): a slow start, and faster steps on GPUs."""
+    """Compile the model, block by block (torch.compile): a slow start, and faster steps on GPUs.
+    Batches of many sizes are padded to multiples of 64, so that sizes come again."""
+    tf32: bool = False
+    """Let GPUs round the factors of float32 products and convolutions to 10 bits (TF32): faster;
+    without it what is float32 is exact."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "micro_batches"):
@@ -182,8 +189,9 @@ class WorkerSettings:
     """Processes that share each step's images; one for each GPU."""
     worker_cpus: float | None = None
     """CPUs that a worker reserves; by default 1 beside a GPU, else its share of the cluster's."""
-    loader_processes: int = 1
-    """Processes beside each worker that decode and augment; with 0 the worker waits."""
+    loader_processes: int | None = None
+    """Processes beside each worker that decode and augment; with 0 the worker does it. By default
+    1, and beside GPUs one less than a GPU has cores, from 1 to 8."""
     max_failures: int = 3
     """Number of times that lost workers are started again, from a checkpoint."""
     ray_address: str | None = None
@@ -193,8 +201,9 @@ class WorkerSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("num_workers", 1), ("loader_processes", 0), ("max_failures", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.worker_cpus is not None and not self.worker_cpus > 0:
             raise ValueError(f"worker_cpus must be above 0, got {self.worker_cpus}")
 

@@ -39,6 +39,8 @@ from pipeline.training.samples import TrainingData
 from pipeline.training.stop_request import StopRequest
 from pipeline.training.validation import Validation, ValidationResult
 
+_COMPILED_MULTIPLE = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
@@ -54,9 +56,16 @@ class TrainingJob:
     checkpoint_every: int
     keep_checkpoints: int
     log_every: int
-    loader_processes: int
+    loader_processes: int = 1
+    """Of each worker."""
     num_threads: int | None = None
     """Threads of a worker's arithmetic; None for torch's own choice."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Of which the sides of batches are multiples, so that compiled blocks serve many."""
+        has_one_size = self.data.augmentation.pad_to_crop
+        return _COMPILED_MULTIPLE if self.optimisation.compile and not has_one_size else 1
 
 
 def train(job_reference: "ray.ObjectRef[TrainingJob]") -> str | None:
@@ -122,6 +131,7 @@ class _Run:
             # Each checkpoint gets a line too, so that a resumed run averages over the same steps;
             # the first step gets one, since somebody waits to see that the run learns.
             if done % self._training_job.log_every == 0 or is_saved or done == 1:
+                self._trainer.settle()
                 line = meter.line(step=done, left_out=self._trainer.num_left_out)
                 if self._history is not None:
                     self._history.add(line)
@@ -167,6 +177,7 @@ class _Run:
             micro_batches=settings.micro_batches,
             num_processes=self._training_job.loader_processes,
             device=device,
+            multiple=self._training_job.size_multiple,
         )
         self._say("reading the first images")
         for step in steps:
@@ -276,12 +287,14 @@ class _Meter:
         assert self._last is not None
         seconds = time.monotonic() - self._began
         names = list(self._sums)
-        numbers = torch.stack(
-            [*self._sums.values(), torch.tensor(self._waited, device=self._device)]
-        ).double()
+        waited_here = torch.tensor(self._waited, device=self._device)
+        numbers = torch.stack([*self._sums.values(), waited_here]).double()
         if self._world_size > 1:
             dist.all_reduce(numbers)
-        *losses, waited = (numbers / self._world_size).tolist()
+        # The host waits for the device here, once in all the steps of the line.
+        *losses, waited, grad_norm = torch.cat(
+            [numbers / self._world_size, self._last.grad_norm.double()[None]]
+        ).tolist()
         by_name = {name: loss / self._num_steps for name, loss in zip(names, losses, strict=True)}
         line = {
             "step": step,
@@ -289,7 +302,7 @@ class _Meter:
             "loss": sum(by_name.values()),
             "losses": {name.removeprefix("loss_"): loss for name, loss in by_name.items()},
             "learning_rate": self._last.learning_rate,
-            "grad_norm": float(self._last.grad_norm),
+            "grad_norm": grad_norm,
             "images_per_second": self._num_images / seconds,
             "data_wait": waited / seconds,
             "left_out": left_out,

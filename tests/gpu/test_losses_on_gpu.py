@@ -144,9 +144,21 @@ def test_steps_lead_where_those_of_the_cpu_lead():
             assert float(ours.losses[name]) == pytest.approx(float(loss), rel=1e-3, abs=1e-4), name
 
 
-def test_a_step_waits_for_its_matches_and_for_whether_to_take_it():
-    gpu, inputs = trainer(GPU, precision="bf16"), [batch(GPU)]
-    assert len(waits(lambda: gpu.step(inputs, step=0))) == 2
+@pytest.mark.parametrize("settings", [{}, {"average_decay": 0.9}, {"precision": "fp16"}])
+def test_a_step_waits_for_its_matches_alone(settings):
+    gpu, inputs = trainer(GPU, **{"precision": "bf16", **settings}), [batch(GPU)]
+    assert len(waits(lambda: gpu.step(inputs, step=0))) == 1
+
+
+def test_a_step_that_is_not_finite_is_told_by_the_next_or_when_asked():
+    gpu, good, bad = trainer(GPU), batch(GPU), batch(GPU)
+    bad.pixel_values[0, 0, 0, 0] = math.nan
+    assert not gpu.step([bad], step=7).was_taken
+    with pytest.raises(FloatingPointError, match="step 8: the gradient must be finite"):
+        gpu.step([good], step=8)
+    gpu.step([bad], step=9)
+    with pytest.raises(FloatingPointError, match="step 10: the gradient must be finite"):
+        gpu.settle()
 
 
 def test_in_fp16_the_scale_halves_until_the_losses_fit():

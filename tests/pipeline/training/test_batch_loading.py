@@ -193,11 +193,30 @@ def test_a_batch_is_at_least_as_large_as_it_is_asked_for(data: TrainingData) -> 
     assert small.pixel_values.shape[2:] == (32, 32)
 
 
+def test_sides_can_be_multiples_of_a_number_so_that_batches_have_few_sizes(
+    data: TrainingData,
+) -> None:
+    settings = Augmentation(short_edges=(30, 70, 100))
+    processor = MaskFormerImageProcessor(size_divisor=24)
+    others = data_of(data.dataset.uri, augmentation=settings, processor=processor)
+    batches = [
+        batch for step in steps_of(others, range(3), global_batch=1, multiple=64) for batch in step
+    ]
+    sides = {side for batch in batches for side in batch.pixel_values.shape[2:]}
+    assert all(side % 64 == 0 == side % 24 for side in sides)
+    assert all(masks.shape[1:] == batch.pixel_values.shape[2:]
+               for batch in batches for masks in batch.mask_labels)  # fmt: skip
+
+
 def test_a_batch_moves_as_a_whole(data: TrainingData) -> None:
     batch = collate(samples(data), processor=data.processor)
     moved = collate(samples(data), processor=data.processor, device="meta")
     assert moved.image_ids == batch.image_ids
+    again = batch.to("meta")
+    assert again.valid is None
+    assert again.pixel_values.shape == moved.pixel_values.shape
     parts = [moved.pixel_values, moved.pixel_mask, *moved.class_labels]
+    parts += [again.pixel_values, again.pixel_mask, *again.class_labels, again.mask_labels[0].map]
     parts += [part for masks in moved.mask_labels for part in (masks.map, masks.ids)]
     assert {part.device.type for part in parts} == {"meta"}
 

@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+from counted_operations import reads
 from tiny_training import drawn_batch, tiny_config, tiny_model
 
-from maskformer import MaskFormerForInstanceSegmentation, ResNetConfig
+from maskformer import MaskFormerForInstanceSegmentation, ResNetConfig, model
+from maskformer.criterion import pieces
+from maskformer.network.mask_product import Projected
 from pipeline.training.batches import Batch
 from pipeline.training.loop import Trainer
 from pipeline.training.optimisation import OptimisationSettings
@@ -160,3 +163,66 @@ def test_batch_norm_that_cannot_be_had_is_refused():
         with_batch_norm(batch_norm="synchronised")
     with pytest.raises(ValueError, match="frozen has no effect on a model without"):
         trainer(batch_norm="frozen")
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks and losses by torch's operations, as a GPU computes them."""
+
+    def product(embeddings: torch.Tensor, projected: Projected) -> torch.Tensor:
+        return torch.einsum("blqc,bchw->blqhw", embeddings, projected.features)
+
+    monkeypatch.setattr(model, "mask_product", product)
+    monkeypatch.setattr(pieces, "runs_in_loops", lambda logits: False)
+    monkeypatch.setattr(pieces, "values_at_once", lambda device, *, on_cpu: pieces.ON_A_GPU)
+
+
+def behind(each: Trainer) -> Trainer:
+    """A trainer whose norms arrive a step later, as from a GPU."""
+    each._last_norm.is_immediate = False
+    return each
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("average_decay", [None, 0.9])
+def test_a_step_reads_from_the_device_for_its_matches_alone(average_decay: float | None):
+    each = behind(trainer(average_decay=average_decay))
+    each.step(batches(0), step=0)
+    found = reads(lambda: each.step(batches(1), step=1))
+    assert [place.split(":")[0] for place in found] == ["matcher.py"]
+
+
+def test_a_step_that_is_not_finite_is_told_by_the_next_where_norms_arrive_late():
+    raising = behind(trainer())
+    result = raising.step([broken(batches(0)[0])], step=7)
+    assert not result.was_taken
+    with pytest.raises(FloatingPointError, match=r"step 8: the gradient must be finite"):
+        raising.step(batches(1), step=8)
+
+
+def test_steps_left_out_are_counted_and_change_nothing_where_norms_arrive_late():
+    skipping = behind(trainer(non_finite="skip", average_decay=0.5))
+    skipping.step(batches(0), step=0)
+    before = weights(skipping).clone()
+    skipping.step([broken(batches(1)[0])], step=1)
+    assert torch.equal(weights(skipping), before)
+    skipping.settle()
+    assert skipping.num_left_out == 1
+    skipping.step(batches(2), step=2)
+    skipping.settle()
+    assert skipping.num_left_out == 1
+    assert not torch.equal(weights(skipping), before)
+
+
+def test_a_state_of_an_optimiser_of_another_form_still_leaves_steps_out():
+    first = trainer(non_finite="skip")
+    first.step(batches(0), step=0)
+    state = copy.deepcopy(first.state_dict())
+    for group in state["optimiser"]["param_groups"]:
+        group["fused"] = None  # as saved by earlier versions
+    resumed = Trainer(first.model, settings=_settings(non_finite="skip"), seed=3)
+    resumed.load_state_dict(state)
+    before = weights(resumed).clone()
+    assert not resumed.step([broken(batches(1)[0])], step=1).was_taken
+    assert torch.equal(weights(resumed), before)
+    assert resumed.step(batches(2), step=2).was_taken

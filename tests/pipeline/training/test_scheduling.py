@@ -30,6 +30,7 @@ from pipeline.training.scheduling import (
     TrainingStopped,
     WorkerSettings,
     _as_ours,
+    _loader_processes,
     _outcome,
     run_workers,
 )
@@ -224,6 +225,24 @@ def test_ctrl_c_lets_workers_stop_by_themselves_and_a_second_one_does_not_wait(
 
     with pytest.raises(KeyboardInterrupt):
         _outcome(Endless(), notes=notes, announcer=Announcer())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "given", "expected"),
+    [
+        ({"CPU": 16.0}, None, 1),
+        ({"CPU": 16.0, "GPU": 1.0}, None, 8),
+        ({"CPU": 32.0, "GPU": 8.0}, None, 3),
+        ({"CPU": 4.0, "GPU": 8.0}, None, 1),
+        ({"CPU": 32.0, "GPU": 8.0}, 0, 0),
+        ({"CPU": 2.0}, 5, 5),
+    ],
+)
+def test_a_worker_beside_a_gpu_has_a_loader_process_for_each_core_but_one(
+    cluster: dict, given: int | None, expected: int
+):
+    settings = WorkerSettings(loader_processes=given)
+    assert _loader_processes(settings, cluster=cluster) == expected
 
 
 @pytest.mark.parametrize(
