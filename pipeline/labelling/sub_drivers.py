@@ -52,7 +52,7 @@ class GroupWork:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What a sub-driver has counted at a moment."""
+    """The counts of a sub-driver at a moment."""
 
     stats: RunStats = field(default_factory=RunStats)
     under_way: Counts = field(default_factory=Counts)

@@ -60,7 +60,7 @@ class UnitWork:
 
 @dataclass(frozen=True, kw_only=True)
 class PassResult:
-    """What a pass left."""
+    """The result of a pass over units."""
 
     done: Collection[str]
     """Units that need no more work."""

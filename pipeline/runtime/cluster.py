@@ -111,10 +111,10 @@ _CPUS_TO_SPARE = 8
 
 _USUAL_SIZE = (480, 640)
 
-# Beside GPUs.
+# Images of a block beside GPUs.
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 256, 64
 _BLOCKS_OF_AN_ACTOR = 4
-# Of a usual photograph, at the size of usual models.
+# Pixels of a usual photograph at the size of usual models.
 _PIXEL_BYTES = 3 * 512 * 704
 
 
