@@ -14,6 +14,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline.labelling.commit import clear_staging, commit_unit
 from pipeline.labelling.deadline import NOT_BEGUN, DeadlineAdmission
+from pipeline.labelling.gpu_actors import LEFT_ALONE, UsableGpus
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.operators import (
     ATTEMPT_TRACKER,
@@ -68,8 +69,15 @@ def run_units(
     )
     attempts = ATTEMPT_TRACKER.remote()
     isolation = None
-    for _ in range(_PASSES):
-        ray.get(attempts.start_pass.remote())
+    gpus = UsableGpus(attempts)
+    num_passes = 0
+    while num_passes < _PASSES + gpus.num_seen:  # a GPU that is left alone ends a pass
+        num_passes += 1
+        if not gpus.choose():
+            if isolation is not None or not gpus.choose(is_last_chance=True):
+                break
+            isolation = IsolationContext()  # images may be at fault
+        ray.get(attempts.start_pass.remote(is_isolated=isolation is not None))
         one_pass = _Pass(
             left,
             job=job,
@@ -79,6 +87,7 @@ def run_units(
             stats=stats,
             on_progress=on_progress,
             isolation=isolation,
+            gpus_left_alone=len(gpus.left_alone),
         )
         done = one_pass.run()
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in done}
@@ -91,8 +100,10 @@ def run_units(
                 suspects, segment_seconds=seconds, earlier=isolation.quarantined
             )
             isolation = IsolationContext(quarantined=quarantined)
-        elif one_pass.lost_workers:
+        elif one_pass.lost_workers and not one_pass.met_gpu_left_alone:
             isolation = IsolationContext()
+    gpus.free()
+    stats.gpus_left_alone = [each.to_dict() for each in gpus.left_alone]
     if one_pass.is_shut:
         stats.units_left = len(left.keys() - one_pass.begun)
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id in one_pass.begun}
@@ -115,10 +126,12 @@ class _Pass:
         stats: RunStats,
         on_progress: Callable[[], bool],
         isolation: IsolationContext | None = None,
+        gpus_left_alone: int = 0,
     ) -> None:
         self._units, self._job, self._stats, self._on_progress = units, job, stats, on_progress
         self._model, self._isolation = model, isolation
         self._admission, self._attempts = admission, attempts
+        self._gpus_left_alone = gpus_left_alone
         self._collected = {unit_id: UnitReceipts() for unit_id in units}
         self._commits: dict[Any, str] = {}
         self._done: set[str] = set()
@@ -129,6 +142,8 @@ class _Pass:
         """Units that had begun by then."""
         self.lost_workers = False
         """Whether units are undone for another reason than a storage fault."""
+        self.met_gpu_left_alone = False
+        """Whether an actor started on such a GPU, which ends the pass."""
 
     def run(self) -> set[str]:
         """Returns the units that this pass committed."""
@@ -139,6 +154,7 @@ class _Pass:
             admission=self._admission,
             attempts=self._attempts,
             isolation=self._isolation,
+            gpus_left_alone=self._gpus_left_alone,
         )
         for unit_id in self._units:
             self._stats.faults.pop(unit_id, None)  # of the pass before
@@ -149,6 +165,9 @@ class _Pass:
                     self._finish_commits(at_most=_COMMITS_AT_ONCE)
                     if not self._on_progress():
                         self.was_stopped = True
+                        break
+                    if self.met_gpu_left_alone:
+                        self._mark_lost(receipt["fault"])
                         break
                     if self.is_shut and not self._awaits_receipts():
                         break
@@ -189,6 +208,7 @@ class _Pass:
         if receipt["fault"]:
             self._stats.faults[unit_id] = receipt["fault"]
             self.lost_workers |= receipt["fault_kind"] == LOST
+            self.met_gpu_left_alone |= receipt["fault_kind"] == LEFT_ALONE
             return
         counts, errors = collected.add(receipt)
         self._stats.add(counts, errors=errors)

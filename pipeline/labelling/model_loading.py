@@ -4,6 +4,7 @@ Labelling and evaluation load their models here, so that one precision means one
 everywhere: `_table.json` records it by name.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
+from pipeline.labelling.little_memory import check_computes
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.settings import Precision, SegmentSettings
 
@@ -23,6 +25,8 @@ DTYPES = {
 }
 """The format of weights and activations for each precision."""
 
+_DRIVER = Path("/proc/driver/nvidia/version")
+
 
 def load_model(
     files: ModelFiles, *, settings: SegmentSettings
@@ -31,8 +35,12 @@ def load_model(
 
     The model is on the GPU, where there is one. The process computes in float32 as the precision
     says from then on; see `set_float32_precision`.
+
+    Raises:
+        RuntimeError: the GPU is there and does not compute.
     """
     set_float32_precision(settings.precision)
+    device = _working_device()
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
@@ -42,7 +50,19 @@ def load_model(
         processor = MaskFormerImageProcessor.from_pretrained(
             folder, resize_rule=settings.resize_rule
         )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    return model.eval().to(device), processor
+
+
+def _working_device() -> torch.device:
+    """Returns the device of the process after it has computed something."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        check_computes(device)
+        return device
+    if torch.version.cuda and _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        # Without this an actor would go on at a hundredth of the speed, on the CPU.
+        raise RuntimeError("CUDA error: the process was given a GPU, and torch finds none")
+    return torch.device("cpu")
 
 
 def set_float32_precision(precision: Precision) -> None:

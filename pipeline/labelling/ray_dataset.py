@@ -99,6 +99,7 @@ def label_dataset(
     admission: Any = None,
     attempts: Any = None,
     isolation: IsolationContext | None = None,
+    gpus_left_alone: int = 0,
 ) -> "ray.data.Dataset":
     """Builds the operators from units to receipts.
 
@@ -106,9 +107,10 @@ def label_dataset(
         admission: the actor of a `DeadlineAdmission`; None for a run without a deadline.
         attempts: the actor of an `AttemptTracker`; None for attempts without a limit.
         isolation: images that end processes, in a pass that looks for them; None in others.
+        gpus_left_alone: how many GPUs of the cluster get no actor.
     """
     units = list(units)
-    machines = Machines.of_cluster(job.actors)
+    machines = Machines.of_cluster(job.actors, gpus_left_alone=gpus_left_alone)
     block_bytes = machines.block_bytes(job.processor) if isolation is None else 1
     configure_ray_data(block_bytes=block_bytes)
     # Our functions raise nothing. Units that Ray loses are undone after the pass, and tried again.

@@ -121,8 +121,12 @@ class Machines:
     num_nodes: int = 1
 
     @classmethod
-    def of_cluster(cls, settings: ActorSettings) -> "Machines":
-        """Decides for the nodes that are alive now."""
+    def of_cluster(cls, settings: ActorSettings, *, gpus_left_alone: int = 0) -> "Machines":
+        """Decides for the nodes that are alive now.
+
+        Args:
+            gpus_left_alone: how many GPUs of these nodes get no actor.
+        """
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
         gpus = sum(node.get("GPU", 0) for node in nodes)
         actor_gpus = settings.actor_gpus
@@ -132,7 +136,7 @@ class Machines:
             on_gpus = [node for node in nodes if node.get("GPU")]
             cpus = min((n["CPU"] * actor_gpus / n["GPU"] for n in on_gpus), default=1.0)
             actor_cpus = settings.actor_cpus or min(1.0, _ACTORS_SHARE * cpus)
-            possible = int(gpus / actor_gpus)
+            possible = int((gpus - gpus_left_alone) / actor_gpus)
             threads = None
         else:
             cores = min(node["CPU"] for node in nodes)
@@ -142,6 +146,8 @@ class Machines:
             # Actors with cores of their own are faster than actors that share them.
             threads = max(1, int(cores / per_node))
         wanted = settings.num_actors or max(1, possible)
+        if gpus_left_alone:  # else nodes may come later
+            wanted = min(wanted, max(1, possible))
         return cls(
             fewest_actors=1 if settings.num_actors is None else wanted,
             most_actors=wanted,
