@@ -185,6 +185,21 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         size = self.resized_size(original_size or (rgb.height, rgb.width))
         return resizing.resize_image(rgb, size=size, resample=self.resample)
 
+    @property
+    def can_resize_on_device(self) -> bool:
+        """Whether `resize_on_device` knows the filter of these settings."""
+        return not self.do_resize or self.resample in resizing.DEVICE_FILTERS
+
+    def resize_on_device(
+        self, pixels: UInt8[Tensor, "batch height width 3"], *, size: HeightWidth
+    ) -> UInt8[Tensor, "batch {size[0]} {size[1]} 3"]:
+        """Resizes upright RGB images, where they are, to the bytes that `resize` gives them."""
+        from maskformer.device_resize import resize_bytes
+
+        if not self.do_resize or tuple(pixels.shape[1:3]) == size:
+            return pixels
+        return resize_bytes(pixels, size=size, resample=self.resample)
+
     def resized_size(self, image_size: HeightWidth) -> HeightWidth:
         """The (height, width) that `resize` gives to an upright image of `image_size`."""
         if not self.do_resize:
@@ -218,10 +233,12 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
         """
         import torch
 
+        from maskformer.device_constants import float_constant
+
         height, width = pixels.shape[1:3]
         padded = self.padded_size((height, width))
         scale, shift = (
-            torch.from_numpy(constant).to(pixels.device, non_blocking=True)
+            float_constant(tuple(constant.tolist()), pixels.device)
             for constant in self._scale_and_shift()
         )
         # In float32 whatever `dtype` is: rounding happens once, at the end.

@@ -29,6 +29,9 @@ SIZE_FORMS: tuple[frozenset[str], ...] = (
     frozenset({"max_height", "max_width"}),
 )
 
+DEVICE_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+"""The filters that `device_resize.py` knows."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

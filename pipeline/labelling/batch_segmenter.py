@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from maskformer import (
@@ -28,8 +26,9 @@ from maskformer import (
 )
 from pipeline.labelling.little_memory import free_memory, is_out_of_memory
 from pipeline.labelling.model import ModelFiles
+from pipeline.labelling.model_inputs import LoadedImage, ModelInputs
 from pipeline.labelling.model_loading import DTYPES, load_model
-from pipeline.labelling.rows import WHOLE_INSTANCES, ImageKey
+from pipeline.labelling.rows import WHOLE_INSTANCES
 from pipeline.labelling.segmented_rows import segment_columns
 from pipeline.labelling.settings import SegmentSettings
 
@@ -37,20 +36,10 @@ _Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizedImage:
-    """An image at the model's size, with its original size."""
-
-    key: ImageKey
-    uri: str
-    size: tuple[int, int]
-    pixels: UInt8[np.ndarray, "height width 3"]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """The model's output for one image: the kept queries and their mask logits."""
 
-    image: ResizedImage
+    image: LoadedImage
     kept: KeptQueries | None
     """None where all queries take part (semantic)."""
     class_logits: Tensor
@@ -89,15 +78,17 @@ class BatchSegmenter:
         self.model, self.processor = load_model(model_files, settings=settings)
         self.labels = self.model.config.id2label
         self._settings = settings
-        self._dtype = DTYPES[settings.precision]
+        self._model_inputs = ModelInputs(
+            self.processor, device=self.model.device, dtype=DTYPES[settings.precision]
+        )
         self._num_threads = num_threads or torch.get_num_threads()
         self._num_whole = num_whole_instances
 
-    def predict(self, batch: Sequence[ResizedImage]) -> list[Prediction]:
+    def predict(self, batch: Sequence[LoadedImage]) -> list[Prediction]:
         """Runs the model: the class head first, then the masks of the queries that are kept."""
         if torch.get_num_threads() != self._num_threads:  # it is each thread's own
             torch.set_num_threads(self._num_threads)
-        pixel_values = self._pixel_values(batch)
+        pixel_values = self._model_inputs(batch)
         decoding = self.model.decode_queries(pixel_values)
         class_logits = decoding.class_queries_logits.float()
         # The only wait for the device: the kept queries decide what is computed next.
@@ -134,21 +125,6 @@ class BatchSegmenter:
 
     def columns_of(self, segmentation: Segmentation, *, size: tuple[int, int]) -> dict[str, Any]:
         return segment_columns(segmentation, size=size, settings=self._settings, labels=self.labels)
-
-    def _pixel_values(self, batch: Sequence[ResizedImage]) -> Tensor:
-        sizes = {image.pixels.shape for image in batch}
-        groups = [batch] if len(sizes) == 1 else [[image] for image in batch]
-        return torch.cat(
-            [
-                self.processor.normalize(
-                    torch.from_numpy(np.stack([image.pixels for image in group])).to(
-                        self.model.device, non_blocking=True
-                    ),
-                    dtype=self._dtype,
-                )
-                for group in groups
-            ]
-        )
 
     def _kept(self, class_logits: Tensor) -> KeptQueries | None:
         """Returns the queries that can become segments; None where all take part (semantic)."""
@@ -197,11 +173,11 @@ class BatchSegmenter:
 
     def _sizes(self, prediction: Prediction) -> dict[str, Any]:
         """Returns the sizes between which post-processing resizes the masks."""
-        image_size = prediction.image.pixels.shape[:2]
-        is_padded = tuple(image_size) != prediction.padded_size
+        image_size = prediction.image.model_size
+        is_padded = image_size != prediction.padded_size
         sizes: dict[str, Any] = {"target_size": prediction.image.size}
         if is_padded or self._settings.resize_rule == "detectron2":
-            sizes |= {"image_size": tuple(image_size), "padded_size": prediction.padded_size}
+            sizes |= {"image_size": image_size, "padded_size": prediction.padded_size}
         return sizes
 
 

@@ -1,14 +1,17 @@
 """Stages rows as parts of a unit, and commits the parts as the unit's two files.
 
-Parts are named by unit and positions, a unit's files by the unit: a task that runs twice, here or
-in another run, writes the same names with the same rows. `images/<unit>` is written last and makes
-the unit visible to readers. It is never overwritten: another run may have put a tombstone in its
-place (`tombstones.py`).
+Parts are named by run, unit and positions, a unit's files by the unit. Two attempts at a unit need
+not agree to the last bit, so `segments/<unit>` is written once, by the first of them, and carries
+in its footer what its rows in `images` must say. All others, also those after a crash, finish that
+attempt in place of their own. `images/<unit>` is written last, makes the unit visible to readers,
+and is never overwritten: another run may have put a tombstone in its place (`tombstones.py`).
 """
 
+import base64
 import io
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,9 +19,10 @@ import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.labelling.rows import RETRIES, ROWS, image_table, segment_table, taken_retries
+from pipeline.runtime.run_stats import Counts
 from pipeline.runtime.skips import SKIPPED
 from pipeline.storage import StorageFault
-from pipeline.table.store import TableSpec, TableStore, parquet_options
+from pipeline.table.store import IMAGES, TableSpec, TableStore, parquet_options
 
 RECEIPT = pa.schema(
     [
@@ -52,6 +56,18 @@ RECEIPT = pa.schema(
 )
 """A row for each staged part, which the driver counts; small, whatever the images are."""
 
+_DECIDED = pa.schema(
+    [
+        IMAGES.field(name)
+        for name in (
+            *("height", "width", "status", "error_class", "error_message"),
+            *("num_segments", "coverage", "mean_score"),
+        )
+    ]
+)
+"""The columns of `images` that two attempts may give other values; the rest is of the sources."""
+
+_OUTCOMES = b"image_outcomes"
 _ROW_GROUP_ROWS = 8192
 _LEFTOVER_SECONDS = 24 * 3600
 
@@ -113,8 +129,12 @@ def commit_unit(
     num_images: int,
     table: TableStore,
     spec: TableSpec,
-) -> None:
-    """Joins the parts of a unit and writes its two files; `images` last.
+) -> Counts:
+    """Joins the parts of a unit and writes its two files, of one attempt; `images` last.
+
+    Returns:
+        The numbers of images, segments and errors by class that the files hold; not always those
+        of the parts, where another attempt was first.
 
     Raises:
         StorageFault: a part is gone, the parts do not add up to the unit, or the unit has a
@@ -122,16 +142,25 @@ def commit_unit(
     """
     rows = _joined(parts, unit_id=unit_id, num_images=num_images, table=table)
     metadata = {**spec.file_metadata, "unit_id": unit_id}
-    segments, images = (
-        _parquet(content.replace_schema_metadata(metadata))
-        for content in (segment_table(rows), image_table(rows))
+    place = table.file("segments", f"{unit_id}.parquet")
+    segments = _parquet(
+        segment_table(rows).replace_schema_metadata(metadata), footer={_OUTCOMES: _packed(rows)}
     )
-    table.storage.write(table.file("segments", f"{unit_id}.parquet"), segments)
-    if not table.finish(unit_id, images):
+    there = table.storage.write_once(place, segments)
+    if there != segments:
+        outcomes = _outcomes(there, num_images=num_images)
+        if outcomes is None:
+            table.storage.write(place, segments)
+        else:
+            rows = _replaced(rows, outcomes)
+    if not table.finish(unit_id, _parquet(image_table(rows).replace_schema_metadata(metadata))):
         raise StorageFault(
             f"unit {unit_id}: another run found one of its sources gone or replaced, and plans the "
             "rest"
         )
+    errors = Counter(each for each in rows["error_class"].to_pylist() if each is not None)
+    num_segments = pa.compute.sum(rows["num_segments"]).as_py() or 0
+    return Counts(images=num_images, segments=num_segments, errors=errors)
 
 
 def clear_staging(table: TableStore, unit_id: str) -> None:
@@ -174,9 +203,48 @@ def _joined(parts: Iterable[str], *, unit_id: str, num_images: int, table: Table
     return rows.take(pa.array([first_of[value] for value in range(num_images)], pa.int64()))
 
 
-def _parquet(content: pa.Table) -> bytes:
+def _packed(rows: pa.Table) -> bytes:
+    """Returns the columns of `images` that an attempt decides, as text for a file's footer."""
     buffer = io.BytesIO()
-    pq.write_table(
-        content, buffer, row_group_size=_ROW_GROUP_ROWS, **parquet_options(content.schema)
-    )
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(buffer, _DECIDED, options=options) as writer:
+        writer.write_table(rows.select(_DECIDED.names).cast(_DECIDED))
+    return base64.b64encode(buffer.getvalue())
+
+
+def _outcomes(segments: bytes, *, num_images: int) -> pa.Table | None:
+    """Returns what `_packed` put into a file's footer.
+
+    None for a file that cannot be finished: half of one, which a mounted bucket keeps of a process
+    that died, or one of a version that put nothing there.
+    """
+    try:
+        footer = pq.read_metadata(pa.BufferReader(segments)).metadata or {}
+    except pa.ArrowInvalid:
+        return None
+    if _OUTCOMES not in footer:
+        return None
+    with pa.ipc.open_stream(base64.b64decode(footer[_OUTCOMES])) as reader:
+        outcomes = reader.read_all()
+    return outcomes if len(outcomes) == num_images else None
+
+
+def _replaced(rows: pa.Table, columns: pa.Table) -> pa.Table:
+    for name in columns.column_names:
+        rows = rows.set_column(rows.column_names.index(name), name, columns[name])
+    return rows
+
+
+def _parquet(content: pa.Table, *, footer: Mapping[bytes, bytes] | None = None) -> bytes:
+    """Returns a Parquet file.
+
+    Args:
+        footer: metadata beside the schema's, which are written twice.
+    """
+    buffer = io.BytesIO()
+    options = parquet_options(content.schema)
+    with pq.ParquetWriter(buffer, content.schema, **options) as writer:
+        writer.write_table(content, row_group_size=_ROW_GROUP_ROWS)
+        if footer:
+            writer.add_key_value_metadata(footer)
     return buffer.getvalue()

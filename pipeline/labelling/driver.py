@@ -33,7 +33,7 @@ from pipeline.labelling.poison import (
 from pipeline.labelling.ray_dataset import LabellingJob, label_dataset
 from pipeline.labelling.unit_receipts import UnitReceipts
 from pipeline.runtime.cluster import Machines
-from pipeline.runtime.run_stats import RunStats
+from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.storage import StorageFault
 from pipeline.storage.retries import Retries, take_retries
 from pipeline.table.store import TableSpec, TableStore
@@ -240,7 +240,9 @@ class _Pass:
             for each in ready:
                 unit_id = self._commits.pop(each)
                 try:
-                    self._stats.add_retries(ray.get(each))
+                    committed, retries = ray.get(each)
+                    self._stats.add_retries(retries)
+                    self._stats.settle(self._collected[unit_id].counts, committed)
                 except (ray.exceptions.RayError, StorageFault) as error:
                     # The commit's process may have ended after the commit.
                     if not false_if_storage_fails(self._job.table.is_done)(unit_id):
@@ -279,10 +281,10 @@ class MistakeInTask(RuntimeError):
 @ray.remote(num_cpus=0, max_retries=_COMMIT_RETRIES)
 def _commit(
     unit_id: str, *, parts: list[str], num_images: int, table: TableStore, spec: TableSpec
-) -> list[Retries]:
-    commit_unit(unit_id, parts=parts, num_images=num_images, table=table, spec=spec)
+) -> tuple[Counts, list[Retries]]:
+    committed = commit_unit(unit_id, parts=parts, num_images=num_images, table=table, spec=spec)
     clear_staging(table, unit_id)
-    return take_retries()
+    return committed, take_retries()
 
 
 _ADMISSION = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(DeadlineAdmission)

@@ -44,6 +44,8 @@ BLOCK = pa.schema(
         ("pixels", pa.binary()),  # uint8 RGB, row by row, at the size below
         ("pixels_height", pa.int32()),
         ("pixels_width", pa.int32()),
+        ("model_height", pa.int32()),  # at the model's input, before padding
+        ("model_width", pa.int32()),
         ("bytes_read", pa.int64()),  # encoded bytes of the image
         ("storage_retries", RETRIES),  # of the reader's process; on ends and faults
         ("skipped", SKIPPED),  # in the unit's archives; on ends
@@ -211,6 +213,8 @@ def _pixels(
         "pixels": pixels.tobytes(),
         "pixels_height": pixels.shape[0],
         "pixels_width": pixels.shape[1],
+        "model_height": pixels.shape[0],
+        "model_width": pixels.shape[1],
     }
 
 

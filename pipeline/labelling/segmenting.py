@@ -23,14 +23,13 @@ from maskformer import Segmentation, Span, Stitcher
 from pipeline.labelling.batch_segmenter import (
     BatchSegmenter,
     Prediction,
-    ResizedImage,
     compile_kernels,
 )
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
-from pipeline.labelling.loading import pixels_of
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES, ImageKey, image_key
+from pipeline.labelling.model_inputs import LoadedImage, images_of, size_of, without_pixels
+from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES, ImageKey
 from pipeline.labelling.segmented_rows import error_columns, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.allocator import keep_memory
@@ -80,8 +79,8 @@ class Segmenter:
         compiling.result()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        rows = block.to_pylist()
-        images = [_resized_image(row) for row in rows if row["pixels"] is not None]
+        images = images_of(block)
+        rows = without_pixels(block).to_pylist()
         with self._model_is_free, torch.inference_mode():
             pending = [each for batch in self._batches(images) for each in self._start(batch)]
         columns: _Columns = {}
@@ -89,9 +88,9 @@ class Segmenter:
             columns |= _result(each, seconds=self._settings.segment_seconds * len(images))
         return segmented_rows(rows, columns, schema=self._schema)
 
-    def _batches(self, images: list[ResizedImage]) -> Iterator[list[ResizedImage]]:
+    def _batches(self, images: list[LoadedImage]) -> Iterator[list[LoadedImage]]:
         """Yields images of one padded size, with at most `_batch_pixels` pixels together."""
-        by_size: dict[tuple[int, int], list[ResizedImage]] = defaultdict(list)
+        by_size: dict[tuple[int, int], list[LoadedImage]] = defaultdict(list)
         for image in images:
             by_size[self._padded_size(image)].append(image)
         for (height, width), group in by_size.items():
@@ -100,11 +99,10 @@ class Segmenter:
                 yield group[:count]
                 group = group[count:]
 
-    def _padded_size(self, image: ResizedImage) -> tuple[int, int]:
-        height, width = image.pixels.shape[:2]
-        return self._batch_segmenter.processor.padded_size((height, width))
+    def _padded_size(self, image: LoadedImage) -> tuple[int, int]:
+        return self._batch_segmenter.processor.padded_size(image.model_size)
 
-    def _start(self, batch: list[ResizedImage]) -> "list[Future[_Columns]]":
+    def _start(self, batch: list[LoadedImage]) -> "list[Future[_Columns]]":
         """Runs the model and starts post-processing; in halves where memory is short."""
         predictions = self._predictions_if_they_fit(batch)
         if predictions is not None:
@@ -120,7 +118,7 @@ class Segmenter:
     def _columns(self, predictions: list[Prediction]) -> _Columns:
         return {each.image.key: self._batch_segmenter.columns(each) for each in predictions}
 
-    def _predictions_if_they_fit(self, batch: list[ResizedImage]) -> list[Prediction] | None:
+    def _predictions_if_they_fit(self, batch: list[LoadedImage]) -> list[Prediction] | None:
         """Returns None where the device has no memory for the batch."""
         try:
             with time_limit(self._settings.segment_seconds * len(batch)):
@@ -131,11 +129,12 @@ class Segmenter:
         free_memory()  # outside the handler, where the error no longer holds tensors
         return None
 
-    def _columns_in_little_memory(self, image: ResizedImage) -> dict[str, Any]:
+    def _columns_in_little_memory(self, image: LoadedImage) -> dict[str, Any]:
         """Returns the columns of an image that does not fit, as `out_of_memory` says."""
         if self._settings.out_of_memory == "shrink":
             for pixels in shrunk(image.pixels):
-                predictions = self._predictions_if_they_fit([replace(image, pixels=pixels)])
+                smaller = replace(image, pixels=pixels, model_size=size_of(pixels))
+                predictions = self._predictions_if_they_fit([smaller])
                 if predictions is not None:
                     return self._batch_segmenter.columns(predictions[0])
         if self._settings.out_of_memory == "tile":
@@ -153,7 +152,7 @@ class Segmenter:
         )
 
     def _segmentation_of_tiles(
-        self, image: ResizedImage, grid: list[tuple[Span, Span]]
+        self, image: LoadedImage, grid: list[tuple[Span, Span]]
     ) -> Segmentation | None:
         """Joins the segments of an image's tiles; returns None where a tile does not fit."""
         fused = self._batch_segmenter.labels if self._settings.task == "semantic" else ()
@@ -165,7 +164,8 @@ class Segmenter:
             pixels = np.ascontiguousarray(
                 image.pixels[rows.start : rows.stop, columns.start : columns.stop]
             )
-            tile = replace(image, pixels=pixels, size=(pixels.shape[0], pixels.shape[1]))
+            size = size_of(pixels)
+            tile = replace(image, pixels=pixels, size=size, model_size=size)
             predictions = self._predictions_if_they_fit([tile])
             if predictions is None:
                 return None
@@ -173,15 +173,6 @@ class Segmenter:
                 self._batch_segmenter.segmentation(predictions[0]), rows=rows, columns=columns
             )
         return stitcher.joined()
-
-
-def _resized_image(row: dict[str, Any]) -> ResizedImage:
-    return ResizedImage(
-        key=image_key(row),
-        uri=row["uri"],
-        size=(row["height"], row["width"]),
-        pixels=pixels_of(row),
-    )
 
 
 def _result(pending: "Future[_Columns]", *, seconds: float) -> _Columns:

@@ -116,6 +116,15 @@ class RunStats:
             self.storage_retries[each.kind] += each.count
             self.storage_wait_seconds += each.seconds
 
+    def settle(self, counted: Counts, committed: Counts) -> None:
+        """Replaces what was counted for a unit by what its files hold.
+
+        They differ where another attempt at the unit was committed, or images were labelled twice.
+        """
+        self.counts.segments += committed.segments - counted.segments
+        self.counts.errors.update(committed.errors)
+        self.counts.errors -= counted.errors
+
     def add(self, counts: Counts, *, errors: Sequence[Mapping[str, Any]]) -> None:
         """Adds the counts of some images, and the errors among them."""
         self.counts.add(counts)

@@ -201,16 +201,22 @@ class Storage:
             raise StorageFault(f"{error}; create the bucket or correct the location") from error
 
     def write_new(self, uri: str, data: bytes) -> bool:
-        """Writes an object unless it exists; returns whether it holds the data now.
+        """Writes an object unless it exists; returns whether it holds the data now."""
+        return self.write_once(uri, data) == data
+
+    def write_once(self, uri: str, data: bytes) -> bytes:
+        """Writes an object unless it exists; returns what it holds, for good.
 
         One of several writers at once wins, even on a store without exclusive creation.
         """
         if self._is_exclusive(uri):
-            self._create(uri, data)
+            # A refusal does not tell: an answer may have been lost before it, and the data be ours.
+            if self._create(uri, data) and uris.protocol(uri) not in uris.LOCAL:
+                return data
         elif self.file(uri) is None:
             self.write(uri, self._agreed(uri, data))
-        # The answer to the write does not tell: it may be lost, and the data may have arrived.
-        return self.read(uri) == data
+        # On a disk too: a mounted bucket creates files that others may write over.
+        return self.read(uri)
 
     def delete(self, locations: Iterable[str]) -> None:
         """Removes objects; those that do not exist are no error."""

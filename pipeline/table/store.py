@@ -82,7 +82,8 @@ def images(table: str, *, storage: Storage | None = None) -> ds.Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class TableSpec:
-    """Model and settings of a table: runs with the same spec give an image the same rows."""
+    """Model and settings of a table: runs with the same spec give an image the same rows, up to
+    the last bits of their arithmetic."""
 
     schema_version: int = SCHEMA_VERSION
     model_fingerprint: str
@@ -220,7 +221,7 @@ class TableStore:
     def finish(self, unit_id: str, images: bytes) -> bool:
         """Makes a unit done by writing the file of its images; False if it has a tombstone."""
         place = self.file("images", f"{unit_id}.parquet")
-        # If another run wrote the file, it holds the same rows.
+        # If another run wrote the file, it holds the same rows: those that `segments` decided.
         is_written = self.storage.write_new(place, images)
         return is_written or not is_tombstone(place, storage=self.storage)
 

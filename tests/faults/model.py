@@ -18,11 +18,13 @@ Each step stands for a piece of the code:
 | compare | `Storage.write_new`: the look at what is there |
 | stage | `UnitLoader`, `Stager`: one image read by its etag, its part written |
 | join | `commit._joined` |
-| segments, images | `commit_unit`: the two PUTs; the second is `TableStore.finish` |
+| segments | `commit_unit`: written once; who comes later takes what is there for its `images` |
+| images | `TableStore.finish` |
 | clear | `clear_staging` |
 
 A run does its units in any order, one after another; the real one does several at once, with files
-of different names.
+of different names. Segmenters need not be deterministic: an attempt's content carries one of some
+marks, and `segments` and `images` of a unit must carry the same.
 """
 
 from collections import deque
@@ -49,10 +51,11 @@ Mutation = Literal[
     "lost units not looked at again",
     "lost units not given up",
     "images written over",
+    "segments written over",
+    "images of its own beside the segments of another",
     "units regrouped",
     "commit of what is there",
     "sources read without etag",
-    "content of its writer",
     "unfinished segments removed",
 ]
 Invariant = Literal["once", "whole", "of its sources", "readable", "all"]
@@ -73,6 +76,8 @@ class World:
     comes: Source | None = None
     goes: Source | None = None
     """May disappear, or be replaced where `comes` has its location."""
+    makings: int = 2
+    """Attempts at a unit give one of so many contents: 1 for segmenters that are deterministic."""
     mutation: Mutation | None = None
 
 
@@ -184,7 +189,7 @@ def _broken_for_readers(segments: Files, images: Files) -> tuple[Invariant, ...]
         broken.append("once")
     beside = dict(segments)
     if any(
-        len(content) < len(unit) or beside.get(unit) != content
+        len(_rows(content)) < len(unit) or beside.get(unit) != content
         for unit, content in images
         if content
     ):
@@ -213,7 +218,8 @@ def _broken_in_the_end(
     files["images"] |= dict.fromkeys(lost, ())
     plan = planned(corpus, order, done=done, given_up=given_up | lost)
     for unit in plan:  # under other names, should some be like units that were given up (`again`)
-        files["segments"][unit] = files["images"][unit] = unit
+        there = () if unit in given_up | lost else files["segments"].get(unit, ())
+        files["segments"][unit] = files["images"][unit] = there or (*unit, (_MAKING, -1))
     rows = {row for content in files["images"].values() for row in content}
     in_the_end = frozenset(files["images"].items())
     if not corpus <= rows or planned(
@@ -222,7 +228,7 @@ def _broken_in_the_end(
         return ("all",)
     for name, unit, content in late:  # they may be later than that
         if name == "segments":
-            files["segments"][unit] = content
+            content = files["segments"].setdefault(unit, content)
         files["images"].setdefault(unit, content)
     return _broken_for_readers(*(frozenset(files[name].items()) for name in _PUTS))
 
@@ -293,10 +299,9 @@ def _steps(state: State, world: World) -> Iterator[tuple[str, State]]:
     for index, task in enumerate(state.late):
         rest = state._replace(late=state.late[:index] + state.late[index + 1 :])
         name, unit, content = task
-        yield (
-            f"late {name}{_name(unit)}",
-            _late(_put(rest, name, unit, content, world), task, world),
-        )
+        put = _put(rest, name, unit, content, world)
+        late = (name, unit, _found(put, name, unit, content, world))
+        yield f"late {name}{_name(unit)}", _late(put, late, world)
     for index, writer in enumerate(state.writers):
         if writer in state.writers[:index] or writer.at == "end":
             continue
@@ -473,16 +478,17 @@ def _join(state: State, writer: Writer, world: World) -> _Following:
         yield "join, a part is gone", state, writer._replace(at="stage", staged=())
         return
     first = _PUTS[1] if world.mutation == "images before segments" else _PUTS[0]
-    makings = range(2) if world.mutation == "content of its writer" else ()
-    for content in [(*rows, (_MAKING, making)) for making in makings] or [rows]:
+    for making in range(world.makings):
+        content = (*rows, (_MAKING, making))
         yield "join", state, writer._replace(at=first, joined=content)
 
 
 def _write(state: State, writer: Writer, world: World) -> _Following:
     name, unit, content = writer.at, writer.unit, writer.joined
     then = _then(name, world)
-    after = writer._replace(at=then, joined=content if then in _PUTS else ())
     put = _put(state, name, unit, content, world)
+    found = _found(put, name, unit, content, world)
+    after = writer._replace(at=then, joined=found if then in _PUTS else ())
     is_given_up = name == "images" and not dict(put.images)[unit]
     yield name, put, _next(writer) if is_given_up else after
     if state.lost:  # it comes later, or has come: the writer does not know, and writes again
@@ -496,11 +502,19 @@ def _then(name: str, world: World) -> str:
 
 def _put(state: State, name: str, unit: Unit, content: Content, world: World) -> State:
     files = dict(getattr(state, name))
-    if name == "segments" or world.mutation == "images written over":
+    if world.mutation == f"{name} written over":
         files[unit] = content
     else:
         files.setdefault(unit, content)
     return state._replace(**{name: frozenset(files.items())})
+
+
+def _found(state: State, name: str, unit: Unit, content: Content, world: World) -> Content:
+    """The content of `segments` after a PUT of it, which goes into `images` too."""
+    keeps_own = world.mutation == "images of its own beside the segments of another"
+    if name == "images" or keeps_own:
+        return content
+    return dict(state.segments)[unit]
 
 
 def _lost(state: State, task: tuple[str, Unit, Content]) -> State:

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from specs import panoptic_spec
 
-from pipeline.corpora.reading import ReadSettings, read_source
+from maskformer import encode_segments
+from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
 from pipeline.labelling.rows import ROWS
 from pipeline.planning.planner import Plan, Unit, UnitSettings, plan_corpus, settle_plan
@@ -24,9 +26,22 @@ SPEC = panoptic_spec("road")
 UNIT_IMAGES = 2
 
 
-def label(corpus: Path, place: Path, *, run_id: str, pause_seconds: float = 0) -> None:
-    """Labels what the table lacks."""
-    table = TableStore(str(place), Storage())
+def label(
+    corpus: Path,
+    place: Path,
+    *,
+    run_id: str,
+    pause_seconds: float = 0,
+    is_noisy: bool = False,
+    storage: Storage | None = None,
+) -> None:
+    """Labels what the table lacks.
+
+    Args:
+        is_noisy: whether segments and errors differ from run to run, as the last bits of a GPU's
+            arithmetic do, and its lack of memory.
+    """
+    table = TableStore(str(place), storage or Storage())
     table.create(SPEC)
 
     def plan() -> Plan:
@@ -42,7 +57,7 @@ def label(corpus: Path, place: Path, *, run_id: str, pause_seconds: float = 0) -
     for unit in settled.units:
         stage = Stager(table=table, run_id=run_id)
         receipts = []
-        for block in _blocks(unit):
+        for block in _noisy_blocks(unit, run_id) if is_noisy else _blocks(unit):
             receipts += stage(block).to_pylist()
             time.sleep(pause_seconds)
         commit_unit(
@@ -57,13 +72,49 @@ def label(corpus: Path, place: Path, *, run_id: str, pause_seconds: float = 0) -
     table.storage.write(table.file("_runs", run_id, "report.json"), b"{}")
 
 
-def _blocks(unit: Unit) -> Iterator[pa.Table]:
-    """One for each image, whose segment tells its bytes; the last one tells the end."""
-    found = [
+def _images(unit: Unit) -> list[EncodedImage]:
+    return [
         image
         for source in unit.sources
         for image in read_source(source, storage=Storage(), settings=ReadSettings())
     ]
+
+
+def _noisy_blocks(unit: Unit, run_id: str) -> Iterator[pa.Table]:
+    """One for each image; of eight attempts, one is an error and three find no segment."""
+    found = _images(unit)
+    for position, image in enumerate(found):
+        random = np.random.default_rng([*run_id.encode(), *image.image_id.encode()])
+        width, score, chance = (int(random.integers(1, 10)), random.random(), random.integers(8))
+        ids = np.zeros((10, 10), np.int32)
+        ids[:, :width] = chance > 3
+        shapes = encode_segments(ids)
+        segments = [
+            {
+                "segment_id": 1, "label_id": 0, "label": "road", "is_thing": True, "score": score,
+                "area": area, "bbox_x": x, "bbox_y": y, "bbox_w": w, "bbox_h": h, "rle": rle,
+            }
+            for area, (x, y, w, h), rle in zip(
+                shapes.areas.tolist(), shapes.boxes_xywh.tolist(), shapes.rles, strict=True
+            )
+        ]  # fmt: skip
+        row = {
+            "unit_id": unit.unit_id, "kind": "image", "position": position, "status": "ok",
+            "image_id": image.image_id, "uri": image.uri, "etag": image.etag, "height": 10,
+            "width": 10, "num_segments": len(segments), "coverage": len(segments) * width / 10,
+            "mean_score": score if segments else None, "segments": segments, "bytes_read": 1,
+        }  # fmt: skip
+        if chance == 0:
+            row |= {"status": "error", "error_class": "SegmenterOutOfMemory", "coverage": None,
+                    "error_message": f"no memory in {run_id}"}  # fmt: skip
+        end = {"unit_id": unit.unit_id, "kind": "end", "position": len(found)}
+        is_last = position + 1 == len(found)
+        yield pa.Table.from_pylist([row, end] if is_last else [row], schema=ROWS)
+
+
+def _blocks(unit: Unit) -> Iterator[pa.Table]:
+    """One for each image, whose segment tells its bytes; the last one tells the end."""
+    found = _images(unit)
     for position, image in enumerate(found):
         digest = hashlib.sha256(image.data or b"").hexdigest()
         segment = {"segment_id": 1, "label_id": 0, "label": "road", "rle": digest, "area": position}
@@ -77,13 +128,13 @@ def _blocks(unit: Unit) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist([row, end] if is_last else [row], schema=ROWS)
 
 
-def begun(corpus: Path, place: Path, *, run_id: str, pause_seconds: float = 0) -> int:
+def begun(corpus: Path, place: Path, *, run_id: str, **options: Any) -> int:
     """The id of a process of its own that labels; it ends with 0, or 75 where it could not."""
     child = os.fork()
     if child:
         return child
     try:
-        label(corpus, place, run_id=run_id, pause_seconds=pause_seconds)
+        label(corpus, place, run_id=run_id, **options)
         os._exit(0)
     finally:
         os._exit(75)

@@ -35,15 +35,23 @@ def test_two_runs_at_once_keep_all_promises_in_every_state(corpus: str) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("corpus", "crashes", "lost"),
-    [("grows", 1, 1), ("loses a source", 2, 1), ("has one replaced", 2, 1)],
+    ("corpus", "crashes", "lost", "makings"),
+    [
+        *(("grows", 1, 1, 1), ("loses a source", 2, 1, 1), ("has one replaced", 2, 1, 1)),
+        *(("grows", 0, 0, 2), ("loses a source", 1, 0, 2), ("has one replaced", 1, 0, 2)),
+    ],
 )
 def test_three_runs_at_once_keep_all_promises_in_every_state(
-    corpus: str, crashes: int, lost: int
+    corpus: str, crashes: int, lost: int, makings: int
 ) -> None:
-    found = explore(World(writers=3, crashes=crashes, lost=lost, **CORPORA[corpus]))
-    print(json.dumps({"corpus": corpus, "states": found.states, "steps": found.steps,
-                      "violations": len(found.violations)}))  # fmt: skip
+    """Two contents in the smaller worlds only: with three runs they multiply states by ten."""
+    found = explore(
+        World(writers=3, crashes=crashes, lost=lost, makings=makings, **CORPORA[corpus])
+    )
+    print(json.dumps({
+        "corpus": corpus, "makings": makings, "states": found.states, "steps": found.steps,
+        "violations": len(found.violations),
+    }))  # fmt: skip
     assert found.violations == {}
     assert found.states > 100_000
 
@@ -58,13 +66,17 @@ CAUGHT: dict[Mutation, tuple[dict[str, tuple[str, int]], Invariant]] = {
     "lost units not given up": (LOSES, "once"),
     "images written over": (LOSES, "once"),
     "units regrouped": (GROWS, "once"),
-    "commit of what is there": (GROWS, "whole"),
     "sources read without etag": (REPLACES, "of its sources"),
-    "content of its writer": (GROWS, "whole"),
+    "segments written over": (GROWS, "whole"),
+    "images of its own beside the segments of another": (GROWS, "whole"),
     "unfinished segments removed": (GROWS, "whole"),
 }
-HARMLESS: set[Mutation] = {"done listed before plans"}
-"""Costs work only: a unit that is taken for undone is done again, to the same rows."""
+HARMLESS: dict[Mutation, dict[str, tuple[str, int]]] = {
+    "done listed before plans": REPLACES,
+    "commit of what is there": GROWS,
+}
+"""The first costs work only: a unit that is taken for undone is done again. Parts are cleared only
+where the unit's `segments` are, which any attempt then finishes: the code refuses all the same."""
 
 
 @pytest.mark.parametrize("mutation", CAUGHT)
@@ -79,7 +91,7 @@ def test_a_protocol_with_one_step_done_wrong_is_caught(mutation: Mutation) -> No
 
 @pytest.mark.parametrize("mutation", HARMLESS)
 def test_a_protocol_with_another_order_of_looks_keeps_the_promises(mutation: Mutation) -> None:
-    found = explore(World(writers=2, crashes=1, lost=1, mutation=mutation, **REPLACES))
+    found = explore(World(writers=2, crashes=1, lost=1, mutation=mutation, **HARMLESS[mutation]))
     assert found.violations == {}
 
 

@@ -1,19 +1,24 @@
 """Several runs on one table at once: no row lost, none doubled, and how much work is done again."""
 
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import s3fs
 from drawn import plain_corpus
+from hooked import interleaved
 from job_runs import Jobs
 from s3 import KEY, SECRET, rclone_server, s3_server
-from small_runs import begun, exit_code, rows_of, written_corpus
+from small_runs import begun, exit_code, label, rows_of, written_corpus
 from table_rows import assert_same
 from table_rows import rows_of as rows_of_table
 
-from pipeline.storage import Storage
+from pipeline.maintenance.verify.tables import verify_table
+from pipeline.storage import Storage, StorageFault
+from pipeline.table.store import TableStore
 
 _IMAGES = 240
 
@@ -36,6 +41,49 @@ def test_processes_that_race_on_a_growing_corpus_leave_every_image_once(
     assert exit_code(last) == 0
     found = [row["image_id"] for row in rows_of(table) if "unit_id" in row]
     assert found == sorted([*names, *(f"{number}.jpg" for number in range(runs))])
+
+
+def assert_of_one_attempt(table: Path) -> None:
+    """Every row of `images` says what the unit's `segments` hold, whoever wrote the two."""
+    for report in table.glob("_runs/*/report.json"):
+        report.unlink()  # of no use to `verify`: these runs count nothing
+    found = verify_table(
+        TableStore(str(table), Storage()), sample=1.0, num_threads=1, most_examples=3
+    )
+    assert found.findings.counts == {}, found.findings.examples
+    assert found.undone == ()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_runs_whose_segmenters_differ_leave_units_of_one_attempt_each(
+    seed: int, tmp_path: Path
+) -> None:
+    """Every operation of storage of one may fall between any two of the other."""
+    corpus = written_corpus(tmp_path / "corpus", names=[f"{n}.jpg" for n in range(6)])
+
+    def program(run_id: str) -> Callable[[Storage], None]:
+        def run(storage: Storage) -> None:
+            with contextlib.suppress(StorageFault):  # the other cleared its parts
+                label(corpus, tmp_path / "table", run_id=run_id, is_noisy=True, storage=storage)
+
+        return run
+
+    interleaved(program(f"one-{seed}"), program(f"two-{seed}"), seed=seed)
+    label(corpus, tmp_path / "table", run_id="last", is_noisy=True)
+    found = [row for row in rows_of(tmp_path / "table") if "unit_id" in row]
+    assert [row["image_id"] for row in found] == [f"{n}.jpg" for n in range(6)]
+    assert_of_one_attempt(tmp_path / "table")
+
+
+def test_processes_whose_segmenters_differ_leave_units_of_one_attempt_each(tmp_path: Path) -> None:
+    names = [f"{n}.jpg" for n in range(10, 40)]
+    corpus, table = written_corpus(tmp_path / "corpus", names=names), tmp_path / "table"
+    children = [begun(corpus, table, run_id=f"run-{n}", is_noisy=True) for n in range(3)]
+    assert {exit_code(child) for child in children} <= {0, 75}
+    assert exit_code(begun(corpus, table, run_id="last", is_noisy=True)) == 0
+    found = [row["image_id"] for row in rows_of(table) if "unit_id" in row]
+    assert found == names
+    assert_of_one_attempt(table)
 
 
 @pytest.mark.faults

@@ -22,7 +22,10 @@ RAY = {
     "cluster", "doctor", "driver", "forecast", "inside_ray", "metrics", "operators", "poison",
     "ray_dataset", "scheduling", "submission", "worker",
 }  # fmt: skip
-TORCH = {"batch_segmenter", "little_memory", "multi_view_segmenter", "segmenting"}
+TORCH = {
+    "batch_segmenter", "little_memory", "model_inputs", "multi_view_segmenter", "pinned_uploads",
+    "segmenting",
+}  # fmt: skip
 
 
 def imported(path: Path, *, at_start_only: bool = False) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hooked import Crash, crash_at, interleaved
+from hooked import Crash, HookedStorage, crash_at, interleaved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from specs import panoptic_spec
@@ -312,6 +312,68 @@ def test_two_runs_that_do_one_unit_at_once_leave_it_once(tmp_path):
         assert close(segments(table.uri).to_table().to_pylist(), expected_segments(3)), seed
         clear_leftovers(table)
         assert not [name for name in content(table) if name.startswith("/_staging/")]
+
+
+def other_image(position: int) -> dict[str, Any]:
+    """The row of an attempt that finds other segments and has other errors than `image`."""
+    found = image(position + 1)
+    own = {name: image(position)[name] for name in ("position", "image_id", "uri", "etag")}
+    return found | own
+
+
+def labelled_until(operation: str, table: TableStore, *blocks: pa.Table, count: int) -> None:
+    """Labels as a run that dies before its first operation of that kind on `images`."""
+
+    def hook(name: str, uri: str) -> None:
+        if name == operation and "/images/" in uri:
+            raise Crash
+
+    with pytest.raises(Crash):
+        labelled(TableStore(table.uri, HookedStorage(hook)), *blocks, count=count, run_id="died")
+
+
+def test_a_unit_whose_run_died_between_its_files_is_finished_as_that_run_had_it(tmp_path):
+    for stored, again in ((image, other_image), (other_image, image)):
+        table, whole = (
+            TableStore(str(tmp_path / stored.__name__ / name), Storage()) for name in ("a", "b")
+        )
+        for store in (table, whole):
+            store.create(SPEC)
+        labelled_until("write", table, rows(*map(stored, range(9)), end(9)), count=9)
+        assert table.done_units() == set()
+        parts = [r["part"] for r in staged(table, rows(*map(again, range(9)), end(9)))]
+        counts = commit_unit(UNIT, parts=parts, num_images=9, table=table, spec=SPEC)
+        clear_staging(table, UNIT)
+        clear_leftovers(table)
+        labelled(whole, rows(*map(stored, range(9)), end(9)), count=9)
+        assert content(table) == content(whole)
+        assert counts.images == 9
+        assert counts.segments == segments(table.uri).to_table().num_rows
+        assert counts.errors == {"NotAnImage": 2 if stored is other_image else 1}
+
+
+@pytest.mark.parametrize("there", ["half a file", "a file of an older version"])
+def test_segments_that_cannot_be_finished_are_written_anew(there, table):
+    labelled_until("write", table, rows(*map(other_image, range(4)), end(4)), count=4)
+    place = table.file("segments", f"{UNIT}.parquet")
+    if there == "half a file":
+        table.storage.write(place, table.storage.read(place)[:-100])
+    else:
+        old = pq.read_table(io.BytesIO(table.storage.read(place)))
+        buffer = io.BytesIO()
+        pq.write_table(old, buffer)
+        table.storage.write(place, buffer.getvalue())
+    labelled(table, rows(*map(image, range(4)), end(4)), count=4)
+    assert close(images(table.uri).to_table().to_pylist(), expected_images(4))
+    assert close(segments(table.uri).to_table().to_pylist(), expected_segments(4))
+
+
+def test_what_an_attempt_decides_takes_little_room_in_a_footer(table):
+    many = [image(n, num_segments=13) for n in range(1000)]
+    labelled(table, rows(*many, end(1000)), count=1000)
+    data = table.storage.read(table.file("segments", f"{UNIT}.parquet"))
+    footer = int.from_bytes(data[-8:-4], "little")
+    assert footer < 16_000
 
 
 def test_doing_a_unit_twice_leaves_the_same_bytes(tmp_path, table):

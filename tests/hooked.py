@@ -36,9 +36,9 @@ class HookedStorage(Storage):
         self.hook("write", uri)
         super().write(uri, data)
 
-    def write_new(self, uri: str, data: bytes) -> bool:
+    def write_once(self, uri: str, data: bytes) -> bytes:
         self.hook("write", uri)
-        return super().write_new(uri, data)
+        return super().write_once(uri, data)
 
     def delete(self, uris: Iterable[str]) -> None:
         for uri in uris:
