@@ -3,7 +3,7 @@
 An actor whose GPU fails reports it to the run's `AttemptTracker` (`poison.py`) and ends its
 process. Ray starts the process again, mostly on the same card. On one that is left alone the actor
 loads no model: it answers each block with a row of the kind `LEFT_ALONE`, so that the driver ends
-the pass. Actors of `UsableGpus` take the card before the next pass.
+the pass. Actors of `held` take the card before the next pass.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.labelling.gpu_errors import is_gpu_error
 from pipeline.labelling.gpu_failures import FailedGpu, Gpu
+from pipeline.runtime.node_groups import NodeGroup, living_nodes
 
 LEFT_ALONE = "left alone"
 """The kind of a row in place of images, from an actor on a GPU that is left alone."""
@@ -91,67 +92,64 @@ class _Holder:
         return assigned_gpu()
 
 
-class UsableGpus:
-    """The GPUs that a run may use. An actor of its own holds each card that is left alone.
+def gpus_left_alone(attempts: Any, *, group: NodeGroup | None = None) -> list[FailedGpu]:
+    """Returns the GPUs of a group of nodes, or of all, that are to do no more work.
+
+    Args:
+        attempts: the actor of an `AttemptTracker`.
+    """
+    failed: list[FailedGpu] = ray.get(attempts.gpus_left_alone.remote())
+    return [each for each in failed if group is None or each.gpu.node_id in group.node_ids]
+
+
+def is_gpu_left(attempts: Any, *, is_last_chance: bool = False) -> bool:
+    """Returns whether a GPU may do work, or none is needed.
+
+    Args:
+        attempts: the actor of an `AttemptTracker`.
+        is_last_chance: takes cards back of which it is not proven that they are at fault.
+    """
+    failed = ray.get(attempts.gpus_left_alone.remote(is_last_chance=is_last_chance))
+    return not failed or len(failed) < sum(
+        node["Resources"].get("GPU", 0) for node in living_nodes()
+    )
+
+
+@contextlib.contextmanager
+def held(failed: Iterable[FailedGpu], *, seconds: float = _HOLD_SECONDS) -> Iterator[None]:
+    """Keeps actors from cards that are left alone: an actor of its own holds each.
 
     Ray starts actors wherever a GPU is free, which is on the failed one first.
+
+    Args:
+        seconds: how long to wait for a card that other runs may use.
     """
-
-    def __init__(self, attempts: Any, *, hold_seconds: float = _HOLD_SECONDS) -> None:
-        """Takes the actor of an `AttemptTracker`.
-
-        Args:
-            hold_seconds: how long to wait for a card that other runs may use.
-        """
-        self._attempts, self._seconds = attempts, hold_seconds
-        self._holders: dict[Gpu, Any] = {}
-        self._seen: set[Gpu] = set()
-        self.left_alone: list[FailedGpu] = []
-
-    @property
-    def num_seen(self) -> int:
-        """Returns how many cards were left alone, those included that are used again."""
-        return len(self._seen)
-
-    def choose(self, *, is_last_chance: bool = False) -> bool:
-        """Asks which cards are left alone, and holds them. Returns whether there are others.
-
-        Args:
-            is_last_chance: uses cards again of which it is not proven that they are at fault.
-        """
-        self.left_alone = ray.get(
-            self._attempts.gpus_left_alone.remote(is_last_chance=is_last_chance)
-        )
-        failed = {each.gpu for each in self.left_alone}
-        self._seen |= failed
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if failed and len(failed) >= sum(node["Resources"].get("GPU", 0) for node in nodes):
-            return False
-        for gpu in self._holders.keys() - failed:
-            ray.kill(self._holders.pop(gpu))
-        for node_id in {gpu.node_id for gpu in failed - self._holders.keys()}:
-            self._hold(node_id, {gpu for gpu in failed if gpu.node_id == node_id})
-        return True
-
-    def _hold(self, node_id: str, wanted: set[Gpu]) -> None:
-        """Takes the node's cards one by one, as Ray gives them, until it has those wanted."""
-        others = []
-        placement = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        while not wanted <= self._holders.keys():
-            holder = _Holder.options(scheduling_strategy=placement).remote()
-            try:
-                gpu = ray.get(holder.gpu.remote(), timeout=self._seconds)
-            except ray.exceptions.RayError:  # the node is gone, or another run uses the card
-                others.append(holder)
-                break
-            if gpu in wanted:
-                self._holders[gpu] = holder
-            else:
-                others.append(holder)
-        for holder in others:
+    holders: dict[Gpu, Any] = {}
+    wanted = {each.gpu for each in failed}
+    try:
+        for node_id in {gpu.node_id for gpu in wanted}:
+            on_node = {gpu for gpu in wanted if gpu.node_id == node_id}
+            _hold(on_node, node_id=node_id, holders=holders, seconds=seconds)
+        yield
+    finally:
+        for holder in holders.values():
             ray.kill(holder)
 
-    def free(self) -> None:
-        """Ends the actors that hold cards."""
-        while self._holders:
-            ray.kill(self._holders.popitem()[1])
+
+def _hold(wanted: set[Gpu], *, node_id: str, holders: dict[Gpu, Any], seconds: float) -> None:
+    """Takes the node's cards one by one, as Ray gives them, until it has those wanted."""
+    others = []
+    placement = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    while not wanted <= holders.keys():
+        holder = _Holder.options(scheduling_strategy=placement).remote()
+        try:
+            gpu = ray.get(holder.gpu.remote(), timeout=seconds)
+        except ray.exceptions.RayError:  # the node is gone, or another run uses the card
+            others.append(holder)
+            break
+        if gpu in wanted:
+            holders[gpu] = holder
+        else:
+            others.append(holder)
+    for holder in others:
+        ray.kill(holder)

@@ -52,7 +52,7 @@ BLOCK = pa.schema(
     ]
 )
 
-_MOST_ROWS = 64  # so that images in error, which have no pixels, leave in time
+_MOST_ROWS = 256  # so that images in error, which have no pixels, leave in time
 _READS_AT_ONCE = 16
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
 from pipeline.labelling.gpu_actors import LEFT_ALONE, WorkUnderWay, assigned_gpu
 from pipeline.labelling.gpu_errors import is_gpu_error
@@ -29,8 +29,10 @@ from pipeline.labelling.poison import (
 )
 from pipeline.labelling.rows import ROWS, image_key
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.unit_queue import NO_UNIT_LEFT, TaskOpener
 from pipeline.runtime.cluster import Machines
 from pipeline.runtime.inside_ray import map_blocks
+from pipeline.runtime.node_groups import NodeGroup
 from pipeline.storage import StorageFault
 
 DONE_ELSEWHERE = "done by a run beside this one"
@@ -75,9 +77,18 @@ class WholeImageFactory:
         )
 
 
-def configure_ray_data(*, block_bytes: int) -> None:
-    """Sets the options that all datasets of this process share."""
+def configure_ray_data(*, block_bytes: int, group: NodeGroup | None = None) -> None:
+    """Sets the options that all datasets of this process share.
+
+    Args:
+        group: the nodes on which tasks and actors run; None for all.
+    """
     context = DataContext.get_current()
+    if group is not None:
+        context.execution_options.label_selector = group.label_selector
+        context.execution_options.resource_limits = ExecutionResources.for_limits(
+            cpu=group.num_cpus, gpu=group.num_gpus, object_store_memory=group.object_store_bytes
+        )
     # Ray joins the blocks that a task yields up to this size; an actor gets one block at once.
     context.target_max_block_size = block_bytes
     context.max_errored_blocks = 0
@@ -98,6 +109,8 @@ def segmented(
     attempts: Any,
     is_isolated: bool = False,
     is_done: Callable[[str], bool] | None = None,
+    open_task: TaskOpener | None = None,
+    finish: Callable[[pa.Table], pa.Table] | None = None,
 ) -> "ray.data.Dataset":
     """Adds two operators: `load` turns tasks into blocks of pixels, actors turn blocks into rows.
 
@@ -107,9 +120,12 @@ def segmented(
         attempts: the actor of an `AttemptTracker`; None for attempts without a limit.
         is_isolated: whether each image is a block of its own, and alone on its actor.
         is_done: whether a unit needs no more work; actors ask once for each unit.
+        open_task: gives what `load` takes for a task; None where that is the task itself.
+        finish: turns the rows of a block into what the actor returns in their place; raises
+            nothing.
     """
     loaded = tasks.map_batches(
-        BoundedLoad(load=load, attempts=attempts).__call__,
+        BoundedLoad(load=load, attempts=attempts, open_task=open_task).__call__,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -125,6 +141,7 @@ def segmented(
             "attempts": attempts,
             "is_isolated": is_isolated,
             "is_done": is_done,
+            "finish": finish,
         },
         compute=ActorPoolStrategy(
             min_size=machines.fewest_actors,
@@ -154,11 +171,13 @@ class _SegmenterActor:
         attempts: Any,
         is_isolated: bool,
         is_done: Callable[[str], bool] | None,
+        finish: Callable[[pa.Table], pa.Table] | None,
     ) -> None:
         self._attempts, self._is_isolated = attempts, is_isolated
         self._gpu = None if attempts is None else assigned_gpu()
         self._work = WorkUnderWay(attempts=attempts, gpu=self._gpu)
         self._segmenter = self._made_by(factory, model=model, num_threads=num_threads)
+        self._finish = finish
         self._is_done = is_done and functools.lru_cache(_CACHED_UNITS)(
             false_if_storage_fails(is_done)
         )
@@ -181,11 +200,15 @@ class _SegmenterActor:
             raise
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        rows = self._rows(block)
+        return rows if self._finish is None else self._finish(rows)
+
+    def _rows(self, block: pa.Table) -> pa.Table:
         unit_id = block["unit_id"][0].as_py()
         if self._segmenter is None:
             return _row_in_place(unit_id, f"{self._gpu} is left alone", kind=LEFT_ALONE)
         try:
-            if self._is_done and self._is_done(unit_id):
+            if unit_id and self._is_done and self._is_done(unit_id):
                 return _row_in_place(unit_id, DONE_ELSEWHERE, kind="fault")
             keys = self._keys(block)
             at_most = ISOLATED_ATTEMPTS if self._is_isolated else ATTEMPTS
@@ -229,8 +252,24 @@ class BoundedLoad:
 
     load: Callable[[pa.Table], pa.Table | Iterable[pa.Table]]
     attempts: Any
+    open_task: TaskOpener | None = None
 
     def __call__(self, task: pa.Table) -> Iterator[pa.Table]:
+        if self.open_task is None:
+            yield from self._loaded(task)
+            return
+        try:
+            opened = self.open_task(task)
+        except Exception as error:  # a row, since Ray Data drops blocks that raise
+            kind, message = failure(error)
+            yield block_in_place("", message, kind=kind)
+            return
+        if opened is None:
+            yield block_in_place("", NO_UNIT_LEFT)
+        else:
+            yield from self._loaded(opened)
+
+    def _loaded(self, task: pa.Table) -> Iterator[pa.Table]:
         keys = [repr(task.slice(0, 1).to_pylist())]
         if not _may_begin(self.attempts, keys, at_most=ATTEMPTS):
             unit_id = task["unit_id"][0].as_py() if "unit_id" in task.column_names else ""

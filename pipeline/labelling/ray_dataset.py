@@ -1,10 +1,10 @@
 """Builds the Ray dataset of a labelling run: units to pixels to rows to receipts.
 
-One task reads a unit and yields blocks of pixels, actors turn blocks into rows, small tasks stage
-the rows and return receipts. `driver.py` iterates over the receipts.
+One task reads a unit and yields blocks of pixels; actors turn blocks into rows, stage the rows and
+return receipts. `unit_pass.py` iterates over the receipts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,22 @@ from pipeline.labelling.loading import UnitLoader, block_in_place
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.operators import (
     DONE_ELSEWHERE,
+    SegmenterFactory,
     WholeImageFactory,
     configure_ray_data,
     segmented,
 )
 from pipeline.labelling.poison import IsolationContext, failure
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.unit_queue import OpenUnit, StoredUnits, TaskOpener
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import Machines
+from pipeline.runtime.node_groups import NodeGroup
 from pipeline.storage import StorageFault
 from pipeline.table.store import TableSpec, TableStore
-from pipeline.table.units import Unit
 
-_IMAGE_BYTES = 100_000
-"""Encoded bytes of a typical photograph, where a unit does not know its number of images."""
+LoadUnit = Callable[[pa.Table], Iterator[pa.Table]]
+"""Reads the unit with these rows of the plan, and yields it in blocks of pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,32 @@ class LabellingJob:
     deadline: float | None = None
     """Seconds since the epoch: no unit begins that would not be done by then."""
 
+    @property
+    def segmenters(self) -> SegmenterFactory:
+        """Builds the segmenters of actors."""
+        return WholeImageFactory(settings=self.segmenting)
+
+    def loader(self, machines: Machines, *, isolation: IsolationContext | None) -> LoadUnit:
+        """Returns what reads a unit, in blocks that suit the machines."""
+        return UnitLoader(
+            storage=self.table.storage,
+            reading=self.reading,
+            processor=self.processor,
+            block_bytes=self.block_bytes(machines, isolation=isolation),
+            is_guarded=isolation is not None,
+            quarantined={} if isolation is None else isolation.quarantined,
+        )
+
+    def block_bytes(self, machines: Machines, *, isolation: IsolationContext | None) -> int:
+        """Returns the bytes of pixels of a block; in isolation each image is one."""
+        return machines.block_bytes(self.processor) if isolation is None else 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Reader:
     """Loads a unit if no other run has committed it and the admission lets it begin."""
 
-    load: UnitLoader
+    load: LoadUnit
     table: TableStore
     admission: Any
 
@@ -91,52 +113,54 @@ class _Staging:
             return pa.Table.from_pylist([receipt], schema=RECEIPT)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskSource:
+    """The tasks of a dataset, one for each unit that it may read, and how to open them."""
+
+    tasks: "Callable[[], ray.data.Dataset]"
+    """Makes the dataset: it keeps the options of Ray Data that are set at the time."""
+    open_task: TaskOpener
+
+    @classmethod
+    def of(cls, units: StoredUnits) -> "TaskSource":
+        return cls(tasks=units.tasks, open_task=OpenUnit(tables=units.tables))
+
+
 def label_dataset(
-    units: Iterable[Unit],
+    source: TaskSource,
     *,
     job: LabellingJob,
+    machines: Machines,
+    num_images: int,
     model: "ray.ObjectRef[ModelFiles]",
     admission: Any = None,
     attempts: Any = None,
     isolation: IsolationContext | None = None,
-    gpus_left_alone: int = 0,
+    group: NodeGroup | None = None,
 ) -> "ray.data.Dataset":
-    """Builds the operators from units to receipts.
+    """Builds the operators from tasks to receipts.
 
     Args:
+        num_images: about how many images the tasks have in all.
         admission: the actor of a `DeadlineAdmission`; None for a run without a deadline.
         attempts: the actor of an `AttemptTracker`; None for attempts without a limit.
         isolation: images that end processes, in a pass that looks for them; None in others.
-        gpus_left_alone: how many GPUs of the cluster get no actor.
+        group: the nodes that work on the dataset; None for all.
     """
-    units = list(units)
-    machines = Machines.of_cluster(job.actors, gpus_left_alone=gpus_left_alone)
-    block_bytes = machines.block_bytes(job.processor) if isolation is None else 1
-    configure_ray_data(block_bytes=block_bytes)
+    configure_ray_data(block_bytes=job.block_bytes(machines, isolation=isolation), group=group)
     # Our functions raise nothing. Units that Ray loses are undone after the pass, and tried again.
     DataContext.get_current().max_errored_blocks = -1
-    loader = UnitLoader(
-        storage=job.table.storage,
-        reading=job.reading,
-        processor=job.processor,
-        block_bytes=block_bytes,
-        is_guarded=isolation is not None,
-        quarantined={} if isolation is None else isolation.quarantined,
-    )
+    loader = job.loader(machines, isolation=isolation)
     return segmented(
-        ray.data.from_arrow([unit.table() for unit in units]),
+        source.tasks(),
+        open_task=source.open_task,
         load=_Reader(load=loader, table=job.table, admission=admission).__call__,
         model=model,
-        factory=WholeImageFactory(settings=job.segmenting),
+        factory=job.segmenters,
         machines=machines,
-        num_images=sum(unit.num_images or unit.num_bytes // _IMAGE_BYTES for unit in units),
+        num_images=num_images,
         attempts=attempts,
         is_isolated=isolation is not None,
         is_done=job.table.is_done,
-    ).map_batches(
-        _Staging(stage=Stager(table=job.table, run_id=job.run_id)).__call__,
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=machines.stager_cpus,
+        finish=_Staging(stage=Stager(table=job.table, run_id=job.run_id)).__call__,
     )

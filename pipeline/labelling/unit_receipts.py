@@ -46,7 +46,3 @@ class UnitReceipts:
         )
         self.counts.add(counts)
         return counts, errors
-
-    def forget(self) -> None:
-        """Drops the receipts of a committed unit, so that memory does not grow with the corpus."""
-        self.positions, self.parts, self.counts = set(), [], Counts()

@@ -18,6 +18,7 @@ import pipeline
 from maskformer import MaskFormerImageProcessor
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.inside_ray import listen_on_this_machine_only
+from pipeline.runtime.node_groups import NodeGroup, living_nodes
 
 _OWN_CLUSTER = {
     # Ray ends surplus idle workers after 1 s by default; each start costs 1.5 CPU-seconds.
@@ -105,6 +106,12 @@ _ACTORS_SHARE = 0.2
 
 _USUAL_SIZE = (480, 640)
 
+# Beside GPUs.
+_LARGEST_BLOCK, _SMALLEST_BLOCK = 256, 64
+_BLOCKS_OF_AN_ACTOR = 4
+# Of a usual photograph, at the size of usual models.
+_PIXEL_BYTES = 3 * 512 * 704
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
@@ -121,13 +128,22 @@ class Machines:
     num_nodes: int = 1
 
     @classmethod
-    def of_cluster(cls, settings: ActorSettings, *, gpus_left_alone: int = 0) -> "Machines":
-        """Decides for the nodes that are alive now.
+    def of_cluster(
+        cls,
+        settings: ActorSettings,
+        *,
+        group: NodeGroup | None = None,
+        gpus_left_alone: int = 0,
+    ) -> "Machines":
+        """Decides for the nodes that are alive now, or for those of a group.
 
         Args:
             gpus_left_alone: how many GPUs of these nodes get no actor.
         """
-        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+        alive = living_nodes()
+        if group is not None:
+            alive = [node for node in alive if node["NodeID"] in group.node_ids]
+        nodes = [node["Resources"] for node in alive]
         gpus = sum(node.get("GPU", 0) for node in nodes)
         actor_gpus = settings.actor_gpus
         if actor_gpus is None:
@@ -149,12 +165,13 @@ class Machines:
         if gpus_left_alone:  # else nodes may come later
             wanted = min(wanted, max(1, possible))
         return cls(
-            fewest_actors=1 if settings.num_actors is None else wanted,
+            # Datasets side by side get no part of a node's only GPU to add actors with.
+            fewest_actors=1 if settings.num_actors is None and group is None else wanted,
             most_actors=wanted,
             actor_gpus=actor_gpus,
             actor_cpus=actor_cpus,
             actor_threads=threads,
-            block_images=settings.block_images or (64 if actor_gpus else 16),
+            block_images=settings.block_images or (_block_images(nodes) if actor_gpus else 16),
             # Ray fuses operators of equal requests: then a GPU would wait for JPEGs.
             reader_cpus=settings.reader_cpus + (0.01 if settings.reader_cpus == actor_cpus else 0),
             stager_cpus=0.1,
@@ -174,6 +191,23 @@ class Machines:
         """Returns the bytes of a block: `block_images` typical photographs at the model's size."""
         height, width = processor.resized_size(_USUAL_SIZE)
         return self.block_images * height * width * 3
+
+
+def _block_images(nodes: list[dict[str, float]]) -> int:
+    """Returns the images of a block: fewer where a node with GPUs has no room for large ones.
+
+    A block costs the driver the same whatever it holds. A node holds one for each CPU, whose reader
+    fills it, and some for each actor; Ray Data takes half of the object store.
+    """
+    images = _LARGEST_BLOCK
+    for node in nodes:
+        if not node.get("GPU"):
+            continue
+        blocks = node["CPU"] + _BLOCKS_OF_AN_ACTOR * node["GPU"]
+        room = node.get("object_store_memory", 0) / 2 / (blocks * _PIXEL_BYTES)
+        while images > _SMALLEST_BLOCK and images > room:
+            images //= 2
+    return images
 
 
 def _actors_per_node(nodes: list[dict[str, float]], settings: ActorSettings) -> int:

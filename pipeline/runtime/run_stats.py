@@ -116,6 +116,24 @@ class RunStats:
             self.storage_retries[each.kind] += each.count
             self.storage_wait_seconds += each.seconds
 
+    def set_sums(self, parts: Sequence["RunStats"]) -> None:
+        """Sets counts to the sums over `parts`, which other processes keep up to date."""
+        counts, images_before = Counts(), self.counts.images
+        for part in parts:
+            counts.add(part.counts)
+        self.counts = counts
+        self.units = sum(part.units for part in parts)
+        self.units_elsewhere = sum(part.units_elsewhere for part in parts)
+        self.faults = {unit: why for part in parts for unit, why in part.faults.items()}
+        self.storage_retries = sum((part.storage_retries for part in parts), collections.Counter())
+        self.storage_wait_seconds = sum(part.storage_wait_seconds for part in parts)
+        for part in parts:
+            for error_class, images in part.examples.items():
+                self._add_examples(error_class, images)
+        arrivals = sum(part._arrivals for part in parts)
+        if arrivals > self._arrivals:
+            self._note_arrivals(arrivals, images=counts.images - images_before)
+
     def settle(self, counted: Counts, committed: Counts) -> None:
         """Replaces what was counted for a unit by what its files hold.
 
@@ -129,12 +147,19 @@ class RunStats:
         """Adds the counts of some images, and the errors among them."""
         self.counts.add(counts)
         if counts.images:
-            self._arrivals += 1
-            self._last_rows_at = time.monotonic()
-            self._images_since += counts.images
-        if self._arrivals <= self.actors:
-            self._begun_at, self._images_since = self._last_rows_at, 0
+            self._note_arrivals(self._arrivals + 1, images=counts.images)
         for error in errors:
-            examples = self.examples.setdefault(error["error_class"], [])
-            if len(examples) < _EXAMPLES:
-                examples.append({"image_id": error["image_id"], "message": error["error_message"]})
+            example = {"image_id": error["image_id"], "message": error["error_message"]}
+            self._add_examples(error["error_class"], [example])
+
+    def _note_arrivals(self, arrivals: int, *, images: int) -> None:
+        self._last_rows_at = time.monotonic()
+        self._images_since += images
+        if self._arrivals < self.actors:
+            self._begun_at, self._images_since = self._last_rows_at, 0
+        self._arrivals = arrivals
+
+    def _add_examples(self, error_class: str, images: Iterable[dict[str, str]]) -> None:
+        examples = self.examples.setdefault(error_class, [])
+        new = [image for image in images if image not in examples]
+        examples.extend(new[: _EXAMPLES - len(examples)])

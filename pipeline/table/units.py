@@ -36,6 +36,9 @@ PLAN = pa.schema(
 )
 """The columns of a plan: one row per source, in the order of units and of their sources."""
 
+_USUAL_IMAGE_BYTES = 100_000
+"""Encoded bytes of a usual photograph."""
+
 _values = attrgetter(*SOURCE.names)
 _PACKING = pa.ipc.IpcWriteOptions(compression="zstd")
 
@@ -103,6 +106,11 @@ class Unit:
     @property
     def num_bytes(self) -> int:
         return self._packed.num_bytes
+
+    @property
+    def about_images(self) -> int:
+        """Returns the number of images, estimated from the bytes where it is not known."""
+        return self.num_images or self.num_bytes // _USUAL_IMAGE_BYTES
 
     def table(self, *, index: int = 0) -> pa.Table:
         """Returns the rows of a plan with the columns `PLAN`."""

@@ -5,9 +5,12 @@ what the larger one took more is what images cost, and what is left is what a ru
 model sees small images, in blocks and units like those of photographs. Prints one JSON line, with
 requests by what they are for, and their price at S3's of standard storage.
 
-    python tests/benchmarks/costs.py
+    python tests/benchmarks/costs.py [--block_images 256] [--kinds shards files]
+
+`block_images` is by default 16, as on CPUs; beside GPUs it is up to 256.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -30,25 +33,41 @@ from s3_proxy import s3_proxy
 SIZES = (2_000, 6_000)
 UNIT_IMAGES = 1_000
 DOLLARS_PER_REQUEST = {"PUT": 5e-6, "LIST": 5e-6, "GET": 0.4e-6, "HEAD": 0.4e-6, "DELETE": 0.0}
+KINDS = ("shards", "files")
 PLACES = ("corpus", "_staging", "segments", "images", "_runs")
 
 
 def main() -> None:
-    """Runs both kinds of corpora and prints."""
+    """Runs the kinds of corpora and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--block_images", type=int)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    arguments = parser.parse_args()
+    more = [] if arguments.block_images is None else [f"--block_images={arguments.block_images}"]
     found = {}
     with tempfile.TemporaryDirectory() as name, s3_server(Path(name)) as server:
         folder = Path(name)
         save_random_model(folder / "model")
         draw_corpus(folder / "shards", count=max(SIZES))
         bucket = s3fs.S3FileSystem(endpoint_url=server.endpoint_url, key=KEY, secret=SECRET)
-        for kind in ("shards", "files"):
-            runs = [measured(kind, count, folder, server=server, bucket=bucket) for count in SIZES]
+        for kind in arguments.kinds:
+            runs = [
+                measured(kind, count, folder, server=server, bucket=bucket, more=more)
+                for count in SIZES
+            ]
             found[kind] = marginal(*runs)
-    print(json.dumps({"benchmark": "costs", "unit_images": UNIT_IMAGES, **found}))
+    settings = {"unit_images": UNIT_IMAGES, "block_images": arguments.block_images}
+    print(json.dumps({"benchmark": "costs", **settings, **found}))
 
 
 def measured(
-    kind: str, count: int, folder: Path, *, server: S3Server, bucket: s3fs.S3FileSystem
+    kind: str,
+    count: int,
+    folder: Path,
+    *,
+    server: S3Server,
+    bucket: s3fs.S3FileSystem,
+    more: list[str],
 ) -> dict[str, Any]:
     """One run on so many images, in tar shards or one by one."""
     place = f"test/{kind}-{count}"
@@ -61,19 +80,19 @@ def measured(
                 subprocess.run(["tar", "-xf", shard, "--one-top-level", "-C", folder], check=True)
             bucket.put(str(unpacked), f"{place}/corpus/{shard.stem}", recursive=True)
     with s3_proxy(server, keeps_heads=True) as proxy:
-        seconds = run(
-            place, model=folder / "model", environment={**os.environ, **proxy.environment}
-        )
+        environment = {**os.environ, **proxy.environment}
+        seconds = run(place, model=folder / "model", environment=environment, more=more)
         requests = Counter(_kind(head, place) for head in proxy.seen)
     return {"images": count, "driver_seconds": seconds, "requests": requests}
 
 
-def run(place: str, *, model: Path, environment: dict[str, str]) -> float:
+def run(place: str, *, model: Path, environment: dict[str, str], more: list[str]) -> float:
     """CPU seconds of the driver alone."""
     command = [
         sys.executable, str(ROOT / "jobs" / "segment_corpus.py"), f"--corpus=s3://{place}/corpus",
         f"--table=s3://{place}/table", f"--model={model}", "--threshold=0",
         f"--unit_images={UNIT_IMAGES}", f"--unit_bytes={UNIT_IMAGES * _bytes_of_an_image(model)}",
+        *more,
     ]  # fmt: skip
     process = psutil.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -1,4 +1,4 @@
-"""The driver keeps reading, segmenting and staging apart, and commits what is done by hand."""
+"""The driver keeps reading and segmenting apart, and commits what is done by hand."""
 
 import dataclasses
 import os
@@ -17,12 +17,14 @@ from specs import panoptic_spec
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import Stager, commit_unit
-from pipeline.labelling.driver import MistakeInTask, run_units
+from pipeline.labelling.driver import run_units
 from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.operators import ATTEMPT_TRACKER, BoundedLoad
-from pipeline.labelling.ray_dataset import LabellingJob, label_dataset
+from pipeline.labelling.ray_dataset import LabellingJob, TaskSource, label_dataset
 from pipeline.labelling.segmenting import Segmenter
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.unit_pass import MistakeInTask
+from pipeline.labelling.unit_queue import StoredUnits
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import Machines
@@ -58,9 +60,9 @@ class DiaryStorage(Storage):
         self._note("write", uri)
         super().write(uri, data)
 
-    def write_new(self, uri: str, data: bytes) -> bool:
+    def write_once(self, uri: str, data: bytes) -> bytes:
         self._note("write", uri)
-        return super().write_new(uri, data)
+        return super().write_once(uri, data)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,10 +124,15 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
     """Were reading fused into the actor, a GPU would wait for JPEGs."""
     corpus = put(tmp_path / "c", {f"{n}.png": picture(n) for n in range(3)})
     chosen = dataclasses.replace(job, actors=actors)
-    label_dataset(plan(corpus, job).units, job=chosen, model=ray.put({})).explain()
+    label_dataset(
+        TaskSource.of(StoredUnits.of(plan(corpus, job).units)),
+        job=chosen,
+        machines=Machines.of_cluster(actors),
+        num_images=3,
+        model=ray.put({}),
+    ).explain()
     physical = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
     assert re.findall(r"(\w+)\[(.*)\]", physical) == [
-        ("TaskPoolMapOperator", "MapBatches(_Staging.__call__)"),
         ("ActorPoolMapOperator", "MapBatches(_SegmenterActor)"),
         ("TaskPoolMapOperator", "MapBatches(BoundedLoad.__call__)"),
         ("InputDataBuffer", "Input"),
@@ -187,11 +194,13 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job):
             with_torch.setdefault(what, set()).add(has_torch)
     assert with_torch == {
         "read source": {"False"},
-        "write _staging": {"False"},
+        "write _staging": {"True"},  # by the actors
         "read _staging": {"False"},
         "write segments": {"False"},
         "write images": {"False"},
-        "read images": {"False"},  # whether what is there is what was written
+        # Whether what is there is what was written.
+        "read segments": {"False"},
+        "read images": {"False"},
     }
 
 

@@ -15,7 +15,6 @@ from corpora import picture, put
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling import ray_dataset
 from pipeline.labelling.driver import run_units
 from pipeline.labelling.ray_dataset import LabellingJob
 from pipeline.labelling.report import Report, report_run, run_summary
@@ -111,12 +110,11 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(tmp_path, processor, monkeypatch):
+def run(tmp_path, processor):
     """Runs the driver over pictures on so many cards; gives what a job would tell of it."""
 
     def run(*, num_actors: int = 2, **faults: Any) -> tuple[Report, str, Faults]:
         faulty = Faults(diary=tmp_path / "diary", **faults)
-        monkeypatch.setattr(ray_dataset, "WholeImageFactory", lambda settings: faulty)
         corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(NUM_IMAGES)})
         table = TableStore(str(tmp_path / "table"), Storage())
         table.create(SPEC)
@@ -136,6 +134,7 @@ def run(tmp_path, processor, monkeypatch):
             actors=ActorSettings(actor_cpus=0.1, num_actors=num_actors, block_images=BLOCK_IMAGES),
             processor=processor,
             model_files={},
+            factory=faulty,
         )
         stats = RunStats()
         run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)
@@ -166,7 +165,7 @@ def rows_by_image(report: Report) -> dict[str, dict[str, Any]]:
 
 
 SLOW = pytest.mark.faults
-AT_WORK = {"at_work": ("1",), "first": ("fails 1", 5)}
+AT_WORK = {"at_work": ("1",), "first": ("fails 1", 2)}
 AT_START = {"at_start": ("1",), "first": ("start 1", 2)}
 
 
@@ -211,7 +210,7 @@ def test_where_cards_fail_at_all_work_the_run_ends_too_and_blames_no_image(run):
     assert report.exit_code == 75
     assert (report.images, report.images_in_error) == (0, 0)
     assert {each["gpu"] for each in report.gpus_left_alone} == {"0", "1"}
-    assert "units not done: 4, for example: GPU " in summary
+    assert "units not done: 4, for example: " in summary
 
 
 @pytest.mark.parametrize("poison", [("05.png",), pytest.param(("03.png", "04.png"), marks=SLOW)])

@@ -94,3 +94,27 @@ def test_of_each_class_of_error_the_first_images_are_kept():
     assert stats.examples["NotAnImage"] == [
         {"image_id": f"{n}", "message": f"m{n}"} for n in (0, 2, 4, 6, 8)
     ]
+
+
+def test_sums_over_other_processes_are_what_one_process_would_have_counted(clock):
+    error = {"error_class": "NotAnImage", "image_id": "a", "error_message": "no"}
+    before, first, second, shown = RunStats(), RunStats(), RunStats(), RunStats(actors=2)
+    before.add(Counts(images=1, errors=Counter(NotAnImage=1)), errors=[error])
+    shown.set_sums([before, first, second])
+    for part in (first, second):
+        part.add(Counts(images=10, segments=3), errors=[error | {"image_id": "b"}])
+        part.units += 1
+    second.faults["u"] = "gone"
+    shown.set_sums([before, first, second])
+    shown.set_sums([before, first, second])  # nothing new
+    assert (shown.counts.images, shown.counts.segments, shown.units) == (21, 6, 2)
+    assert shown.faults == {"u": "gone"}
+    assert [each["image_id"] for each in shown.examples["NotAnImage"]] == ["a", "b"]
+    clock.now += 4
+    first.add(Counts(images=40), errors=[])
+    shown.set_sums([before, first, second])
+    assert shown.images_per_second == 40 / 4
+    first.counts.take_back(Counts(images=40))
+    first.faults["u"] = "gone"
+    shown.set_sums([before, first, second])
+    assert shown.counts.images == 21
