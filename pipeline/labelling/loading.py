@@ -41,7 +41,8 @@ from pipeline.table.units import sources_of
 BLOCK = pa.schema(
     [
         ("unit_id", pa.string()),
-        # image, end (of the unit), fault (of storage), lost (a process) or mistake (in our code)
+        # image, end (of the unit), fault (of storage), lost (a process), left alone (a GPU) or
+        # mistake (in our code)
         ("kind", pa.string()),
         ("position", pa.int64()),  # within the unit; of the end, the number of images
         ("image_id", pa.string()),
