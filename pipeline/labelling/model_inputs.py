@@ -113,12 +113,14 @@ class ModelInputs:
 
     def _on_device(self, pixels: Sequence[_Pixels]) -> Iterator[UInt8[Tensor, "_ _ _ 3"]]:
         """Yields stacks of neighbours of one size; uploads those that are not there yet."""
-        for is_there, run in groupby(pixels, key=lambda each: isinstance(each, Tensor)):
-            if is_there:
-                for _, same in groupby(run, key=lambda each: each.shape):
-                    yield torch.stack(list(same))
-            else:
-                yield from self._uploaded(list(run))
+        for _, group in groupby(pixels, key=type):
+            run = list(group)
+            tensors = [each for each in run if isinstance(each, Tensor)]
+            for _, same in groupby(tensors, key=lambda each: each.shape):
+                yield torch.stack(list(same))
+            arrays = [each for each in run if isinstance(each, np.ndarray)]
+            if arrays:
+                yield from self._uploaded(arrays)
 
     def _resized(
         self, pixels: UInt8[Tensor, "batch _ _ 3"], sizes: Sequence[HeightWidth]

@@ -214,13 +214,13 @@ class Segmenter:
         """Returns the segments of an image that does not fit, as `out_of_memory` says."""
         image = self._batch_segmenter.model_inputs.at_model_size(image)
         if self._settings.out_of_memory == "shrink":
-            for pixels in shrunk(image.pixels):
+            for pixels in shrunk(np.asarray(image.pixels)):
                 smaller = replace(image, pixels=pixels, model_size=size_of(pixels))
                 predictions = self._predictions_if_they_fit([smaller])
                 if predictions is not None:
                     return self._batch_segmenter.segmented(predictions[0])
         if self._settings.out_of_memory == "tile":
-            for grid in grids(image.pixels.shape[:2]):
+            for grid in grids(image.model_size):
                 segmentation = self._segmentation_of_tiles(image, grid)
                 if segmentation is not None:
                     return segmented_image(image, enlarged(segmentation, size=image.size))
