@@ -110,7 +110,7 @@ class Segmenter:
                 # A thread that wants the interpreter's lock waits so long for one that computes:
                 # launches are short, and the default of 5 ms is that of a hundred of them.
                 sys.setswitchinterval(_SWITCH_SECONDS)
-            self._in_flight = BatchesInFlight[SegmentedImages](
+            self._in_flight = BatchesInFlight[_Parts](
                 most=_MOST_IN_FLIGHT, num_threads=_NUM_FINISHERS
             )
         compiling.result()
