@@ -28,9 +28,8 @@ from maskformer import (
     whole_instances,
 )
 from pipeline.labelling.little_memory import free_memory, is_out_of_memory
-from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.model_inputs import LoadedImage, ModelInputs
-from pipeline.labelling.model_loading import DTYPES, load_model
+from pipeline.labelling.model_loading import DTYPES, ModelSource, load_model
 from pipeline.labelling.segmented_rows import SegmentedImages
 from pipeline.labelling.settings import SegmentSettings
 
@@ -71,7 +70,7 @@ class BatchSegmenter:
 
     def __init__(
         self,
-        model_files: ModelFiles,
+        model_files: ModelSource,
         *,
         settings: SegmentSettings,
         num_threads: int | None = None,

@@ -32,10 +32,11 @@ from pipeline.labelling.batch_segmenter import (
     segmented_image,
 )
 from pipeline.labelling.batches_in_flight import BatchesInFlight
+from pipeline.labelling.device_jpegs import DecodedBlock, decode_block
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
-from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.model_inputs import LoadedImage, images_of, size_of, without_pixels
+from pipeline.labelling.model_inputs import LoadedImage, size_of
+from pipeline.labelling.model_loading import ModelSource
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.labelling.segmented_rows import ImageFailure, SegmentedImages, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
@@ -65,7 +66,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model_files: ModelFiles,
+        model_files: ModelSource,
         *,
         settings: SegmentSettings,
         num_threads: int | None = None,
@@ -116,15 +117,14 @@ class Segmenter:
         compiling.result()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        images = images_of(block)
         if self._launcher is not None:
-            pending = self._launcher.submit(self._started, images).result()
+            decoded, pending = self._launcher.submit(self._started, block).result()
         else:
             with self._model_is_free:
-                pending = self._started(images)
-        seconds = self._settings.segment_seconds * len(images)
+                decoded, pending = self._started(block)
+        seconds = self._settings.segment_seconds * len(decoded.images)
         return segmented_rows(
-            without_pixels(block),
+            decoded.rows,
             [part for each in pending for part in _result(each, seconds=seconds)],
             settings=self._settings,
             labels=self._batch_segmenter.labels,
@@ -132,8 +132,10 @@ class Segmenter:
         )
 
     @torch.inference_mode()
-    def _started(self, images: list[LoadedImage]) -> "list[Future[_Parts]]":
-        return [each for batch in self._batches(images) for each in self._start(batch)]
+    def _started(self, block: pa.Table) -> "tuple[DecodedBlock, list[Future[_Parts]]]":
+        decoded = decode_block(block, device=self._batch_segmenter.model.device)
+        batches = self._batches(decoded.images)
+        return decoded, [each for batch in batches for each in self._start(batch)]
 
     def _batches(self, images: list[LoadedImage]) -> Iterator[list[LoadedImage]]:
         """Yields images of one padded size, with at most `_batch_pixels` pixels together."""

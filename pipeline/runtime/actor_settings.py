@@ -21,7 +21,8 @@ class ActorSettings:
     reader_cpus: float | None = None
     """CPUs that a reading task reserves; by default 1 beside a GPU, or 0.5."""
     block_images: int | None = None
-    """Images that go to an actor at once, of the usual shape; by default 64 beside a GPU, or 16."""
+    """Images that go to an actor at once, of the usual shape; by default 16, or beside a GPU 256,
+    less where the object store has no room for them."""
 
     def __post_init__(self) -> None:
         for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):

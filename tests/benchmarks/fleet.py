@@ -3,17 +3,17 @@
 What is real: Ray, its nodes as processes of this machine, the driver and sub-drivers, blocks of
 256 rows, units of 1,000 images, staging and commits to the local disk. What is simulated
 (`simulated_fleet.py`): readers draw thumbnails of 3 kB in place of photographs; segmenters wait,
-and one process stands for several GPUs, since a small machine has no room for a hundred; each GPU
-labels at a share of 1,000 images a second, for the same reason. The CPU of a driver per image does
-not depend on the rate, as long as the driver keeps up: the figures for 1,000 images a second are
-this CPU times the rate, and stand under `extrapolated`.
+and one process stands for several GPUs, since a small machine has no room for a hundred.
 
-Each case runs twice, on fewer and on more units: what the second takes more is what an image costs.
-Prints one JSON line. `breaks_at` is the number of GPUs of 1,000 images a second at which a driver's
-core is busy all the time; the case `full speed` has segmenters that do not wait, and shows what
-this machine can do in all.
+Two cases are fleets whose GPUs label at a share of 1,000 images a second, for the same reason: they
+show that drivers keep up (`of_what_the_gpus_allow`) and what share of a core that takes. In the
+other two, segmenters do not wait: this machine is full then, and what more images take of a
+driver's CPU is what an image costs at any rate. From that follows, under `extrapolated`, at how
+many GPUs of 1,000 images a second a driver's core is full, which nobody measured.
 
-    python tests/benchmarks/fleet.py [--rate 50] [--units 8 40]
+Prints one JSON line.
+
+    python tests/benchmarks/fleet.py [--units 10 60]
 """
 
 import argparse
@@ -46,44 +46,46 @@ class Case:
 
     gpus: int
     nodes: int
-    processes: int
-    """Actors that stand for the GPUs, an equal share each."""
-    waits: bool = True
+    rate: float | None
+    """Images a second of a GPU; None for segmenters that do not wait."""
 
 
 CASES = {
-    "8 GPUs, one driver": Case(gpus=8, nodes=1, processes=2),
-    "100 GPUs, two sub-drivers": Case(gpus=100, nodes=2, processes=2),
-    "full speed, one driver": Case(gpus=8, nodes=1, processes=2, waits=False),
+    "8 GPUs, one driver": Case(gpus=8, nodes=1, rate=100),
+    "100 GPUs, two sub-drivers": Case(gpus=100, nodes=2, rate=8),
+    "full speed, one driver": Case(gpus=8, nodes=1, rate=None),
+    "full speed, two sub-drivers": Case(gpus=16, nodes=2, rate=None),
 }
+_WARM_UP_UNITS = 4
+_UNITS_AT_A_RATE = 20
+_PROCESSES = 2
+"""Actors that stand for the GPUs, an equal share each."""
 
 
 def main() -> None:
     """Measures each case in a process of its own and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=50, help="images a second of a GPU")
-    parser.add_argument("--units", type=int, nargs=2, default=(8, 40))
+    parser.add_argument("--units", type=int, nargs=2, default=(10, 60), help="at full speed")
     parser.add_argument("--one", choices=CASES)
     arguments = parser.parse_args()
     if arguments.one:
-        case = CASES[arguments.one]
-        print(json.dumps(measured(case, rate=arguments.rate, units=arguments.units)))
+        print(json.dumps(measured(CASES[arguments.one], units=arguments.units)))
         return
     found = {}
     for name in CASES:
-        command = [sys.executable, __file__, "--one", name, "--rate", str(arguments.rate)]
         units = [str(count) for count in arguments.units]
         ran = subprocess.run(
-            [*command, "--units", *units], capture_output=True, text=True, check=False
-        )
+            [sys.executable, __file__, "--one", name, "--units", *units],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
         if ran.returncode:
             sys.exit(f"{name}: {ran.stdout[-2000:]}{ran.stderr[-3000:]}")
         found[name] = json.loads(ran.stdout.splitlines()[-1])
     print(json.dumps({"benchmark": "fleet", "cores": os.cpu_count(), "cases": found}))
 
 
-def measured(case: Case, *, rate: float, units: tuple[int, int]) -> dict[str, Any]:
-    """Runs the case on fewer and on more units."""
+def measured(case: Case, *, units: tuple[int, int]) -> dict[str, Any]:
+    """Runs the case at its rate, or on fewer and on more units at full speed."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -100,17 +102,18 @@ def measured(case: Case, *, rate: float, units: tuple[int, int]) -> dict[str, An
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            runs = [
-                run(case, rate=rate, count=count, table=f"{folder}/{count}-{number}")
-                for number, count in enumerate(units)
-            ]
+            # The first run starts workers, and imports what later ones have.
+            run(case, count=_WARM_UP_UNITS, table=f"{folder}/warm-up")
+            if case.rate is not None:
+                return kept_up(case, run(case, count=_UNITS_AT_A_RATE, table=f"{folder}/table"))
+            small, large = (run(case, count=count, table=f"{folder}/{count}") for count in units)
+            return costs(small, large)
     finally:
         ray.shutdown()
         cluster.shutdown()
-    return costs(case, *runs, rate=rate)
 
 
-def run(case: Case, *, rate: float, count: int, table: str) -> dict[str, float]:
+def run(case: Case, *, count: int, table: str) -> dict[str, float]:
     """Labels so many units. Returns seconds, CPU seconds of drivers and memory of this one."""
     from simulated_fleet import drawn_units, fleet_job
 
@@ -118,11 +121,11 @@ def run(case: Case, *, rate: float, count: int, table: str) -> dict[str, float]:
     from pipeline.runtime.actor_settings import ActorSettings
     from pipeline.runtime.run_stats import RunStats
 
-    gpus = case.gpus / case.processes
+    gpus = case.gpus / _PROCESSES
     job = fleet_job(
         table,
         actors=ActorSettings(actor_gpus=gpus, block_images=BLOCK_IMAGES),
-        images_per_second=rate * gpus if case.waits else 0,
+        images_per_second=(case.rate or 0) * gpus,
     )
     stats, sampler = RunStats(), SubDriverSampler()
     drawn = drawn_units(count, unit_images=UNIT_IMAGES)
@@ -175,31 +178,48 @@ class SubDriverSampler:
         self.own_seconds = time.thread_time()
 
 
-def costs(
-    case: Case, small: dict[str, float], large: dict[str, float], *, rate: float
-) -> dict[str, Any]:
-    """Returns what an image costs, and how many GPUs that is enough for."""
-    more = large["images"] - small["images"]
-    top = 1e6 * (large["driver"] - small["driver"]) / more
-    sub = 1e6 * (large["sub_drivers"] - small["sub_drivers"]) / more
-    scheduling = sub or top  # the driver that runs Ray Data
+def kept_up(case: Case, ran: dict[str, float]) -> dict[str, Any]:
+    """Returns how much of its GPUs a fleet used, and the shares of a core of its drivers."""
+    assert case.rate is not None
     return {
         "simulated_gpus": case.gpus,
-        "images_per_second_of_a_gpu": rate if case.waits else None,
+        "images_per_second_of_a_gpu": case.rate,
+        "images_per_second": round(ran["rate"], 1),
+        "of_what_the_gpus_allow": round(ran["rate"] / (case.gpus * case.rate), 2),
+        "cores_of_the_driver": round(ran["driver"] / ran["seconds"], 3),
+        "cores_of_sub_drivers": round(ran["sub_drivers"] / ran["seconds"], 3),
+        "driver_memory_mb": round(ran["memory_mb"]),
+    }
+
+
+def costs(small: dict[str, float], large: dict[str, float]) -> dict[str, Any]:
+    """Returns what an image costs the drivers, and how many GPUs they are enough for."""
+    more = large["images"] - small["images"]
+    driver, sub_drivers = (
+        1e6 * (large[name] - small[name]) / more for name in ("driver", "sub_drivers")
+    )
+    found = {
         "images_per_second": round(large["rate"], 1),
-        "of_what_the_gpus_allow": round(large["rate"] / (case.gpus * rate), 2)
-        if case.waits
-        else None,
-        "top_driver_us_per_image": round(top, 2),
-        "sub_driver_us_per_image": round(sub, 2) if sub else None,
-        "memory_mb": round(large["memory_mb"]),
+        "driver_us_per_image": round(driver, 2),
+        "driver_memory_mb": round(large["memory_mb"]),
+    }
+    if not large["sub_drivers"]:
+        return {**found, "extrapolated": {"driver_full_at_gpus": full_at(driver)}}
+    return {
+        **found,
+        "sub_driver_us_per_image": round(sub_drivers, 2),
+        "is_within_budget": driver <= BUDGET_US,
         "extrapolated": {
-            "breaks_at_gpus_of_one_scheduling_driver": round(1e6 / scheduling / FULL_RATE, 1),
-            "breaks_at_gpus_of_the_top_driver": round(1e6 / top / FULL_RATE, 1) if sub else None,
-            "top_driver_cores_for_100_gpus": round(top * 100 * FULL_RATE / 1e6, 2) if sub else None,
-            "top_driver_within_budget": top <= BUDGET_US if sub else None,
+            "sub_driver_full_at_gpus": full_at(sub_drivers),
+            "driver_full_at_gpus": full_at(driver),
+            "driver_cores_for_100_gpus": round(driver * 100 * FULL_RATE / 1e6, 2),
         },
     }
+
+
+def full_at(us_per_image: float) -> float | None:
+    """Returns the GPUs whose images take all of a core; None where the cost is not measurable."""
+    return round(1e6 / us_per_image / FULL_RATE, 1) if us_per_image > 0 else None
 
 
 if __name__ == "__main__":

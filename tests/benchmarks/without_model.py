@@ -99,9 +99,11 @@ def run_in(checkout: Path, corpus: Path, table: Path) -> dict[str, Any]:
         seconds: dict[int, tuple[str, float]] = {}
         while process.poll() is None:
             for each in descendants(process):
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error, KeyError):
                     times = each.cpu_times()
-                    seconds[each.pid] = (kind_of(each, process), times.user + times.system)
+                    # A process that ends has no title any more.
+                    kind = kind_of(each, process) or seconds[each.pid][0]
+                    seconds[each.pid] = (kind, times.user + times.system)
             time.sleep(0.2)
         output.seek(0)
         text = output.read()
@@ -119,10 +121,12 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def kind_of(process: psutil.Process, driver: psutil.Process) -> str:
+def kind_of(process: psutil.Process, driver: psutil.Process) -> str | None:
     title = " ".join(process.cmdline())
     if process.pid == driver.pid:
         return "driver"
+    if not title:
+        return None
     if "MapWorker" in title:
         return "actor"
     return "tasks" if title.startswith("ray::") else "ray"
