@@ -360,6 +360,7 @@ INTERPRETED = " or ".join(
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is what runs interpreted")
+@pytest.mark.timeout(900)
 def test_interpreted_kernels_pass_these_tests_too():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
