@@ -187,7 +187,7 @@ class MaskFormerImageProcessor(OutputsToSegments, Pushable):
 
     @property
     def can_resize_on_device(self) -> bool:
-        """Whether `resize_on_device` knows the filter of these settings."""
+        """Tells whether `resize_on_device` knows the filter of these settings."""
         return not self.do_resize or self.resample in resizing.DEVICE_FILTERS
 
     def resize_on_device(

@@ -23,7 +23,7 @@ def is_for_device(data: bytes) -> bool:
         return False
     num_components = 0
     has_scan = False
-    for marker, position in jpeg.segments(data):
+    for marker, position in jpeg.markers(data):
         segment = data[position + 2 : position + int.from_bytes(data[position : position + 2])]
         if marker == _END:
             return has_scan and position == len(data)

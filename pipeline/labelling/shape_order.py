@@ -26,7 +26,7 @@ class PlacedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What an image's header tells of its pixels."""
+    """The size and the bytes of an image, by its header."""
 
     size: HeightWidth
     """Of the image itself, upright."""

@@ -1,0 +1,102 @@
+"""A run whose actors have GPUs leaves the table of a run on CPUs.
+
+Ray is told of a GPU that is not there: readers work for one, actors compute on the CPU.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from corpora import picture, put, tar
+from specs import panoptic_spec
+
+from pipeline.corpora.reading import ReadSettings
+from pipeline.labelling.driver import run_units
+from pipeline.labelling.ray_dataset import LabellingJob
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.planning.planner import UnitSettings, plan_corpus
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.run_stats import RunStats
+from pipeline.storage import Storage
+from pipeline.table.store import TableStore, images, segments
+
+SPEC = panoptic_spec("road", "sky", "tree", "car", threshold=0.3, overlap_mask_area_threshold=0.1)
+SEGMENTING = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
+SIZES = [(36, 48), (48, 36), (36, 48), (60, 60), (90, 120), (36, 48), (400, 300)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A node with a GPU, as far as Ray knows."""
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        num_cpus=2,
+        num_gpus=1,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    """Two units of a few shapes, with an image that is none and one that is cut off."""
+    pictures = [
+        (f"{n:02}.jpg", picture(n, height=height, width=width, format="JPEG"))
+        for n, (height, width) in enumerate(SIZES * 3)
+    ]
+    pictures[4] = ("04.jpg", b"no image")
+    cut = {"b/z.jpg": picture(1, height=200, width=300, format="JPEG")[:-400]}
+    return put(tmp_path / "c", {"a.tar": tar(pictures), **{f"b/{n}": d for n, d in pictures}} | cut)
+
+
+def labelled(corpus: str, uri: Path, *, model_files, processor, decode="exact", **actors):
+    table = TableStore(str(uri), Storage())
+    spec = dataclasses.replace(SPEC, decode=decode)
+    table.create(spec)
+    job = LabellingJob(
+        table=table,
+        spec=spec,
+        run_id="run",
+        reading=ReadSettings(decode=decode),
+        segmenting=SEGMENTING,
+        actors=ActorSettings(num_actors=1, block_images=4, **actors),
+        processor=processor,
+        model_files=model_files,
+    )
+    plan = plan_corpus(
+        corpus, table=table, spec=spec, reading=job.reading, units=UnitSettings(unit_images=100)
+    )
+    stats = RunStats()
+    assert not run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)
+    assert stats.faults == {}
+    assert stats.counts.images == 2 * len(SIZES * 3) + 1
+    by_image = [("image_id", "ascending")]
+    return [
+        images(table.uri).to_table().sort_by(by_image),
+        segments(table.uri).to_table().sort_by([*by_image, ("segment_id", "ascending")]),
+    ]
+
+
+def test_the_table_is_that_of_a_run_on_cpus(tmp_path, corpus, model_files, processor):
+    made = {"model_files": model_files, "processor": processor}
+    on_cpus = labelled(corpus, tmp_path / "cpus", actor_gpus=0, **made)
+    for_gpus = labelled(corpus, tmp_path / "gpus", **made)
+    decoding = labelled(corpus, tmp_path / "decoding", decode="gpu", **made)
+    for theirs, ours in zip(on_cpus, for_gpus, strict=True):
+        # Actors have other numbers of threads: the last bits of scores differ.
+        scores = [field.name for field in theirs.schema if field.type == pa.float32()]
+        assert ours.drop_columns(scores).equals(theirs.drop_columns(scores))
+        for name in scores:
+            expected = theirs[name].to_numpy()
+            np.testing.assert_allclose(ours[name].to_numpy(), expected, atol=1e-5)
+    assert on_cpus[1].num_rows > 0
+    columns = ["image_id", "position", "status", "error_class", "height", "width"]
+    assert decoding[0].select(columns).equals(on_cpus[0].select(columns))
+    assert on_cpus[0]["error_class"].to_pylist().count("TruncatedImage") == 1
