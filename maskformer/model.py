@@ -327,6 +327,14 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             ]
         return self._masks_at_once(decoding, kept)
 
+    def all_masks(self, decoding: QueryDecoding) -> Float[Tensor, "batch queries height width"]:
+        """The mask logits of all queries, without a wait for the device."""
+        if decoding.pixel_features.device.type == "cpu":
+            every = torch.arange(decoding.mask_embeddings.shape[1])
+            return torch.stack(self.kept_masks(decoding, [every] * len(decoding.mask_embeddings)))
+        features = self.model.pixel_level_module.decoder.mask_projection(decoding.pixel_features)
+        return torch.einsum("bqc,bchw->bqhw", decoding.mask_embeddings, features)
+
     def _masks_at_once(
         self, decoding: QueryDecoding, kept: Sequence[Int[Tensor, " _"]]
     ) -> list[Float[Tensor, "_ height width"]]:

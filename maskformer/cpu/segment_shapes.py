@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Integer
+from jaxtyping import Bool, Int16, Int32, Int64, Integer, UInt8
 
 from maskformer.cpu.compiled import compiled
 from maskformer.run_lengths.rle import BITS, FIRST_CHARACTER, MORE, SIGN
@@ -29,8 +29,33 @@ class SegmentShapes:
     rles: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PackedShapes:
+    """The shapes of segments as arrays, one entry each; the strings stand in one text."""
+
+    areas: Int64[np.ndarray, " segments"]
+    boxes_xywh: Int32[np.ndarray, "segments 4"]
+    rle_text: UInt8[np.ndarray, " characters"]
+    rle_begins: Int64[np.ndarray, " segments_and_end"]
+    """Where each string begins, and the end of the last one."""
+
+
 def encode_segments(id_map: Integer[np.ndarray, "height width"]) -> SegmentShapes:
     """The shape of every segment in the map. Ids of 0 and below are void and have none."""
+    ids, shapes = pack_segments(id_map)
+    string = shapes.rle_text.tobytes().decode("ascii")
+    return SegmentShapes(
+        ids=ids,
+        areas=shapes.areas,
+        boxes_xywh=shapes.boxes_xywh,
+        rles=tuple(string[begin:end] for begin, end in pairwise(shapes.rle_begins.tolist())),
+    )
+
+
+def pack_segments(
+    id_map: Integer[np.ndarray, "height width"],
+) -> tuple[Int64[np.ndarray, " segments"], PackedShapes]:
+    """Returns the ids of the map's segments in ascending order, and their shapes."""
     if id_map.size == 0:
         raise ValueError(f"an id map has at least one pixel, got shape {id_map.shape}")
     # One type, so that the loops below are compiled once; ids are small.
@@ -42,12 +67,34 @@ def encode_segments(id_map: Integer[np.ndarray, "height width"]) -> SegmentShape
     areas, boxes, first_count = _measure(starts, numbers, len(id_map), len(ids))
     counts = _fill_counts(starts, numbers, first_count)
     text, begins = _pack(counts, first_count)
-    string = text.tobytes().decode("ascii")
-    return SegmentShapes(
-        ids=ids,
-        areas=areas,
-        boxes_xywh=boxes,
-        rles=tuple(string[begin:end] for begin, end in pairwise(begins.tolist())),
+    return ids, PackedShapes(areas=areas, boxes_xywh=boxes, rle_text=text, rle_begins=begins)
+
+
+def pack_runs(
+    starts: Int32[np.ndarray, " runs"],
+    run_ids: Int16[np.ndarray, " runs"],
+    *,
+    num_runs: Int32[np.ndarray, " images"],
+    heights: Int64[np.ndarray, " images"],
+    pixels: Int64[np.ndarray, " images"],
+    num_segments: Int64[np.ndarray, " images"],
+) -> PackedShapes:
+    """Returns the shapes of all segments of some images, of the runs that are known of each.
+
+    Holds the interpreter's lock before and after, not in between.
+
+    Args:
+        starts: among the pixels of a run's image, column by column; ascending in each image.
+        run_ids: from 1 to the image's number of segments, each of which occurs; 0 is void.
+    """
+    return PackedShapes(
+        **dict(
+            zip(
+                ("areas", "boxes_xywh", "rle_text", "rle_begins"),
+                _pack_images(starts, run_ids, num_runs, heights, pixels, num_segments),
+                strict=True,
+            )
+        )
     )
 
 
@@ -186,3 +233,34 @@ def _pack(counts, first_count):
                 length += 1
         begins[segment + 1] = length
     return text[:length], begins
+
+
+@compiled()
+@no_type_check
+def _pack_images(starts, run_ids, num_runs, heights, pixels, num_segments):
+    """`_measure`, `_fill_counts` and `_pack` for one image after the other."""
+    total = num_segments.sum()
+    areas = np.empty(total, np.int64)
+    boxes = np.empty((total, 4), np.int32)
+    begins = np.zeros(total + 1, np.int64)
+    # A count takes at most eleven characters; most take one or two.
+    text = np.empty(4 * len(starts) + 64, np.uint8)
+    run, segment, length = 0, 0, 0
+    for image in range(len(num_runs)):
+        end, count = run + num_runs[image], num_segments[image]
+        edges = np.empty(num_runs[image] + 1, np.int64)
+        edges[:-1] = starts[run:end]
+        edges[-1] = pixels[image]
+        numbers = run_ids[run:end].astype(np.int64) - 1
+        its_areas, its_boxes, first_count = _measure(edges, numbers, heights[image], count)
+        its_text, its_begins = _pack(_fill_counts(edges, numbers, first_count), first_count)
+        areas[segment : segment + count] = its_areas
+        boxes[segment : segment + count] = its_boxes
+        begins[segment + 1 : segment + count + 1] = its_begins[1:] + length
+        if length + len(its_text) > len(text):
+            longer = np.empty(2 * (length + len(its_text)), np.uint8)
+            longer[:length] = text[:length]
+            text = longer
+        text[length : length + len(its_text)] = its_text
+        run, segment, length = end, segment + count, length + len(its_text)
+    return areas, boxes, text[:length].copy(), begins

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 ON_A_GPU = 2**27
-"""Values of float32 in one piece, 512 MB. The loss holds up to nine such tensors at a time."""
+"""Values of float32 in one piece, 512 MB, where memory is large."""
+
+# The loss holds up to nine tensors of a piece's size, which may take a sixteenth of the memory.
+_BYTES_A_VALUE, _SHARE = 9 * 4, 16
 
 
 def runs_in_loops(logits: Tensor) -> bool:
@@ -18,4 +21,9 @@ def runs_in_loops(logits: Tensor) -> bool:
 
 def values_at_once(device: torch.device, *, on_cpu: int) -> int:
     """Returns the values of a piece; at least one mask or layer is in it, however large."""
-    return on_cpu if device.type == "cpu" else ON_A_GPU
+    if device.type == "cpu":
+        return on_cpu
+    if device.type != "cuda":
+        return ON_A_GPU
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(ON_A_GPU, memory // (_BYTES_A_VALUE * _SHARE))

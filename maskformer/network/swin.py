@@ -9,8 +9,7 @@ projections run on the real tokens plus that one, and a single gather pads, roll
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -21,15 +20,15 @@ from torch.nn import functional
 from maskformer.configuration import MaskFormerSwinConfig
 from maskformer.network.activations import activation
 from maskformer.network.recomputing import recomputed
+from maskformer.network.window_plans import window_plan
 
 Tokens = Float[Tensor, "batch height width channels"]
 
-# What is added to attention between two tokens of a window that are no neighbours in the image. Not
-# minus infinity: the published weights have seen this number.
-_STRANGERS = -100.0
-
 # Numbers of bfloat16 that the CPU takes at once.
 _VECTOR = 32
+
+# CUDA's kernels of attention count windows on a side of their grid that ends here.
+_MOST_WINDOWS = 65_535
 
 
 class SwinBackbone(nn.Module):
@@ -243,12 +242,17 @@ class _WindowAttention(nn.Module):
 
     def forward(self, tokens: Tokens, *, shift: int) -> Tokens:
         batch, height, width, channels = tokens.shape
-        plan = _window_plan(batch, height, width, self.window, shift, tokens.device)
+        plan = window_plan(
+            batch, height, width, window=self.window, shift=shift, device=tokens.device
+        )
         flat = tokens.reshape(-1, channels)
         padding = flat.new_zeros(1, channels)
         qkv = self.qkv(torch.cat([flat, padding])).index_select(0, plan.token_of_place)
         qkv = qkv.view(-1, self.window**2, 3, self.num_heads, channels // self.num_heads)
-        attended = self._attend(qkv, plan.strangers)
+        strangers = plan.strangers
+        if torch.compiler.is_compiling() or batch > 1:
+            strangers = strangers.repeat(batch, 1, 1)
+        attended = self._attend(qkv, strangers)
         return attended.index_select(0, plan.place_of_token).view(tokens.shape)
 
     def _attend(
@@ -273,9 +277,7 @@ class _WindowAttention(nn.Module):
         if bias.requires_grad and query.dtype == torch.bfloat16 and query.is_cpu and not dropout:
             attended = _many_learning_attentions(query, key, value, bias)
         else:
-            attended = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias, dropout_p=dropout
-            )
+            attended = _attention_in_pieces(query, key, value, bias, dropout=dropout)
         attended = attended.transpose(1, 2)
         if torch.compiler.is_exporting():
             # Other runtimes lay out what attention gives in another way than torch's own kernels.
@@ -286,6 +288,26 @@ class _WindowAttention(nn.Module):
         index = _relative_positions(self.window, self.relative_position_bias_table.device)
         bias = self.relative_position_bias_table.index_select(0, index.flatten())
         return bias.view(1, *index.shape, self.num_heads).permute(0, 3, 1, 2).contiguous()
+
+
+def _attention_in_pieces(
+    query: Float[Tensor, "windows heads places head_channels"],
+    key: Float[Tensor, "windows heads places head_channels"],
+    value: Float[Tensor, "windows heads places head_channels"],
+    bias: Float[Tensor, "_ heads places places"],
+    *,
+    dropout: float,
+) -> Float[Tensor, "windows heads places head_channels"]:
+    """Calls scaled_dot_product_attention for as many windows as its kernels take at once."""
+    attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout)
+    # A compiled graph is for any number of windows: it has no pieces.
+    if torch.compiler.is_compiling() or len(query) <= _MOST_WINDOWS:
+        return attend(query, key, value, attn_mask=bias)
+    pieces = [part.split(_MOST_WINDOWS) for part in (query, key, value)]
+    biases = [bias] * len(pieces[0]) if len(bias) == 1 else bias.split(_MOST_WINDOWS)
+    return torch.cat(
+        [attend(q, k, v, attn_mask=b) for q, k, v, b in zip(*pieces, biases, strict=True)]
+    )
 
 
 def _many_learning_attentions(
@@ -304,75 +326,6 @@ def _many_learning_attentions(
     bias = functional.pad(bias, (0, more), value=-math.inf)
     query = (query * query.shape[-1] ** -0.5).contiguous()
     return (query @ key.transpose(2, 3)).add_(bias).softmax(dim=-1) @ value
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WindowPlan:
-    """The permutation of a batch's tokens into windows, and its inverse."""
-
-    token_of_place: Int[Tensor, " places"]
-    """For each place of each window the token, or one past the last for padding."""
-    place_of_token: Int[Tensor, " tokens"]
-    strangers: Float[Tensor, "edge_windows window_places window_places"]
-    """For the last windows: what to add to attention between two of their places."""
-
-
-def _window_plan(
-    batch: int, height: int, width: int, window: int, shift: int, device: torch.device
-) -> _WindowPlan:
-    # The plan depends on sizes alone; a compiler makes it part of the graph instead.
-    make = _make_plan if torch.compiler.is_compiling() else _cached_plan
-    return make(batch, height, width, window, shift, device)
-
-
-def _make_plan(
-    batch: int, height: int, width: int, window: int, shift: int, device: torch.device
-) -> _WindowPlan:
-    # Not inference tensors, even when made there: training may meet them later.
-    with torch.inference_mode(False), torch.no_grad():
-        rows, columns = math.ceil(height / window), math.ceil(width / window)
-        y = torch.arange(rows * window, device=device)
-        x = torch.arange(columns * window, device=device)
-        source_y, source_x = (y + shift) % len(y), (x + shift) % len(x)
-        token = source_y[:, None] * width + source_x
-        token = token.masked_fill((source_y[:, None] >= height) | (source_x >= width), -1)
-        token = _cut(token, window)
-        images = torch.arange(batch, device=device)[:, None, None] * (height * width)
-        tokens = torch.where(token < 0, batch * height * width, token + images)
-
-        # Edge windows last, for the whole batch: only they need a mask of their own.
-        edges = rows + columns - 1 if shift else 0
-        order = _edges_last(rows, columns, device)
-        inner, edge = order[: rows * columns - edges], order[rows * columns - edges :]
-        tokens = torch.cat([tokens[:, inner].flatten(), tokens[:, edge].flatten()])
-
-        places = torch.arange(len(tokens), device=device)
-        back = torch.zeros(batch * height * width + 1, dtype=torch.long, device=device)
-        back = back.scatter(0, tokens, places)[:-1]
-
-        region = _cut(_regions(y, window, shift)[:, None] * 3 + _regions(x, window, shift), window)
-        region = region[edge].repeat(batch, 1)
-        strangers = (region[:, :, None] != region[:, None, :]) * _STRANGERS
-        return _WindowPlan(token_of_place=tokens, place_of_token=back, strangers=strangers)
-
-
-_cached_plan = lru_cache(maxsize=64)(_make_plan)
-
-
-def _cut(grid: Tensor, window: int) -> Int[Tensor, "windows places"]:
-    rows, columns = grid.shape[0] // window, grid.shape[1] // window
-    return grid.view(rows, window, columns, window).transpose(1, 2).reshape(-1, window * window)
-
-
-def _edges_last(rows: int, columns: int, device: torch.device) -> Int[Tensor, " windows"]:
-    grid = torch.arange(rows * columns, device=device).view(rows, columns)
-    right = grid[:-1, -1]
-    return torch.cat([grid[:-1, :-1].flatten(), right, grid[-1]])
-
-
-def _regions(axis: Int[Tensor, " n"], window: int, shift: int) -> Int[Tensor, " n"]:
-    """Numbers three strips of the rolled axis: untouched, cut by the roll, wrapped around."""
-    return (axis >= len(axis) - window).long() + (axis >= len(axis) - shift).long()
 
 
 def _relative_positions(window: int, device: torch.device) -> Int[Tensor, "places places"]:

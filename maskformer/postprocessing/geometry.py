@@ -147,4 +147,4 @@ def _needed(old: int, new: int, band: slice) -> slice:
     """The old rows that some new ones are made of."""
     # Read from a copy on the CPU, so that no device waits.
     at = bilinear.interpolation_grid(old, new, CPU)[band]
-    return slice(int(at.before[0]), int(at.after[-1]) + 1)
+    return slice(int(at.before.numpy()[0]), int(at.after.numpy()[-1]) + 1)

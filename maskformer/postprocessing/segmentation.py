@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32, Int64, Integer
+from jaxtyping import Float, Float32, Float64, Int32, Int64, Integer
 from torch import Tensor
 
 from maskformer import bilinear
@@ -415,10 +415,40 @@ def semantic_segments(
 
     A segment's score is the mean over its pixels of its label's share in the sum over all labels.
     """
-    num_labels = class_logits.shape[-1] - 1
     geometry = Geometry.of(
         mask_logits, target_size=target_size, image_size=image_size, padded_size=padded_size
     )
+    sums = semantic_label_sums(class_logits, mask_logits, geometry, byte_budget=byte_budget)
+    means = (sums.share_sums / sums.areas).float()
+    labels, host_areas, means = _to_host(sums.labels, sums.areas, means)
+    ids = _ids_in_order([area > 0 for area in host_areas.tolist()])
+    segments = tuple(
+        Segment(id=segment_id, label_id=label, score=min(float(means[label]), 1.0))
+        for label, segment_id in enumerate(ids)
+        if segment_id
+    )
+    return Segmentation(segmentation=_relabel(labels, ids), segments=segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSums:
+    """A label map on the masks' device, and sums over each label's pixels."""
+
+    labels: Integer[Tensor, "target_height target_width"]
+    areas: Int64[Tensor, " labels"]
+    share_sums: Float64[Tensor, " labels"]
+    """The sum of the label's shares in the scores of all labels."""
+
+
+def semantic_label_sums(
+    class_logits: Float[Tensor, "queries labels_and_null"],
+    mask_logits: Float[Tensor, "queries height width"],
+    geometry: Geometry,
+    *,
+    byte_budget: int | None = None,
+) -> LabelSums:
+    """Returns what `semantic_segments` makes segments of. Does not wait for the device."""
+    num_labels = class_logits.shape[-1] - 1
     maps, share_sums = [], torch.zeros(num_labels, dtype=torch.float64, device=mask_logits.device)
     areas = torch.zeros(num_labels, dtype=torch.int64, device=mask_logits.device)
     for band in _label_bands(class_logits, mask_logits, geometry, byte_budget=byte_budget):
@@ -427,15 +457,7 @@ def semantic_segments(
         share_sums.scatter_add_(0, labels, band.shares().double().flatten())
         areas.scatter_add_(0, labels, torch.ones_like(labels))
         maps.append(band.labels)
-    label_map = torch.cat(maps)
-    labels, host_areas, means = _to_host(label_map, areas, (share_sums / areas).float())
-    ids = _ids_in_order([area > 0 for area in host_areas.tolist()])
-    segments = tuple(
-        Segment(id=segment_id, label_id=label, score=min(float(means[label]), 1.0))
-        for label, segment_id in enumerate(ids)
-        if segment_id
-    )
-    return Segmentation(segmentation=_relabel(labels, ids), segments=segments)
+    return LabelSums(labels=torch.cat(maps), areas=areas, share_sums=share_sums)
 
 
 def semantic_scores(
@@ -446,6 +468,30 @@ def semantic_scores(
     probabilities = class_logits.float().softmax(-1)[:, :-1]
     masks = mask_logits.float().sigmoid()
     return (probabilities.T @ masks.flatten(1)).unflatten(1, mask_logits.shape[1:])
+
+
+def batch_semantic_scores(
+    class_logits: Float[Tensor, "batch queries labels_and_null"],
+    mask_logits: Float[Tensor, "batch queries height width"],
+) -> Float[Tensor, "batch labels height width"]:
+    """Computes `semantic_scores` of each image of a batch.
+
+    On a CPU they are those of each image alone to the last bit, on other devices one product.
+    """
+    if mask_logits.device != CPU:
+        return semantic_scores_at_once(class_logits, mask_logits)
+    pairs = zip(class_logits, mask_logits, strict=True)
+    return torch.stack([semantic_scores(classes, masks) for classes, masks in pairs])
+
+
+def semantic_scores_at_once(
+    class_logits: Float[Tensor, "batch queries labels_and_null"],
+    mask_logits: Float[Tensor, "batch queries height width"],
+) -> Float[Tensor, "batch labels height width"]:
+    """Computes `semantic_scores` of all images in one product."""
+    probabilities = class_logits.float().softmax(-1)[:, :, :-1]
+    masks = mask_logits.float().sigmoid()
+    return torch.bmm(probabilities.mT, masks.flatten(2)).unflatten(2, mask_logits.shape[2:])
 
 
 def resized_semantic_scores(

@@ -31,7 +31,7 @@ _RESTARTS = b"".join(b"\xff" + bytes([0xD0 + n % 8]) + bytes(range(1, 64)) for n
 
 def describe_jpeg(data: bytes) -> str | None:
     """Describes the samples as `JPEG, 3 x 12-bit, extended`; None without a header."""
-    for marker, position in _segments(data):
+    for marker, position in segments(data):
         if marker in _FRAMES and position + 8 <= len(data):
             bits, samples = data[position + 2], data[position + 7]
             process = _PROCESSES.get(marker, "hierarchical")
@@ -92,7 +92,7 @@ def lacks_jpeg_data(image: Image.Image, data: bytes) -> bool:
     last = image.crop((max(0, width - 8), height - 1, width, height))
     if not {*last.tobytes()} <= _FILLED:
         return False
-    end = next((at for marker, at in _segments(data) if marker == _END), None)
+    end = next((at for marker, at in segments(data) if marker == _END), None)
     if end is None:
         return False
     longer = data[: end - 2] + _MORE + _RESTARTS + b"\xff\xd9"
@@ -104,7 +104,7 @@ def _pixels(data: bytes) -> bytes:
         return image.tobytes()
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+def segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Yields each marker of the first image and the position behind it."""
     position = 2
     while found := _MARKER.search(data, position):

@@ -26,8 +26,9 @@ class ReadSettings:
     """An image that takes longer to decode is an error."""
     image_memory_bytes: int = 2**32
     """An image that takes more memory to decode is an error."""
-    decode: Literal["exact", "fast"] = "exact"
-    """fast decodes JPEGs of twice the model's size and more at a reduced scale."""
+    decode: Literal["exact", "fast", "gpu"] = "exact"
+    """fast decodes JPEGs of twice the model's size and more at a reduced scale; gpu decodes plain
+    JPEGs on the GPU, to pixels that differ a little."""
 
     def __post_init__(self) -> None:
         for name in ("max_image_bytes", "max_image_pixels", "image_memory_bytes"):

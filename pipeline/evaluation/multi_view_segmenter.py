@@ -8,7 +8,6 @@ import functools
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +22,14 @@ from maskformer import (
     Segmentation,
     SemanticTestTimeAugmentation,
     SlidingWindows,
+    encode_segmentation,
 )
 from pipeline.evaluation.inference_modes import InferenceMode, MultiScale
 from pipeline.labelling.loading import pixels_of
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.model_loading import load_model
 from pipeline.labelling.rows import image_key
-from pipeline.labelling.segmented_rows import segment_columns, segmented_rows
+from pipeline.labelling.segmented_rows import SegmentedImages, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.allocator import keep_memory
 
@@ -54,21 +54,17 @@ class MultiViewSegmenter:
         self._model_is_free = threading.Lock()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        rows = block.to_pylist()
         with self._model_is_free:
             torch.set_num_threads(self._num_threads)  # it is each thread's own
-            columns = {
-                image_key(row): self._columns(row) for row in rows if row["pixels"] is not None
-            }
-        return segmented_rows(rows, columns)
-
-    def _columns(self, row: dict[str, Any]) -> dict[str, Any]:
-        return segment_columns(
-            self._segmentation(pixels_of(row)),
-            size=(row["height"], row["width"]),
-            settings=self._settings,
-            labels=self._labels,
-        )
+            parts = [
+                SegmentedImages(
+                    keys=(image_key(row),),
+                    segments=encode_segmentation(self._segmentation(pixels_of(row))),
+                )
+                for row in block.to_pylist()
+                if row["pixels"] is not None
+            ]
+        return segmented_rows(block, parts, settings=self._settings, labels=self._labels)
 
 
 def _joined_views(

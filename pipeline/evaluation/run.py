@@ -126,6 +126,10 @@ def _of_model(settings: Settings) -> _Prepared:
         processor=model.processor,
         task=segmenting.task,
     )
+    if settings.of(ReadSettings).decode == "gpu":
+        raise WrongUsage(
+            "decode=gpu has no effect on an evaluation: its readers decode; leave it out"
+        )
     if mode is not None:
         _refuse_to_resize(settings)
     return _Prepared(

@@ -17,6 +17,7 @@ from pipeline.datasets.checking import fitted
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.target import LabelError
 from pipeline.evaluation.judging import Judge, Metric
+from pipeline.labelling.gpu_actors import LEFT_ALONE
 from pipeline.labelling.poison import LOST, MISTAKE
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.storage import SourceChanged, StorageFault
@@ -61,7 +62,7 @@ class Scorer:
         for row in rows:
             if row["kind"] == MISTAKE:
                 raise RuntimeError(row["error_message"])
-            if row["kind"] in ("fault", LOST):
+            if row["kind"] in ("fault", LOST, LEFT_ALONE):
                 return {"fault": row["error_message"]}
             metric = self._judged(row)
             score = self.judge.score(metric)

@@ -5,6 +5,7 @@ has no memory for one. Here a batch fits or an error is raised.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 from maskformer import (
+    BatchPostprocessor,
     KeptQueries,
+    PendingSegments,
     Segmentation,
     WholeInstance,
-    encode_segments,
+    encode_segmentation,
     instance_segmentation,
     keep_instance,
     keep_panoptic,
@@ -25,11 +28,9 @@ from maskformer import (
     whole_instances,
 )
 from pipeline.labelling.little_memory import free_memory, is_out_of_memory
-from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.model_inputs import LoadedImage, ModelInputs
-from pipeline.labelling.model_loading import DTYPES, load_model
-from pipeline.labelling.rows import WHOLE_INSTANCES
-from pipeline.labelling.segmented_rows import segment_columns
+from pipeline.labelling.model_loading import DTYPES, ModelSource, load_model
+from pipeline.labelling.segmented_rows import SegmentedImages
 from pipeline.labelling.settings import SegmentSettings
 
 _Made = TypeVar("_Made")
@@ -69,7 +70,7 @@ class BatchSegmenter:
 
     def __init__(
         self,
-        model_files: ModelFiles,
+        model_files: ModelSource,
         *,
         settings: SegmentSettings,
         num_threads: int | None = None,
@@ -83,6 +84,37 @@ class BatchSegmenter:
         )
         self._num_threads = num_threads or torch.get_num_threads()
         self._num_whole = num_whole_instances
+        is_cuda = self.model.device.type == "cuda"
+        # Its kernels go before those of the next batch's model, which is launched already.
+        self._stream = torch.cuda.Stream(self.model.device, priority=-1) if is_cuda else None
+        thresholds = settings.resolved
+        self._postprocessor = BatchPostprocessor(
+            "semantic" if settings.task == "semantic" else "panoptic",
+            threshold=thresholds.threshold,
+            mask_threshold=thresholds.mask_threshold,
+            overlap_mask_area_threshold=thresholds.overlap_mask_area_threshold,
+            label_ids_to_fuse=thresholds.label_ids_to_fuse,
+        )
+        if self.can_start:
+            self._postprocessor.prepare(
+                self.model.device,
+                num_queries=self.model.config.decoder_config.num_queries,
+                num_labels=self.model.config.num_labels,
+                dtype=DTYPES[settings.precision],
+                is_padded=settings.resize_rule == "detectron2",
+            )
+
+    def num_windows(self, padded_size: tuple[int, int]) -> int:
+        """Returns in how many windows the backbone attends, of one image; 1 without windows."""
+        backbone = self.model.config.backbone_config
+        window, patch = getattr(backbone, "window_size", None), getattr(backbone, "patch_size", 1)
+        if window is None:
+            return 1
+        patches = patch if isinstance(patch, Sequence) else (patch, patch)
+        return math.prod(
+            math.ceil(math.ceil(side / step) / window)
+            for side, step in zip(padded_size, patches, strict=True)
+        )
 
     def predict(self, batch: Sequence[LoadedImage]) -> list[Prediction]:
         """Runs the model: the class head first, then the masks of the queries that are kept."""
@@ -108,23 +140,47 @@ class BatchSegmenter:
             for index, image in enumerate(batch)
         ]
 
+    @property
+    def can_start(self) -> bool:
+        """Returns whether `start` does the task: instances are placed one by one."""
+        return self._settings.task != "instance" and self._num_whole is None
+
+    def start(self, batch: Sequence[LoadedImage]) -> PendingSegments:
+        """Launches the model and post-processing, and waits for neither.
+
+        On a GPU, post-processing runs on a stream of its own, beside the next batch's model.
+        """
+        if torch.get_num_threads() != self._num_threads:  # it is each thread's own
+            torch.set_num_threads(self._num_threads)
+        pixel_values = self.model_inputs(batch)
+        decoding = self.model.decode_queries(pixel_values)
+        logits = decoding.class_queries_logits, self.model.all_masks(decoding)
+        sizes = self._batch_sizes(batch, (pixel_values.shape[2], pixel_values.shape[3]))
+        if self._stream is None:
+            return self._postprocessor.start(*logits, **sizes)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            pending = self._postprocessor.start(*logits, **sizes)
+        for each in logits:
+            # Their memory belongs to the model's stream and is in use on the other.
+            each.record_stream(self._stream)
+        return pending
+
     @torch.inference_mode()
-    def columns(self, prediction: Prediction) -> dict[str, Any]:
-        """Returns the columns of the image's row; with its whole instances, if these are wanted."""
-        size = prediction.image.size
+    def segmented(self, prediction: Prediction) -> SegmentedImages:
+        """Returns the image's segments; with its whole instances, if these are wanted."""
+        key = prediction.image.key
         if self._num_whole is None:
-            return self.columns_of(self.segmentation(prediction), size=size)
+            return segmented_image(prediction.image, self.segmentation(prediction))
         rows = self.segmentation(prediction.first(self._num_rows(prediction)))
         whole = _on_device_or_cpu(self._whole_instances, prediction.first(self._num_whole))
         instances = [dataclasses.asdict(each) for each in whole]
-        return self.columns_of(rows, size=size) | {WHOLE_INSTANCES.name: instances}
+        found = segmented_image(prediction.image, rows)
+        return replace(found, whole_instances={key: instances})
 
     def segmentation(self, prediction: Prediction) -> Segmentation:
         """Post-processes on the prediction's device, or on the CPU where that has no memory."""
         return _on_device_or_cpu(self._segmentation, prediction)
-
-    def columns_of(self, segmentation: Segmentation, *, size: tuple[int, int]) -> dict[str, Any]:
-        return segment_columns(segmentation, size=size, settings=self._settings, labels=self.labels)
 
     def _kept(self, class_logits: Tensor) -> KeptQueries | None:
         """Returns the queries that can become segments; None where all take part (semantic)."""
@@ -180,14 +236,29 @@ class BatchSegmenter:
             sizes |= {"image_size": image_size, "padded_size": prediction.padded_size}
         return sizes
 
+    def _batch_sizes(
+        self, batch: Sequence[LoadedImage], padded_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """Returns `_sizes` of a batch."""
+        is_padded = any(image.model_size != padded_size for image in batch)
+        sizes: dict[str, Any] = {"target_sizes": [image.size for image in batch]}
+        if is_padded or self._settings.resize_rule == "detectron2":
+            image_sizes = [image.model_size for image in batch]
+            sizes |= {"image_sizes": image_sizes, "padded_size": padded_size}
+        return sizes
+
+
+def segmented_image(image: LoadedImage, segmentation: Segmentation) -> SegmentedImages:
+    """Returns the segments of one image."""
+    return SegmentedImages(keys=(image.key,), segments=encode_segmentation(segmentation))
+
 
 def compile_kernels() -> None:
     """Calls once the kernels that are compiled at their first use, while the model is loaded."""
     one = KeptQueries(
         queries=torch.zeros(1).long(), labels=torch.zeros(1).long(), scores=torch.ones(1)
     )
-    segmentation = panoptic_segmentation(torch.ones(1, 2, 2), one).segmentation
-    encode_segments(segmentation.numpy())
+    encode_segmentation(panoptic_segmentation(torch.ones(1, 2, 2), one))
 
 
 def _on_device_or_cpu(make: Callable[[Prediction], _Made], prediction: Prediction) -> _Made:

@@ -33,7 +33,10 @@ RECEIPT = pa.schema(
         ("num_segments", pa.int64()),
         ("bytes_read", pa.int64()),
         ("fault", pa.string()),  # why the unit stays undone
-        ("fault_kind", pa.string()),  # fault (of storage), lost (a process), mistake (in our code)
+        (
+            "fault_kind",
+            pa.string(),
+        ),  # the kind of the row in place of images, as `loading.BLOCK` has it
         ("storage_retries", RETRIES),  # of the reader and of the stager
         ("skipped", SKIPPED),  # in the unit's archives, where its end was seen
         (

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import ray
 
 from pipeline.labelling.deadline import DeadlineAdmission
+from pipeline.labelling.gpu_actors import gpus_left_alone, is_gpu_left
+from pipeline.labelling.gpu_failures import Gpu
 from pipeline.labelling.operators import ATTEMPT_TRACKER
 from pipeline.labelling.poison import IsolationContext, quarantine
 from pipeline.labelling.ray_dataset import LabellingJob, TaskSource
@@ -51,8 +53,15 @@ def run_units(
         admission=None if job.deadline is None else _ADMISSION.remote(job.deadline),
     )
     isolation = None
-    for _ in range(_PASSES):
-        ray.get(attempts.start_pass.remote())
+    num_passes, failed_gpus = 0, set[Gpu]()
+    while num_passes < _PASSES + len(failed_gpus):  # a GPU that is left alone ends a pass
+        num_passes += 1
+        failed_gpus |= {each.gpu for each in gpus_left_alone(attempts)}
+        if not is_gpu_left(attempts):
+            if isolation is not None or not is_gpu_left(attempts, is_last_chance=True):
+                break
+            isolation = IsolationContext()  # images may be at fault
+        ray.get(attempts.start_pass.remote(is_isolated=isolation is not None))
         for unit_id in left:
             stats.faults.pop(unit_id, None)  # of the pass before
         result = _run_pass(
@@ -76,6 +85,7 @@ def run_units(
             isolation = IsolationContext(quarantined=quarantined)
         elif result.lost_workers:
             isolation = IsolationContext()
+    stats.gpus_left_alone = [each.to_dict() for each in gpus_left_alone(attempts)]
     if result.is_shut:
         stats.units_left = len(left.keys() - result.begun)
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id in result.begun}

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskformer import Segmentation, Span, window_grid
+from pipeline.labelling.gpu_errors import is_gpu_memory_error
 
 HeightWidth = tuple[int, int]
 
@@ -20,15 +21,32 @@ _SMALLEST_SIDE = 64
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether a device or the machine had no memory for a tensor."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, MemoryError) or is_gpu_memory_error(error):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def free_memory() -> None:
-    """Returns memory of a failed computation to the GPU."""
+    """Returns memory of a failed computation to the GPU.
+
+    Raises:
+        RuntimeError: the GPU does not compute any more: it was no want of memory.
+    """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        check_computes(torch.device("cuda"))
+
+
+def check_computes(device: torch.device) -> None:
+    """Computes a small product and a convolution.
+
+    Raises:
+        RuntimeError: the device fails, or its numbers are wrong.
+    """
+    ones = torch.ones(1, 1, 64, 64, device=device)
+    product, convolved = ones @ ones, torch.nn.functional.conv2d(ones, ones[..., :3, :3])
+    if float(product.sum() + convolved.sum()) != 64**3 + 9 * 62**2:
+        raise RuntimeError("CUDA error: the device computes a product of ones wrong")
 
 
 def shrunk(

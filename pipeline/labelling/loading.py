@@ -17,7 +17,15 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from maskformer import MaskFormerImageProcessor
-from pipeline.corpora.decoding import Decoded, HeightWidth, ImageError, decode, image_size
+from pipeline.corpora.decoding import (
+    Decoded,
+    HeightWidth,
+    ImageError,
+    decode,
+    image_size,
+    orientation,
+)
+from pipeline.corpora.device_jpeg import is_for_device
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.labelling.guard import Guard
@@ -33,7 +41,8 @@ from pipeline.table.units import sources_of
 BLOCK = pa.schema(
     [
         ("unit_id", pa.string()),
-        # image, end (of the unit), fault (of storage), lost (a process) or mistake (in our code)
+        # image, end (of the unit), fault (of storage), lost (a process), left alone (a GPU) or
+        # mistake (in our code)
         ("kind", pa.string()),
         ("position", pa.int64()),  # within the unit; of the end, the number of images
         ("image_id", pa.string()),
@@ -47,6 +56,8 @@ BLOCK = pa.schema(
         ("pixels", pa.binary()),  # uint8 RGB, row by row, at the size below
         ("pixels_height", pa.int32()),
         ("pixels_width", pa.int32()),
+        ("jpeg", pa.binary()),  # in place of pixels, for a device to decode to the size above
+        ("orientation", pa.int8()),  # of the JPEG, by its EXIF data
         ("model_height", pa.int32()),  # at the model's input, before padding
         ("model_width", pa.int32()),
         ("bytes_read", pa.int64()),  # encoded bytes of the image
@@ -182,8 +193,9 @@ def _blocks(rows: Iterable[tuple[dict[str, Any], int]], *, block_bytes: int) -> 
     num_bytes = num_without_pixels = 0
     for row, bytes_to_come in rows:
         held.append(row)
-        num_bytes += len(row.get("pixels") or b"")
-        num_without_pixels += not row.get("pixels")
+        num_pixel_bytes = 3 * (row.get("pixels_height") or 0) * (row.get("pixels_width") or 0)
+        num_bytes += num_pixel_bytes
+        num_without_pixels += not num_pixel_bytes
         is_near_end = 0 < bytes_to_come <= (1 + _SLACK) * block_bytes - num_bytes
         is_full = num_bytes >= block_bytes and not is_near_end
         if is_full or num_without_pixels >= _MOST_WITHOUT_PIXELS:
@@ -218,6 +230,8 @@ def image_row(
         if image.error is not None:
             raise image.error
         assert image.data is not None
+        if reading.decode == "gpu" and not is_resized and is_for_device(image.data):
+            return {**row, **_encoded(image, reading=reading, processor=processor)}
         decoded = _decoded(image, reading=reading, processor=processor)
         return {**row, **_pixels(decoded, processor=processor, is_resized=is_resized)}
     except ImageError as error:
@@ -261,10 +275,30 @@ def _decoded(
     return decode(
         image.data or b"",
         name=image.name,
-        mode=reading.decode,
+        mode="fast" if reading.decode == "fast" else "exact",
         target_size=processor.resized_size,
         max_pixels=reading.max_image_pixels,
     )
+
+
+def _encoded(
+    image: EncodedImage, *, reading: ReadSettings, processor: MaskFormerImageProcessor
+) -> dict[str, Any]:
+    """Returns the columns of a JPEG that a device decodes."""
+    assert image.data is not None
+    bounds: dict[str, Any] = {"name": image.name, "max_pixels": reading.max_image_pixels}
+    height, width = image_size(image.data, **bounds)
+    model_size = processor.resized_size((height, width))
+    return {
+        "height": height,
+        "width": width,
+        "jpeg": image.data,
+        "orientation": orientation(image.data, **bounds),
+        "pixels_height": height,
+        "pixels_width": width,
+        "model_height": model_size[0],
+        "model_width": model_size[1],
+    }
 
 
 def _pixels(
@@ -308,9 +342,9 @@ def _shape_of(
     except ImageError:
         return None
     model_size = processor.resized_size(size)
-    is_decoded = reading.decode == "exact" and _is_left_to_the_device(
-        size, model_size, processor=processor
-    )
+    is_left = _is_left_to_the_device(size, model_size, processor=processor)
+    is_jpeg = reading.decode == "gpu" and is_for_device(image.data or b"")
+    is_decoded = is_jpeg or (is_left and reading.decode != "fast")
     return Shape(
         size=size,
         padded_size=processor.padded_size(model_size),

@@ -23,7 +23,10 @@ from pipeline.labelling.rows import ImageKey, image_key
 HeightWidth = tuple[int, int]
 _Upload = Callable[[Sequence[UInt8[np.ndarray, "_ _ 3"]]], list[UInt8[Tensor, "_ _ _ 3"]]]
 
+_Pixels = UInt8[np.ndarray, "_ _ 3"] | UInt8[Tensor, "_ _ 3"]
+
 _PIXELS = "pixels"
+_ENCODED = "jpeg"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,8 @@ class LoadedImage:
     uri: str
     size: HeightWidth
     """Of the image itself, upright."""
-    pixels: UInt8[np.ndarray, "height width 3"]
-    """A read-only view of the block."""
+    pixels: UInt8[np.ndarray, "height width 3"] | UInt8[Tensor, "height width 3"]
+    """A read-only view of the block; a tensor where they were decoded on the device."""
     model_size: HeightWidth
     """At the model's input, before padding."""
 
@@ -54,14 +57,15 @@ def images_of(block: pa.Table) -> list[LoadedImage]:
                 row["model_width"] or row["pixels_width"],
             ),
         )
-        for row, pixels in zip(rows, _views(block[_PIXELS]), strict=True)
+        for row, pixels in zip(rows, binary_views(block[_PIXELS]), strict=True)
         if pixels is not None
     ]
 
 
 def without_pixels(block: pa.Table) -> pa.Table:
     """Returns the other columns of a block, which are small."""
-    return block.drop_columns([_PIXELS])
+    large = [name for name in (_PIXELS, _ENCODED) if name in block.column_names]
+    return block.drop_columns(large)
 
 
 def size_of(pixels: UInt8[np.ndarray, "height width 3"]) -> HeightWidth:
@@ -69,7 +73,7 @@ def size_of(pixels: UInt8[np.ndarray, "height width 3"]) -> HeightWidth:
     return height, width
 
 
-def _views(column: pa.ChunkedArray) -> Iterator[UInt8[np.ndarray, " num_bytes"] | None]:
+def binary_views(column: pa.ChunkedArray) -> Iterator[UInt8[np.ndarray, " num_bytes"] | None]:
     """Yields the bytes of each row as a view; scalars of pyarrow would copy them."""
     for chunk in column.chunks:
         _, offsets, data = chunk.buffers()
@@ -98,7 +102,7 @@ class ModelInputs:
         On a GPU it returns before the pixels are there; the current stream waits for them. One
         thread may call at a time.
         """
-        pixels = self._uploaded([image.pixels for image in images])
+        pixels = self._on_device([image.pixels for image in images])
         sizes = iter([image.model_size for image in images])
         values = [
             self._processor.normalize(part, dtype=self._dtype)
@@ -106,6 +110,15 @@ class ModelInputs:
             for part in self._resized(stack, list(islice(sizes, len(stack))))
         ]
         return values[0] if len(values) == 1 else torch.cat(values)
+
+    def _on_device(self, pixels: Sequence[_Pixels]) -> Iterator[UInt8[Tensor, "_ _ _ 3"]]:
+        """Yields stacks of neighbours of one size; uploads those that are not there yet."""
+        for is_there, run in groupby(pixels, key=lambda each: isinstance(each, Tensor)):
+            if is_there:
+                for _, same in groupby(run, key=lambda each: each.shape):
+                    yield torch.stack(list(same))
+            else:
+                yield from self._uploaded(list(run))
 
     def _resized(
         self, pixels: UInt8[Tensor, "batch _ _ 3"], sizes: Sequence[HeightWidth]
@@ -119,9 +132,10 @@ class ModelInputs:
 
     def at_model_size(self, image: LoadedImage) -> LoadedImage:
         """Returns the image with its pixels resized in the memory of the CPU."""
-        if size_of(image.pixels) == image.model_size:
-            return image
-        pixels = self._processor.resize(Image.fromarray(image.pixels), original_size=image.size)
+        pixels = image.pixels
+        pixels = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+        if size_of(pixels) != image.model_size:
+            pixels = self._processor.resize(Image.fromarray(pixels), original_size=image.size)
         return replace(image, pixels=pixels)
 
 

@@ -4,14 +4,19 @@ Labelling and evaluation load their models here, so that one precision means one
 everywhere: `_table.json` records it by name.
 """
 
+import copy
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
+from pipeline.labelling.little_memory import check_computes
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.settings import Precision, SegmentSettings
 
@@ -23,16 +28,45 @@ DTYPES = {
 }
 """The format of weights and activations for each precision."""
 
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInMemory:
+    """A model of this process, such as one in training, with its image processor."""
+
+    model: MaskFormerForInstanceSegmentation
+    processor: MaskFormerImageProcessor
+
+
+ModelSource: TypeAlias = ModelFiles | ModelInMemory
+"""The model of a run: its files, or itself."""
+
 
 def load_model(
-    files: ModelFiles, *, settings: SegmentSettings
+    source: ModelSource, *, settings: SegmentSettings
 ) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
     """Builds model and processor from the files that the driver read: nodes need no copy.
 
-    The model is on the GPU, where there is one. The process computes in float32 as the precision
-    says from then on; see `set_float32_precision`.
+    The model is on the GPU, where there is one; of a model in memory it is a copy, on the same
+    device. The process computes in float32 as the precision says from then on; see
+    `set_float32_precision`.
+
+    Raises:
+        RuntimeError: the GPU is there and does not compute.
     """
     set_float32_precision(settings.precision)
+    if isinstance(source, ModelInMemory):
+        copied = copy.deepcopy(source.model).requires_grad_(False)
+        return copied.to(DTYPES[settings.precision]).eval(), source.processor
+    device = _working_device()
+    model, processor = _from_files(source, settings=settings)
+    return model.eval().to(device), processor
+
+
+def _from_files(
+    files: ModelFiles, *, settings: SegmentSettings
+) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
@@ -42,7 +76,19 @@ def load_model(
         processor = MaskFormerImageProcessor.from_pretrained(
             folder, resize_rule=settings.resize_rule
         )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    return model, processor
+
+
+def _working_device() -> torch.device:
+    """Returns the device of the process after it has computed something."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        check_computes(device)
+        return device
+    if torch.version.cuda and _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        # Without this an actor would go on at a hundredth of the speed, on the CPU.
+        raise RuntimeError("CUDA error: the process was given a GPU, and torch finds none")
+    return torch.device("cpu")
 
 
 def set_float32_precision(precision: Precision) -> None:

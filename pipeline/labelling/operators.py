@@ -15,9 +15,18 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
+from pipeline.labelling.gpu_actors import LEFT_ALONE, WorkUnderWay, assigned_gpu
+from pipeline.labelling.gpu_errors import is_gpu_error
+from pipeline.labelling.gpu_failures import Gpu
 from pipeline.labelling.loading import block_in_place
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.poison import ATTEMPTS, ISOLATED_ATTEMPTS, LOST, AttemptTracker, failure
+from pipeline.labelling.poison import (
+    ATTEMPTS,
+    ISOLATED_ATTEMPTS,
+    LOST,
+    AttemptTracker,
+    failure,
+)
 from pipeline.labelling.rows import ROWS, image_key
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.labelling.unit_queue import NO_UNIT_LEFT, TaskOpener
@@ -148,7 +157,10 @@ def segmented(
 
 
 class _SegmenterActor:
-    """An actor with one segmenter. Errors are rows, since Ray Data drops blocks that raise."""
+    """An actor with one segmenter. Errors are rows, since Ray Data drops blocks that raise.
+
+    An error of its GPU ends the process; on a GPU that is left alone there is no segmenter.
+    """
 
     def __init__(
         self,
@@ -161,12 +173,31 @@ class _SegmenterActor:
         is_done: Callable[[str], bool] | None,
         finish: Callable[[pa.Table], pa.Table] | None,
     ) -> None:
-        self._segmenter = factory(ray.get(model), num_threads=num_threads)
         self._attempts, self._is_isolated = attempts, is_isolated
+        self._gpu = None if attempts is None else assigned_gpu()
+        self._work = WorkUnderWay(attempts=attempts, gpu=self._gpu)
+        self._segmenter = self._made_by(factory, model=model, num_threads=num_threads)
         self._finish = finish
         self._is_done = is_done and functools.lru_cache(_CACHED_UNITS)(
             false_if_storage_fails(is_done)
         )
+
+    def _made_by(
+        self,
+        factory: SegmenterFactory,
+        *,
+        model: "ray.ObjectRef[ModelFiles]",
+        num_threads: int | None,
+    ) -> BlockSegmenter | None:
+        """Returns the segmenter; None where the GPU is left alone."""
+        if self._gpu and ray.get(self._attempts.is_left_alone.remote(self._gpu)):
+            return None
+        try:
+            return factory(ray.get(model), num_threads=num_threads)
+        except RuntimeError as error:
+            if self._gpu and is_gpu_error(error):
+                self._work.end_process(error)
+            raise
 
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = self._rows(block)
@@ -174,6 +205,8 @@ class _SegmenterActor:
 
     def _rows(self, block: pa.Table) -> pa.Table:
         unit_id = block["unit_id"][0].as_py()
+        if self._segmenter is None:
+            return _row_in_place(unit_id, f"{self._gpu} is left alone", kind=LEFT_ALONE)
         try:
             if unit_id and self._is_done and self._is_done(unit_id):
                 return _row_in_place(unit_id, DONE_ELSEWHERE, kind="fault")
@@ -181,8 +214,9 @@ class _SegmenterActor:
             at_most = ISOLATED_ATTEMPTS if self._is_isolated else ATTEMPTS
             if not _may_begin(self._attempts, keys, at_most=at_most):
                 return _row_in_place(unit_id, _TOO_MANY_ATTEMPTS, kind=LOST)
-            rows = self._segmenter(block)
-            _note_end(self._attempts, keys, is_awaited=self._is_isolated)
+            with self._work.on(keys):
+                rows = self._segmenter(block)
+            _note_end(self._attempts, keys, is_awaited=self._is_isolated, gpu=self._gpu)
         except Exception as error:
             kind, message = failure(error)
             return _row_in_place(unit_id, message, kind=kind)
@@ -250,7 +284,7 @@ def _may_begin(attempts: Any, keys: list[Any], *, at_most: int) -> bool:
     return attempts is None or ray.get(attempts.may_begin.remote(keys, at_most=at_most))
 
 
-def _note_end(attempts: Any, keys: list[Any], *, is_awaited: bool) -> None:
+def _note_end(attempts: Any, keys: list[Any], *, is_awaited: bool, gpu: Gpu | None = None) -> None:
     """Notes that work on the keys is over.
 
     Args:
@@ -258,7 +292,7 @@ def _note_end(attempts: Any, keys: list[Any], *, is_awaited: bool) -> None:
             next image may end this process. Elsewhere it would count as one attempt more.
     """
     if attempts is not None:
-        noted = attempts.ended.remote(keys)
+        noted = attempts.ended.remote(keys, gpu=gpu)
         if is_awaited:
             ray.get(noted)
 

@@ -17,6 +17,8 @@ from typing import Any
 import ray
 
 from pipeline.corpora.decoding import ImageError
+from pipeline.labelling.gpu_errors import is_gpu_memory_error
+from pipeline.labelling.gpu_failures import FailedGpu, Gpu, GpuFailures
 from pipeline.storage import SourceChanged, StorageFault
 
 ATTEMPTS = 4
@@ -39,6 +41,7 @@ class AttemptTracker:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begun: dict[Any, list[float]] = defaultdict(list)
+        self._gpus = GpuFailures()
 
     def may_begin(self, keys: Sequence[Any], *, at_most: int) -> bool:
         """Notes an attempt at all keys, unless one of them has had `at_most` without an end."""
@@ -48,20 +51,42 @@ class AttemptTracker:
             self._begun[key].append(self._clock())
         return True
 
-    def ended(self, keys: Sequence[Any]) -> None:
+    def ended(self, keys: Sequence[Any], *, gpu: Gpu | None = None) -> None:
         """Forgets the attempts at keys whose work is over, whatever the result."""
         for key in keys:
             self._begun.pop(key, None)
+        self._gpus.succeeded(keys, gpu=gpu)
 
-    def start_pass(self) -> None:
+    def start_pass(self, *, is_isolated: bool = False) -> None:
         """Forgets all attempts."""
         self._begun.clear()
+        self._gpus.start_pass(is_isolated=is_isolated)
+
+    def gpu_failed(self, gpu: Gpu, *, keys: Sequence[Any], error: str) -> None:
+        """Notes a failure of a GPU while work on the keys was under way; see `GpuFailures`."""
+        self._gpus.add(gpu, keys=keys, error=error)
+
+    def is_left_alone(self, gpu: Gpu) -> bool:
+        return self._gpus.is_left_alone(gpu)
+
+    def gpus_left_alone(self, *, is_last_chance: bool = False) -> list[FailedGpu]:
+        """Returns the GPUs that are to do no more work.
+
+        Args:
+            is_last_chance: takes back those of which too little is proven.
+        """
+        if is_last_chance:
+            self._gpus.give_another_chance()
+        return self._gpus.left_alone()
 
     def suspects(self) -> dict[str, dict[int, float]]:
-        """Returns images with at least two attempts and no end, and the seconds between the two."""
+        """Returns images with at least two attempts and no end, and the seconds between the two.
+
+        Without images that failed on GPUs alone that are at fault.
+        """
         found: dict[str, dict[int, float]] = defaultdict(dict)
         for key, times in self._begun.items():
-            if len(times) > 1 and isinstance(key, tuple):
+            if len(times) > 1 and isinstance(key, tuple) and not self._gpus.is_blamed(key):
                 unit_id, position = key
                 found[unit_id][position] = times[1] - times[0]
         return found
@@ -100,7 +125,7 @@ def failure(error: BaseException) -> tuple[str, str]:
     cause = root_cause(error)
     if isinstance(cause, StorageFault | SourceChanged):
         return "fault", reason(error)
-    if isinstance(cause, MemoryError | ChildProcessError):
+    if isinstance(cause, MemoryError | ChildProcessError) or is_gpu_memory_error(cause):
         return LOST, reason(error)
     if isinstance(cause, ray.exceptions.RayError) and not isinstance(
         cause, ray.exceptions.RayTaskError

@@ -34,6 +34,9 @@ from pipeline.runtime.node_groups import NodeGroup
 from pipeline.storage import StorageFault
 from pipeline.table.store import TableSpec, TableStore
 
+_ENCODING = 8
+"""Bytes of pixels for each byte of a typical JPEG, or some more."""
+
 LoadUnit = Callable[[pa.Table], Iterator[pa.Table]]
 """Reads the unit with these rows of the plan, and yields it in blocks of pixels."""
 
@@ -148,7 +151,10 @@ def label_dataset(
         isolation: images that end processes, in a pass that looks for them; None in others.
         group: the nodes that work on the dataset; None for all.
     """
-    configure_ray_data(block_bytes=job.block_bytes(machines, isolation=isolation), group=group)
+    block_bytes = job.block_bytes(machines, isolation=isolation)
+    if job.reading.decode == "gpu":
+        block_bytes = -(-block_bytes // _ENCODING)  # Ray would join blocks of encoded images
+    configure_ray_data(block_bytes=block_bytes, group=group)
     # Our functions raise nothing. Units that Ray loses are undone after the pass, and tried again.
     DataContext.get_current().max_errored_blocks = -1
     loader = job.loader(machines, isolation=isolation)

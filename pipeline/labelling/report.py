@@ -48,6 +48,8 @@ class Report:
     """GPUs of the actors, times the seconds for which the run held them."""
     node_seconds: float = 0.0
     """Nodes of the cluster, times the seconds for which the run held them."""
+    gpus_left_alone: list[dict[str, Any]] = field(default_factory=list)
+    """GPUs that failed twice or more and got no further work: node, gpu, uuid, failures, error."""
     units_elsewhere: int = 0
     """Units that another run did at the same time."""
     units_left: int = 0
@@ -122,6 +124,7 @@ def report_run(
         storage_wait_seconds=round(stats.storage_wait_seconds, 2),
         gpu_seconds=round(stats.gpus * stats.seconds_at_work, 2),
         node_seconds=round(stats.nodes * stats.seconds_at_work, 2),
+        gpus_left_alone=stats.gpus_left_alone,
     )
 
 
@@ -173,6 +176,13 @@ def run_summary(report: Report, *, report_file: str) -> str:
     if report.faults:
         reason = next(iter(report.faults.values()))
         lines.append(f"units not done: {report.units_undone:,}, for example: {reason}")
+    for gpu in report.gpus_left_alone:
+        uuid = f" ({gpu['uuid']})" if gpu["uuid"] else ""
+        lines.append(
+            f"GPU {gpu['gpu']}{uuid} of node {gpu['node']} failed {gpu['failures']} times and was "
+            f"left alone: {gpu['error']}; look at nvidia-smi and dmesg there, or take it out of "
+            "the cluster"
+        )
     if report.files_out_of_reach:
         lines.append(
             "files that the storage could not look up, left for another run: "

@@ -28,7 +28,7 @@ from pipeline.planning.planner import (
     settle_plan,
 )
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import connect
+from pipeline.runtime.cluster import Machines, connect
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
@@ -96,12 +96,12 @@ def label(
     for line in (*plan.notices, _opening(plan, label)):
         print(line, file=sys.stderr, flush=True)
     if label.dry_run:
-        connect(job.actors.ray_address, dashboard=job.actors.dashboard)
+        _connect(job)
         print(forecast(plan, job=job))
         return ExitCode.DONE
     stats, was_stopped = RunStats(), False
     if plan.units:
-        connect(job.actors.ray_address, dashboard=job.actors.dashboard)
+        _connect(job)
         show = watch(plan, stats)
         was_stopped = _run_plan(
             plan, job=job, stats=stats, show=show, error_budget=label.error_budget
@@ -123,6 +123,21 @@ def label(
     for line in lines:
         print(line)
     return report.exit_code
+
+
+def _connect(job: LabellingJob) -> None:
+    """Connects to the cluster.
+
+    Raises:
+        WrongUsage: no actor would have the GPU that the settings need.
+        ConnectionError: no cluster answers.
+    """
+    connect(job.actors.ray_address, dashboard=job.actors.dashboard)
+    if job.reading.decode == "gpu" and not Machines.of_cluster(job.actors).actor_gpus:
+        raise WrongUsage(
+            "--decode gpu needs actors with a GPU (CUDA), and there is none here; a table made "
+            "with it is continued where there is one"
+        )
 
 
 def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[LabellingJob, Plan]:

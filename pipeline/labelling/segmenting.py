@@ -1,8 +1,12 @@
 """Segments blocks of pixels into rows, on an actor's device.
 
 Takes the blocks of `loading.py`; gives the rows that `commit.py` stages. An actor holds one
-`Segmenter` and calls it from two threads at once, which take turns at the model, a block each; a
-third thread post-processes one batch while the next is in the model.
+`Segmenter` and calls it from two threads at once.
+
+There are two ways. By image, as CPUs do it: the two threads take turns at the model, a block each;
+the masks of kept queries alone are made, and a third thread post-processes one batch, image by
+image, while the next is in the model. By batch, as GPUs do it: one thread launches the model and
+the post-processing of batch after batch and never waits; two others finish what comes back.
 """
 
 import faulthandler
@@ -10,34 +14,51 @@ import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from maskformer import Segmentation, Span, Stitcher
+from maskformer import PendingSegments, Segmentation, Span, Stitcher
 from pipeline.labelling.batch_segmenter import (
     BatchSegmenter,
     Prediction,
     compile_kernels,
+    segmented_image,
 )
+from pipeline.labelling.batches_in_flight import BatchesInFlight
+from pipeline.labelling.device_jpegs import DecodedBlock, decode_block
 from pipeline.labelling.limits import time_limit
 from pipeline.labelling.little_memory import enlarged, free_memory, grids, is_out_of_memory, shrunk
-from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.model_inputs import LoadedImage, images_of, size_of, without_pixels
-from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES, ImageKey
-from pipeline.labelling.segmented_rows import error_columns, segmented_rows
+from pipeline.labelling.model_inputs import LoadedImage, size_of
+from pipeline.labelling.model_loading import ModelSource
+from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
+from pipeline.labelling.segmented_rows import ImageFailure, SegmentedImages, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.allocator import keep_memory
 
-_BYTES_PER_PIXEL_ON_A_GPU = 4096
+_BYTES_PER_PIXEL_ON_A_GPU = 1024
+"""Of the model's input, with 4 bytes a number; half of it with 2. A larger model takes more, and
+halves its batches once."""
 
-_Columns = dict[ImageKey, dict[str, Any]]
-"""The columns that segmenting adds to rows, by the rows' unit and position."""
+_MOST_IMAGES = 32
+"""Of a batch on a GPU: more do not make it faster."""
+
+_MOST_WINDOWS = 65_535
+"""Of a batch, in one call of attention: CUDA's limit on the third side of a grid."""
+
+_MOST_IN_FLIGHT = 3
+"""Batches: one is computed, one is queued behind it, one is being finished."""
+
+_NUM_FINISHERS = 2
+_SWITCH_SECONDS = 0.0005
+
+_Parts = list[SegmentedImages]
 
 
 class Segmenter:
@@ -45,12 +66,13 @@ class Segmenter:
 
     def __init__(
         self,
-        model_files: ModelFiles,
+        model_files: ModelSource,
         *,
         settings: SegmentSettings,
         num_threads: int | None = None,
         gpu_share: float = 1.0,
         num_whole_instances: int | None = None,
+        way: Literal["by_image", "by_batch"] | None = None,
     ) -> None:
         """Loads the model onto the GPU, or the CPU where there is none.
 
@@ -58,8 +80,11 @@ class Segmenter:
             gpu_share: of the GPU's memory, what batches may take.
             num_whole_instances: of an image's best instances, how many get whole masks beside the
                 rows, for published AP. For the task instance alone.
+            way: by default by batch on a GPU, by image on a CPU. The task instance is always
+                done by image.
         """
-        keep_memory()
+        # Beside a GPU the threads that finish batches would wait for each other's allocations.
+        keep_memory(has_one_arena=not torch.cuda.is_available())
         # Post-processing takes one thread: more would compete with the model's for the cores.
         self._post_processor = ThreadPoolExecutor(
             1, initializer=torch.set_num_threads, initargs=(1,)
@@ -73,20 +98,44 @@ class Segmenter:
             num_whole_instances=num_whole_instances,
         )
         device = self._batch_segmenter.model.device
-        self._batch_pixels = settings.batch_pixels or _pixels_at_once(device, share=gpu_share)
+        self._batch_pixels = settings.batch_pixels or _pixels_at_once(
+            device, share=gpu_share, precision=settings.precision
+        )
         self._schema = ROWS if num_whole_instances is None else ROWS.append(WHOLE_INSTANCES)
         self._model_is_free = threading.Lock()
+        by_batch = device.type == "cuda" if way is None else way == "by_batch"
+        self._launcher: ThreadPoolExecutor | None = None
+        if by_batch and self._batch_segmenter.can_start:
+            self._launcher = ThreadPoolExecutor(1, "launch")
+            if device.type == "cuda":
+                # A thread that wants the interpreter's lock waits so long for one that computes:
+                # launches are short, and the default of 5 ms is that of a hundred of them.
+                sys.setswitchinterval(_SWITCH_SECONDS)
+            self._in_flight = BatchesInFlight[SegmentedImages](
+                most=_MOST_IN_FLIGHT, num_threads=_NUM_FINISHERS
+            )
         compiling.result()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        images = images_of(block)
-        rows = without_pixels(block).to_pylist()
-        with self._model_is_free, torch.inference_mode():
-            pending = [each for batch in self._batches(images) for each in self._start(batch)]
-        columns: _Columns = {}
-        for each in pending:
-            columns |= _result(each, seconds=self._settings.segment_seconds * len(images))
-        return segmented_rows(rows, columns, schema=self._schema)
+        if self._launcher is not None:
+            decoded, pending = self._launcher.submit(self._started, block).result()
+        else:
+            with self._model_is_free:
+                decoded, pending = self._started(block)
+        seconds = self._settings.segment_seconds * len(decoded.images)
+        return segmented_rows(
+            decoded.rows,
+            [part for each in pending for part in _result(each, seconds=seconds)],
+            settings=self._settings,
+            labels=self._batch_segmenter.labels,
+            schema=self._schema,
+        )
+
+    @torch.inference_mode()
+    def _started(self, block: pa.Table) -> "tuple[DecodedBlock, list[Future[_Parts]]]":
+        decoded = decode_block(block, device=self._batch_segmenter.model.device)
+        batches = self._batches(decoded.images)
+        return decoded, [each for batch in batches for each in self._start(batch)]
 
     def _batches(self, images: list[LoadedImage]) -> Iterator[list[LoadedImage]]:
         """Yields images of one padded size, with at most `_batch_pixels` pixels together."""
@@ -95,28 +144,60 @@ class Segmenter:
             by_size[self._padded_size(image)].append(image)
         for (height, width), group in by_size.items():
             while group:
-                count = max(1, self._batch_pixels // (height * width))
+                count = self._images_at_once((height, width))
                 yield group[:count]
                 group = group[count:]
+
+    def _images_at_once(self, padded_size: tuple[int, int]) -> int:
+        """Returns the most images of a batch, by memory and by what one call of attention takes."""
+        height, width = padded_size
+        count = self._batch_pixels // (height * width)
+        if self._settings.batch_pixels is None:
+            count = min(count, _MOST_IMAGES)
+        return max(1, min(count, _MOST_WINDOWS // self._batch_segmenter.num_windows(padded_size)))
 
     def _padded_size(self, image: LoadedImage) -> tuple[int, int]:
         return self._batch_segmenter.processor.padded_size(image.model_size)
 
-    def _start(self, batch: list[LoadedImage]) -> "list[Future[_Columns]]":
+    def _start(self, batch: list[LoadedImage]) -> "list[Future[_Parts]]":
         """Runs the model and starts post-processing; in halves where memory is short."""
-        predictions = self._predictions_if_they_fit(batch)
-        if predictions is not None:
-            return [self._post_processor.submit(self._columns, predictions)]
+        if self._launcher is not None:
+            started = self._started_if_it_fits(batch)
+            if started is not None:
+                return [started]
+        elif (predictions := self._predictions_if_they_fit(batch)) is not None:
+            return [self._post_processor.submit(self._parts, predictions)]
         if len(batch) > 1:
             half = len(batch) // 2
             height, width = self._padded_size(batch[0])
             self._batch_pixels = half * height * width  # of batches to come
             return [*self._start(batch[:half]), *self._start(batch[half:])]
-        columns = self._columns_in_little_memory(batch[0])
-        return [self._post_processor.submit(dict, {batch[0].key: columns})]
+        part = self._in_little_memory(batch[0])
+        return [self._post_processor.submit(list, [part])]
 
-    def _columns(self, predictions: list[Prediction]) -> _Columns:
-        return {each.image.key: self._batch_segmenter.columns(each) for each in predictions}
+    def _parts(self, predictions: list[Prediction]) -> _Parts:
+        return [self._batch_segmenter.segmented(each) for each in predictions]
+
+    def _started_if_it_fits(self, batch: list[LoadedImage]) -> "Future[_Parts] | None":
+        """Launches a batch; returns None where the device has no memory for it.
+
+        What batches in flight hold is waited for first: without them it may fit.
+        """
+        is_alone = False
+        while not is_alone:
+            try:
+                return self._in_flight.start(partial(self._launched, batch))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            is_alone = not self._in_flight.drain()
+            free_memory()  # outside the handler, where the error no longer holds tensors
+        return None
+
+    def _launched(self, batch: list[LoadedImage]) -> Callable[[], _Parts]:
+        with time_limit(self._settings.segment_seconds * len(batch)):
+            pending = self._batch_segmenter.start(batch)
+        return partial(_finished, batch, pending)
 
     def _predictions_if_they_fit(self, batch: list[LoadedImage]) -> list[Prediction] | None:
         """Returns None where the device has no memory for the batch."""
@@ -129,28 +210,26 @@ class Segmenter:
         free_memory()  # outside the handler, where the error no longer holds tensors
         return None
 
-    def _columns_in_little_memory(self, image: LoadedImage) -> dict[str, Any]:
-        """Returns the columns of an image that does not fit, as `out_of_memory` says."""
+    def _in_little_memory(self, image: LoadedImage) -> SegmentedImages:
+        """Returns the segments of an image that does not fit, as `out_of_memory` says."""
         image = self._batch_segmenter.model_inputs.at_model_size(image)
         if self._settings.out_of_memory == "shrink":
             for pixels in shrunk(image.pixels):
                 smaller = replace(image, pixels=pixels, model_size=size_of(pixels))
                 predictions = self._predictions_if_they_fit([smaller])
                 if predictions is not None:
-                    return self._batch_segmenter.columns(predictions[0])
+                    return self._batch_segmenter.segmented(predictions[0])
         if self._settings.out_of_memory == "tile":
             for grid in grids(image.pixels.shape[:2]):
                 segmentation = self._segmentation_of_tiles(image, grid)
                 if segmentation is not None:
-                    return self._batch_segmenter.columns_of(
-                        enlarged(segmentation, size=image.size), size=image.size
-                    )
+                    return segmented_image(image, enlarged(segmentation, size=image.size))
         height, width = image.model_size
-        return error_columns(
-            "SegmenterOutOfMemory",
-            f"{image.uri}: the model has no memory for {height} x {width} pixels; see "
-            "out_of_memory",
+        message = (
+            f"{image.uri}: the model has no memory for {height} x {width} pixels; see out_of_memory"
         )
+        failure = ImageFailure(error_class="SegmenterOutOfMemory", message=message)
+        return SegmentedImages(failures={image.key: failure})
 
     def _segmentation_of_tiles(
         self, image: LoadedImage, grid: list[tuple[Span, Span]]
@@ -176,7 +255,11 @@ class Segmenter:
         return stitcher.joined()
 
 
-def _result(pending: "Future[_Columns]", *, seconds: float) -> _Columns:
+def _finished(batch: list[LoadedImage], pending: PendingSegments) -> _Parts:
+    return [SegmentedImages(keys=tuple(image.key for image in batch), segments=pending.result())]
+
+
+def _result(pending: "Future[_Parts]", *, seconds: float) -> _Parts:
     """Waits for post-processing; ends the process where it hangs, as `time_limit` does.
 
     `time_limit` itself serves one thread at a time, which is the model's.
@@ -188,9 +271,10 @@ def _result(pending: "Future[_Columns]", *, seconds: float) -> _Columns:
         os._exit(1)
 
 
-def _pixels_at_once(device: torch.device, *, share: float) -> int:
+def _pixels_at_once(device: torch.device, *, share: float, precision: str) -> int:
     """Returns the pixels of a batch: one image on a CPU; what the share of a GPU has room for."""
     if device.type != "cuda":
         return 1
     memory = torch.cuda.get_device_properties(device).total_memory
-    return int(share * memory) // _BYTES_PER_PIXEL_ON_A_GPU
+    halves = 2 if precision in ("bf16", "fp16") else 1
+    return int(share * memory) * halves // _BYTES_PER_PIXEL_ON_A_GPU

@@ -188,6 +188,7 @@ class SharedPass:
             is_shut=any(result.is_shut for result in self._results),
             begun=frozenset(unit_id for result in self._results for unit_id in result.begun),
             lost_workers=any(result.lost_workers for result in self._results),
+            met_gpu_left_alone=any(result.met_gpu_left_alone for result in self._results),
         )
 
     def _start(self, group: NodeGroup) -> None:
@@ -244,15 +245,23 @@ class SharedPass:
         each.hear(snapshot)
         self._results.append(result)
         self._part_with(each, is_lost=False)
-        self._give_back(each, over={*each.done, *each.stats.faults})
+        if result.met_gpu_left_alone:
+            each.stats.faults.clear()
+            self._give_back(each, over=set(each.done))
+            self._start_again(each.group)
+        else:
+            self._give_back(each, over={*each.done, *each.stats.faults})
 
     def _lose(self, each: _Running) -> None:
         """Gives the units of a sub-driver that is lost to others, and its group another."""
         self._part_with(each, is_lost=True)
         undone = self._give_back(each, over=set(each.done))
         self._faults |= dict.fromkeys(undone, _LOST)
-        starts = sum(set(each.group.node_ids) <= set(old.group.node_ids) for old in self._ended)
-        group = each.group.still_alive()
+        self._start_again(each.group)
+
+    def _start_again(self, old: NodeGroup) -> None:
+        starts = sum(set(old.node_ids) <= set(ended.group.node_ids) for ended in self._ended)
+        group = old.still_alive()
         if group is not None and starts < _STARTS and not self._was_stopped:
             self._start(group)
 

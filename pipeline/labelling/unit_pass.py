@@ -16,6 +16,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline.labelling.commit import clear_staging, commit_unit
 from pipeline.labelling.deadline import NOT_BEGUN
+from pipeline.labelling.gpu_actors import LEFT_ALONE, gpus_left_alone, held
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.operators import DONE_ELSEWHERE, false_if_storage_fails, receipts
 from pipeline.labelling.poison import LOST, MISTAKE, IsolationContext, is_of_the_cluster, reason
@@ -72,6 +73,8 @@ class PassResult:
     """Units that had begun by then."""
     lost_workers: bool = False
     """Whether units are undone for another reason than a storage fault."""
+    met_gpu_left_alone: bool = False
+    """Whether an actor started on such a GPU, which ends the pass."""
 
 
 class UnitPass:
@@ -107,10 +110,20 @@ class UnitPass:
         self._was_stopped = self._is_shut = self._lost_workers = False
         self._begun: Collection[str] = ()
         self._last_units: Collection[str] | None = None
+        self._gpu_left_alone: str | None = None
 
     def run(self) -> PassResult:
         """Labels and commits the units, as far as nothing fails."""
-        machines = Machines.of_cluster(self._job.actors, group=self._group)
+        failed = gpus_left_alone(self._actors.attempts, group=self._group)
+        if self._group is not None and len(failed) >= self._group.num_gpus:
+            return PassResult(done=(), met_gpu_left_alone=True)
+        with held(failed):
+            return self._run(num_gpus_left_alone=len(failed))
+
+    def _run(self, *, num_gpus_left_alone: int) -> PassResult:
+        machines = Machines.of_cluster(
+            self._job.actors, group=self._group, gpus_left_alone=num_gpus_left_alone
+        )
         dataset = label_dataset(
             self._work.source,
             job=self._job,
@@ -129,6 +142,9 @@ class UnitPass:
                     self._finish_commits(at_most=_COMMITS_AT_ONCE)
                     if not self._on_progress():
                         self._was_stopped = True
+                        break
+                    if self._gpu_left_alone is not None:
+                        self._mark_lost(self._gpu_left_alone)
                         break
                     if self._last_units is not None and not self._awaits_receipts():
                         break
@@ -150,7 +166,8 @@ class UnitPass:
             was_stopped=self._was_stopped,
             is_shut=self._is_shut,
             begun=frozenset(self._begun),
-            lost_workers=self._lost_workers,
+            lost_workers=self._lost_workers and self._gpu_left_alone is None,
+            met_gpu_left_alone=self._gpu_left_alone is not None,
         )
 
     def counts_under_way(self) -> Counts:
@@ -168,6 +185,9 @@ class UnitPass:
             return
         if receipt["fault_kind"] == MISTAKE:
             raise MistakeInTask(f"a task failed on unit {unit_id}:\n{receipt['fault']}")
+        if receipt["fault_kind"] == LEFT_ALONE:
+            self._gpu_left_alone = receipt["fault"]
+            return
         if not unit_id or unit_id in self.done or self._collected[unit_id].is_committing:
             return  # lost before it was known which unit it is, or a task that ran twice
         if receipt["fault"] == NOT_BEGUN:

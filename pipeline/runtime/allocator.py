@@ -5,13 +5,18 @@ import ctypes
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 
 
-def keep_memory() -> None:
+def keep_memory(*, has_one_arena: bool = True) -> None:
     """Lets the C library keep the memory of large tensors for the next ones.
 
     By default it returns each to the system and takes new, zeroed pages: on a CPU that costs a
     twentieth of the time of a forward pass and of a training step.
+
+    Args:
+        has_one_arena: whether all threads share one lock and what any of them freed, which suits a
+            process in which one thread at a time works.
     """
-    _set((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30))
+    arenas = ((_ARENA_MAX, 1),) if has_one_arena else ()
+    _set(*arenas, (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30))
 
 
 def return_memory() -> None:

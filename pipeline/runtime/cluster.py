@@ -133,8 +133,18 @@ class Machines:
     num_nodes: int = 1
 
     @classmethod
-    def of_cluster(cls, settings: ActorSettings, *, group: NodeGroup | None = None) -> "Machines":
-        """Decides for the nodes that are alive now, or for those of a group."""
+    def of_cluster(
+        cls,
+        settings: ActorSettings,
+        *,
+        group: NodeGroup | None = None,
+        gpus_left_alone: int = 0,
+    ) -> "Machines":
+        """Decides for the nodes that are alive now, or for those of a group.
+
+        Args:
+            gpus_left_alone: how many GPUs of these nodes get no actor.
+        """
         alive = living_nodes()
         if group is not None:
             alive = [node for node in alive if node["NodeID"] in group.node_ids]
@@ -147,7 +157,7 @@ class Machines:
             on_gpus = [node for node in nodes if node.get("GPU")]
             cpus = min((n["CPU"] * actor_gpus / n["GPU"] for n in on_gpus), default=1.0)
             actor_cpus = settings.actor_cpus or _cpus_beside_a_gpu(cpus)
-            possible = int(gpus / actor_gpus)
+            possible = int((gpus - gpus_left_alone) / actor_gpus)
             threads = None
         else:
             cores = min(node["CPU"] for node in nodes)
@@ -157,6 +167,8 @@ class Machines:
             # Actors with cores of their own are faster than actors that share them.
             threads = max(1, int(cores / per_node))
         wanted = settings.num_actors or max(1, possible)
+        if gpus_left_alone:  # else nodes may come later
+            wanted = min(wanted, max(1, possible))
         reader_cpus = settings.reader_cpus_beside(actor_gpus=actor_gpus)
         return cls(
             # Datasets side by side get no part of a node's only GPU to add actors with.

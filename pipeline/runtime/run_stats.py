@@ -73,6 +73,8 @@ class RunStats:
     """GPUs of all actors together."""
     nodes: int = 0
     """Nodes of the cluster when work began."""
+    gpus_left_alone: list[dict[str, Any]] = field(default_factory=list)
+    """GPUs that the run stopped using: node, gpu, uuid, failures and error of each."""
     _at_work_since: float | None = None
     _begun_at: float | None = None
     _last_rows_at: float = 0.0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maskformer import MaskFormerForInstanceSegmentation, Normalisers, step_normalisers
+from pipeline.labelling.model_loading import set_float32_precision
 from pipeline.training.batches import Batch
 from pipeline.training.host_copy import HostCopy
 from pipeline.training.model_ema import ModelEMA
@@ -27,7 +28,6 @@ from pipeline.training.optimisation import (
     compile_blocks,
     freeze,
     restore_optimiser,
-    set_float32_arithmetic,
     set_learning_rate,
 )
 
@@ -186,7 +186,7 @@ class Trainer:
 
     def _begin(self, step: int) -> None:
         # At each step, since a validation in between may have set it for itself.
-        set_float32_arithmetic(tf32=self.settings.tf32)
+        set_float32_precision("tf32" if self.settings.tf32 else "fp32")
         process = dist.get_rank() if _num_processes() > 1 else 0
         torch.manual_seed((self._seed * 1_000_003 + step * 4_099 + process) % _LARGEST_SEED)
         self.model.train()

@@ -24,5 +24,5 @@ class ModelEMA:
         share = was_taken * (1 - min(self._decay, (1 + step) / (10 + step)))
         for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
             mine.lerp_(theirs, share.to(mine.dtype))
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(torch.where(was_taken, theirs, mine))
+        for old, new in zip(self.model.buffers(), model.buffers(), strict=True):
+            old.copy_(torch.where(was_taken, new, old))

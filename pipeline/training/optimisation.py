@@ -46,12 +46,6 @@ def check_device(settings: OptimisationSettings, *, device: str) -> None:
         raise ValueError(f"tf32 has no effect on a {device}, it is GPUs' arithmetic; leave it out")
 
 
-def set_float32_arithmetic(*, tf32: bool) -> None:
-    """Sets how GPUs multiply float32, in products and convolutions alike: exactly, or in TF32."""
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
-
-
 def compile_blocks(model: MaskFormerForInstanceSegmentation) -> None:
     """Compiles the stages and layers of a model at their first run, each for itself.
 

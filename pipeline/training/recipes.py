@@ -167,7 +167,8 @@ def recipe_comment(name: str) -> str:
         f"{entry.task.capitalize()} segmentation of {entry.dataset.title}, "
         f"{len(entry.dataset.labels)} labels, with {entry.backbone.title}: the published recipe.",
         f"maskformer train --recipe {short} --dataset URI --validation URI --output FOLDER{source}",
-        f"{workers} GPUs of 32 GB, {images} each, as published; with fewer, raise micro_batches. "
+        f"{workers} GPUs of 32 GB, {images} each, as published; with fewer, raise micro_batches "
+        "or set gradient_checkpointing. Faster, and not published: precision bf16, tf32, compile. "
         "Hours were not published, nor measured here.",
         f"Expect {score} on the validation set, as published (not trained here).",
     ]

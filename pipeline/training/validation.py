@@ -1,18 +1,17 @@
 """Evaluates a model in training, as `jobs/evaluate.py` would.
 
 Each worker segments its share of the images with the code that labels corpora, and compares them;
-the sums are merged over the workers, so that all have the same score.
+the sums are merged over the workers, so that all have the same score. Beside a GPU that is in the
+precision of the training, and in the memory that the training leaves.
 """
 
 import math
 import pickle
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import pyarrow as pa
+import torch
 import torch.distributed as dist
 from PIL import Image
 
@@ -20,14 +19,15 @@ from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcess
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.evaluation.instance_ap import NUM_WHOLE_INSTANCES
 from pipeline.evaluation.judging import SCORES, Judge
-from pipeline.evaluation.loading import INDICES, ImageLoader
+from pipeline.evaluation.loading import ImageLoader
 from pipeline.evaluation.matching import match_to_data_labels, stuff_to_fuse
 from pipeline.evaluation.scoring import EvaluationSums, Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelling.model_loading import float32_precision_kept
+from pipeline.labelling.model_loading import ModelInMemory, float32_precision_kept
 from pipeline.labelling.segmenting import Segmenter
-from pipeline.labelling.settings import SegmentSettings
-from pipeline.training.settings import Task, ValidationSettings
+from pipeline.labelling.settings import Precision, SegmentSettings
+from pipeline.training.settings import OptimisationSettings, Task, ValidationSettings
+from pipeline.training.validation_blocks import ValidationBlocks
 
 _BLOCK_BYTES = 2**24
 
@@ -49,8 +49,14 @@ class Validation:
         processor: MaskFormerImageProcessor,
         rank: int,
         world_size: int,
+        blocks: ValidationBlocks | None = None,
+        precision: Precision = "fp32",
     ) -> "ValidationResult":
         """Evaluates the model, with the same result on all workers; all of them must call it.
+
+        Args:
+            blocks: from `self.blocks`, to be taken again; None to load with this process.
+            precision: of the arithmetic; see `validation_precision`.
 
         Raises:
             LabelError: an image or its labels are damaged.
@@ -58,14 +64,15 @@ class Validation:
         """
         mine = EvaluationSums(metric=self.judge.metric())
         scorer = Scorer(dataset=self.dataset, judge=self.judge, num_worst=self.num_drawn)
-        loader = ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES)
+        if blocks is None:
+            blocks = self.blocks(processor=processor, rank=rank, world_size=world_size)
         segmenter = Segmenter(
-            _files(model, processor=processor),
-            settings=self.segmenting,
+            ModelInMemory(model=model, processor=processor),
+            settings=replace(self.segmenting, precision=precision),
+            gpu_share=free_share(model.device),
             num_whole_instances=NUM_WHOLE_INSTANCES if self.judge.task == "instance" else None,
         )
-        share = range(rank, len(self.dataset), world_size)
-        for block in loader(pa.table({"index": list(share)}, schema=INDICES)):
+        for block in blocks:
             [receipt] = scorer(segmenter(block)).to_pylist()
             mine.add(receipt, num_worst=self.num_drawn)
         metric, worst = self.judge.metric(), []
@@ -78,6 +85,21 @@ class Validation:
             metrics={k: float(v) for k, v in computed.items() if isinstance(v, (int, float))},
             per_label=_per_label(computed, names=self.judge.labels.names),
             worst=sorted(worst, key=badness)[: self.num_drawn],
+        )
+
+    def blocks(
+        self,
+        *,
+        processor: MaskFormerImageProcessor,
+        rank: int,
+        world_size: int,
+        num_processes: int = 0,
+    ) -> ValidationBlocks:
+        """Returns the images of a worker, as often as they are asked for."""
+        return ValidationBlocks(
+            ImageLoader(dataset=self.dataset, processor=processor, block_bytes=_BLOCK_BYTES),
+            range(rank, len(self.dataset), world_size),
+            num_processes=num_processes,
         )
 
     def picture(self, result: "ValidationResult") -> Image.Image:
@@ -135,13 +157,25 @@ def validation_of(
     )
 
 
-def _files(
-    model: MaskFormerForInstanceSegmentation, *, processor: MaskFormerImageProcessor
-) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+def validation_precision(settings: OptimisationSettings, *, device: torch.device) -> Precision:
+    """Returns the precision to validate in: of the training beside a GPU, else fp32.
+
+    fp16 is left out: without its scaled losses a model in training may exceed it.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    if settings.precision == "bf16":
+        return "bf16"
+    return "tf32" if settings.tf32 else "fp32"
+
+
+def free_share(device: torch.device) -> float:
+    """Returns the share of a GPU's memory that is free beside what the training holds."""
+    if device.type != "cuda":
+        return 1.0
+    free, total = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (free + cached) / total
 
 
 def _of_all(mine: EvaluationSums, *, world_size: int) -> Iterator[EvaluationSums]:

@@ -37,7 +37,8 @@ from pipeline.training.notes import WorkerNotes
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.samples import TrainingData
 from pipeline.training.stop_request import StopRequest
-from pipeline.training.validation import Validation, ValidationResult
+from pipeline.training.validation import Validation, ValidationResult, validation_precision
+from pipeline.training.validation_blocks import ValidationBlocks
 
 _COMPILED_MULTIPLE = 64
 
@@ -109,6 +110,7 @@ class _Run:
         self._stop = StopRequest(
             device=self._trainer.model.device, rank=self._rank, world_size=self._world_size
         )
+        self._validation_blocks: ValidationBlocks | None = None
         self._history: History | None = None
         if self._rank == 0:
             self._history = History(job.output, storage=job.storage, first_step=self._first_step)
@@ -198,12 +200,28 @@ class _Run:
             processor=self._training_job.start.processor,
             rank=self._rank,
             world_size=self._world_size,
+            blocks=self._blocks_of(validation),
+            precision=validation_precision(
+                self._training_job.optimisation, device=self._trainer.model.device
+            ),
         )
         if self._history is not None:
             self._history.add({"step": step, "kind": "validation", **result.metrics})
             if result.worst:
                 self._history.add_picture("worst", validation.picture(result), step=step)
         return result
+
+    def _blocks_of(self, validation: Validation) -> ValidationBlocks:
+        if self._validation_blocks is None:
+            # On a CPU, which computes for a second for each image, more processes gain nothing.
+            beside_gpu = self._trainer.model.device.type == "cuda"
+            self._validation_blocks = validation.blocks(
+                processor=self._training_job.start.processor,
+                rank=self._rank,
+                world_size=self._world_size,
+                num_processes=self._training_job.loader_processes if beside_gpu else 0,
+            )
+        return self._validation_blocks
 
     def _checkpoint(self, step: int, *, result: ValidationResult | None) -> None:
         """Saves a checkpoint and reports it to Ray Train; a barrier for all workers."""

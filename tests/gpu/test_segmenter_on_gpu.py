@@ -1,6 +1,7 @@
 """An actor's segmenter on a GPU: the rows that the CPU gives, and what it does without memory."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from small_model import small_model
+from waits import no_hidden_waits
 
 from maskformer import MaskFormerImageProcessor, decode_rle
 from pipeline.corpora.reading import EncodedImage, ReadSettings
@@ -63,7 +65,7 @@ def id_map(row: dict[str, Any]) -> np.ndarray:
 def test_rows_are_those_of_the_cpu(model_files, monkeypatch, task, rule):
     settings = SegmentSettings(task=task, resize_rule=rule, **TASKS[task])
     gpu = Segmenter(model_files, settings=settings)
-    assert gpu._device.type == "cuda"
+    assert gpu._batch_segmenter.model.device.type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cpu = Segmenter(model_files, settings=settings)
     found, expected = gpu(block(rule)).to_pylist(), cpu(block(rule)).to_pylist()
@@ -109,8 +111,48 @@ def test_an_actor_with_a_part_of_a_gpu_keeps_to_its_share(model_files, monkeypat
     whole = Segmenter(model_files, settings=settings)
     part = Segmenter(model_files, settings=settings, gpu_share=1e-6)
     batches = []
-    masks = part._masks
-    monkeypatch.setattr(part, "_masks", lambda batch: batches.append(len(batch)) or masks(batch))
+    start = part._batch_segmenter.start
+
+    def started(batch: Any) -> Any:
+        batches.append(len(batch))
+        return start(batch)
+
+    monkeypatch.setattr(part._batch_segmenter, "start", started)
     found, expected = part(block("transformers")), whole(block("transformers"))
     assert batches == [1] * len(SIZES)
     assert found["num_segments"] == expected["num_segments"]
+
+
+@pytest.mark.parametrize("rule", ["transformers", "detectron2"])
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_by_batch_rows_are_those_by_image(model_files, task, rule):
+    settings = SegmentSettings(task=task, resize_rule=rule, **TASKS[task])
+    by_batch = Segmenter(model_files, settings=settings)
+    by_image = Segmenter(model_files, settings=settings, way="by_image")
+    found, expected = by_batch(block(rule)).to_pylist(), by_image(block(rule)).to_pylist()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["num_segments"] == theirs["num_segments"]
+        assert np.mean(id_map(ours) != id_map(theirs)) < 0.003
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_a_block_waits_for_its_transfers_alone(model_files, task):
+    """From pixels to rows no operation waits: each batch waits for one event."""
+    segmenter = Segmenter(model_files, settings=SegmentSettings(task=task, **TASKS[task]))
+    rows = block("transformers")
+    expected = segmenter(rows)
+    segmenter(rows)
+    with no_hidden_waits():
+        found = segmenter(rows)
+    assert found["num_segments"] == expected["num_segments"]
+
+
+def test_two_blocks_at_once_give_what_each_gives_alone(model_files):
+    segmenter = Segmenter(model_files, settings=SegmentSettings(**TASKS["panoptic"]))
+    rows = block("transformers")
+    expected = segmenter(rows).to_pylist()
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(segmenter, [rows] * 8):
+            for ours, theirs in zip(found.to_pylist(), expected, strict=True):
+                assert ours["num_segments"] == theirs["num_segments"]
+                assert np.mean(id_map(ours) != id_map(theirs)) < 0.003

@@ -1,7 +1,8 @@
 """Counting how often the host waits for the device."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,3 +25,14 @@ def waits(call: Callable[[], Any], *, warm_up: int = 2) -> list[str]:
         for warning in caught
         if "synchronizing" in str(warning.message)
     ]
+
+
+@contextlib.contextmanager
+def no_hidden_waits() -> Iterator[None]:
+    """Has every operation that waits for the device raise, on all threads."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,5 +1,7 @@
 """The loss as a GPU gets it: how few operations it takes, and that pieces change nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from counted_operations import launches, reads
@@ -148,3 +150,15 @@ def test_all_layers_together_have_the_losses_of_each_alone() -> None:
         suffix = f"_{layer - 1}" if layer else ""
         for kind in ("loss_mask", "loss_dice"):
             torch.testing.assert_close(losses[kind + suffix], alone[kind], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "expected"), [(80, pieces.ON_A_GPU), (24, 24 * 10**9 // (9 * 4 * 16))]
+)
+def test_pieces_on_a_small_gpu_take_a_small_share_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: int, expected: int
+) -> None:
+    card = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert pieces.values_at_once(torch.device("cuda"), on_cpu=5) == expected
+    assert pieces.values_at_once(torch.device("cpu"), on_cpu=5) == 5

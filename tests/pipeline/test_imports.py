@@ -24,8 +24,8 @@ RAY = {
     "worker",
 }  # fmt: skip
 TORCH = {
-    "batch_segmenter", "little_memory", "model_inputs", "multi_view_segmenter", "pinned_uploads",
-    "segmenting",
+    "batch_segmenter", "device_jpegs", "little_memory", "model_inputs", "multi_view_segmenter",
+    "pinned_uploads", "segmenting",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Rows of segments describe the image alone, however it was batched, and pass on what failed."""
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -152,6 +153,105 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(make, block, settings):
     alone = make(settings)(block)
     assert_alike(make(settings, batch_pixels=10**7)(block), alone)
     assert_alike(make(settings, batch_pixels=2 * 64 * 96)(block), alone)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PANOPTIC,
+        dataclasses.replace(PANOPTIC, label_ids_to_fuse=tuple(range(len(LABELS)))),
+        SEMANTIC,
+        INSTANCE,
+    ],
+    ids=["panoptic", "fused", "semantic", "instance"],
+)
+@RULES
+def test_by_batch_rows_are_those_by_image_to_the_byte(model_files, make, blocks, settings, rule):
+    """The way of GPUs, on a CPU; its masks are those of all queries."""
+    block = blocks(processor_with(rule))
+    settings = dataclasses.replace(settings, resize_rule=rule, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    model = by_batch._batch_segmenter.model
+    every = Mock(side_effect=model.all_masks)
+    model.all_masks = every
+    found = by_batch(block)
+    assert every.called == (settings.task != "instance")
+    assert found.equals(make(settings)(block))
+    with ThreadPoolExecutor(2) as pool:
+        assert all(each.equals(found) for each in pool.map(by_batch, [block] * 3))
+
+
+def test_by_batch_a_batch_that_does_not_fit_is_split(model_files, make, block):
+    """First it waits for the batches in flight, then it is halved."""
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    sizes = no_more_than(LARGEST, by_batch)
+    drained = Mock(side_effect=by_batch._in_flight.drain)
+    by_batch._in_flight.drain = drained
+    found = by_batch(block)
+    assert_alike(found, make(PANOPTIC)(block))
+    assert drained.called
+    assert max(sizes) <= LARGEST
+    assert by_batch(block).equals(found)
+
+
+def test_by_batch_an_image_that_fits_nowhere_is_recorded(model_files, block):
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    no_more_than(0, by_batch)
+    classes = {row["error_class"] for row in by_batch(block).to_pylist() if row["kind"] == "image"}
+    assert classes == {"NotAnImage", "SegmenterOutOfMemory"}
+
+
+def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
+    model_files, make, block, monkeypatch
+):
+    """Streams are stand-ins: what is asked of them, in order."""
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    asked: list[str] = []
+    by_batch._batch_segmenter._stream = Mock(
+        wait_stream=lambda stream: asked.append(f"waits for {stream}")
+    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the model's")
+
+    def entering(stream: Any) -> Any:
+        if stream is not None:
+            asked.append("entered")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "stream", entering)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: asked.append("kept"), raising=False
+    )
+    assert by_batch(block).equals(make(settings)(block))
+    num_batches = asked.count("entered")
+    assert num_batches > 1
+    assert asked == ["waits for the model's", "entered", "kept", "kept"] * num_batches
+
+
+def no_more_than(pixels: int, segmenter: Segmenter) -> list[int]:
+    """Gives the segmenter a device with memory for so many pixels; returns those of its batches."""
+    model = segmenter._batch_segmenter.model
+    decode, sizes = model.decode_queries, []
+
+    def decode_queries(pixel_values: torch.Tensor) -> Any:
+        batch, _, height, width = pixel_values.shape
+        if batch * height * width > pixels:
+            raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
+        sizes.append(batch * height * width)
+        return decode(pixel_values)
+
+    model.decode_queries = decode_queries
+    return sizes
+
+
+def test_batches_are_bounded_by_the_windows_of_one_call(model_files, block):
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**12)
+    segmenter = Segmenter(model_files, settings=settings, num_threads=1)
+    # 32 x 44 windows of 4 x 4 patches: 47 images would be 66,176 windows.
+    assert segmenter._batch_segmenter.num_windows((512, 704)) == 32 * 44
+    assert segmenter._images_at_once((512, 704)) == 46
 
 
 @TASKS

@@ -106,6 +106,10 @@ def test_a_printed_recipe_is_a_file_that_says_the_same(tmp_path, capsys):
     )
     assert f"maskformer train --recipe {name} --dataset URI" in command
     assert hardware.startswith("# 64 GPUs of 32 GB, 1 image each, as published")
+    assert "Faster, and not published: precision bf16, tf32, compile." in hardware
+    assert parse(PARTS, arguments=DATA, preset=recipe_settings(name)).of(
+        OptimisationSettings
+    ).tf32 is (False)
     assert score.startswith("# Expect 47.7 PQ on the validation set")
     assert "# dataset: URI\n" in printed
     (tmp_path / "mine.yaml").write_text(printed)
