@@ -19,13 +19,13 @@ ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
-    "cluster", "doctor", "driver", "forecast", "inside_ray", "metrics", "node_groups", "operators",
-    "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass", "unit_queue",
+    "cluster", "doctor", "driver", "forecast", "gpu_actors", "inside_ray", "metrics", "node_groups",
+    "operators", "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass", "unit_queue",
     "worker",
 }  # fmt: skip
 TORCH = {
-    "batch_segmenter", "device_jpegs", "little_memory", "model_inputs", "multi_view_segmenter",
-    "pinned_uploads", "segmenting",
+    "batch_segmenter", "device_jpegs", "little_memory", "model_inputs", "model_loading",
+    "multi_view_segmenter", "pinned_uploads", "segmenting",
 }  # fmt: skip
 
 
