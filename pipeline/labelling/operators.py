@@ -216,7 +216,7 @@ class _SegmenterActor:
                 return _row_in_place(unit_id, _TOO_MANY_ATTEMPTS, kind=LOST)
             with self._work.on(keys):
                 rows = self._segmenter(block)
-            used_gpu = block["pixels"].null_count < block.num_rows
+            used_gpu = block["pixels_height"].null_count < block.num_rows
             _note_end(
                 self._attempts,
                 keys,
