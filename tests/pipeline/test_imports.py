@@ -20,8 +20,8 @@ LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
     "cluster", "doctor", "driver", "forecast", "gpu_actors", "inside_ray", "metrics", "node_groups",
-    "operators", "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass", "unit_queue",
-    "worker",
+    "operators", "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass",
+    "unit_queue", "worker",
 }  # fmt: skip
 TORCH = {
     "batch_segmenter", "device_jpegs", "little_memory", "model_inputs", "model_loading",

@@ -63,6 +63,7 @@ def of_a_task(cause: Exception) -> ray.exceptions.RayTaskError:
         (ray.exceptions.ActorDiedError(), LOST),
         (ray.exceptions.OutOfMemoryError("node"), LOST),
         (of_a_task(MemoryError()), LOST),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), LOST),
         (of_a_task(ChildProcessError("did not start")), LOST),
         (of_a_task(StorageFault("away")), "fault"),
         (SourceChanged("another file"), "fault"),
