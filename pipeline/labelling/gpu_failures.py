@@ -143,5 +143,5 @@ class GpuFailures:
 
     def is_blamed(self, key: Hashable) -> bool:
         """Returns whether work on a key failed, and on cards that are left alone only."""
-        gpus = self._failed_on.get(key)
+        gpus = self._failed_on.get(key, set())
         return bool(gpus) and gpus <= self._left_alone
