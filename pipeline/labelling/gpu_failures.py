@@ -94,10 +94,10 @@ class GpuFailures:
         if proven >= _MOST_FAILURES or proven + len(self._open[gpu]) >= at_most:
             self._left_alone.add(gpu)
 
-    def succeeded(self, keys: Iterable[Hashable], *, gpu: Gpu | None) -> None:
+    def succeeded(self, keys: Iterable[Hashable], *, gpu: Gpu) -> None:
         """Notes the end of work on the keys, on a card."""
         work = set(keys)
-        if gpu is not None and gpu not in self._left_alone:
+        if gpu not in self._left_alone:
             failed_here = set().union(*self._open.pop(gpu, ()))
             self._acquit({key for key in failed_here - work if len(self._failed_on[key]) > 1})
         if not work & self._failed_on.keys():
