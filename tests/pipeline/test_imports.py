@@ -19,9 +19,9 @@ ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
-    "cluster", "doctor", "driver", "forecast", "inside_ray", "metrics", "node_groups", "operators",
-    "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass", "unit_queue",
-    "worker",
+    "cluster", "doctor", "driver", "forecast", "gpu_actors", "inside_ray", "metrics", "node_groups",
+    "operators", "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass",
+    "unit_queue", "worker",
 }  # fmt: skip
 TORCH = {
     "batch_segmenter", "batches_in_flight", "device_jpegs", "little_memory", "model_inputs",
