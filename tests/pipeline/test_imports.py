@@ -243,7 +243,6 @@ def test_each_library_that_is_imported_is_declared_and_pinned():
     declared = {re.split(r"[\[<>=]", each)[0].lower() for each in project["dependencies"]}
     of_package = packages_distributions()
     used = set.union(*map(tops, FILES)) - set(sys.stdlib_module_names) - set(LAYERS)
-    used -= {"triton"}  # comes with torch for CUDA; nothing imports it where it is not there
     packages = {name: {each.lower() for each in of_package[name]} for name in used}
     assert [name for name, known in packages.items() if not known & declared] == []
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").open()}
