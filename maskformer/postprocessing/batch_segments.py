@@ -35,7 +35,7 @@ from maskformer.postprocessing.segmentation import batch_semantic_scores, semant
 _RUNS_PER_COLUMN = 16.0
 """Of pixels, at first. Photographs have some eight."""
 
-_SPARE = 1.5
+_SPARE = 1.25
 """Room for runs beside those of the batch with most of them."""
 
 

@@ -5,7 +5,6 @@ has no memory for one. Here a batch fits or an error is raised.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -103,18 +102,6 @@ class BatchSegmenter:
                 dtype=DTYPES[settings.precision],
                 is_padded=settings.resize_rule == "detectron2",
             )
-
-    def num_windows(self, padded_size: tuple[int, int]) -> int:
-        """Returns in how many windows the backbone attends, of one image; 1 without windows."""
-        backbone = self.model.config.backbone_config
-        window, patch = getattr(backbone, "window_size", None), getattr(backbone, "patch_size", 1)
-        if window is None:
-            return 1
-        patches = patch if isinstance(patch, Sequence) else (patch, patch)
-        return math.prod(
-            math.ceil(math.ceil(side / step) / window)
-            for side, step in zip(padded_size, patches, strict=True)
-        )
 
     def predict(self, batch: Sequence[LoadedImage]) -> list[Prediction]:
         """Runs the model: the class head first, then the masks of the queries that are kept."""

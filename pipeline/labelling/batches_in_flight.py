@@ -44,7 +44,7 @@ class BatchesInFlight(Generic[Result]):
 
     def drain(self) -> bool:
         """Waits until all batches are finished. Returns whether there were any."""
-        unfinished = list(self._unfinished)
+        unfinished = [each for each in list(self._unfinished) if not each.done()]
         wait(unfinished)
         return bool(unfinished)
 

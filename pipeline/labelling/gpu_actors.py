@@ -86,10 +86,14 @@ def _with_uuid(gpu: Gpu) -> Gpu:
     return gpu
 
 
-@ray.remote(num_cpus=0, num_gpus=1)
 class _Holder:
+    """An actor that takes a GPU and does nothing with it."""
+
     def gpu(self) -> Gpu | None:
         return assigned_gpu()
+
+
+_HOLDER: Any = ray.remote(num_cpus=0, num_gpus=1)(_Holder)
 
 
 def gpus_left_alone(attempts: Any, *, group: NodeGroup | None = None) -> list[FailedGpu]:
@@ -141,7 +145,7 @@ def _hold(wanted: set[Gpu], *, node_id: str, holders: dict[Gpu, Any], seconds: f
     others = []
     placement = NodeAffinitySchedulingStrategy(node_id, soft=False)
     while not wanted <= holders.keys():
-        holder = _Holder.options(scheduling_strategy=placement).remote()
+        holder = _HOLDER.options(scheduling_strategy=placement).remote()
         try:
             gpu = ray.get(holder.gpu.remote(), timeout=seconds)
         except ray.exceptions.RayError:  # the node is gone, or another run uses the card

@@ -94,10 +94,10 @@ class GpuFailures:
         if proven >= _MOST_FAILURES or proven + len(self._open[gpu]) >= at_most:
             self._left_alone.add(gpu)
 
-    def succeeded(self, keys: Iterable[Hashable], *, gpu: Gpu | None) -> None:
+    def succeeded(self, keys: Iterable[Hashable], *, gpu: Gpu) -> None:
         """Notes the end of work on the keys, on a card."""
         work = set(keys)
-        if gpu is not None and gpu not in self._left_alone:
+        if gpu not in self._left_alone:
             failed_here = set().union(*self._open.pop(gpu, ()))
             self._acquit({key for key in failed_here - work if len(self._failed_on[key]) > 1})
         if not work & self._failed_on.keys():
@@ -143,5 +143,5 @@ class GpuFailures:
 
     def is_blamed(self, key: Hashable) -> bool:
         """Returns whether work on a key failed, and on cards that are left alone only."""
-        gpus = self._failed_on.get(key)
+        gpus = self._failed_on.get(key, set())
         return bool(gpus) and gpus <= self._left_alone

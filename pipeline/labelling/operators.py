@@ -216,7 +216,13 @@ class _SegmenterActor:
                 return _row_in_place(unit_id, _TOO_MANY_ATTEMPTS, kind=LOST)
             with self._work.on(keys):
                 rows = self._segmenter(block)
-            _note_end(self._attempts, keys, is_awaited=self._is_isolated, gpu=self._gpu)
+            used_gpu = block["pixels_height"].null_count < block.num_rows
+            _note_end(
+                self._attempts,
+                keys,
+                is_awaited=self._is_isolated,
+                gpu=self._gpu if used_gpu else None,
+            )
         except Exception as error:
             kind, message = failure(error)
             return _row_in_place(unit_id, message, kind=kind)

@@ -52,10 +52,15 @@ class AttemptTracker:
         return True
 
     def ended(self, keys: Sequence[Any], *, gpu: Gpu | None = None) -> None:
-        """Forgets the attempts at keys whose work is over, whatever the result."""
+        """Forgets the attempts at keys whose work is over, whatever the result.
+
+        Args:
+            gpu: the GPU that did the work; None where it was none, as of images without pixels.
+        """
         for key in keys:
             self._begun.pop(key, None)
-        self._gpus.succeeded(keys, gpu=gpu)
+        if gpu is not None:
+            self._gpus.succeeded(keys, gpu=gpu)
 
     def start_pass(self, *, is_isolated: bool = False) -> None:
         """Forgets all attempts."""

@@ -49,9 +49,6 @@ halves its batches once."""
 _MOST_IMAGES = 32
 """Of a batch on a GPU: more do not make it faster."""
 
-_MOST_WINDOWS = 65_535
-"""Of a batch, in one call of attention: CUDA's limit on the third side of a grid."""
-
 _MOST_IN_FLIGHT = 3
 """Batches: one is computed, one is queued behind it, one is being finished."""
 
@@ -111,7 +108,7 @@ class Segmenter:
                 # A thread that wants the interpreter's lock waits so long for one that computes:
                 # launches are short, and the default of 5 ms is that of a hundred of them.
                 sys.setswitchinterval(_SWITCH_SECONDS)
-            self._in_flight = BatchesInFlight[SegmentedImages](
+            self._in_flight = BatchesInFlight[_Parts](
                 most=_MOST_IN_FLIGHT, num_threads=_NUM_FINISHERS
             )
         compiling.result()
@@ -149,12 +146,12 @@ class Segmenter:
                 group = group[count:]
 
     def _images_at_once(self, padded_size: tuple[int, int]) -> int:
-        """Returns the most images of a batch, by memory and by what one call of attention takes."""
+        """Returns the most images of a batch that the device has memory for and gains by."""
         height, width = padded_size
         count = self._batch_pixels // (height * width)
         if self._settings.batch_pixels is None:
             count = min(count, _MOST_IMAGES)
-        return max(1, min(count, _MOST_WINDOWS // self._batch_segmenter.num_windows(padded_size)))
+        return max(1, count)
 
     def _padded_size(self, image: LoadedImage) -> tuple[int, int]:
         return self._batch_segmenter.processor.padded_size(image.model_size)

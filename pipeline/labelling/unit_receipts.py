@@ -1,6 +1,7 @@
 """Adds up the receipts of a unit until every image of it is staged."""
 
 import collections
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ class UnitReceipts:
         """True if every image of the unit is in a receipt."""
         return self.num_images is not None and len(self.positions) == self.num_images
 
-    def add(self, receipt: dict[str, Any]) -> tuple[Counts, list[dict[str, Any]]]:
+    def add(self, receipt: Mapping[str, Any]) -> tuple[Counts, list[dict[str, Any]]]:
         """Adds a receipt. Returns counts and errors of images not seen before."""
         new = set(receipt["positions"]) - self.positions
         self.positions |= new

@@ -307,8 +307,8 @@ def test_room_for_runs_follows_what_photographs_have(kernels):
     for _ in range(100):
         pending = processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)
         processor._learn(pending._geometry, num_runs=64 * 4_000)
-    assert 64 * 4_000 < pending._transfer.num_runs_at_most < 1.6 * 64 * 4_000
-    assert pending.bytes_back / 64 < 40_000
+    assert 64 * 4_000 < pending._transfer.num_runs_at_most < 1.3 * 64 * 4_000
+    assert pending.bytes_back / 64 < 34_000
 
 
 def test_a_semantic_batch_of_64_is_few_launches_and_one_transfer(kernels, monkeypatch):
@@ -360,6 +360,7 @@ INTERPRETED = " or ".join(
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is what runs interpreted")
+@pytest.mark.timeout(900)
 def test_interpreted_kernels_pass_these_tests_too():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

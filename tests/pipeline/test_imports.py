@@ -19,9 +19,9 @@ ROOT = Path(pipeline.__file__).parents[1]
 LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
-    "cluster", "doctor", "driver", "forecast", "inside_ray", "metrics", "node_groups", "operators",
-    "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass", "unit_queue",
-    "worker",
+    "cluster", "doctor", "driver", "forecast", "gpu_actors", "inside_ray", "metrics", "node_groups",
+    "operators", "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass",
+    "unit_queue", "worker",
 }  # fmt: skip
 TORCH = {
     "batch_segmenter", "batches_in_flight", "device_jpegs", "little_memory", "model_inputs",
@@ -243,7 +243,6 @@ def test_each_library_that_is_imported_is_declared_and_pinned():
     declared = {re.split(r"[\[<>=]", each)[0].lower() for each in project["dependencies"]}
     of_package = packages_distributions()
     used = set.union(*map(tops, FILES)) - set(sys.stdlib_module_names) - set(LAYERS)
-    used -= {"triton"}  # comes with torch for CUDA; nothing imports it where it is not there
     packages = {name: {each.lower() for each in of_package[name]} for name in used}
     assert [name for name, known in packages.items() if not known & declared] == []
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").open()}

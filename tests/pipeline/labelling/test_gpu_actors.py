@@ -79,7 +79,7 @@ class FaultySegmenter:
         time.sleep(0.1)
         is_sick = self._gpu in faults.at_work
         is_sick |= self._gpu in faults.once and not faults.events[f"fails {self._gpu}"]
-        names = {row["image_id"] for row in rows if row["pixels"] is not None}
+        names = {row["image_id"] for row in rows if row["pixels_height"] is not None}
         if is_sick or names & set(faults.poison):
             faults.note(f"fails {self._gpu}")
             raise AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -90,6 +90,17 @@ class FaultySegmenter:
             elif row["kind"] == "image":
                 row |= {"status": "error", "num_segments": 0, "segments": []}
         return pa.Table.from_pylist([{n: r.get(n) for n in ROWS.names} for r in rows], ROWS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaultyJob(LabellingJob):
+    """A job on cards that may fail."""
+
+    faults: Faults
+
+    @property
+    def segmenters(self) -> Faults:
+        return self.faults
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,7 +136,7 @@ def run(tmp_path, processor):
             reading=ReadSettings(),
             units=UnitSettings(unit_images=UNIT_IMAGES),
         )
-        job = LabellingJob(
+        job = FaultyJob(
             table=table,
             spec=SPEC,
             run_id="run",
@@ -134,7 +145,7 @@ def run(tmp_path, processor):
             actors=ActorSettings(actor_cpus=0.1, num_actors=num_actors, block_images=BLOCK_IMAGES),
             processor=processor,
             model_files={},
-            factory=faulty,
+            faults=faulty,
         )
         stats = RunStats()
         run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)

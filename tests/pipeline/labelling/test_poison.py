@@ -3,6 +3,7 @@
 import pytest
 import ray
 
+from pipeline.labelling.gpu_failures import Gpu
 from pipeline.labelling.poison import (
     LOST,
     MISTAKE,
@@ -37,6 +38,21 @@ def test_work_that_processes_ended_over_begins_only_so_often_in_a_pass():
     assert tracker.may_begin(["a", "b"], at_most=1)
 
 
+def test_an_image_that_is_quarantined_does_not_prove_that_the_card_failed():
+    gpu = Gpu(node_id="n", index="0", node="127.0.0.1")
+    tracker = AttemptTracker()
+    for _ in range(2):
+        assert tracker.may_begin([("u", 5)], at_most=2)
+        tracker.gpu_failed(gpu, keys=[("u", 5)], error="CUDA error")
+    assert set(tracker.suspects()["u"]) == {5}
+    tracker.start_pass(is_isolated=True)
+    tracker.ended([("u", 5)])  # its row passes through an actor without pixels
+    assert not tracker.is_left_alone(gpu)
+    tracker.ended([("u", 5)], gpu=gpu)
+    assert tracker.is_left_alone(gpu)
+    assert [each.gpu for each in tracker.gpus_left_alone()] == [gpu]
+
+
 def test_what_came_again_only_after_the_time_limit_has_hung():
     quarantined = quarantine({"u": {1: 10.0, 2: 31.0}}, segment_seconds=30)
     classes = {position: error.error_class for position, error in quarantined["u"].items()}
@@ -63,6 +79,7 @@ def of_a_task(cause: Exception) -> ray.exceptions.RayTaskError:
         (ray.exceptions.ActorDiedError(), LOST),
         (ray.exceptions.OutOfMemoryError("node"), LOST),
         (of_a_task(MemoryError()), LOST),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), LOST),
         (of_a_task(ChildProcessError("did not start")), LOST),
         (of_a_task(StorageFault("away")), "fault"),
         (SourceChanged("another file"), "fault"),

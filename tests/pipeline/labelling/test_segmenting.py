@@ -21,7 +21,7 @@ from pipeline.corpora.corpus import list_corpus
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.loading import BLOCK, UnitLoader
 from pipeline.labelling.rows import ROWS
-from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.segmenting import Segmenter, _pixels_at_once
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import PLAN
 from pipeline.storage import Storage
@@ -246,12 +246,21 @@ def no_more_than(pixels: int, segmenter: Segmenter) -> list[int]:
     return sizes
 
 
-def test_batches_are_bounded_by_the_windows_of_one_call(model_files, block):
-    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**12)
-    segmenter = Segmenter(model_files, settings=settings, num_threads=1)
-    # 32 x 44 windows of 4 x 4 patches: 47 images would be 66,176 windows.
-    assert segmenter._batch_segmenter.num_windows((512, 704)) == 32 * 44
-    assert segmenter._images_at_once((512, 704)) == 46
+def test_batches_on_a_gpu_are_bounded_by_images_and_by_memory(model_files, monkeypatch):
+    """Of a card of 80 GB, and of a part of it; batch_pixels is taken as it is."""
+    memory = Mock(return_value=Mock(total_memory=80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", memory)
+    gpu = torch.device("cuda")
+    pixels = _pixels_at_once(gpu, share=0.01, precision="fp32")
+    assert _pixels_at_once(gpu, share=0.01, precision="bf16") == 2 * pixels
+    segmenter = Segmenter(model_files, settings=PANOPTIC, num_threads=1)
+    segmenter._batch_pixels = pixels
+    assert segmenter._images_at_once((512, 704)) == 2
+    segmenter._batch_pixels = _pixels_at_once(gpu, share=1.0, precision="fp32")
+    assert segmenter._images_at_once((512, 704)) == 32
+    assert segmenter._images_at_once((20_000, 20_000)) == 1
+    by_hand = dataclasses.replace(PANOPTIC, batch_pixels=100 * 64 * 64)
+    assert Segmenter(model_files, settings=by_hand)._images_at_once((64, 64)) == 100
 
 
 @TASKS
