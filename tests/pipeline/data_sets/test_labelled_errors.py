@@ -182,8 +182,8 @@ PANOPTIC, INSTANCES = "annotations/panoptic_val.json", "annotations/instances_va
             {"image_id": 99},
             "must be the id of one of the images, got 99",
         ),
-        (PANOPTIC, ("annotations", 1), {"file_name": "x.png"}, "panoptic_val/x.png is there nor"),
-        (PANOPTIC, ("images", 1), {"file_name": "x.jpg"}, "val/x.jpg is there nor"),
+        (PANOPTIC, ("annotations", 1), {"file_name": "x.png"}, "panoptic_val/x.png, nor a file"),
+        (PANOPTIC, ("images", 1), {"file_name": "x.jpg"}, "val/x.jpg, nor a file"),
         (PANOPTIC, ("images", 0), {"file_name": "x.jpg"}, "image x.jpg is named"),
         (PANOPTIC, (), {"categories": None}, "lists of images, annotations and categories"),
         (

@@ -93,7 +93,11 @@ def test_names_to_the_letter_win_and_the_longest_end_comes_next(tmp_path: Path) 
     [
         (["1.jpg", "2.jpg"], ["a/1.jpg", "b/1.jpg", "2.jpg"], ["any of 2 files", "a/1.jpg", "b/"]),
         (["a/1.jpg", "2.jpg"], ["b/1.jpg", "2.jpg"], ["image a/1.jpg", "--images"]),
-        (["3.jpg", "2.jpg"], ["1.jpg", "2.jpg"], ["image 3.jpg", "val/3.jpg is there", "--images"]),
+        (
+            ["3.jpg", "2.jpg"],
+            ["1.jpg", "2.jpg"],
+            ["image 3.jpg", "val/3.jpg, nor a file", "--images"],
+        ),
         (["x/1.jpg", "y/1.jpg"], ["1.jpg"], ["x/1.jpg and y/1.jpg", "both would be", "val/1.jpg"]),
         (["3.jpg", "4.jpg"], ["1.jpg"], ["no 3.jpg in", "another of 2 names", "--images"]),
     ],

@@ -1,5 +1,7 @@
 """The confusion picture shows each label's row, for few labels and for many."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,12 +23,19 @@ def test_a_perfect_row_is_dark_and_one_without_truth_is_grey() -> None:
     assert DARK not in colours(confusion_picture(half, names=["sky", "sea"], iou=[0.3] * 2))
 
 
+def even(count: int) -> tuple[np.ndarray, dict[str, Any]]:
+    names = [f"label number {index}" for index in range(count)]
+    return np.eye(count, count + 1, dtype=np.int64), {"names": names, "iou": [0.5] * count}
+
+
 @pytest.mark.parametrize("count", [19, 150, 847])
 def test_the_picture_stays_of_a_size_to_look_at(count: int) -> None:
-    confusion = np.eye(count, count + 1, dtype=np.int64)
-    names = [f"label number {index}" for index in range(count)]
-    picture = confusion_picture(confusion, names=names, iou=[0.5] * count)
-    assert max(picture.size) < 7 * max(count, 230)
-    # Where something has no label, it is a column of its own.
+    confusion, texts = even(count)
+    assert max(confusion_picture(confusion, **texts).size) < 7 * max(count, 230)
+
+
+def test_what_has_no_label_is_a_column_of_its_own() -> None:
+    confusion, texts = even(19)
+    width = confusion_picture(confusion, **texts).width
     confusion[0, -1] = 1
-    assert confusion_picture(confusion, names=names, iou=[0.5] * count).width > picture.width
+    assert confusion_picture(confusion, **texts).width > width

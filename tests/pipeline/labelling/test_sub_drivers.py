@@ -1,4 +1,8 @@
-"""Groups of nodes with drivers of their own share a plan, and lose nothing when one is killed."""
+"""Groups of nodes with drivers of their own share a plan, and lose nothing when one is killed.
+
+To be run before other tests that start Ray in the same process: a later session gives the ids of
+earlier actors again.
+"""
 
 import os
 import sys
@@ -20,11 +24,10 @@ from pipeline.labelling.driver import run_units
 from pipeline.labelling.ray_dataset import LoadUnit
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import Machines
-from pipeline.runtime.node_groups import NodeGroup, node_groups
 from pipeline.runtime.run_stats import RunStats
 from pipeline.table.store import images, segments
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.faults]
 
 ROOT = Path(__file__).parents[3]
 UNIT_IMAGES = 40
@@ -178,50 +181,6 @@ def test_the_deadline_holds_for_all_groups(tmp_path):
     assert not run_units(units, job=late, stats=stats, on_progress=lambda: True)
 
     assert (stats.units, stats.units_left, stats.faults) == (0, 8, {})
-
-
-def node(name: str, **resources: float) -> dict:
-    return {"NodeID": name, "Alive": True, "Resources": {"CPU": 16, **resources}}
-
-
-@pytest.mark.parametrize(
-    ("nodes", "most_gpus", "expected"),
-    [
-        ([node("a", GPU=8)], None, []),
-        ([node("a", GPU=16)], None, []),  # one node is one group
-        ([node("a", GPU=8), node("b", GPU=8)], None, [{"a"}, {"b"}]),
-        ([node("a", GPU=8), node("b", GPU=8)], 12, []),
-        ([node("a", GPU=8), node("b", GPU=4)], None, []),
-        ([node("a"), node("b")], None, []),
-        ([node("a", GPU=8), node("b", GPU=8), node("c")], None, [{"a", "c"}, {"b"}]),
-        ([node(f"{n:02}", GPU=1) for n in range(16)], None, [8, 8]),
-        # Shares of a node are whole CPUs: as many datasets as a node has.
-        ([node(f"{n:02}", GPU=1) | {"Resources": {"CPU": 4, "GPU": 1}} for n in range(100)],
-         None, [25] * 4),
-    ],
-)  # fmt: skip
-def test_groups_have_eight_gpus_or_more(nodes, most_gpus, expected, monkeypatch):
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    groups = node_groups(most_gpus=most_gpus)
-    if expected and isinstance(expected[0], int):
-        assert [len(group.node_ids) for group in groups] == expected
-    else:
-        assert [set(group.node_ids) for group in groups] == expected
-    names = [name for group in groups for name in group.node_ids]
-    assert len(set(names)) == len(names)
-
-
-def test_a_group_goes_on_without_the_nodes_that_it_lost(monkeypatch):
-    lost = node("b", GPU=8) | {"Alive": False}
-    monkeypatch.setattr(ray, "nodes", lambda: [node("a", GPU=4), lost, node("c", GPU=8)])
-    group = NodeGroup(node_ids=("a", "b"), num_cpus=32, num_gpus=12, object_store_bytes=0)
-    assert group.still_alive() == NodeGroup(
-        node_ids=("a",), num_cpus=16, num_gpus=4, object_store_bytes=0
-    )
-    assert (
-        NodeGroup(node_ids=("b",), num_cpus=16, num_gpus=8, object_store_bytes=0).still_alive()
-        is None
-    )
 
 
 def descendants() -> list[psutil.Process]:
