@@ -95,7 +95,7 @@ def shares_of_batch(
     counts = torch.full((batch_size,), num_labels, dtype=torch.int64, device=scores.device)
     share_sums = torch.zeros(batch_size, num_labels, dtype=torch.float64, device=scores.device)
     totals = scores.sum(1)
-    # Of these a label has none; the kernel does not read them.
+    # The kernel takes thresholds too, which labels do not have and it does not read here.
     unused = totals
     winner, won, _ = _launch(
         scores,

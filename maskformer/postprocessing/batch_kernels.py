@@ -214,7 +214,7 @@ def write_runs(
 @triton.jit
 @no_type_check
 def _starts(winner, ids, sizes, num_columns: tl.constexpr, block: tl.constexpr):
-    """Which pixels start a run, their ids and places in the image, and how many starts there are.
+    """Finds the pixels that start a run; gives their ids, places in the image, and number.
 
     A program outside of its image has none.
     """

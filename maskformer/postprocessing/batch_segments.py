@@ -41,7 +41,7 @@ _SPARE = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class _Settled:
-    """What a device has found out about the maps of each image of a batch."""
+    """The winner of each pixel of a batch and the segments of its maps, still on the device."""
 
     winner: Int16[Tensor, " pixels"]
     ids: Int16[Tensor, "batch maps"]
@@ -247,7 +247,7 @@ class PendingSegments:
 
 @dataclass(frozen=True, kw_only=True)
 class _Arrived:
-    """What came back from the device."""
+    """The runs and segments of a batch, in the memory of the host."""
 
     starts: np.ndarray
     run_ids: np.ndarray
@@ -262,7 +262,7 @@ class _Transfer:
     """All that the host needs, on its way in one copy."""
 
     def __init__(self, runs: BatchRuns, settled: _Settled) -> None:
-        # Those of four bytes come first, so that every array is aligned.
+        # Numbers of four bytes come first, so that every array is aligned.
         self._parts = {
             "starts": runs.starts,
             "num_runs": runs.num_runs,

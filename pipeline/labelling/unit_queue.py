@@ -25,7 +25,7 @@ _EMPTY_QUEUE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitRows:
+class PlanRows:
     """The rows of a unit in one of the tables of `StoredUnits`."""
 
     table: int
@@ -38,19 +38,19 @@ class StoredUnits:
     """Units whose rows of a plan are in the object store. Travels to workers at little cost."""
 
     tables: "tuple[ray.ObjectRef[pa.Table], ...]"
-    rows: dict[str, UnitRows]
+    rows: dict[str, PlanRows]
     """By unit_id, in the order of the units."""
 
     @classmethod
     def of(cls, units: Iterable[Unit]) -> "StoredUnits":
         """Puts the units into the object store."""
         tables: list[ray.ObjectRef[pa.Table]] = []
-        rows: dict[str, UnitRows] = {}
+        rows: dict[str, PlanRows] = {}
         for batch in _batches(units):
             start = 0
             for unit_id, table in batch.items():
                 stop = start + len(table)
-                rows[unit_id] = UnitRows(table=len(tables), start=start, stop=stop)
+                rows[unit_id] = PlanRows(table=len(tables), start=start, stop=stop)
                 start = stop
             tables.append(ray.put(pa.concat_tables(batch.values()).combine_chunks()))
         return cls(tables=tuple(tables), rows=rows)
@@ -74,9 +74,9 @@ class OpenUnit:
 
     def __call__(self, task: pa.Table) -> pa.Table | None:
         (row,) = task.to_pylist()
-        return self.unit(UnitRows(**row))
+        return self.unit(PlanRows(**row))
 
-    def unit(self, rows: UnitRows) -> pa.Table:
+    def unit(self, rows: PlanRows) -> pa.Table:
         table: pa.Table = ray.get(self.tables[rows.table])
         return table.slice(rows.start, rows.stop - rows.start)
 
@@ -107,14 +107,14 @@ class OpenTicket:
 class UnitDispenser:
     """A queue of units for several takers; the units of a taker that is lost go back to it."""
 
-    def __init__(self, rows: dict[str, UnitRows]) -> None:
+    def __init__(self, rows: dict[str, PlanRows]) -> None:
         self._rows = rows
         self._waiting = deque(rows)
         self._held: dict[str, dict[int, str]] = {}
         self._gone: set[str] = set()
         self._is_closed = False
 
-    def take(self, taker: str, ticket: int) -> UnitRows | None:
+    def take(self, taker: str, ticket: int) -> PlanRows | None:
         """Returns the unit of a ticket: the same as before for a task that runs again."""
         held = self._held.setdefault(taker, {})
         if ticket not in held:

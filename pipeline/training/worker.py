@@ -64,7 +64,7 @@ class TrainingJob:
 
     @property
     def size_multiple(self) -> int:
-        """Of which the sides of batches are multiples, so that compiled blocks serve many."""
+        """Returns the step of the sides of batches: compiled blocks serve those of one size."""
         has_one_size = self.data.augmentation.pad_to_crop
         return _COMPILED_MULTIPLE if self.optimisation.compile and not has_one_size else 1
 

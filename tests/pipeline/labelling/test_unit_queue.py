@@ -10,7 +10,7 @@ import ray
 from simulated_fleet import drawn_units
 
 from pipeline.labelling import unit_queue
-from pipeline.labelling.unit_queue import OpenUnit, StoredUnits, UnitDispenser, UnitRows
+from pipeline.labelling.unit_queue import OpenUnit, PlanRows, StoredUnits, UnitDispenser
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import Machines
 from pipeline.table.units import PLAN
@@ -29,7 +29,7 @@ def cluster() -> Iterator[None]:
 
 
 def dispenser(*names: str) -> UnitDispenser:
-    return UnitDispenser({name: UnitRows(table=0, start=0, stop=int(name)) for name in names})
+    return UnitDispenser({name: PlanRows(table=0, start=0, stop=int(name)) for name in names})
 
 
 def taken(queue: UnitDispenser, taker: str, ticket: int) -> str | None:
