@@ -163,8 +163,9 @@ def test_settings_are_light():
 
 # Each folder imports only folders that stand before it: the later ones are about the earlier ones.
 ORDER = (
-    "storage", "runtime", "corpora", "table", "planning", "labelling", "datasets", "evaluation",
-    "training", "nightly", "maintenance", "demo", "cli",
+    "storage", "runtime", "corpora", "table", "reviews", "planning", "labelling", "datasets",
+    "exchange", "comparison", "evaluation", "training", "nightly", "maintenance", "review_page",
+    "demo", "cli",
 )  # fmt: skip
 
 
