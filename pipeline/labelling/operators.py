@@ -148,7 +148,7 @@ def segmented(
             max_size=machines.most_actors,
             initial_size=machines.first_actors(num_images),
             max_concurrent_calls_per_actor=1 if is_isolated else 2,
-            max_tasks_in_flight_per_actor=1 if is_isolated else 4,
+            max_tasks_in_flight_per_actor=1 if is_isolated else machines.blocks_ahead,
             enable_true_multi_threading=True,
         ),
         num_cpus=machines.actor_cpus,
