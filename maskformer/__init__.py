@@ -60,6 +60,8 @@ _HOME = {
     "Stitcher": "inference.stitching",
     "encode_segments": "cpu.segment_shapes",
     "measure_rles": "cpu.rle_shapes",
+    "overlap_rles": "cpu.rle_overlaps",
+    "RleOverlaps": "cpu.rle_overlaps",
     "LoadReport": "checkpoints.checkpoint",
     "load_weights": "checkpoints.checkpoint",
     "load_backbone": "backbone_weights",

@@ -77,7 +77,7 @@ def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes,
         if height < 1 or width < 1 or height > LARGEST_MASK_PIXELS // width:
             continue
         size = height * width
-        number = _unpack(text, offsets[rle], offsets[rle + 1], size, counts)
+        number = unpack_counts(text, offsets[rle], offsets[rle + 1], size, counts)
         if number < 0:
             continue
         is_valid[rle] = True
@@ -93,7 +93,7 @@ def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes,
 
 @compiled()
 @no_type_check
-def _unpack(text, begin, end, size, counts):
+def unpack_counts(text, begin, end, size, counts):
     """Fills in the counts; returns their number, or -1 where they are no mask of that size."""
     number, total, place = 0, np.int64(0), begin
     while place < end:

@@ -1,0 +1,155 @@
+"""The pixels that masks of two sides share, from their run lengths, for many images at once.
+
+No mask is decoded: runs of two masks are walked along together. The comparison of two segment
+tables calls it.
+"""
+
+from dataclasses import dataclass
+from typing import no_type_check
+
+import numpy as np
+from jaxtyping import Bool, Int64, Integer, UInt8
+
+from maskformer.cpu.compiled import compiled
+from maskformer.cpu.rle_shapes import LARGEST_MASK_PIXELS, unpack_counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RleOverlaps:
+    """The pairs of masks, one of each side of an image, that share a pixel."""
+
+    is_valid: Bool[np.ndarray, " rles"]
+    """Whether `decode_rle` makes a mask of that size of it; others overlap nothing."""
+    areas: Int64[np.ndarray, " rles"]
+    """Pixels of each mask; 0 where it is not valid."""
+    first: Int64[np.ndarray, " pairs"]
+    """The place of the first side's mask; ascending."""
+    second: Int64[np.ndarray, " pairs"]
+    """The place of the second side's mask; ascending where `first` is the same."""
+    pixels: Int64[np.ndarray, " pairs"]
+    """How many pixels they share; at least 1."""
+
+
+def overlap_rles(
+    text: UInt8[np.ndarray, " characters"],
+    *,
+    offsets: Integer[np.ndarray, " ends"],
+    images: Integer[np.ndarray, " rles"],
+    is_second: Bool[np.ndarray, " rles"],
+    heights: Integer[np.ndarray, " rles"],
+    widths: Integer[np.ndarray, " rles"],
+) -> RleOverlaps:
+    """Finds the overlaps of rles that lie in one text, as columns of strings do in Arrow.
+
+    Args:
+        offsets: where each rle begins in the text, and where the last one ends.
+        images: a number for each rle; neighbours with the same one share an image and its size.
+        is_second: the side of each rle; in an image, the first side's come first.
+    """
+    count = len(images)
+    is_valid, areas = np.zeros(count, np.bool_), np.zeros(count, np.int64)
+    pairs = np.zeros((0, 3), np.int64)
+    if count:
+        columns = (offsets, images, is_second, heights, widths)
+        pairs = _overlap_all(
+            np.ascontiguousarray(text),
+            *(np.ascontiguousarray(column, dtype=np.int64) for column in columns),
+            is_valid,
+            areas,
+        )
+    return RleOverlaps(
+        is_valid=is_valid, areas=areas, first=pairs[:, 0], second=pairs[:, 1], pixels=pairs[:, 2]
+    )
+
+
+@compiled()
+@no_type_check
+def _overlap_all(text, offsets, images, is_second, heights, widths, is_valid, areas):
+    pairs, num_pairs = np.empty((1024, 3), np.int64), 0
+    begin = 0
+    while begin < len(images):
+        end = begin + 1
+        while end < len(images) and images[end] == images[begin]:
+            end += 1
+        # A run takes a character of its own, and one for the gap before it.
+        runs = np.empty(((offsets[end] - offsets[begin]) // 2 + 1, 2), np.int64)
+        counts = np.empty(offsets[end] - offsets[begin] + 1, np.int64)
+        bounds = np.zeros(end - begin + 1, np.int64)
+        rows = np.zeros((end - begin, 2), np.int64)
+        for rle in range(begin, end):
+            place = bounds[rle - begin]
+            bounds[rle - begin + 1] = place
+            height, width = heights[rle], widths[rle]
+            if height < 1 or width < 1 or height > LARGEST_MASK_PIXELS // width:
+                continue
+            number = unpack_counts(text, offsets[rle], offsets[rle + 1], height * width, counts)
+            if number < 0:
+                continue
+            is_valid[rle] = True
+            stop = _runs(counts, number, height, runs, place, rows[rle - begin])
+            bounds[rle - begin + 1] = stop
+            for run in range(place, stop):
+                areas[rle] += runs[run, 1] - runs[run, 0]
+        for a in range(begin, end):
+            if is_second[a]:
+                break
+            for b in range(a + 1, end):
+                if not is_second[b]:
+                    continue
+                pixels = _shared(runs, bounds, rows, a - begin, b - begin)
+                if not pixels:
+                    continue
+                if num_pairs == len(pairs):
+                    more = np.empty((2 * num_pairs, 3), np.int64)
+                    more[:num_pairs] = pairs
+                    pairs = more
+                pairs[num_pairs, 0], pairs[num_pairs, 1], pairs[num_pairs, 2] = a, b, pixels
+                num_pairs += 1
+        begin = end
+    return pairs[:num_pairs].copy()
+
+
+@compiled()
+@no_type_check
+def _runs(counts, number, height, runs, place, rows):
+    """Fills in the runs from `place` on, and the first and last row of the mask; returns the end."""
+    start, top, bottom = np.int64(0), height, np.int64(-1)
+    for index in range(number):
+        end = start + counts[index]
+        if index & 1 and end > start:
+            runs[place, 0], runs[place, 1] = start, end
+            place += 1
+            first, last = start // height, (end - 1) // height
+            if last > first:
+                # It touches the bottom of one column and the top of the next.
+                top, bottom = np.int64(0), height - 1
+            else:
+                top = min(top, start - first * height)
+                bottom = max(bottom, end - 1 - last * height)
+        start = end
+    rows[0], rows[1] = top, bottom
+    return place
+
+
+@compiled()
+@no_type_check
+def _shared(runs, bounds, rows, a, b):
+    """Counts the pixels that two masks share."""
+    one, one_end, two, two_end = bounds[a], bounds[a + 1], bounds[b], bounds[b + 1]
+    shared = np.int64(0)
+    if one == one_end or two == two_end:
+        return shared
+    # Their boxes do not meet: neither by columns nor by rows.
+    if runs[one_end - 1, 1] <= runs[two, 0] or runs[two_end - 1, 1] <= runs[one, 0]:
+        return shared
+    if rows[a, 1] < rows[b, 0] or rows[b, 1] < rows[a, 0]:
+        return shared
+    while one < one_end and two < two_end:
+        low, high = max(runs[one, 0], runs[two, 0]), min(runs[one, 1], runs[two, 1])
+        if high > low:
+            shared += high - low
+        if runs[one, 1] < runs[two, 1]:
+            one += 1
+        else:
+            two += 1
+    return shared
