@@ -112,7 +112,7 @@ def _overlap_all(text, offsets, images, is_second, heights, widths, is_valid, ar
 @compiled()
 @no_type_check
 def _runs(counts, number, height, runs, place, rows):
-    """Fills in the runs from `place` on, and the first and last row of the mask; returns the end."""
+    """Fills in the runs from `place` on, and the mask's first and last row; returns the end."""
     start, top, bottom = np.int64(0), height, np.int64(-1)
     for index in range(number):
         end = start + counts[index]

@@ -139,6 +139,22 @@ _COMMANDS = [
         announces=True,
     ),
     Command(
+        name="compare",
+        summary="Compare two segment tables of the same images.",
+        details=(
+            "Writes a report with pictures, comparison.json, and a row per image (agreement).\n"
+            "Exit codes: 0 done, 2 wrong usage, 75 try again."
+        ),
+        parts="pipeline.comparison.settings:COMPARE",
+        run="pipeline.comparison.run:compare_tables",
+        positional=("table_a", "table_b"),
+        usual="table_a table_b output worst endpoint_url",
+        examples=(
+            "compare segments/ new-segments/ --output comparison/",
+            "compare s3://bucket/t1 s3://bucket/t2 --output s3://bucket/comparison --worst 30",
+        ),
+    ),
+    Command(
         name="verify",
         summary="Check a segment table: rows, run lengths, files, plans and reports.",
         details=(

@@ -4,13 +4,11 @@ The file stands alone, to be opened or mailed: it has no scripts and no links to
 templates escape all values, so that a name in the corpus is never a tag, an attribute or a script.
 """
 
-import base64
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.cost import Cost
@@ -20,12 +18,8 @@ from pipeline.nightly.reporting.outliers import Outlier
 from pipeline.nightly.reporting.pictures import Picture
 from pipeline.nightly.reporting.run_aggregates import RunAggregates, shares
 from pipeline.nightly.reporting.run_verdict import RunVerdict
+from pipeline.runtime.html_pages import page_environment
 from pipeline.runtime.progress import duration
-
-# HTML has no place for control characters, and those of direction would disguise a name.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
-)
 
 _LEVELS: dict[Level, str] = {
     "unknown": "not judged",
@@ -81,33 +75,7 @@ def render_page(page: PageContents) -> str:
 
 def environment() -> Environment:
     """Returns the templates and their filters; every value that is not markup is escaped."""
-    found = Environment(
-        loader=PackageLoader("pipeline.nightly.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_visible,
-    )
-    found.filters |= {
-        "base64": lambda data: base64.b64encode(data).decode(),
-        "integer": "{:,}".format,
-        "score": lambda value: "" if value is None else f"{value:.3f}",
-        "share": lambda value: "" if value is None else f"{value:.1%}",
-        "short": _short,
-    }
-    return found
-
-
-def _visible(value: Any) -> Any:
-    """Replaces characters that would be invisible; markup is made of cleaned values already."""
-    if value is None or hasattr(value, "__html__"):
-        return value or ""
-    return _UNSEEN.sub("\ufffd", str(value))
-
-
-def _short(text: str, most: int = 200) -> str:
-    """Cuts the middle out of a text of more than `most` characters."""
-    end = most // 3
-    return text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
+    return page_environment("pipeline.nightly.reporting")
 
 
 def _numbers(page: PageContents) -> list[tuple[str, str]]:

@@ -4,25 +4,20 @@ The pictures are small JPEGs, bounded in number and bytes. Where an image was re
 lies too deep in an archive, the picture gives that reason instead: the run itself was successful.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from maskformer import decode_rle
 from pipeline.corpora.decoding import ImageError, decode
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.nightly.reporting.run_data import plan_file, rows_where
 from pipeline.storage import SourceChanged, StorageFault
 from pipeline.table.drawing import draw_segments
+from pipeline.table.small_pictures import drawable, shrunk_size, small_jpeg, small_mask
 from pipeline.table.store import TableStore
 
-_LARGEST_SIDE = 360
 _MOST_PIXELS = 64_000_000
 _MOST_JPEG_BYTES = 27_000
 _MOST_FAULTS = 3
@@ -110,15 +105,14 @@ def _picture(
             image.data or b"",
             name=image.name,
             mode="fast",
-            target_size=_shrunk(size),
+            target_size=shrunk_size(size),
             max_pixels=_MOST_PIXELS,
         )
-        height, width = _shrunk(size)
+        height, width = shrunk_size(size)
         drawn = draw_segments(
             decoded.image.resize((width, height)),
-            # A name of several lines cannot be drawn.
-            [{**row, "label": " ".join(row["label"].split())[:40]} for row in segments],
-            mask_of=_small_mask,
+            drawable(segments),
+            mask_of=small_mask,
         )
     except SourceChanged:
         return _missing(image_id, where, "replaced or gone since it was labelled")
@@ -129,7 +123,7 @@ def _picture(
     return Picture(
         image_id=image_id,
         where=where,
-        jpeg=_jpeg(drawn),
+        jpeg=small_jpeg(drawn, most_bytes=_MOST_JPEG_BYTES),
         height=drawn.height,
         width=drawn.width,
     )
@@ -156,31 +150,6 @@ def _find(
                 return None
     # The sources still have the etags that were labelled, so only settings can have changed.
     return None
-
-
-def _small_mask(row: Mapping[str, Any]) -> np.ndarray:
-    """Returns a segment's mask in the size of the picture."""
-    size = row["height"], row["width"]
-    rows, columns = (
-        ((np.arange(small) + 0.5) * full / small).astype(int)
-        for small, full in zip(_shrunk(size), size, strict=True)
-    )
-    return decode_rle(row["rle"], height=size[0], width=size[1])[np.ix_(rows, columns)]
-
-
-def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, _LARGEST_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    """Encodes with the best quality that keeps the size bound."""
-    for quality in (80, 65, 50, 35, 20):
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality, optimize=True)
-        if buffer.tell() <= _MOST_JPEG_BYTES:
-            break
-    return buffer.getvalue()
 
 
 def _sources(table: TableStore, run_id: str, *, units: Sequence[str]) -> dict[str, list[Source]]:

@@ -1,0 +1,178 @@
+"""The command `compare`, on tables whose differences are known."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from compared_tables import Drawn, Shape, write_drawn_table
+
+from pipeline.cli.running import run_job
+from pipeline.comparison.agreement import AGREEMENT
+from pipeline.comparison.common_labels import common_labels
+from pipeline.comparison.pairs import read_pairs
+from pipeline.comparison.run import compare
+from pipeline.comparison.settings import CompareSettings
+
+CAR, SKY = Shape("car", (10, 2, 20, 12)), Shape("sky", (0, 0, 8, 32))
+IMAGES_A = {
+    "equal.jpg": Drawn(shapes=[SKY, CAR]),
+    "relabelled.jpg": Drawn(shapes=[SKY, CAR]),
+    "lost.jpg": Drawn(shapes=[SKY, CAR]),
+    "gained.jpg": Drawn(shapes=[SKY]),
+    "empty.jpg": Drawn(shapes=[]),
+    "error.jpg": Drawn(shapes=None),
+    "only-a.jpg": Drawn(shapes=[CAR]),
+    "size.jpg": Drawn(shapes=[CAR]),
+}
+IMAGES_B = {
+    "equal.jpg": Drawn(shapes=[CAR, SKY]),
+    "relabelled.jpg": Drawn(shapes=[SKY, Shape("boat", CAR.box)]),
+    "lost.jpg": Drawn(shapes=[SKY]),
+    "gained.jpg": Drawn(shapes=[SKY, CAR]),
+    "empty.jpg": Drawn(shapes=[]),
+    "error.jpg": Drawn(shapes=[SKY]),
+    "only-b <b>.jpg": Drawn(shapes=[CAR]),
+    "size.jpg": Drawn(shapes=[CAR], size=(40, 32)),
+}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    first = write_drawn_table(folder / "a", IMAGES_A, labels=("sky", "car"))
+    second = write_drawn_table(folder / "b", IMAGES_B, labels=("boat", "car", "sky"))
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def output(tables, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output")
+    stale = output / "agreement" / "00007.parquet"
+    stale.parent.mkdir()
+    stale.write_bytes(b"of an earlier comparison")
+    first, second = tables
+    assert run_job("compare", [first.uri, second.uri, "--output", str(output), "--worst=3"]) == 0
+    return output
+
+
+def test_each_image_has_a_row_with_its_state_and_counts(output):
+    (file,) = (output / "agreement").iterdir()
+    table = pq.read_table(file)
+    assert table.schema.equals(AGREEMENT)
+    rows = {row["image_id"]: row for row in table.to_pylist()}
+    assert list(rows) == sorted(rows)
+    assert rows.keys() == {*IMAGES_A, *IMAGES_B}
+    counts = ("kept", "gained", "lost", "relabelled")
+    assert {
+        name: [row[c] for c in counts] for name, row in rows.items() if row["state"] == "both"
+    } == {
+        "equal.jpg": [2, 0, 0, 0],
+        "relabelled.jpg": [1, 0, 0, 1],
+        "lost.jpg": [1, 0, 1, 0],
+        "gained.jpg": [1, 1, 0, 0],
+        "empty.jpg": [0, 0, 0, 0],
+    }
+    assert {name: row["state"] for name, row in rows.items() if row["state"] != "both"} == {
+        "error.jpg": "error_a", "only-a.jpg": "only_a", "only-b <b>.jpg": "only_b",
+        "size.jpg": "other_size",
+    }  # fmt: skip
+
+
+def test_numbers_are_those_of_the_pixels(output):
+    (file,) = (output / "agreement").iterdir()
+    rows = {row["image_id"]: row for row in pq.read_table(file).to_pylist()}
+    sky, car = 8 * 32, 10 * 10
+    assert rows["equal.jpg"]["disagreement"] == 0
+    assert rows["relabelled.jpg"]["area_same_label"] == pytest.approx(sky / (sky + car))
+    assert rows["relabelled.jpg"]["pq"] == pytest.approx(1 / 3)  # sky, car, boat
+    change = ("change_from", "change_to", "change_share")
+    assert [rows["relabelled.jpg"][c] for c in change] == [
+        "car", "boat", pytest.approx(car / (sky + car))
+    ]  # fmt: skip
+    assert [rows["gained.jpg"][c] for c in change][:2] == [None, "car"]
+    assert [rows["lost.jpg"][c] for c in change][:2] == ["car", None]
+    assert [rows["empty.jpg"][c] for c in ("pq", "area_same_label", "disagreement")] == [None] * 3
+    assert rows["only-a.jpg"]["kept"] is None
+
+
+def test_the_sums_are_those_of_the_images(output):
+    said = json.loads((output / "comparison.json").read_text())
+    assert said["images"] == {
+        "both": 5, "only_a": 1, "only_b": 1, "error_a": 1, "error_b": 0, "error_both": 0,
+        "other_size": 1,
+    }  # fmt: skip
+    assert said["segments"] == {"kept": 5, "lost": 1, "gained": 1, "relabelled": 1}
+    changes = {
+        (each["from"], each["to"]): (each["segments"], each["pixels"]) for each in said["changes"]
+    }
+    assert changes == {("car", "boat"): (1, 100), ("car", None): (1, 100), (None, "car"): (1, 100)}
+    assert said["labels_only_in_b"] == ["boat"]
+    car = next(label for label in said["labels"] if label["label"] == "car")
+    assert car["pq"] == pytest.approx(1 / ((3 + 2) / 2))
+    assert [row["image_id"] for row in said["worst"]] == [
+        "relabelled.jpg",
+        "gained.jpg",
+        "lost.jpg",
+    ]
+
+
+def test_the_report_shows_the_images_that_differ_most_and_no_markup_of_theirs(output):
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 9
+    assert "images only in the first table: 1" in page
+    assert "<b>" not in page
+    assert "<script" not in page
+
+
+def test_the_same_again_leaves_the_same(tables, output, tmp_path):
+    first, second = tables
+    before = {p.relative_to(output): p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    (output / "comparison.json").unlink()  # as a crash before the end leaves it
+    assert run_job("compare", [first.uri, second.uri, "--output", str(output), "--worst=3"]) == 0
+    after = {p.relative_to(output): p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_a_run_that_fails_leaves_no_result_that_stands_for_it(
+    tables, output, tmp_path, monkeypatch
+):
+    first, second = tables
+    monkeypatch.setattr("pipeline.comparison.run.draw_triples", lambda *a, **k: 1 / 0)
+    settings = CompareSettings(table_a=first.uri, table_b=second.uri, output=str(output))
+    with pytest.raises(ZeroDivisionError):
+        compare(first, second, settings=settings)
+    assert not (output / "comparison.json").exists()
+
+
+def test_images_are_never_cut_between_batches(tables, monkeypatch):
+    first, second = tables
+    labels = common_labels(("sky", "car"), ("boat", "car", "sky"))
+    whole = [p.image_ids.to_pylist() for p in read_pairs(first, second, labels=labels)]
+    monkeypatch.setattr("pipeline.table.scratch._BATCH_ROWS", 1)
+    cut = list(read_pairs(first, second, labels=labels))
+    assert [i for p in cut for i in p.image_ids.to_pylist()] == [i for ids in whole for i in ids]
+    assert sum(len(p.image) for p in cut) == sum(
+        len(each.shapes or ()) for part in (IMAGES_A, IMAGES_B) for each in part.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ("dog",)}, "must have a label of the same name"),
+        ({"images": {"other.jpg": Drawn(shapes=[Shape("car", (0, 0, 2, 2))])}}, "same image_id"),
+    ],
+)
+def test_tables_that_have_nothing_in_common_are_wrong_usage(
+    tables, tmp_path, capsys, change, message
+):
+    images = change.get("images", {})
+    other = write_drawn_table(tmp_path / "t", images, labels=change.get("labels", ("car",)))
+    assert run_job("compare", [tables[0].uri, other.uri, "--output", str(tmp_path / "o")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o" / "comparison.json").exists()
+
+
+def test_what_is_no_table_is_wrong_usage(tables, tmp_path, capsys):
+    assert run_job("compare", [tables[0].uri, str(tmp_path), "--output", str(tmp_path)]) == 2
+    assert "no segment table" in capsys.readouterr().err
