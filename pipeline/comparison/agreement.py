@@ -84,7 +84,7 @@ def measure_agreement(
     state = _states(pairs)
     is_compared = state == _CODES["both"]
     segments = _Segments(pairs, is_compared=is_compared)
-    overlaps = segments.overlaps()
+    overlaps = segments.overlaps(is_disjoint=not may_overlap)
     match = _Matches(segments, overlaps)
     area = _Areas(segments, overlaps, num_labels=len(labels.names), num_images=len(state))
     if may_overlap:
@@ -122,7 +122,7 @@ class _Segments:
         self.height = pairs.heights[0][self.image]
         self.width = pairs.widths[0][self.image]
 
-    def overlaps(self) -> RleOverlaps:
+    def overlaps(self, *, is_disjoint: bool) -> RleOverlaps:
         text, offsets = text_of(self.rle)
         found = overlap_rles(
             text,
@@ -131,6 +131,7 @@ class _Segments:
             is_second=self.is_second,
             heights=self.height,
             widths=self.width,
+            is_disjoint=is_disjoint,
         )
         if not found.is_valid.all():
             wrong = int(np.flatnonzero(~found.is_valid)[0])

@@ -1,11 +1,16 @@
 """Reads two tables side by side, ordered by image_id, some thousand images at a time.
 
-A database on disk sorts the latest rows of both tables, so that memory stays the same however many
-they are. `agreement.py` measures what comes out.
+The latest rows of both tables go to files on disk, each of which holds a range of ids and fits into
+memory; `agreement.py` measures one after the other. Memory stays the same however many rows there
+are. A sort by DuckDB of rows with run lengths ran out of memory at a hundred megabytes of them.
 """
 
+import io
+import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +25,26 @@ from pipeline.table.store import TableStore
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-# An image's own row has segment_id 0, and so comes before those of its segments.
-_IN_ORDER = """
-    SELECT * FROM (
-        SELECT image_id, 0 AS side, 0 AS segment_id, height, width, status,
-            NULL AS label_id, NULL AS rle FROM images_a
-        UNION ALL SELECT image_id, 1, 0, height, width, status, NULL, NULL FROM images_b
-        UNION ALL SELECT image_id, 0, segment_id, NULL, NULL, NULL, label_id, rle FROM segments_a
-        UNION ALL SELECT image_id, 1, segment_id, NULL, NULL, NULL, label_id, rle FROM segments_b
-    ) ORDER BY image_id, side, segment_id
+_RANGE_BYTES = 2**23
+"""Bytes of segments files, compressed, whose rows are in memory at once."""
+_ROWS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("side", pa.int8()),
+        ("segment_id", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("is_ok", pa.bool_()),
+        ("label_id", pa.int32()),
+        ("rle", pa.string()),
+    ]
+)
+"""An image's own row has segment_id 0, and so comes before those of its segments."""
+_EVERY_NTH_ID = """
+    SELECT image_id FROM (
+        SELECT image_id, row_number() OVER (ORDER BY image_id) AS place FROM images
+    ) WHERE place % ? = 0 ORDER BY image_id
 """
-_IMAGE_COLUMNS = ("image_id", "height", "width", "status")
-_SEGMENT_COLUMNS = ("image_id", "segment_id", "label_id", "rle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,43 +77,108 @@ def read_pairs(
     Raises:
         ValueError: a row has a label that its table does not know.
     """
-    with (
-        scratch_database() as database,
-        database.view("images_a", _images(first)),
-        database.view("images_b", _images(second)),
-        database.view("segments_a", _segments(first)),
-        database.view("segments_b", _segments(second)),
-    ):
-        for rows in _whole_images(database.batches(_IN_ORDER)):
-            yield _paired(rows, labels=labels)
+    with tempfile.TemporaryDirectory(prefix="pairs-") as folder:
+        starts = _starts_of_ranges(first, second)
+        files = [Path(folder, f"{number}.arrow") for number in range(len(starts) + 1)]
+        for side, table in enumerate((first, second)):
+            for rows in _rows(table, side=side):
+                for number, part in _by_range(rows, starts):
+                    _append(part, files[number])
+        for file in files:
+            rows_of_range = _read(file)
+            file.unlink(missing_ok=True)
+            if len(rows_of_range):
+                order = [(name, "ascending") for name in ("image_id", "side", "segment_id")]
+                yield _paired(rows_of_range.sort_by(order), labels=labels)
 
 
-def _images(table: TableStore) -> pa.RecordBatchReader:
-    return latest_images(table.uri, columns=_IMAGE_COLUMNS, storage=table.storage)
+def _append(rows: pa.RecordBatch, file: Path) -> None:
+    """Adds rows at the end of a file, which need not stay open: there may be thousands."""
+    with open(file, "ab") as sink, pa.ipc.new_stream(sink, _ROWS, options=_PACKED) as writer:
+        writer.write_batch(rows)
 
 
-def _segments(table: TableStore) -> pa.RecordBatchReader:
-    return latest_segments(table.uri, columns=_SEGMENT_COLUMNS, storage=table.storage)
+def _read(file: Path) -> pa.Table:
+    parts = []
+    size = file.stat().st_size if file.exists() else 0
+    with open(file, "rb") if size else io.BytesIO() as source:
+        while source.tell() < size:
+            with pa.ipc.open_stream(source) as reader:
+                parts.append(reader.read_all())
+    return pa.concat_tables(parts) if parts else _ROWS.empty_table()
 
 
-def _whole_images(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Cuts sorted rows between images."""
-    held: list[pa.Table] = []
-    for batch in batches:
-        if not len(batch):
-            continue
-        rows = pa.Table.from_batches([batch])
-        ids = rows["image_id"].combine_chunks()
-        # The last image may go on in the next batch.
-        begin_of_last = pc.index(ids, ids[-1]).as_py()
-        is_same = held and held[-1]["image_id"][-1] == ids[0]
-        if begin_of_last == 0 and (is_same or not held):
-            held.append(rows)
-            continue
-        yield pa.concat_tables([*held, rows.slice(0, begin_of_last)])
-        held = [rows.slice(begin_of_last)]
-    if held:
-        yield pa.concat_tables(held)
+_PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def _starts_of_ranges(first: TableStore, second: TableStore) -> list[str]:
+    """Returns the ids at which ranges begin, so that each has about as many images."""
+    files = [table.segment_files() for table in (first, second)]
+    num_bytes = sum(
+        file.size for own in files for file in {f.uri: f for f in own.values()}.values()
+    )
+    num_ranges = num_bytes // _RANGE_BYTES + 1
+    if num_ranges == 1:
+        return []
+    counts = [
+        latest_images(table.uri, columns=["image_id"], storage=table.storage)
+        for table in (first, second)
+    ]
+    with scratch_database() as database:
+        database.run("CREATE TABLE images (image_id TEXT)")
+        with database.view("ids", counts[0]):
+            database.run("INSERT INTO images SELECT image_id FROM ids")
+        with database.view("ids", counts[1]):
+            database.run(
+                "INSERT INTO images SELECT image_id FROM ids ANTI JOIN images USING (image_id)"
+            )
+        [(num_images,)] = database.rows("SELECT count(*) FROM images")
+        step = max(1, -(-num_images // num_ranges))
+        return [image_id for (image_id,) in database.rows(_EVERY_NTH_ID, step)]
+
+
+def _rows(table: TableStore, *, side: int) -> Iterator[pa.RecordBatch]:
+    images = latest_images(
+        table.uri, columns=("image_id", "height", "width", "status"), storage=table.storage
+    )
+    for batch in images:
+        is_ok = pc.equal(batch["status"], "ok")
+        yield _completed(batch, side=side, segment_id=pa.scalar(0), is_ok=is_ok)
+    segments = latest_segments(
+        table.uri, columns=("image_id", "segment_id", "label_id", "rle"), storage=table.storage
+    )
+    for batch in segments:
+        yield _completed(batch, side=side)
+
+
+def _completed(batch: pa.RecordBatch, *, side: int, **more: pa.Scalar | pa.Array) -> pa.RecordBatch:
+    """Returns the columns of `_ROWS`, null where the batch has none."""
+    columns: list[pa.Array] = []
+    for field in _ROWS:
+        if field.name == "side":
+            column: pa.Array | pa.Scalar = pa.scalar(side, field.type)
+        elif field.name in more:
+            column = more[field.name]
+        elif field.name in batch.schema.names:
+            column = batch[field.name]
+        else:
+            column = pa.scalar(None, field.type)
+        if isinstance(column, pa.Scalar):
+            column = pa.repeat(column, len(batch))
+        columns.append(column.cast(field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=_ROWS)
+
+
+def _by_range(rows: pa.RecordBatch, starts: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields the rows of each range of ids with its number."""
+    if not starts or not len(rows):
+        yield 0, rows
+        return
+    ids = rows["image_id"].dictionary_encode()
+    number_of_id = np.array([bisect_right(starts, name) for name in ids.dictionary.to_pylist()])
+    numbers = number_of_id[ids.indices.to_numpy()]
+    for number in np.unique(numbers).tolist():
+        yield number, rows.filter(pa.array(numbers == number))
 
 
 def _paired(rows: pa.Table, *, labels: CommonLabels) -> PairedImages:
@@ -113,7 +191,7 @@ def _paired(rows: pa.Table, *, labels: CommonLabels) -> PairedImages:
     shape = (2, len(encoded.dictionary))
     is_there, is_ok = np.zeros(shape, bool), np.zeros(shape, bool)
     is_there[there] = True
-    is_ok[there] = pc.equal(rows["status"], "ok").to_numpy()[is_image].astype(bool)
+    is_ok[there] = pc.fill_null(rows["is_ok"], False).to_numpy()[is_image]
     sizes = {}
     for name in ("height", "width"):
         sizes[name] = np.zeros(shape, np.int64)

@@ -15,6 +15,7 @@ import heapq
 import io
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.runtime.threads import map_ahead
 from pipeline.storage import Storage, join
 from pipeline.table.store import IMAGES, TableStore
 
@@ -80,8 +82,9 @@ def compare(first: TableStore, second: TableStore, *, settings: CompareSettings)
     stats = RunStats()
     may_overlap = any(spec["task"] == "instance" for spec in specs)
     with ProgressDisplay(stats, _Extent(first, second), doing="comparing"):
-        for pairs in read_pairs(first, second, labels=labels):
-            found = measure_agreement(pairs, labels=labels, may_overlap=may_overlap)
+        measure = partial(measure_agreement, labels=labels, may_overlap=may_overlap)
+        read = read_pairs(first, second, labels=labels)
+        for found in map_ahead(measure, read, num_threads=2):
             sums = sums.plus(found.sums)
             worst.add(found.rows)
             writer.write(found.rows)

@@ -152,7 +152,7 @@ def _one_at_a_time(drawn: list[dict[str, Any]]) -> float:
 def draw(table: TableStore, *, units: int, unit_images: int) -> list[dict[str, Any]]:
     """Writes the table with its plan; the images that it repeats."""
     table.create(SPEC)
-    drawn = [_image(number) for number in range(DRAWN_MAPS)]
+    drawn = [drawn_image(number) for number in range(DRAWN_MAPS)]
     planned = []
     for number in range(units):
         unit_id = f"{number * 2654435761 % 2**32:08x}"
@@ -188,7 +188,7 @@ def draw(table: TableStore, *, units: int, unit_images: int) -> list[dict[str, A
     return drawn
 
 
-def _image(seed: int) -> dict[str, Any]:
+def drawn_image(seed: int) -> dict[str, Any]:
     """Smooth regions, as a model's masks are."""
     random = np.random.default_rng(seed)
     coarse = random.normal(size=(SEGMENTS_PER_IMAGE, 9, 12))

@@ -17,7 +17,9 @@ SIDES = SIZES.flatmap(
 )
 
 
-def overlapped(images: list[tuple[np.ndarray, np.ndarray]], *, break_first: bool = False):
+def overlapped(
+    images: list[tuple[np.ndarray, np.ndarray]], *, break_first: bool = False, **options: bool
+) -> RleOverlaps:
     masks = [(n, side, m) for n, pair in enumerate(images) for side in (0, 1) for m in pair[side]]
     rles = [encode_mask(mask).encode() for _, _, mask in masks]
     if break_first:
@@ -29,6 +31,7 @@ def overlapped(images: list[tuple[np.ndarray, np.ndarray]], *, break_first: bool
         is_second=np.array([side == 1 for _, side, _ in masks], bool),
         heights=np.array([mask.shape[0] for _, _, mask in masks], np.int64),
         widths=np.array([mask.shape[1] for _, _, mask in masks], np.int64),
+        **options,
     )
 
 
@@ -56,6 +59,18 @@ def test_shared_pixels_are_those_of_the_masks(images):
     assert overlaps.is_valid.all()
 
 
+def disjoint(masks: np.ndarray) -> np.ndarray:
+    """The masks without the pixels of those before them."""
+    return np.array([m & ~masks[:n].any(0) for n, m in enumerate(masks)], bool).reshape(masks.shape)
+
+
+@given(st.lists(SIDES, min_size=1, max_size=4))
+def test_masks_that_share_no_pixel_give_the_same_when_painted(images):
+    apart = [(disjoint(one), two) for one, two in images]
+    overlaps = overlapped(apart, is_disjoint=True)
+    assert triples(overlaps) == expected(apart)
+
+
 def test_iou_is_that_of_pycocotools():
     random = np.random.default_rng(0)
     one, two = (random.random((5, 60, 80)) < 0.3 for _ in range(2))
@@ -78,6 +93,10 @@ def test_more_pairs_than_fit_at_first_are_all_found():
 
 def test_no_mask_overlaps_what_is_no_mask():
     ones = np.ones((2, 3, 3), bool)
-    overlaps = overlapped([(ones, ones)], break_first=True)
+    for options in ({}, {"is_disjoint": True}):
+        check_first_is_left_out(overlapped([(ones, ones)], break_first=True, **options))
+
+
+def check_first_is_left_out(overlaps: RleOverlaps) -> None:
     assert overlaps.is_valid.tolist() == [False, True, True, True]
     assert triples(overlaps) == [(1, 2, 9), (1, 3, 9)]

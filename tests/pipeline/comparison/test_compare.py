@@ -144,12 +144,13 @@ def test_a_run_that_fails_leaves_no_result_that_stands_for_it(
     assert not (output / "comparison.json").exists()
 
 
-def test_images_are_never_cut_between_batches(tables, monkeypatch):
+def test_ranges_of_ids_hold_whole_images_in_order(tables, monkeypatch):
     first, second = tables
     labels = common_labels(("sky", "car"), ("boat", "car", "sky"))
     whole = [p.image_ids.to_pylist() for p in read_pairs(first, second, labels=labels)]
-    monkeypatch.setattr("pipeline.table.scratch._BATCH_ROWS", 1)
+    monkeypatch.setattr("pipeline.comparison.pairs._RANGE_BYTES", 1000)
     cut = list(read_pairs(first, second, labels=labels))
+    assert len(cut) > 3
     assert [i for p in cut for i in p.image_ids.to_pylist()] == [i for ids in whole for i in ids]
     assert sum(len(p.image) for p in cut) == sum(
         len(each.shapes or ()) for part in (IMAGES_A, IMAGES_B) for each in part.values()
