@@ -15,7 +15,13 @@ from maskformer.zoo import entry_of, fetched_folder
 CONFIG_NAME = "config.json"
 
 _HUB = "hf://"
-_HUB_FILES = [CONFIG_NAME, "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
+_HUB_FILES = [
+    CONFIG_NAME,
+    "preprocessor_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "README.md",  # the card names licence and data
+]
 _HUB_PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 
 

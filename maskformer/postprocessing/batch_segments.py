@@ -30,7 +30,11 @@ from maskformer.postprocessing.batch_geometry import BatchGeometry, DeviceSizes
 from maskformer.postprocessing.batch_runs import BatchRuns, capacity_of, runs_of_batch
 from maskformer.postprocessing.encoded_segments import EncodedSegments
 from maskformer.postprocessing.geometry import HeightWidth
-from maskformer.postprocessing.segmentation import batch_semantic_scores, semantic_label_sums
+from maskformer.postprocessing.segmentation import (
+    batch_semantic_scores,
+    best_labels,
+    semantic_label_sums,
+)
 
 _RUNS_PER_COLUMN = 16.0
 """Of pixels, at first. Photographs have some eight."""
@@ -50,6 +54,20 @@ class _Settled:
     labels: Int16[Tensor, "batch maps"]
     scores: Float32[Tensor, "batch maps"]
     won: Tensor
+    second: "_SecondLabels | None" = None
+    """None where segments are not those of queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SecondLabels:
+    """The best label of each query beside its own, by query: the host puts them in order."""
+
+    labels: Int64[Tensor, "batch queries"]
+    scores: Float32[Tensor, "batch queries"]
+    """Negative where there is no other label."""
+
+    order: Int64[Tensor, "batch maps"]
+    """The query of each map."""
 
 
 class BatchPostprocessor:
@@ -153,11 +171,12 @@ class BatchPostprocessor:
         *,
         uses_kernels: bool,
     ) -> _Settled:
-        scores, labels = class_logits.float().softmax(-1).max(-1)
-        is_kept = (labels != class_logits.shape[-1] - 1) & (scores > self._threshold)
+        best = best_labels(class_logits)
+        scores = best.scores
+        is_kept = (best.labels != class_logits.shape[-1] - 1) & (scores > self._threshold)
         # Kept queries first, in their order, without asking how many there are.
         order = (~is_kept).to(torch.uint8).argsort(dim=1, stable=True)
-        kept_scores, kept_labels = scores.gather(1, order), labels.gather(1, order)
+        kept_scores, kept_labels = scores.gather(1, order), best.labels.gather(1, order)
         maps = mask_logits
         if not geometry.is_padded:
             maps = mask_logits.to(torch.float32, copy=True)
@@ -184,6 +203,7 @@ class BatchPostprocessor:
             labels=kept_labels.to(torch.int16),
             scores=kept_scores,
             won=found.won,
+            second=_SecondLabels(labels=best.second_labels, scores=best.second_scores, order=order),
         )
 
     def _capacity(self, geometry: BatchGeometry) -> int:
@@ -256,22 +276,30 @@ class _Arrived:
     labels: np.ndarray
     scores: np.ndarray
     won: np.ndarray
+    second_labels: np.ndarray | None = None
+    second_scores: np.ndarray | None = None
+    order: np.ndarray | None = None
 
 
 class _Transfer:
     """All that the host needs, on its way in one copy."""
 
     def __init__(self, runs: BatchRuns, settled: _Settled) -> None:
-        # Numbers of four bytes come first, so that every array is aligned.
-        self._parts = {
+        # Numbers of more bytes come first, so that every array is aligned.
+        second = settled.second
+        parts: dict[str, Tensor | None] = {
+            "second_labels": None if second is None else second.labels,
+            "order": None if second is None else second.order,
             "starts": runs.starts,
             "num_runs": runs.num_runs,
             "won": settled.won.to(torch.int32),
             "scores": settled.scores,
+            "second_scores": None if second is None else second.scores,
             "run_ids": runs.run_ids,
             "ids": settled.ids,
             "labels": settled.labels,
         }
+        self._parts = {name: part for name, part in parts.items() if part is not None}
         packed = torch.cat(
             [part.contiguous().view(torch.uint8).flatten() for part in self._parts.values()]
         )
@@ -298,7 +326,12 @@ class _Transfer:
         return _Arrived(**arrays)
 
 
-_NUMPY = {torch.int32: np.int32, torch.int16: np.int16, torch.float32: np.float32}
+_NUMPY = {
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.int16: np.int16,
+    torch.float32: np.float32,
+}
 
 
 @lru_cache(maxsize=16)
@@ -410,7 +443,32 @@ def _encoded(found: _Arrived, geometry: BatchGeometry) -> EncodedSegments:
             won=found.won[images, maps],
             num_segments=len(labels),
         ),
+        **_second_labels(found, images=images, maps=maps, segments=segments),
     )
+
+
+def _second_labels(
+    found: _Arrived,
+    *,
+    images: Int64[np.ndarray, " members"],
+    maps: Int64[np.ndarray, " members"],
+    segments: Int64[np.ndarray, " members"],
+) -> dict[str, np.ndarray]:
+    """Returns the columns of second labels; none where segments are not those of queries."""
+    if found.second_labels is None or found.second_scores is None or found.order is None:
+        return {}
+    # The last one assigned stays: of several queries the first of those with most pixels.
+    won = found.won[images, maps]
+    last = np.lexsort((-np.arange(len(won)), won))
+    member = np.empty(len(np.unique(segments)), np.int64)
+    member[segments[last]] = last
+    image = images[member]
+    query = found.order[image, maps[member]]
+    labels, scores = found.second_labels[image, query], found.second_scores[image, query]
+    return {
+        "second_label_ids": np.where(scores >= 0, labels, -1).astype(np.int32),
+        "second_scores": np.where(scores >= 0, scores.astype(np.float64), np.nan),
+    }
 
 
 def _segment_scores(

@@ -30,6 +30,12 @@ class EncodedSegments:
     rle_begins: Int64[np.ndarray, " segments_and_end"]
     """Where each string begins, and the end of the last one."""
 
+    second_label_ids: Int32[np.ndarray, " segments"]
+    """`Segment.second_label_id`; -1 where there is none."""
+
+    second_scores: Float64[np.ndarray, " segments"]
+    """nan where there is no second label."""
+
     @classmethod
     def of_columns(
         cls,
@@ -39,8 +45,13 @@ class EncodedSegments:
         segment_ids: Int32[np.ndarray, " segments"],
         label_ids: Int32[np.ndarray, " segments"],
         scores: Float64[np.ndarray, " segments"],
+        second_label_ids: Int32[np.ndarray, " segments"] | None = None,
+        second_scores: Float64[np.ndarray, " segments"] | None = None,
     ) -> "EncodedSegments":
         """Joins the shapes of segments with what they are."""
+        if second_label_ids is None or second_scores is None:
+            second_label_ids = np.full(len(scores), -1, np.int32)
+            second_scores = np.full(len(scores), np.nan)
         return cls(
             num_segments=num_segments,
             segment_ids=segment_ids,
@@ -50,6 +61,8 @@ class EncodedSegments:
             boxes_xywh=shapes.boxes_xywh,
             rle_text=shapes.rle_text,
             rle_begins=shapes.rle_begins,
+            second_label_ids=second_label_ids,
+            second_scores=second_scores,
         )
 
     @classmethod
@@ -71,6 +84,8 @@ class EncodedSegments:
             boxes_xywh=column("boxes_xywh"),
             rle_text=column("rle_text"),
             rle_begins=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            second_label_ids=column("second_label_ids"),
+            second_scores=column("second_scores"),
         )
 
 
@@ -85,4 +100,10 @@ def encode_segmentation(segmentation: Segmentation) -> EncodedSegments:
         segment_ids=ids.astype(np.int32),
         label_ids=np.array([segment.label_id for segment in segments], np.int32),
         scores=np.array([segment.score for segment in segments], np.float64),
+        second_label_ids=np.array(
+            [-1 if s.second_label_id is None else s.second_label_id for s in segments], np.int32
+        ),
+        second_scores=np.array(
+            [np.nan if s.second_score is None else s.second_score for s in segments], np.float64
+        ),
     )

@@ -14,8 +14,9 @@ transformers does. In all maps 0 is void and segments count from 1.
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -47,6 +48,22 @@ class KeptQueries:
     queries: Int64[Tensor, " kept"]
     labels: Int64[Tensor, " kept"]
     scores: Float[Tensor, " kept"]
+    second_labels: Int64[Tensor, " kept"] | None = None
+    """The query's most probable label beside the one in `labels`; None where it is not wanted."""
+
+    second_scores: Float[Tensor, " kept"] | None = None
+    """Its probability; negative where there is no other label."""
+
+    def first(self, count: int) -> "KeptQueries":
+        """The first `count` rows."""
+        has_second = self.second_labels is not None and self.second_scores is not None
+        return KeptQueries(
+            queries=self.queries[:count],
+            labels=self.labels[:count],
+            scores=self.scores[:count],
+            second_labels=self.second_labels[:count] if has_second else None,
+            second_scores=self.second_scores[:count] if has_second else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +74,14 @@ class Segment:
     label_id: int
     score: float
     was_fused: bool = False
+    second_label_id: int | None = None
+    """The most probable label of its query beside `label_id`, None where there is none.
+
+    Of several queries in one segment that of the one with most of its pixels; a semantic segment
+    is not a query's."""
+
+    second_score: float | None = None
+    """Its score, on the scale of `score`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +104,40 @@ def keep_panoptic(
     class_logits: Float[Tensor, "queries labels_and_null"], *, threshold: float
 ) -> KeptQueries:
     """The queries whose best class is a label with a probability above `threshold`, in order."""
-    scores, labels = class_logits.float().softmax(-1).max(-1)
-    is_label = labels != class_logits.shape[-1] - 1
-    queries = (is_label & (scores > threshold)).nonzero().squeeze(1)
-    return KeptQueries(queries=queries, labels=labels[queries], scores=scores[queries])
+    best = best_labels(class_logits)
+    is_label = best.labels != class_logits.shape[-1] - 1
+    queries = (is_label & (best.scores > threshold)).nonzero().squeeze(1)
+    return KeptQueries(
+        queries=queries,
+        labels=best.labels[queries],
+        scores=best.scores[queries],
+        second_labels=best.second_labels[queries],
+        second_scores=best.second_scores[queries],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestLabels:
+    """The most probable class of each query, and the most probable label beside it."""
+
+    labels: Int64[Tensor, "*queries"]
+    """May be the class of no object, whose number is that of labels."""
+    scores: Float32[Tensor, "*queries"]
+    second_labels: Int64[Tensor, "*queries"]
+    """Never the class of no object."""
+    second_scores: Float32[Tensor, "*queries"]
+    """Negative where there is no other label."""
+
+
+def best_labels(class_logits: Float[Tensor, "*queries labels_and_null"]) -> BestLabels:
+    """Finds the two most probable labels of each query. Does not wait for the device."""
+    probabilities = class_logits.float().softmax(-1)
+    scores, labels = probabilities.max(-1)
+    probabilities.scatter_(-1, labels[..., None], -1.0)
+    second_scores, second_labels = probabilities[..., :-1].max(-1)
+    return BestLabels(
+        labels=labels, scores=scores, second_labels=second_labels, second_scores=second_scores
+    )
 
 
 def panoptic_segmentation(
@@ -115,18 +170,41 @@ def panoptic_segmentation(
         mask_threshold=mask_threshold,
         byte_budget=byte_budget,
     )
-    winner, won, own, scores, labels = _to_host(
-        outcome.winner, outcome.won, outcome.areas, kept.scores, kept.labels
+    winner, won, own, scores, labels, *second = _to_host(
+        outcome.winner, outcome.won, outcome.areas, kept.scores, kept.labels, *_second(kept)
     )
     segment_ids, segments = _settle(
         won.tolist(),
         own.tolist(),
         scores=scores.tolist(),
         labels=labels.tolist(),
+        second=_pairs(second, count=len(labels)),
         overlap_mask_area_threshold=overlap_mask_area_threshold,
         label_ids_to_fuse=label_ids_to_fuse,
     )
     return Segmentation(segmentation=_relabel(winner, segment_ids), segments=segments)
+
+
+_Second: TypeAlias = tuple[int, float] | tuple[None, None]
+"""A label and its score, or neither."""
+
+
+def _second(kept: "KeptQueries | _Candidates") -> tuple[Tensor, ...]:
+    """The second labels and their scores, if there are any."""
+    if kept.second_labels is None or kept.second_scores is None:
+        return ()
+    return kept.second_labels, kept.second_scores
+
+
+def _pairs(second: Sequence[Tensor], *, count: int) -> list[_Second]:
+    """The second label and score of each row, on the host."""
+    if not second:
+        return [(None, None)] * count
+    labels, scores = (column.tolist() for column in second)
+    return [
+        (label, score) if score >= 0 else (None, None)
+        for label, score in zip(labels, scores, strict=True)
+    ]
 
 
 def _argmax(
@@ -161,6 +239,7 @@ def _settle(
     *,
     scores: list[float],
     labels: list[int],
+    second: Sequence[_Second],
     overlap_mask_area_threshold: float,
     label_ids_to_fuse: Collection[int],
 ) -> tuple[list[int], tuple[Segment, ...]]:
@@ -182,16 +261,21 @@ def _settle(
         area = sum(won_areas[query] for query in queries)
         return sum(scores[query] * won_areas[query] for query in queries) / area
 
-    segments = tuple(
-        Segment(
-            id=segment_id,
-            label_id=labels[queries[0]],
-            score=scores[queries[0]] if len(queries) == 1 else fused_score(queries),
-            was_fused=labels[queries[0]] in label_ids_to_fuse,
+    segments = []
+    for segment_id, queries in members.items():
+        # The first of those with most pixels.
+        second_label, second_score = second[max(queries, key=lambda query: won_areas[query])]
+        segments.append(
+            Segment(
+                id=segment_id,
+                label_id=labels[queries[0]],
+                score=scores[queries[0]] if len(queries) == 1 else fused_score(queries),
+                was_fused=labels[queries[0]] in label_ids_to_fuse,
+                second_label_id=second_label,
+                second_score=second_score,
+            )
         )
-        for segment_id, queries in members.items()
-    )
-    return segment_ids, segments
+    return segment_ids, tuple(segments)
 
 
 def keep_instance(
@@ -207,13 +291,21 @@ def keep_instance(
     it.
     """
     num_queries, num_labels = class_logits.shape[0], class_logits.shape[1] - 1
-    probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()
+    by_query = class_logits.float().softmax(-1)[:, :-1]
+    probabilities = by_query.flatten()
     pairs = (probabilities >= threshold).nonzero().squeeze(1)
     order = probabilities[pairs].argsort(descending=True, stable=True)
     order = order[: num_queries if most is None else most]
     pairs = pairs[order]
+    queries, labels = pairs // num_labels, pairs % num_labels
+    others = by_query[queries].scatter_(-1, labels[:, None], -1.0)
+    second_scores, second_labels = others.max(-1)
     return KeptQueries(
-        queries=pairs // num_labels, labels=pairs % num_labels, scores=probabilities[pairs]
+        queries=queries,
+        labels=labels,
+        scores=probabilities[pairs],
+        second_labels=second_labels,
+        second_scores=second_scores,
     )
 
 
@@ -263,10 +355,19 @@ def instance_segmentation(
         placed &= free.any()
         owner.masked_fill_(free & placed, rank)
         is_placed.append(placed)
-    owner, placed_flags, scores, labels = _to_host(
-        owner, torch.stack(is_placed), candidates.scores, candidates.labels
+    owner, placed_flags, scores, labels, *second = _to_host(
+        owner,
+        torch.stack(is_placed),
+        candidates.scores,
+        candidates.labels,
+        *_second(candidates),
     )
-    segments = _ranked_segments(placed_flags.tolist(), scores.tolist(), labels.tolist())
+    segments = _ranked_segments(
+        placed_flags.tolist(),
+        scores.tolist(),
+        labels.tolist(),
+        second=_pairs(second, count=len(labels)),
+    )
     ids = [0, *_ids_in_order(placed_flags.tolist())]
     return Segmentation(segmentation=_relabel(owner, ids), segments=segments)
 
@@ -307,16 +408,20 @@ def instance_masks(
         return InstanceMasks(
             masks=torch.zeros((0, *geometry.target_size), dtype=torch.uint8), segments=()
         )
-    stacked, placed_flags, scores, labels = _to_host(
+    stacked, placed_flags, scores, labels, *second = _to_host(
         torch.stack(masks).to(torch.uint8),
         torch.stack(is_placed),
         candidates.scores,
         candidates.labels,
+        *_second(candidates),
     )
-    return InstanceMasks(
-        masks=stacked[placed_flags.bool()],
-        segments=_ranked_segments(placed_flags.tolist(), scores.tolist(), labels.tolist()),
+    segments = _ranked_segments(
+        placed_flags.tolist(),
+        scores.tolist(),
+        labels.tolist(),
+        second=_pairs(second, count=len(labels)),
     )
+    return InstanceMasks(masks=stacked[placed_flags.bool()], segments=segments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +431,8 @@ class _Candidates:
     rows: Int64[Tensor, " candidates"]
     labels: Int64[Tensor, " candidates"]
     scores: Float[Tensor, " candidates"]
+    second_labels: Int64[Tensor, " candidates"] | None
+    second_scores: Float[Tensor, " candidates"] | None
 
 
 def _scored_instances(
@@ -344,7 +451,19 @@ def _scored_instances(
     labels = kept.labels.to(logits.device, non_blocking=True)
     rows = (scores >= threshold).nonzero().squeeze(1)
     rows = rows[scores[rows].argsort(descending=True, stable=True)]
-    return _Candidates(rows=rows, labels=labels[rows], scores=scores[rows])
+    second_labels = second_scores = None
+    if kept.second_labels is not None and kept.second_scores is not None:
+        second_labels = kept.second_labels.to(logits.device, non_blocking=True)[rows]
+        # By the same mask as the score, so that the two compare as their probabilities do.
+        second_scores = kept.second_scores.to(logits.device, non_blocking=True) * mask_scores
+        second_scores = second_scores[rows]
+    return _Candidates(
+        rows=rows,
+        labels=labels[rows],
+        scores=scores[rows],
+        second_labels=second_labels,
+        second_scores=second_scores,
+    )
 
 
 def _instance_masks(
@@ -376,11 +495,18 @@ def _ids_in_order(is_placed: list[bool]) -> list[int]:
 
 
 def _ranked_segments(
-    is_placed: list[bool], scores: list[float], labels: list[int]
+    is_placed: list[bool], scores: list[float], labels: list[int], *, second: Sequence[_Second]
 ) -> tuple[Segment, ...]:
+    rows = zip(_ids_in_order(is_placed), scores, labels, second, strict=True)
     return tuple(
-        Segment(id=segment_id, label_id=label, score=score)
-        for segment_id, score, label in zip(_ids_in_order(is_placed), scores, labels, strict=True)
+        Segment(
+            id=segment_id,
+            label_id=label,
+            score=score,
+            second_label_id=second_label,
+            second_score=second_score,
+        )
+        for segment_id, score, label, (second_label, second_score) in rows
         if segment_id
     )
 

@@ -7,7 +7,6 @@ before any library that works with them is loaded.
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pipeline.cli.help import all_options, full_help, short_help
 from pipeline.runtime.exit_codes import ExitCode, TryAgain
 from pipeline.runtime.options import option_name
 from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage, parse, resolved_yaml
+from pipeline.runtime.versions import project_version
 
 _FLAGS = ("help", "help_all", "print_config", "version")
 
@@ -44,14 +44,6 @@ def run_job(name: str, words: Sequence[str] | None = None, *, prog: str | None =
     if command.takes_command:
         return _ended(lambda: command.function()(settings, command=passed_on), command, prog=prog)
     return _run(command, settings, prog=prog)
-
-
-def project_version() -> str:
-    """Returns the version of the installed project; of a checkout that is not installed, a word."""
-    try:
-        return version("maskformer-pipeline")
-    except PackageNotFoundError:
-        return "from a checkout"
 
 
 def show(text: str) -> None:

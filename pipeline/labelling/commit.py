@@ -144,7 +144,8 @@ def commit_unit(
     metadata = {**spec.file_metadata, "unit_id": unit_id}
     place = table.file("segments", f"{unit_id}.parquet")
     segments = _parquet(
-        segment_table(rows).replace_schema_metadata(metadata), footer={_OUTCOMES: _packed(rows)}
+        segment_table(rows).select(spec.segments_schema.names).replace_schema_metadata(metadata),
+        footer={_OUTCOMES: _packed(rows)},
     )
     there = table.storage.write_once(place, segments)
     if there != segments:

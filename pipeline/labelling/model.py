@@ -19,8 +19,10 @@ from maskformer import (
     resolve_folder,
 )
 from pipeline.corpora.reading import ReadSettings
+from pipeline.labelling.origin import model_origin
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.table.store import TableSpec
+from pipeline.table.made_by import MadeBy
+from pipeline.table.store import SCHEMA_VERSION, TableSpec
 
 ModelFiles = Mapping[str, bytes]
 """The files of a model folder by name."""
@@ -42,6 +44,8 @@ class ModelFolder:
     processor: MaskFormerImageProcessor
     things: frozenset[int] | None = None
     """The labels that are things, by the configuration or the zoo; None if neither says."""
+    origin: MadeBy | None = None
+    """Where it comes from, for people."""
 
     @property
     def fingerprint(self) -> str:
@@ -103,6 +107,7 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
         labels=labels,
         things=things if config.things is None else frozenset(config.things),
         processor=_processor(folder, resize_rule=resize_rule),
+        origin=model_origin(name_or_folder, folder=folder),
     )
 
 
@@ -204,9 +209,16 @@ def _some(names: Sequence[str]) -> str:
 
 
 def table_spec(
-    model: ModelFolder, *, segmenting: SegmentSettings, reading: ReadSettings
+    model: ModelFolder,
+    *,
+    segmenting: SegmentSettings,
+    reading: ReadSettings,
+    there: Mapping[str, Any] | None = None,
 ) -> TableSpec:
     """Returns the settings that a table's rows depend on.
+
+    Args:
+        there: the content of `_table.json`, whose schema is continued; None for a new table.
 
     Raises:
         ValueError: `label_ids_to_fuse` names a label that the model does not have.
@@ -221,6 +233,7 @@ def table_spec(
     has_thresholds = segmenting.task != "semantic"
     thresholds = segmenting.resolved
     return TableSpec(
+        schema_version=_schema_version(there),
         model_fingerprint=model.fingerprint,
         task=segmenting.task,
         threshold=thresholds.threshold if has_thresholds else None,
@@ -233,7 +246,14 @@ def table_spec(
         precision=segmenting.precision,
         decode=reading.decode,
         labels=model.labels,
+        made_by=model.origin,
     )
+
+
+def _schema_version(there: Mapping[str, Any] | None) -> int:
+    """Returns the schema of a table that can be continued, else that of new tables."""
+    version = (there or {}).get("schema_version")
+    return version if version in range(1, SCHEMA_VERSION) else SCHEMA_VERSION
 
 
 def _without_things(config: bytes) -> bytes:

@@ -149,7 +149,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
         model = read_model(label.model, resize_rule=segmenting.resize_rule)
         table = TableStore(label.table, storage)
         segmenting = with_stuff(segmenting, model=model, there=table.spec())
-        spec = table_spec(model, segmenting=segmenting, reading=reading)
+        spec = table_spec(model, segmenting=segmenting, reading=reading, there=table.spec())
         table.check(spec)
 
         def plan_now() -> Plan:
@@ -171,6 +171,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
             check_shapes(model.folder)
         if not label.dry_run:
             table.create(spec)
+            spec = table.as_made(spec)
             storage.write(table.file("_runs", run_id, "settings.yaml"), settings.to_yaml().encode())
             plan = settle_plan(plan, plan_again=plan_now, table=table, run_id=run_id)
     except ValueError as error:

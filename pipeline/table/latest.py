@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from pipeline.storage import Storage
 from pipeline.table.plans import plan_numbers
 from pipeline.table.scratch import scratch_database
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore, rows_of_unit
+
+_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,8 @@ def rows_of_images(
         is_of_these = ds.field("image_id").isin(pa.array(ids, pa.string()))
         is_of_these &= rows_of_unit(file.uri, unit_id)
         with table.storage.open(file.uri, etag=file.etag, size=file.size) as data:
-            read = read_parquet(data, columns=SEGMENTS.names, rows=is_of_these)
-        found += read.to_pylist()
+            read = read_parquet(data, rows=is_of_these)
+        found += completed(read, SEGMENTS).to_pylist()
     return rows, found
 
 
@@ -134,6 +136,16 @@ _OLD_ROWS = """
 """
 
 
+def completed(rows: _Rows, schema: pa.Schema) -> _Rows:
+    """Returns the columns of a schema, of nulls where a file of an earlier schema lacks them."""
+    there = set(rows.schema.names)
+    columns = [
+        rows[field.name] if field.name in there else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return type(rows).from_arrays(columns, schema=schema)
+
+
 def _read_latest(
     part: Literal["images", "segments"],
     schema: pa.Schema,
@@ -154,8 +166,9 @@ def _rows(dataset: ds.Dataset, now: Generations, *, wanted: pa.Schema) -> Iterat
         # A unit's own file of segments is named after it; a compacted file has a column of units.
         has_units = "unit_id" in fragment.physical_schema.names
         needed = {*wanted.names, "image_id", *(["unit_id"] if has_units else [])}
+        needed &= {*fragment.physical_schema.names}
         for batch in fragment.to_batches(columns=sorted(needed)):
             own = pa.repeat(Path(fragment.path).stem, len(batch))
             units = batch["unit_id"] if has_units else own
             latest = batch.filter(pa.array(now.is_latest(batch["image_id"], units)))
-            yield pa.RecordBatch.from_arrays(latest.select(wanted.names).columns, schema=wanted)
+            yield completed(latest, wanted)

@@ -4,10 +4,11 @@
 tool that reads Parquet.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -20,11 +21,14 @@ from pipeline.storage import File, Storage, join
 from pipeline.storage.locations import check_folder_location
 from pipeline.table.compacted import FOLDER as COMPACTED
 from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
+from pipeline.table.made_by import FIELD as MADE_BY
+from pipeline.table.made_by import MadeBy
 from pipeline.table.tombstones import is_tombstone, read_tombstones, write_tombstone
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of new tables. Tables of schema 1 lack the second labels, and are continued without them."""
 
 SEGMENTS = pa.schema(
     [
@@ -42,9 +46,19 @@ SEGMENTS = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("rle", pa.string()),
+        ("second_label_id", pa.int32()),
+        ("second_label", pa.string()),
+        ("second_score", pa.float32()),
     ]
 )
-"""One row per segment; `rle` is COCO's compressed counts of the image's full size."""
+"""One row per segment; `rle` is COCO's compressed counts of the image's full size.
+
+The second label is the most probable one of the segment's query beside its own, with its score on
+the same scale. Null where there is none: in semantic tables, where segments are no query's, of
+models with one label, and in tables of schema 1."""
+
+SECOND_LABEL = ("second_label_id", "second_label", "second_score")
+"""The columns of `SEGMENTS` that files of schema 1 lack."""
 
 IMAGES = pa.schema(
     [
@@ -98,11 +112,20 @@ class TableSpec:
     decode: str
     labels: tuple[str, ...]
     """Names by label_id."""
+    made_by: MadeBy | None = field(default=None, compare=False)
+    """The model's name, for people; another name of the same model makes the same rows."""
 
     @property
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change with any field."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    @property
+    def segments_schema(self) -> pa.Schema:
+        """Returns the columns of the table's own files of segments."""
+        if self.schema_version > 1:
+            return SEGMENTS
+        return pa.schema([field for field in SEGMENTS if field.name not in SECOND_LABEL])
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "TableSpec":
@@ -111,13 +134,21 @@ class TableSpec:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in content.items()
         }
+        fields[MADE_BY] = MadeBy.of(content.get(MADE_BY))
         try:
             return cls(**fields)
         except TypeError as error:
             raise ValueError(f"_table.json is of another version: {error}") from error
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        """Writes what rows depend on: the fields that are compared."""
+        fields = {name: value for name, value in asdict(self).items() if name != MADE_BY}
+        return json.dumps(fields, indent=1, sort_keys=True)
+
+    def to_table_json(self) -> str:
+        """Writes the content of `_table.json`."""
+        made_by = {} if self.made_by is None else {MADE_BY: asdict(self.made_by)}
+        return json.dumps(json.loads(self.to_json()) | made_by, indent=1, sort_keys=True)
 
     @property
     def file_metadata(self) -> dict[str, str]:
@@ -127,6 +158,7 @@ class TableSpec:
             "model_fingerprint": self.model_fingerprint,
             "table_fingerprint": self.fingerprint,
             "labels": json.dumps(self.labels),
+            **({} if self.made_by is None else {MADE_BY: self.made_by.to_json()}),
         }
 
     def difference(self, other: dict[str, Any]) -> str:
@@ -134,7 +166,7 @@ class TableSpec:
         mine = json.loads(self.to_json())
         return "; ".join(
             f"{name}: the table has {_brief(other.get(name))}, this run {_brief(mine.get(name))}"
-            for name in sorted({*mine, *other})
+            for name in sorted({*mine, *other} - {MADE_BY})
             if mine.get(name) != other.get(name)
         )
 
@@ -168,8 +200,16 @@ class TableStore:
 
     def create(self, spec: TableSpec) -> None:
         """Writes `_table.json` if there is none; checks the existing one otherwise."""
-        self.storage.write_new(self.file("_table.json"), spec.to_json().encode())
+        self.storage.write_new(self.file("_table.json"), spec.to_table_json().encode())
         self.check(spec)
+
+    def as_made(self, spec: TableSpec) -> TableSpec:
+        """Returns a spec of this table with the model's name that the table was begun with.
+
+        Files carry that name, so that their bytes do not depend on the run.
+        """
+        made_by = MadeBy.of((self.spec() or {}).get(MADE_BY))
+        return dataclasses.replace(spec, made_by=made_by)
 
     def done_units(self) -> set[str]:
         """Returns the ids of all committed units, compacted or not."""

@@ -126,6 +126,46 @@ def test_panoptic_segments_are_those_of_each_image(is_padded, fused, overlap):
     assert found.num_segments.max() > (1 if overlap < 0.5 else 0)
 
 
+def softmax_without_null(drawn: Batch, image: int, query: int) -> list[float]:
+    return drawn.class_logits[image, query].softmax(-1)[:-1].tolist()
+
+
+@FUSED
+def test_the_second_label_is_the_best_other_of_the_query_with_most_pixels(fused):
+    drawn = batch()
+    settings = {"overlap_mask_area_threshold": 0.0, "label_ids_to_fuse": frozenset(fused)}
+    found = of_the_batch("panoptic", drawn, threshold=0.4, **settings)
+    ends = found.num_segments.cumsum()
+    for image in range(len(TARGETS)):
+        kept = keep_panoptic(drawn.class_logits[image], threshold=0.4)
+        own = slice(ends[image] - found.num_segments[image], ends[image])
+        for label, second, score in zip(
+            found.label_ids[own], found.second_label_ids[own], found.second_scores[own], strict=True
+        ):
+            of_label = kept.queries[kept.labels == int(label)].tolist()
+            probabilities = [softmax_without_null(drawn, image, query) for query in of_label]
+            expected = []
+            for each in probabilities:
+                each[label] = -1
+                expected.append((each.index(max(each)), pytest.approx(max(each), abs=1e-6)))
+            assert (second, score) in expected
+            assert second != label
+
+
+def test_a_model_of_one_label_has_no_second_one():
+    drawn = batch()
+    classes = drawn.class_logits[..., -2:].contiguous()
+    one = Batch(class_logits=classes, mask_logits=drawn.mask_logits, sizes=drawn.sizes)
+    found = of_the_batch("panoptic", one)
+    assert len(found.scores)
+    assert set(found.second_label_ids.tolist()) == {-1}
+    assert_equal(found, of_each_image("panoptic", one))
+
+
+def test_semantic_segments_are_no_querys_and_have_no_second_label():
+    assert set(of_the_batch("semantic", batch()).second_label_ids.tolist()) == {-1}
+
+
 @RULES
 def test_semantic_segments_are_those_of_each_image(is_padded):
     drawn = batch(is_padded=is_padded)

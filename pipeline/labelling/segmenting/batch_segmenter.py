@@ -56,12 +56,7 @@ class Prediction:
     def first(self, count: int) -> "Prediction":
         """Returns the prediction with the first `count` kept queries alone."""
         assert self.kept is not None
-        kept = KeptQueries(
-            queries=self.kept.queries[:count],
-            labels=self.kept.labels[:count],
-            scores=self.kept.scores[:count],
-        )
-        return replace(self, kept=kept, mask_logits=self.mask_logits[:count])
+        return replace(self, kept=self.kept.first(count), mask_logits=self.mask_logits[:count])
 
 
 class BatchSegmenter:

@@ -138,6 +138,13 @@ def _struct(
             pa.py_buffer(np.ascontiguousarray(segments.rle_text)),
         ),
     }
+    has_second = segments.second_label_ids >= 0
+    second = pa.array(segments.second_label_ids, mask=~has_second)
+    arrays |= {
+        "second_label_id": second,
+        "second_label": names.take(second),
+        "second_score": pa.array(segments.second_scores.astype(np.float32), mask=~has_second),
+    }
     for name, sides in zip(_BOX, segments.boxes_xywh.T, strict=True):
         arrays[name] = pa.array(np.ascontiguousarray(sides))
     fields = list(ROWS.field("segments").type.value_type)

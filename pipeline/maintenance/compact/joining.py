@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from pipeline.maintenance.compact.compaction_plan import CompactionPlan
 from pipeline.maintenance.compact.units import (
-    COMPACTED_SEGMENTS,
     DamagedFile,
     UnitRows,
     compacted_rows,
+    compacted_segments,
     first_image,
     read_table,
     read_unit,
@@ -68,10 +68,10 @@ def join_units(
     chosen = sorted({*plan.units, *absorbed_units})
     generation = before.generation + 1
     folder = f"{FOLDER}/{generation:08}-{_content_id(chosen, target_bytes=target_bytes)}"
-    metadata = TableSpec.of(table.spec() or {}).file_metadata
-    output = _Output(table=table, folder=folder, target_bytes=target_bytes, metadata=metadata)
-    streams = [compacted_rows(table, file) for file in plan.absorbed]
-    streams.append(_own_units(plan.units, table=table, metadata=metadata))
+    spec = TableSpec.of(table.spec() or {})
+    output = _Output(table=table, folder=folder, target_bytes=target_bytes, spec=spec)
+    streams = [compacted_rows(table, file, segments=spec.segments_schema) for file in plan.absorbed]
+    streams.append(_own_units(plan.units, table=table, spec=spec))
     for unit in heapq.merge(*streams, key=lambda unit: unit.place):
         output.add(unit)
         on_unit()
@@ -107,9 +107,7 @@ def _content_id(units: Iterable[str], *, target_bytes: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _own_units(
-    units: Iterable[str], *, table: TableStore, metadata: dict[str, str]
-) -> Iterator[UnitRows]:
+def _own_units(units: Iterable[str], *, table: TableStore, spec: TableSpec) -> Iterator[UnitRows]:
     """Reads units from their own files, in the order of their first images."""
 
     def place(unit_id: str) -> tuple[str, str]:
@@ -120,9 +118,9 @@ def _own_units(
     ordered = sorted(map_ahead(place, units, num_threads=_READERS, ahead=2 * _READERS))
 
     def checked(unit_id: str) -> UnitRows:
-        unit = read_unit(table, unit_id)
+        unit = read_unit(table, unit_id, segments=spec.segments_schema)
         for part, rows in (("images", unit.images), ("segments", unit.segments)):
-            _check(rows, name=f"{part}/{unit_id}.parquet", expected=metadata)
+            _check(rows, name=f"{part}/{unit_id}.parquet", expected=spec.file_metadata)
         counted = pa.compute.sum(unit.images["num_segments"]).as_py() or 0
         if counted != unit.segments.num_rows:
             raise DamagedFile(
@@ -148,10 +146,10 @@ class _Output:
     """Writes the files of one folder; each ends with the unit that reaches the target size."""
 
     def __init__(
-        self, *, table: TableStore, folder: str, target_bytes: int, metadata: dict[str, str]
+        self, *, table: TableStore, folder: str, target_bytes: int, spec: TableSpec
     ) -> None:
         self._table, self._folder, self._target = table, folder, target_bytes
-        self._metadata = metadata
+        self._spec = spec
         self._open: dict[Part, _Writer] | None = None
         self._units: list[str] = []
         self._files: list[CompactedFile] = []
@@ -159,9 +157,10 @@ class _Output:
 
     def add(self, unit: UnitRows) -> None:
         if self._open is None:
+            metadata, segments = self._spec.file_metadata, self._spec.segments_schema
             self._open = {
-                "segments": _Writer(COMPACTED_SEGMENTS.with_metadata(self._metadata)),
-                "images": _Writer(IMAGES.with_metadata(self._metadata)),
+                "segments": _Writer(compacted_segments(segments).with_metadata(metadata)),
+                "images": _Writer(IMAGES.with_metadata(metadata)),
             }
         ids = pa.repeat(pa.scalar(unit.unit_id), unit.segments.num_rows)
         self._open["segments"].add(unit.segments.append_column("unit_id", ids))

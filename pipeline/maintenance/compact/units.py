@@ -15,8 +15,7 @@ from pipeline.storage import File, Storage
 from pipeline.table.compacted import CompactedFile
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 
-COMPACTED_SEGMENTS = SEGMENTS.append(pa.field("unit_id", pa.string()))
-"""The columns of compacted segments, which name the unit of each row."""
+_UNIT_ID = pa.field("unit_id", pa.string())
 
 _BATCH_ROWS = 2**15
 
@@ -48,8 +47,16 @@ def first_image(images: pa.Table) -> str:
     return pc.min(images["image_id"]).as_py() or ""
 
 
-def read_unit(table: TableStore, unit_id: str) -> UnitRows:
+def compacted_segments(segments: pa.Schema) -> pa.Schema:
+    """Returns the columns of compacted segments, which name the unit of each row."""
+    return segments.append(_UNIT_ID)
+
+
+def read_unit(table: TableStore, unit_id: str, *, segments: pa.Schema = SEGMENTS) -> UnitRows:
     """Reads a unit from its own files; the tables have the files' metadata.
+
+    Args:
+        segments: the columns of the table's segments, `TableSpec.segments_schema`.
 
     Raises:
         DamagedFile: a file is missing, cannot be read or has other columns.
@@ -58,7 +65,7 @@ def read_unit(table: TableStore, unit_id: str) -> UnitRows:
     return UnitRows(
         unit_id=unit_id,
         images=read_table(table, f"images/{name}", schema=IMAGES),
-        segments=read_table(table, f"segments/{name}", schema=SEGMENTS),
+        segments=read_table(table, f"segments/{name}", schema=segments),
     )
 
 
@@ -73,32 +80,36 @@ def read_table(
     return _parsed(name, data, schema=schema, columns=columns)
 
 
-def compacted_rows(table: TableStore, file: CompactedFile) -> Iterator[UnitRows]:
+def compacted_rows(
+    table: TableStore, file: CompactedFile, *, segments: pa.Schema = SEGMENTS
+) -> Iterator[UnitRows]:
     """Reads the units of a compacted file that have images, one after another.
 
     Raises:
         DamagedFile: as `read_unit`, or the two files hold different units.
     """
     images = read_table(table, file.images, schema=IMAGES)
-    segments = _segments_by_unit(table, file.segments)
-    waiting = next(segments, None)
+    by_unit = _segments_by_unit(table, file.segments, schema=compacted_segments(segments))
+    waiting = next(by_unit, None)
     for unit_id, rows in _by_unit(images):
-        found = SEGMENTS.empty_table()
+        found = segments.empty_table()
         if waiting is not None and waiting[0] == unit_id:
-            found, waiting = waiting[1].drop_columns(["unit_id"]), next(segments, None)
+            found, waiting = waiting[1].drop_columns(["unit_id"]), next(by_unit, None)
         yield UnitRows(unit_id=unit_id, images=rows, segments=found)
     if waiting is not None:
         raise DamagedFile(file.segments, f"unit {waiting[0]} is not in {file.images} there")
 
 
-def _segments_by_unit(table: TableStore, name: str) -> Iterator[tuple[str, pa.Table]]:
+def _segments_by_unit(
+    table: TableStore, name: str, *, schema: pa.Schema
+) -> Iterator[tuple[str, pa.Table]]:
     """Reads the segments of each unit; at most one batch more is in memory."""
     place = _looked_up(table.storage, table.file(name), name=name)
     unit, parts = "", list[pa.Table]()
     try:
         with table.storage.open(place.uri, etag=place.etag, size=place.size) as data:
             file = pq.ParquetFile(data, pre_buffer=False)
-            _check_columns(name, file.schema_arrow, COMPACTED_SEGMENTS)
+            _check_columns(name, file.schema_arrow, schema)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for unit_id, rows in _by_unit(pa.Table.from_batches([batch])):
                     if parts and unit_id != unit:

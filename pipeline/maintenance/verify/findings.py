@@ -22,6 +22,7 @@ RULES = {
     "size": "a segment's height and width are those of its image",
     "label": "label and is_thing are what the table's labels and task say of label_id",
     "score": "a score is in [0, 1]",
+    "second_label": "a second label is another label of the table with its score, or null with it",
     "rle": "an rle decodes to a mask of its image's size",
     "area": "the area is that of the rle's mask, and not 0",
     "box": "the box is that of the rle's mask",

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from maskformer import measure_rles
 from pipeline.maintenance.compact.units import UnitRows
 from pipeline.maintenance.verify.findings import Findings
-from pipeline.table.store import TableSpec
+from pipeline.table.store import SECOND_LABEL, TableSpec
 
 _ROUNDING = 2e-6
 """Tolerance for shares and means that are float32 and were summed in another order."""
@@ -166,6 +166,27 @@ def _check_segments(
         ~((score >= 0) & (score <= 1)),
         place=segments.place,
         found=lambda n: f"score is {score[n]}",
+    )
+    if spec.schema_version > 1:
+        _check_second_labels(segments, spec=spec, findings=findings)
+
+
+def _check_second_labels(segments: _Segments, *, spec: TableSpec, findings: Findings) -> None:
+    """Checks the columns that tables of schema 1 do not have."""
+    second, score = segments.ints("second_label_id"), segments.floats("second_score")
+    is_known = (second >= 0) & (second < len(spec.labels))
+    place = pa.array(np.where(is_known, second, len(spec.labels)))
+    names = pa.array([*spec.labels, None]).take(place)
+    same_name = pc.fill_null(pc.equal(segments.rows["second_label"], names), False)
+    is_there = is_known & same_name.to_numpy(zero_copy_only=False) & (score >= 0) & (score <= 1)
+    is_there &= second != segments.ints("label_id")
+    is_absent = segments.is_null("second_label_id") & segments.is_null("second_label")
+    is_absent &= segments.is_null("second_score")
+    findings.add_rows(
+        "second_label",
+        ~(is_there | is_absent),
+        place=segments.place,
+        found=lambda n: segments.values(n, "label_id", *SECOND_LABEL),
     )
 
 

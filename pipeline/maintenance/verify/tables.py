@@ -23,7 +23,7 @@ from pipeline.maintenance.verify.rows import RowFiles, check_metadata, check_row
 from pipeline.runtime.threads import map_ahead
 from pipeline.table.compacted import CompactedFile
 from pipeline.table.scratch import scratch_database
-from pipeline.table.store import IMAGES, SEGMENTS, DoneUnits, TableSpec, TableStore
+from pipeline.table.store import IMAGES, DoneUnits, TableSpec, TableStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class _Checker:
         """Reads a unit from its own files and checks their metadata; None if one is damaged."""
         name = f"{unit_id}.parquet"
         parts = {}
-        for part, schema in (("images", IMAGES), ("segments", SEGMENTS)):
+        for part, schema in (("images", IMAGES), ("segments", self.spec.segments_schema)):
             file = f"{part}/{name}"
             if part == "segments" and self.table.storage.file(self.table.file(file)) is None:
                 checked.findings.add("pair", file, "there is no such file")
@@ -168,7 +168,7 @@ class _Checker:
         rows = RowFiles(images=file.images, segments=file.segments)
         seen, counts = set[str](), UnitCounts()
         try:
-            for unit in compacted_rows(self.table, file):
+            for unit in compacted_rows(self.table, file, segments=self.spec.segments_schema):
                 if not seen:
                     check_metadata(
                         unit.images,
@@ -197,7 +197,9 @@ class _Checker:
         for unit_id in sorted(expected - seen):
             # The unit has no images here; its own file and its plan are compared with that.
             none = UnitRows(
-                unit_id=unit_id, images=IMAGES.empty_table(), segments=SEGMENTS.empty_table()
+                unit_id=unit_id,
+                images=IMAGES.empty_table(),
+                segments=self.spec.segments_schema.empty_table(),
             )
             self._rows(none, rows, checked)
             self._compare_with_own(none, file, checked)

@@ -409,7 +409,7 @@ def test_files_say_what_made_them(table):
     for part in ("segments", "images"):
         data = table.storage.read(table.file(part, f"{UNIT}.parquet"))
         found = pq.ParquetFile(io.BytesIO(data)).schema_arrow.metadata
-        assert found[b"schema_version"] == b"1"
+        assert found[b"schema_version"] == b"2"
         assert found[b"model_fingerprint"] == b"f" * 64
         assert json.loads(found[b"labels"]) == ["road", "sky"]
         assert found[b"unit_id"] == UNIT.encode()

@@ -535,7 +535,7 @@ def test_the_command_says_what_changed(table, capsys):
     assert run_job("compact", [table.uri]) == 0
     said = capsys.readouterr().out
     assert said.startswith(
-        "joined 4 units in 0 s: readers opened 8 files of 0.0 MB before, and 2 files of "
+        "joined 4 units in 0 s: readers opened 8 files of 0.1 MB before, and 2 files of "
     )
     assert said.endswith("nothing to remove\n")
     assert run_job("compact", [table.uri]) == 0

@@ -135,6 +135,12 @@ DAMAGES = [
     (SEGMENTS, lambda rows: rows[0].update(score=None), {"score", "mean_score"}),
     (SEGMENTS, lambda rows: rows[0].update(label="tree"), {"label"}),
     (SEGMENTS, lambda rows: rows[0].update(label_id=3), {"label"}),
+    (SEGMENTS, lambda rows: rows[0].update(
+        second_label_id=0, second_label="sky", second_score=0.1), {"second_label"}),
+    (SEGMENTS, lambda rows: rows[0].update(second_score=0.1), {"second_label"}),
+    (SEGMENTS, lambda rows: rows[0].update(
+        second_label_id=rows[0]["label_id"], second_label=rows[0]["label"], second_score=0.1),
+     {"second_label"}),
     (SEGMENTS, lambda rows: rows[0].update(is_thing=True), {"label"}),
     (SEGMENTS, lambda rows: rows[0].update(image_id="b/0004.jpg"),
      {"belongs", "num_segments", "coverage", "mean_score", "segment_id", "order", "size"}),
