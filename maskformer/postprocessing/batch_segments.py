@@ -301,7 +301,7 @@ class _Transfer:
         }
         self._parts = {name: part for name, part in parts.items() if part is not None}
         packed = torch.cat(
-            [part.contiguous().view(torch.uint8).flatten() for part in self._parts.values()]
+            [part.contiguous().view(torch.uint8).view(-1) for part in self._parts.values()]
         )
         is_cuda = packed.device.type == "cuda"
         self._host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=is_cuda)
