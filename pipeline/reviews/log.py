@@ -33,7 +33,7 @@ from pipeline.storage.locations import check_folder_location
 LOG, BRANCHES = "log", "branches"
 _READS_AT_ONCE = 16
 _ATTEMPTS = 5
-_NAME = re.compile(r"[0-9a-f]{8,24}\.parquet")
+_NUMBERED = re.compile(r"\d{8}\.parquet")
 
 
 class RevisionTaken(Exception):
@@ -155,7 +155,8 @@ class ReviewLog:
     def branches(self, image_id: str) -> list[Revision]:
         """Returns the saves of an image that conflicted with another's, the oldest first."""
         folder = join(self.uri, BRANCHES, image_key(image_id))
-        files = [file.uri for file in self.storage.files(folder) if is_revision_file(file.uri)]
+        names = (file.uri for file in self.storage.files(folder))
+        files = [name for name in names if name.endswith(".parquet") and "/." not in name]
         return sorted(map(self._read_own, files), key=lambda branch: branch.created_at)
 
     def entries(self) -> dict[str, dict[int, LogEntry]]:
@@ -268,7 +269,7 @@ def rows_to_parquet(rows: pa.Table, *, row_group_size: int) -> bytes:
 
 def is_revision_file(uri: str) -> bool:
     """Returns True for the name of a revision; folders may also hold drafts of writers."""
-    return _NAME.fullmatch(uri.rpartition("/")[2]) is not None
+    return _NUMBERED.fullmatch(uri.rpartition("/")[2]) is not None
 
 
 def _place(uri: str) -> tuple[str, int]:

@@ -114,7 +114,7 @@ class Revision:
     submission: str = ""
     """Digest of what the reviewer sent: a save that is sent again is recognised by it."""
     segments: tuple[ReviewedSegment, ...] = ()
-    """In the order of their ids, which begin with 1."""
+    """Ascending by id. An id stays when other segments are removed, so numbers may be missing."""
 
     @property
     def is_settled(self) -> bool:
