@@ -155,6 +155,24 @@ _COMMANDS = [
         ),
     ),
     Command(
+        name="select",
+        summary="Choose the images of a table that are worth a look, as a queue.",
+        details=(
+            "The queue is a Parquet file for `maskformer review --queue`, and a corpus for any "
+            "job.\nExit codes: 0 done, 2 wrong usage, 75 try again."
+        ),
+        parts="pipeline.comparison.settings:SELECT",
+        run="pipeline.comparison.select_run:select_images",
+        positional=("table",),
+        usual="table by output count per_label seed agreement table_b reviews endpoint_url",
+        examples=(
+            "select segments/ --by unsure --per_label 50 --count 500 --output queue.parquet",
+            "select segments/ --by disagree --agreement comparison/ --output queue.parquet",
+            "label --corpus queue.parquet --table second/ --model DIR",
+        ),
+        when_stopped="nothing was written",
+    ),
+    Command(
         name="verify",
         summary="Check a segment table: rows, run lengths, files, plans and reports.",
         details=(

@@ -5,6 +5,7 @@ whole `Source`s in a fixed order; `planning/planner.py` cuts and groups them. A 
 millions of files of a prefix take no memory, and of a manifest's entries only digests are kept.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,12 @@ from pipeline.corpora.patterns import Pattern, pattern_of
 from pipeline.corpora.settings import ReadSettings
 from pipeline.corpora.sources import Kind, Source
 from pipeline.corpora.visible import VisibleFiles
-from pipeline.runtime.skips import OF_NO_KNOWN_KIND, WITHOUT_LOCATIONS, SkipCounts
+from pipeline.runtime.skips import (
+    CHANGED_SINCE_NAMED,
+    OF_NO_KNOWN_KIND,
+    WITHOUT_LOCATIONS,
+    SkipCounts,
+)
 from pipeline.storage import File, Storage, StorageFault, below
 from pipeline.storage.locations import check_location
 
@@ -189,6 +195,17 @@ class _Lister:
                 kind_named = kind_of(found.uri)
                 kind_named = kind_named if kind_named in ("tar", "parquet") else "file"
                 source = self._source(found, kind=str(kind_named), name=entry.image_id)
+                if entry.part is not None and kind_named != "file":
+                    if found.etag != entry.part.etag:
+                        self.listing.count_skipped(found.uri, reason=CHANGED_SINCE_NAMED)
+                        continue
+                    source = dataclasses.replace(
+                        source,
+                        name=entry.part.name,
+                        start=entry.part.start,
+                        stop=entry.part.stop,
+                        num_images=1,
+                    )
                 digest = _digest(source)
                 is_doubled = digest in self.named or self._is_listed(source)
                 self.named.add(digest)
@@ -229,4 +246,5 @@ def kind_of(uri: str) -> Kind | str | None:
 
 
 def _digest(source: Source) -> bytes:
-    return hashlib.blake2b(source.uri.encode(), digest_size=16).digest()
+    part = f"\0{source.start}" if source.start or source.stop not in (None, 1) else ""
+    return hashlib.blake2b(f"{source.uri}{part}".encode(), digest_size=16).digest()

@@ -8,10 +8,11 @@ be told apart (an unclosed quote, a line that is no JSON), an error names the fi
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpora.columns import Columns, UnsureColumns, columns_of
@@ -29,6 +30,30 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _NO_LOCATION = re.compile(r"#(line|row)=\d+$")
 
 
+SLICE = pa.schema(
+    [
+        ("slice_of", pa.string()),
+        ("slice_start", pa.int64()),
+        ("slice_stop", pa.int64()),
+        ("slice_etag", pa.string()),
+    ]
+)
+"""Columns of a Parquet manifest for entries that are a part of an archive or Parquet file.
+
+`slice_of` is the `Source.name` of the whole, null where an entry is a file; the others are the
+source's `start`, `stop` and `etag`. The part is not read of another version of the file."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The part of an archive or Parquet file that an entry names."""
+
+    name: str
+    start: int
+    stop: int | None
+    etag: str
+
+
 @dataclass(frozen=True)
 class ManifestEntry:
     """A row of a manifest."""
@@ -38,6 +63,8 @@ class ManifestEntry:
     uri: str | None
     """None where the row has no readable location."""
     image_id: str | None = None
+    part: Slice | None = None
+    """None where the whole file is meant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,16 +191,21 @@ def _parsed(line: str) -> Any:
 
 def _parquet_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[ManifestEntry]]:
     with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-        columns = columns_of(pq.ParquetFile(data).schema_arrow.names)
+        there = pq.ParquetFile(data).schema_arrow.names
+        columns = columns_of(there)
+    has_slices = {*SLICE.names} <= {*there}
 
     def entries() -> Iterator[ManifestEntry]:
         number = 0
         names = [name for name in (columns.location, columns.image_id) if name is not None]
+        needed = [*names, *(SLICE.names if has_slices else ())]
         try:
             with storage.open(file.uri, etag=file.etag, size=file.size) as data:
-                for batch in pq.ParquetFile(data).iter_batches(batch_size=8192, columns=names):
+                for batch in pq.ParquetFile(data).iter_batches(batch_size=8192, columns=needed):
                     for row in batch.to_pylist():
-                        yield _entry(f"row {number}", *(row[name] for name in names))
+                        entry = _entry(f"row {number}", *(row[name] for name in names))
+                        part = _slice(row) if has_slices else None
+                        yield replace(entry, part=part) if part is not None else entry
                         number += 1
         except PARQUET_ERRORS as error:
             raise_if_from_storage(error)
@@ -182,6 +214,11 @@ def _parquet_entries(file: File, storage: Storage) -> tuple[Columns, Iterator[Ma
             ) from error
 
     return columns, entries()
+
+
+def _slice(row: Mapping[str, Any]) -> Slice | None:
+    name, start, stop, etag = (row[name] for name in SLICE.names)
+    return None if name is None else Slice(name, start or 0, stop, etag or "")
 
 
 def _entry(place: str, uri: Any, image_id: Any = None) -> ManifestEntry:

@@ -21,6 +21,8 @@ EMPTY_ARCHIVE = "an archive without files"
 PART_WITHOUT_IMAGES = "a part of an archive without images"
 EMPTY_ROW = "a row with an empty list of images"
 
+CHANGED_SINCE_NAMED = "changed since a manifest named a part of it"
+
 _MOST_EXAMPLES = 5
 
 SKIPPED = pa.list_(

@@ -29,6 +29,8 @@ class Shape:
     label: str
     box: Box
     score: float = 0.9
+    second: tuple[str, float] | None = None
+    """The second label and its score."""
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         top, left, bottom, right = self.box
@@ -99,6 +101,16 @@ def _segment_rows(name: str, drawn: Drawn, *, labels: Sequence[str]) -> list[dic
                 "area": int(mask.sum()), "bbox_x": left, "bbox_y": top, "bbox_w": right - left,
                 "bbox_h": bottom - top, "height": drawn.size[0], "width": drawn.size[1],
                 "rle": encode_mask(mask),
+                **_second(shape, labels=labels),
             }
         )  # fmt: skip
     return rows
+
+
+def _second(shape: Shape, *, labels: Sequence[str]) -> dict[str, Any]:
+    if shape.second is None:
+        return {}
+    label, score = shape.second
+    return {
+        "second_label_id": labels.index(label), "second_label": label, "second_score": score,
+    }  # fmt: skip

@@ -1,0 +1,156 @@
+"""Chooses the images of a table that are worth a look, and writes them as a queue.
+
+    maskformer select TABLE --by unsure --count 500 --output QUEUE.parquet
+
+The queue has a row per image (`queue.QUEUE`), the most worthwhile first. It is a corpus manifest
+too: `maskformer label --corpus QUEUE.parquet` labels these images and no others, members of
+archives included. The same command again chooses the same images.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from pipeline.comparison import candidates
+from pipeline.comparison.agreement import AGREEMENT, measure_agreement
+from pipeline.comparison.common_labels import common_labels, spec_of
+from pipeline.comparison.image_sources import image_sources
+from pipeline.comparison.pairs import read_pairs
+from pipeline.comparison.queue import Chosen, queue_rows, write_queue
+from pipeline.comparison.settings import SelectSettings
+from pipeline.corpora.parquet import read_parquet
+from pipeline.corpora.reading import ReadSettings
+from pipeline.reviews.log import ReviewLog
+from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.runtime.wording import count, list_some
+from pipeline.storage import Storage, join
+from pipeline.table.scratch import ScratchDatabase, scratch_database
+from pipeline.table.store import TableStore
+
+# Labels take turns: the best of each come first, then the second of each, and so on.
+_CHOSEN = """
+    SELECT image_id, label, strength, reason, uri, member, etag FROM (
+        SELECT *, row_number() OVER (
+            PARTITION BY label ORDER BY strength DESC, md5(? || image_id), image_id
+        ) AS turn FROM candidates JOIN images USING (image_id)
+    ) WHERE turn <= ? ORDER BY turn, strength DESC, md5(? || image_id), image_id LIMIT ?
+"""
+
+
+def select_images(settings: Settings) -> int:
+    """Chooses images and writes the queue; gives 0 done.
+
+    Raises:
+        WrongUsage: there is no such table, or no image to choose.
+        StorageFault: the storage failed.
+    """
+    given = settings.of(SelectSettings)
+    storage = settings.of(Storage).with_environment()
+    with as_wrong_usage():
+        chosen = select(TableStore(given.table, storage), settings=given)
+    print(f"{count(len(chosen), 'image')} in {storage.absolute(given.output)}")
+    return ExitCode.DONE
+
+
+def select(table: TableStore, *, settings: SelectSettings) -> list[Chosen]:
+    """Chooses images and writes the queue; returns them, the most worthwhile first.
+
+    Raises:
+        ValueError: there is no such table, or no image to choose.
+    """
+    spec_of(table)
+    print("reading the table", file=sys.stderr, flush=True)
+    with scratch_database() as database:
+        reviewed = _reviewed(table, settings)
+        candidates.read_rows(table, database, reviewed=reviewed)
+        [(num_images,)] = database.rows("SELECT count(*) FROM images")
+        print(
+            f"choosing among {count(num_images, 'image')}"
+            + (f"; {len(reviewed):,} are reviewed already" if reviewed else ""),
+            file=sys.stderr,
+            flush=True,
+        )
+        _find(database, table, settings)
+        seed, most = str(settings.seed), settings.per_label or settings.count
+        chosen = [
+            Chosen(
+                image_id=image_id, label=label, strength=strength, reasons=(reason,), uri=uri,
+                member=member, etag=etag,
+            )
+            for image_id, label, strength, reason, uri, member, etag in database.rows(
+                _CHOSEN, seed, most, seed, settings.count
+            )
+        ]  # fmt: skip
+    if not chosen:
+        raise ValueError(
+            f"no image of {table.uri} can be chosen by {settings.by}: there is none without a "
+            "review that was labelled"
+            + (" and differs between the tables" if settings.by == "disagree" else "")
+        )
+    # Balanced by now; a reviewer begins with the strongest reasons.
+    chosen.sort(key=lambda each: -each.strength)
+    reading = ReadSettings(key_column=settings.key_column)
+    rows = [{"image_id": c.image_id, "uri": c.uri, "etag": c.etag} for c in chosen]
+    sources = {
+        each.image_id: each for each in image_sources(rows, storage=table.storage, reading=reading)
+    }
+    missing = [c.image_id for c in chosen if sources[c.image_id].source is None]
+    if missing:
+        print(
+            f"{count(len(missing), 'image')} could not be found any more, and no run on the queue "
+            f"will label them: {list_some(missing)}",
+            file=sys.stderr,
+        )
+    place = table.storage.absolute(settings.output)
+    write_queue(queue_rows(chosen, sources=sources), place, storage=table.storage)
+    return chosen
+
+
+def _find(database: ScratchDatabase, table: TableStore, settings: SelectSettings) -> None:
+    if settings.by == "unsure":
+        candidates.find_unsure(database)
+    elif settings.by == "strange":
+        candidates.find_strange(database)
+    elif settings.by == "random":
+        candidates.find_random(database, seed=settings.seed)
+    else:
+        candidates.find_disagreeing(database, _agreement(table, settings))
+
+
+def _reviewed(table: TableStore, settings: SelectSettings) -> dict[str, str]:
+    """Returns the etag that was reviewed, by image_id."""
+    log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=table.storage)
+    return {revision.image_id: revision.base_etag for revision in log.latest_revisions()}
+
+
+def _agreement(table: TableStore, settings: SelectSettings) -> Iterator[pa.RecordBatch]:
+    if settings.agreement is not None:
+        yield from _written_agreement(table.storage, settings.agreement)
+        return
+    other = TableStore(str(settings.table_b), table.storage)
+    specs = spec_of(table), spec_of(other)
+    labels = common_labels(specs[0]["labels"], specs[1]["labels"])
+    may_overlap = any(spec["task"] == "instance" for spec in specs)
+    for pairs in read_pairs(table, other, labels=labels):
+        found = measure_agreement(pairs, labels=labels, may_overlap=may_overlap)
+        yield from found.rows.to_batches()
+
+
+def _written_agreement(storage: Storage, place: str) -> Iterator[pa.RecordBatch]:
+    """Reads the rows that `maskformer compare` left in a folder, or one file of them."""
+    single = storage.file(place)
+    folders = [place, join(place, "agreement")]
+    files = [single] if single else [file for each in folders for file in storage.files(each)]
+    named = {file.uri: file for file in files if file.uri.endswith(".parquet")}
+    if not named:
+        raise ValueError(
+            f"agreement must be the output of maskformer compare, {place} holds no Parquet file"
+        )
+    for file in named.values():
+        with storage.open(file.uri, etag=file.etag, size=file.size) as data:
+            rows = read_parquet(data)
+        if not {*AGREEMENT.names} <= {*rows.column_names}:
+            raise ValueError(f"{file.uri} has not the columns of an agreement, as disagreement")
+        yield from rows.select(AGREEMENT.names).cast(AGREEMENT).to_batches()
