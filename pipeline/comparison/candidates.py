@@ -78,7 +78,8 @@ _DISAGREE = """
 """
 _RANDOM = """
     CREATE TABLE candidates AS
-    SELECT image_id, min(label ORDER BY md5(? || label || image_id)) AS label, 0.0 AS strength,
+    SELECT image_id, arg_min(label, md5(? || label || image_id)) AS label,
+        0.0::DOUBLE AS strength,
         'chosen at random' AS reason
     FROM images LEFT JOIN segments USING (image_id) GROUP BY image_id
 """

@@ -1,9 +1,11 @@
 """Reports what a run did: in `report.json` for programs, in a summary for people."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pipeline.labelling.expectations import Outcome
 from pipeline.planning.planner import Plan
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
@@ -70,6 +72,9 @@ class Report:
 
     Files are counted whenever the corpus is listed, members of archives when they are read."""
 
+    expectations: list[dict[str, Any]] = field(default_factory=list)
+    """The rules of `--expect`: rule, min, max, value, is_met."""
+
     @property
     def units_undone(self) -> int:
         """Planned units that this run should have done and did not."""
@@ -133,6 +138,14 @@ def _together(*parts: SkipCounts) -> SkipCounts:
     for part in parts:
         together.add_all(part.to_rows())
     return together
+
+
+def with_expectations(report: Report, outcomes: Sequence[Outcome]) -> Report:
+    """Returns the report with the rules of `--expect`, and their exit code where one fails."""
+    code = ExitCode(report.exit_code)
+    if code == ExitCode.DONE and not all(outcome.is_met for outcome in outcomes):
+        code = ExitCode.DONE_WITH_ERRORS
+    return replace(report, exit_code=code, expectations=[outcome.to_dict() for outcome in outcomes])
 
 
 def is_over_budget(counts: Counts, *, error_budget: float) -> bool:
@@ -203,16 +216,22 @@ def run_summary(report: Report, *, report_file: str) -> str:
         )
     if report.units_left:
         lines.append(f"units left for another run because of the deadline: {report.units_left:,}")
+    lines += expectation_lines(report)
     lines.append(_advice(report))
     lines.append(f"table: {report.table}")
     lines.append(f"report: {report_file}")
     return "\n".join(lines)
 
 
+def expectation_lines(report: Report) -> list[str]:
+    """Returns a line for each rule of `--expect`."""
+    return [Outcome.of(said).line for said in report.expectations]
+
+
 def _advice(report: Report) -> str:
     return {
         ExitCode.DONE: "done",
-        ExitCode.DONE_WITH_ERRORS: "done; images in error have a row with status=error",
+        ExitCode.DONE_WITH_ERRORS: _advice_with_errors(report),
         ExitCode.BUDGET_EXCEEDED: (
             f"{report.images_in_error:,} of {report.images:,} images are in error, more than "
             "--error_budget allows; the table keeps the finished units. Look at the errors, then "
@@ -220,3 +239,12 @@ def _advice(report: Report) -> str:
         ),
         ExitCode.TRY_AGAIN: "not finished; run the same command again to continue",
     }[ExitCode(report.exit_code)]
+
+
+def _advice_with_errors(report: Report) -> str:
+    parts = ["done"]
+    if report.images_in_error:
+        parts.append("images in error have a row with status=error")
+    if not all(said["is_met"] for said in report.expectations):
+        parts.append("not all is as --expect says; look at some images before you use the rows")
+    return "; ".join(parts)

@@ -16,9 +16,16 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.expectations import Rule, check_rules, read_rules
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
-from pipeline.labelling.report import Report, is_over_budget, report_run, run_summary
+from pipeline.labelling.report import (
+    Report,
+    is_over_budget,
+    report_run,
+    run_summary,
+    with_expectations,
+)
 from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.planning.planner import (
     FailedImage,
@@ -92,7 +99,8 @@ def label(
     """Labels the selected sources. Returns the exit code; raises as `label_corpus` does."""
     began = time.monotonic()
     label, choice = settings.of(LabelSettings), choice or SourceFilter()
-    job, plan = _prepare(settings, run_id=run_id, choice=choice)
+    prepared = _prepare(settings, run_id=run_id, choice=choice)
+    job, plan = prepared.job, prepared.plan
     for line in (*plan.notices, _opening(plan, label)):
         print(line, file=sys.stderr, flush=True)
     if label.dry_run:
@@ -107,6 +115,7 @@ def label(
             plan, job=job, stats=stats, show=show, error_budget=label.error_budget
         )
     stats.add_retries(take_retries())
+    outcomes = check_rules(prepared.rules, table=job.table, run_id=job.run_id)
     report = report_run(
         run_id=job.run_id,
         table=job.table.uri,
@@ -117,12 +126,23 @@ def label(
         error_budget=label.error_budget,
         was_stopped=was_stopped,
     )
+    report = with_expectations(report, outcomes)
     clear_leftovers(job.table)
     lines = publish(job.table, report)
     print(run_summary(report, report_file=report_file(job.table, job.run_id)))
     for line in lines:
         print(line)
     return report.exit_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A run that can begin."""
+
+    job: LabellingJob
+    plan: Plan
+    rules: tuple[Rule, ...]
+    """What is expected of its images."""
 
 
 def _connect(job: LabellingJob) -> None:
@@ -140,13 +160,16 @@ def _connect(job: LabellingJob) -> None:
         )
 
 
-def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[LabellingJob, Plan]:
+def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepared:
     """Finds what is wrong with the settings, and plans, before a process starts."""
     label, segmenting = settings.of(LabelSettings), settings.of(SegmentSettings)
     reading = settings.of(ReadSettings)
     try:
         storage = settings.of(Storage).with_environment()
         model = read_model(label.model, resize_rule=segmenting.resize_rule)
+        rules: tuple[Rule, ...] = ()
+        if label.expect is not None:
+            rules = read_rules(label.expect, labels=model.labels, storage=storage)
         table = TableStore(label.table, storage)
         segmenting = with_stuff(segmenting, model=model, there=table.spec())
         spec = table_spec(model, segmenting=segmenting, reading=reading, there=table.spec())
@@ -190,7 +213,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> tuple[
         model_files=model.files,
         deadline=choice.deadline,
     )
-    return job, plan
+    return _Prepared(job=job, plan=plan, rules=rules)
 
 
 def _run_plan(

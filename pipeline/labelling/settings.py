@@ -31,6 +31,9 @@ class LabelSettings:
     error_budget: float = 0.1
     """Share of images in error that is tolerated, in [0, 1]. With more the run ends, with exit code
     4; what was labelled stays."""
+    expect: str | None = None
+    """YAML with rules on coverage, mean_score, errors and shares of labels, checked at the end;
+    exit code 3 where one does not hold. See pipeline/labelling/expectations.py."""
     dry_run: bool = False
     """Plan, time a few images, forecast the run, write nothing."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.labelling.expectations import Outcome
 from pipeline.labelling.report import Report
 from pipeline.nightly.reporting.drift import Drift
 from pipeline.runtime.exit_codes import ExitCode
@@ -45,6 +46,13 @@ def judge(report: Report, drifts: Sequence[Drift]) -> RunVerdict:
         )
     if code not in (ExitCode.DONE, ExitCode.DONE_WITH_ERRORS):
         return RunVerdict(must_act=True, text=f"The run ended with exit code {code}; see its log.")
+    if failed := [said for said in report.expectations if not said["is_met"]]:
+        lines = "; ".join(Outcome.of(said).line for said in failed)
+        return RunVerdict(
+            must_act=True,
+            text=f"All images are labelled, but {lines}. Look at the pictures below before you use "
+            "these rows; if they are right, change the rules (--expect).",
+        )
     if alarms := [in_words(drift) for drift in drifts if drift.level == "alarm"]:
         return RunVerdict(
             must_act=True,
