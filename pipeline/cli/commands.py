@@ -168,7 +168,6 @@ _COMMANDS = [
         examples=(
             "select segments/ --by unsure --per_label 50 --count 500 --output queue.parquet",
             "select segments/ --by disagree --agreement comparison/ --output queue.parquet",
-            "label --corpus queue.parquet --table second/ --model DIR",
         ),
         when_stopped="nothing was written",
     ),

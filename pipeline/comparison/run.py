@@ -36,6 +36,8 @@ from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, as_wrong_usage
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import Storage, join
+from pipeline.table.made_by import FIELD as MADE_BY
+from pipeline.table.made_by import MadeBy
 from pipeline.table.store import IMAGES, TableStore
 
 _ROWS_PER_FILE = 2**20
@@ -192,8 +194,10 @@ class _AgreementWriter:
 
 
 def _made_by(spec: Mapping[str, Any]) -> str:
+    made_by = MadeBy.of(spec.get(MADE_BY))
+    name = "" if made_by is None else f"{made_by.text}; "
     return (
-        f"{spec['task']}, model {spec['model_fingerprint'][:12]}, "
+        f"{name}{spec['task']}, model {spec['model_fingerprint'][:12]}, "
         f"{len(spec['labels'])} labels, threshold {spec['threshold']}, {spec['precision']}"
     )
 

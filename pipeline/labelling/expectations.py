@@ -23,7 +23,11 @@ from pipeline.storage import File, Storage
 from pipeline.table.plans import read_plan
 from pipeline.table.store import TableStore
 
-_WHOLE = ("coverage", "mean_score", "errors")
+_WHOLE = {
+    "coverage": "mean coverage",
+    "mean_score": "mean score",
+    "errors": "share of images in error",
+}
 _LABELS = "labels"
 
 
@@ -41,6 +45,10 @@ class Rule:
         """Returns the label whose share it is about."""
         head, dot, label = self.name.partition(".")
         return label if dot and head == _LABELS else None
+
+    @property
+    def in_words(self) -> str:
+        return f"share of {self.label}" if self.label is not None else _WHOLE[self.name]
 
     @property
     def bounds(self) -> str:
@@ -70,8 +78,7 @@ class Outcome:
         """Returns a line for people."""
         state = "as expected" if self.is_met else "NOT AS EXPECTED"
         found = "no image to judge" if self.value is None else f"{self.value:.1%}"
-        name = self.rule.name if self.rule.label is None else f"share of {self.rule.label}"
-        return f"{state}: {name.replace('_', ' ')} is {found}, must be {self.rule.bounds}"
+        return f"{state}: {self.rule.in_words} is {found}, must be {self.rule.bounds}"
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> "Outcome":

@@ -298,6 +298,22 @@ def test_differs_from_transformers_an_instance_that_lost_too_much_is_dropped():
     assert dropped.segmentation[0].tolist() == [1] * 8 + [0] * 4
 
 
+def test_the_second_label_of_an_instance_is_on_the_scale_of_its_score():
+    """One query with two labels: an instance of each, and each is the other's second label."""
+    classes = torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log()
+    found = instances(classes, boxes((0, 8)), threshold=0.01, overlap_mask_area_threshold=0.0)
+    (first,) = found.segments  # the second one has no pixel left
+    assert (first.label_id, first.second_label_id) == (0, 1)
+    assert first.second_score / first.score == pytest.approx(0.3 / 0.6, abs=1e-5)
+
+
+def test_an_instance_of_a_querys_second_label_has_its_first_as_the_second():
+    kept = keep_instance(torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log(), threshold=0.1)
+    assert kept.labels.tolist() == [0, 1]
+    assert kept.second_labels.tolist() == [1, 0]
+    assert kept.second_scores.tolist() == pytest.approx([0.3, 0.6], abs=1e-6)
+
+
 def test_an_instance_that_was_dropped_hides_nobody():
     classes = class_logits((0.9, 0), (0.8, 1), (0.7, 2))
     found = instances(classes, boxes((0, 6), (3, 9), (7, 12)), overlap_mask_area_threshold=0.8)

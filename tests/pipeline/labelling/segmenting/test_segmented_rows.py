@@ -29,7 +29,13 @@ def segmentation(number: int) -> Segmentation:
     ids = torch.randint(0, 5, (height, width), generator=generator).int() * bool(number)
     scores = torch.rand(4, generator=generator).tolist()
     segments = tuple(
-        Segment(id=index, label_id=(number + index) % 5, score=score)
+        Segment(
+            id=index,
+            label_id=(number + index) % 5,
+            score=score,
+            second_label_id=(number + index + 1) % 5 if index % 2 else None,
+            second_score=score / 2 if index % 2 else None,
+        )
         for index, score in enumerate(scores, start=1)
     )
     return Segmentation(segmentation=ids, segments=segments)
@@ -81,6 +87,9 @@ def row_by_row(failed: int | None = None) -> pa.Table:
                 "area": area,
                 **dict(zip(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), box, strict=True)),
                 "rle": rle,
+                "second_label_id": by_id[number].second_label_id,
+                "second_label": LABELS.get(by_id[number].second_label_id),
+                "second_score": by_id[number].second_score,
             }
             for number, area, box, rle in zip(
                 shapes.ids.tolist(),
