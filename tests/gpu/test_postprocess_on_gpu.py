@@ -151,6 +151,9 @@ def test_kernels_give_what_plain_operations_give_to_the_byte():
     )
     assert kernels.rle_text.tobytes() == plain.rle_text.tobytes()
     assert kernels.scores.tobytes() == plain.scores.tobytes()
+    assert kernels.second_label_ids.tobytes() == plain.second_label_ids.tobytes()
+    assert kernels.second_scores.tobytes() == plain.second_scores.tobytes()
+    assert (kernels.second_label_ids >= 0).all()
 
 
 @pytest.mark.parametrize("is_padded", [False, True], ids=["whole", "padded"])

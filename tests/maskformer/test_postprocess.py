@@ -308,7 +308,7 @@ def test_the_second_label_of_an_instance_is_on_the_scale_of_its_score():
 
 
 def test_an_instance_of_a_querys_second_label_has_its_first_as_the_second():
-    kept = keep_instance(torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log(), threshold=0.1)
+    kept = keep_instance(torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log(), threshold=0.1, most=2)
     assert kept.labels.tolist() == [0, 1]
     assert kept.second_labels.tolist() == [1, 0]
     assert kept.second_scores.tolist() == pytest.approx([0.3, 0.6], abs=1e-6)
