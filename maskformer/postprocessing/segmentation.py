@@ -56,13 +56,13 @@ class KeptQueries:
 
     def first(self, count: int) -> "KeptQueries":
         """The first `count` rows."""
-        has_second = self.second_labels is not None and self.second_scores is not None
+        labels, scores = self.second_labels, self.second_scores
         return KeptQueries(
             queries=self.queries[:count],
             labels=self.labels[:count],
             scores=self.scores[:count],
-            second_labels=self.second_labels[:count] if has_second else None,
-            second_scores=self.second_scores[:count] if has_second else None,
+            second_labels=None if labels is None else labels[:count],
+            second_scores=None if scores is None else scores[:count],
         )
 
 

@@ -245,8 +245,8 @@ class _Areas:
         )
         images = np.unique(segments.image[shapes.shared > 0])
         is_left = ~np.isin(self.image, images)
-        parts = [(self.image, self.label_a, self.label_b, self.pixels)]
-        parts = [tuple(column[is_left] for column in parts[0])]
+        columns = (self.image, self.label_a, self.label_b, self.pixels)
+        parts: list[tuple[Ints, ...]] = [tuple(column[is_left] for column in columns)]
         for image in images.tolist():
             size = int(pairs.heights[0][image]), int(pairs.widths[0][image])
             own = np.flatnonzero(segments.image == image)
@@ -263,7 +263,7 @@ class _Areas:
                 )
             )
         self.image, self.label_a, self.label_b, self.pixels = (
-            np.concatenate(columns) for columns in zip(*parts, strict=True)
+            np.concatenate(column) for column in zip(*parts, strict=True)
         )
 
     def _label_map(self, places: Ints, size: tuple[int, int]) -> Ints:
@@ -356,7 +356,7 @@ def _sums(state: Ints, *, match: _Matches, area: _Areas, labels: CommonLabels) -
     void = np.full(len(label), none)
     return Sums(
         images={s: int(np.count_nonzero(state == code)) for s, code in _CODES.items()},
-        iou=np.bincount(label[match.kept_place], match.kept_iou, minlength=none),
+        iou=np.bincount(label[match.kept_place], match.kept_iou, minlength=none).astype(float),
         segments=(
             changes(label[match.kept_place], label[match.kept_place])
             + changes(label[match.relabelled_from], label[match.relabelled_to])

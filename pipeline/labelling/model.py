@@ -253,7 +253,9 @@ def table_spec(
 def _schema_version(there: Mapping[str, Any] | None) -> int:
     """Returns the schema of a table that can be continued, else that of new tables."""
     version = (there or {}).get("schema_version")
-    return version if version in range(1, SCHEMA_VERSION) else SCHEMA_VERSION
+    if isinstance(version, int) and 1 <= version < SCHEMA_VERSION:
+        return version
+    return SCHEMA_VERSION
 
 
 def _without_things(config: bytes) -> bytes:
