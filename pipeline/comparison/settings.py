@@ -15,9 +15,9 @@ class CompareSettings:
     table_b: str
     """Segment table to compare, as that of a new model."""
     output: str
-    """Folder or prefix for report.html, the rows `agreement`, and comparison.json."""
+    """Folder or prefix for the report, the numbers and a row per image."""
     worst: int = 12
-    """Number of images that differ most, to be shown with pictures; 0 for none."""
+    """Number of images to show with pictures: those that differ most."""
     picture_bytes: int = 2**28
     """Most encoded bytes to read for one picture."""
 
@@ -39,8 +39,8 @@ class SelectSettings:
     table: str
     """Segment table to choose images of."""
     by: Literal["unsure", "strange", "disagree", "random"]
-    """unsure: the model's second label is close; strange: unusual among the table's images;
-    disagree: another table says otherwise; random: by the seed alone."""
+    """What makes an image worth a look. unsure: the model's second label is close; strange: unusual
+    among the table's images; disagree: another table says otherwise; random: the seed alone."""
     output: str
     """Parquet file for the queue, which is a corpus manifest too."""
     count: int = 500
@@ -49,7 +49,7 @@ class SelectSettings:
     """Most images for one label; each image is chosen for one. By default count decides alone,
     and labels take turns."""
     seed: int = 0
-    """Decides among equals, and `random`; the same seed chooses the same images."""
+    """Decides among equals; the same seed chooses the same images."""
     agreement: str | None = None
     """For disagree: output of `maskformer compare`, or its folder agreement."""
     table_b: str | None = None
