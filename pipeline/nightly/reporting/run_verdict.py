@@ -46,8 +46,8 @@ def judge(report: Report, drifts: Sequence[Drift]) -> RunVerdict:
         )
     if code not in (ExitCode.DONE, ExitCode.DONE_WITH_ERRORS):
         return RunVerdict(must_act=True, text=f"The run ended with exit code {code}; see its log.")
-    if failed := [said for said in report.expectations if not said["is_met"]]:
-        lines = "; ".join(Outcome.of(said).line for said in failed)
+    if unmet := [said for said in report.expectations if not said["is_met"]]:
+        lines = "; ".join(Outcome.of(said).line for said in unmet)
         return RunVerdict(
             must_act=True,
             text=f"All images are labelled, but {lines}. Look at the pictures below before you use "
