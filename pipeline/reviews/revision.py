@@ -28,7 +28,7 @@ Origin = Literal["model", "human"]
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One step of a reviewer, for statistics: the state does not depend on it."""
+    """A step of a reviewer, for statistics: the state does not depend on it."""
 
     kind: str
     """`relabel`, `delete`, `merge`, `split`, `draw`, `erase`, `fill`, `import` and such."""
@@ -40,7 +40,7 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewedSegment:
-    """One segment of a revision, with the columns of the table's `segments`."""
+    """A segment of a revision, with the columns of the table's `segments`."""
 
     segment_id: int
     label_id: int
@@ -81,7 +81,7 @@ class MergedRevision:
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """What one reviewer saved of one image."""
+    """The state of an image that a reviewer saved, and how it came about."""
 
     image_id: str
     revision: int
@@ -114,7 +114,7 @@ class Revision:
     submission: str = ""
     """Digest of what the reviewer sent: a save that is sent again is recognised by it."""
     segments: tuple[ReviewedSegment, ...] = ()
-    """In the order of their ids, which begin with 1."""
+    """Ascending by id. An id stays when other segments are removed, so numbers may be missing."""
 
     @property
     def is_settled(self) -> bool:
