@@ -8,6 +8,7 @@ from pipeline.exchange.exporting.coco_files import (
     CocoFiles,
     as_json,
     category_id,
+    rle_as_json,
     shortest,
 )
 from pipeline.exchange.exporting.writer import ExportPlan
@@ -44,6 +45,6 @@ def _annotation(segment: ExportSegment, image: ImageExport, *, number: int) -> s
         f'"category_id": {category_id(segment.label_index)}, "iscrowd": 0, '
         f'"area": {segment.area}, "bbox": [{x}, {y}, {w}, {h}], '
         f'"segmentation": {{"size": [{image.height}, {image.width}], '
-        f'"counts": {as_json(segment.rle)}}}, '
+        f'"counts": {rle_as_json(segment.rle)}}}, '
         f'"segment_id": {segment.segment_id}{score}{origin}}}'
     )
