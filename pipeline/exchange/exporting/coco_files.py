@@ -80,7 +80,7 @@ class _CocoFile:
             entry["license"] = 1
         if image.member is None and image.uri.startswith(("http://", "https://", "s3://")):
             entry["coco_url"] = image.uri
-        self._images.add(as_json(entry))
+        self._images.add(json_line(entry))
 
     def add_annotation(self, text: str) -> None:
         """Adds an annotation, as JSON."""
@@ -146,7 +146,7 @@ def category_id(label_index: int) -> int:
     return label_index + 1
 
 
-def as_json(value: Any) -> str:
+def json_line(value: Any) -> str:
     """Returns a value as JSON in one line."""
     return json.dumps(value, ensure_ascii=False)
 

@@ -6,8 +6,8 @@ Read by pycocotools, datumaro, supervision, FiftyOne, Detectron2, MMDetection, a
 
 from pipeline.exchange.exporting.coco_files import (
     CocoFiles,
-    as_json,
     category_id,
+    json_line,
     rle_as_json,
     shortest,
 )
@@ -39,7 +39,7 @@ def _annotation(segment: ExportSegment, image: ImageExport, *, number: int) -> s
     """Returns an annotation as JSON; written by hand, for there are many."""
     x, y, w, h = segment.box_xywh
     score = "" if segment.score is None else f', "score": {shortest(segment.score)!r}'
-    origin = "" if segment.origin == "model" else f', "origin": {as_json(segment.origin)}'
+    origin = "" if segment.origin == "model" else f', "origin": {json_line(segment.origin)}'
     return (
         f'{{"id": {number}, "image_id": {image.number}, '
         f'"category_id": {category_id(segment.label_index)}, "iscrowd": 0, '
