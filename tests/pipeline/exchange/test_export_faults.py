@@ -14,7 +14,11 @@ from exported_tables import Drawn, corpus, draw, exported, files_below, photo
 from s3 import KEY, SECRET, S3Server
 from s3_proxy import s3_proxy
 
-from pipeline.exchange.exporting.export_file import UNFINISHED, WHOLE
+from pipeline.datasets.exports import UNFINISHED
+from pipeline.datasets.opening import open_labelled
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.target import LabelError
+from pipeline.exchange.exporting.export_file import WHOLE
 from pipeline.exchange.exporting.output import GrowingFile, Output
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.storage import Storage, StorageFault
@@ -73,6 +77,9 @@ def test_run_again_after_a_kill_at_any_write_an_export_has_the_same_bytes(
             with pytest.raises(Killed):
                 exported(drawn, out, format)
         assert not (out / WHOLE).exists(), "a half export is never whole"
+        if writes:
+            with pytest.raises(LabelError, match="is not whole"):
+                open_labelled(DatasetSettings(dataset=str(out)))
         assert exported(drawn, out, format) == ExitCode.DONE
         assert files_below(out) == expected, writes
 
