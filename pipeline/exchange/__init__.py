@@ -1,0 +1,1 @@
+"""Exports tables to other tools, and imports their corrections."""
