@@ -1,1 +1,0 @@
-"""Exports tables to other tools, and imports their corrections."""
