@@ -1,0 +1,65 @@
+"""Gives the matched images back one by one, each with its regions, in the order of the table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import pyarrow as pa
+
+from pipeline.exchange.importing.annotations import Kind
+from pipeline.table.scratch import ScratchDatabase
+
+_BATCH = """
+    SELECT m.key, m.name, m.image_id, m.unit_id, m.etag, m.height, m.width, m.revision, m.reviewer,
+        r.label, r.kind, r.payload, r.name AS region_name
+    FROM matched m LEFT JOIN regions r ON r.image = m.key
+    ORDER BY m.unit_id, m.position, m.image_id, r.level, r.place
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedRegion:
+    """A region of the file."""
+
+    label: str
+    kind: Kind
+    payload: bytes
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedImage:
+    """An image of the table with the regions that the file has of it, the lowest first."""
+
+    name: str
+    """What the file calls it."""
+    image_id: str
+    unit_id: str
+    etag: str
+    height: int
+    width: int
+    revision: int | None
+    reviewer: str | None
+    regions: tuple[MatchedRegion, ...]
+
+
+def matched_images(database: ScratchDatabase) -> Iterator[MatchedImage]:
+    """Yields the images of `matched`, unit by unit; no other query may run meanwhile."""
+    for _, rows in groupby(_rows(database), key=lambda row: row[0]):
+        first, *others = rows
+        regions = tuple(
+            MatchedRegion(label=label, kind=kind, payload=payload, name=name)
+            for *_, label, kind, payload, name in (first, *others)
+            if kind is not None
+        )
+        _, name, image_id, unit_id, etag, height, width, revision, reviewer, *_ = first
+        yield MatchedImage(
+            name=name, image_id=image_id, unit_id=unit_id, etag=etag, height=height, width=width,
+            revision=revision, reviewer=reviewer, regions=regions,
+        )  # fmt: skip
+
+
+def _rows(database: ScratchDatabase) -> Iterator[tuple]:
+    for batch in database.batches(_BATCH):
+        columns = pa.Table.from_batches([batch]).to_pydict().values()
+        yield from zip(*columns, strict=True)
