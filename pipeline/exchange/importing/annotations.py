@@ -34,7 +34,7 @@ class FileImage:
     etag: str | None = None
     """Etag of the photograph that was exported, where the file carries it."""
     revision: int | None = None
-    """Number of the review that was exported, 0 for the model's rows; None if the file is silent."""
+    """Number of the review that was exported, 0 for the model's rows; None if it is not said."""
     reviewer: str | None = None
     """Who annotated it, where the file says it."""
 

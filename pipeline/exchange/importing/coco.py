@@ -16,14 +16,21 @@ _LISTS = ("images", "annotations", "categories")
 class CocoReader:
     """Reads a JSON with lists of images, annotations and categories, in any order."""
 
-    decides_overlaps = False
-
-    def __init__(self, file: BinaryIO, *, uri: str, maps: str | None = None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        uri: str,
+        maps: str | None = None,
+        decides_overlaps: bool = False,
+    ) -> None:
         """Reads instances, or with `maps` the panoptic format.
 
         Args:
             maps: the folder of the PNGs that the annotations name.
+            decides_overlaps: True to lay later instances over earlier ones.
         """
+        self.decides_overlaps = decides_overlaps
         self._file, self._uri, self._maps = file, uri, maps
         self._categories: dict[str, str] = {}
         self._reviewer: str | None = None
@@ -59,14 +66,14 @@ class CocoReader:
 
     def _image(self, image: Mapping[str, Any]) -> FileImage:
         name = image.get("file_name") or _last_name(image.get("coco_url"))
-        revision = image.get("revision")
+        revision = image.get("table_revision")
         return FileImage(
             key=id_key(image["id"]),
             name=str(name or ""),
             height=_side(image.get("height")),
             width=_side(image.get("width")),
-            image_id=image.get("image_id"),
-            etag=image.get("etag"),
+            image_id=image.get("table_image_id"),
+            etag=image.get("table_etag"),
             revision=revision if isinstance(revision, int) else None,
             reviewer=self._reviewer,
         )

@@ -60,7 +60,9 @@ def _match_by_name(database: ScratchDatabase) -> None:
     database.run("CREATE TABLE file_names (name VARCHAR, rank INTEGER, owner VARCHAR)")
     database.run("CREATE TABLE table_names (name VARCHAR, rank INTEGER, owner VARCHAR)")
     _insert_names(
-        database, "file_names", ((key, _file_names(name)) for key, name in database.rows(_UNMATCHED))
+        database,
+        "file_names",
+        ((key, _file_names(name)) for key, name in database.rows(_UNMATCHED)),
     )
     ids = database.rows("SELECT image_id FROM table_images")
     _insert_names(database, "table_names", ((name, _table_names(name)) for (name,) in ids))
@@ -176,7 +178,7 @@ _FINDINGS = {
     "in error in the table": """
         SELECT name, image_id FROM found WHERE num_keys = 1 AND status != 'ok' ORDER BY place
     """,
-    "stale, the photograph has changed since": f"""
+    "stale, the photograph has changed since": """
         SELECT name, image_id FROM found
         WHERE num_keys = 1 AND status = 'ok' AND file_etag != etag ORDER BY place
     """,

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from maskformer import Runs, area_of, encode_segments, is_overlapping, painted, rle_runs
+from maskformer import Runs, encode_segments, is_overlapping, painted, rle_runs
 from pipeline.datasets.coco_segmentation import SegmentationError, segmentation_rle
+from pipeline.datasets.label_names import LabelNames
 from pipeline.datasets.maps import decode_id_map
 from pipeline.datasets.target import LabelError
 from pipeline.exchange.box_masks import row_runs
 from pipeline.exchange.cvat_runs import decode_cvat_runs
 from pipeline.exchange.importing.grouping import MatchedImage, MatchedRegion
+from pipeline.exchange.importing.label_maps import guided_map
 from pipeline.exchange.label_studio_brush import decode_brush
+from pipeline.reviews.revision import ReviewedSegment
 from pipeline.storage import Storage, join
 
 
@@ -56,9 +59,14 @@ class RegionReader:
     decides_overlaps: bool
     """True if a later region lies on top of those before it."""
     storage: Storage
+    map_names: LabelNames | None = None
+    """Names and values of label maps."""
 
-    def masks(self, image: MatchedImage) -> list[DrawnMask]:
+    def masks(self, image: MatchedImage, *, before: Sequence[ReviewedSegment]) -> list[DrawnMask]:
         """Returns the masks of all regions that have a pixel.
+
+        Args:
+            before: the segments that the file was made of.
 
         Raises:
             UnusableImage: a region has an unknown label or no mask, or two overlap and may not.
@@ -67,6 +75,9 @@ class RegionReader:
         for number, region in enumerate(image.regions, start=1):
             if region.kind == "id_map":
                 drawn += self._map_masks(region, image)
+                continue
+            if region.kind == "label_map":
+                drawn += self._label_map_masks(region, image, before=before)
                 continue
             label = self._label(region.label)
             drawn.append(DrawnMask(label=label, runs=self._runs(region, number, image)))
@@ -84,6 +95,41 @@ class RegionReader:
             width=image.width,
         )
         return _masks_of(ids, {number: mask.label for number, mask in enumerate(drawn, 1)})
+
+    def is_same_at_a_glance(
+        self, image: MatchedImage, labels_and_rles: Sequence[tuple[str, str]]
+    ) -> bool:
+        """Returns True if the file has these labels and run lengths, as text; nothing is decoded.
+
+        Args:
+            labels_and_rles: sorted.
+        """
+        if any(region.kind != "rle" for region in image.regions):
+            return False
+        start = f"[{image.height}, {image.width}]\n"
+        of_file = []
+        for region in image.regions:
+            label = region.label if self.labels is None else self.labels.get(region.label)
+            text = region.payload.decode(errors="replace")
+            if label is None or not text.startswith(start):
+                return False
+            of_file.append((label, text[len(start) :]))
+        return sorted(of_file) == labels_and_rles
+
+    def shown(
+        self, image: MatchedImage, *, before: Sequence[ReviewedSegment]
+    ) -> dict[int, str] | None:
+        """Returns the run lengths by segment_id that a map shows of segments that overlap.
+
+        None where the file holds every segment whole.
+        """
+        has_map = any(region.kind in ("id_map", "label_map") for region in image.regions)
+        if not self.may_overlap or not has_map:
+            return None
+        size = {"height": image.height, "width": image.width}
+        runs = [rle_runs(each.rle, **size) for each in before]
+        shapes = encode_segments(painted(runs, [each.segment_id for each in before], **size))
+        return dict(zip(shapes.ids.tolist(), shapes.rles, strict=True))
 
     def _label(self, key: str) -> str:
         name = key if self.labels is None else self.labels.get(key)
@@ -136,6 +182,24 @@ class RegionReader:
                 _NO_MAP, f"{region.name}: segment {lacking[0]} has no pixel in the map"
             )
         return _masks_of(ids, labels)
+
+    def _label_map_masks(
+        self, region: MatchedRegion, image: MatchedImage, *, before: Sequence[ReviewedSegment]
+    ) -> list[DrawnMask]:
+        assert self.map_names is not None, "a reader of label maps comes with names"
+        uri = region.payload.decode()
+        try:
+            target = self.map_names.values.target(
+                self.storage.read(uri), labels=self.map_names.labels, source=uri
+            )
+        except LabelError as error:
+            raise UnusableImage(_NO_MAP, str(error)) from error
+        check_size(target.ids, image=image, name=uri)
+        names = {
+            each.id: self._label(self.map_names.labels.names[each.label_id])
+            for each in target.segments
+        }
+        return _masks_of(*guided_map(target.ids.astype(np.int32), names, before))
 
 
 _NO_MASK = "with a region that is no mask"
@@ -221,8 +285,3 @@ def _overlapping_pair(masks: Sequence[DrawnMask], *, height: int) -> str:
     x, y = divmod(int(runs[later, 0]), height)
     labels = [masks[owners[at]].label for at in (earlier, later)]
     return f"{labels[0]} and {labels[1]} at x {x}, y {y}"
-
-
-def num_pixels(masks: Sequence[DrawnMask]) -> int:
-    """Returns the pixels of all masks."""
-    return sum(area_of(mask.runs) for mask in masks)

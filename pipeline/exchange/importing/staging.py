@@ -7,7 +7,7 @@ the regions back image by image.
 
 import pyarrow as pa
 
-from pipeline.exchange.importing.annotations import AnnotationReader, FileImage, Region
+from pipeline.exchange.importing.annotations import AnnotationReader, Region
 from pipeline.table.scratch import ScratchDatabase
 
 _ROWS_AT_ONCE = 1 << 14

@@ -1,0 +1,135 @@
+"""Reads what a table and its reviews hold of the images of a file: the states to compare with."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pyarrow as pa
+
+from pipeline.corpora.parquet import read_parquet
+from pipeline.exchange.importing.grouping import MatchedImage
+from pipeline.reviews.log import LogEntry, ReviewLog
+from pipeline.reviews.model_rows import ModelState, model_segment
+from pipeline.reviews.revision import ReviewedSegment, Revision, image_key
+from pipeline.storage import File
+from pipeline.table.plans import plan_numbers
+from pipeline.table.store import TableSpec, TableStore, rows_of_unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageState:
+    """The segments of an image before the import."""
+
+    rows: pa.Table
+    """The model's rows."""
+    model: ModelState
+    """The same without segments; `model_segments` reads them."""
+    newest: Revision | None
+    """The newest revision, of whatever version of the photograph."""
+    parent: int
+    """The revision that the segments are of; 0 for the model's rows."""
+    reviewed: tuple[ReviewedSegment, ...] | None
+    """The segments of that revision; None for the model's rows."""
+
+    @cached_property
+    def model_segments(self) -> tuple[ReviewedSegment, ...]:
+        return tuple(model_segment(row) for row in self.rows.to_pylist())
+
+    @property
+    def segments(self) -> tuple[ReviewedSegment, ...]:
+        return self.model_segments if self.reviewed is None else self.reviewed
+
+    def labels_and_rles(self) -> list[tuple[str, str]]:
+        """Returns label and run lengths of each segment, sorted."""
+        if self.reviewed is None:
+            pairs = zip(self.rows["label"].to_pylist(), self.rows["rle"].to_pylist(), strict=True)
+        else:
+            pairs = ((segment.label, segment.rle) for segment in self.reviewed)
+        return sorted(pairs)
+
+
+@dataclass(kw_only=True)
+class TableStates:
+    """Reads states unit by unit; the rows of one unit are in memory."""
+
+    table: TableStore
+    log: ReviewLog
+    spec: TableSpec
+    ignores_reviews: bool = False
+    """True if the file was made of the model's segments alone."""
+    _unit_id: str | None = None
+    _rows: pa.Table | None = None
+    _places: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @cached_property
+    def _files(self) -> Mapping[str, File]:
+        return self.table.segment_files()
+
+    @cached_property
+    def _plans(self) -> Mapping[str, int]:
+        return plan_numbers(self.table)
+
+    @cached_property
+    def _entries(self) -> Mapping[str, Mapping[int, LogEntry]]:
+        return self.log.entries()
+
+    def of(self, image: MatchedImage) -> ImageState:
+        """Returns the state that the file was made of: that of its revision, else the newest."""
+        if image.unit_id != self._unit_id:
+            self._read_unit(image.unit_id)
+        start, stop = self._places.get(image.image_id, (0, 0))
+        assert self._rows is not None, "a unit was read"
+        newest = self._newest(image.image_id)
+        parent, reviewed = 0, None
+        asked = 0 if self.ignores_reviews else image.revision
+        if newest is not None and asked != 0 and counts(newest, image):
+            number = asked or newest.revision
+            at = newest
+            if 0 < number < newest.revision:
+                at = self.log.read(image.image_id, number)
+            if counts(at, image):
+                parent = at.revision
+                reviewed = () if at.status == "unusable" else at.segments
+        return ImageState(
+            rows=self._rows.slice(start, stop - start),
+            model=ModelState(
+                image_id=image.image_id,
+                unit_id=image.unit_id,
+                plan=self._plans.get(image.unit_id, -1),
+                etag=image.etag,
+                table_fingerprint=self.spec.fingerprint,
+                model_fingerprint=self.spec.model_fingerprint,
+                height=image.height,
+                width=image.width,
+                segments=(),
+            ),
+            newest=newest,
+            parent=parent,
+            reviewed=reviewed,
+        )
+
+    def _newest(self, image_id: str) -> Revision | None:
+        numbers = self._entries.get(image_key(image_id))
+        return self.log.read(image_id, max(numbers)) if numbers else None
+
+    def _read_unit(self, unit_id: str) -> None:
+        file = self._files[unit_id]
+        with self.table.storage.open(file.uri, etag=file.etag, size=file.size) as data:
+            self._rows = read_parquet(data, rows=rows_of_unit(file.uri, unit_id))
+        self._unit_id = unit_id
+        self._places = {name: (start, stop) for name, start, stop in _stretches(self._rows)}
+
+
+def counts(revision: Revision, image: MatchedImage) -> bool:
+    """Returns True if a revision is of the photograph that the table has now."""
+    of_table = (image.etag, image.height, image.width)
+    return (revision.base_etag, revision.height, revision.width) == of_table
+
+
+def _stretches(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """Yields each image with its first row and the row after its last one."""
+    start, names = 0, rows["image_id"].to_pylist()
+    for at in range(1, len(names) + 1):
+        if at == len(names) or names[at] != names[start]:
+            yield names[start], start, at
+            start = at
