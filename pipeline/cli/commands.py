@@ -166,6 +166,26 @@ _COMMANDS = [
         examples=("compact s3://bucket/table", "compact segments/ --remove_units_after_days 30"),
     ),
     Command(
+        name="export",
+        summary="Write a segment table in a format of other tools.",
+        details=(
+            "Run it again after any stop: it ends with the same bytes; export.json comes last.\n"
+            "Exit codes: 0 done, 2 wrong usage, 3 some photographs missing, 75 try again."
+        ),
+        parts="pipeline.exchange.settings:EXPORT",
+        run="pipeline.exchange.exporting.run:export_table",
+        positional=("table", "output"),
+        usual=(
+            "table output format labels min_score where segments splits images image_root "
+            "shard_images reviewed endpoint_url"
+        ),
+        examples=(
+            "export segments/ coco/ --format coco_panoptic --splits train=0.9,val=0.1",
+            "export s3://b/table s3://b/yolo --format yolo --labels car,person --min_score 0.9",
+            'export segments/ hub/ --format hf --where "area > 400 AND score > 0.8"',
+        ),
+    ),
+    Command(
         name="zoo",
         summary="List the published models: name, size, labels, score.",
         details="Each name can be given to --model; the weights are downloaded once.",

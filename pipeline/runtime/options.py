@@ -109,7 +109,7 @@ def _option(field: "dataclasses.Field[Any]", *, hint: Any, text: str, group: str
         takes = "true|false" if field.default is True else ""
     return Option(
         name=field.name,
-        takes="" if is_bool and not takes else _TAKES.get(field.name, takes),
+        takes="" if is_bool and not takes else _named_value(field.name, inner, takes),
         must_be=_must_be(inner) + (" or null" if inner != hint else ""),
         choices=tuple(str(choice) for choice in choices),
         default=field.default,
@@ -120,6 +120,13 @@ def _option(field: "dataclasses.Field[Any]", *, hint: Any, text: str, group: str
         is_list=tuple in (typing.get_origin(inner), *map(typing.get_origin, _members(inner))),
         is_secret=not field.repr,
     )
+
+
+def _named_value(name: str, hint: Any, takes: str) -> str:
+    """Returns what help calls a value; options of several commands share a name by chance."""
+    is_other = typing.get_origin(hint) is typing.Literal or _TAKES.get(name) == "FILE"
+    is_other &= typing.get_origin(hint) in (typing.Literal, tuple)
+    return takes if is_other else _TAKES.get(name, takes)
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

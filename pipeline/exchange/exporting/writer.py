@@ -30,12 +30,14 @@ class ExportPlan:
     """Names of the parts; `("default",)` without --splits."""
     num_images: Mapping[str, int]
     """Number of images of each split, as the table has them; some may be left out later."""
-    shard_images: int
-    """Most images of one shard, where the format has shards."""
+    shard_images: int | None
+    """Most images of one shard or JSON; None for what is usual in the format."""
     has_photos: bool
     """True if the export holds the photographs, or links to them."""
     model: Mapping[str, object]
-    """What the table says of its model: place, revision, licence, fingerprint."""
+    """What the table says of its model: fingerprint, thresholds, place and so on."""
+    licence: str | None = None
+    """Licence of the exported data, as the user gives it."""
     losses: Counter[str] = field(default_factory=Counter)
     """Counts of what the format cannot hold, by a sentence about it; the writer adds to it."""
 
