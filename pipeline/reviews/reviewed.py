@@ -73,7 +73,6 @@ def segments(
     """
     store, log = _opened(table, reviews, storage=storage)
     schema = _selected(REVIEWED_SEGMENTS, columns)
-    # What is read of the table is the same for both parts: it was opened before.
     model = latest_segments(
         store.uri, columns=_model_columns(schema, SEGMENTS), storage=store.storage
     )
@@ -115,11 +114,7 @@ def images(
             for revision in laid_revisions(store, log, on_stale=on_stale)
         }
         for batch in model:
-            rows = [
-                {**row, **changes.get(row["image_id"], _UNREVIEWED)} for row in batch.to_pylist()
-            ]
-            whole = pa.RecordBatch.from_pylist(rows, schema=REVIEWED_IMAGES)
-            yield whole.select(schema.names)
+            yield _changed(batch, changes).select(schema.names)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
 
