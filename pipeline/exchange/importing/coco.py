@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from pipeline.exchange.importing.annotations import FileImage, Region, UnreadableFile
+from pipeline.exchange.importing.annotations import FileImage, Kind, Region, UnreadableFile
 from pipeline.exchange.importing.json_elements import JsonElements
 
 _LISTS = ("images", "annotations", "categories")
@@ -79,18 +79,17 @@ class CocoReader:
         )
 
     def _region(self, annotation: Mapping[str, Any]) -> Region:
+        kind: Kind
         shape = annotation.get("segmentation")
-        if annotation.get("iscrowd") and not isinstance(shape, dict):
-            shape = None
-        if isinstance(shape, dict) and isinstance(shape.get("counts"), str):
-            size = shape.get("size")
-            kind, payload = "rle", f"{size}\n{shape['counts']}".encode(errors="surrogatepass")
+        if annotation.get("iscrowd"):
+            kind, payload = "problem", b"is a crowd (iscrowd 1), which no table holds"
+        elif isinstance(shape, dict) and isinstance(shape.get("counts"), str):
+            text = f"{shape.get('size')}\n{shape['counts']}"
+            kind, payload = "rle", text.encode(errors="surrogatepass")
         elif shape:
             kind, payload = "polygons", msgspec.json.encode(shape)
         else:
             kind, payload = "problem", b"has no segmentation, only a box or nothing"
-        if annotation.get("iscrowd"):
-            kind, payload = "problem", b"is a crowd (iscrowd 1), which no table holds"
         return Region(
             image=id_key(annotation["image_id"]),
             label=id_key(annotation["category_id"]),
@@ -125,9 +124,11 @@ class CocoReader:
 
 def id_key(value: object) -> str:
     """Returns a key for an id: 1.0 is the number 1, and "1" another id."""
+    if type(value) is int:
+        return str(value)
     if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, int) else json.dumps(value)
+        return str(int(value))
+    return json.dumps(value)
 
 
 def _side(value: object) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from pipeline.exchange.importing.annotations import UnreadableFile
 
 _CHUNK_BYTES = 1 << 22
+_COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -34,7 +35,8 @@ class JsonElements:
         """
         first = self._next_character()
         if first == "[":
-            yield from ((None, index, element) for index, element in self._list())
+            for index, element in self._list():
+                yield None, index, element
         elif first == "{":
             yield from self._object()
         else:
@@ -53,7 +55,8 @@ class JsonElements:
                 raise self._wrong('must have "key": value')
             self._at += 1
             if self._next_character() == "[":
-                yield from ((key, index, element) for index, element in self._list())
+                for index, element in self._list():
+                    yield key, index, element
             else:
                 yield key, 0, self._value()
             if not self._is_followed(closing="}"):
@@ -68,7 +71,11 @@ class JsonElements:
         while True:
             yield index, self._value()
             index += 1
-            if not self._is_followed(closing="]"):
+            # The usual case at once: a comma, and the next element in the buffer.
+            comma = _COMMA.match(self._text, self._at)
+            if comma and comma.end() < len(self._text):
+                self._at = comma.end()
+            elif not self._is_followed(closing="]"):
                 return
 
     def _is_followed(self, *, closing: str) -> bool:

@@ -207,7 +207,7 @@ class _Importer:
             raise ValueError(
                 f"{self.settings.file} does not say who corrected it; give --reviewer NAME"
             )
-        return state.model.revision(
+        return self.states.model_of(image, state).revision(
             revision=(state.newest.revision if state.newest else 0) + 1,
             parent_revision=state.parent,
             status="corrected",

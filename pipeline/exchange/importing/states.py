@@ -22,8 +22,6 @@ class ImageState:
 
     rows: pa.Table
     """The model's rows."""
-    model: ModelState
-    """The same without segments; `model_segments` reads them."""
     newest: Revision | None
     """The newest revision, of whatever version of the photograph."""
     parent: int
@@ -92,21 +90,28 @@ class TableStates:
                 reviewed = () if at.status == "unusable" else at.segments
         return ImageState(
             rows=self._rows.slice(start, stop - start),
-            model=ModelState(
-                image_id=image.image_id,
-                unit_id=image.unit_id,
-                plan=self._plans.get(image.unit_id, -1),
-                etag=image.etag,
-                table_fingerprint=self.spec.fingerprint,
-                model_fingerprint=self.spec.model_fingerprint,
-                height=image.height,
-                width=image.width,
-                segments=(),
-            ),
             newest=newest,
             parent=parent,
             reviewed=reviewed,
         )
+
+    def model_of(self, image: MatchedImage, state: ImageState) -> ModelState:
+        """Returns what a revision says of the model's rows that it is about."""
+        return ModelState(
+            image_id=image.image_id,
+            unit_id=image.unit_id,
+            plan=self._plans.get(image.unit_id, -1),
+            etag=image.etag,
+            table_fingerprint=self._fingerprint,
+            model_fingerprint=self.spec.model_fingerprint,
+            height=image.height,
+            width=image.width,
+            segments=state.model_segments,
+        )
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self.spec.fingerprint
 
     def _newest(self, image_id: str) -> Revision | None:
         numbers = self._entries.get(image_key(image_id))
