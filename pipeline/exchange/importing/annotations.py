@@ -5,8 +5,7 @@ memory; `regions.py` turns it into a map.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 Kind = Literal["rle", "polygons", "cvat", "brush", "id_map", "label_map", "problem"]
 """`rle`: COCO's compressed counts. `polygons`: a segmentation of COCO as JSON. `cvat`: JSON with
@@ -18,8 +17,7 @@ class UnreadableFile(ValueError):
     """A file of annotations is cut off, or of another format; nothing of it can be taken."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileImage:
+class FileImage(NamedTuple):
     """An image as a file of annotations lists it."""
 
     key: str
@@ -39,8 +37,7 @@ class FileImage:
     """Who annotated it, where the file says it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A part of an image with one label; a map of a whole image is one region too."""
 
     image: str

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -17,8 +19,7 @@ _BATCH = """
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MatchedRegion:
+class MatchedRegion(NamedTuple):
     """A region of the file."""
 
     label: str
@@ -45,13 +46,9 @@ class MatchedImage:
 
 def matched_images(database: ScratchDatabase) -> Iterator[MatchedImage]:
     """Yields the images of `matched`, unit by unit; no other query may run meanwhile."""
-    for _, rows in groupby(_rows(database), key=lambda row: row[0]):
+    for _, rows in groupby(_rows(database), key=itemgetter(0)):
         first, *others = rows
-        regions = tuple(
-            MatchedRegion(label=label, kind=kind, payload=payload, name=name)
-            for *_, label, kind, payload, name in (first, *others)
-            if kind is not None
-        )
+        regions = tuple(MatchedRegion(*row[-4:]) for row in (first, *others) if row[-3] is not None)
         _, name, image_id, unit_id, etag, height, width, revision, reviewer, *_ = first
         yield MatchedImage(
             name=name, image_id=image_id, unit_id=unit_id, etag=etag, height=height, width=width,

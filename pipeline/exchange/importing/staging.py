@@ -5,6 +5,9 @@ however many images there are. `matching.py` finds the images in the table, and 
 the regions back image by image.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyarrow as pa
 
 from pipeline.exchange.importing.annotations import AnnotationReader, Region
@@ -51,15 +54,9 @@ def stage(reader: AnnotationReader, *, database: ScratchDatabase) -> tuple[int, 
     regions = _Rows("regions", _REGIONS, database=database)
     for found in reader:
         if isinstance(found, Region):
-            regions.add(
-                found.image, found.label, found.kind, found.payload, found.level, found.name,
-                num_bytes=len(found.payload),
-            )  # fmt: skip
+            regions.add(found, num_bytes=len(found.payload))
         else:
-            images.add(
-                found.key, found.name, found.height, found.width, found.image_id, found.etag,
-                found.revision, found.reviewer,
-            )  # fmt: skip
+            images.add(found)
     images.flush()
     regions.flush()
     return images.count, regions.count
@@ -76,8 +73,8 @@ class _Rows:
         with database.view("no_rows", schema.empty_table()):
             database.run(f"CREATE TABLE {name} AS SELECT * FROM no_rows")
 
-    def add(self, *values: object, num_bytes: int = 0) -> None:
-        self._rows.append((*values, self.count))
+    def add(self, row: Sequence[Any], *, num_bytes: int = 0) -> None:
+        self._rows.append(row)
         self.count += 1
         self._bytes += num_bytes
         if len(self._rows) >= _ROWS_AT_ONCE or self._bytes >= _BYTES_AT_ONCE:
@@ -85,6 +82,7 @@ class _Rows:
 
     def flush(self) -> None:
         if self._rows:
-            columns = [list(column) for column in zip(*self._rows, strict=True)]
+            columns: list[Any] = [list(column) for column in zip(*self._rows, strict=True)]
+            columns.append(range(self.count - len(self._rows), self.count))
             self._database.insert(self._name, pa.table(columns, schema=self._schema))
             self._rows, self._bytes = [], 0
