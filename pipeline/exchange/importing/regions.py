@@ -12,7 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from maskformer import Runs, encode_segments, is_overlapping, painted, rle_runs
-from pipeline.datasets.coco_segmentation import SegmentationError, segmentation_rle
+from pipeline.datasets.coco_segmentation import (
+    SegmentationError,
+    check_segmentation,
+    segmentation_rle,
+)
 from pipeline.datasets.label_names import LabelNames
 from pipeline.datasets.maps import decode_id_map
 from pipeline.datasets.target import LabelError
@@ -79,8 +83,8 @@ class RegionReader:
             if region.kind == "label_map":
                 drawn += self._label_map_masks(region, image, before=before)
                 continue
-            label = self._label(region.label)
-            drawn.append(DrawnMask(label=label, runs=self._runs(region, number, image)))
+            runs = self._runs(region, number, image)
+            drawn.append(DrawnMask(label=self._label(region.label), runs=runs))
         if self.may_overlap or not is_overlapping([mask.runs for mask in drawn]):
             return [mask for mask in drawn if len(mask.runs)]
         if not self.decides_overlaps:
@@ -146,6 +150,7 @@ class RegionReader:
             if region.kind == "rle":
                 return _coco_runs(region.payload, **size)
             if region.kind == "polygons":
+                check_segmentation(region.payload, **size)
                 return rle_runs(segmentation_rle(region.payload, **size), **size)
             if region.kind == "cvat":
                 return _cvat_runs(region.payload, **size)
