@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 
 _REFUSED = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
+_FILE = re.compile(r"(?i)\.(tar(\.\w+)?|t[gbx]z2?|tb2|tzst|parquet)$")
+"""Ending of a file that holds images: their ids begin with its name, and a folder called x.tar would
+be taken for a file."""
 _LONGEST_PART_BYTES = 180
 """Of a file's name 255 bytes are allowed; endings and names of drafts take some."""
 _LONGEST_BYTES = 700
@@ -24,6 +27,7 @@ def stem_of(
     has_ending: bool,
     reserved_folders: Iterable[str] = (),
     allows_dots: bool = True,
+    allows_folders: bool = True,
 ) -> str:
     """Returns the path of an image in an export, without its extension.
 
@@ -33,16 +37,18 @@ def stem_of(
         has_ending: True if the image_id is the name of a file: the ending of an image is cut off.
         reserved_folders: folders that mean something to readers, and are renamed.
         allows_dots: False to keep dots out of the last part.
+        allows_folders: False for names without folders; two underscores stand between their parts.
     """
     name = unicodedata.normalize("NFC", image_id)
     if has_ending and ending(name) in IMAGE_ENDINGS:
         name = name.rpartition(".")[0]
     reserved = frozenset(reserved_folders)
     *folders, last = [part for part in name.split("/") if part not in ("", ".")] or ["image"]
-    parts = [f"{part}_" if part in reserved else part for part in map(_safe, folders)]
+    folders = [_safe(_FILE.sub("", part) or part) for part in folders]
+    parts = [f"{part}_" if part in reserved else part for part in folders]
     last = _safe(last)
     parts.append(last if allows_dots else last.replace(".", "_"))
-    path = "/".join(parts)
+    path = "/".join(parts) if allows_folders else _safe("__".join(parts))
     return path if len(path.encode()) <= _LONGEST_BYTES else _digest(image_id, 32)
 
 

@@ -141,12 +141,12 @@ def laid_revisions(
     if content is None:
         raise FileNotFoundError(f"{table.uri} is no segment table: it has no _table.json")
     spec = TableSpec.of(content)
-    entries = log.entries()
-    current = _current_images(table, entries.keys()) if entries else {}
-    newest = [(key, max(numbers)) for key, numbers in entries.items()]
-    for revision in log.revisions(newest, entries=entries):
+    listing = log.listing()
+    newest = listing.newest()
+    current = current_images(table, (key for key, _ in newest)) if newest else {}
+    for revision in log.revisions(newest, listing=listing):
         row = current.get(revision.image_id)
-        reason = _reason_stale(revision, row, spec=spec)
+        reason = reason_stale(revision, row, spec=spec)
         if reason is None:
             yield _with_labels_of(spec, revision)
             continue
@@ -174,7 +174,7 @@ def _opened(
     return store, ReviewLog.of_table(store.uri, reviews=reviews, storage=store.storage)
 
 
-def _current_images(table: TableStore, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+def current_images(table: TableStore, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns the latest rows of the images with these keys, by image_id."""
     wanted = set(keys)
     found = {}
@@ -185,7 +185,7 @@ def _current_images(table: TableStore, keys: Iterable[str]) -> dict[str, dict[st
     return found
 
 
-def _reason_stale(revision: Revision, row: dict[str, Any] | None, *, spec: TableSpec) -> str | None:
+def reason_stale(revision: Revision, row: dict[str, Any] | None, *, spec: TableSpec) -> str | None:
     """Returns why a revision does not count; None if it does."""
     if row is None:
         return "the image is not in the table"

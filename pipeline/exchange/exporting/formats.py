@@ -22,6 +22,8 @@ class Format:
     """Names of folders that mean something else to its readers; those of images are changed."""
     allows_dots: bool = True
     """False if a name ends at its first dot, as in WebDataset."""
+    allows_folders: bool = True
+    """False if readers find images in one folder alone, as supervision with YOLO's."""
     needs_photos: bool = False
     """True if the format cannot be without the photographs' bytes."""
 
@@ -41,7 +43,7 @@ FORMATS: Mapping[str, Format] = {
     "coco_panoptic": Format(writer=f"{_HERE}.coco_panoptic:CocoPanoptic"),
     "coco_instances": Format(writer=f"{_HERE}.coco_instances:CocoInstances"),
     "label_maps": Format(writer=f"{_HERE}.label_maps:LabelMaps", reserved_folders=_MAP_FOLDERS),
-    "yolo": Format(writer=f"{_HERE}.yolo:Yolo", reserved_folders=("images", "labels")),
+    "yolo": Format(writer=f"{_HERE}.yolo:Yolo", allows_folders=False),
     "hf": Format(writer=f"{_HERE}.hub:Hub", needs_photos=True),
     "webdataset": Format(
         writer=f"{_HERE}.webdataset:WebDataset", allows_dots=False, needs_photos=True

@@ -125,6 +125,7 @@ def _stem(row: Mapping[str, Any], format: Format) -> str:
         has_ending=row["member"] is None,
         reserved_folders=format.reserved_folders,
         allows_dots=format.allows_dots,
+        allows_folders=format.allows_folders,
     )
 
 

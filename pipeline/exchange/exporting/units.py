@@ -78,9 +78,8 @@ def rows_by_image(segments: pa.Table) -> dict[str, tuple[int, int]]:
 
 def _latest(rows: UnitRows, *, now: Generations) -> UnitRows:
     images = rows.images
-    is_latest = now.is_latest(
-        images["image_id"].combine_chunks(), images["unit_id"].combine_chunks()
-    )
+    ids, unit_ids = (images[name].combine_chunks() for name in ("image_id", "unit_id"))
+    is_latest = now.is_latest(ids, unit_ids)
     images = images.filter(pc.and_(pa.array(is_latest), pc.equal(images["status"], "ok")))
     return UnitRows(unit_id=rows.unit_id, images=images.sort_by("position"), segments=rows.segments)
 
