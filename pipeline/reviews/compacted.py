@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
-from pipeline.reviews.revision import Revision, image_key, revision_of
+from pipeline.reviews.revision import Revision, review_key, revision_of
 from pipeline.storage import Storage, join
 from pipeline.table.compacted import pointer_file, pointer_generations
 
@@ -95,7 +95,7 @@ def joined_revisions(reviews: str, pointer: ReviewsPointer, *, storage: Storage)
             rows = read_parquet(data, columns=["image_id", "revision"])
         found = zip(rows["image_id"].to_pylist(), rows["revision"].to_pylist(), strict=True)
         for row, (image_id, revision) in enumerate(found):
-            of_image = places.setdefault(image_key(image_id), {})
+            of_image = places.setdefault(review_key(image_id), {})
             of_image[revision] = JoinedPlace(file=file, row=row)
     return JoinedRevisions(pointer=pointer, places=places)
 

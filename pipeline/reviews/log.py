@@ -26,7 +26,7 @@ from pipeline.reviews.compacted import (
     read_reviews_pointer,
     stream_joined,
 )
-from pipeline.reviews.revision import REVISIONS, Revision, image_key, revision_of, table_of
+from pipeline.reviews.revision import REVISIONS, Revision, review_key, revision_of, table_of
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import File, Storage, join
 from pipeline.storage.locations import check_folder_location
@@ -97,7 +97,7 @@ class ReviewLog:
 
     def file(self, image_id: str, revision: int) -> str:
         """Returns the location of a revision in the log."""
-        return self.own_file(image_key(image_id), revision)
+        return self.own_file(review_key(image_id), revision)
 
     def own_file(self, key: str, revision: int) -> str:
         """Returns the location of a revision in the log, by the key of its image."""
@@ -124,7 +124,7 @@ class ReviewLog:
             DamagedRevision: its file cannot be read.
         """
         # A joined file comes first: only it is sure to hold the revision that came first.
-        place = self.joined().place(image_key(image_id), revision)
+        place = self.joined().place(review_key(image_id), revision)
         if place is None:
             return self._read_moved(self.file(image_id, revision))
         return read_joined(self.uri, place, storage=self.storage)
@@ -148,7 +148,7 @@ class ReviewLog:
             place, to_parquet(revision)
         )
         # Between the listing and the write, `compact` may have joined and removed that number.
-        is_joined = self.joined().place(image_key(revision.image_id), revision.revision)
+        is_joined = self.joined().place(review_key(revision.image_id), revision.revision)
         if (is_joined or not is_written) and self.read(
             revision.image_id, revision.revision
         ) != revision:
@@ -161,14 +161,14 @@ class ReviewLog:
 
         The same save twice is stored once.
         """
-        folder = join(self.uri, BRANCHES, image_key(revision.image_id))
+        folder = join(self.uri, BRANCHES, review_key(revision.image_id))
         place = join(folder, f"{revision.submission[:24]}.parquet")
         self.storage.write_new(place, to_parquet(revision))
         return place
 
     def branches(self, image_id: str) -> list[Revision]:
         """Returns the saves of an image that conflicted with another's, the oldest first."""
-        folder = join(self.uri, BRANCHES, image_key(image_id))
+        folder = join(self.uri, BRANCHES, review_key(image_id))
         names = (file.uri for file in self.storage.files(folder))
         files = [name for name in names if name.endswith(".parquet") and "/." not in name]
         return sorted(map(self.read_own, files), key=lambda branch: branch.created_at)
@@ -225,7 +225,7 @@ class ReviewLog:
         raise FileNotFoundError(f"the joined files of {self.uri} vanish while they are read")
 
     def _numbers(self, image_id: str) -> set[int]:
-        key = image_key(image_id)
+        key = review_key(image_id)
         files = self.storage.files(join(self.uri, LOG, key))
         own = {_place(file.uri)[1] for file in files if is_revision_file(file.uri)}
         return own | {*self.joined().places.get(key, {})}

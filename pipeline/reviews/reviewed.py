@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.reviews.log import ReviewLog
-from pipeline.reviews.revision import ReviewedSegment, Revision, image_key
+from pipeline.reviews.revision import ReviewedSegment, Revision, review_key
 from pipeline.reviews.rules import is_thing
 from pipeline.storage import Storage
 from pipeline.table.latest import latest_images, latest_segments
@@ -179,7 +179,7 @@ def current_images(table: TableStore, keys: Iterable[str]) -> dict[str, dict[str
     wanted = set(keys)
     found = {}
     for batch in latest_images(table.uri, columns=_CURRENT, storage=table.storage):
-        is_wanted = [image_key(image_id) in wanted for image_id in batch["image_id"].to_pylist()]
+        is_wanted = [review_key(image_id) in wanted for image_id in batch["image_id"].to_pylist()]
         for row in batch.filter(pa.array(is_wanted, pa.bool_())).to_pylist():
             found[row["image_id"]] = row
     return found

@@ -185,7 +185,7 @@ REVISIONS = pa.schema(
 """One row per revision."""
 
 
-def image_key(image_id: str) -> str:
+def review_key(image_id: str) -> str:
     """Returns the name of an image's folder in the log: 24 hexadecimal digits."""
     return hashlib.sha256(image_id.encode(errors="surrogatepass")).hexdigest()[:24]
 

@@ -26,7 +26,7 @@ from pipeline.reviews.compacted import (
     stream_joined,
 )
 from pipeline.reviews.log import REVISION_FILES, LogListing, ReviewLog
-from pipeline.reviews.revision import REVISIONS, image_key
+from pipeline.reviews.revision import REVISIONS, review_key
 from pipeline.runtime.progress import duration
 from pipeline.runtime.threads import map_ahead
 from pipeline.runtime.wording import count
@@ -204,7 +204,7 @@ def _joined_rows(log: ReviewLog, file: JoinedFile) -> Iterator[_Row]:
 
 
 def _keyed(row: pa.Table) -> _Row:
-    return (image_key(row["image_id"][0].as_py()), row["revision"][0].as_py()), row
+    return (review_key(row["image_id"][0].as_py()), row["revision"][0].as_py()), row
 
 
 def _checked(rows: pa.Table, name: str) -> pa.Table:

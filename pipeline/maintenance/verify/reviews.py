@@ -11,7 +11,7 @@ from pipeline.maintenance.verify.findings import Findings
 from pipeline.reviews.compacted import JoinedFile, stream_joined
 from pipeline.reviews.log import BRANCHES, LOG, DamagedRevision, LogListing, ReviewLog
 from pipeline.reviews.reviewed import current_images, reason_stale
-from pipeline.reviews.revision import Revision, image_key, revision_of
+from pipeline.reviews.revision import Revision, review_key, revision_of
 from pipeline.reviews.rules import broken_rules
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import below, join
@@ -48,7 +48,7 @@ def check_reviews(
     current = current_images(table, numbers)
     stale: list[str] = []
     for place, key, number, revision in _read_all(log, listing, findings=findings):
-        if (image_key(revision.image_id), revision.revision) != (key, number):
+        if (review_key(revision.image_id), revision.revision) != (key, number):
             seen = f"revision {revision.revision} of {revision.image_id}"
             findings.add("review_number", place, f"it holds {seen}")
         parent = revision.parent_revision
@@ -117,7 +117,7 @@ def _joined(
         for batch in stream_joined(log.uri, file, storage=log.storage):
             for revision in map(revision_of, batch.to_pylist()):
                 rows += 1
-                entry = image_key(revision.image_id), revision.revision
+                entry = review_key(revision.image_id), revision.revision
                 if entry not in digests:
                     yield f"{file.name}, image {revision.image_id}", *entry, revision
                 elif digests[entry] != hash(revision):

@@ -21,6 +21,7 @@ from pipeline.maintenance.verify.tables import verify_table
 from pipeline.reviews.log import ReviewLog, to_parquet
 from pipeline.reviews.model_rows import model_state
 from pipeline.reviews.revision import Revision
+from pipeline.reviews.rules import REVIEW_RULES
 from pipeline.reviews.saving import save
 from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore
@@ -152,6 +153,11 @@ def test_joined_files_are_compared_with_the_log(table, filled):
     place = filled.file(IMAGES[0], 2)
     STORAGE.write(place, to_parquet(filled.read(IMAGES[0], 2).replace(comment="other")))
     assert verified(table, filled).findings.counts == {"review_joined": 1}
+
+
+def test_all_rules_of_reviews_are_tried_here():
+    elsewhere = {"review_file", "review_image", "review_joined"}
+    assert DAMAGES.keys() | elsewhere == REVIEW_RULES.keys()
 
 
 # Compaction
