@@ -13,8 +13,8 @@ from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 
 _REFUSED = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 _FILE = re.compile(r"(?i)\.(tar(\.\w+)?|t[gbx]z2?|tb2|tzst|parquet)$")
-"""Ending of a file that holds images: their ids begin with its name, and a folder called x.tar would
-be taken for a file."""
+"""Ending of a file that holds images: their ids begin with its name, and a folder called x.tar
+would be taken for a file."""
 _LONGEST_PART_BYTES = 180
 """Of a file's name 255 bytes are allowed; endings and names of drafts take some."""
 _LONGEST_BYTES = 700
@@ -40,8 +40,9 @@ def stem_of(
         allows_folders: False for names without folders; two underscores stand between their parts.
     """
     name = unicodedata.normalize("NFC", image_id)
-    if has_ending and ending(name) in IMAGE_ENDINGS:
-        name = name.rpartition(".")[0]
+    before = name.rpartition(".")[0]
+    if has_ending and ending(name) in IMAGE_ENDINGS and before.rpartition("/")[2]:
+        name = before
     reserved = frozenset(reserved_folders)
     *folders, last = [part for part in name.split("/") if part not in ("", ".")] or ["image"]
     folders = [_safe(_FILE.sub("", part) or part) for part in folders]

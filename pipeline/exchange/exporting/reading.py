@@ -20,7 +20,7 @@ from pipeline.exchange.exporting.photographs import (
     sources_by_unit,
     sources_of_rows,
 )
-from pipeline.exchange.exporting.reviews import NewestReviews, reviewed_segments
+from pipeline.exchange.exporting.reviews import NewestReviews
 from pipeline.exchange.exporting.selection import Selection
 from pipeline.exchange.exporting.survey import Splits, Survey, known_ending
 from pipeline.exchange.exporting.units import UnitRows, read_units, rows_by_image
@@ -66,12 +66,6 @@ class ExportCounts:
             shown.append(f"{image_id}: {message}" if message else image_id)
 
 
-UNUSABLE = "reviewed as unusable"
-UNREVIEWED = "not reviewed"
-STALE = "reviewed before the photograph changed"
-"""Reasons to leave out an image that are no problem of its photograph."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TableReader:
     """Reads the records of an export."""
@@ -84,8 +78,6 @@ class TableReader:
     photographs: Photographs | None
     """None to leave the photographs where they are."""
     model: str
-    label_ids: Mapping[str, int]
-    """Of all labels of the table, by name."""
     counts: ExportCounts = field(default_factory=ExportCounts)
 
     def records(self) -> Iterator[ImageExport]:
@@ -153,50 +145,34 @@ class TableReader:
     def _unit(self, rows: UnitRows) -> "_Unit":
         images = rows.images.to_pylist()
         revisions = self.reviews.of_images(images)
-        kept = [row for row in images if self._is_wanted(row, revisions)]
-        laid = {
-            row["image_id"]: revision
-            for row in kept
-            if (revision := revisions.get(row["image_id"])) and not is_stale(revision, row)
-        }
+        kept, laid = [], {}
+        for row in images:
+            image_id = row["image_id"]
+            choice = self.reviews.choice(revisions.get(image_id), row)
+            if choice.left_out is not None:
+                self.counts.leave_out(image_id, choice.left_out)
+                continue
+            kept.append(row)
+            if choice.revision is not None:
+                laid[image_id] = choice.revision
         selected = self.selection.of(rows.segments)
+        all_places = rows_by_image(rows.segments).items()
         return _Unit(
             unit_id=rows.unit_id,
             rows=kept,
             by_id={row["image_id"]: row for row in kept},
             columns=_columns(selected),
             places=rows_by_image(selected),
-            num_segments={
-                image_id: stop - start
-                for image_id, (start, stop) in rows_by_image(rows.segments).items()
-            },
+            num_segments={image_id: stop - start for image_id, (start, stop) in all_places},
             revisions=laid,
         )
-
-    def _is_wanted(self, row: Mapping[str, Any], revisions: Mapping[str, Revision]) -> bool:
-        """Counts an image that a review, or the lack of one, keeps out of the export."""
-        if self.reviews.log is None:
-            return True
-        revision = revisions.get(row["image_id"])
-        if revision is not None and is_stale(revision, row):
-            if self.reviews.mode == "only":
-                self.counts.leave_out(row["image_id"], STALE)
-            return self.reviews.mode == "first"
-        if revision is not None and revision.status == "unusable":
-            self.counts.leave_out(row["image_id"], UNUSABLE)
-            return False
-        if self.reviews.mode == "only" and (revision is None or not revision.is_settled):
-            self.counts.leave_out(row["image_id"], UNREVIEWED)
-            return False
-        return True
 
     def _counted(self, draft: "_Draft", *, number: int) -> ImageExport:
         row, unit = draft.row, draft.unit
         image_id = row["image_id"]
         revision = unit.revisions.get(image_id)
         if revision is not None:
-            segments_of_it = reviewed_segments(revision, label_ids=self.label_ids)
-            selected = self.selection.of(segments_of_it)
+            selected = self.selection.of(self.reviews.segments(revision))
             segments = _segments(_columns(selected), 0, len(selected), selection=self.selection)
             total = len(revision.segments)
         else:
@@ -228,12 +204,6 @@ class TableReader:
             revision=revision.revision if revision else 0,
             etag=row["etag"] or "",
         )
-
-
-def is_stale(revision: Revision, row: Mapping[str, Any]) -> bool:
-    """Returns True if the photograph is another one than the reviewer saw."""
-    size = (row["height"], row["width"])
-    return revision.base_etag != row["etag"] or (revision.height, revision.width) != size
 
 
 @dataclass(frozen=True, kw_only=True)

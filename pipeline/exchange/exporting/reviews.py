@@ -10,72 +10,94 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.reviews.log import LogEntry, ReviewLog
+from pipeline.reviews.log import LogListing, ReviewLog
+from pipeline.reviews.reviewed import REVIEWED_SEGMENTS, numbered, reason_stale
 from pipeline.reviews.revision import Revision, image_key
-from pipeline.table.store import SEGMENTS
+from pipeline.table.store import TableSpec
 
-_ORIGIN = pa.field("origin", pa.string())
+UNUSABLE = "reviewed as unusable"
+UNREVIEWED = "without a review that was accepted or corrected"
+STALE = "reviewed as another photograph"
+REVIEW_REASONS = (UNUSABLE, UNREVIEWED, STALE)
+"""Reasons to leave out an image that are no fault of its photograph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewChoice:
+    """What the newest review of an image means for its export."""
+
+    revision: Revision | None = None
+    """The revision whose segments are exported; None for the model's."""
+    left_out: str | None = None
+    """The reason to leave the image out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewestReviews:
     """The newest revision of each image, as one listing showed it."""
 
-    log: ReviewLog | None
-    """None where reviews are ignored."""
+    log: ReviewLog
+    spec: TableSpec
     mode: Literal["only", "first", "ignore"]
-    entries: dict[str, dict[int, LogEntry]] = field(default_factory=dict, repr=False)
+    listing: LogListing | None = field(repr=False)
+    """None where reviews are ignored."""
+    newest: Mapping[str, int] = field(repr=False)
+    """The greatest number by image key."""
 
     @classmethod
-    def of(cls, log: ReviewLog, mode: Literal["only", "first", "ignore"]) -> "NewestReviews":
+    def of(
+        cls, log: ReviewLog, mode: Literal["only", "first", "ignore"], *, spec: TableSpec
+    ) -> "NewestReviews":
         """Lists the reviews, unless they are ignored."""
-        if mode == "ignore":
-            return cls(log=None, mode=mode)
-        return cls(log=log, mode=mode, entries=log.entries())
+        listing = None if mode == "ignore" else log.listing()
+        newest = {} if listing is None else dict(listing.newest())
+        return cls(log=log, spec=spec, mode=mode, listing=listing, newest=newest)
 
     @property
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change with any new revision; "" without reviews."""
-        if not self.entries:
+        if not self.newest:
             return ""
-        newest = sorted(f"{key} {max(numbers)}" for key, numbers in self.entries.items())
-        return hashlib.sha256("\n".join(newest).encode()).hexdigest()[:16]
+        lines = sorted(f"{key} {number}" for key, number in self.newest.items())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def of_images(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Revision]:
         """Reads the newest revision of each image that has one, by image_id."""
-        if self.log is None or not self.entries:
+        keys = [image_key(row["image_id"]) for row in rows] if self.newest else []
+        wanted = [(key, self.newest[key]) for key in keys if key in self.newest]
+        if self.listing is None or not wanted:
             return {}
-        keys = [image_key(row["image_id"]) for row in rows]
-        wanted = [(key, max(self.entries[key])) for key in keys if key in self.entries]
-        if not wanted:
-            return {}
-        found = self.log.revisions(wanted, entries=self.entries)
+        found = self.log.revisions(wanted, listing=self.listing)
         return {revision.image_id: revision for revision in found}
 
+    def choice(self, revision: Revision | None, row: Mapping[str, Any]) -> ReviewChoice:
+        """Decides about an image by its newest revision.
 
-def reviewed_segments(revision: Revision, *, label_ids: Mapping[str, int]) -> pa.Table:
-    """Returns the segments of a revision, with the columns of `segments` and `origin`.
+        Args:
+            row: its row of `images`.
+        """
+        if self.mode == "ignore":
+            return ReviewChoice()
+        if revision is not None and reason_stale(revision, dict(row), spec=self.spec) is not None:
+            return ReviewChoice(left_out=STALE if self.mode == "only" else None)
+        if revision is not None and revision.status == "unusable":
+            return ReviewChoice(left_out=UNUSABLE)
+        if self.mode == "only" and (revision is None or not revision.is_settled):
+            return ReviewChoice(left_out=UNREVIEWED)
+        return ReviewChoice(revision=revision)
 
-    Args:
-        label_ids: the labels of the table, by name.
-
-    Raises:
-        ValueError: a label of the revision is none of the table's.
-    """
-    size = {
-        "image_id": revision.image_id,
-        "height": revision.height,
-        "width": revision.width,
-    }
-    unknown = {segment.label for segment in revision.segments} - label_ids.keys()
-    if unknown:
-        raise ValueError(
-            f"revision {revision.revision} of {revision.image_id} has the label "
-            f"{min(unknown)!r}, which the table does not have; give the reviews of this table, or "
-            "--reviewed ignore"
-        )
-    rows = [
-        {**asdict(segment), **size, "label_id": label_ids[segment.label]}
-        for segment in revision.segments
-    ]
-    return pa.Table.from_pylist(rows, schema=SEGMENTS.append(_ORIGIN))
+    def segments(self, revision: Revision) -> pa.Table:
+        """Returns the segments of a revision with the columns `REVIEWED_SEGMENTS`."""
+        label_ids = {name: number for number, name in enumerate(self.spec.labels)}
+        rows = [
+            {
+                **asdict(segment),
+                "segment_id": number,
+                "label_id": label_ids[segment.label],
+                "image_id": revision.image_id,
+                "height": revision.height,
+                "width": revision.width,
+            }
+            for number, segment in numbered(revision)
+        ]
+        return pa.Table.from_pylist(rows, schema=REVIEWED_SEGMENTS)

@@ -17,14 +17,8 @@ from pipeline.exchange.exporting import export_file
 from pipeline.exchange.exporting.formats import FORMATS, Format
 from pipeline.exchange.exporting.output import Output
 from pipeline.exchange.exporting.photographs import Photographs
-from pipeline.exchange.exporting.reading import (
-    STALE,
-    UNREVIEWED,
-    UNUSABLE,
-    ExportCounts,
-    TableReader,
-)
-from pipeline.exchange.exporting.reviews import NewestReviews
+from pipeline.exchange.exporting.reading import ExportCounts, TableReader
+from pipeline.exchange.exporting.reviews import REVIEW_REASONS, NewestReviews
 from pipeline.exchange.exporting.selection import export_labels, open_selection
 from pipeline.exchange.exporting.survey import Splits, Survey, survey
 from pipeline.exchange.exporting.writer import ExportPlan
@@ -40,9 +34,8 @@ from pipeline.storage import Storage
 from pipeline.storage.locations import check_folder_location
 from pipeline.storage.uris import LOCAL, protocol
 from pipeline.table.plans import runs_in_order
-from pipeline.table.store import TableStore
+from pipeline.table.store import TableSpec, TableStore
 
-_NO_PROBLEM = {UNUSABLE, UNREVIEWED, STALE}
 _VERSION = 1
 
 
@@ -76,7 +69,7 @@ def export(settings: ExportSettings, *, storage: Storage, reading: ReadSettings)
     labels = export_labels(spec, settings)
     splits = Splits(shares=settings.shares)
     log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=storage)
-    reviews = NewestReviews.of(log, settings.reviewed)
+    reviews = NewestReviews.of(log, settings.reviewed, spec=TableSpec.of(spec))
     with (
         Output(settings.output, storage) as output,
         open_selection(settings, labels) as selection,
@@ -99,7 +92,6 @@ def export(settings: ExportSettings, *, storage: Storage, reading: ReadSettings)
             reviews=reviews,
             photographs=_photographs(settings, storage, reading),
             model=model_name(model),
-            label_ids={name: label_id for label_id, name in enumerate(spec["labels"])},
         )
         plan = ExportPlan(
             output=output,
@@ -246,7 +238,7 @@ def _counted(counts: ExportCounts, *, errors: int) -> dict[str, Any]:
 
 
 def _exit_code(left_out: Mapping[str, int]) -> ExitCode:
-    return ExitCode.DONE_WITH_ERRORS if left_out.keys() - _NO_PROBLEM else ExitCode.DONE
+    return ExitCode.DONE_WITH_ERRORS if left_out.keys() - {*REVIEW_REASONS} else ExitCode.DONE
 
 
 def _print_summary(
@@ -265,9 +257,9 @@ def _print_summary(
     for loss, number in sorted(plan.losses.items()):
         print(f"{number:,} × {settings.format} cannot hold it: {loss}")
     for reason, number in sorted(counts.left_out.items()):
-        where = sys.stdout if reason in _NO_PROBLEM else sys.stderr
+        where = sys.stdout if reason in REVIEW_REASONS else sys.stderr
         print(f"{count(number, 'image')} left out, {reason}", file=where)
-        if reason not in _NO_PROBLEM:
+        if reason not in REVIEW_REASONS:
             for example in counts.examples[reason]:
                 print(f"  {example}", file=where)
 
