@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.reviews.log import LogListing, ReviewLog
 from pipeline.reviews.reviewed import REVIEWED_SEGMENTS, numbered, reason_stale
-from pipeline.reviews.revision import Revision, image_key
+from pipeline.reviews.revision import Revision, review_key
 from pipeline.table.store import TableSpec
 
 UNUSABLE = "reviewed as unusable"
@@ -63,7 +63,7 @@ class NewestReviews:
 
     def of_images(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Revision]:
         """Reads the newest revision of each image that has one, by image_id."""
-        keys = [image_key(row["image_id"]) for row in rows] if self.newest else []
+        keys = [review_key(row["image_id"]) for row in rows] if self.newest else []
         wanted = [(key, self.newest[key]) for key in keys if key in self.newest]
         if self.listing is None or not wanted:
             return {}

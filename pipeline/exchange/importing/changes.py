@@ -115,9 +115,14 @@ def imported_state(
         next_id += 1
     if operations and below and spec.task != "instance":
         operations += _cut_below(after, below, **size)
-    return ImportedState(
-        segments=tuple(after[number] for number in sorted(after)), operations=tuple(operations)
+    # A review may be of another table, whose labels have other ids.
+    segments = (
+        after[number]
+        if label_ids[after[number].label] == after[number].label_id
+        else dataclasses.replace(after[number], label_id=label_ids[after[number].label])
+        for number in sorted(after)
     )
+    return ImportedState(segments=tuple(segments), operations=tuple(operations))
 
 
 def _matched(

@@ -95,8 +95,8 @@ def _read(settings: ImportSettings, *, storage: Storage) -> dict[str, Any] | Non
 def _places(settings: ImportSettings, *, storage: Storage) -> Iterator[str]:
     """Yields where the export.json may be: that of a JSON of COCO is a folder above it."""
     if settings.exported is not None:
-        yield settings.exported
-        yield join(settings.exported, "export.json")
+        is_file = settings.exported.endswith(".json")
+        yield settings.exported if is_file else join(settings.exported, "export.json")
         return
     folder = storage.absolute(settings.file)
     if settings.format != "label_maps":

@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.exchange.importing.grouping import MatchedImage
-from pipeline.reviews.log import LogEntry, ReviewLog
+from pipeline.reviews.log import ReviewLog
 from pipeline.reviews.model_rows import ModelState, model_segment
-from pipeline.reviews.revision import ReviewedSegment, Revision, image_key
+from pipeline.reviews.reviewed import reason_stale
+from pipeline.reviews.revision import ReviewedSegment, Revision, review_key
 from pipeline.storage import File
 from pipeline.table.plans import plan_numbers
 from pipeline.table.store import TableSpec, TableStore, rows_of_unit
@@ -68,8 +69,8 @@ class TableStates:
         return plan_numbers(self.table)
 
     @cached_property
-    def _entries(self) -> Mapping[str, Mapping[int, LogEntry]]:
-        return self.log.entries()
+    def _newest_numbers(self) -> Mapping[str, int]:
+        return dict(self.log.listing().newest())
 
     def of(self, image: MatchedImage) -> ImageState:
         """Returns the state that the file was made of: that of its revision, else the newest."""
@@ -80,12 +81,12 @@ class TableStates:
         newest = self._newest(image.image_id)
         parent, reviewed = 0, None
         asked = 0 if self.ignores_reviews else image.revision
-        if newest is not None and asked != 0 and counts(newest, image):
+        if newest is not None and asked != 0 and self._counts(newest, image):
             number = asked or newest.revision
             at = newest
             if 0 < number < newest.revision:
                 at = self.log.read(image.image_id, number)
-            if counts(at, image):
+            if self._counts(at, image):
                 parent = at.revision
                 reviewed = () if at.status == "unusable" else at.segments
         return ImageState(
@@ -113,9 +114,17 @@ class TableStates:
     def _fingerprint(self) -> str:
         return self.spec.fingerprint
 
+    def _counts(self, revision: Revision, image: MatchedImage) -> bool:
+        row = {
+            "etag": image.etag, "height": image.height, "width": image.width, "status": "ok",
+        }  # fmt: skip
+        return reason_stale(revision, row, spec=self.spec) is None
+
     def _newest(self, image_id: str) -> Revision | None:
-        numbers = self._entries.get(image_key(image_id))
-        return self.log.read(image_id, max(numbers)) if numbers else None
+        if not self._newest_numbers:
+            return None
+        number = self._newest_numbers.get(review_key(image_id))
+        return None if number is None else self.log.read(image_id, number)
 
     def _read_unit(self, unit_id: str) -> None:
         file = self._files[unit_id]
@@ -123,12 +132,6 @@ class TableStates:
             self._rows = read_parquet(data, rows=rows_of_unit(file.uri, unit_id))
         self._unit_id = unit_id
         self._places = {name: (start, stop) for name, start, stop in _stretches(self._rows)}
-
-
-def counts(revision: Revision, image: MatchedImage) -> bool:
-    """Returns True if a revision is of the photograph that the table has now."""
-    of_table = (image.etag, image.height, image.width)
-    return (revision.base_etag, revision.height, revision.width) == of_table
 
 
 def _stretches(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
