@@ -274,9 +274,9 @@ def rle_of_runs(runs: Runs, *, height: int, width: int) -> str:
     from pycocotools import mask as coco
 
     # Runs that touch are one run.
-    is_begun = np.concatenate([[True], runs[1:, 0] != runs[:-1, 1]]) if len(runs) else []
-    starts = runs[is_begun, 0] if len(runs) else runs[:, 0]
-    ends = runs[[*is_begun[1:], True], 1] if len(runs) else runs[:, 1]
+    are_apart = runs[1:, 0] != runs[:-1, 1]
+    starts = np.concatenate([runs[:1, 0], runs[1:, 0][are_apart]])
+    ends = np.concatenate([runs[:-1, 1][are_apart], runs[-1:, 1]])
     edges = np.stack([starts, ends], axis=1).ravel()
     counts = np.diff(edges, prepend=0, append=height * width)
     counts = counts[:-1] if len(edges) and not counts[-1] else counts

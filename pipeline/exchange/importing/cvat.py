@@ -27,7 +27,7 @@ class CvatReader:
         self._is_cvat = False
 
     def __iter__(self) -> Iterator[FileImage | Region]:
-        parser = XMLPullParser(events=("start", "end"))
+        parser: XMLPullParser[Element] = XMLPullParser(events=("start", "end"))
         open_tags: list[Element] = []
         try:
             while data := self._file.read(_CHUNK_BYTES):
@@ -47,9 +47,10 @@ class CvatReader:
             ) from None
 
     def _read_events(
-        self, parser: XMLPullParser, open_tags: list[Element]
+        self, parser: "XMLPullParser[Element]", open_tags: list[Element]
     ) -> Iterator[FileImage | Region]:
-        for event, tag in parser.read_events():
+        events: Iterator[tuple[str, Element]] = parser.read_events()  # type: ignore[assignment]
+        for event, tag in events:
             if event == "start":
                 open_tags.append(tag)
                 yield from self._begin(open_tags)
@@ -57,7 +58,7 @@ class CvatReader:
             yield from self._end(open_tags)
             open_tags.pop()
             if open_tags and open_tags[-1].tag in ("annotations", "image"):
-                # What was read is dropped; its parent would keep it else.
+                # The parent would keep every shape and image that was read.
                 open_tags[-1].remove(tag)
 
     def _begin(self, open_tags: list[Element]) -> Iterator[FileImage | Region]:

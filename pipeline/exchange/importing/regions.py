@@ -30,7 +30,7 @@ from pipeline.storage import Storage, join
 
 
 class UnusableImage(ValueError):
-    """Nothing of an image can be taken; `rule` says what it breaks.
+    """An image of which nothing can be taken; `rule` says what it breaks.
 
     Args:
         rule: the text under which findings are listed.

@@ -5,7 +5,6 @@ however many images there are. `matching.py` finds the images in the table, and 
 the regions back image by image.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -73,7 +72,7 @@ class _Rows:
         with database.view("no_rows", schema.empty_table()):
             database.run(f"CREATE TABLE {name} AS SELECT * FROM no_rows")
 
-    def add(self, row: Sequence[Any], *, num_bytes: int = 0) -> None:
+    def add(self, row: tuple, *, num_bytes: int = 0) -> None:
         self._rows.append(row)
         self.count += 1
         self._bytes += num_bytes

@@ -41,10 +41,9 @@ class ImageState:
     def labels_and_rles(self) -> list[tuple[str, str]]:
         """Returns label and run lengths of each segment, sorted."""
         if self.reviewed is None:
-            pairs = zip(self.rows["label"].to_pylist(), self.rows["rle"].to_pylist(), strict=True)
-        else:
-            pairs = ((segment.label, segment.rle) for segment in self.reviewed)
-        return sorted(pairs)
+            columns = (self.rows[name].to_pylist() for name in ("label", "rle"))
+            return sorted(zip(*columns, strict=True))
+        return sorted((segment.label, segment.rle) for segment in self.reviewed)
 
 
 @dataclass(kw_only=True)
