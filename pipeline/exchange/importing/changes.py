@@ -103,18 +103,24 @@ def imported_state(
             )
         )
     for mask in new:
-        after[next_id] = _drawn_segment(next_id, mask, label_ids=label_ids, spec=spec, **size)
+        drawn_id = _segment_to_join(after, mask, label_ids=label_ids, spec=spec)
+        if drawn_id is None:
+            drawn_id, next_id = next_id, next_id + 1
+            after[drawn_id] = _drawn_segment(drawn_id, mask, label_ids=label_ids, spec=spec, **size)
+        else:
+            after[drawn_id] = _joined(after[drawn_id], mask, **size)
         operations.append(
             Operation(
                 kind="draw",
-                segment_ids=(next_id,),
+                segment_ids=(drawn_id,),
                 label_to=mask.label,
-                pixels=after[next_id].area,
+                pixels=area_of(mask.runs),
             )
         )
-        next_id += 1
     if operations and below and spec.task != "instance":
         operations += _cut_below(after, below, **size)
+    if sorted((s.label, s.rle) for s in after.values()) == sorted((s.label, s.rle) for s in before):
+        return ImportedState(segments=tuple(before), operations=())
     # A review may be of another table, whose labels have other ids.
     segments = (
         after[number]
@@ -214,6 +220,28 @@ def _drawn_segment(
         origin="human",
         **dataclasses.asdict(shape_of_rle(mask.rle, height=height, width=width)),
     )
+
+
+def _segment_to_join(
+    after: Mapping[int, ReviewedSegment],
+    mask: _Mask,
+    *,
+    label_ids: Mapping[str, int],
+    spec: TableSpec,
+) -> int | None:
+    """Returns the segment that a drawn mask is a part of; None where it is one of its own.
+
+    A label that is no thing has one segment in an image of a table.
+    """
+    if spec.task == "instance" or is_thing(spec, label_ids[mask.label]):
+        return None
+    return next((number for number, each in after.items() if each.label == mask.label), None)
+
+
+def _joined(old: ReviewedSegment, mask: _Mask, *, height: int, width: int) -> ReviewedSegment:
+    runs = np.concatenate([rle_runs(old.rle, height=height, width=width), mask.runs])
+    ids = painted([runs], [1], height=height, width=width)
+    return reshaped(old, ids > 0)
 
 
 def _num_changed(

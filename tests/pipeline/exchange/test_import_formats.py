@@ -266,6 +266,18 @@ def test_label_maps_change_the_pixels_that_differ_and_keep_objects_apart(table, 
     assert ReviewLog(str(tmp_path / "r"), Storage()).numbers(FULL) == [1]
 
 
+def test_what_is_drawn_of_a_fused_label_joins_its_segment(table, imported):
+    """A panoptic table has one sky in an image; two would be two objects to train on."""
+    size = sizes_of(table)[EMPTY]
+    masks = [np.zeros(size, bool) for _ in range(2)]
+    masks[0][:2, :3], masks[1][5:7, :3] = True, True
+    result = [brush_result(mask, "sky") for mask in masks]
+    tasks = [{"data": {"image": EMPTY}, "annotations": [{"result": result}]}]
+    expected = [("sky", encode_mask(masks[0] | masks[1]))]
+    assert imported("label_studio", tasks) == expected
+    assert imported("label_studio", tasks) == expected
+
+
 def test_masks_of_a_table_of_instances_may_overlap(tmp_path, capsys):
     table = draw_table(str(tmp_path / "table"), units=("a",))
     table.storage.write(
