@@ -9,11 +9,13 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline.exchange.importing.annotations import Kind
+from pipeline.exchange.importing.payloads import Payloads
 from pipeline.table.scratch import ScratchDatabase
 
-_BATCH = """
+_ROWS_AT_ONCE = 1 << 11
+_ROWS = """
     SELECT m.key, m.name, m.image_id, m.unit_id, m.etag, m.height, m.width, m.revision, m.reviewer,
-        r.label, r.kind, r.payload, r.name AS region_name
+        r.label, r.kind, r.start, r.length, r.name AS region_name
     FROM matched m LEFT JOIN regions r ON r.image = m.key
     ORDER BY m.unit_id, m.position, m.image_id, r.level, r.place
 """
@@ -44,11 +46,15 @@ class MatchedImage:
     regions: tuple[MatchedRegion, ...]
 
 
-def matched_images(database: ScratchDatabase) -> Iterator[MatchedImage]:
+def matched_images(database: ScratchDatabase, *, payloads: Payloads) -> Iterator[MatchedImage]:
     """Yields the images of `matched`, unit by unit; no other query may run meanwhile."""
     for _, rows in groupby(_rows(database), key=itemgetter(0)):
         first, *others = rows
-        regions = tuple(MatchedRegion(*row[-4:]) for row in (first, *others) if row[-3] is not None)
+        regions = tuple(
+            MatchedRegion(label, kind, payloads.read(start, length), name)
+            for *_, label, kind, start, length, name in (first, *others)
+            if kind is not None
+        )
         _, name, image_id, unit_id, etag, height, width, revision, reviewer, *_ = first
         yield MatchedImage(
             name=name, image_id=image_id, unit_id=unit_id, etag=etag, height=height, width=width,
@@ -57,6 +63,8 @@ def matched_images(database: ScratchDatabase) -> Iterator[MatchedImage]:
 
 
 def _rows(database: ScratchDatabase) -> Iterator[tuple]:
-    for batch in database.batches(_BATCH):
-        columns = pa.Table.from_batches([batch]).to_pydict().values()
-        yield from zip(*columns, strict=True)
+    for batch in database.batches(_ROWS):
+        # As Python's values a batch takes many times its size.
+        for start in range(0, len(batch), _ROWS_AT_ONCE):
+            piece = pa.Table.from_batches([batch.slice(start, _ROWS_AT_ONCE)])
+            yield from zip(*(column.to_pylist() for column in piece.columns), strict=True)

@@ -17,6 +17,7 @@ from pipeline.exchange.importing.findings import Findings
 from pipeline.exchange.importing.grouping import MatchedImage, matched_images
 from pipeline.exchange.importing.label_maps import LabelMapReader
 from pipeline.exchange.importing.matching import MatchCounts, match_images
+from pipeline.exchange.importing.payloads import open_payloads
 from pipeline.exchange.importing.readers import open_reader
 from pipeline.exchange.importing.regions import RegionReader, UnusableImage
 from pipeline.exchange.importing.scope import ExportScope, export_scope
@@ -99,9 +100,13 @@ def import_file(settings: ImportSettings, *, storage: Storage, findings: Finding
     if content is None:
         raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
     spec = TableSpec.of(content)
-    with scratch_database() as database, export_scope(settings, table, storage=storage) as scope:
+    with (
+        scratch_database() as database,
+        open_payloads() as payloads,
+        export_scope(settings, table, storage=storage) as scope,
+    ):
         with open_reader(settings, storage=storage) as reader:
-            num_images, num_regions = stage(reader, database=database)
+            num_images, num_regions = stage(reader, database=database, payloads=payloads)
         if not num_images:
             raise UnreadableFile(f"{settings.file} lists no image")
         match = match_images(table.uri, storage=storage, database=database, findings=findings)
@@ -129,7 +134,7 @@ def import_file(settings: ImportSettings, *, storage: Storage, findings: Finding
         )
         stats = RunStats()
         with ProgressDisplay(stats, _Extent(num_images=match.matched), doing="importing"):
-            for image in matched_images(database):
+            for image in matched_images(database, payloads=payloads):
                 importer.take(image)
                 stats.add(Counts(images=1, segments=len(image.regions)), errors=())
     return result

@@ -1,19 +1,17 @@
 """Keeps images and regions of a file in a temporary database, whatever their order in the file.
 
-A file may be larger than memory. The database spills to a disk, so that memory stays the same
-however many images there are. `matching.py` finds the images in the table, and `grouping.py` gives
-the regions back image by image.
+A file may be larger than memory: the masks are in a file beside the database, which spills to a
+disk, so that memory stays about the same however many images there are. `matching.py` finds the
+images in the table, and `grouping.py` gives the regions back image by image.
 """
-
-from typing import Any
 
 import pyarrow as pa
 
 from pipeline.exchange.importing.annotations import AnnotationReader, Region
+from pipeline.exchange.importing.payloads import Payloads
 from pipeline.table.scratch import ScratchDatabase
 
 _ROWS_AT_ONCE = 1 << 14
-_BYTES_AT_ONCE = 1 << 25
 
 _IMAGES = pa.schema(
     [
@@ -33,7 +31,8 @@ _REGIONS = pa.schema(
         ("image", pa.string()),
         ("label", pa.string()),
         ("kind", pa.string()),
-        ("payload", pa.binary()),
+        ("start", pa.int64()),
+        ("length", pa.int64()),
         ("level", pa.int32()),
         ("name", pa.string()),
         ("place", pa.int64()),
@@ -41,10 +40,13 @@ _REGIONS = pa.schema(
 )
 
 
-def stage(reader: AnnotationReader, *, database: ScratchDatabase) -> tuple[int, int]:
+def stage(
+    reader: AnnotationReader, *, database: ScratchDatabase, payloads: Payloads
+) -> tuple[int, int]:
     """Reads a file to its end into the tables `file_images` and `regions`.
 
-    Returns the numbers of images and of regions.
+    A region's mask goes to `payloads`; its row says where it is. Returns the numbers of images and
+    of regions.
 
     Raises:
         UnreadableFile: the file is cut off, or of another format.
@@ -53,11 +55,14 @@ def stage(reader: AnnotationReader, *, database: ScratchDatabase) -> tuple[int, 
     regions = _Rows("regions", _REGIONS, database=database)
     for found in reader:
         if isinstance(found, Region):
-            regions.add(found, num_bytes=len(found.payload))
+            image, label, kind, payload, level, name = found
+            start = payloads.add(payload)
+            regions.add((image, label, kind, start, len(payload), level, name))
         else:
             images.add(found)
     images.flush()
     regions.flush()
+    payloads.end()
     return images.count, regions.count
 
 
@@ -68,15 +73,13 @@ class _Rows:
         self.count = 0
         self._name, self._schema, self._database = name, schema, database
         self._rows: list[tuple] = []
-        self._bytes = 0
         with database.view("no_rows", schema.empty_table()):
             database.run(f"CREATE TABLE {name} AS SELECT * FROM no_rows")
 
-    def add(self, row: tuple, *, num_bytes: int = 0) -> None:
+    def add(self, row: tuple) -> None:
         self._rows.append(row)
         self.count += 1
-        self._bytes += num_bytes
-        if len(self._rows) >= _ROWS_AT_ONCE or self._bytes >= _BYTES_AT_ONCE:
+        if len(self._rows) >= _ROWS_AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
@@ -84,4 +87,4 @@ class _Rows:
             columns: list[Any] = [list(column) for column in zip(*self._rows, strict=True)]
             columns.append(range(self.count - len(self._rows), self.count))
             self._database.insert(self._name, pa.table(columns, schema=self._schema))
-            self._rows, self._bytes = [], 0
+            self._rows = []
