@@ -93,7 +93,7 @@ class Output:
             return  # a bucket shows whole objects alone
         for folder, _, names in os.walk(local_path(self.uri)):
             for name in names:
-                if _DRAFT.fullmatch(name) and name[1:].startswith(of):
+                if _DRAFT.fullmatch(name) and name.lstrip(".").startswith(of):
                     Path(folder, name).unlink(missing_ok=True)
 
     def _link(self, name: str, target: str) -> None:

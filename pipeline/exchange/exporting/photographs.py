@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +22,7 @@ from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.exchange.exporting.survey import known_ending
 from pipeline.storage import File, SourceChanged, Storage, join
-from pipeline.storage.uris import LOCAL, local_path, protocol
+from pipeline.storage.uris import HTTP, LOCAL, local_path, protocol
 from pipeline.table.plans import plan_numbers, read_plan, runs_in_order
 from pipeline.table.scratch import scratch_database
 from pipeline.table.store import TableStore
@@ -100,7 +101,8 @@ class Photographs:
     def _where_it_is_now(self, source: Source) -> Source:
         if self.image_root is None:
             return source
-        uri = join(self.storage.absolute(self.image_root), *source.name.split("/"))
+        root, parts = self.storage.absolute(self.image_root), source.name.split("/")
+        uri = join(root, *(map(quote, parts) if protocol(root) in HTTP else parts))
         file = self.storage.file(uri)
         if file is None or (source.size and file.size != source.size):
             state = "is not there" if file is None else f"has {file.size} bytes"

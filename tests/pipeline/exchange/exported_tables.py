@@ -23,7 +23,7 @@ from pipeline.exchange.exporting.run import export
 from pipeline.exchange.settings import ExportSettings
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
 from pipeline.labelling.rows import ROWS
-from pipeline.planning.planner import Plan, UnitSettings, plan_corpus, settle_plan
+from pipeline.planning.planner import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
@@ -106,23 +106,28 @@ def draw(
     sizes: dict[str, tuple[int, int]] = {}
     settled = settle_plan(plan(), plan_again=plan, table=store, run_id="night-1")
     for unit in settled.units:
-        images = [
-            image
-            for source in unit.sources
-            for image in read_source(source, storage=storage, settings=READING)
-        ]
-        rows = [
-            _row(image, unit_id=unit.unit_id, position=position)
-            for position, image in enumerate(images)
-        ]
-        for row in rows:
+        for row in label_unit(store, unit, storage=storage):
             if row["status"] == "ok":
                 sizes[row["image_id"]] = (row["height"], row["width"])
                 truth[row["image_id"]] = sorted(
                     [each["label"], each["rle"], each["area"]] for each in row["segments"]
                 )
-        commit(store, unit.unit_id, rows)
     return Drawn(table=store, truth=truth, sizes=sizes)
+
+
+def label_unit(store: TableStore, unit: Unit, *, storage: Storage) -> list[dict[str, Any]]:
+    """Draws segments for the images of a unit, and commits them; gives the rows."""
+    images = [
+        image
+        for source in unit.sources
+        for image in read_source(source, storage=storage, settings=READING)
+    ]
+    rows = [
+        _row(image, unit_id=unit.unit_id, position=position)
+        for position, image in enumerate(images)
+    ]
+    commit(store, unit.unit_id, rows)
+    return rows
 
 
 def commit(store: TableStore, unit_id: str, rows: list[dict[str, Any]]) -> None:
