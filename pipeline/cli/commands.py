@@ -175,10 +175,9 @@ _COMMANDS = [
         parts="pipeline.exchange.importing.settings:IMPORT",
         run="pipeline.exchange.importing.run:import_annotations",
         positional=("file",),
-        usual="file table format reviewer exported overlaps dry_run findings reviews endpoint_url",
+        usual="file table format reviewer exported overlaps dry_run findings",
         examples=(
-            "import coco/annotations/instances_default.json --table segments/ --reviewer ana "
-            "--format coco_instances",
+            "import corrected.json --format coco_instances --table segments/ --reviewer ana",
             "import annotations.xml --format cvat --table s3://b/table --exported cvat/",
         ),
     ),

@@ -13,27 +13,28 @@ class ImportSettings:
     """Annotations to take back, and the table that they are of."""
 
     file: str
-    """JSON of COCO or Label Studio, XML of CVAT, or a folder of label maps; on a disk or in a
+    """JSON of COCO or Label Studio, CVAT's XML, or a folder of label maps. On a disk or in a
     bucket."""
     table: str
-    """Segment table that the annotations were exported from: a folder or prefix."""
+    """Segment table that was exported: a folder or prefix."""
     format: ImportFormat
     """Format of the file."""
     reviewer: str | None = None
-    """Name of who corrected the annotations; by default the file's, if it says it."""
+    """Who corrected the annotations; by default whom the file names."""
     exported: str | None = None
-    """The folder of the export that was corrected, or its export.json. Segments that it left out,
+    """Folder of the export that was corrected, or its export.json. Segments that it left out,
     as by --min_score, stay as they are. By default the export that the file lies in, if any."""
     maps: str | None = None
     """Folder of the PNGs of a panoptic JSON; by default the folder of its name without .json, as
     COCO has it."""
     overlaps: Literal["refuse", "last_on_top"] = "refuse"
-    """refuse takes nothing of an image of COCO or Label Studio in which masks overlap and may not;
-    last_on_top lays later masks of the file over earlier ones. CVAT says it by z_order."""
+    """What to do where masks overlap and may not. refuse takes nothing of such an image of COCO or
+    Label Studio; last_on_top lays later masks of the file over earlier ones. CVAT says it by
+    z_order."""
     reviews: str | None = None
     """Folder or prefix of the reviews, if not in the table."""
     findings: str | None = None
-    """File for all that was not taken, a JSON object a line; the terminal shows 20 of each kind."""
+    """File for all that was not taken, a JSON object a line. The terminal shows 20 of each kind."""
     dry_run: bool = False
     """Say what would be taken, and write nothing."""
 
