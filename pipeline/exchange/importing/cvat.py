@@ -25,6 +25,7 @@ class CvatReader:
         self._file, self._uri = file, uri
         self._reviewer: str | None = None
         self._is_cvat = False
+        self._num_images = 0
 
     def __iter__(self) -> Iterator[FileImage | Region]:
         parser: XMLPullParser[Element] = XMLPullParser(events=("start", "end"))
@@ -74,8 +75,10 @@ class CvatReader:
                 f"{self._uri} holds tracks of a video; export the task as 'CVAT for images 1.1'"
             )
         elif len(open_tags) == 2 and tag.tag == "image":
+            # Not its id: in an export of a project, each task counts its images from 0.
+            self._num_images += 1
             yield FileImage(
-                key=tag.attrib["id"],
+                key=str(self._num_images),
                 name=tag.attrib["name"],
                 height=self._number(tag, "height"),
                 width=self._number(tag, "width"),
@@ -90,7 +93,7 @@ class CvatReader:
         elif len(open_tags) == 3 and open_tags[1].tag == "image" and tag.tag in _SHAPES:
             kind, payload = self._mask(tag)
             yield Region(
-                image=open_tags[1].attrib["id"],
+                image=str(self._num_images),
                 label=tag.attrib["label"],
                 kind=kind,
                 payload=payload,

@@ -77,7 +77,7 @@ class ImportResult:
         """Yields lines for people."""
         yield (
             f"{settings.file}: {count(self.match.listed, 'image')} with "
-            f"{count(self.regions, 'region')}, {self.match.matched:,} of them in the table"
+            f"{count(self.regions, 'annotation')}, {self.match.matched:,} of them in the table"
         )
         would = "would be " if settings.dry_run else ""
         yield f"as before: {self.as_before:,}; {would}corrected: {self.saved:,}"

@@ -110,6 +110,21 @@ def test_the_z_order_of_cvat_decides_which_shape_lies_on_top(table, imported):
         assert sorted(imported("cvat", cvat(size, *shapes))) == expected
 
 
+def test_images_of_several_tasks_of_a_project_of_cvat_are_told_apart(table, imported):
+    """Each task counts its images from 0."""
+    shape = '<mask label="car" rle="0, 4" left="1" top="1" width="2" height="2" z_order="0"/>'
+    texts = [cvat(sizes_of(table)[name], shape, name=name) for name in (EMPTY, FULL)]
+    parts = [text.removeprefix("<annotations>").removesuffix("</annotations>") for text in texts]
+    meta = (
+        "<meta><project><tasks><task><labels><label><name>car</name><attributes><attribute>"
+        "<name>parked</name></attribute></attributes></label></labels></task></tasks></project>"
+        "</meta>"
+    )
+    together = f"<annotations>{meta}{''.join(parts)}</annotations>"
+    assert len(imported("cvat", together)) == 1
+    assert len(imported("cvat", together, image=FULL)) == 1
+
+
 def test_overlaps_of_label_studio_are_refused_unless_asked_for(table, imported, capsys):
     size = sizes_of(table)[EMPTY]
     low, high = np.zeros(size, bool), np.zeros(size, bool)

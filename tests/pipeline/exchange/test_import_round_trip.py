@@ -17,6 +17,7 @@ from import_files import (
     take,
 )
 
+from pipeline.cli.__main__ import main
 from pipeline.exchange.importing import run as importing
 from pipeline.reviews.log import ReviewLog
 from pipeline.storage import Storage
@@ -126,3 +127,27 @@ def test_a_dry_run_writes_nothing(table, exports, tmp_path, capsys):
     assert take(table, file, "cvat", "--reviews", str(tmp_path / "r"), "--dry_run") == 0
     assert "would be corrected: 3" in capsys.readouterr().out
     assert not log_files(tmp_path)
+
+
+def test_file_export_and_table_in_a_bucket(s3, tmp_path, monkeypatch, capsys):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    storage = Storage().with_environment()
+    table = draw_table("s3://test/round/table", units=("a", "b", "c"), storage=storage).uri
+    for format in FORMATS[1:3]:
+        out, local = f"s3://test/round/{format.name}", tmp_path / format.name
+        words = [table, out, "--format", format.name, "--images", "none"]
+        assert main(["export", *words]) == 0
+        for file in list(storage.files(out)):
+            place = local / file.uri.removeprefix(f"{out}/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(storage.read(file.uri))
+        format.edit(local / format.file)
+        for place in local.rglob("*.*"):
+            storage.write(f"{out}/{place.relative_to(local)}", place.read_bytes())
+        reviews = f"s3://test/round/reviews-{format.name}"
+        asked = ("--reviews", reviews, "--reviewer", "ana")
+        for said in ("as before: 12; corrected: 3", "as before: 15; corrected: 0"):
+            assert take(table, f"{out}/{format.file}", format.name, *asked) == 0
+            assert said in capsys.readouterr().out
+        assert table_state(table, reviews) == expected_state(table, sizes_of(table))
