@@ -185,7 +185,9 @@ _COMMANDS = [
         name="export",
         summary="Write a segment table in a format of other tools.",
         details=(
-            "Run it again after any stop: it ends with the same bytes; export.json comes last.\n"
+            "FORMAT: coco_panoptic, coco_instances, label_maps, cvat, label_studio, hf,\n"
+            "webdataset, yolo. Run it again after any stop: OUTPUT ends the same, and holds\n"
+            "export.json once it is whole.\n"
             "Exit codes: 0 done, 2 wrong usage, 3 some photographs missing, 75 try again."
         ),
         parts="pipeline.exchange.settings:EXPORT",

@@ -45,7 +45,7 @@ class ExportLabel:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageExport:
-    """One image with all that a format may say of it."""
+    """An image with all that a format may say of it."""
 
     number: int
     """From 1, unique in the export: the id of the image in formats with whole numbers."""

@@ -21,39 +21,39 @@ _SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What to export, and how."""
+    """Table to export, and format and content of the export."""
 
     table: str
     """Segment table: a folder or prefix."""
     output: str
-    """Folder or prefix to write to, empty or with an unfinished export of the same kind. On a disk
-    or in a bucket."""
+    """Folder or prefix to write to. Empty, or with an unfinished export of the same kind."""
     format: FormatName
     """Format of the export."""
     labels: tuple[str, ...] = ()
-    """Names of the labels to export; all where none is given. The export numbers these alone. A
-    name with a comma is written in quotation marks, --labels '["door, open", wall]'."""
+    """Labels to export, all by default. The export numbers these alone. A name with a comma is
+    written in quotation marks, --labels '["door, open", wall]'."""
     min_score: float | None = None
-    """Leave out segments with a lower score, in [0, 1]. Segments that a person drew have none and
+    """Leave out segments with a lower score. In [0, 1]; segments that a person drew have none and
     stay."""
     where: str | None = None
-    """Condition on the columns of segments, in DuckDB's SQL: "area > 100 AND label != 'sky'". The
-    column origin is model or human."""
+    """Condition in DuckDB's SQL, as "area > 100 AND label != 'sky'". On the columns of segments;
+    the column origin is model or human."""
     segments: Literal["all", "things"] = "all"
     """Export things and stuff, or countable objects alone."""
     splits: tuple[str, ...] = ()
-    """Parts of the export and their shares, as train=0.9,val=0.1. The image_id alone decides the
-    part, so that no image changes its part when the table grows."""
+    """Parts and their shares, as train=0.9,val=0.1. The image_id alone decides the part, so that no
+    image changes its part when the table grows."""
     images: Literal["copy", "link", "none"] = "copy"
-    """copy writes the photographs, upright; link makes symbolic links to those that are upright
-    files on this machine, and copies the others; none leaves them out."""
+    """Copy the photographs, link to them, or leave them out. copy writes them upright; link makes
+    symbolic links to those that are upright files on this machine, and copies the others."""
     image_root: str | None = None
-    """Where the corpus is now, if it has moved: a folder or prefix with the same paths below it."""
+    """Where the corpus is now, if it has moved. A folder or prefix with the same paths below it."""
     shard_images: int | None = None
-    """Most images of one shard or JSON; by default 50,000 for JSONs and 1,000 for other shards."""
+    """Most images of one shard or JSON. By default 50,000 for JSONs and 1,000 for other shards."""
     reviewed: Literal["only", "first", "ignore"] = "first"
-    """first takes the newest review of an image before the model's segments; only leaves out images
-    without a review that was accepted or corrected; ignore takes the model's alone."""
+    """What reviews do. first takes the newest review of an image before the model's segments; only
+    leaves out images without a review that was accepted or corrected; ignore takes the model's
+    alone."""
     reviews: str | None = None
     """Folder or prefix of the reviews, if not in the table."""
     licence: str | None = None

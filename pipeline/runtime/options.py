@@ -25,6 +25,7 @@ _TAKES = {
     "working_dir": "FOLDER", "source": "IN", "folder": "OUT", "config": "FILE", "name": "NAME",
     "window": "HEIGHT,WIDTH", "crop": "HEIGHT,WIDTH", "pad_to": "HEIGHT,WIDTH",
     "recipe": "NAME", "label_ids_to_fuse": "LABELS", "deadline": "TIME", "licence": "TEXT",
+    "format": "FORMAT", "image_root": "URI", "reviews": "URI",
 }  # fmt: skip
 
 _SHOWN_ITEMS = 6
@@ -128,9 +129,10 @@ def _option(field: "dataclasses.Field[Any]", *, hint: Any, text: str, group: str
 
 def _named_value(name: str, hint: Any, takes: str) -> str:
     """Returns what help calls a value; options of several commands share a name by chance."""
-    is_other = typing.get_origin(hint) is typing.Literal or _TAKES.get(name) == "FILE"
-    is_other &= typing.get_origin(hint) in (typing.Literal, tuple)
-    return takes if is_other else _TAKES.get(name, takes)
+    is_choice = typing.get_origin(hint) is typing.Literal and name != "format"
+    is_file = _TAKES.get(name) == "FILE" and typing.get_origin(hint) is not tuple
+    is_named = name in _TAKES and not is_choice and (is_file or _TAKES[name] != "FILE")
+    return _TAKES[name] if is_named else takes
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from pipeline.exchange.exporting.writer import ExportPlan
 from pipeline.exchange.records import ExportSegment, ImageExport
 
 _SHARD_IMAGES = 50_000
+_HELD_CHARACTERS = 2**18
 
 
 class CocoFiles:
@@ -81,7 +82,7 @@ class _CocoFile:
             entry["license"] = 1
         if image.member is None and image.uri.startswith(("http://", "https://", "s3://")):
             entry["coco_url"] = image.uri
-        self._images.add(as_json(entry))
+        self._images.add(json_line(entry))
 
     def add_annotation(self, text: str) -> None:
         """Adds an annotation, as JSON."""
@@ -121,14 +122,25 @@ class _Entries:
 
     def __init__(self, output: Output) -> None:
         self._file: GrowingFile = output.grow("")
+        self._held: list[str] = []
+        self._held_characters = 0
 
     def add(self, text: str) -> None:
-        separator = ",\n" if self._file.num_bytes else ""
-        self._file.write(f"{separator}{text}".encode())
+        self._held.append(text)
+        self._held_characters += len(text)
+        if self._held_characters >= _HELD_CHARACTERS:
+            self._write()
 
     def move_to(self, file: GrowingFile) -> None:
+        self._write()
         for piece in self._file.pieces():
             file.write(piece)
+
+    def _write(self) -> None:
+        if self._held:
+            separator = ",\n" if self._file.num_bytes else ""
+            self._file.write((separator + ",\n".join(self._held)).encode())
+        self._held, self._held_characters = [], 0
 
 
 def category_id(label_index: int) -> int:
@@ -136,9 +148,15 @@ def category_id(label_index: int) -> int:
     return label_index + 1
 
 
-def as_json(value: Any) -> str:
+def json_line(value: Any) -> str:
     """Returns a value as JSON in one line."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def rle_as_json(rle: str) -> str:
+    """Returns run lengths as JSON: of their characters only the backslash needs another one."""
+    text = rle.replace("\\", "\\\\")
+    return f'"{text}"'
 
 
 def shortest(score: float) -> float:

@@ -6,8 +6,9 @@ Read by pycocotools, datumaro, supervision, FiftyOne, Detectron2, MMDetection, a
 
 from pipeline.exchange.exporting.coco_files import (
     CocoFiles,
-    as_json,
     category_id,
+    json_line,
+    rle_as_json,
     shortest,
 )
 from pipeline.exchange.exporting.writer import ExportPlan
@@ -38,12 +39,12 @@ def _annotation(segment: ExportSegment, image: ImageExport, *, number: int) -> s
     """Returns an annotation as JSON; written by hand, for there are many."""
     x, y, w, h = segment.box_xywh
     score = "" if segment.score is None else f', "score": {shortest(segment.score)!r}'
-    origin = "" if segment.origin == "model" else f', "origin": {as_json(segment.origin)}'
+    origin = "" if segment.origin == "model" else f', "origin": {json_line(segment.origin)}'
     return (
         f'{{"id": {number}, "image_id": {image.number}, '
         f'"category_id": {category_id(segment.label_index)}, "iscrowd": 0, '
         f'"area": {segment.area}, "bbox": [{x}, {y}, {w}, {h}], '
         f'"segmentation": {{"size": [{image.height}, {image.width}], '
-        f'"counts": {as_json(segment.rle)}}}, '
+        f'"counts": {rle_as_json(segment.rle)}}}, '
         f'"segment_id": {segment.segment_id}{score}{origin}}}'
     )

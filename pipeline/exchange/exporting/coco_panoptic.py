@@ -4,7 +4,7 @@ Read by datumaro, panopticapi, Detectron2, MMDetection and our own `maskformer t
 has an entry and a map, also one without segments. Map and photograph differ in their endings only.
 """
 
-from pipeline.exchange.exporting.coco_files import CocoFiles, as_json, segments_info
+from pipeline.exchange.exporting.coco_files import CocoFiles, json_line, segments_info
 from pipeline.exchange.exporting.id_maps import panoptic_map
 from pipeline.exchange.exporting.writer import ExportPlan
 from pipeline.exchange.records import ImageExport
@@ -28,7 +28,7 @@ class CocoPanoptic:
             "file_name": f"{image.stem}.png",
             "segments_info": segments_info(painted.segments),
         }
-        file.add_annotation(as_json(entry))
+        file.add_annotation(json_line(entry))
 
     def finish(self) -> None:
         self._files.finish()

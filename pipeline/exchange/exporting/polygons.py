@@ -105,20 +105,56 @@ def _corners(border: Points) -> Points:
     return border[is_corner]
 
 
+@dataclass(frozen=True)
+class _Bridge:
+    """The way from a corner of a part to the nearest corner of a part that was joined before."""
+
+    part: int
+    corner: int
+    other_part: int
+    other_corner: int
+
+
 def _joined(parts: list[Points]) -> Points:
-    """Joins parts to the first one, each by the shortest way there and back between corners."""
-    first, *others = parts
-    tree = cKDTree(first)
-    bridges: dict[int, list[Points]] = {}
-    for part in others:
-        distances, nearest = tree.query(part)
-        start = int(np.argmin(distances))
-        turned = np.roll(part, -start, axis=0)
-        bridges.setdefault(int(nearest[start]), []).append(np.concatenate([turned, turned[:1]]))
+    """Joins parts to one walk, over bridges that it crosses there and back."""
+    walks: dict[int, dict[int, list[Points]]] = {}
+    """By part and corner, the walks around all that lies behind the bridges there."""
+    for bridge in reversed(_bridges(parts)):  # what lies behind a bridge is joined before it
+        behind = _walk(parts[bridge.part], walks.pop(bridge.part, {}), first=bridge.corner)
+        at_corner = walks.setdefault(bridge.other_part, {})
+        at_corner.setdefault(bridge.other_corner, []).append(behind)
+    return _walk(parts[0], walks.get(0, {}), first=0)[:-1]
+
+
+def _bridges(parts: list[Points]) -> list[_Bridge]:
+    """Joins the nearest part next, beginning with the first one."""
+    points = np.concatenate(parts)
+    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    corner = np.concatenate([np.arange(len(part)) for part in parts])
+    left = owner != 0
+    distances = np.full(len(points), np.inf)
+    nearest = np.zeros((len(points), 2), np.int64)  # part and corner
+    bridges, joined = [], 0
+    while left.any():
+        found, indices = cKDTree(parts[joined]).query(points[left])
+        is_nearer = found < distances[left]
+        changed = np.flatnonzero(left)[is_nearer]
+        distances[changed] = found[is_nearer]
+        nearest[changed] = np.stack([np.full(len(changed), joined), indices[is_nearer]], -1)
+        best = int(np.where(left, distances, np.inf).argmin())
+        joined = int(owner[best])
+        other_part, other_corner = nearest[best].tolist()
+        bridges.append(_Bridge(joined, int(corner[best]), other_part, other_corner))
+        left &= owner != joined
+    return bridges
+
+
+def _walk(part: Points, behind: dict[int, list[Points]], *, first: int) -> Points:
+    """Returns the walk around a part from a corner back to it, and over its bridges."""
     pieces = []
-    for index in range(len(first)):
-        point = first[index : index + 1]
+    for index in [*range(first, len(part)), *range(first)]:
+        point = part[index : index + 1]
         pieces.append(point)
-        for piece in bridges.get(index, ()):
-            pieces += [piece, point]
-    return np.concatenate(pieces)
+        for walk in behind.get(index, ()):
+            pieces += [walk, point]
+    return np.concatenate([*pieces, part[first : first + 1]])

@@ -40,7 +40,7 @@ _SEGMENT_COLUMNS = (
 
 @dataclass
 class ExportCounts:
-    """What was read so far; grows while the records are taken."""
+    """Counts of the images and segments read so far; grow while the records are taken."""
 
     images: int = 0
     """Images given to the writer."""

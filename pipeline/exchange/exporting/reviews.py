@@ -24,7 +24,7 @@ REVIEW_REASONS = (UNUSABLE, UNREVIEWED, STALE)
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewChoice:
-    """What the newest review of an image means for its export."""
+    """The decision about an image by its newest review."""
 
     revision: Revision | None = None
     """The revision whose segments are exported; None for the model's."""

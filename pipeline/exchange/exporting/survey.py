@@ -59,7 +59,7 @@ class ImageNames:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What there is to export."""
+    """The images of a table and their order, before the export."""
 
     now: Generations
     done: DoneUnits

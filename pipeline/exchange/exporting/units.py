@@ -24,7 +24,7 @@ from pipeline.table.store import IMAGES, SEGMENTS, DoneUnits, TableStore
 IMAGE_COLUMNS = (
     "image_id", "uri", "member", "etag", "unit_id", "position", "height", "width", "status",
 )  # fmt: skip
-_READERS = 4
+_READERS = 2
 _BATCH_ROWS = 2**14
 
 Part = Literal["segments", "images"]

@@ -8,7 +8,7 @@ WebDataset's extension begins.
 
 import tarfile
 
-from pipeline.exchange.exporting.coco_files import as_json, segments_info
+from pipeline.exchange.exporting.coco_files import json_line, segments_info
 from pipeline.exchange.exporting.id_maps import panoptic_map
 from pipeline.exchange.exporting.label_names import labels_json
 from pipeline.exchange.exporting.output import GrowingFile
@@ -50,7 +50,7 @@ class WebDataset:
         shard = self._shard(image.split)
         shard.add(image.name, image.photo)
         shard.add(f"{image.stem}.seg.png", painted.png())
-        shard.add(f"{image.stem}.json", as_json(sample).encode())
+        shard.add(f"{image.stem}.json", json_line(sample).encode())
         shard.num_images += 1
 
     def finish(self) -> None:

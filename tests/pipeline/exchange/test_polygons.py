@@ -12,7 +12,7 @@ from pipeline.exchange.exporting.polygons import outline
 EIGHT = np.ones((3, 3), bool)
 
 
-def drawn(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def filled(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """What a reader fills: the inside by even and odd, and every pixel of the line itself."""
     picture = Image.new("1", shape[::-1])
     line = [tuple(point) for point in points.tolist()]
@@ -57,7 +57,7 @@ def test_shapes_of_one_part_come_back_exactly() -> None:
         for number in range(1, count + 1):
             mask = ndimage.binary_fill_holes(labels == number)
             if is_simple(mask) and mask.sum() > 4:
-                found = drawn(outline(mask).points_xy, mask.shape)
+                found = filled(outline(mask).points_xy, mask.shape)
                 assert (found == mask).all()
                 exact += 1
     assert exact > 300
@@ -69,7 +69,7 @@ def test_a_bridge_joins_parts_at_their_nearest_corners() -> None:
     mask[4:7, 9:12] = True
     found = outline(mask)
     assert found.num_parts == 2
-    picture = drawn(found.points_xy, mask.shape)
+    picture = filled(found.points_xy, mask.shape)
     assert picture[mask].all()
     assert (picture & ~mask).sum() <= 8
 
