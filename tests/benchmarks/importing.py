@@ -38,6 +38,8 @@ from pipeline.table.units import Unit
 
 SPEC = panoptic_spec(*(f"label {number}" for number in range(150)))
 HEIGHT, WIDTH, UNIT_IMAGES, DRAWN_MAPS = 480, 640, 500, 40
+MOST_TIMES = 3.0
+MOST_GROWTH_MB = 100
 CHANGED_EVERY = 1000
 """One image of so many has a segment with another label."""
 
@@ -72,6 +74,9 @@ def main() -> None:
                 **found,
             }
     print(json.dumps(result))
+    few, many = (result[f"memory_{images}_images"] for images in given.images)
+    assert many["peak_mb"] - few["peak_mb"] <= MOST_GROWTH_MB, result
+    assert result[f"time_{first}_images"]["times_pycocotools"] <= MOST_TIMES, result
 
 
 def draw(place: str, *, images: int, per_image: int) -> int:

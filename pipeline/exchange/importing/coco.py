@@ -85,7 +85,7 @@ class CocoReader:
             kind, payload = "problem", b"is a crowd (iscrowd 1), which no table holds"
         elif isinstance(shape, dict) and isinstance(shape.get("counts"), str):
             text = f"{shape.get('size')}\n{shape['counts']}"
-            kind, payload = "rle", text.encode(errors="surrogatepass")
+            kind, payload = "rle", text.encode("utf-8", "surrogatepass")
         elif shape:
             kind, payload = "polygons", msgspec.json.encode(shape)
         else:

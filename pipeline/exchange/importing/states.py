@@ -1,7 +1,7 @@
 """Reads what a table and its reviews hold of the images of a file: the states to compare with."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
@@ -21,8 +21,9 @@ from pipeline.table.store import TableSpec, TableStore, rows_of_unit
 class ImageState:
     """The segments of an image before the import."""
 
-    rows: pa.Table
-    """The model's rows."""
+    unit: "_UnitRows"
+    place: tuple[int, int]
+    """First and behind the last of the model's rows in its unit."""
     newest: Revision | None
     """The newest revision, of whatever version of the photograph."""
     parent: int
@@ -32,7 +33,9 @@ class ImageState:
 
     @cached_property
     def model_segments(self) -> tuple[ReviewedSegment, ...]:
-        return tuple(model_segment(row) for row in self.rows.to_pylist())
+        start, stop = self.place
+        rows = self.unit.rows.slice(start, stop - start).to_pylist()
+        return tuple(model_segment(row) for row in rows)
 
     @property
     def segments(self) -> tuple[ReviewedSegment, ...]:
@@ -41,9 +44,28 @@ class ImageState:
     def labels_and_rles(self) -> list[tuple[str, str]]:
         """Returns label and run lengths of each segment, sorted."""
         if self.reviewed is None:
-            columns = (self.rows[name].to_pylist() for name in ("label", "rle"))
-            return sorted(zip(*columns, strict=True))
+            start, stop = self.place
+            return sorted(self.unit.labels_and_rles[start:stop])
         return sorted((segment.label, segment.rle) for segment in self.reviewed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UnitRows:
+    """The segments of a unit."""
+
+    rows: pa.Table
+    labels_and_rles: Sequence[tuple[str, str]]
+    places: Mapping[str, tuple[int, int]]
+    """By image_id, the first row of an image and the one behind its last."""
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "_UnitRows":
+        names, labels, rles = (rows[name].to_pylist() for name in ("image_id", "label", "rle"))
+        return cls(
+            rows=rows,
+            labels_and_rles=list(zip(labels, rles, strict=True)),
+            places={name: (start, stop) for name, start, stop in _stretches(names)},
+        )
 
 
 @dataclass(kw_only=True)
@@ -56,8 +78,7 @@ class TableStates:
     ignores_reviews: bool = False
     """True if the file was made of the model's segments alone."""
     _unit_id: str | None = None
-    _rows: pa.Table | None = None
-    _places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _unit: _UnitRows | None = None
 
     @cached_property
     def _files(self) -> Mapping[str, File]:
@@ -73,10 +94,9 @@ class TableStates:
 
     def of(self, image: MatchedImage) -> ImageState:
         """Returns the state that the file was made of: that of its revision, else the newest."""
-        if image.unit_id != self._unit_id:
-            self._read_unit(image.unit_id)
-        start, stop = self._places.get(image.image_id, (0, 0))
-        assert self._rows is not None, "a unit was read"
+        if self._unit is None or image.unit_id != self._unit_id:
+            self._unit = self._read_unit(image.unit_id)
+            self._unit_id = image.unit_id
         newest = self._newest(image.image_id)
         parent, reviewed = 0, None
         asked = 0 if self.ignores_reviews else image.revision
@@ -89,7 +109,8 @@ class TableStates:
                 parent = at.revision
                 reviewed = () if at.status == "unusable" else at.segments
         return ImageState(
-            rows=self._rows.slice(start, stop - start),
+            unit=self._unit,
+            place=self._unit.places.get(image.image_id, (0, 0)),
             newest=newest,
             parent=parent,
             reviewed=reviewed,
@@ -125,17 +146,15 @@ class TableStates:
         number = self._newest_numbers.get(review_key(image_id))
         return None if number is None else self.log.read(image_id, number)
 
-    def _read_unit(self, unit_id: str) -> None:
+    def _read_unit(self, unit_id: str) -> _UnitRows:
         file = self._files[unit_id]
         with self.table.storage.open(file.uri, etag=file.etag, size=file.size) as data:
-            self._rows = read_parquet(data, rows=rows_of_unit(file.uri, unit_id))
-        self._unit_id = unit_id
-        self._places = {name: (start, stop) for name, start, stop in _stretches(self._rows)}
+            return _UnitRows.of(read_parquet(data, rows=rows_of_unit(file.uri, unit_id)))
 
 
-def _stretches(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
-    """Yields each image with its first row and the row after its last one."""
-    start, names = 0, rows["image_id"].to_pylist()
+def _stretches(names: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Yields each name with the place of its first and that behind its last."""
+    start = 0
     for at in range(1, len(names) + 1):
         if at == len(names) or names[at] != names[start]:
             yield names[start], start, at
