@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO
 
 from pipeline.storage import StorageFault
 
@@ -12,7 +12,7 @@ from pipeline.storage import StorageFault
 class Payloads:
     """Bytes that are added one after the other, and read again from where they begin."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._size = 0
 

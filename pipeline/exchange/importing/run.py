@@ -168,7 +168,7 @@ class _Importer:
         except UnusableImage as error:
             self.findings.add(error.rule, image.name, error.detail)
             return
-        if after is None or not after.operations:
+        if after is None or not after.operations or state.is_newest(after.segments):
             self.result.as_before += 1
             return
         revision = self._revision(image, state, after)
@@ -226,5 +226,7 @@ class _Importer:
     def _count(self, revision: Revision) -> None:
         self.result.saved += 1
         self.result.merged += bool(revision.merged_with)
-        self.result.pixels += revision.changed_pixels
+        # Saving counts the pixels exactly; a dry run adds up those of the operations.
+        of_operations = sum(each.pixels for each in revision.operations)
+        self.result.pixels += revision.changed_pixels or of_operations
         self.result.operations.update(each.kind for each in revision.operations)

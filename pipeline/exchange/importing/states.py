@@ -24,6 +24,8 @@ class ImageState:
     unit: "_UnitRows"
     place: tuple[int, int]
     """First and behind the last of the model's rows in its unit."""
+    etag: str
+    """Etag of the photograph that the table has now."""
     newest: Revision | None
     """The newest revision, of whatever version of the photograph."""
     parent: int
@@ -40,6 +42,16 @@ class ImageState:
     @property
     def segments(self) -> tuple[ReviewedSegment, ...]:
         return self.model_segments if self.reviewed is None else self.reviewed
+
+    def is_newest(self, segments: Sequence[ReviewedSegment]) -> bool:
+        """Returns True if the newest revision has these labels and masks, after the parent's."""
+        if self.newest is None or self.newest.revision == self.parent:
+            return False
+        pairs = (
+            sorted((each.label, each.rle) for each in these)
+            for these in (segments, self.newest.segments)
+        )
+        return next(pairs) == next(pairs) and self.newest.base_etag == self.etag
 
     def labels_and_rles(self) -> list[tuple[str, str]]:
         """Returns label and run lengths of each segment, sorted."""
@@ -111,6 +123,7 @@ class TableStates:
         return ImageState(
             unit=self._unit,
             place=self._unit.places.get(image.image_id, (0, 0)),
+            etag=image.etag,
             newest=newest,
             parent=parent,
             reviewed=reviewed,

@@ -127,6 +127,9 @@ def test_a_dry_run_writes_nothing(table, exports, tmp_path, capsys):
     assert take(table, file, "cvat", "--reviews", str(tmp_path / "r"), "--dry_run") == 0
     assert "would be corrected: 3" in capsys.readouterr().out
     assert not log_files(tmp_path)
+    assert take(table, file, "cvat", "--reviews", str(tmp_path / "r")) == 0
+    assert take(table, file, "cvat", "--reviews", str(tmp_path / "r"), "--dry_run") == 0
+    assert "would be corrected: 0" in capsys.readouterr().out
 
 
 def test_file_export_and_table_in_a_bucket(s3, tmp_path, monkeypatch, capsys):
