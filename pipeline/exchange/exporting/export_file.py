@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.datasets.exports import UNFINISHED
 from pipeline.exchange.exporting.output import Output
 
 WHOLE = "export.json"
-UNFINISHED = "_unfinished_export.json"
 
 _SHOWN = 5
 

@@ -40,7 +40,7 @@ _VERSION = 1
 
 
 def export_table(settings: Settings) -> int:
-    """Exports a table; gives 0 done, 3 where photographs are missing from it.
+    """Exports a table; gives 0 done, 3 where photographs or all images are missing.
 
     Raises:
         WrongUsage: there is no such table, or what is asked for cannot be.
@@ -83,7 +83,7 @@ def export(settings: ExportSettings, *, storage: Storage, reading: ReadSettings)
         content = export_file.begin(output, request)
         if content is not None:
             print(f"{output.uri} holds this export already: {_extent(content['counts'])}")
-            return _exit_code(content["counts"]["left_out"])
+            return _exit_code(content["counts"])
         reader = TableReader(
             table=table,
             survey=found,
@@ -111,7 +111,7 @@ def export(settings: ExportSettings, *, storage: Storage, reading: ReadSettings)
             output, {**request, "counts": counts, "not_held": dict(sorted(plan.losses.items()))}
         )
     _print_summary(output.uri, settings, reader.counts, plan, errors=found.errors, started=started)
-    return _exit_code(counts["left_out"])
+    return _exit_code(counts)
 
 
 def model_name(model: Mapping[str, Any]) -> str:
@@ -237,8 +237,9 @@ def _counted(counts: ExportCounts, *, errors: int) -> dict[str, Any]:
     }
 
 
-def _exit_code(left_out: Mapping[str, int]) -> ExitCode:
-    return ExitCode.DONE_WITH_ERRORS if left_out.keys() - {*REVIEW_REASONS} else ExitCode.DONE
+def _exit_code(counts: Mapping[str, Any]) -> ExitCode:
+    has_problems = counts["left_out"].keys() - {*REVIEW_REASONS}
+    return ExitCode.DONE if counts["images"] and not has_problems else ExitCode.DONE_WITH_ERRORS
 
 
 def _print_summary(
@@ -252,6 +253,8 @@ def _print_summary(
 ) -> None:
     said = _extent({"images": counts.images, "segments": counts.segments})
     print(f"exported {said} to {uri} in {duration(time.monotonic() - started)}")
+    if not counts.images:
+        print("no image is in the export", file=sys.stderr)
     if errors:
         print(f"{count(errors, 'image')} in error in the table: not in the export")
     for loss, number in sorted(plan.losses.items()):

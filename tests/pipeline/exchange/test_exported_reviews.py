@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_tables import Drawn, draw, exported
+from exported_tables import Drawn, draw, exported, photo
 
 from maskformer import encode_mask
 from pipeline.reviews.log import ReviewLog
@@ -114,6 +114,17 @@ def test_what_a_person_drew_has_no_score_and_meets_the_other_conditions(
 def test_every_format_takes_reviewed_segments(drawn: Drawn, tmp_path: Path, format: str) -> None:
     assert exported(drawn, tmp_path, format, reviewed="only") == ExitCode.DONE
     assert whole(tmp_path)["counts"]["segments"] == 1 + len(drawn.truth["a.png"])
+
+
+def test_an_export_without_any_image_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = draw(tmp_path, files={"a.jpg": photo(1)})
+    for format in ("coco_instances", "hf", "webdataset"):
+        code = exported(drawn, tmp_path / format, format, reviewed="only")
+        assert code == ExitCode.DONE_WITH_ERRORS
+        assert "no image is in the export" in capsys.readouterr().err
+        assert exported(drawn, tmp_path / format, format, reviewed="only") == code
 
 
 def test_a_new_review_makes_it_another_export(tmp_path: Path) -> None:
