@@ -95,8 +95,5 @@ def model_segment(row: Mapping[str, Any]) -> ReviewedSegment:
 
     Columns that the table's schema does not have are None.
     """
-    return ReviewedSegment(
-        **{name: row.get(name) for name in _COLUMNS},
-        origin="model",
-        origin_segment_id=row["segment_id"],
-    )
+    columns: dict[str, Any] = {name: row.get(name) for name in _COLUMNS}
+    return ReviewedSegment(**columns, origin="model", origin_segment_id=row["segment_id"])
