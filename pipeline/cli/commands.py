@@ -166,6 +166,22 @@ _COMMANDS = [
         examples=("compact s3://bucket/table", "compact segments/ --remove_units_after_days 30"),
     ),
     Command(
+        name="import",
+        summary="Take corrections from COCO, CVAT or Label Studio back as reviews of a table.",
+        details=(
+            "Only images that differ get a review; importing a file twice adds nothing.\n"
+            "Exit codes: 0 done, 2 wrong usage or file, 3 some images not taken, 75 try again."
+        ),
+        parts="pipeline.exchange.importing.settings:IMPORT",
+        run="pipeline.exchange.importing.run:import_annotations",
+        positional=("file",),
+        usual="file table format reviewer exported overlaps dry_run findings",
+        examples=(
+            "import corrected.json --format coco_instances --table segments/ --reviewer ana",
+            "import annotations.xml --format cvat --table s3://b/table --exported cvat/",
+        ),
+    ),
+    Command(
         name="export",
         summary="Write a segment table in a format of other tools.",
         details=(

@@ -72,6 +72,8 @@ class ImageExport:
     """Name and revision of the model that made the segments; empty where the table does not say."""
     revision: int = 0
     """Number of the review that the segments are of; 0 for the model's own."""
+    etag: str = ""
+    """Etag of the photograph, by which an import tells that it has changed since."""
 
     @property
     def stem(self) -> str:

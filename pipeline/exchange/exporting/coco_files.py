@@ -68,13 +68,15 @@ class _CocoFile:
         return f"images/{self.subset}/{image.name}"
 
     def add_image(self, image: ImageExport) -> None:
-        """Adds the entry of an image; `table_image_id` is its id in the table."""
+        """Adds the entry of an image, and what `maskformer import` finds its state by."""
         entry: dict[str, Any] = {
             "id": image.number,
             "file_name": image.name,
             "height": image.height,
             "width": image.width,
             "table_image_id": image.image_id,
+            "table_etag": image.etag,
+            "table_revision": image.revision,
         }
         if self._plan.licence is not None:
             entry["license"] = 1

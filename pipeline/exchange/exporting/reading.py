@@ -202,6 +202,7 @@ class TableReader:
             linked=photo.linked if photo else None,
             model=self.model,
             revision=revision.revision if revision else 0,
+            etag=row["etag"] or "",
         )
 
 
