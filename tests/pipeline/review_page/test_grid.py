@@ -144,7 +144,7 @@ def test_a_query_that_makes_no_sense_is_refused_in_words(client, query, rule):
 def test_reviews_show_in_states_reviewers_labels_and_counts(folder, tmp_path):
     # A folder of its own, so that the other tests' table stays as it is.
     reviews = str(tmp_path / "reviews")
-    with opened_page(f"{folder}/table", reviews=reviews, reviewer="ana") as (client, view):
+    with opened_page(f"{folder}/table", reviews=reviews, reviewer="ana") as (client, _view):
         for number, status in enumerate(["accepted", "corrected", "flagged", "unusable"]):
             state = client.get("/api/segments", image_id=f"{number:03}.jpg").json
             changes = {"status": status}
@@ -184,7 +184,7 @@ def test_of_an_image_that_was_labelled_again_only_the_latest_rows_count(tmp_path
     Storage().write(f"{tmp_path}/corpus/002.jpg", changed)
     Storage().write(f"{tmp_path}/corpus/broken.jpg", b"no image at all")
     label_corpus(f"{tmp_path}/corpus", table.uri, run_id="night-2")
-    with opened_page(table.uri) as (client, view):
+    with opened_page(table.uri) as (client, _view):
         about = client.get("/api/table").json
         assert (about["images"], about["images_in_error"]) == (6, 1)
         assert sum(label["segments"] for label in about["labels"]) == 18
