@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.review_page.index import Range, TableIndex
 from pipeline.reviews.log import ReviewLog
-from pipeline.reviews.revision import STATUSES, Revision, image_key
+from pipeline.reviews.revision import STATUSES, Revision, review_key
 
 UNREVIEWED, STALE = "unreviewed", "stale"
 STATES = (UNREVIEWED, *STATUSES, STALE)
@@ -60,7 +60,7 @@ class ReviewedState:
     def add(self, revision: Revision) -> None:
         """Adds a revision, unless a newer one of its image is known."""
         place = self._index.place(revision.image_id)
-        key = image_key(revision.image_id)
+        key = review_key(revision.image_id)
         with self._lock:
             if self._known.get(key, 0) >= revision.revision:
                 return
