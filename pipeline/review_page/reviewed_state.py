@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewedImage:
-    """What the grid shows of an image's newest revision."""
+    """The newest revision of an image, as the grid shows it."""
 
     revision: int
     status: str
@@ -50,10 +50,9 @@ class ReviewedState:
 
     def refresh(self) -> None:
         """Reads the newest revisions that are not known yet."""
-        entries = self._log.entries()
-        newest = [(key, max(numbers)) for key, numbers in entries.items()]
-        wanted = [each for each in newest if self._known.get(each[0], 0) < each[1]]
-        for revision in self._log.revisions(wanted, entries=entries):
+        listing = self._log.listing()
+        wanted = [each for each in listing.newest() if self._known.get(each[0], 0) < each[1]]
+        for revision in self._log.revisions(wanted, listing=listing):
             self.add(revision)
         self.is_loaded = True
 
