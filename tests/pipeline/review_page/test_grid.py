@@ -36,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image_id": [f"{number:03}.jpg" for number in range(10)],
         "disagreement": pa.array([0.1 * n for n in range(9)] + [None], pa.float32()),
     }
-    pq.write_table(pa.table(agreement), folder / "agreement.parquet")
+    (folder / "comparison" / "agreement").mkdir(parents=True)
+    pq.write_table(pa.table(agreement), folder / "comparison" / "agreement" / "00000.parquet")
     return folder
 
 
@@ -45,7 +46,7 @@ def opened(folder: Path) -> Iterator[tuple[PageClient, TableView]]:
     with opened_page(
         f"{folder}/table",
         review=ReviewSettings(queue=f"{folder}/queue.parquet"),
-        agreement=f"{folder}/agreement.parquet",
+        agreement=f"{folder}/comparison",
     ) as opened:
         yield opened
 
