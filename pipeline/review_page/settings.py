@@ -24,9 +24,9 @@ class ViewSettings:
     table: str
     """Segment table: a folder or prefix."""
     reviews: str | None = None
-    """Reviews of the table, where they are not below it: a folder or prefix."""
+    """Folder or prefix of the reviews, where it is not in the table."""
     agreement: str | None = None
-    """Output of `maskformer compare`, to sort by disagreement with another table."""
+    """Output of `maskformer compare`, to sort by disagreement."""
     image_root: str | None = None
     """Folder or prefix that the corpus has moved to. Photographs are then read from there, under
     their names relative to the corpus."""
@@ -41,9 +41,9 @@ class ReviewSettings:
     """Images to review, and the reviewer."""
 
     queue: str | None = None
-    """Queue of `maskformer select`: its images are shown in its order."""
+    """Queue of `maskformer select`, whose images are shown in its order."""
     reviewer: str | None = None
-    """Name that revisions carry; by default that of this system's user."""
+    """Name in the revisions; by default that of this system's user."""
     reviewer_header: str | None = None
     """Header in which a proxy that signs people in names the reviewer, as X-Forwarded-User. Needs
     public_address."""
@@ -61,10 +61,10 @@ class PageSettings:
     """Address to listen on. Another than this machine's own is refused without a token of at least
     16 characters in the environment variable MASKFORMER_REVIEW_TOKEN."""
     port: int | None = None
-    """Port to listen on; by default one that follows from the table's location, so that a browser
-    finds the drafts of the last time again. 0 takes any free one."""
+    """Port to listen on; by default one that the table's location gives. So a browser finds the
+    drafts of the last time again. 0 takes any free one."""
     public_address: str | None = None
-    """Address at which people reach the page through a proxy, as https://review.example.org."""
+    """Address of the page behind a proxy, as https://review.example.org."""
     no_open: bool = False
     """Print the address, and do not open it in this system's browser."""
 
