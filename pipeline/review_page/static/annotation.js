@@ -235,11 +235,12 @@ export class Annotation {
    *
    * @param {Segment} segment
    * @param {{rle: string, area: number, box: Box}} encoded
+   * @returns {Segment} the segment with them
    */
   putEncoded(segment, encoded) {
-    if (this.segments.get(segment.segment_id) === segment) {
-      this.segments.set(segment.segment_id, encodedSegment(segment, encoded));
-    }
+    const whole = encodedSegment(segment, encoded);
+    if (this.segments.get(segment.segment_id) === segment) this.segments.set(segment.segment_id, whole);
+    return whole;
   }
 
   #renumber(kind, ids, to) {
