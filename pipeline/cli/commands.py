@@ -166,6 +166,40 @@ _COMMANDS = [
         examples=("compact s3://bucket/table", "compact segments/ --remove_units_after_days 30"),
     ),
     Command(
+        name="gallery",
+        summary="Look at a segment table in a browser.",
+        details=(
+            "Reads only. Prints an address for this machine's browser; Ctrl-C ends it.\n"
+            "Exit codes: 0 ended by Ctrl-C, 2 wrong usage, 75 the table cannot be read now."
+        ),
+        parts="pipeline.review_page.settings:GALLERY",
+        run="pipeline.review_page.server:show_gallery",
+        positional=("table",),
+        usual="table reviews agreement image_root port host no_open endpoint_url",
+        examples=("gallery segments/", "gallery s3://bucket/table --port 8000 --no_open"),
+        when_stopped="nothing was changed",
+    ),
+    Command(
+        name="review",
+        summary="Look at a segment table in a browser, and correct it.",
+        details=(
+            "Each save is a new revision beside the table; its rows stay as they are.\n"
+            "Exit codes: 0 ended by Ctrl-C, 2 wrong usage, 75 the table cannot be read now."
+        ),
+        parts="pipeline.review_page.settings:REVIEW",
+        run="pipeline.review_page.server:review_table",
+        positional=("table",),
+        usual=(
+            "table queue reviews reviewer agreement image_root port host no_open public_address "
+            "endpoint_url"
+        ),
+        examples=(
+            "review segments/ --queue unsure.parquet",
+            "review s3://bucket/table --reviews s3://mine/reviews --reviewer ana",
+        ),
+        when_stopped="what was saved stays; the browser keeps its drafts",
+    ),
+    Command(
         name="zoo",
         summary="List the published models: name, size, labels, score.",
         details="Each name can be given to --model; the weights are downloaded once.",

@@ -107,6 +107,8 @@ class _Child:
 
 
 def _serve(connection: Connection) -> None:
+    # Ctrl-C reaches all processes of a terminal; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     decode, seconds, memory_bytes = pickle.loads(connection.recv_bytes())
     connection.send("ready")
     with memory_limit(memory_bytes):
