@@ -5,27 +5,43 @@ request whose browser has gone is taken from their queue.
 """
 
 import asyncio
-import json
-import math
+import hashlib
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from pipeline.corpora.decoding import ImageError
-from pipeline.review_page.index import Range
+from pipeline.review_page.grid import GridQuery
+from pipeline.review_page.index import Range, UnknownImage
 from pipeline.review_page.photographs import PhotographError
+from pipeline.review_page.requests import (
+    BadRequest,
+    flag,
+    json_body,
+    json_text,
+    number,
+    required,
+    score,
+)
+from pipeline.review_page.reviewed_state import STATES
 from pipeline.review_page.security import Access, error_response, guarded
-from pipeline.review_page.view import Listed, TableView
+from pipeline.review_page.submissions import submission_of
+from pipeline.review_page.view import TableView, state_of
+from pipeline.reviews.log import DamagedRevision, RevisionTaken
+from pipeline.reviews.saving import Conflict
 from pipeline.storage import SourceChanged, StorageFault
 
 T = TypeVar("T")
 
 _MOST_BODY_BYTES = 2**25
 _MOST_LISTED = 1000
-_SIDES = (32, 8192)
+_LONGEST_NAME = 100
+_PHOTO_SIDES = (32, 16384)
+_THUMBNAIL_SIDES = (32, 1024)
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
     ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
@@ -34,19 +50,29 @@ _TYPES = {
 }  # fmt: skip
 
 
-class BadRequest(ValueError):
-    """A request is malformed; the message says what must hold."""
-
-
 class PageApi:
     """The routes of the page over a view of a table."""
 
-    def __init__(self, view: TableView, *, loaded: Awaitable[None]) -> None:
-        """Takes a view, and what is done when its index is read."""
+    def __init__(
+        self,
+        view: TableView,
+        *,
+        loaded: Awaitable[None],
+        reviewer: str | None,
+        reviewer_header: str | None = None,
+    ) -> None:
+        """Takes a view, and what is done when its index is read.
+
+        Args:
+            reviewer: the name in saved revisions, where no header names another.
+            reviewer_header: the header in which a proxy names the reviewer.
+        """
         self._view, self._loaded = view, asyncio.ensure_future(loaded)
-        # Of its own, so that a filter need not wait behind forty photographs.
+        self._reviewer, self._reviewer_header = reviewer, reviewer_header
+        # Several, so that a filter need not wait behind forty photographs, nor a save behind both.
         self._answers = ThreadPoolExecutor(4, "answers")
         self._pictures = ThreadPoolExecutor(8, "pictures")
+        self._saves = ThreadPoolExecutor(4, "saves")
 
     def application(self, access: Access) -> web.Application:
         """Returns the application with all routes."""
@@ -60,11 +86,14 @@ class PageApi:
         app.router.add_get("/api/segments", self.segments)
         app.router.add_get("/api/photo", self.photo)
         app.router.add_get("/api/thumbnail", self.thumbnail)
+        app.router.add_get("/api/claims", self.claims)
+        app.router.add_post("/api/claims", self.claim)
+        app.router.add_post("/api/revisions", self.save)
         return app
 
     def close(self) -> None:
-        """Waits for the threads; requests that have not begun are dropped."""
-        for pool in (self._answers, self._pictures):
+        """Waits for saves and answers in progress; drops what has not begun."""
+        for pool in (self._saves, self._answers, self._pictures):
             pool.shutdown(wait=True, cancel_futures=True)
 
     async def page(self, request: web.Request) -> web.Response:
@@ -75,76 +104,156 @@ class PageApi:
 
     async def _file(self, name: str) -> web.Response:
         """Serves a file by its name in a listing: a path of a request never reaches the disk."""
-        files = await self._answered(static_files)
-        path = files.get(name)
+        path = (await self._in(self._answers, static_files)).get(name)
         if path is None:
             return error_response(404, "there is no such file")
-        response = web.Response(
-            body=await self._answered(path.read_bytes), content_type=_TYPES[path.suffix]
-        )
+        content = await self._in(self._answers, path.read_bytes)
+        response = web.Response(body=content, content_type=_TYPES[path.suffix])
         if path.suffix in (".html", ".js", ".mjs", ".css"):
             response.charset = "utf-8"
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers[hdrs.CACHE_CONTROL] = "no-cache"
         return response
 
     async def table(self, request: web.Request) -> web.Response:
-        reviewer = None
+        reviewer = self._reviewer_of(request)
         return await self._json(lambda: self._view.about(reviewer=reviewer))
 
     async def images(self, request: web.Request) -> web.Response:
         await asyncio.shield(self._loaded)
-        wanted = self._wanted(request.query)
-        return await self._json(lambda: self._view.listed(wanted))
+        query = self._grid_query(request.query)
+        return await self._json(lambda: self._view.images(query))
 
     async def segments(self, request: web.Request) -> web.Response:
-        image_id = _required(request.query, "image_id")
+        image_id = required(request.query, "image_id")
         return await self._json(lambda: self._view.image_segments(image_id))
 
     async def photo(self, request: web.Request) -> web.Response:
-        image_id = _required(request.query, "image_id")
-        size = _number(request.query, "size", default=None, bounds=_SIDES)
-        return await self._picture(request, lambda: self._view.photo(image_id, longest_side=size))
+        image_id = required(request.query, "image_id")
+        side = number(request.query, "size", default=None, bounds=_PHOTO_SIDES)
+        return await self._picture(request, lambda: self._view.photo(image_id, longest_side=side))
 
     async def thumbnail(self, request: web.Request) -> web.Response:
-        image_id = _required(request.query, "image_id")
-        size = _number(request.query, "size", default=256, bounds=(32, 1024))
-        overlay = request.query.get("overlay", "1") == "1"
+        image_id = required(request.query, "image_id")
+        size = number(request.query, "size", default=256, bounds=_THUMBNAIL_SIDES) or 256
+        overlay = flag(request.query, "overlay", default=True)
         return await self._picture(
-            request,
-            lambda: self._view.thumbnail(image_id, size=size or 256, overlay=overlay),
+            request, lambda: self._view.thumbnail(image_id, size=size, overlay=overlay)
         )
+
+    async def claims(self, request: web.Request) -> web.Response:
+        image_id = required(request.query, "image_id")
+        return await self._json(lambda: self._claims_of(image_id))
+
+    async def claim(self, request: web.Request) -> web.Response:
+        reviewer = self._saver(request)
+        content = json_body(await request.read())
+        image_id = content.get("image_id") if isinstance(content, dict) else None
+        if not isinstance(image_id, str):
+            raise BadRequest("image_id must be text")
+
+        def change() -> dict[str, Any]:
+            self._view.index.known_place(image_id)
+            act = self._view.claims.release if content.get("release") else self._view.claims.make
+            act(image_id, reviewer=reviewer)
+            return self._claims_of(image_id)
+
+        return await self._json(change)
+
+    def _claims_of(self, image_id: str) -> dict[str, Any]:
+        found = self._view.claims.of_image(image_id)
+        return {
+            "image_id": image_id,
+            "claims": [
+                {"reviewer": claim.reviewer, "seconds_left": claim.seconds_left} for claim in found
+            ],
+        }
+
+    async def save(self, request: web.Request) -> web.Response:
+        await asyncio.shield(self._loaded)
+        reviewer = self._saver(request)
+        body = await request.read()
+
+        def answer() -> tuple[int, str]:
+            saved = self._view.save(submission_of(json_body(body)), reviewer=reviewer)
+            if isinstance(saved, Conflict):
+                return 409, json_text({"theirs": state_of(saved.theirs)})
+            content: dict[str, Any] = {
+                "image_id": saved.image_id,
+                "revision": saved.revision,
+                "created_at": saved.created_at.isoformat(),
+                "reviewer": saved.reviewer,
+                "merged_with": None,
+            }
+            if saved.merged_with:
+                names = [
+                    {"revision": each.revision, "reviewer": each.reviewer}
+                    for each in saved.merged_with
+                ]
+                state = state_of(saved)
+                content |= {"merged_with": names, "segments": state["segments"],
+                            "status": saved.status, "comment": saved.comment}  # fmt: skip
+            return 201, json_text(content)
+
+        # Shielded: a browser that goes away, or closes its tab, does not undo half a save.
+        status, text = await asyncio.shield(self._in(self._saves, answer))
+        return _json_response(text, status=status)
+
+    def _reviewer_of(self, request: web.Request) -> str | None:
+        if self._reviewer is None or self._reviewer_header is None:
+            return self._reviewer
+        named = request.headers.get(self._reviewer_header, "").strip()
+        return named[:_LONGEST_NAME] or None
+
+    def _saver(self, request: web.Request) -> str:
+        """Returns who saves.
+
+        Raises:
+            HTTPForbidden: nobody may.
+        """
+        reviewer = self._reviewer_of(request)
+        if reviewer is None:
+            reason = "this page only shows: start `maskformer review` to correct"
+            if self._reviewer is not None:
+                reason = f"the proxy must name the reviewer in the header {self._reviewer_header}"
+            raise web.HTTPForbidden(reason=reason)
+        return reviewer
 
     async def _picture(self, request: web.Request, make: Callable[[], bytes]) -> web.Response:
         await asyncio.shield(self._loaded)
-        data = await asyncio.get_running_loop().run_in_executor(self._pictures, make)
-        response = web.Response(body=data, content_type="image/jpeg")
-        response.headers["Cache-Control"] = "private, no-cache"
-        return response
+        version = self._view.thumbnail_version(request.query["image_id"])
+        digest = hashlib.sha256(f"{request.path_qs} {version}".encode(errors="replace"))
+        etag = f'"{digest.hexdigest()[:32]}"'
+        headers = {hdrs.CACHE_CONTROL: "private, no-cache", hdrs.ETAG: etag}
+        if request.headers.get(hdrs.IF_NONE_MATCH) == etag:
+            return web.Response(status=304, headers=headers)
+        data = await self._in(self._pictures, make)
+        return web.Response(body=data, content_type="image/jpeg", headers=headers)
 
     async def _json(self, answer: Callable[[], Mapping[str, Any]]) -> web.Response:
         await asyncio.shield(self._loaded)
-        text = await self._answered(lambda: json_text(answer()))
-        response = web.Response(text=text, content_type="application/json")
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return _json_response(await self._in(self._answers, lambda: json_text(answer())))
 
-    async def _answered(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._answers, call)
+    def _in(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(pool, call)
 
-    def _wanted(self, query: Mapping[str, str]) -> Listed:
-        sorts = self._view.sorts()
+    def _grid_query(self, query: Mapping[str, str]) -> GridQuery:
+        sorts = self._view.grid.sorts
         sort = query.get("sort") or sorts[0]
         if sort not in sorts:
-            raise BadRequest(f"sort must be one of {', '.join(sorts)}, got {sort}")
-        return Listed(
+            raise BadRequest(f"sort must be one of {', '.join(sorts)}, got {sort[:40]!r}")
+        states = tuple(filter(None, query.get("status", "").split(",")))
+        for state in states:
+            if state not in STATES:
+                raise BadRequest(f"status must be of {', '.join(STATES)}, got {state[:40]!r}")
+        return GridQuery(
             sort=sort,
-            descending=query.get("descending", "0") in ("1", "true"),
+            descending=flag(query, "descending", default=False),
             label_id=self._label_id(query.get("label", "")),
-            scores=Range(_score(query, "min_score"), _score(query, "max_score")),
-            status=tuple(filter(None, query.get("status", "").split(","))),
+            scores=Range(score(query, "min_score"), score(query, "max_score")),
+            states=states,
             reviewer=query.get("reviewer") or None,
-            offset=_number(query, "offset", default=0, bounds=(0, 2**40)) or 0,
-            limit=_number(query, "limit", default=100, bounds=(0, _MOST_LISTED)) or 0,
+            offset=number(query, "offset", default=0, bounds=(0, 2**40)) or 0,
+            limit=number(query, "limit", default=100, bounds=(0, _MOST_LISTED)) or 0,
         )
 
     def _label_id(self, label: str) -> int | None:
@@ -154,9 +263,9 @@ class PageApi:
             return None
         if label in labels:
             return labels.index(label)
-        if label.isascii() and label.isdecimal() and int(label) < len(labels):
+        if label.isascii() and label.isdecimal() and int(label[:9]) < len(labels):
             return int(label)
-        raise BadRequest(f"label must be a label of the table, by name or id, got {label!r}")
+        raise BadRequest(f"label must be one of the table's, by name or id, got {label[:40]!r}")
 
 
 @web.middleware
@@ -166,59 +275,35 @@ async def _errors(
     """Answers errors that a request may meet, each with its status and a sentence."""
     try:
         return await handler(request)
+    except web.HTTPException:
+        raise
     except BadRequest as error:
         return error_response(400, str(error))
-    except KeyError as error:
+    except UnknownImage as error:
         return error_response(404, f"the table has no image {error.args[0]!r} without error")
     except (PhotographError, SourceChanged) as error:
         return error_response(410, str(error))
     except ImageError as error:
         return error_response(422, error.message)
-    except StorageFault as error:
-        return error_response(503, str(error))
+    except (StorageFault, RevisionTaken) as error:
+        return error_response(503, f"{error}; nothing is lost: the page sends it again")
+    except DamagedRevision as error:
+        return error_response(500, f"{error}; see maskformer verify")
+    except Exception:
+        traceback.print_exc()
+        return error_response(500, "the server has met a mistake of its own; see its terminal")
 
 
 def static_files() -> dict[str, Path]:
     """Lists the files of the page by their names below `static`."""
-    folder = _STATIC
     return {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
+        path.relative_to(_STATIC).as_posix(): path
+        for path in _STATIC.rglob("*")
         if path.is_file() and path.suffix in _TYPES
     }
 
 
-def json_text(content: Mapping[str, Any]) -> str:
-    """Writes JSON that any parser takes, without NaN."""
-    return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-
-
-def _required(query: Mapping[str, str], name: str) -> str:
-    if not query.get(name):
-        raise BadRequest(f"the parameter {name} is missing")
-    return query[name]
-
-
-def _number(
-    query: Mapping[str, str], name: str, *, default: int | None, bounds: tuple[int, int]
-) -> int | None:
-    text = query.get(name, "")
-    if not text:
-        return default
-    low, high = bounds
-    if not (text.isascii() and text.isdecimal() and len(text) < 16 and low <= int(text) <= high):
-        raise BadRequest(f"{name} must be a whole number in [{low}, {high}], got {text[:40]!r}")
-    return int(text)
-
-
-def _score(query: Mapping[str, str], name: str) -> float | None:
-    text = query.get(name, "")
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise BadRequest(f"{name} must be a number in [0, 1], got {text[:40]!r}")
-    return value
+def _json_response(text: str, *, status: int = 200) -> web.Response:
+    response = web.Response(text=text, status=status, content_type="application/json")
+    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    return response

@@ -14,6 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+
+class UnknownImage(LookupError):
+    """The table has no such image, or has it in error."""
+
+
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -47,6 +52,11 @@ class LabelSegments:
     def counts(self) -> npt.NDArray[np.int64]:
         """Returns the number of segments of each label."""
         return np.diff(self.starts)
+
+    def counts_in(self, images: Mask) -> npt.NDArray[np.int64]:
+        """Returns the number of segments of each label in some images."""
+        before = np.concatenate([[0], np.cumsum(images[self.images])])
+        return np.diff(before[self.starts])
 
     def images_with(self, label_id: int, *, scores: "Range", num_images: int) -> Mask:
         """Returns True for images with a segment of the label and a score in the range."""
@@ -117,6 +127,17 @@ class TableIndex:
             range(len(self._ids)), image_id, key=lambda place: self._ids[place].as_py()
         )
         return at if at < len(self._ids) and self._ids[at].as_py() == image_id else None
+
+    def known_place(self, image_id: str) -> int:
+        """Returns the place of an image.
+
+        Raises:
+            UnknownImage: the table has no such image without error.
+        """
+        place = self.place(image_id)
+        if place is None:
+            raise UnknownImage(image_id)
+        return place
 
     def row(self, place: int) -> dict[str, Any]:
         """Returns the columns of an image."""

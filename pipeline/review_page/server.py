@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import getpass
 import signal
+import socket
 import sys
 import webbrowser
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from pipeline.review_page.api import PageApi
 from pipeline.review_page.security import Access, token_for
 from pipeline.review_page.settings import PageSettings, ReviewSettings, ViewSettings
 from pipeline.review_page.view import TableView
+from pipeline.reviews.log import DamagedRevision
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
-from pipeline.storage import Storage
+from pipeline.storage import SourceChanged, Storage, StorageFault
 
 _SHUTDOWN_SECONDS = 10.0
+_REFRESH_SECONDS = 30.0
 
 
 def show_gallery(settings: Settings) -> int:
@@ -47,13 +50,29 @@ def _serve(settings: Settings, *, review: ReviewSettings | None) -> int:
             )
     except FileNotFoundError as error:
         raise WrongUsage(str(error)) from error
+    reviewer = reviewer_name(review)
+    if review is not None and review.reviewer_header and page.public_address is None:
+        raise WrongUsage("--reviewer_header needs --public_address, that of the proxy")
     with contextlib.closing(view):
-        asyncio.run(serve(view, page=page, ready=lambda address: _announce(address, page=page)))
+        asyncio.run(
+            serve(
+                view,
+                page=page,
+                reviewer=reviewer,
+                ready=lambda address: _announce(address, page=page),
+            )
+        )
     print("stopped", file=sys.stderr)
     return ExitCode.DONE
 
 
-async def serve(view: TableView, *, page: PageSettings, ready: Callable[[str], None]) -> None:
+async def serve(
+    view: TableView,
+    *,
+    page: PageSettings,
+    reviewer: str | None,
+    ready: Callable[[str], None],
+) -> None:
     """Serves a view until SIGINT or SIGTERM; requests in progress are answered first.
 
     Args:
@@ -68,12 +87,14 @@ async def serve(view: TableView, *, page: PageSettings, ready: Callable[[str], N
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loaded = loop.run_in_executor(None, view.load)
-    api = PageApi(view, loaded=loaded)
+    header = view.review.reviewer_header if view.review else None
+    api = PageApi(view, loaded=loaded, reviewer=reviewer, reviewer_header=header)
+    fresh = asyncio.ensure_future(keep_fresh(view, loaded=loaded))
     port = page.port_for(view.table.uri)
-    runner, site = None, None
+    runner = None
     try:
-        socket = listening(page.host, port)
-        port = socket.getsockname()[1]
+        listener = listening(page.host, port)
+        port = listener.getsockname()[1]
         access = Access.of(page, port=port)
         runner = web.AppRunner(
             api.application(access),
@@ -82,8 +103,7 @@ async def serve(view: TableView, *, page: PageSettings, ready: Callable[[str], N
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await runner.setup()
-        site = web.SockSite(runner, socket)
-        await site.start()
+        await web.SockSite(runner, listener).start()
         ready(f"{address_of(page, port=port)}/?token={quote(access.token, safe='')}")
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait([stopped, loaded], return_when=asyncio.FIRST_COMPLETED)
@@ -91,6 +111,7 @@ async def serve(view: TableView, *, page: PageSettings, ready: Callable[[str], N
             loaded.result()  # a table that cannot be read ends the command
             await stopped
     finally:
+        fresh.cancel()
         if runner is not None:
             await runner.cleanup()
         await loop.run_in_executor(None, api.close)
@@ -98,10 +119,21 @@ async def serve(view: TableView, *, page: PageSettings, ready: Callable[[str], N
             loop.remove_signal_handler(number)
 
 
-def listening(host: str, port: int) -> "object":
-    """Returns a socket that listens; WrongUsage where it cannot."""
-    import socket
+async def keep_fresh(view: TableView, *, loaded: "asyncio.Future[None]") -> None:
+    """Reads the reviews once the index is there, and then those that other servers save."""
+    await asyncio.wait([loaded])
+    if loaded.cancelled() or loaded.exception() is not None:
+        return
+    while True:
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, view.state.refresh)
+        except (StorageFault, SourceChanged, DamagedRevision, FileNotFoundError) as error:
+            print(f"the reviews could not all be read: {error}", file=sys.stderr, flush=True)
+        await asyncio.sleep(_REFRESH_SECONDS)
 
+
+def listening(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; WrongUsage where it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_STREAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

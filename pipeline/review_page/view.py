@@ -3,46 +3,42 @@
 `api.py` turns requests into calls of this; all calls block, so that it makes them in threads.
 """
 
-import math
+import dataclasses
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from pipeline.corpora.settings import ReadSettings
 from pipeline.review_page.cache import ByteCache
-from pipeline.review_page.index import EVERYTHING, Range, TableIndex
+from pipeline.review_page.claims import Claims
+from pipeline.review_page.grid import Grid, GridQuery
 from pipeline.review_page.photographs import Photographs
 from pipeline.review_page.pictures import THUMBNAIL_QUALITY, PictureMaker, PictureRequest
 from pipeline.review_page.reading_index import read_index
+from pipeline.review_page.requests import BadRequest
+from pipeline.review_page.reviewed_state import ReviewedState
 from pipeline.review_page.segment_rows import SegmentRows
 from pipeline.review_page.settings import ReviewSettings, ViewSettings
+from pipeline.review_page.side_files import add_agreement, add_queue
+from pipeline.review_page.submissions import Submission, revision_of
+from pipeline.reviews.log import ReviewLog
+from pipeline.reviews.model_rows import model_segment
+from pipeline.reviews.revision import ReviewedSegment, Revision
+from pipeline.reviews.rules import is_thing
+from pipeline.reviews.saving import Conflict, save
 from pipeline.storage import Storage
 from pipeline.table.label_colours import label_colour
+from pipeline.table.plans import plan_numbers
 from pipeline.table.store import TableSpec, TableStore
 
 _THUMBNAIL_BYTES = 2**26
 _PHOTO_BYTES = 2**25
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """What the grid asks for: filters, an order and a part of it."""
-
-    sort: str = "name"
-    descending: bool = False
-    label_id: int | None = None
-    scores: Range = EVERYTHING
-    status: tuple[str, ...] = ()
-    reviewer: str | None = None
-    offset: int = 0
-    limit: int = 100
+_LONGEST_WAIT_SECONDS = 20.0
 
 
 class TableView:
-    """A table as the page shows it."""
+    """A table as the page shows it; may be used by several threads."""
 
     def __init__(
         self,
@@ -58,42 +54,62 @@ class TableView:
             FileNotFoundError: there is no table.
             ValueError: its `_table.json` is of another version.
         """
-        self.settings, self.review = settings, review
-        self.table = TableStore(settings.table, storage)
+        self.settings, self.review, self.reading = settings, review, reading
+        self._patient_storage = storage
+        # Nobody waits at a page for minutes; the browser keeps a draft and sends it again.
+        seconds = min(storage.storage_seconds, _LONGEST_WAIT_SECONDS)
+        self.storage = dataclasses.replace(storage, storage_seconds=seconds)
+        self.table = TableStore(settings.table, self.storage)
         content = self.table.spec()
         if content is None:
             raise FileNotFoundError(f"{self.table.uri} is no segment table: it has no _table.json")
         self.spec = TableSpec.of(content)
-        self.storage, self.reading = storage, reading
-        self.photographs = Photographs(
-            storage=storage, reading=reading, image_root=settings.image_root
+        self.log = ReviewLog.of_table(
+            self.table.uri, reviews=settings.reviews, storage=self.storage
         )
-        self.segments = SegmentRows(self.table)
+        self.claims = Claims(self.log.uri, self.storage)
         self.pictures = PictureMaker(reading)
+        self._photographs = Photographs(
+            storage=self.storage, reading=reading, image_root=settings.image_root
+        )
+        self._segments = SegmentRows(self.table)
         self._thumbnails = ByteCache(most_bytes=_THUMBNAIL_BYTES)
         self._photos = ByteCache(most_bytes=_PHOTO_BYTES)
-        self.index: TableIndex
+        self._plans: Mapping[str, int] | None = None
+        self._lock = threading.Lock()
+        self.queue_missing = 0
+        """Number of images of the queue that the table lacks or has in error."""
 
     def load(self) -> None:
-        """Reads the index."""
+        """Reads the index and the files beside the table.
+
+        Raises:
+            WrongUsage: the queue or the agreement is none.
+            StorageFault: the storage failed, after retries.
+        """
         self.index = read_index(
-            self.table.uri, num_labels=len(self.spec.labels), storage=self.storage
+            self.table.uri, num_labels=len(self.spec.labels), storage=self._patient_storage
         )
+        if self.review is not None and self.review.queue is not None:
+            self.queue_missing = add_queue(
+                self.index, self.review.queue, storage=self._patient_storage
+            )
+        if self.settings.agreement is not None:
+            add_agreement(self.index, self.settings.agreement, storage=self._patient_storage)
+        self.state = ReviewedState(self.index, self.log, labels=self.spec.labels)
+        self.grid = Grid(self.index, self.state)
 
     def close(self) -> None:
+        """Ends the child processes that decode."""
         self.pictures.close()
 
     @property
     def can_save(self) -> bool:
         return self.review is not None
 
-    def is_thing(self, label_id: int) -> bool:
-        """Returns whether segments of a label are things."""
-        return self.spec.task != "semantic" and label_id not in (self.spec.label_ids_to_fuse or ())
-
     def about(self, *, reviewer: str | None) -> dict[str, Any]:
         """Describes the table: `GET /api/table`."""
-        counts = self.index.segments.counts.tolist()
+        counts = self.state.label_counts().tolist()
         return {
             "table": self.table.uri,
             "task": self.spec.task,
@@ -101,7 +117,7 @@ class TableView:
                 {
                     "id": label_id,
                     "name": name,
-                    "is_thing": self.is_thing(label_id),
+                    "is_thing": is_thing(self.spec, label_id),
                     "color": label_colour(name, label_id),
                     "segments": counts[label_id],
                 }
@@ -110,83 +126,27 @@ class TableView:
             "images": len(self.index),
             "images_in_error": self.index.num_errors,
             "reviewer": reviewer,
+            "reviewers": self.state.reviewers(),
             "can_save": self.can_save,
             "queue": "rank" in self.index.values,
-            "counts": {"unreviewed": len(self.index)},
-            "sorts": self.sorts(),
+            "queue_missing": self.queue_missing,
+            "counts": self.state.counts(),
+            "reviews_are_loaded": self.state.is_loaded,
+            "sorts": self.grid.sorts,
         }
 
-    def sorts(self) -> list[str]:
-        """Returns the names that the grid can be sorted by, the usual first."""
-        optional = {"rank": "queue", "disagreement": "disagreement"}
-        present = [name for column, name in optional.items() if column in self.index.values]
-        return [*present, "name", "mean_score", "coverage", "strangeness"]
-
-    def listed(self, wanted: Listed) -> dict[str, Any]:
+    def images(self, query: GridQuery) -> dict[str, Any]:
         """Returns a part of the grid: `GET /api/images`."""
-        chosen = self._chosen(wanted)
-        total = int(chosen.sum())
-        column = "rank" if wanted.sort == "queue" else wanted.sort
-        order = self.index.sorted_by(column, descending=wanted.descending)
-        places = order[chosen[order]][wanted.offset : wanted.offset + wanted.limit]
-        return {"total": total, "images": self._described(places)}
-
-    def _chosen(self, wanted: Listed) -> npt.NDArray[np.bool_]:
-        count = len(self.index)
-        if wanted.label_id is not None:
-            chosen = self.index.segments.images_with(
-                wanted.label_id, scores=wanted.scores, num_images=count
-            )
-        elif not wanted.scores.is_everything:
-            chosen = wanted.scores.holds(self.index.values["mean_score"])
-        else:
-            chosen = np.ones(count, np.bool_)
-        if wanted.sort == "queue":
-            chosen = chosen & ~np.isnan(self.index.values["rank"])
-        return chosen
-
-    def _described(self, places: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
-        rows = self.index.rows(places)
-        return [
-            {
-                "image_id": row["image_id"],
-                "height": row["height"],
-                "width": row["width"],
-                "num_segments": row["num_segments"],
-                "coverage": row["coverage"],
-                "mean_score": row["mean_score"],
-                "strangeness": self._value("strangeness", place),
-                "disagreement": self._value("disagreement", place),
-                "rank": self._value("rank", place),
-                "reasons": self.index.reasons.get(place, []),
-                "status": None,
-                "reviewer": None,
-                "revision": 0,
-                "saved_at": None,
-                "is_stale": False,
-            }
-            for place, row in zip(places.tolist(), rows, strict=True)
-        ]
-
-    def _value(self, column: str, place: int) -> float | None:
-        values = self.index.values.get(column)
-        value = math.nan if values is None else float(values[place])
-        return None if math.isnan(value) else round(value, 6)
-
-    def row(self, image_id: str) -> dict[str, Any]:
-        """Returns the columns of an image.
-
-        Raises:
-            KeyError: the table has no such image without error.
-        """
-        place = self.index.place(image_id)
-        if place is None:
-            raise KeyError(image_id)
-        return self.index.row(place)
+        return self.grid.part(query)
 
     def image_segments(self, image_id: str) -> dict[str, Any]:
-        """Returns the latest state of an image: `GET /api/segments`."""
-        row = self.row(image_id)
+        """Returns the newest state of an image: `GET /api/segments`."""
+        row = self._row(image_id)
+        newest = self.log.latest(image_id)
+        if newest is not None:
+            self.state.add(newest)
+        if newest is not None and newest.base_etag == row["etag"]:
+            return state_of(newest)
         return {
             "image_id": image_id,
             "height": row["height"],
@@ -194,15 +154,41 @@ class TableView:
             "revision": 0,
             "status": None,
             "comment": None,
-            "reviewer": None,
-            "created_at": None,
-            "is_stale": False,
-            "segments": [model_segment(each) for each in self.segments.of_image(row)],
+            "reviewer": newest.reviewer if newest else None,
+            "created_at": newest.created_at.isoformat() if newest else None,
+            "is_stale": newest is not None,
+            "segments": [asdict(each) for each in self._model_segments(row)],
         }
+
+    def save(self, submission: Submission, *, reviewer: str) -> Revision | Conflict:
+        """Saves what the page sent: `POST /api/revisions`.
+
+        Raises:
+            BadRequest: the submission breaks a rule of reviews, or its parent does not exist.
+            UnknownImage: the table has no such image without error.
+            StorageFault: nothing is known to be saved; sending it again does no harm.
+        """
+        row = self._row(submission.image_id)
+        parent = submission.parent_revision
+        before = self._model_segments(row) if parent == 0 else self._parent(submission)
+        revision = revision_of(
+            submission,
+            row=row,
+            plan=self._plan_of(row["unit_id"]),
+            before=before,
+            spec=self.spec,
+            reviewer=reviewer,
+        )
+        try:
+            saved = save(self.log, revision, base=lambda: self._model_segments(row))
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        self.state.add(saved.theirs if isinstance(saved, Conflict) else saved)
+        return saved
 
     def photo(self, image_id: str, *, longest_side: int | None) -> bytes:
         """Returns a photograph as a JPEG, upright: `GET /api/photo`."""
-        row = self.row(image_id)
+        row = self._row(image_id)
         key = (image_id, longest_side)
         kept = self._photos.get(key)
         if kept is None:
@@ -210,35 +196,84 @@ class TableView:
             self._photos.put(key, kept)
         return kept
 
+    def thumbnail_version(self, image_id: str) -> str:
+        """Returns a text that changes with what a thumbnail of the image shows."""
+        place = self.index.known_place(image_id)
+        review = self.state.of(place)
+        row = self.index.row(place)
+        return f"{image_id} {row['etag']} {row['unit_id']} {review.revision if review else 0}"
+
     def thumbnail(self, image_id: str, *, size: int, overlay: bool) -> bytes:
         """Returns a small picture as a JPEG: `GET /api/thumbnail`."""
-        row = self.row(image_id)
-        key = (image_id, size, overlay)
+        key = (self.thumbnail_version(image_id) if overlay else image_id, size)
         kept = self._thumbnails.get(key)
         if kept is None:
-            segments = self.image_segments(image_id)["segments"] if overlay else ()
+            row = self._row(image_id)
             kept = self._picture(
-                row, longest_side=size, segments=tuple(segments), quality=THUMBNAIL_QUALITY
+                row,
+                longest_side=size,
+                segments=self._drawn(row) if overlay else (),
+                quality=THUMBNAIL_QUALITY,
             )
             self._thumbnails.put(key, kept)
         return kept
 
+    def _drawn(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        review = self.state.of(self.index.known_place(row["image_id"]))
+        segments = self._model_segments(row)
+        if review is not None and not review.is_stale:
+            segments = self.log.read(row["image_id"], review.revision).segments
+        return tuple(
+            {
+                "segment_id": each.segment_id,
+                "label_id": each.label_id,
+                "label": each.label,
+                "rle": each.rle,
+            }
+            for each in segments
+        )
+
     def _picture(self, row: Mapping[str, Any], **options: Any) -> bytes:
-        image = self.photographs.read(row)
+        image = self._photographs.read(row)
         request = PictureRequest(
             image_id=image.image_id, uri=image.uri, member=image.member, etag=image.etag,
             data=image.data, row=image.row, height=row["height"], width=row["width"], **options,
         )  # fmt: skip
         return self.pictures.make(request)
 
+    def _row(self, image_id: str) -> dict[str, Any]:
+        return self.index.row(self.index.known_place(image_id))
 
-def model_segment(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row of `segments` with the columns of a reviewed one."""
-    columns = {
-        name: row.get(name)
-        for name in (
-            "segment_id", "label_id", "label", "is_thing", "score", "second_label_id",
-            "second_label", "second_score", "area", "bbox_x", "bbox_y", "bbox_w", "bbox_h", "rle",
-        )
-    }  # fmt: skip
-    return {**columns, "origin": "model", "origin_segment_id": row["segment_id"]}
+    def _model_segments(self, row: Mapping[str, Any]) -> tuple[ReviewedSegment, ...]:
+        return tuple(map(model_segment, self._segments.of_image(row)))
+
+    def _parent(self, submission: Submission) -> tuple[ReviewedSegment, ...]:
+        try:
+            return self.log.read(submission.image_id, submission.parent_revision).segments
+        except FileNotFoundError as error:
+            raise BadRequest(
+                f"parent_revision must be a revision of {submission.image_id} or 0, got "
+                f"{submission.parent_revision}"
+            ) from error
+
+    def _plan_of(self, unit_id: str) -> int:
+        with self._lock:
+            if self._plans is None or unit_id not in self._plans:
+                self._plans = plan_numbers(self.table)
+            return self._plans.get(unit_id, -1)
+
+
+def state_of(revision: Revision) -> dict[str, Any]:
+    """Returns a revision as `GET /api/segments` describes a state."""
+    return {
+        "image_id": revision.image_id,
+        "height": revision.height,
+        "width": revision.width,
+        "revision": revision.revision,
+        "status": revision.status,
+        "comment": revision.comment,
+        "reviewer": revision.reviewer,
+        "created_at": revision.created_at.isoformat(),
+        "is_stale": False,
+        "segments": [asdict(each) for each in revision.segments],
+    }
