@@ -234,12 +234,14 @@ export class Annotation {
    * Takes over the run lengths of a segment, unless it changed since they were asked for.
    *
    * @param {Segment} segment
-   * @param {{rle: string, area: number, box: Box}} encoded
-   * @returns {Segment} the segment with them
+   * @param {{rle: string, area: number, box: Box} | null} encoded null where no pixel shows it, as
+   *   of a segment that lay below another one
+   * @returns {Segment | null} the segment with them
    */
   putEncoded(segment, encoded) {
-    const whole = encodedSegment(segment, encoded);
-    if (this.segments.get(segment.segment_id) === segment) this.segments.set(segment.segment_id, whole);
+    const id = segment.segment_id;
+    const whole = encoded && encodedSegment(segment, encoded);
+    if (this.segments.get(id) === segment) this.#putSegment(id, whole);
     return whole;
   }
 

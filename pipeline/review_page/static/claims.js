@@ -9,9 +9,10 @@ export class Claims {
   #imageId = null;
   #timer = 0;
 
-  /** @param {{onOthers: (names: string[]) => void, canClaim: boolean}} of */
-  constructor({ onOthers, canClaim }) {
+  /** @param {{onOthers: (names: string[]) => void, reviewer: string | null, canClaim: boolean}} of */
+  constructor({ onOthers, reviewer, canClaim }) {
     this.onOthers = onOthers;
+    this.reviewer = reviewer;
     this.canClaim = canClaim;
   }
 
@@ -22,7 +23,11 @@ export class Claims {
    */
   async claim(imageId) {
     clearTimeout(this.#timer);
+    const last = this.#imageId;
     this.#imageId = imageId;
+    if (this.canClaim && last !== null) {
+      postJson("/api/claims", { image_id: last, release: true }).catch(() => {});
+    }
     this.onOthers([]);
     if (imageId !== null) await this.#renew(imageId);
   }
@@ -32,14 +37,11 @@ export class Claims {
       const answer = this.canClaim
         ? await postJson("/api/claims", { image_id: imageId })
         : await getJson("/api/claims", { image_id: imageId });
-      if (this.#imageId === imageId) this.onOthers(othersOf(answer));
+      const names = answer.claims.map(({ reviewer }) => reviewer);
+      if (this.#imageId === imageId) this.onOthers(names.filter((name) => name !== this.reviewer));
     } catch {
       // A claim is only a hint; without a server there is nobody to tell.
     }
     if (this.#imageId === imageId) this.#timer = setTimeout(() => this.#renew(imageId), EVERY_MS);
   }
-}
-
-function othersOf(answer) {
-  return answer?.others ?? [];
 }

@@ -32,7 +32,7 @@ export async function encodedRows(annotation) {
   changed.forEach((segment, i) => {
     byId.set(segment.segment_id, annotation.putEncoded(segment, answer[i]));
   });
-  return rows.map((segment) => byId.get(segment.segment_id));
+  return rows.map((segment) => byId.get(segment.segment_id)).filter((segment) => segment !== null);
 }
 
 function ask(request) {

@@ -6,7 +6,7 @@
  *
  * @typedef {{imageId: string, image: any, annotation: import("./annotation.js").Annotation,
  *   rows: any[], parentRevision: number, status: string, comment: string, seconds: number,
- *   operations: any[], doneAtSave: number}} Job
+ *   operations: any[], steps: import("./annotation.js").Step[]}} Job `steps` are those in force
  * @typedef {{state: "saving" | "waiting" | "saved" | "conflict" | "refused", message: string,
  *   answer?: any, theirs?: any, job: Job}} Progress
  */
@@ -76,7 +76,8 @@ export class Saver {
       const { image, parentRevision, done, pending } = stored.draft;
       const annotation = new Annotation(image);
       annotation.replay(stored.steps, done);
-      this.save({ imageId, image, annotation, parentRevision, doneAtSave: done, ...pending });
+      const steps = stored.steps.slice(0, done);
+      this.save({ imageId, image, annotation, parentRevision, steps, ...pending });
     }
   }
 
