@@ -19,8 +19,8 @@ from specs import panoptic_spec
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
-from pipeline.labelling.loading import BLOCK
-from pipeline.labelling.ray_dataset import LabellingJob, LoadUnit
+from pipeline.labelling.driving.ray_dataset import LabellingJob, LoadUnit
+from pipeline.labelling.reading.unit_loader import BLOCK
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import Machines

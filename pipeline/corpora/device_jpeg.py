@@ -1,8 +1,8 @@
 """Tells by their headers which JPEGs a GPU's decoder can be given.
 
-`loading.py` asks where `--decode gpu` is set. All others are decoded here on the CPU, so that what
-is damaged, or of a kind that such decoders misread, becomes the error or the pixels that it always
-was.
+`unit_loader.py` asks where `--decode gpu` is set. All others are decoded here on the CPU, so that
+what is damaged, or of a kind that such decoders misread, becomes the error or the pixels that it
+always was.
 """
 
 from pipeline.corpora import jpeg

@@ -1,7 +1,7 @@
 """Drives an evaluation on Ray Data: labelled images, or a table's rows, to sums over all images.
 
-Images go through the operators that labelling uses (`labelling/operators.py`). Small tasks score
-the rows, and the driver adds up their receipts: each image counts once, or there are no sums.
+Images go through the operators that labelling uses (`labelling/driving/operators.py`). Small tasks
+score the rows, and the driver adds up their receipts: each image counts once, or there are no sums.
 """
 
 import contextlib
@@ -22,8 +22,7 @@ from pipeline.evaluation.judging import Judge
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import PredictionLoader
 from pipeline.evaluation.scoring import EvaluationSums, Scorer
-from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.operators import (
+from pipeline.labelling.driving.operators import (
     ATTEMPT_TRACKER,
     BlockSegmenter,
     BoundedLoad,
@@ -33,7 +32,8 @@ from pipeline.labelling.operators import (
     receipts,
     segmented,
 )
-from pipeline.labelling.poison import reason
+from pipeline.labelling.failures.poison import reason
+from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import Machines

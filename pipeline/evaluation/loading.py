@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.datasets.dataset import LabelledImages
-from pipeline.labelling.loading import blocks, fault_row, image_row
+from pipeline.labelling.reading.unit_loader import blocks, fault_row, image_row
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import SourceChanged, StorageFault
 

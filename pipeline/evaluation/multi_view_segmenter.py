@@ -1,6 +1,6 @@
 """Segments blocks of whole photographs by several views of each, on an actor's device.
 
-Takes the blocks of `loading.py` with pixels at their original size; gives the rows that
+Takes the blocks of `unit_loader.py` with pixels at their original size; gives the rows that
 `scoring.py` scores. The views, sizes and mirror images or windows, are joined by `maskformer`.
 """
 
@@ -25,11 +25,11 @@ from maskformer import (
     encode_segmentation,
 )
 from pipeline.evaluation.inference_modes import InferenceMode, MultiScale
-from pipeline.labelling.loading import pixels_of
 from pipeline.labelling.model import ModelFiles
-from pipeline.labelling.model_loading import load_model
+from pipeline.labelling.reading.unit_loader import pixels_of
 from pipeline.labelling.rows import image_key
-from pipeline.labelling.segmented_rows import SegmentedImages, segmented_rows
+from pipeline.labelling.segmenting.model_loading import load_model
+from pipeline.labelling.segmenting.segmented_rows import SegmentedImages, segmented_rows
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.allocator import keep_memory
 

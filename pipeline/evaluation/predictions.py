@@ -13,7 +13,7 @@ from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.parquet import read_parquet
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.target import LabelError
-from pipeline.labelling.loading import fault_row
+from pipeline.labelling.reading.unit_loader import fault_row
 from pipeline.labelling.rows import ROWS
 from pipeline.storage import File, SourceChanged, Storage, StorageFault
 from pipeline.table.latest import latest_images

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 
-from pipeline.labelling.loading import UnitLoader
-from pipeline.labelling.operators import WholeImageFactory
-from pipeline.labelling.ray_dataset import LabellingJob
+from pipeline.labelling.driving.operators import WholeImageFactory
+from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.planning.planner import Plan
 from pipeline.runtime.cluster import Machines
 from pipeline.runtime.progress import duration

@@ -1,6 +1,6 @@
 """Defines the rows that actors return of images, and splits them into the two tables.
 
-`segmenting.py` makes them, `commit.py` stages and commits them.
+`segmenter.py` makes them, `commit.py` stages and commits them.
 """
 
 import dataclasses

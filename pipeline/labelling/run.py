@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from maskformer import check_shapes
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import clear_leftovers
-from pipeline.labelling.driver import run_units
+from pipeline.labelling.driving.driver import run_units
+from pipeline.labelling.driving.ray_dataset import LabellingJob
 from pipeline.labelling.forecast import forecast
 from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
-from pipeline.labelling.ray_dataset import LabellingJob
 from pipeline.labelling.report import Report, is_over_budget, report_run, run_summary
 from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.planning.planner import (

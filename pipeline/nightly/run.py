@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.deadline import moment
+from pipeline.labelling.driving.deadline import moment
 from pipeline.labelling.report import Report
 from pipeline.labelling.run import SourceFilter, label, new_run_id
 from pipeline.labelling.settings import LabelSettings

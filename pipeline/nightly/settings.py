@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from pipeline.labelling.deadline import moment
+from pipeline.labelling.driving.deadline import moment
 from pipeline.labelling.settings import PARTS as LABELLING
 
 

@@ -43,7 +43,8 @@ class LabelSegments:
         num_labels: int,
     ) -> "LabelSegments":
         """Groups segments in any order."""
-        order = np.argsort(labels, kind="stable")
+        few = labels.astype(np.int16) if num_labels < 2**15 else labels  # sorted by digits
+        order = np.argsort(few, kind="stable")
         counts = np.bincount(labels, minlength=num_labels)
         starts = np.concatenate([[0], np.cumsum(counts)])
         return cls(starts=starts, images=images[order], scores=scores[order])

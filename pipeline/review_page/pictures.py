@@ -7,6 +7,7 @@ ends a child, and nothing else.
 import io
 import os
 import queue
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from maskformer import rle_runs
 from pipeline.corpora.decoding import ImageError, decode
 from pipeline.corpora.encoded import EncodedImage
 from pipeline.corpora.settings import ReadSettings
-from pipeline.labelling.guard import Guard
+from pipeline.labelling.reading.guard import Guard
 from pipeline.table.label_colours import segment_colour
 
 _PHOTO_QUALITY = 92
@@ -75,6 +76,16 @@ class PictureMaker:
         if result.error is not None:
             raise ImageError("DamagedImage", result.error)
         return result.data
+
+    def warm_up(self) -> None:
+        """Starts the child processes, so that the first pictures do not wait for them."""
+        tiny = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(tiny, "PNG")
+        request = PictureRequest(
+            image_id="", uri="", member=None, etag="", data=tiny.getvalue(), longest_side=1
+        )
+        with ThreadPoolExecutor(self._count) as pool:
+            list(pool.map(self.make, [request] * self._count))
 
     def close(self) -> None:
         """Ends the child processes; waits for pictures that are being made."""
@@ -158,8 +169,10 @@ def sampled_ids(
     ids = np.zeros(len(positions), np.int32)
     for number, rle in enumerate(rles, start=1):
         runs = rle_runs(rle, height=height, width=width)
-        for start, stop in np.searchsorted(positions, runs).tolist():
-            ids[start:stop] = number
+        starts, stops = np.searchsorted(positions, runs).T
+        edges = np.bincount(starts, minlength=len(ids) + 1)
+        edges -= np.bincount(stops, minlength=len(ids) + 1)
+        ids[np.cumsum(edges[:-1]) > 0] = number
     return np.ascontiguousarray(ids.reshape(to_width, to_height).T)
 
 

@@ -6,7 +6,6 @@ something from a page of it.
 """
 
 import hmac
-import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from pipeline.review_page.settings import LOOPBACK, SHORTEST_TOKEN, TOKEN_VARIABLE, PageSettings
-from pipeline.runtime.settings import WrongUsage
+from pipeline.review_page.settings import LOOPBACK, PageSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -65,7 +63,7 @@ class Access:
             names |= {public.netloc.lower()}
             origins |= {f"{public.scheme}://{public.netloc}".lower()}
         return cls(
-            token=token_for(page),
+            token=page.given_token() or secrets.token_urlsafe(32),
             hosts=frozenset(name.lower() for name in names),
             origins=frozenset(origin.lower() for origin in origins),
             cookie=f"maskformer_page_{port}",
@@ -75,25 +73,6 @@ class Access:
     def is_token(self, given: str | None) -> bool:
         """Compares in a time that does not tell how much was right."""
         return hmac.compare_digest((given or "").encode("utf-8", "replace"), self.token.encode())
-
-
-def token_for(page: PageSettings) -> str:
-    """Returns the token of the environment, or a random one on this machine's own addresses.
-
-    Raises:
-        WrongUsage: the token is too short, or another host is asked for without one.
-    """
-    given = os.environ.get(TOKEN_VARIABLE, "")
-    if given and len(given) < SHORTEST_TOKEN:
-        raise WrongUsage(
-            f"{TOKEN_VARIABLE} must have at least {SHORTEST_TOKEN} characters, it has {len(given)}"
-        )
-    if not given and page.host not in LOOPBACK:
-        raise WrongUsage(
-            f"--host {page.host} lets other machines in: set {TOKEN_VARIABLE} to a token of at "
-            f"least {SHORTEST_TOKEN} characters, or leave --host at 127.0.0.1"
-        )
-    return given or secrets.token_urlsafe(32)
 
 
 def guarded(access: Access) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:

@@ -1,10 +1,12 @@
 """Settings of the commands `gallery` and `review`."""
 
+import os
 import zlib
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pipeline.corpora.settings import ReadSettings
+from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import Storage
 
 TOKEN_VARIABLE = "MASKFORMER_REVIEW_TOKEN"
@@ -81,6 +83,28 @@ class PageSettings:
             raise ValueError(
                 f"host {self.host} needs public_address, the address that browsers show: requests "
                 "under any other name are refused"
+            )
+
+    def given_token(self) -> str:
+        """Returns the token of the environment; empty where there is none."""
+        return os.environ.get(TOKEN_VARIABLE, "")
+
+    def check_token(self) -> None:
+        """Refuses a token that is too short, and other machines without a token.
+
+        Raises:
+            WrongUsage: with what to do.
+        """
+        given = self.given_token()
+        if given and len(given) < SHORTEST_TOKEN:
+            raise WrongUsage(
+                f"{TOKEN_VARIABLE} must have at least {SHORTEST_TOKEN} characters, it has "
+                f"{len(given)}"
+            )
+        if not given and self.host not in LOOPBACK:
+            raise WrongUsage(
+                f"--host {self.host} lets other machines in: set {TOKEN_VARIABLE} to a token of at "
+                f"least {SHORTEST_TOKEN} characters, or leave --host at 127.0.0.1"
             )
 
     def port_for(self, table: str) -> int:

@@ -184,6 +184,15 @@ class Machines:
             num_nodes=len(nodes),
         )
 
+    @property
+    def blocks_ahead(self) -> int:
+        """Returns how many blocks an actor has at once, with the one that it works on.
+
+        On CPUs a block takes half a minute: what an actor holds beside the next one is missing on
+        the others at the end.
+        """
+        return 4 if self.actor_gpus else 2
+
     def first_actors(self, num_images: int) -> int:
         """Returns how many actors start at once: one for each block of the images.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maskformer import MaskFormerForInstanceSegmentation, Normalisers, step_normalisers
-from pipeline.labelling.model_loading import set_float32_precision
+from pipeline.labelling.segmenting.model_loading import set_float32_precision
 from pipeline.training.batches import Batch
 from pipeline.training.host_copy import HostCopy
 from pipeline.training.model_ema import ModelEMA

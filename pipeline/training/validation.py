@@ -23,8 +23,8 @@ from pipeline.evaluation.loading import ImageLoader
 from pipeline.evaluation.matching import match_to_data_labels, stuff_to_fuse
 from pipeline.evaluation.scoring import EvaluationSums, Scorer, badness, merge
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelling.model_loading import ModelInMemory, float32_precision_kept
-from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.segmenting.model_loading import ModelInMemory, float32_precision_kept
+from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import Precision, SegmentSettings
 from pipeline.training.settings import OptimisationSettings, Task, ValidationSettings
 from pipeline.training.validation_blocks import ValidationBlocks

@@ -117,7 +117,7 @@ def run(case: Case, *, count: int, table: str) -> dict[str, float]:
     """Labels so many units. Returns seconds, CPU seconds of drivers and memory of this one."""
     from simulated_fleet import drawn_units, fleet_job
 
-    from pipeline.labelling.driver import run_units
+    from pipeline.labelling.driving.driver import run_units
     from pipeline.runtime.actor_settings import ActorSettings
     from pipeline.runtime.run_stats import RunStats
 

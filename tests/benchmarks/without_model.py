@@ -140,8 +140,8 @@ def run(corpus: str, table: str) -> dict[str, Any]:
 
     from maskformer import MaskFormerImageProcessor
     from pipeline.corpora.reading import ReadSettings
-    from pipeline.labelling import ray_dataset
-    from pipeline.labelling.driver import run_units
+    from pipeline.labelling.driving import ray_dataset
+    from pipeline.labelling.driving.driver import run_units
     from pipeline.labelling.settings import SegmentSettings
     from pipeline.planning.planner import UnitSettings, plan_corpus
     from pipeline.runtime.actor_settings import ActorSettings

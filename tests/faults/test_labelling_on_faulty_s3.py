@@ -21,7 +21,7 @@ import pipeline.storage.retries
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.commit import Stager, clear_leftovers, clear_staging, commit_unit
-from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.labelling.rows import ROWS
 from pipeline.planning.planner import UnitSettings, plan_corpus, settle_plan
 from pipeline.runtime.run_stats import RunStats

@@ -10,9 +10,9 @@ from PIL import Image
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import EncodedImage, ReadSettings
-from pipeline.labelling.device_jpegs import decode_block
-from pipeline.labelling.loading import BLOCK, image_row
-from pipeline.labelling.model_inputs import ModelInputs, images_of
+from pipeline.labelling.reading.unit_loader import BLOCK, image_row
+from pipeline.labelling.segmenting.device_jpegs import decode_block
+from pipeline.labelling.segmenting.model_inputs import ModelInputs, images_of
 
 GPU = torch.device("cuda")
 SIZES = [(427, 640), (426, 640), (426, 640), (640, 427), (300, 500), (1024, 900)]

@@ -20,7 +20,10 @@ from maskformer import (
     step_normalisers,
 )
 from maskformer.criterion.targets import expand_masks
-from pipeline.labelling.model_loading import float32_precision_kept, set_float32_precision
+from pipeline.labelling.segmenting.model_loading import (
+    float32_precision_kept,
+    set_float32_precision,
+)
 from pipeline.training.batches import Batch
 from pipeline.training.loop import Trainer
 from pipeline.training.optimisation import OptimisationSettings

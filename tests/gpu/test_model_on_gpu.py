@@ -17,7 +17,7 @@ from maskformer import (
     MaskFormerImageProcessor,
     ResNetConfig,
 )
-from pipeline.labelling.model_loading import load_model
+from pipeline.labelling.segmenting.model_loading import load_model
 from pipeline.labelling.settings import SegmentSettings
 
 ROOT = Path(__file__).parents[2]

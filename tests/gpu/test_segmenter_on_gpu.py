@@ -14,8 +14,8 @@ from waits import no_hidden_waits
 
 from maskformer import MaskFormerImageProcessor, decode_rle
 from pipeline.corpora.reading import EncodedImage, ReadSettings
-from pipeline.labelling.loading import BLOCK, image_row
-from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.reading.unit_loader import BLOCK, image_row
+from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 
 PROCESSOR = MaskFormerImageProcessor(size={"shortest_edge": 256, "longest_edge": 640})

@@ -15,7 +15,7 @@ from table_rows import Run, assert_same, rows_of
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
-from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.planning.planner import Unit
 from pipeline.storage import Storage
 

@@ -252,7 +252,7 @@ def test_a_checkout_runs_its_own_code_from_anywhere(
 ) -> None:
     for package in ("jobs", "maskformer", "pipeline"):
         shutil.copytree(ROOT / package, tmp_path / "checkout" / package)
-    segmenting = tmp_path / "checkout" / "pipeline" / "labelling" / "segmenting.py"
+    segmenting = tmp_path / "checkout" / "pipeline" / "labelling" / "segmenting" / "segmenter.py"
     with open(segmenting, "a") as file:
         file.write('\nfrom pathlib import Path\n\nPath(__file__).with_name("was_here").touch()\n')
     options = words({"corpus": plain, "table": tmp_path / "table", "dry_run": True, **usual})

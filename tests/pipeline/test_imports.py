@@ -25,7 +25,7 @@ RAY = {
 }  # fmt: skip
 TORCH = {
     "batch_segmenter", "batches_in_flight", "device_jpegs", "little_memory", "model_inputs",
-    "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenting",
+    "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenter",
 }  # fmt: skip
 
 
@@ -206,7 +206,8 @@ WITHOUT_TORCH = [
     "pipeline.datasets.opening",
     "pipeline.evaluation.loading", "pipeline.evaluation.predictions",
     "pipeline.labelling.commit", "pipeline.planning.listing_diff", "pipeline.planning.splitting",
-    "pipeline.labelling.loading", "pipeline.labelling.model", "pipeline.planning.planner",
+    "pipeline.labelling.reading.unit_loader", "pipeline.labelling.model",
+    "pipeline.planning.planner",
     "pipeline.labelling.report", "pipeline.labelling.rows", "pipeline.labelling.settings",
     "pipeline.table.latest", "pipeline.nightly.lock", "pipeline.nightly.retrying",
     "pipeline.nightly.reporting", "pipeline.nightly.settling",

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-_SEGMENTING = "pipeline.labelling.segmenting"
+_SEGMENTING = "pipeline.labelling.segmenting.segmenter"
 
 
 def count(number: int) -> None:

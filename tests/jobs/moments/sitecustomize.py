@@ -77,7 +77,7 @@ class _SegmentingFinder:
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
-        if name != "pipeline.labelling.segmenting":
+        if name != "pipeline.labelling.segmenting.segmenter":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         assert spec is not None

@@ -57,7 +57,10 @@ def _poison_model(module: Any) -> None:
     module.BatchSegmenter.predict = predict_
 
 
-POISONED = {"PIL.Image": _poison_pillow, "pipeline.labelling.batch_segmenter": _poison_model}
+POISONED = {
+    "PIL.Image": _poison_pillow,
+    "pipeline.labelling.segmenting.batch_segmenter": _poison_model,
+}
 
 
 class _Finder(MetaPathFinder):

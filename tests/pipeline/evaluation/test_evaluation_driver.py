@@ -28,9 +28,9 @@ from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.scoring import EvaluationSums
 from pipeline.labelling.commit import Stager, commit_unit
-from pipeline.labelling.loading import UnitLoader
 from pipeline.labelling.model import ModelFolder, read_model, table_spec
-from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.reading.unit_loader import UnitLoader
+from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings

@@ -29,7 +29,7 @@ from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.report import metrics_summary, report_metrics
 from pipeline.evaluation.scoring import Scorer
 from pipeline.labelling.model import read_model
-from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 
 # The model's labels by the data's, which are tree and car.

@@ -15,8 +15,8 @@ from corpora import picture, put, tar
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.driver import run_units
-from pipeline.labelling.ray_dataset import LabellingJob
+from pipeline.labelling.driving.driver import run_units
+from pipeline.labelling.driving.ray_dataset import LabellingJob
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings

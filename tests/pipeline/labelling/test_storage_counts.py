@@ -10,7 +10,7 @@ from pipeline.corpora.corpus import list_corpus
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager
-from pipeline.labelling.loading import UnitLoader
+from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.labelling.report import report_run, run_summary
 from pipeline.labelling.rows import ROWS, taken_retries
 from pipeline.planning.planner import Plan

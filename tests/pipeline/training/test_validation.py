@@ -14,8 +14,8 @@ from tiny_training import tiny_config
 from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.labelling.model_loading import ModelInMemory, float32_precision_kept
-from pipeline.labelling.segmenting import Segmenter
+from pipeline.labelling.segmenting.model_loading import ModelInMemory, float32_precision_kept
+from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.training import validation_blocks
 from pipeline.training.optimisation import OptimisationSettings
 from pipeline.training.validation import (

@@ -1,0 +1,1 @@
+"""Failures: images and GPUs that end processes, found, counted and left out."""

@@ -1,0 +1,126 @@
+"""Decodes images that may crash or hang their decoder in a child process, one at a time.
+
+Units that lost a worker are read this way: the image that crashes the child is known, and becomes a
+row with an error.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from pipeline.corpora.decoding import ImageError
+from pipeline.corpora.reading import EncodedImage
+from pipeline.labelling.reading.limits import memory_limit, time_limit
+
+_START_SECONDS = 120
+
+DecodeImage = Callable[[EncodedImage], Any]
+
+
+class Guard:
+    """Calls `decode` on images in a child process, and starts another when that one ends."""
+
+    def __init__(self, decode: DecodeImage, *, seconds: float, memory_bytes: int) -> None:
+        """Takes a function that can be pickled, and the limits of one image."""
+        self._decode, self._seconds, self._memory_bytes = decode, seconds, memory_bytes
+        self._child: _Child | None = None
+
+    def __enter__(self) -> "Guard":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._end_child()
+
+    def __call__(self, image: EncodedImage) -> Any:
+        """Returns the result of `decode`.
+
+        Raises:
+            ImageError: the image crashed the child (DecoderCrashed), took too long (DecoderHung),
+                or more memory than there is (OutOfMemory).
+            ChildProcessError: the child could not be started.
+        """
+        if self._child is None:
+            self._child = _Child(
+                self._decode, seconds=self._seconds, memory_bytes=self._memory_bytes
+            )
+        child = self._child
+        try:
+            child.connection.send(image)
+            if not child.connection.poll(self._seconds):
+                self._end_child()
+                raise ImageError(
+                    "DecoderHung",
+                    f"{image.name}: it is not decoded after {self._seconds:g} s; raise "
+                    "image_seconds to give it longer",
+                )
+            return child.connection.recv()
+        except (EOFError, ConnectionError) as error:
+            status = child.process.wait()
+            self._end_child()
+            raise _death(status, image=image) from error
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+
+def _death(status: int, *, image: EncodedImage) -> ImageError:
+    if status == -signal.SIGKILL:
+        message = f"{image.name}: the process that decoded it was killed, probably out of memory"
+        return ImageError("OutOfMemory", message)
+    how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+    return ImageError(
+        "DecoderCrashed", f"{image.name}: it ended the process that decoded it: {how}"
+    )
+
+
+class _Child:
+    """The child process and the connection to it."""
+
+    def __init__(self, decode: DecodeImage, *, seconds: float, memory_bytes: int) -> None:
+        self.connection, theirs = Pipe()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        try:
+            self.connection.send_bytes(pickle.dumps((decode, seconds, memory_bytes)))
+            if not self.connection.poll(_START_SECONDS):
+                raise TimeoutError(f"it is not ready after {_START_SECONDS} s")
+            self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.end()
+            raise ChildProcessError(f"the process that decodes did not start: {error!r}") from error
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+def _serve(connection: Connection) -> None:
+    # Ctrl-C reaches all processes of a terminal; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    decode, seconds, memory_bytes = pickle.loads(connection.recv_bytes())
+    connection.send("ready")
+    with memory_limit(memory_bytes):
+        while True:
+            try:
+                image = connection.recv()
+            except EOFError:  # the parent is done, or has ended
+                return
+            with time_limit(2 * seconds):  # the parent's own limit fails if the parent has ended
+                answer = decode(image)
+            connection.send(answer)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Segmenting: blocks of pixels into rows, on the device of an actor."""

@@ -1,0 +1,235 @@
+"""Runs on a cluster whose GPUs exist by name only, some of which fail."""
+
+import dataclasses
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from corpora import picture, put
+from specs import panoptic_spec
+
+from pipeline.corpora.reading import ReadSettings
+from pipeline.labelling.driving.driver import run_units
+from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.report import Report, report_run, run_summary
+from pipeline.labelling.rows import ROWS
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.planning.planner import Plan, UnitSettings, plan_corpus
+from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.run_stats import RunStats
+from pipeline.storage import Storage
+from pipeline.table.store import TableStore, images
+
+SPEC = panoptic_spec("road", "sky")
+NUM_IMAGES, UNIT_IMAGES, BLOCK_IMAGES = 24, 6, 3
+
+
+class AcceleratorError(RuntimeError):
+    """As torch's, without torch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What goes wrong on which cards."""
+
+    diary: Path
+    at_start: tuple[str, ...] = ()
+    at_work: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
+    """Cards that fail at their first block, then no more."""
+    poison: tuple[str, ...] = ()
+    """Images at which any card fails."""
+    first: tuple[str, int] = ("", 0)
+    """An event, and how often it comes before card 0 does any work."""
+
+    def __call__(self, model_files: Any, *, num_threads: int | None) -> "FaultySegmenter":
+        (gpu,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        self.note(f"start {gpu}")
+        if gpu in self.at_start:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nmore of it")
+        return FaultySegmenter(self, gpu)
+
+    def note(self, event: str) -> None:
+        with open(self.diary, "a") as file:
+            file.write(f"{event}\n")
+
+    @property
+    def events(self) -> Counter[str]:
+        return Counter(self.diary.read_text().splitlines() if self.diary.exists() else ())
+
+
+class FaultySegmenter:
+    """Finds no segment in any image."""
+
+    def __init__(self, faults: Faults, gpu: str) -> None:
+        self._faults, self._gpu = faults, gpu
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        faults, rows = self._faults, block.to_pylist()
+        event, count = faults.first
+        deadline = time.monotonic() + 30
+        while self._gpu == "0" and faults.events[event] < count and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.1)
+        is_sick = self._gpu in faults.at_work
+        is_sick |= self._gpu in faults.once and not faults.events[f"fails {self._gpu}"]
+        names = {row["image_id"] for row in rows if row["pixels_height"] is not None}
+        if is_sick or names & set(faults.poison):
+            faults.note(f"fails {self._gpu}")
+            raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+        faults.note(f"works {self._gpu}")
+        for row in rows:
+            if row["kind"] == "image" and row["error_class"] is None:
+                row |= {"status": "ok", "num_segments": 0, "coverage": 0.0, "segments": []}
+            elif row["kind"] == "image":
+                row |= {"status": "error", "num_segments": 0, "segments": []}
+        return pa.Table.from_pylist([{n: r.get(n) for n in ROWS.names} for r in rows], ROWS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaultyJob(LabellingJob):
+    """A job on cards that may fail."""
+
+    faults: Faults
+
+    @property
+    def segmenters(self) -> Faults:
+        return self.faults
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A node with two GPUs that no program will find."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack our folder
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        num_cpus=2,
+        num_gpus=2,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def run(tmp_path, processor):
+    """Runs the driver over pictures on so many cards; gives what a job would tell of it."""
+
+    def run(*, num_actors: int = 2, **faults: Any) -> tuple[Report, str, Faults]:
+        faulty = Faults(diary=tmp_path / "diary", **faults)
+        corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(NUM_IMAGES)})
+        table = TableStore(str(tmp_path / "table"), Storage())
+        table.create(SPEC)
+        plan = plan_corpus(
+            corpus,
+            table=table,
+            spec=SPEC,
+            reading=ReadSettings(),
+            units=UnitSettings(unit_images=UNIT_IMAGES),
+        )
+        job = FaultyJob(
+            table=table,
+            spec=SPEC,
+            run_id="run",
+            reading=ReadSettings(),
+            segmenting=SegmentSettings(),
+            actors=ActorSettings(actor_cpus=0.1, num_actors=num_actors, block_images=BLOCK_IMAGES),
+            processor=processor,
+            model_files={},
+            faults=faulty,
+        )
+        stats = RunStats()
+        run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)
+        report = _report(plan, stats=stats, table=table)
+        return report, run_summary(report, report_file="report.json"), faulty
+
+    return run
+
+
+def _report(plan: Plan, *, stats: RunStats, table: TableStore) -> Report:
+    return report_run(
+        run_id="run",
+        table=table.uri,
+        corpus="c",
+        plan=plan,
+        stats=stats,
+        seconds=1,
+        error_budget=0.5,
+        was_stopped=False,
+    )
+
+
+def rows_by_image(report: Report) -> dict[str, dict[str, Any]]:
+    rows = images(report.table).to_table().to_pylist()
+    by_image = {row["image_id"]: row for row in rows}
+    assert len(by_image) == len(rows)
+    return by_image
+
+
+SLOW = pytest.mark.faults
+AT_WORK = {"at_work": ("1",), "first": ("fails 1", 2)}
+AT_START = {"at_start": ("1",), "first": ("start 1", 2)}
+
+
+@pytest.mark.parametrize("failing", [AT_WORK, pytest.param(AT_START, marks=SLOW)])
+def test_a_card_that_fails_is_left_alone_and_the_others_do_its_work(run, failing):
+    report, summary, faults = run(**failing)
+    assert report.exit_code == 0
+    assert len(rows_by_image(report)) == NUM_IMAGES
+    (left_alone,) = report.gpus_left_alone
+    assert (left_alone["gpu"], left_alone["uuid"]) == ("1", None)
+    assert "CUDA error: " in left_alone["error"]
+    assert f"GPU 1 of node {left_alone['node']} failed" in summary
+    assert "was left alone: " in summary
+    assert faults.events["works 1"] == 0
+    # At work: four attempts at each of two blocks at once, and one at the next.
+    assert 2 <= faults.events["start 1"] <= 9
+
+
+@SLOW
+def test_a_card_that_fails_once_goes_on(run):
+    report, summary, faults = run(once=("1",), first=("fails 1", 1))
+    assert (report.exit_code, report.gpus_left_alone) == (0, [])
+    assert len(rows_by_image(report)) == NUM_IMAGES
+    assert faults.events["fails 1"] == 1
+    assert "left alone" not in summary
+
+
+def test_where_the_only_cards_fail_the_run_ends_and_says_what_to_do(run):
+    began = time.monotonic()
+    report, summary, faults = run(at_start=("0", "1"))
+    assert report.exit_code == 75
+    assert {each["gpu"] for each in report.gpus_left_alone} == {"0", "1"}
+    assert "uncorrectable ECC error encountered; look at nvidia-smi" in summary
+    assert "Traceback" not in summary
+    assert sum(faults.events.values()) <= 6
+    assert time.monotonic() - began < 120
+
+
+@SLOW
+def test_where_cards_fail_at_all_work_the_run_ends_too_and_blames_no_image(run):
+    report, summary, _ = run(at_work=("0", "1"))
+    assert report.exit_code == 75
+    assert (report.images, report.images_in_error) == (0, 0)
+    assert {each["gpu"] for each in report.gpus_left_alone} == {"0", "1"}
+    assert "units not done: 4, for example: " in summary
+
+
+@pytest.mark.parametrize("poison", [("05.png",), pytest.param(("03.png", "04.png"), marks=SLOW)])
+def test_an_image_that_breaks_any_card_is_quarantined_and_the_cards_go_on(run, poison):
+    report, _, _ = run(poison=poison)
+    assert report.exit_code == 3
+    assert report.gpus_left_alone == []
+    rows = rows_by_image(report)
+    assert len(rows) == NUM_IMAGES
+    in_error = {name: row["error_class"] for name, row in rows.items() if row["error_class"]}
+    assert in_error == dict.fromkeys(poison, "SegmenterCrashed")

@@ -1,0 +1,61 @@
+"""A few batches are in flight at once, whatever becomes of them."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline.labelling.segmenting.batches_in_flight import BatchesInFlight
+
+SECONDS = 60
+
+
+def test_no_more_than_the_most_are_launched_before_one_is_finished():
+    in_flight = BatchesInFlight[int](most=2, num_threads=2)
+    may_finish, launched = threading.Event(), []
+
+    def launch(number: int):
+        launched.append(number)
+        return lambda: may_finish.wait(SECONDS) and number
+
+    with ThreadPoolExecutor(1) as launcher:
+        starting = [
+            launcher.submit(in_flight.start, lambda number=number: launch(number))
+            for number in range(4)
+        ]
+        starting[1].result(SECONDS)
+        assert not starting[2].done()
+        assert launched == [0, 1]
+        may_finish.set()
+        assert [each.result(SECONDS).result(SECONDS) for each in starting] == [0, 1, 2, 3]
+
+
+def test_a_launch_that_fails_takes_no_room():
+    in_flight = BatchesInFlight[int](most=1, num_threads=1)
+
+    def failing():
+        raise MemoryError("too large")
+
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            in_flight.start(failing)
+    assert in_flight.start(lambda: lambda: 7).result(SECONDS) == 7
+
+
+def test_what_fails_in_the_end_takes_no_room_either():
+    in_flight = BatchesInFlight[int](most=1, num_threads=1)
+    for _ in range(3):
+        future = in_flight.start(lambda: lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            future.result(SECONDS)
+
+
+def test_draining_waits_for_all_that_was_launched():
+    in_flight = BatchesInFlight[int](most=3, num_threads=1)
+    assert not in_flight.drain()
+    may_finish = threading.Event()
+    futures = [in_flight.start(lambda: lambda: may_finish.wait(SECONDS)) for _ in range(3)]
+    threading.Timer(0.2, may_finish.set).start()
+    assert in_flight.drain()
+    assert all(future.done() for future in futures)
+    assert not in_flight.drain()

@@ -1,0 +1,512 @@
+"""Rows of segments describe the image alone, however it was batched, and pass on what failed."""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from corpora import picture, put
+from PIL import Image
+from small_model import LABELS
+
+from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, decode_rle
+from pipeline.corpora.corpus import list_corpus
+from pipeline.corpora.reading import ReadSettings
+from pipeline.labelling.reading.unit_loader import BLOCK, UnitLoader
+from pipeline.labelling.rows import ROWS
+from pipeline.labelling.segmenting.segmenter import Segmenter, _pixels_at_once
+from pipeline.labelling.settings import SegmentSettings
+from pipeline.planning.planner import PLAN
+from pipeline.storage import Storage
+
+# Random weights are sure of nothing: low thresholds give some segments per image.
+PANOPTIC = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
+INSTANCE = dataclasses.replace(PANOPTIC, task="instance")
+SEMANTIC = SegmentSettings(task="semantic")
+TASKS = pytest.mark.parametrize(
+    "settings", [PANOPTIC, INSTANCE, SEMANTIC], ids=lambda settings: settings.task
+)
+RULES = pytest.mark.parametrize("rule", ["detectron2", "transformers"])
+SIZES = [(36, 48), (50, 40), (36, 48), (64, 64), (41, 59), (40, 59)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small images gain nothing from more, and machines that are busy lose."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """A block of pictures in several sizes, and one that is none, as the loader gives them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    files = {
+        f"{n}.png": picture(n, height=height, width=width)
+        for n, (height, width) in enumerate(SIZES)
+    }
+    corpus = put(folder, {**files, "4b.png": b"no image"})
+
+    def load(processor: MaskFormerImageProcessor) -> pa.Table:
+        reading, storage = ReadSettings(), Storage()
+        loader = UnitLoader(
+            storage=storage, reading=reading, processor=processor, block_bytes=10**9
+        )
+        sources = list_corpus(corpus, storage=storage, settings=reading).sources
+        rows = [{"unit_index": 0, "unit_id": "u", **dataclasses.asdict(s)} for s in sources]
+        (block,) = loader(pa.Table.from_pylist(rows, schema=PLAN))
+        return block
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def block(blocks, processor) -> pa.Table:
+    return blocks(processor)
+
+
+@pytest.fixture(scope="module")
+def make(model_files):
+    """Segmenters by their settings."""
+
+    @functools.cache
+    def segmenter(settings: SegmentSettings) -> Segmenter:
+        return Segmenter(model_files, settings=settings, num_threads=1)
+
+    def changed(settings: SegmentSettings, **changes: Any) -> Segmenter:
+        return segmenter(dataclasses.replace(settings, **changes))
+
+    return changed
+
+
+def processor_with(rule: Any) -> MaskFormerImageProcessor:
+    """That of the small model, with another rule."""
+    return MaskFormerImageProcessor(
+        size={"shortest_edge": 64, "longest_edge": 160}, resize_rule=rule
+    )
+
+
+def masks(row: dict[str, Any]) -> dict[int, np.ndarray]:
+    return {
+        segment["segment_id"]: decode_rle(
+            segment["rle"], height=row["height"], width=row["width"]
+        ).astype(bool)
+        for segment in row["segments"]
+    }
+
+
+def id_map(row: dict[str, Any]) -> np.ndarray:
+    ids = np.zeros((row["height"], row["width"]), np.int64)
+    for segment_id, mask in masks(row).items():
+        ids[mask] = segment_id
+    return ids
+
+
+def assert_alike(found: pa.Table, expected: pa.Table) -> None:
+    """The same up to the last bits of the arithmetic: a pixel on a border may go either way."""
+    for ours, theirs in zip(found.to_pylist(), expected.to_pylist(), strict=True):
+        plain = [*ROWS.names[:9], "status", "error_class", "error_message", "kind"]
+        assert {k: ours[k] for k in plain} == {k: theirs[k] for k in plain}
+        if ours["status"] != "ok":
+            assert ours == theirs
+            continue
+        assert np.mean(id_map(ours) != id_map(theirs)) < 0.003
+        for a, b in zip(ours["segments"], theirs["segments"], strict=True):
+            assert (a["segment_id"], a["label"]) == (b["segment_id"], b["label"])
+            assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
+@TASKS
+def test_segments_are_described_by_what_their_masks_show(make, block, settings):
+    rows = make(settings)(block)
+    assert rows.schema.equals(ROWS)
+    images = [row for row in rows.to_pylist() if row["status"] == "ok"]
+    assert sum(row["num_segments"] for row in images) > len(images)
+    for row in images:
+        assert [s["segment_id"] for s in row["segments"]] == list(range(1, row["num_segments"] + 1))
+        together = np.zeros((row["height"], row["width"]), int)
+        for segment, mask in zip(row["segments"], masks(row).values(), strict=True):
+            together += mask
+            ys, xs = np.nonzero(mask)
+            box = (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
+            assert tuple(segment[f"bbox_{side}"] for side in "xywh") == box
+            assert segment["area"] == mask.sum() > 0
+            assert segment["label"] == LABELS[segment["label_id"]]
+            assert 0 <= segment["score"] <= 1
+        assert together.max() <= 1  # a pixel is in one segment
+        assert row["coverage"] == pytest.approx(together.mean())
+        scores = [segment["score"] for segment in row["segments"]]
+        assert row["mean_score"] == (pytest.approx(np.mean(scores)) if scores else None)
+
+
+@TASKS
+def test_an_image_alone_gives_what_it_gives_in_a_batch(make, block, settings):
+    alone = make(settings)(block)
+    assert_alike(make(settings, batch_pixels=10**7)(block), alone)
+    assert_alike(make(settings, batch_pixels=2 * 64 * 96)(block), alone)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PANOPTIC,
+        dataclasses.replace(PANOPTIC, label_ids_to_fuse=tuple(range(len(LABELS)))),
+        SEMANTIC,
+        INSTANCE,
+    ],
+    ids=["panoptic", "fused", "semantic", "instance"],
+)
+@RULES
+def test_by_batch_rows_are_those_by_image_to_the_byte(model_files, make, blocks, settings, rule):
+    """The way of GPUs, on a CPU; its masks are those of all queries."""
+    block = blocks(processor_with(rule))
+    settings = dataclasses.replace(settings, resize_rule=rule, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    model = by_batch._batch_segmenter.model
+    every = Mock(side_effect=model.all_masks)
+    model.all_masks = every
+    found = by_batch(block)
+    assert every.called == (settings.task != "instance")
+    assert found.equals(make(settings)(block))
+    with ThreadPoolExecutor(2) as pool:
+        assert all(each.equals(found) for each in pool.map(by_batch, [block] * 3))
+
+
+def test_by_batch_a_batch_that_does_not_fit_is_split(model_files, make, block):
+    """First it waits for the batches in flight, then it is halved."""
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    sizes = no_more_than(LARGEST, by_batch)
+    drained = Mock(side_effect=by_batch._in_flight.drain)
+    by_batch._in_flight.drain = drained
+    found = by_batch(block)
+    assert_alike(found, make(PANOPTIC)(block))
+    assert drained.called
+    assert max(sizes) <= LARGEST
+    assert by_batch(block).equals(found)
+
+
+def test_by_batch_an_image_that_fits_nowhere_is_recorded(model_files, block):
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    no_more_than(0, by_batch)
+    classes = {row["error_class"] for row in by_batch(block).to_pylist() if row["kind"] == "image"}
+    assert classes == {"NotAnImage", "SegmenterOutOfMemory"}
+
+
+def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
+    model_files, make, block, monkeypatch
+):
+    """Streams are stand-ins: what is asked of them, in order."""
+    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
+    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    asked: list[str] = []
+    by_batch._batch_segmenter._stream = Mock(
+        wait_stream=lambda stream: asked.append(f"waits for {stream}")
+    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the model's")
+
+    def entering(stream: Any) -> Any:
+        if stream is not None:
+            asked.append("entered")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "stream", entering)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: asked.append("kept"), raising=False
+    )
+    assert by_batch(block).equals(make(settings)(block))
+    num_batches = asked.count("entered")
+    assert num_batches > 1
+    assert asked == ["waits for the model's", "entered", "kept", "kept"] * num_batches
+
+
+def no_more_than(pixels: int, segmenter: Segmenter) -> list[int]:
+    """Gives the segmenter a device with memory for so many pixels; returns those of its batches."""
+    model = segmenter._batch_segmenter.model
+    decode, sizes = model.decode_queries, []
+
+    def decode_queries(pixel_values: torch.Tensor) -> Any:
+        batch, _, height, width = pixel_values.shape
+        if batch * height * width > pixels:
+            raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
+        sizes.append(batch * height * width)
+        return decode(pixel_values)
+
+    model.decode_queries = decode_queries
+    return sizes
+
+
+def test_batches_on_a_gpu_are_bounded_by_images_and_by_memory(model_files, monkeypatch):
+    """Of a card of 80 GB, and of a part of it; batch_pixels is taken as it is."""
+    memory = Mock(return_value=Mock(total_memory=80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", memory)
+    gpu = torch.device("cuda")
+    pixels = _pixels_at_once(gpu, share=0.01, precision="fp32")
+    assert _pixels_at_once(gpu, share=0.01, precision="bf16") == 2 * pixels
+    segmenter = Segmenter(model_files, settings=PANOPTIC, num_threads=1)
+    segmenter._batch_pixels = pixels
+    assert segmenter._images_at_once((512, 704)) == 2
+    segmenter._batch_pixels = _pixels_at_once(gpu, share=1.0, precision="fp32")
+    assert segmenter._images_at_once((512, 704)) == 32
+    assert segmenter._images_at_once((20_000, 20_000)) == 1
+    by_hand = dataclasses.replace(PANOPTIC, batch_pixels=100 * 64 * 64)
+    assert Segmenter(model_files, settings=by_hand)._images_at_once((64, 64)) == 100
+
+
+@TASKS
+def test_a_block_split_anywhere_gives_what_it_gives_whole(make, block, settings):
+    segmenter = make(settings)
+    whole = segmenter(block)
+    for start in (1, 4):
+        pieces = [segmenter(block.slice(0, start)), segmenter(block.slice(start))]
+        assert pa.concat_tables(pieces).equals(whole)
+
+
+@TASKS
+@RULES
+def test_padding_shows_in_no_segment(make, blocks, settings, rule):
+    """Under the rule of detectron2, images of several sizes are padded to one and share a batch."""
+    processor = processor_with(rule)
+    block = blocks(processor)
+    sizes = {
+        processor.padded_size((row["pixels_height"], row["pixels_width"]))
+        for row in block.to_pylist()
+        if row["pixels"]
+    }
+    assert len(sizes) < len(set(SIZES))
+    alone = make(settings, resize_rule=rule)(block)
+    assert_alike(make(settings, resize_rule=rule, batch_pixels=10**7)(block), alone)
+    for row in alone.to_pylist():
+        if row["status"] == "ok" and settings.task == "semantic":
+            assert row["coverage"] == 1.0
+
+
+@TASKS
+@RULES
+def test_maps_are_those_of_the_published_way(make, blocks, settings, model_folder, rule):
+    """The whole model, then the image processor's post-processing, query by query."""
+    model = MaskFormerForInstanceSegmentation.from_pretrained(model_folder).eval()
+    processor = processor_with(rule)
+    for row in make(settings, resize_rule=rule)(blocks(processor)).to_pylist():
+        if row["status"] != "ok":
+            continue
+        inputs = processor(Image.open(row["uri"]), return_tensors="pt")
+        with torch.inference_mode():
+            outputs = model(**inputs)
+        size = [(row["height"], row["width"])]
+        sizes = {"target_sizes": size}
+        if rule == "detectron2":
+            sizes["image_sizes"] = [processor.resized_size(size[0])]
+        thresholds = {
+            "threshold": settings.threshold, "mask_threshold": 0.5,
+            "overlap_mask_area_threshold": settings.overlap_mask_area_threshold,
+        }  # fmt: skip
+        if settings.task == "semantic":
+            (labels,) = processor.post_process_semantic_segmentation(outputs, **sizes)
+            by_id = {s["segment_id"]: s["label_id"] for s in row["segments"]}
+            found = np.vectorize(by_id.__getitem__)(id_map(row))
+            assert np.mean(found != labels.numpy()) < 0.003
+            continue
+        (result,) = getattr(processor, f"post_process_{settings.task}_segmentation")(
+            outputs, **sizes, **thresholds
+        )
+        assert np.mean(id_map(row) != result["segmentation"].numpy()) < 0.003
+        for ours, theirs in zip(row["segments"], result["segments_info"], strict=True):
+            assert (ours["segment_id"], ours["label_id"]) == (theirs["id"], theirs["label_id"])
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
+
+
+def test_rows_that_are_no_good_image_pass_through(make, block):
+    fault = {"unit_id": "u", "kind": "fault", "error_message": "StorageFault: away"}
+    mixed = pa.concat_tables([block, pa.Table.from_pylist([fault], schema=BLOCK)])
+    rows = make(PANOPTIC)(mixed).to_pylist()
+    assert [row["kind"] for row in rows] == ["image"] * (len(SIZES) + 1) + ["end", "fault"]
+    assert [row["image_id"] for row in rows] == mixed["image_id"].to_pylist()
+    (failed,) = [row for row in rows if row["status"] == "error"]
+    assert (failed["image_id"], failed["error_class"]) == ("4b.png", "NotAnImage")
+    assert (failed["num_segments"], failed["segments"]) == (0, [])
+    assert (failed["coverage"], failed["mean_score"]) == (None, None)
+    assert rows[-2]["position"] == len(SIZES) + 1
+    assert rows[-1]["error_message"] == "StorageFault: away"
+    assert (rows[-1]["status"], rows[-2]["status"]) == (None, None)
+
+
+def test_images_of_two_units_keep_their_own_segments(make, block):
+    """Ray may join blocks of two units, in which positions come twice."""
+    segmenter = make(PANOPTIC)
+    units = pa.array(["other"] * block.num_rows)
+    other = block.set_column(0, "unit_id", units).take(list(range(block.num_rows))[::-1])
+    together = segmenter(pa.concat_tables([block, other]))
+    assert together.equals(pa.concat_tables([segmenter(block), segmenter(other)]))
+
+
+def test_blocks_without_a_single_image_are_fine(make, block):
+    segmenter = make(PANOPTIC)
+    assert segmenter(block.slice(0, 0)).num_rows == 0
+    assert segmenter(block.slice(block.num_rows - 1)).to_pylist()[0]["kind"] == "end"
+
+
+def test_an_image_in_which_nothing_is_sure_has_no_segments(make, block):
+    for row in make(PANOPTIC, threshold=1.0)(block).to_pylist():
+        if row["status"] == "ok":
+            assert (row["num_segments"], row["segments"]) == (0, [])
+            assert (row["coverage"], row["mean_score"]) == (0.0, None)
+
+
+def test_things_and_stuff_are_told_apart(make, block):
+    def is_thing(settings: SegmentSettings) -> dict[str, set[bool]]:
+        found: dict[str, set[bool]] = {}
+        for row in make(settings)(block).to_pylist():
+            for segment in row["segments"] or ():
+                found.setdefault(segment["label"], set()).add(segment["is_thing"])
+        return found
+
+    common = max(is_thing(PANOPTIC), key=lambda label: LABELS.index(label))
+    fused = dataclasses.replace(PANOPTIC, label_ids_to_fuse=(LABELS.index(common),))
+    assert all(things == {label != common} for label, things in is_thing(fused).items())
+    assert all(things == {True} for things in is_thing(INSTANCE).values())
+    assert all(things == {False} for things in is_thing(SEMANTIC).values())
+
+
+def test_a_fused_label_has_one_segment_in_an_image(make, block):
+    everything = dataclasses.replace(PANOPTIC, label_ids_to_fuse=tuple(range(len(LABELS))))
+    apart, fused = (make(settings)(block).to_pylist() for settings in (PANOPTIC, everything))
+    names = [[s["label"] for s in row["segments"] or ()] for row in fused]
+    assert all(len(set(each)) == len(each) for each in names)
+    more = [len(row["segments"] or ()) - len(each) for row, each in zip(apart, names, strict=True)]
+    assert max(more) > 0  # else nothing was there to fuse
+    for row in fused:
+        assert all(not segment["is_thing"] for segment in row["segments"] or ())
+
+
+def test_semantic_regions_cover_the_image_with_one_segment_per_label(make, block):
+    for row in make(SEMANTIC)(block).to_pylist():
+        if row["status"] == "ok":
+            assert row["coverage"] == 1.0
+            labels = [segment["label"] for segment in row["segments"]]
+            assert len(set(labels)) == len(labels)
+
+
+def test_two_threads_at_once_give_what_one_gives(make, block):
+    segmenter = make(PANOPTIC)
+    expected = segmenter(block)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(segmenter, [block] * 4):
+            assert found.equals(expected)
+
+
+def test_more_threads_of_arithmetic_give_the_same(model_files, make, block):
+    two = Segmenter(model_files, settings=PANOPTIC, num_threads=2)
+    assert_alike(two(block), make(PANOPTIC)(block))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_the_bits_give_nearly_the_same(make, block, precision):
+    exact = make(SEMANTIC)(block).to_pylist()
+    rough = make(SEMANTIC, precision=precision)(block).to_pylist()
+    by_label = []
+    for rows in (exact, rough):
+        ok = [row for row in rows if row["status"] == "ok"]
+        by_label.append(
+            [
+                np.vectorize({s["segment_id"]: s["label_id"] for s in row["segments"]}.get)(
+                    id_map(row)
+                )
+                for row in ok
+            ]
+        )
+    for ours, theirs in zip(*by_label, strict=True):
+        assert np.mean(ours == theirs) > 0.8
+
+
+@pytest.fixture
+def make_small(make, monkeypatch):
+    """A segmenter on a device with memory for so many pixels at once."""
+
+    def small(settings: SegmentSettings, *, pixels: int, **changes: Any) -> Segmenter:
+        segmenter = make(settings, **changes)
+        model = segmenter._batch_segmenter.model
+        decode = model.decode_queries
+
+        def decode_queries(pixel_values: torch.Tensor) -> Any:
+            batch, _, height, width = pixel_values.shape
+            if batch * height * width > pixels:
+                raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
+            return decode(pixel_values)
+
+        monkeypatch.setattr(model, "decode_queries", decode_queries)
+        return segmenter
+
+    return small
+
+
+LARGEST = 64 * 96  # pixels of the largest of these pictures at the model's size
+
+
+@pytest.fixture(scope="module")
+def large_block(blocks) -> pa.Table:
+    """The pictures at sizes that can be halved."""
+    return blocks(MaskFormerImageProcessor(size={"shortest_edge": 256, "longest_edge": 640}))
+
+
+@TASKS
+def test_a_batch_that_does_not_fit_is_split(make, make_small, block, settings):
+    expected = make(settings, batch_pixels=1)(block)
+    found = make_small(settings, pixels=LARGEST, batch_pixels=10**7)(block)
+    assert_alike(found, expected)
+
+
+def test_an_image_that_does_not_fit_is_an_error_and_the_others_go_on(make, make_small, block):
+    expected = make(PANOPTIC)(block).to_pylist()
+    found = make_small(PANOPTIC, pixels=64 * 64)(block).to_pylist()
+    classes = {row["error_class"] for row in found if row["kind"] == "image"}
+    assert classes == {None, "NotAnImage", "SegmenterOutOfMemory"}
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours["error_class"] == "SegmenterOutOfMemory":
+            assert (ours["status"], ours["num_segments"], ours["segments"]) == ("error", 0, [])
+            assert re.search(r"\d\.png: .* no memory for \d+ x \d+ pixels", ours["error_message"])
+        else:
+            assert ours["status"] == theirs["status"]
+
+
+@TASKS
+@pytest.mark.parametrize("policy", ["shrink", "tile"])
+@pytest.mark.parametrize("divisor", [2, 6])
+def test_an_image_may_be_seen_smaller_or_part_by_part(
+    make, make_small, large_block, settings, policy, divisor
+):
+    expected = make(settings)(large_block).to_pylist()
+    small = make_small(settings, pixels=16 * LARGEST // divisor, out_of_memory=policy)
+    for ours, theirs in zip(small(large_block).to_pylist(), expected, strict=True):
+        assert (ours["status"], ours["error_class"]) == (theirs["status"], theirs["error_class"])
+        if ours["status"] == "ok":
+            together = sum(mask.astype(int) for mask in masks(ours).values())
+            assert np.max(together) <= 1
+            if settings.task == "semantic":
+                assert np.min(together) == 1
+                assert len({s["label"] for s in ours["segments"]}) == ours["num_segments"]
+
+
+@pytest.mark.parametrize("policy", ["record", "shrink", "tile"])
+def test_where_nothing_fits_the_image_is_recorded(make_small, large_block, policy):
+    found = make_small(PANOPTIC, pixels=0, out_of_memory=policy)(large_block)
+    classes = {row["error_class"] for row in found.to_pylist() if row["kind"] == "image"}
+    assert classes == {"NotAnImage", "SegmenterOutOfMemory"}
+
+
+def test_what_is_no_want_of_memory_is_raised(make, block, monkeypatch):
+    segmenter = make(PANOPTIC)
+    failing = Mock(side_effect=RuntimeError("shapes do not match"))
+    monkeypatch.setattr(segmenter._batch_segmenter.model, "decode_queries", failing)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        segmenter(block)
