@@ -52,6 +52,8 @@ export class Filters {
       element("option", { value: name }, `${STATUS_WORDS[name]} (${count(table.counts[name] ?? 0)})`),
     );
     byId("status").replaceChildren(element("option", { value: "" }, "Any"), ...statuses);
+    const names = new Set([...table.reviewers, this.query.reviewer].filter(Boolean));
+    byId("reviewer").replaceChildren(element("option", { value: "" }, "Anyone"), ...[...names].map(option({})));
     this.show(this.query);
   }
 

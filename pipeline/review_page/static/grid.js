@@ -3,7 +3,7 @@
 import { address, reason } from "./api.js";
 import { byId, element, setText } from "./dom.js";
 import { notify, dismiss } from "./notices.js";
-import { STATUS_WORDS } from "./words.js";
+import { DRAFT_WORD, STATUS_WORDS } from "./words.js";
 
 const TILE_WIDTH = 220;
 const CAPTION_HEIGHT = 46;
@@ -24,6 +24,7 @@ export class Grid {
   #cursor = 0;
   #pictures = 0;
   #hasOverlay = true;
+  #drafts = /** @type {Set<string>} */ (new Set());
 
   /** @param {{hrefOf: (imageId: string, place: number) => string}} of */
   constructor({ hrefOf }) {
@@ -40,10 +41,11 @@ export class Grid {
    * Shows a list from its begin, or with an image of it in view.
    *
    * @param {import("./image_list.js").ImageList} list
-   * @param {number} place
+   * @param {{place: number, drafts: Set<string>}} of `drafts` are the images with a draft here
    */
-  async show(list, place = 0) {
+  async show(list, { place, drafts }) {
     this.#list = list;
+    this.#drafts = drafts;
     this.#cursor = place;
     try {
       await list.load(place, place + 1);
@@ -182,8 +184,9 @@ export class Grid {
     setText(tile.name, image.image_id);
     tile.name.title = image.image_id;
     setText(tile.facts, factsOf(image));
-    setText(tile.badge, STATUS_WORDS[image.status] ?? "");
-    tile.badge.dataset.status = image.status ?? "";
+    const status = this.#drafts.has(image.image_id) ? "draft" : image.is_stale ? "stale" : (image.status ?? "");
+    setText(tile.badge, status === "draft" ? DRAFT_WORD : (STATUS_WORDS[status] ?? ""));
+    tile.badge.dataset.status = status;
     tile.picture.classList.toggle("wide", image.width / image.height > 1 / 0.72);
     tile.picture.removeAttribute("src");
   }

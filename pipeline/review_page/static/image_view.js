@@ -52,6 +52,7 @@ export class ImageView {
       over: () => this.#over,
       radius: () => this.#radius,
       select: (id, isAdded) => this.select(id, isAdded),
+      pointed: (id) => this.#showHint(id),
       finished: (step, target) => this.#painted(step, target),
     };
     this.tools = {
@@ -231,6 +232,8 @@ export class ImageView {
       if (answer.merged_with && !job.annotation.isPainting && !hasNewSteps(session, job)) {
         await this.drafts.delete(session.imageId);
         await this.open(session.imageId, { position: byId("position").textContent });
+        const names = answer.merged_with.map(({ reviewer }) => reviewer).join(", ");
+        notify("draft", `Your changes were joined with those of ${names}.`);
       } else {
         await session.wasSaved(answer, job);
       }
@@ -354,9 +357,16 @@ export class ImageView {
     const target = this.#tool === "select" ? "" : this.#tool === "eraser" ? erases : paints;
     showTools({ tool: this.#tool, over: this.#over, radius: this.#radius, target });
     showRecent(this.recent.labels, (place) => this.#useRecent(place));
-    setText(byId("hint"), this.table.can_save ? this.tools[this.#tool].hint : "Drag to move, wheel to zoom.");
+    this.#showHint(0);
     this.stage.root.dataset.tool = this.#tool;
     this.stage.invalidate(NOTHING);
+  }
+
+  /** Shows what lies below the pointer, or what the tool does. */
+  #showHint(id) {
+    const segment = this.session?.annotation.segments.get(id);
+    const score = segment && segment.score !== null ? ` · ${segment.score.toFixed(2)}` : "";
+    setText(byId("hint"), segment ? `${segment.label} ${id}${score}` : this.tools[this.#tool].hint);
   }
 
   #hover(id) {

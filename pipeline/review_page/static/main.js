@@ -77,7 +77,8 @@ class Page {
     if (this.#isStale) this.#refreshTable();
     this.#isStale = false;
     const list = this.#list;
-    await this.grid.show(list, this.#place);
+    const drafts = new Set(await this.drafts.imageIds().catch(() => []));
+    await this.grid.show(list, { place: this.#place, drafts });
     if (this.#list !== list || list.total === null) return;
     setText(byId("total"), `${count(list.total)} ${list.total === 1 ? "image" : "images"}`);
     if (hasFocus) this.grid.focus();

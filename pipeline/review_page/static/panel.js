@@ -80,7 +80,7 @@ export function showRecent(labels, use) {
  */
 export function showState(session, progress) {
   const badge = byId("badge");
-  setText(badge, session.isStale ? "Photograph changed" : (STATUS_WORDS[session.status ?? ""] ?? ""));
+  setText(badge, STATUS_WORDS[session.isStale ? "stale" : (session.status ?? "")] ?? "");
   badge.dataset.status = session.isStale ? "stale" : (session.status ?? "");
   setText(byId("comment"), session.comment);
   const state = byId("save-state");

@@ -63,11 +63,6 @@ export class Saver {
     }
   }
 
-  /** Tells whether something is on its way. */
-  get isBusy() {
-    return [...this.progress.values()].some(({ state }) => state === "saving" || state === "waiting");
-  }
-
   /** Saves what was on its way when the page was closed. */
   async resume() {
     for (const imageId of await this.drafts.imageIds()) {

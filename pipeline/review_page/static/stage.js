@@ -180,7 +180,7 @@ export class Stage {
   }
 
   #down(event) {
-    if (event.button === 2) return;
+    if (event.button === 2 || this.overlay.map === null) return;
     this.root.setPointerCapture(event.pointerId);
     const isPanning = event.button === 1 || event.altKey || this.tool().isPanning;
     if (isPanning) {
@@ -194,7 +194,7 @@ export class Stage {
   #move(event) {
     this.cursor = this.toImage(event);
     if (this.#pan === null) {
-      this.tool().move(this.cursor, event);
+      if (this.overlay.map !== null) this.tool().move(this.cursor, event);
       this.invalidate({ x: 0, y: 0, width: 0, height: 0 });
       return;
     }
@@ -208,6 +208,7 @@ export class Stage {
   #up(event) {
     const pan = this.#pan;
     this.#pan = null;
+    if (this.overlay.map === null) return;
     if (pan === null) this.tool().up(this.toImage(event), event);
     else if (!pan.hasMoved && event.button === 0 && !event.altKey) this.tool().down(this.toImage(event), event);
   }

@@ -5,7 +5,7 @@
  * @typedef {{annotation: () => import("./annotation.js").Annotation, stage: import("./stage.js").Stage,
  *   paintTarget: (() => {id: number, label?: any, only?: number} | null),
  *   over: () => "void" | "all", radius: () => number,
- *   select: (id: number, isAdded: boolean) => void,
+ *   select: (id: number, isAdded: boolean) => void, pointed: (id: number) => void,
  *   finished: (step: import("./annotation.js").Step | null, target: any) => void}} Surroundings
  */
 
@@ -29,7 +29,10 @@ export class SelectTool {
     this.around.select(id, event.shiftKey || event.ctrlKey || event.metaKey);
   }
 
-  move() {}
+  move(point) {
+    this.around.pointed(this.around.annotation().map.at(point.x, point.y));
+  }
+
   up() {}
   cancel() {
     return false;

@@ -7,7 +7,11 @@ export const STATUS_WORDS = {
   corrected: "Corrected",
   unusable: "Unusable",
   flagged: "Flagged",
+  stale: "Photograph changed",
 };
+
+/** The word for an image with changes that only this browser has. */
+export const DRAFT_WORD = "Draft";
 
 /** @type {Record<string, string>} */
 export const SORT_WORDS = {
