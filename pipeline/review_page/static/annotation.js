@@ -216,7 +216,7 @@ export class Annotation {
    */
   replay(steps, done) {
     this.steps = [...steps];
-    while (this.done < done) this.redo();
+    while (this.done < Math.min(done, steps.length)) this.redo();
     for (const { after } of steps) for (const [id] of after) this.#highestId = Math.max(this.#highestId, id);
   }
 

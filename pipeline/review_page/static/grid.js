@@ -75,6 +75,17 @@ export class Grid {
     this.#render();
   }
 
+  /**
+   * Shows what is new of the images in view.
+   *
+   * @param {string} imageId that has been saved: it has no draft any more
+   */
+  refresh(imageId) {
+    this.#drafts.delete(imageId);
+    for (const tile of this.#tiles.values()) if (tile.imageId === imageId) tile.shown = null;
+    this.#render();
+  }
+
   #clear() {
     this.rows.replaceChildren();
     this.#tiles.clear();

@@ -36,7 +36,7 @@ export class ImageView {
 
   /**
    * @param {{table: any, drafts: import("./drafts.js").Drafts, saver: import("./saver.js").Saver,
-   *   go: (step: number) => void, leave: () => void}} of `go` opens the next image or the one before
+   *   go: (step: number, which?: {isUnreviewed: boolean}) => void, leave: () => void}} of `go` opens the next image or the one before
    */
   constructor({ table, drafts, saver, go, leave }) {
     Object.assign(this, { table, drafts, saver, go, leave });
@@ -144,6 +144,7 @@ export class ImageView {
   do(action, key = "") {
     const session = this.session;
     if (action === "next") return this.go(1);
+    if (action === "next-unreviewed") return this.go(1, { isUnreviewed: true });
     if (action === "back") return this.go(-1);
     if (action === "grid") return this.leave();
     if (session === null) return action === "escape" ? this.leave() : undefined;
@@ -545,7 +546,7 @@ export class ImageView {
     for (const tool of Object.values(this.tools)) tool.cancel();
     const { annotation } = session;
     const wanted = { status, comment: session.comment, seconds: session.seconds, operations: session.operations };
-    session.store(wanted);
+    session.store(wanted).catch((error) => notify("draft", `The draft could not be stored: ${error.message}`));
     this.saver.save({
       imageId: session.imageId,
       image: session.image,

@@ -20,6 +20,7 @@ export const BINDINGS = {
     { keys: ["f"], does: "flag", words: "Flag with a comment and go on", onlySaving: true },
     { keys: ["Ctrl+s"], does: "save", words: "Save and stay", onlySaving: true },
     { keys: ["n", "PageDown"], does: "next", words: "Next image" },
+    { keys: ["Shift+n"], does: "next-unreviewed", words: "Next image that nobody has reviewed" },
     { keys: ["p", "PageUp"], does: "back", words: "Image before" },
     { keys: ["Escape"], does: "escape", words: "Leave the polygon, the tool, the selection, the image" },
     { keys: ["ArrowDown", "ArrowUp"], does: "", words: "Next or previous segment; with a tool, move its pointer" },

@@ -41,7 +41,7 @@ class Page {
       table,
       drafts: this.drafts,
       saver: this.saver,
-      go: (step) => this.#go(step),
+      go: (step, which) => this.#go(step, which),
       leave: () => (location.hash = hashOf("grid", this.filters.query)),
     });
     document.body.classList.toggle("only-looking", !table.can_save);
@@ -104,20 +104,23 @@ class Page {
   }
 
   async #position() {
-    await this.#list.at(this.#place).catch(() => null);
+    const image = await this.#list.at(this.#place).catch(() => null);
     const total = this.#list.total;
-    return total === null ? "" : `${count(this.#place + 1)} of ${count(total)}`;
+    if (total === null) return "";
+    return [`${count(this.#place + 1)} of ${count(total)}`, ...(image?.reasons ?? [])].join(" · ");
   }
 
-  async #go(step) {
+  /** Opens the next image of the list, or the one before; with `isUnreviewed` those in between are skipped. */
+  async #go(step, { isUnreviewed } = { isUnreviewed: false }) {
     const current = routeOf(location.hash).imageId;
     const here = await this.#list.at(this.#place).catch(() => null);
     // A filter by status no longer lists what has been saved: the next one has taken its place.
     const isListed = here === null || here.image_id === current;
-    const place = isListed || step < 0 ? this.#place + step : this.#place;
+    let place = isListed || step < 0 ? this.#place + step : this.#place;
     let image;
     try {
       image = await this.#list.at(place);
+      while (isUnreviewed && image !== null && image.status !== null) image = await this.#list.at((place += step));
     } catch (error) {
       notify("grid", `The images could not be listed: ${reason(error)}`);
       return;
@@ -143,6 +146,10 @@ class Page {
         saved_at: answer.created_at,
       });
       if (!isOpen) await this.drafts.delete(job.imageId);
+      if (!this.#isImage) {
+        this.grid.refresh(job.imageId);
+        await this.#refreshTable();
+      }
     } else if (state === "conflict") {
       const settle = () => this.image.settle(progress);
       notify(`conflict ${job.imageId}`, `${job.imageId}: ${message.toLowerCase()}.`, { does: "Compare", run: settle });

@@ -20,7 +20,7 @@ const LONGEST_WAIT_MS = 15000;
 
 /** Sends revisions in the order in which they were saved. */
 export class Saver {
-  /** @type {Map<string, Progress>} by image_id; the last save of each image of this page */
+  /** Saves that the server does not have yet, by image_id. @type {Map<string, Progress>} */
   progress = new Map();
   #last = Promise.resolve();
 
@@ -43,6 +43,7 @@ export class Saver {
     const job = { ...wanted, rows: [] };
     // Asked for at once: the next stroke may come before the answer of the worker.
     const encoded = encodedRows(wanted.annotation);
+    encoded.catch(() => {}); // told below, once it is this image's turn
     this.#tell({ state: "saving", message: "Saving…", job });
     const saved = this.#last.then(async () => {
       try {
@@ -105,8 +106,11 @@ export class Saver {
   }
 
   async #tell(progress) {
-    this.progress.set(progress.job.imageId, progress);
+    const { imageId } = progress.job;
+    this.progress.set(imageId, progress);
     await this.onProgress(progress);
+    // A map of ids is large: what is saved is let go.
+    if (progress.state === "saved" && this.progress.get(imageId) === progress) this.progress.delete(imageId);
     return progress;
   }
 }

@@ -95,12 +95,18 @@ export class Session {
    *   is on its way to the server
    * @returns {Promise<void>}
    */
-  store(pending = null) {
+  async store(pending = null) {
     const { steps, done } = this.annotation;
-    // A new step is the last one; what was undone before it is gone.
-    const from = done === steps.length ? Math.min(this.#stored, Math.max(done - 1, 0)) : steps.length;
+    // A new step is the last one, in the place of what was undone before it.
+    const firstChanged = done === steps.length ? Math.max(done - 1, 0) : steps.length;
+    const from = Math.min(this.#stored, firstChanged);
     this.#stored = steps.length;
-    return this.drafts.put(this.imageId, this.#draft(pending), steps, from);
+    try {
+      await this.drafts.put(this.imageId, this.#draft(pending), steps, from);
+    } catch (error) {
+      this.#stored = 0;
+      throw error;
+    }
   }
 
   /**

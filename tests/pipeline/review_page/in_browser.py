@@ -31,8 +31,10 @@ def position(page: Page, x: float, y: float) -> tuple[float, float]:
     """Returns where in the window a point of the image is."""
     box = page.locator("#photo").bounding_box()
     assert box is not None
-    scale = page.evaluate("document.getElementById('photo').getBoundingClientRect().width"
-                          " / document.getElementById('photo').width")
+    scale = page.evaluate(
+        "document.getElementById('photo').getBoundingClientRect().width"
+        " / document.getElementById('photo').width"
+    )
     return box["x"] + x * scale, box["y"] + y * scale
 
 

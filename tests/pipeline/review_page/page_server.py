@@ -1,8 +1,9 @@
-"""The command `review` or `gallery` as people run it: a process that can be killed and started again."""
+"""The command `review` as people run it: a process that can be killed and started again."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.review_page.settings import TOKEN_VARIABLE
@@ -14,8 +15,11 @@ ROOT = Path(__file__).parents[3]
 class PageServer:
     """Serves a table at an address that stays the same over restarts."""
 
-    def __init__(self, table: str, *, port: int, command: str = "review", **options: str) -> None:
-        self._arguments = [command, table, "--no_open", "--port", str(port)]
+    def __init__(
+        self, table: str, *, port: int, environment: Mapping[str, str] | None = None, **options: str
+    ) -> None:
+        self._environment = environment or {}
+        self._arguments = ["review", table, "--no_open", "--port", str(port)]
         for name, value in options.items():
             self._arguments += [f"--{name}", value]
         self.address = f"http://127.0.0.1:{port}"
@@ -28,7 +32,7 @@ class PageServer:
     def start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.cli", *self._arguments],
-            cwd=ROOT, env={**os.environ, TOKEN_VARIABLE: TOKEN},
+            cwd=ROOT, env={**os.environ, **self._environment, TOKEN_VARIABLE: TOKEN},
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert self._process.stdout is not None

@@ -1,4 +1,4 @@
-"""The page in Chromium without a window: what a person sees and does, from the grid to what is saved."""
+"""The page in Chromium without a window: what a person sees and does, from grid to saved."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from photo_tables import LABELS, encoded, ids_of, label_corpus, photo, write_corpus
+from photo_tables import LABELS, encoded, ids_of, label_corpus, make_table, photo, write_corpus
 from ports import free_ports
+from s3 import KEY, SECRET, S3Server
 
 from maskformer import decode_rle
 from pipeline.reviews.log import ReviewLog
@@ -21,8 +22,8 @@ if CHROMIUM is None:
     pytest.skip("no chromium on this machine", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api")
 
-from in_browser import (  # noqa: E402
-    MARKUP, click, drag, legend, measured_ms, open_image, position, shown, tile, wait_for_grid,
+from in_browser import (  # noqa: E402, I001
+    MARKUP, click, drag, legend, measured_ms, open_image, shown, tile, wait_for_grid,
 )  # fmt: skip
 from page_server import PageServer  # noqa: E402
 
@@ -56,6 +57,15 @@ def server(table: TableStore) -> Iterator[PageServer]:
 
 
 @pytest.fixture(scope="module")
+def other_server(table: TableStore) -> Iterator[PageServer]:
+    """The same table, served to another reviewer."""
+    served = PageServer(table.uri, port=free_ports(1)[0], reviewer="ben")
+    served.start()
+    yield served
+    served.stop()
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as play:
         opened = play.chromium.launch(executable_path=CHROMIUM)
@@ -64,18 +74,20 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def new_page(browser: Any, server: PageServer) -> Iterator[Callable[[], Any]]:
+def new_page(browser: Any, server: PageServer) -> Iterator[Callable[..., Any]]:
     """Opens a page as another person would, in a browser without cookies and drafts."""
     contexts, errors = [], []
 
-    def new() -> Any:
+    def new(of: PageServer = server) -> Any:
         context = browser.new_context(viewport={"width": 1280, "height": 800})
         context.set_default_timeout(15_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: errors.append(f"a dialog of the browser: {dialog.message}"))
-        page.goto(server.opening_address)
+        page.on(
+            "dialog", lambda dialog: errors.append(f"a dialog of the browser: {dialog.message}")
+        )
+        page.goto(of.opening_address)
         wait_for_grid(page)
         return page
 
@@ -99,7 +111,9 @@ def saved(table: TableStore, image_id: str) -> Revision:
 def ids_of_revision(revision: Revision) -> np.ndarray:
     ids = np.zeros((revision.height, revision.width), np.int32)
     for segment in revision.segments:
-        ids[decode_rle(segment.rle, height=revision.height, width=revision.width)] = segment.segment_id
+        ids[decode_rle(segment.rle, height=revision.height, width=revision.width)] = (
+            segment.segment_id
+        )
     return ids
 
 
@@ -170,7 +184,9 @@ def test_a_save_without_a_change_gives_the_rows_it_came_from(page: Any, table: T
     assert revision.operations == ()
 
 
-def test_a_segment_is_relabelled_by_search_by_digit_and_undone(page: Any, table: TableStore) -> None:
+def test_a_segment_is_relabelled_by_search_by_digit_and_undone(
+    page: Any, table: TableStore
+) -> None:
     open_image(page, "001.jpg")
     click(page, 40, 5)
     expect(page.locator("#selected-name")).to_have_text("sky 1")
@@ -246,18 +262,34 @@ def test_brush_eraser_polygon_split_merge_and_holes_write_one_map(
         page.keyboard.press("Control+z")
     page.keyboard.press("Control+s")
     expect(page.locator("#save-state")).to_have_attribute("data-state", "saved")
-    page.wait_for_function("document.getElementById('said').textContent.startsWith('saved')")
+    expect(page.locator("#said")).to_contain_text("saved at")
     assert (ids_of_revision(saved(table, "002.jpg")) == original).all()
     state = model_state(table, "002.jpg")
     assert [s.rle for s in saved(table, "002.jpg").segments] == [s.rle for s in state.segments]
 
 
-def test_changes_of_different_pixels_are_merged_and_both_are_named(
-    new_page: Callable[[], Any], table: TableStore
+def test_the_second_best_label_is_one_key_away(page: Any) -> None:
+    def answer(route: Any) -> None:
+        state = route.fetch().json()
+        state["segments"][0] |= {"second_label_id": 3, "second_label": "boat, rowing",
+                                 "second_score": 0.25}  # fmt: skip
+        route.fulfill(json=state)
+
+    page.route("**/api/segments**", answer)
+    open_image(page, "010.jpg")
+    click(page, 40, 5)
+    expect(page.locator("#selected-facts")).to_contain_text("second best: boat, rowing 0.25")
+    page.keyboard.press("t")
+    expect(page.locator("#selected-name")).to_have_text("boat, rowing 1")
+
+
+def test_changes_of_different_pixels_are_joined_and_both_are_named(
+    new_page: Callable[..., Any], other_server: PageServer, table: TableStore
 ) -> None:
-    first, second = new_page(), new_page()
+    first, second = new_page(), new_page(other_server)
     for each in (first, second):
         open_image(each, "003.jpg")
+    expect(second.locator("#claim")).to_have_text("ana is at it")
     relabel(first, at=(40, 5), label="car")
     first.keyboard.press("Control+s")
     wait_until_saved(first)
@@ -268,15 +300,16 @@ def test_changes_of_different_pixels_are_merged_and_both_are_named(
     assert legend(second) == legend_of(saved(table, "003.jpg"))
     revision = saved(table, "003.jpg")
     assert [s.label for s in revision.segments][:2] == ["car", "boat, rowing"]
-    assert [each.revision for each in revision.merged_with] == [1]
+    assert revision.reviewer == "ben"
+    assert [(each.revision, each.reviewer) for each in revision.merged_with] == [(1, "ana")]
 
 
 @pytest.mark.parametrize("choice", ["theirs", "yours"])
 def test_of_two_reviews_of_the_same_pixels_a_person_chooses(
-    choice: str, new_page: Callable[[], Any], table: TableStore
+    choice: str, new_page: Callable[..., Any], other_server: PageServer, table: TableStore
 ) -> None:
     image_id = {"theirs": "004.jpg", "yours": "005.jpg"}[choice]
-    first, second = new_page(), new_page()
+    first, second = new_page(), new_page(other_server)
     for each in (first, second):
         open_image(each, image_id)
     relabel(first, at=(40, 5), label="car")
@@ -285,6 +318,7 @@ def test_of_two_reviews_of_the_same_pixels_a_person_chooses(
     relabel(second, at=(40, 5), label="boat")
     second.keyboard.press("a")
     second.get_by_role("button", name="Compare").click()
+    expect(second.locator("#conflict-text")).to_contain_text("ana saved")
     expect(second.locator("#theirs-facts")).to_have_text("car 1")
     expect(second.locator("#yours-facts")).to_have_text("boat, rowing 1")
     second.get_by_role(
@@ -402,7 +436,7 @@ def test_a_held_key_hides_the_segments(page: Any) -> None:
 def test_markup_in_an_image_id_is_text(page: Any, table: TableStore) -> None:
     open_image(page, MARKUP)
     page.keyboard.press("x")
-    expect(page.locator("#total")).to_have_text("15 images")
+    expect(tile(page, MARKUP).locator(".badge")).to_have_text("Unusable")
     assert saved(table, MARKUP).status == "unusable"
     assert page.locator("img[src='x']").count() == 0
 
@@ -429,6 +463,23 @@ def test_axe_finds_no_violation(page: Any, scheme: str) -> None:
     check("brush")
 
 
+def test_a_gallery_shows_and_changes_nothing(page: Any) -> None:
+    def answer(route: Any) -> None:
+        route.fulfill(json=route.fetch().json() | {"can_save": False, "reviewer": None})
+
+    page.route("**/api/table", answer)
+    page.reload()
+    wait_for_grid(page)
+    open_image(page, "011.jpg")
+    click(page, 40, 5)
+    expect(page.locator("#selected-name")).to_have_text("sky 1")
+    for key in ("r", "Delete", "1", "a", "Control+s"):
+        page.keyboard.press(key)
+    expect(page.locator("#selected-name")).to_have_text("sky 1")
+    expect(page.get_by_role("button", name="Relabel")).to_be_hidden()
+    expect(page.locator("#save-state")).to_be_empty()
+
+
 def test_large_images_are_quick(page: Any) -> None:
     open_image(page, "2mp.jpg")
     cold = measured_ms(page, "image on screen")[-1]
@@ -451,6 +502,38 @@ def test_large_images_are_quick(page: Any) -> None:
     assert np.median(moves) < 16
     page.keyboard.press("Control+s")
     wait_until_saved(page)
+
+
+def test_a_table_in_object_storage_is_reviewed_without_its_credentials(
+    browser: Any, s3: S3Server, s3_storage: Storage
+) -> None:
+    table = make_table("s3://test/page", count=3, storage=s3_storage)
+    server = PageServer(
+        table.uri, port=free_ports(1)[0], environment=s3.environment, reviewer="ana"
+    )
+    server.start()
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        answers: list[bytes] = []
+        page.on("response", lambda response: response.ok and answers.append(response.body()))
+        page.goto(server.opening_address)
+        wait_for_grid(page)
+        open_image(page, "001.jpg")
+        assert page.evaluate("document.getElementById('photo').naturalWidth") == WIDTH
+        relabel(page, at=(40, 5), label="car")
+        page.keyboard.press("Control+s")
+        wait_until_saved(page)
+        log = ReviewLog.of_table(table.uri, reviews=None, storage=s3_storage)
+        revision = log.latest("001.jpg")
+        assert revision is not None
+        assert revision.segments[0].label == "car"
+        assert len(answers) > 20
+        for secret in (KEY, SECRET):
+            assert not any(secret.encode() in answer for answer in answers)
+    finally:
+        context.close()
+        server.stop()
 
 
 def relabel(page: Any, *, at: tuple[float, float], label: str) -> None:
