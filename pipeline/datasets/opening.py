@@ -51,9 +51,12 @@ def open_labelled(
     if kind is None:
         kind = _found_kind(settings.dataset, storage=storage)
     if kind in _COCO:
+        settings.refuse("reviewed", "reviews", because="COCO's JSON")
         dataset = _open_coco(settings, storage=storage, reading=reading)
         return replace(dataset, notes=(*notes, *dataset.notes))
     settings.refuse("skip_unusable", because=f"data of the kind {kind}")
+    if kind != "segment_table":
+        settings.refuse("reviewed", "reviews", because=f"data of the kind {kind}")
     if kind == "segment_table":
         return open_table(settings, storage=storage, reading=reading)
     known = KnownNames(model=model_labels, reduced=reduced_labels)

@@ -9,14 +9,9 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetSettings:
-    """Labelled images; what is not given is found out."""
+class DatasetForm:
+    """All that the files of labelled images cannot tell; what is not given is found out."""
 
-    dataset: str
-    """Labelled images: COCO JSON, folder, tars, Parquet or segment table. COCO's JSON may be
-    panoptic or instances; a folder or prefix has photographs with label maps, tars or Parquet
-    files; a pattern (train-*.tar) takes some of a folder's. On a disk, or at any URL that fsspec
-    knows."""
     dataset_kind: Kind | None = None
     """Kind of the data set, where the files do not tell."""
     images: str | None = None
@@ -53,6 +48,12 @@ class DatasetSettings:
     """Leave out annotations of COCO's instances without a usable mask, and count and name them.
     Such have no segmentation, a box or two points in its place, or damaged run lengths. Else they
     are an error."""
+    reviewed: Literal["only", "first", "ignore"] | None = None
+    """Images of a segment table; by default only reviewed ones where it has reviews. only: those
+    that a reviewer accepted or corrected; first: these, and all others that have no review, as the
+    model labelled them; ignore: all images, as the model labelled them."""
+    reviews: str | None = None
+    """Folder of the table's reviews, if they are not in the table."""
 
     def __post_init__(self) -> None:
         if self.ignore_index is not None and not 0 <= self.ignore_index < 1 << 16:
@@ -67,8 +68,16 @@ class DatasetSettings:
             because: what the data set is that has no use for them.
         """
         for name in names:
-            if getattr(self, name) not in (
-                None,
-                DatasetSettings.__dataclass_fields__[name].default,
-            ):
+            if getattr(self, name) not in (None, DatasetForm.__dataclass_fields__[name].default):
                 raise ValueError(f"{name} has no effect on {because}; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings(DatasetForm):
+    """Labelled images; what is not given is found out."""
+
+    dataset: str
+    """Labelled images: COCO JSON, folder, tars, Parquet or segment table. COCO's JSON may be
+    panoptic or instances; a folder or prefix has photographs with label maps, tars or Parquet
+    files; a pattern (train-*.tar) takes some of a folder's. On a disk, or at any URL that fsspec
+    knows."""

@@ -1,7 +1,8 @@
-"""Opens a segment table of this project as truth: segments of a model that a person accepted.
+"""Opens a segment table of this project as truth: what reviewers saved, or what the model says.
 
 The photographs are read from their sources in the table, and must be unchanged. Of an image that
-was segmented more than once, the latest rows count.
+was segmented more than once, the latest rows count. Of a table with reviews only the images that a
+person accepted or corrected are taken, unless the settings say otherwise.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.coco_panoptic import refuse_label_map_settings
 from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, Truths, rows_schema
+from pipeline.datasets.reviewed_images import ChosenImages, choose_reviewed
 from pipeline.datasets.rows import parquet_keys
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.shards import member_location, shard_members
@@ -34,8 +36,13 @@ _TRUTHS: Mapping[str, Truths] = {
     "panoptic": "segments", "instance": "instances", "semantic": "labels",
 }  # fmt: skip
 _SCHEMA = rows_schema(
-    ("height", pa.int32()), ("width", pa.int32()), ("unit", LOCATION), ("unit_id", pa.string())
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+    ("unit", LOCATION),
+    ("unit_id", pa.string()),
+    ("revision", pa.int32()),
 )
+"""`unit` is the file with the segments; `revision` is null where they are those of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +52,57 @@ class TableTruth:
     task: Literal["panoptic", "instance", "semantic"]
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:
-        unit = DataLocation(**row["unit"])
-        with storage.open(unit.uri, etag=unit.etag, size=unit.size) as file:
-            segments = read_parquet(
-                file,
-                columns=["segment_id", "label_id", "rle"],
-                rows=(ds.field("image_id") == row["image_id"])
-                & rows_of_unit(unit.uri, row["unit_id"]),
-            ).to_pylist()
-        segments.sort(key=lambda segment: segment["segment_id"])
+        segments = (
+            _model_segments(row, storage=storage)
+            if row["revision"] is None
+            else _reviewed_segments(row, labels=labels, storage=storage)
+        )
         size = {"height": row["height"], "width": row["width"]}
         ids = np.zeros((row["height"], row["width"]), np.min_scalar_type(len(labels.names) + 1))
         if len(segments) > np.iinfo(ids.dtype).max:
             ids = ids.astype(np.int32)
         found = []
-        for number, segment in enumerate(segments, start=1):
+        for number, (label_id, rle) in enumerate(segments, start=1):
             # In a semantic target the id is that of the label, as in targets of label maps.
-            segment_id = segment["label_id"] + 1 if self.task == "semantic" else number
-            ids[decode_rle(segment["rle"], **size)] = segment_id
-            found.append(TrueSegment(id=segment_id, label_id=segment["label_id"]))
+            segment_id = label_id + 1 if self.task == "semantic" else number
+            ids[decode_rle(rle, **size)] = segment_id
+            found.append(TrueSegment(id=segment_id, label_id=label_id))
         return Target(ids=ids, segments=tuple(found))
+
+
+def _model_segments(row: Mapping[str, Any], *, storage: Storage) -> list[tuple[int, str]]:
+    """Reads label_id and run lengths of an image's rows, by segment_id."""
+    unit = DataLocation(**row["unit"])
+    with storage.open(unit.uri, etag=unit.etag, size=unit.size) as file:
+        segments = read_parquet(
+            file,
+            columns=["segment_id", "label_id", "rle"],
+            rows=(ds.field("image_id") == row["image_id"]) & rows_of_unit(unit.uri, row["unit_id"]),
+        ).to_pylist()
+    segments.sort(key=lambda segment: segment["segment_id"])
+    return [(segment["label_id"], segment["rle"]) for segment in segments]
+
+
+def _reviewed_segments(
+    row: Mapping[str, Any], *, labels: Labels, storage: Storage
+) -> list[tuple[int, str]]:
+    """Reads label_id and run lengths of a revision; its labels are matched by name."""
+    place = DataLocation(**row["unit"])
+    with storage.open(place.uri, etag=place.etag, size=place.size) as file:
+        is_wanted = ds.field("image_id") == row["image_id"]
+        is_wanted &= ds.field("revision") == row["revision"]
+        (found,) = read_parquet(file, columns=["segments"], rows=is_wanted).to_pylist()
+    return [(labels.names.index(each["label"]), each["rle"]) for each in found["segments"]]
 
 
 def open_table(
     settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
 ) -> LabelledImages:
-    """Opens the images of a table whose latest row has no error.
+    """Opens the images of a table whose latest row has no error, or those with a review.
 
     Raises:
-        LabelError: a photograph is not what it was when it was segmented.
+        LabelError: a photograph is not what it was when it was segmented, or there is no image to
+            take.
     """
     settings.refuse("images", "maps", because="segment tables")
     refuse_label_map_settings(settings, because="segment tables")
@@ -87,6 +116,13 @@ def open_table(
     rows.sort(key=lambda row: (row["unit_id"], row["position"]))
     if not rows:
         raise LabelError(f"{store.uri} holds no image without error")
+    chosen = choose_reviewed(
+        [row["image_id"] for row in rows],
+        table=store,
+        reviewed=settings.reviewed,
+        reviews=settings.reviews,
+    )
+    rows = [row for row in rows if row["image_id"] in chosen.places]
     locations = _photo_locations(rows, storage=storage, reading=reading)
     named = [
         {
@@ -94,8 +130,7 @@ def open_table(
             "image": asdict(locations[row["image_id"]]),
             "height": row["height"],
             "width": row["width"],
-            "unit": asdict(DataLocation.of_file(units[row["unit_id"]])),
-            "unit_id": row["unit_id"],
+            **_segments_place(row, chosen=chosen, units=units),
         }
         for row in rows
     ]
@@ -113,7 +148,21 @@ def open_table(
         truth=TableTruth(task=spec["task"]),
         storage=storage,
         reading=reading,
+        notes=chosen.notes,
     )
+
+
+def _segments_place(
+    row: Mapping[str, Any], *, chosen: ChosenImages, units: Mapping[str, File]
+) -> dict[str, Any]:
+    """Returns the columns that say where the segments of an image are."""
+    review = chosen.places[row["image_id"]]
+    file = units[row["unit_id"]] if review is None else review.file
+    return {
+        "unit": asdict(DataLocation.of_file(file)),
+        "unit_id": row["unit_id"],
+        "revision": None if review is None else review.revision,
+    }
 
 
 def _photo_locations(

@@ -19,6 +19,8 @@ class VerifySettings:
     """Number of examples for each broken rule."""
     num_threads: int | None = None
     """Number of units to check at once; by default one per core."""
+    reviews: str | None = None
+    """Folder of the table's reviews, if they are not in the table."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
@@ -41,6 +43,8 @@ class CompactSettings:
     """Remove small files that were compacted so many days ago. Patterns as
     `TABLE/segments/*.parquet` miss their rows then: read the files that
     `pipeline.table.store.segments(TABLE).files` names, as any tool can."""
+    reviews: str | None = None
+    """Folder of the table's reviews, if they are not in the table."""
 
     def __post_init__(self) -> None:
         if self.target_bytes < 1:

@@ -69,6 +69,8 @@ class ReportSettings:
     """Number of images on the contact sheet."""
     picture_bytes: int = 2**25
     """Most bytes to read for one picture; images deeper in an archive are not shown."""
+    reviews: str | None = None
+    """Folder of the table's reviews, if they are not in the table."""
     webhook_variable: str | None = None
     """Environment variable with the URL to tell of failures and drift. The URL itself may hold a
     secret and is no setting."""

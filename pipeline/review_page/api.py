@@ -57,7 +57,7 @@ class PageApi:
         self,
         view: TableView,
         *,
-        loaded: Awaitable[None],
+        loaded: "asyncio.Future[None]",
         reviewer: str | None,
         reviewer_header: str | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class PageApi:
             reviewer: the name in saved revisions, where no header names another.
             reviewer_header: the header in which a proxy names the reviewer.
         """
-        self._view, self._loaded = view, asyncio.ensure_future(loaded)
+        self._view, self._loaded = view, loaded
         self._reviewer, self._reviewer_header = reviewer, reviewer_header
         # Several, so that a filter need not wait behind forty photographs, nor a save behind both.
         self._answers = ThreadPoolExecutor(4, "answers")

@@ -4,6 +4,7 @@ Takes bytes of `photographs.py`. An image that crashes its decoder, hangs or tak
 ends a child, and nothing else.
 """
 
+import contextlib
 import io
 import os
 import queue
@@ -55,12 +56,14 @@ class PictureMaker:
     def __init__(self, reading: ReadSettings, *, num_children: int | None = None) -> None:
         count = num_children or max(1, min(4, os.cpu_count() or 1))
         make = partial(make_picture, max_pixels=reading.max_image_pixels)
-        self._guards: queue.SimpleQueue[Guard] = queue.SimpleQueue()
-        for _ in range(count):
-            self._guards.put(
-                Guard(make, seconds=reading.image_seconds, memory_bytes=reading.image_memory_bytes)
-            )
-        self._count = count
+        self._guards = [
+            Guard(make, seconds=reading.image_seconds, memory_bytes=reading.image_memory_bytes)
+            for _ in range(count)
+        ]
+        self._free: queue.SimpleQueue[Guard] = queue.SimpleQueue()
+        for guard in self._guards:
+            self._free.put(guard)
+        self._is_closed = False
 
     def make(self, request: PictureRequest) -> bytes:
         """Returns a JPEG.
@@ -68,11 +71,13 @@ class PictureMaker:
         Raises:
             ImageError: the photograph cannot be decoded within the limits.
         """
-        guard = self._guards.get()
+        guard = self._free.get()
         try:
+            if self._is_closed:
+                raise ImageError("DecoderCrashed", f"{request.name}: the server ends")
             result: PictureResult = guard(request)
         finally:
-            self._guards.put(guard)
+            self._free.put(guard)
         if result.error is not None:
             raise ImageError("DamagedImage", result.error)
         return result.data
@@ -84,14 +89,15 @@ class PictureMaker:
         request = PictureRequest(
             image_id="", uri="", member=None, etag="", data=tiny.getvalue(), longest_side=1
         )
-        with ThreadPoolExecutor(self._count) as pool:
-            list(pool.map(self.make, [request] * self._count))
+        count = len(self._guards)
+        with ThreadPoolExecutor(count) as pool, contextlib.suppress(ImageError, OSError):
+            list(pool.map(self.make, [request] * count))
 
     def close(self) -> None:
-        """Ends the child processes; waits for pictures that are being made."""
-        for _ in range(self._count):
-            guard = self._guards.get()
-            guard.__exit__(None, None, None)
+        """Ends the child processes, with what they are making."""
+        self._is_closed = True
+        for guard in self._guards:
+            guard.__exit__()
 
 
 def make_picture(request: PictureRequest, *, max_pixels: int) -> PictureResult:

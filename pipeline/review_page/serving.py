@@ -51,9 +51,8 @@ async def serve(
         port = listener.getsockname()[1]
         access = Access.of(page, port=port)
         header = view.review.reviewer_header if view.review else None
-        api = PageApi(
-            view, loaded=asyncio.wrap_future(loaded), reviewer=reviewer, reviewer_header=header
-        )
+        read = asyncio.wrap_future(loaded)
+        api = PageApi(view, loaded=read, reviewer=reviewer, reviewer_header=header)
         stack.push_async_callback(loop.run_in_executor, None, api.close)
         runner = web.AppRunner(
             api.application(access),
@@ -64,9 +63,10 @@ async def serve(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener).start()
+        # First of all: nobody waits for a picture any more.
+        stack.push_async_callback(loop.run_in_executor, None, view.pictures.close)
         ready(f"{address_of(page, port=port)}/?token={quote(access.token, safe='')}")
         stopped = asyncio.ensure_future(stop.wait())
-        read = asyncio.wrap_future(loaded)
         await asyncio.wait([stopped, read], return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await read  # a table that cannot be read ends the command

@@ -1,27 +1,26 @@
 """Reads joined revisions: larger files with many revisions each, and the pointer to them.
 
     REVIEWS/_compacted/pointers/<number>.json     the highest number is in force
-    REVIEWS/joined/<number>-<id>/NNN.parquet      rows as in the log, by image_id and revision
+    REVIEWS/_compacted/<number>-<id>/NNN.parquet  rows as in the log, by image key and revision
 
 `maintenance/compact` writes them, `log.py` reads them beside the log. Each pointer holds all
 revisions of the pointer before. A reader that lists the log first and reads the pointer afterwards
 sees each revision, and counts one that is in both once.
 """
 
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
-from pipeline.reviews.revision import REVISIONS, Revision, image_key, revision_of
-from pipeline.storage import File, Storage, join
+from pipeline.reviews.revision import Revision, review_key, revision_of
+from pipeline.storage import Storage, join
 from pipeline.table.compacted import pointer_file, pointer_generations
-
-FOLDER = "joined"
 
 _ATTEMPTS = 5
 _BATCH_ROWS = 256
@@ -48,17 +47,24 @@ class ReviewsPointer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JoinedPlace:
+    """The place of a revision in a joined file."""
+
+    file: JoinedFile
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class JoinedRevisions:
-    """The revisions of one pointer: which file holds which."""
+    """The revisions of one pointer, each with its place."""
 
     pointer: ReviewsPointer = field(default_factory=ReviewsPointer)
-    numbers: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
-    """By image key and revision, the index of the file."""
+    places: Mapping[str, Mapping[int, JoinedPlace]] = field(default_factory=dict)
+    """By image key and revision."""
 
-    def file_of(self, key: str, revision: int) -> JoinedFile | None:
-        """Returns the file that holds a revision, None where it is in the log only."""
-        index = self.numbers.get(key, {}).get(revision)
-        return None if index is None else self.pointer.files[index]
+    def place(self, key: str, revision: int) -> JoinedPlace | None:
+        """Returns the place of a revision, None where it is in the log only."""
+        return self.places.get(key, {}).get(revision)
 
 
 def read_reviews_pointer(reviews: str, *, storage: Storage) -> ReviewsPointer:
@@ -68,68 +74,74 @@ def read_reviews_pointer(reviews: str, *, storage: Storage) -> ReviewsPointer:
         if not generations:
             return ReviewsPointer()
         try:
-            content = storage.read(pointer_file(reviews, max(generations)))
+            return pointer_of_reviews(reviews, max(generations), storage=storage)
         except FileNotFoundError:  # a later one was written, and this one removed
             continue
-        fields = json.loads(content)
-        files = tuple(JoinedFile(**file) for file in fields.pop("files"))
-        return ReviewsPointer(files=files, **fields)
     raise FileNotFoundError(f"the pointers of {reviews} vanish while they are read")
+
+
+def pointer_of_reviews(reviews: str, generation: int, *, storage: Storage) -> ReviewsPointer:
+    """Reads the pointer of a generation."""
+    fields = json.loads(storage.read(pointer_file(reviews, generation)))
+    files = tuple(JoinedFile(**file) for file in fields.pop("files"))
+    return ReviewsPointer(files=files, **fields)
 
 
 def joined_revisions(reviews: str, pointer: ReviewsPointer, *, storage: Storage) -> JoinedRevisions:
     """Reads which revisions the joined files hold."""
-    numbers: dict[str, dict[int, int]] = {}
-    for index, file in enumerate(pointer.files):
-        place = _looked_up(reviews, file, storage=storage)
-        with storage.open(place.uri, etag=place.etag, size=place.size) as data:
+    places: dict[str, dict[int, JoinedPlace]] = {}
+    for file in pointer.files:
+        with open_joined(reviews, file, storage=storage) as data:
             rows = read_parquet(data, columns=["image_id", "revision"])
-        for image_id, revision in zip(
-            rows["image_id"].to_pylist(), rows["revision"].to_pylist(), strict=True
-        ):
-            numbers.setdefault(image_key(image_id), {})[revision] = index
-    return JoinedRevisions(pointer=pointer, numbers=numbers)
+        found = zip(rows["image_id"].to_pylist(), rows["revision"].to_pylist(), strict=True)
+        for row, (image_id, revision) in enumerate(found):
+            of_image = places.setdefault(review_key(image_id), {})
+            of_image[revision] = JoinedPlace(file=file, row=row)
+    return JoinedRevisions(pointer=pointer, places=places)
 
 
-def read_joined(
-    reviews: str, file: JoinedFile, *, image_id: str, storage: Storage
-) -> list[Revision]:
-    """Reads the revisions of one image in a joined file."""
-    place = _looked_up(reviews, file, storage=storage)
-    with storage.open(place.uri, etag=place.etag, size=place.size) as data:
-        rows = read_parquet(data, rows=ds.field("image_id") == image_id)
-    return [revision_of(row) for row in rows.to_pylist()]
+def read_joined(reviews: str, place: JoinedPlace, *, storage: Storage) -> Revision:
+    """Reads one revision of a joined file, and no more of the file than its row group."""
+    with open_joined(reviews, place.file, storage=storage) as data:
+        content = pq.ParquetFile(data, pre_buffer=False)
+        first = 0
+        for group in range(content.num_row_groups):
+            length = content.metadata.row_group(group).num_rows
+            if place.row < first + length:
+                rows = content.read_row_group(group, use_threads=False)
+                return revision_of(rows.slice(place.row - first, 1).to_pylist()[0])
+            first += length
+    raise AssertionError(f"{place.file.name} has a row {place.row}, its index was read before")
 
 
 def stream_joined(
-    reviews: str, file: JoinedFile, *, storage: Storage, only: Sequence[tuple[str, int]] | None
-) -> Iterator[Revision]:
-    """Reads the revisions of a joined file one after the other.
+    reviews: str, file: JoinedFile, *, storage: Storage, only: Iterable[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Reads the revisions of a joined file in batches.
 
     Args:
-        only: image_id keys and revisions to read; None for all.
+        only: the rows to read; None for all.
     """
-    wanted = None if only is None else set(only)
-    place = _looked_up(reviews, file, storage=storage)
-    with storage.open(place.uri, etag=place.etag, size=place.size) as data:
+    wanted = None if only is None else np.sort(np.fromiter(only, np.int64))
+    first = 0
+    with open_joined(reviews, file, storage=storage) as data:
         content = pq.ParquetFile(data, pre_buffer=False)
         for batch in content.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
-            yield from _revisions(batch, wanted)
+            if wanted is None:
+                yield batch
+            else:
+                begin, end = np.searchsorted(wanted, [first, first + len(batch)])
+                yield batch.take(pa.array(wanted[begin:end] - first))
+            first += len(batch)
 
 
-def _revisions(batch: pa.RecordBatch, wanted: set[tuple[str, int]] | None) -> Iterator[Revision]:
-    if wanted is not None:
-        ids, numbers = batch["image_id"].to_pylist(), batch["revision"].to_pylist()
-        chosen = [
-            (image_key(image_id), number) in wanted
-            for image_id, number in zip(ids, numbers, strict=True)
-        ]
-        batch = batch.filter(pa.array(chosen, pa.bool_()))
-    yield from map(revision_of, batch.select(REVISIONS.names).to_pylist())
+def open_joined(reviews: str, file: JoinedFile, *, storage: Storage) -> io.BufferedReader:
+    """Opens a joined file.
 
-
-def _looked_up(reviews: str, file: JoinedFile, *, storage: Storage) -> File:
+    Raises:
+        FileNotFoundError: it was joined again, and removed some time later.
+    """
     place = storage.file(join(reviews, file.name))
     if place is None:
         raise FileNotFoundError(f"{join(reviews, file.name)} is gone: it was joined again")
-    return place
+    return storage.open(place.uri, etag=place.etag, size=place.size)

@@ -10,22 +10,23 @@ given only after the one before it, so that numbers have no gap. `compacted.py` 
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.parquet_images import PARQUET_ERRORS
 from pipeline.reviews.compacted import (
+    JoinedFile,
     JoinedRevisions,
     joined_revisions,
     read_joined,
     read_reviews_pointer,
     stream_joined,
 )
-from pipeline.reviews.revision import REVISIONS, Revision, image_key, revision_of, table_of
+from pipeline.reviews.revision import REVISIONS, Revision, review_key, revision_of, table_of
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import File, Storage, join
 from pipeline.storage.locations import check_folder_location
@@ -49,13 +50,23 @@ class DamagedRevision(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogEntry:
-    """The place of a revision, as a listing shows it."""
+class LogListing:
+    """The revisions of all images at one moment."""
 
-    key: str
-    revision: int
-    file: File | None
-    """Its own file; None where only a joined file holds it."""
+    own: Mapping[str, Mapping[int, File]]
+    """Revisions with a file of their own, by image key and number."""
+    joined: JoinedRevisions
+
+    def numbers(self) -> dict[str, set[int]]:
+        """Returns the numbers of each image's revisions, by image key."""
+        found = {key: {*files} for key, files in self.own.items()}
+        for key, places in self.joined.places.items():
+            found.setdefault(key, set()).update(places)
+        return found
+
+    def newest(self) -> list[tuple[str, int]]:
+        """Returns the key of each image with its greatest number."""
+        return [(key, max(numbers)) for key, numbers in self.numbers().items()]
 
 
 def reviews_location(table: str, reviews: str | None) -> str:
@@ -86,11 +97,15 @@ class ReviewLog:
 
     def file(self, image_id: str, revision: int) -> str:
         """Returns the location of a revision in the log."""
-        return join(self.uri, LOG, image_key(image_id), f"{revision:08}.parquet")
+        return self.own_file(review_key(image_id), revision)
+
+    def own_file(self, key: str, revision: int) -> str:
+        """Returns the location of a revision in the log, by the key of its image."""
+        return join(self.uri, LOG, key, f"{revision:08}.parquet")
 
     def numbers(self, image_id: str) -> list[int]:
         """Returns the numbers of an image's revisions, ascending."""
-        return sorted(self._entries(image_id))
+        return sorted(self._numbers(image_id))
 
     def latest(self, image_id: str) -> Revision | None:
         """Returns the newest revision of an image, None where there is none."""
@@ -109,11 +124,10 @@ class ReviewLog:
             DamagedRevision: its file cannot be read.
         """
         # A joined file comes first: only it is sure to hold the revision that came first.
-        file = self.joined().file_of(image_key(image_id), revision)
-        if file is None:
+        place = self.joined().place(review_key(image_id), revision)
+        if place is None:
             return self._read_moved(self.file(image_id, revision))
-        found = read_joined(self.uri, file, image_id=image_id, storage=self.storage)
-        return next(each for each in found if each.revision == revision)
+        return read_joined(self.uri, place, storage=self.storage)
 
     def append(self, revision: Revision) -> None:
         """Adds a revision under its number.
@@ -131,10 +145,10 @@ class ReviewLog:
             )
         place = self.file(revision.image_id, revision.revision)
         is_written = revision.revision > newest and self.storage.write_new(
-            place, to_parquet([revision])
+            place, to_parquet(revision)
         )
         # Between the listing and the write, `compact` may have joined and removed that number.
-        is_joined = self.joined().file_of(image_key(revision.image_id), revision.revision)
+        is_joined = self.joined().place(review_key(revision.image_id), revision.revision)
         if (is_joined or not is_written) and self.read(
             revision.image_id, revision.revision
         ) != revision:
@@ -147,60 +161,54 @@ class ReviewLog:
 
         The same save twice is stored once.
         """
-        folder = join(self.uri, BRANCHES, image_key(revision.image_id))
+        folder = join(self.uri, BRANCHES, review_key(revision.image_id))
         place = join(folder, f"{revision.submission[:24]}.parquet")
-        self.storage.write_new(place, to_parquet([revision]))
+        self.storage.write_new(place, to_parquet(revision))
         return place
 
     def branches(self, image_id: str) -> list[Revision]:
         """Returns the saves of an image that conflicted with another's, the oldest first."""
-        folder = join(self.uri, BRANCHES, image_key(image_id))
+        folder = join(self.uri, BRANCHES, review_key(image_id))
         names = (file.uri for file in self.storage.files(folder))
         files = [name for name in names if name.endswith(".parquet") and "/." not in name]
-        return sorted(map(self._read_own, files), key=lambda branch: branch.created_at)
+        return sorted(map(self.read_own, files), key=lambda branch: branch.created_at)
 
-    def entries(self) -> dict[str, dict[int, LogEntry]]:
-        """Lists all revisions by image key and number, each once."""
-        found: dict[str, dict[int, LogEntry]] = {}
+    def listing(self) -> LogListing:
+        """Lists all revisions; reads none of them."""
+        own: dict[str, dict[int, File]] = {}
         for file in self.storage.files(join(self.uri, LOG)):
             if is_revision_file(file.uri):
                 key, number = _place(file.uri)
-                found.setdefault(key, {})[number] = LogEntry(key=key, revision=number, file=file)
+                own.setdefault(key, {})[number] = file
         # After the listing, so that a revision whose own file was removed is in this pointer.
-        for key, numbers in self.joined().numbers.items():
-            own = found.setdefault(key, {})
-            for number in numbers:
-                own.setdefault(number, LogEntry(key=key, revision=number, file=None))
-        return found
+        return LogListing(own=own, joined=self.joined())
 
     def latest_revisions(self) -> Iterator[Revision]:
         """Reads the newest revision of each image, in no particular order."""
-        entries = self.entries()
-        newest = [(key, max(numbers)) for key, numbers in entries.items()]
-        yield from self.revisions(newest, entries=entries)
+        listing = self.listing()
+        yield from self.revisions(listing.newest(), listing=listing)
 
     def all_revisions(self) -> Iterator[Revision]:
         """Reads every revision of every image once, in no particular order."""
-        entries = self.entries()
-        every = [(key, number) for key, numbers in entries.items() for number in numbers]
-        yield from self.revisions(every, entries=entries)
+        listing = self.listing()
+        every = ((key, number) for key, found in listing.numbers().items() for number in found)
+        yield from self.revisions(every, listing=listing)
 
     def revisions(
-        self, wanted: Iterable[tuple[str, int]], *, entries: dict[str, dict[int, LogEntry]]
+        self, wanted: Iterable[tuple[str, int]], *, listing: LogListing
     ) -> Iterator[Revision]:
-        """Reads some of the revisions that `entries` listed, first those of joined files."""
-        joined = self.joined()
-        of_file: dict[int, list[tuple[str, int]]] = {}
+        """Reads some of the listed revisions, by image key and number."""
+        rows_of: dict[JoinedFile, list[int]] = {}
         own: list[str] = []
         for key, number in wanted:
-            index = joined.numbers.get(key, {}).get(number)
-            if index is not None:
-                of_file.setdefault(index, []).append((key, number))
+            place = listing.joined.place(key, number)
+            if place is not None:
+                rows_of.setdefault(place.file, []).append(place.row)
             else:
-                own.append(join(self.uri, LOG, key, f"{number:08}.parquet"))
-        for index, only in of_file.items():
-            file = joined.pointer.files[index]
-            yield from stream_joined(self.uri, file, storage=self.storage, only=only)
+                own.append(self.own_file(key, number))
+        for file, rows in rows_of.items():
+            for batch in stream_joined(self.uri, file, storage=self.storage, only=rows):
+                yield from map(revision_of, batch.to_pylist())
         yield from map_ahead(self._read_moved, own, num_threads=_READS_AT_ONCE)
 
     def joined(self) -> JoinedRevisions:
@@ -216,25 +224,29 @@ class ReviewLog:
             return self._joined
         raise FileNotFoundError(f"the joined files of {self.uri} vanish while they are read")
 
-    def _entries(self, image_id: str) -> set[int]:
-        key = image_key(image_id)
+    def _numbers(self, image_id: str) -> set[int]:
+        key = review_key(image_id)
         files = self.storage.files(join(self.uri, LOG, key))
         own = {_place(file.uri)[1] for file in files if is_revision_file(file.uri)}
-        return own | {*self.joined().numbers.get(key, {})}
+        return own | {*self.joined().places.get(key, {})}
 
     def _read_moved(self, uri: str) -> Revision:
         """Reads a revision's own file, or the joined file that it was put into meanwhile."""
         try:
-            return self._read_own(uri)
+            return self.read_own(uri)
         except FileNotFoundError:
-            key, number = _place(uri)
-            file = self.joined().file_of(key, number)
-            if file is None:
+            place = self.joined().place(*_place(uri))
+            if place is None:
                 raise
-            only = [(key, number)]
-            return next(stream_joined(self.uri, file, storage=self.storage, only=only))
+            return read_joined(self.uri, place, storage=self.storage)
 
-    def _read_own(self, uri: str) -> Revision:
+    def read_own(self, uri: str) -> Revision:
+        """Reads the file of one revision.
+
+        Raises:
+            FileNotFoundError: there is no such file, maybe since `compact` removed it.
+            DamagedRevision: it is no revision.
+        """
         content = self.storage.read(uri)
         try:
             rows = read_parquet(content)
@@ -248,23 +260,20 @@ class ReviewLog:
             raise DamagedRevision(uri, error) from error
 
 
-def to_parquet(revisions: list[Revision], *, row_group_size: int = 64) -> bytes:
-    """Returns a Parquet file with a row of `REVISIONS` for each revision."""
-    return rows_to_parquet(table_of(revisions), row_group_size=row_group_size)
-
-
-def rows_to_parquet(rows: pa.Table, *, row_group_size: int) -> bytes:
-    """Returns a Parquet file with rows of `REVISIONS`, with statistics to find an image by."""
+def to_parquet(revision: Revision) -> bytes:
+    """Returns a Parquet file with one row."""
     buffer = io.BytesIO()
-    pq.write_table(
-        rows,
-        buffer,
-        compression="zstd",
-        row_group_size=row_group_size,
-        write_statistics=["image_id", "revision", "status", "reviewer", "created_at"],
-        use_dictionary=["status", "reviewer", "tool", "table_fingerprint", "model_fingerprint"],
-    )
+    pq.write_table(table_of([revision]), buffer, **REVISION_FILES)
     return buffer.getvalue()
+
+
+REVISION_FILES: Mapping[str, Any] = {
+    "compression": "zstd",
+    "row_group_size": 64,
+    "write_statistics": ["image_id", "revision", "status", "reviewer", "created_at"],
+    "use_dictionary": ["status", "reviewer", "tool", "table_fingerprint", "model_fingerprint"],
+}
+"""Options for writing revisions, joined or not."""
 
 
 def is_revision_file(uri: str) -> bool:

@@ -28,7 +28,7 @@ Origin = Literal["model", "human"]
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One step of a reviewer, for statistics: the state does not depend on it."""
+    """A step of a reviewer, for statistics: the state does not depend on it."""
 
     kind: str
     """`relabel`, `delete`, `merge`, `split`, `draw`, `erase`, `fill`, `import` and such."""
@@ -40,7 +40,7 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewedSegment:
-    """One segment of a revision, with the columns of the table's `segments`."""
+    """A segment of a revision, with the columns of the table's `segments`."""
 
     segment_id: int
     label_id: int
@@ -81,7 +81,7 @@ class MergedRevision:
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """What one reviewer saved of one image."""
+    """The state of an image that a reviewer saved, and how it came about."""
 
     image_id: str
     revision: int
@@ -185,7 +185,7 @@ REVISIONS = pa.schema(
 """One row per revision."""
 
 
-def image_key(image_id: str) -> str:
+def review_key(image_id: str) -> str:
     """Returns the name of an image's folder in the log: 24 hexadecimal digits."""
     return hashlib.sha256(image_id.encode(errors="surrogatepass")).hexdigest()[:24]
 

@@ -14,7 +14,7 @@ _SIDES = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
 
 def broken_rules(revision: Revision, *, spec: TableSpec) -> Iterator[tuple[str, str]]:
-    """Yields each rule that a revision breaks, with what was found; `RULES` words the rules.
+    """Yields each rule that a revision breaks, with what was found; `REVIEW_RULES` words them.
 
     Args:
         spec: the table's. A revision of a table with other labels is only checked for itself.
@@ -37,11 +37,11 @@ def broken_rules(revision: Revision, *, spec: TableSpec) -> Iterator[tuple[str, 
         yield "review_overlap", shared
 
 
-RULES = {
+REVIEW_RULES = {
     "review_file": "every file of the reviews can be read and has their columns",
     "review_number": "an image's revisions count 1, 2, … without a gap, each in one place",
     "review_parent": "a revision's parent is an earlier one of its image, or 0",
-    "review_image": "a revision is of an image of the table, and of that image's size",
+    "review_image": "a revision has the size of its image, unless the photograph has changed since",
     "review_status": "a status is accepted, corrected, unusable or flagged",
     "review_who": "a revision names its reviewer, and the time with a time zone",
     "review_segment_id": "the segment_ids of a revision are from 1 on and ascending",

@@ -48,6 +48,8 @@ class Option:
     is_required: bool
     is_bool: bool
     is_list: bool
+    takes_many: bool
+    """True for text, or several texts with spaces between them."""
     is_secret: bool
     """True where its value must not be shown."""
 
@@ -117,7 +119,9 @@ def _option(field: "dataclasses.Field[Any]", *, hint: Any, text: str, group: str
         group=group,
         is_required=field.default is dataclasses.MISSING,
         is_bool=is_bool,
-        is_list=tuple in (typing.get_origin(inner), *map(typing.get_origin, _members(inner))),
+        is_list=tuple in (typing.get_origin(inner), *map(typing.get_origin, _members(inner)))
+        and str not in _members(inner),
+        takes_many={str, tuple[str, ...]} <= {*_members(inner)},
         is_secret=not field.repr,
     )
 
@@ -166,10 +170,13 @@ def _must_be(hint: Any) -> str:
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:
-    """Reads the docstrings below the fields of a class from its source."""
+    """Reads the docstrings below the fields of a class, and of those it extends, from source."""
+    found = {}
+    for base in kind.__bases__:
+        if dataclasses.is_dataclass(base):
+            found |= _field_docstrings(base)
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found = {}
     for above, below in zip(body.body, body.body[1:], strict=False):
         if (
             isinstance(above, ast.AnnAssign)

@@ -7,6 +7,7 @@ no two may share a name.
 
 import contextlib
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +66,8 @@ def parse(
     """Reads the settings that the command line and its `--config` ask for; the command line wins.
 
     Names may be written with hyphens or underscores. Lists may be written with commas,
-    `--image_members png,jpg`; a yes needs no word: `--dry_run`.
+    `--image_members png,jpg`, or with spaces where no word without a name may follow; a yes needs
+    no word: `--dry_run`.
 
     Args:
         positional: the settings that words without a name are, in order.
@@ -168,6 +170,8 @@ def _spelled_out(
         if value is None:
             needed = option.must_be if option is not None else "a file"
             raise WrongUsage(f"{head} needs a value: {needed}; see --help")
+        if option is not None and (option.is_list or option.takes_many) and not names:
+            value = _with_further_values(value, rest, option=option)
         if option is not None and option.is_list and value != "null" and value[:1] != "[":
             value = f"[{value}]"
         (configs if name == CONFIG else others).append(f"--{name}{dot}{key}={value}")
@@ -179,6 +183,16 @@ def _next_value(rest: list[str], *, option: Option | None) -> str | None:
     if option is not None and option.is_bool and rest[:1] not in (["true"], ["false"], ["null"]):
         return "true"
     return rest.pop(0) if rest and not rest[0].startswith("--") else None
+
+
+def _with_further_values(value: str, rest: list[str], *, option: Option) -> str:
+    """Takes the words up to the next option as further values of a list."""
+    values = [value]
+    while rest and not rest[0].startswith("--"):
+        values.append(rest.pop(0))
+    if len(values) == 1:
+        return value
+    return ",".join(values) if option.is_list else json.dumps(values)
 
 
 def _check_name(head: str, *, name: str, option: Option | None, known: Sequence[str]) -> None:

@@ -54,7 +54,11 @@ def load_batches(
 
     def share(step: int) -> list[list[SampleIndex]]:
         indices = step_indices(
-            step, global_batch=global_batch, num_images=len(data), seed=data.seed
+            step,
+            global_batch=global_batch,
+            num_images=len(data),
+            seed=data.seed,
+            mixture=data.mixture,
         )
         return worker_share(indices, rank=rank, world_size=world_size, micro_batches=micro_batches)
 

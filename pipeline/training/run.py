@@ -19,6 +19,7 @@ import yaml
 from maskformer import LoadReport
 from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.checking import Census
+from pipeline.datasets.mixing import mixed_images
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.judging import SCORES
@@ -36,6 +37,7 @@ from pipeline.training.initial_model import read_start, reduced_labels
 from pipeline.training.model_check import check_model
 from pipeline.training.optimisation import check_device
 from pipeline.training.recipes import Augmentation
+from pipeline.training.sampler import Mixture
 from pipeline.training.samples import TrainingData
 from pipeline.training.scheduling import run_workers
 from pipeline.training.settings import (
@@ -44,6 +46,7 @@ from pipeline.training.settings import (
     OptimisationSettings,
     StartSettings,
     TargetSettings,
+    TrainingSets,
     ValidationSettings,
     WorkerSettings,
 )
@@ -140,13 +143,21 @@ def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer)
         )
     if is_started_here(workers.ray_address) and not torch.cuda.is_available():
         check_device(optimisation, device="cpu")
-    announcer.doing(f"opening {settings.of(DatasetSettings).dataset}")
-    dataset = open_labelled(
-        settings.of(DatasetSettings),
-        storage=storage,
-        reading=settings.of(ReadSettings),
-        reduced_labels=reduced_labels(settings.of(StartSettings)),
-    )
+    sets = settings.of(TrainingSets)
+    announcer.doing(f"opening {' and '.join(sets.datasets)}")
+    parts = [
+        open_labelled(
+            _settings_of(uri, sets=sets, storage=storage, is_only=len(sets.datasets) == 1),
+            storage=storage,
+            reading=settings.of(ReadSettings),
+            reduced_labels=reduced_labels(settings.of(StartSettings)),
+        )
+        for uri in sets.datasets
+    ]
+    mixture = None
+    if sets.dataset_weights is not None:
+        mixture = Mixture(sizes=tuple(map(len, parts)), weights=sets.dataset_weights)
+    dataset = parts[0] if len(parts) == 1 else mixed_images(parts)
     announcer.doing(f"reading the model {settings.of(StartSettings).model or 'to build'}")
     start = read_start(
         settings.of(StartSettings),
@@ -160,6 +171,7 @@ def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer)
         processor=start.processor,
         seed=wanted.seed,
         targets=settings.of(TargetSettings),
+        mixture=mixture,
     )
     return TrainingJob(
         output=storage.absolute(wanted.output),
@@ -175,15 +187,26 @@ def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer)
     )
 
 
+def _settings_of(
+    uri: str, *, sets: TrainingSets, storage: Storage, is_only: bool, **changes: Any
+) -> DatasetSettings:
+    """Returns the settings of one data set: those of reviews are for the tables among several."""
+    if not is_only and storage.file(join(storage.absolute(uri), "_table.json")) is None:
+        changes |= {"reviewed": None, "reviews": None}
+    return sets.settings_of(uri, **changes)
+
+
 def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> Validation | None:
     wanted = settings.of(ValidationSettings)
     if wanted.validation is None:
         return None
     labels = data.dataset.labels.names
     dataset = open_labelled(
-        dataclasses.replace(
-            settings.of(DatasetSettings),
-            dataset=wanted.validation,
+        _settings_of(
+            wanted.validation,
+            sets=settings.of(TrainingSets),
+            storage=storage,
+            is_only=False,
             images=wanted.validation_images,
             maps=wanted.validation_maps,
         ),

@@ -20,7 +20,7 @@ from pipeline.datasets.target import LabelError
 from pipeline.training.augmentation import Grid, View, augment
 from pipeline.training.batches import TrainingSample
 from pipeline.training.recipes import Augmentation
-from pipeline.training.sampler import SampleIndex, sample_random
+from pipeline.training.sampler import Mixture, SampleIndex, sample_random
 from pipeline.training.settings import TargetSettings
 from pipeline.training.targets import TargetMap, TargetRule, target_rule
 
@@ -40,6 +40,8 @@ class TrainingData:
     targets: TargetSettings = field(default_factory=TargetSettings)
     model_labels: tuple[str, ...] | None = None
     """The model's label names by id; None where it has the data's."""
+    mixture: Mixture | None = None
+    """How often images of each data set are drawn, where several are mixed by weights."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -3,11 +3,12 @@
 Starts without torch.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.corpora.settings import ReadSettings
-from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.settings import DatasetForm, DatasetSettings
 from pipeline.storage import Storage
 from pipeline.training.recipes import Augmentation
 
@@ -58,6 +59,39 @@ class StartSettings:
             raise ValueError(
                 "--model must name what to begin with, or --architecture what to build afresh"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSets(DatasetForm):
+    """Labelled images to learn from; what is not given is found out."""
+
+    dataset: tuple[str, ...] | str
+    """Labelled images: COCO JSON, folder, tars, Parquet or segment table; several are mixed. COCO's
+    JSON may be panoptic or instances; a folder or prefix has photographs with label maps, tars or
+    Parquet files; a pattern (train-*.tar) takes some of a folder's. On a disk, or at any URL that
+    fsspec knows. Labels of several are joined by name; further settings are for all of them."""
+    dataset_weights: tuple[float, ...] | None = None
+    """Shares of the images of each data set among those learnt from, as 0.7 0.3. By default each
+    image is learnt equally often."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.dataset, str) and len(self.dataset) == 1:
+            object.__setattr__(self, "dataset", self.dataset[0])
+        if not self.datasets:
+            raise ValueError("dataset must name labelled images, got none")
+        if self.dataset_weights is not None and len(self.datasets) == 1:
+            raise ValueError("dataset_weights has no effect on a single --dataset; leave it out")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Returns the locations of all data sets."""
+        return (self.dataset,) if isinstance(self.dataset, str) else self.dataset
+
+    def settings_of(self, dataset: str, **changes: Any) -> DatasetSettings:
+        """Returns the settings of one data set."""
+        form = {f.name: getattr(self, f.name) for f in dataclasses.fields(DatasetForm)}
+        return DatasetSettings(**{**form, "dataset": dataset, **changes})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +245,7 @@ class WorkerSettings:
 PARTS = (
     FinetuneSettings,
     StartSettings,
-    DatasetSettings,
+    TrainingSets,
     TargetSettings,
     Augmentation,
     OptimisationSettings,

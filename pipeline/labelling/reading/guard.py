@@ -90,6 +90,7 @@ class _Child:
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                process_group=0,  # Ctrl-C reaches the parent alone, which ends this process
             )
         try:
             self.connection.send_bytes(pickle.dumps((decode, seconds, memory_bytes)))
@@ -107,8 +108,6 @@ class _Child:
 
 
 def _serve(connection: Connection) -> None:
-    # Ctrl-C reaches all processes of a terminal; the parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     decode, seconds, memory_bytes = pickle.loads(connection.recv_bytes())
     connection.send("ready")
     with memory_limit(memory_bytes):

@@ -6,7 +6,7 @@
 | drafts of local writes (`.NAME.HEX.tmp`) | after a day; a writer without its draft starts again |
 | compacted files and pointers | when no pointer of the last day names them, and no later one can |
 | `segments/UNIT` of a unit with a tombstone | at once |
-| a unit's own files | on demand, some days after their compaction |
+| a unit's own files, those of revisions | on demand, some days after their compaction |
 
 Of a unit that was stopped between its two files, the `segments` file stays: the next run writes it
 again, maybe at this moment, and removing it would lose rows. Units with a tombstone are never done,
@@ -15,12 +15,13 @@ so their files can go.
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pipeline.labelling.commit import clear_leftovers
-from pipeline.storage import File
+from pipeline.storage import File, Storage, join
 from pipeline.table.compacted import (
     FOLDER,
     pointer_file,
@@ -48,7 +49,8 @@ def clear(table: TableStore) -> list[Leftover]:
     clear_leftovers(table)
     left = {file.uri for file in table.storage.files(table.file("_staging"))} if staged else set()
     gone = [Leftover(file=staged[uri], kind="staged part") for uri in staged.keys() - left]
-    for leftover in [*_drafts(table), *_compacted(table), *_dead_segments(table)]:
+    compacted = superseded_files(table.uri, names_of=partial(_names, table), storage=table.storage)
+    for leftover in [*_drafts(table), *compacted, *_dead_segments(table)]:
         table.storage.delete([leftover.file.uri])
         gone.append(leftover)
     return gone
@@ -101,15 +103,21 @@ def _drafts(table: TableStore) -> Iterator[Leftover]:
             yield Leftover(file=file, kind="draft of a write")
 
 
-def _compacted(table: TableStore) -> Iterator[Leftover]:
+def superseded_files(
+    root: str, *, names_of: Callable[[int], set[str]], storage: Storage
+) -> Iterator[Leftover]:
     """Yields pointers superseded a day ago, and compacted files that no other pointer names.
 
     A folder has the number of the pointer that it was written for. No pointer up to the current
     number can be published any more, so a folder that is not named now will never be; a folder with
     a higher number may be in the making.
+
+    Args:
+        root: folder of a table or of its reviews.
+        names_of: gives the paths that the pointer of a generation names, relative to `root`.
     """
-    files = [file for file in table.storage.files(table.file(FOLDER)) if not is_draft(file)]
-    generations = pointer_generations(table.uri, storage=table.storage)
+    files = [file for file in storage.files(join(root, FOLDER)) if not is_draft(file)]
+    generations = pointer_generations(root, storage=storage)
     if not generations:
         return
     current = max(generations)
@@ -118,14 +126,14 @@ def _compacted(table: TableStore) -> Iterator[Leftover]:
     for generation, follower in zip(sorted(generations)[:-1], sorted(generations)[1:], strict=True):
         too_old = 0 < generations[follower] < time.time() - DAY_SECONDS
         (superseded if too_old else kept).append(generation)
-    names = set[str]().union(*(_names(table, generation) for generation in kept))
+    names = set[str]().union(*map(names_of, kept))
     by_uri = {file.uri: file for file in files}
     for generation in superseded:
-        uri = pointer_file(table.uri, generation)
+        uri = pointer_file(root, generation)
         if uri in by_uri:
             yield Leftover(file=by_uri[uri], kind="pointer of an earlier compaction")
     for file in files:
-        name = file.uri.removeprefix(table.uri).lstrip("/")
+        name = file.uri.removeprefix(root).lstrip("/")
         found = _FOLDER.match(name)
         if found and int(found[1]) <= current and name not in names and is_old(file):
             yield Leftover(file=file, kind="file of an earlier compaction")

@@ -6,22 +6,31 @@ times. Of the files that stay small, each has more than twice the size of the ne
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from pipeline.table.compacted import CompactedFile
+from typing import Generic, Protocol, TypeVar
 
 _MOST_TIMES = 2
 """A file with more than this many times the bytes that are joined is not rewritten."""
 
 
+class LargerFile(Protocol):
+    """A file that holds the rows of many smaller ones."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+File = TypeVar("File", bound=LargerFile)
+
+
 @dataclass(frozen=True, kw_only=True)
-class CompactionPlan:
+class CompactionPlan(Generic[File]):
     """The units and files that one compaction joins."""
 
     units: tuple[str, ...]
     """Units in their own files."""
-    absorbed: tuple[CompactedFile, ...]
+    absorbed: tuple[File, ...]
     """Compacted files whose units go into the new files."""
-    kept: tuple[CompactedFile, ...]
+    kept: tuple[File, ...]
 
     @property
     def saves_files(self) -> bool:
@@ -30,8 +39,8 @@ class CompactionPlan:
 
 
 def plan_compaction(
-    unit_bytes: Mapping[str, int], *, files: Sequence[CompactedFile], target_bytes: int
-) -> CompactionPlan:
+    unit_bytes: Mapping[str, int], *, files: Sequence[File], target_bytes: int
+) -> CompactionPlan[File]:
     """Chooses among units, by their bytes, and among the compacted files so far.
 
     Units and files of half the target size or more stay as they are.

@@ -47,7 +47,7 @@ class Joined:
 
 
 def join_units(
-    plan: CompactionPlan,
+    plan: CompactionPlan[CompactedFile],
     *,
     before: Pointer,
     compacted: Mapping[str, int],
@@ -67,7 +67,7 @@ def join_units(
     absorbed_units = {unit for unit, number in compacted.items() if absorbed[number]}
     chosen = sorted({*plan.units, *absorbed_units})
     generation = before.generation + 1
-    folder = f"{FOLDER}/{generation:08}-{_content_id(chosen, target_bytes=target_bytes)}"
+    folder = f"{FOLDER}/{generation:08}-{content_id(chosen, target_bytes=target_bytes)}"
     metadata = TableSpec.of(table.spec() or {}).file_metadata
     output = _Output(table=table, folder=folder, target_bytes=target_bytes, metadata=metadata)
     streams = [compacted_rows(table, file) for file in plan.absorbed]
@@ -100,7 +100,8 @@ def publish_pointer(joined: Joined, *, table: TableStore) -> bool:
     return table.storage.write_new(name, pointer.to_json().encode())
 
 
-def _content_id(units: Iterable[str], *, target_bytes: int) -> str:
+def content_id(units: Iterable[str], *, target_bytes: int) -> str:
+    """Returns 16 hexadecimal digits for the units that are joined and the size of the files."""
     digest = hashlib.sha256(f"{_LAYOUT} {target_bytes}".encode())
     for unit in units:
         digest.update(b"\0" + unit.encode())

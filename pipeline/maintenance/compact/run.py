@@ -1,4 +1,4 @@
-"""Joins small units of a table into larger files, and removes leftovers of crashed runs.
+"""Joins small units and revisions of a table into larger files, and removes leftovers of crashes.
 
     maskformer compact TABLE
 
@@ -15,9 +15,11 @@ from collections.abc import Mapping, Sequence
 from pipeline.maintenance.compact.clearing import Leftover, clear, remove_own_files
 from pipeline.maintenance.compact.compaction_plan import plan_compaction
 from pipeline.maintenance.compact.joining import join_units, publish_pointer
+from pipeline.maintenance.compact.reviews import clear_reviews, join_reviews
 from pipeline.maintenance.compact.units import DamagedFile
 from pipeline.maintenance.progress import ProgressLines
 from pipeline.maintenance.settings import CompactSettings
+from pipeline.reviews.log import ReviewLog
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
 from pipeline.runtime.settings import Settings, as_wrong_usage
@@ -60,7 +62,11 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
         raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
     started = time.monotonic()
     print(_join(table, target_bytes=settings.target_bytes, started=started), flush=True)
-    gone: list[Leftover] = []
+    log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=table.storage)
+    progress = ProgressLines("revisions")
+    if line := join_reviews(log, target_bytes=settings.target_bytes, on_revision=progress.advance):
+        print(line, flush=True)
+    gone = clear_reviews(log, remove_after_days=settings.remove_units_after_days)
     if settings.remove_units_after_days is not None:
         gone += remove_own_files(table, days=settings.remove_units_after_days)
     gone += clear(table)

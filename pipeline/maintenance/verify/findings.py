@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.reviews.rules import REVIEW_RULES
+
 RULES = {
     "file": "every file can be read and has the table's columns",
     "metadata": "a file names its unit, and the model, settings and labels of the table",
@@ -31,6 +33,7 @@ RULES = {
     "missing": "a unit that is done has all images of the sources that are planned for it",
     "source": "an image comes from a source of its unit, as that was when it was planned",
     "report": "a report's counts are those of its plan and of the rows",
+    **REVIEW_RULES,
 }
 """The rules by name, each a sentence that must hold."""
 

@@ -40,6 +40,7 @@ def verify(settings: Settings) -> int:
             sample=given.sample,
             num_threads=given.num_threads or os.cpu_count() or 1,
             most_examples=given.examples,
+            reviews=given.reviews,
             on_images=ProgressLines("images").advance,
         )
     print(json.dumps(as_json(report), indent=1) if given.json else as_text(report))
@@ -62,6 +63,7 @@ def as_json(report: VerifyReport) -> dict[str, Any]:
         "segments": report.num_segments,
         "units": report.num_units,
         "rles": report.num_rles,
+        "revisions": report.num_revisions,
         "seconds": round(report.seconds, 2),
         "findings": {
             rule: {
@@ -97,10 +99,13 @@ def as_text(report: VerifyReport) -> str:
     rate = report.num_images / max(report.seconds, 1e-9)
     masks = count(report.num_rles, "mask")
     took = f"{duration(report.seconds)}, {rate:,.0f} images/s, {masks} decoded"
-    lines.append(
-        f"{count(report.num_images, 'image')}, {count(report.num_segments, 'segment')}, "
-        f"{count(report.num_units, 'unit')}: {state} ({took})"
-    )
+    counted = [
+        count(report.num_images, "image"),
+        count(report.num_segments, "segment"),
+        count(report.num_units, "unit"),
+        *([count(report.num_revisions, "revision")] if report.num_revisions else []),
+    ]
+    lines.append(f"{', '.join(counted)}: {state} ({took})")
     return "\n".join(lines)
 
 

@@ -19,7 +19,9 @@ from pipeline.maintenance.compact.units import (
 )
 from pipeline.maintenance.verify.counts import TableCounts, UnitCounts, UnitRecord
 from pipeline.maintenance.verify.findings import Findings
+from pipeline.maintenance.verify.reviews import check_reviews
 from pipeline.maintenance.verify.rows import RowFiles, check_metadata, check_rows
+from pipeline.reviews.log import ReviewLog
 from pipeline.runtime.threads import map_ahead
 from pipeline.table.compacted import CompactedFile
 from pipeline.table.scratch import scratch_database
@@ -35,6 +37,8 @@ class VerifyReport:
     num_units: int
     num_rles: int
     """Number of masks that were decoded."""
+    num_revisions: int
+    """Number of revisions in the table's reviews."""
     seconds: float
     findings: Findings
     undone: tuple[str, ...]
@@ -59,9 +63,13 @@ def verify_table(
     sample: float,
     num_threads: int,
     most_examples: int,
+    reviews: str | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> VerifyReport:
     """Checks all units that are done at this moment; runs can work at the same time.
+
+    Args:
+        reviews: folder of the table's reviews, None for that inside it.
 
     Raises:
         ValueError: there is no such table.
@@ -97,15 +105,18 @@ def verify_table(
             num_rles += checked.num_rles
             unreadable += checked.unreadable
         counts.check(reports=_reports(table, findings), unreadable=unreadable)
+    log = ReviewLog.of_table(table.uri, reviews=reviews, storage=table.storage)
+    reviewed = check_reviews(table, log, spec=TableSpec.of(spec), findings=findings)
     return VerifyReport(
         num_images=counts.total.images,
         num_segments=counts.total.segments,
         num_units=len(counts.of_unit),
         num_rles=num_rles,
+        num_revisions=reviewed.num_revisions,
         seconds=time.monotonic() - started,
         findings=findings,
         undone=counts.undone,
-        notices=tuple(_notices(table)),
+        notices=(*_notices(table), *reviewed.notices),
     )
 
 

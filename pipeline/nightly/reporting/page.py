@@ -20,6 +20,7 @@ from pipeline.nightly.reporting.outliers import Outlier
 from pipeline.nightly.reporting.pictures import Picture
 from pipeline.nightly.reporting.run_aggregates import RunAggregates, shares
 from pipeline.nightly.reporting.run_verdict import RunVerdict
+from pipeline.reviews.corrections import Corrections
 from pipeline.runtime.progress import duration
 
 # HTML has no place for control characters, and those of direction would disguise a name.
@@ -48,6 +49,10 @@ class PageContents:
     before: RunAggregates | None
     """Sums over the earlier runs."""
     drifts: tuple[Drift, ...]
+    corrections: Corrections | None
+    """None where the table has no reviews."""
+    reviews_fault: str
+    """Why they could not be counted; empty if they were."""
     outliers: tuple[Outlier, ...]
     sheet: tuple[str, ...]
     """image_id of the images of the contact sheet."""
@@ -75,6 +80,7 @@ def render_page(page: PageContents) -> str:
             labels=labels,
             top_area=max((max(row["area"], row["area_before"] or 0) for row in labels), default=1),
             histograms=list(_histograms(page)),
+            reviews=_reviews_line(page),
         )
     )
 
@@ -144,7 +150,24 @@ def _notes(page: PageContents) -> list[str]:
         ("storage requests repeated", sum(report.storage_retries.values())),
     ]
     notes = [f"{name}: {count:,}" for name, count in counts if count]
+    if page.reviews_fault:
+        notes.append(f"the reviews could not be counted: {page.reviews_fault}")
     return notes if page.cost is None else [*notes, f"cost: {page.cost.in_words()}"]
+
+
+def _reviews_line(page: PageContents) -> str:
+    """Says how many images of the table were reviewed; empty without reviews."""
+    found = page.corrections
+    if found is None:
+        return ""
+    counts = ", ".join(f"{number:,} {status}" for status, number in sorted(found.images.items()))
+    segments = sum(each.segments for each in found.labels.values())
+    corrected = sum(each.corrected for each in found.labels.values())
+    share = f"{corrected / segments:.1%}" if segments else "none"
+    return (
+        f"{found.num_reviewed:,} images of the table are reviewed ({counts}); of the model's "
+        f"{segments:,} segments in settled ones, {share} were corrected"
+    )
 
 
 def _label_rows(page: PageContents) -> Iterator[dict[str, Any]]:

@@ -22,6 +22,8 @@ from pipeline.nightly.reporting.run_data import read_run
 from pipeline.nightly.reporting.run_verdict import in_words, judge
 from pipeline.nightly.reporting.webhook import send
 from pipeline.nightly.settings import ReportSettings
+from pipeline.reviews.corrections import Corrections, count_corrections
+from pipeline.reviews.log import DamagedRevision, ReviewLog
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.table.store import TableStore
 
@@ -100,6 +102,12 @@ def _contents(
     outliers = find_outliers(run, count=settings.strangest_images)
     verdict = judge(report, drifts)
     cost = cost_of(report, settings)
+    log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=table.storage)
+    corrections: Corrections | DamagedRevision | None
+    try:
+        corrections = count_corrections(table, log)
+    except DamagedRevision as damage:
+        corrections = damage
     wanted = [(each.unit_id, each.image_id) for each in outliers] + list(run.sample)
     now = time.time()
     shown = pictures(
@@ -115,6 +123,8 @@ def _contents(
         earlier=earlier,
         before=before,
         drifts=drifts,
+        corrections=corrections if isinstance(corrections, Corrections) else None,
+        reviews_fault=str(corrections) if isinstance(corrections, DamagedRevision) else "",
         outliers=outliers,
         sheet=tuple(image_id for _, image_id in run.sample),
         pictures=shown,
@@ -129,6 +139,9 @@ def _contents(
         "units_reported": run.num_units,
         "compared_with": [each.run_id for each in earlier],
         "drift": [asdict(drift) for drift in drifts],
+        "reviews": corrections.to_dict()
+        if isinstance(corrections, Corrections)
+        else corrections and {"error": str(corrections)},
         "strangest": [
             {
                 "image_id": each.image_id,

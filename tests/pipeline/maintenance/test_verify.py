@@ -27,6 +27,7 @@ from pipeline.maintenance.settings import CompactSettings
 from pipeline.maintenance.verify.findings import RULES
 from pipeline.maintenance.verify.run import as_json, as_text, exit_code
 from pipeline.maintenance.verify.tables import VerifyReport, verify_table
+from pipeline.reviews.rules import REVIEW_RULES
 from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore, images
 
@@ -334,7 +335,7 @@ def test_a_report_that_cannot_be_read_is_named(table):
 
 
 def test_all_rules_are_tried_here():
-    elsewhere = {"compacted"}
+    elsewhere = {"compacted", *REVIEW_RULES}
     tried = {rule for *_, rules in DAMAGES for rule in rules}
     tried |= {"file", "pair", "metadata", "planned", "report"}
     assert tried | elsewhere == RULES.keys()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestServer
+from ports import free_ports
+from yarl import URL
 
 from pipeline.corpora.settings import ReadSettings
 from pipeline.review_page.api import PageApi
@@ -63,8 +66,6 @@ class PageClient:
 
     async def _ask(self, method: str, path: str, **options: Any) -> Answer:
         # Without a jar, and nothing in the path is made proper: tests send what attackers would.
-        from yarl import URL
-
         url = URL(f"{self.url}{path}", encoded=True)
         if options["params"]:
             url = url.update_query({name: str(v) for name, v in options["params"].items()})
@@ -87,17 +88,21 @@ def opened_page(
     review: ReviewSettings | None = None,
     reviewer: str | None = "ana",
     page: PageSettings | None = None,
-    view_class: type[TableView] = TableView,
+    decoder: PictureMaker | None = None,
     **settings: Any,
 ) -> Iterator[tuple[PageClient, TableView]]:
-    """Serves a table in a thread; a `reviewer` of None opens a gallery."""
+    """Serves a table in a thread; a `reviewer` of None opens a gallery.
+
+    Args:
+        decoder: makes the pictures; by default one that all tests of this process share.
+    """
     if review is None and reviewer is not None:
         review = ReviewSettings()
     reading = reading or ReadSettings()
-    view = view_class(
+    view = TableView(
         ViewSettings(table=table, **settings), review, storage=storage or Storage(), reading=reading
     )
-    view.pictures = PictureMaker(reading, num_children=1)
+    view.pictures = decoder or shared_decoder(reading)
     view.load()
     view.state.refresh()
     loop = asyncio.new_event_loop()
@@ -109,8 +114,6 @@ def opened_page(
         loaded.set_result(None)
         header = review.reviewer_header if review else None
         api = PageApi(view, loaded=loaded, reviewer=reviewer, reviewer_header=header)
-        from ports import free_ports
-
         port = free_ports(1)[0]
         access = Access.of(page or PageSettings(), port=port)
         server = TestServer(api.application(access), port=port)
@@ -123,10 +126,15 @@ def opened_page(
     finally:
         asyncio.run_coroutine_threadsafe(server.close(), loop).result(60)
         api.close()
-        view.close()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@functools.cache
+def shared_decoder(reading: ReadSettings) -> PictureMaker:
+    """One child process, which starts once and ends with this one."""
+    return PictureMaker(reading, num_children=1)
 
 
 def submission(state: Mapping[str, Any], **changes: Any) -> dict[str, Any]:

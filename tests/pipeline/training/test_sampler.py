@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.training.sampler import (
+    Mixture,
     SampleIndex,
     epoch_order,
     sample_random,
@@ -78,3 +79,46 @@ def test_chance_differs_between_images_and_epochs_and_not_between_calls() -> Non
     assert numbers == [draw(e, i, s) for e in range(3) for i in range(3) for s in range(3)]
     first = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0, 0))).random()
     assert first not in numbers  # the order's own chance is another
+
+
+MIXTURE = Mixture(sizes=(30, 7), weights=(0.7, 0.3))
+
+
+def mixed(step: int, *, batch: int = 4, mixture: Mixture = MIXTURE) -> list[SampleIndex]:
+    return step_indices(step, global_batch=batch, num_images=37, seed=1, mixture=mixture)
+
+
+def test_data_sets_are_drawn_by_their_weights() -> None:
+    drawn = [each.index for step in range(2500) for each in mixed(step)]
+    assert sum(index < 30 for index in drawn) == 7000
+    shares = [np.mean(np.array(drawn[at : at + 400]) < 30) for at in range(0, 10_000, 400)]
+    assert 0.6 < min(shares) <= max(shares) < 0.8
+
+
+def test_each_data_set_has_epochs_of_its_own() -> None:
+    drawn = [each for step in range(500) for each in mixed(step)]
+    for first, size in ((0, 30), (30, 7)):
+        seen = [each for each in drawn if first <= each.index < first + size]
+        for epoch in range(len(seen) // size):
+            of_epoch = seen[epoch * size : (epoch + 1) * size]
+            assert {each.epoch for each in of_epoch} == {epoch}
+            assert {each.index for each in of_epoch} == set(range(first, first + size))
+
+
+def test_a_mixture_does_not_depend_on_the_batch_nor_on_the_steps_before() -> None:
+    # Across the end of a round, too.
+    steps = range(2490, 2510)
+    there = {step: mixed(step) for step in reversed(steps)}
+    flat = [each for step in steps for each in there[step]]
+    assert flat == [each for step in range(1245, 1255) for each in mixed(step, batch=8)]
+
+
+def test_weights_that_are_no_shares_are_refused() -> None:
+    for weights, message in (
+        ((1.0,), "one for each of 2 data sets, got 1"),
+        ((1.0, 0.0), "above 0"),
+        ((1.0, 1e-6), "at least a 10,000th"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Mixture(sizes=(30, 7), weights=weights)
+    assert Mixture(sizes=(1, 2, 3), weights=(1, 1, 1)).draws == (3333, 3334, 3333)
