@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 
-from pipeline.reviews.revision import image_key
+from pipeline.reviews.revision import review_key
 from pipeline.storage import Storage, join
 
 SECONDS = 90.0
@@ -45,7 +45,7 @@ class Claims:
     def of_image(self, image_id: str) -> list[Claim]:
         """Returns the claims that have not ended, the newest first."""
         found = []
-        for file in self._storage.files(join(self._folder, image_key(image_id))):
+        for file in self._storage.files(join(self._folder, review_key(image_id))):
             if file.uri.endswith(".json") and file.size <= _MOST_BYTES:
                 claim = self._read(file.uri)
                 if claim is not None:
@@ -64,4 +64,4 @@ class Claims:
 
     def _file(self, image_id: str, reviewer: str) -> str:
         name = hashlib.sha256(reviewer.encode()).hexdigest()[:16]
-        return join(self._folder, image_key(image_id), f"{name}.json")
+        return join(self._folder, review_key(image_id), f"{name}.json")

@@ -16,7 +16,7 @@ _OPTIONAL = {"queue": "rank", "disagreement": "disagreement"}
 
 @dataclass(frozen=True, kw_only=True)
 class GridQuery:
-    """What the grid asks for: filters, an order and a part of it."""
+    """The filters, the order and the part of the images that the grid asks for."""
 
     sort: str = "name"
     descending: bool = False

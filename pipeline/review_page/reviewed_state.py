@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.review_page.index import Range, TableIndex
 from pipeline.reviews.log import ReviewLog
-from pipeline.reviews.revision import STATUSES, Revision, image_key
+from pipeline.reviews.revision import STATUSES, Revision, review_key
 
 UNREVIEWED, STALE = "unreviewed", "stale"
 STATES = (UNREVIEWED, *STATUSES, STALE)
@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewedImage:
-    """What the grid shows of an image's newest revision."""
+    """The newest revision of an image, as the grid shows it."""
 
     revision: int
     status: str
@@ -50,17 +50,16 @@ class ReviewedState:
 
     def refresh(self) -> None:
         """Reads the newest revisions that are not known yet."""
-        entries = self._log.entries()
-        newest = [(key, max(numbers)) for key, numbers in entries.items()]
-        wanted = [each for each in newest if self._known.get(each[0], 0) < each[1]]
-        for revision in self._log.revisions(wanted, entries=entries):
+        listing = self._log.listing()
+        wanted = [each for each in listing.newest() if self._known.get(each[0], 0) < each[1]]
+        for revision in self._log.revisions(wanted, listing=listing):
             self.add(revision)
         self.is_loaded = True
 
     def add(self, revision: Revision) -> None:
         """Adds a revision, unless a newer one of its image is known."""
         place = self._index.place(revision.image_id)
-        key = image_key(revision.image_id)
+        key = review_key(revision.image_id)
         with self._lock:
             if self._known.get(key, 0) >= revision.revision:
                 return

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.review_page.requests import BadRequest
 from pipeline.reviews.revision import STATUSES, Operation, ReviewedSegment, Revision
-from pipeline.reviews.rules import RULES, broken_rules, is_thing
+from pipeline.reviews.rules import REVIEW_RULES, broken_rules, is_thing
 from pipeline.reviews.shapes import shape_of_rle
 from pipeline.table.store import TableSpec
 
@@ -27,7 +27,7 @@ _LARGEST_ID = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What the page sends of one image."""
+    """The state of one image that the page sends."""
 
     image_id: str
     parent_revision: int
@@ -109,7 +109,7 @@ def revision_of(
         **size,
     )
     for rule, found in broken_rules(revision, spec=spec):
-        raise BadRequest(f"{RULES[rule]}; {found}")
+        raise BadRequest(f"{REVIEW_RULES[rule]}; {found}")
     return revision
 
 

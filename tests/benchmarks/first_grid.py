@@ -1,4 +1,4 @@
-"""Time and memory of a page's server until the first grid, at 100,000 images and a million segments.
+"""Time and memory of a page's server until the first grid: 100,000 images, a million segments.
 
 Starts the real command on a table that it draws, and asks as a browser does: the address with the
 token, the table, the first hundred images; then thumbnails of forty of them and queries with other
@@ -126,7 +126,7 @@ def memory_mb(pid: int) -> float:
 
 
 def draw(place: str, *, images: int, segments: int) -> str:
-    """Writes a table of units of a thousand images; the photographs are few files, again and again."""
+    """Writes a table of units of a thousand images, whose photographs are eight files."""
     table = TableStore(place, Storage())
     table.create(SPEC)
     shapes = drawn_shapes(segments)
@@ -170,40 +170,46 @@ def unit_rows(
     labels = np.minimum(random.geometric(0.05, (count, segments)) - 1, len(SPEC.labels) - 1)
     many = count * segments
     boxes = np.tile(shapes.boxes_xywh, (count, 1))
-    yield "segments", pa.table(
-        {
-            "image_id": np.repeat(np.array(names, object), segments),
-            "segment_id": np.tile(np.arange(1, segments + 1), count),
-            "label_id": labels.ravel(),
-            "label": np.array(SPEC.labels, object)[labels.ravel()],
-            "is_thing": np.ones(many, np.bool_),
-            "score": scores.ravel(),
-            "area": np.tile(shapes.areas, count),
-            **{f"bbox_{side}": boxes[:, at] for at, side in enumerate("xywh")},
-            "height": np.full(many, HEIGHT),
-            "width": np.full(many, WIDTH),
-            "rle": np.tile(np.array(shapes.rles, object), count),
-        },
-        schema=SEGMENTS.empty_table().select([*SCHEMA_1]).schema,
+    yield (
+        "segments",
+        pa.table(
+            {
+                "image_id": np.repeat(np.array(names, object), segments),
+                "segment_id": np.tile(np.arange(1, segments + 1), count),
+                "label_id": labels.ravel(),
+                "label": np.array(SPEC.labels, object)[labels.ravel()],
+                "is_thing": np.ones(many, np.bool_),
+                "score": scores.ravel(),
+                "area": np.tile(shapes.areas, count),
+                **{f"bbox_{side}": boxes[:, at] for at, side in enumerate("xywh")},
+                "height": np.full(many, HEIGHT),
+                "width": np.full(many, WIDTH),
+                "rle": np.tile(np.array(shapes.rles, object), count),
+            },
+            schema=SEGMENTS.empty_table().select([*SCHEMA_1]).schema,
+        ),
     )
-    yield "images", pa.table(
-        {
-            "image_id": names,
-            "uri": [photos[n % len(photos)] for n in range(count)],
-            "member": pa.nulls(count, pa.string()),
-            "etag": [etags[n % len(photos)] for n in range(count)],
-            "unit_id": [unit] * count,
-            "position": np.arange(count),
-            "height": np.full(count, HEIGHT),
-            "width": np.full(count, WIDTH),
-            "status": ["ok"] * count,
-            "error_class": pa.nulls(count, pa.string()),
-            "error_message": pa.nulls(count, pa.string()),
-            "num_segments": np.full(count, segments),
-            "coverage": random.beta(9, 1, count).astype(np.float32),
-            "mean_score": scores.mean(1),
-        },
-        schema=IMAGES,
+    yield (
+        "images",
+        pa.table(
+            {
+                "image_id": names,
+                "uri": [photos[n % len(photos)] for n in range(count)],
+                "member": pa.nulls(count, pa.string()),
+                "etag": [etags[n % len(photos)] for n in range(count)],
+                "unit_id": [unit] * count,
+                "position": np.arange(count),
+                "height": np.full(count, HEIGHT),
+                "width": np.full(count, WIDTH),
+                "status": ["ok"] * count,
+                "error_class": pa.nulls(count, pa.string()),
+                "error_message": pa.nulls(count, pa.string()),
+                "num_segments": np.full(count, segments),
+                "coverage": random.beta(9, 1, count).astype(np.float32),
+                "mean_score": scores.mean(1),
+            },
+            schema=IMAGES,
+        ),
     )
 
 

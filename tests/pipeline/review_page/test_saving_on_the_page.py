@@ -12,6 +12,7 @@ from s3 import KEY, SECRET, S3Server
 from s3_proxy import s3_proxy
 
 from maskformer import decode_rle
+from pipeline.maintenance.verify.tables import verify_table
 from pipeline.review_page.settings import PageSettings, ReviewSettings
 from pipeline.review_page.view import TableView
 from pipeline.reviews.shapes import rle_of_mask
@@ -250,6 +251,17 @@ def test_claims_tell_who_is_at_an_image_until_they_are_released(client):
     assert client.post("/api/claims", {"image_id": "none.jpg"}).status == 404
     assert client.post("/api/claims", {"image_id": 3}).status == 400
     assert client.post("/api/claims", [3]).status == 400
+
+
+def test_a_table_with_saves_conflicts_and_claims_is_sound(opened):
+    client, view = opened
+    client.post("/api/claims", {"image_id": "019.jpg"})
+    state = state_of(client, "019.jpg")
+    for label in ("car", "sky"):
+        client.post("/api/revisions", submission(state, segments=relabelled(state, 3, label)))
+    found = verify_table(view.table, sample=1.0, num_threads=1, most_examples=5)
+    assert found.findings.counts == {}
+    assert found.num_revisions > 0
 
 
 def test_a_claim_ends_by_itself(opened, monkeypatch):

@@ -1,5 +1,7 @@
 """Readers get the newest revision of an image that counts, the model's rows of all others."""
 
+from pathlib import Path
+
 import duckdb
 import pytest
 from drawn_reviews import looked_at, relabelled
@@ -145,40 +147,18 @@ def test_labels_go_by_name_into_a_table_of_another_model(tmp_path, table, log):
     assert stale.reason == "the table has no label tree"
 
 
-def test_duckdb_reads_the_same_from_plain_files(table, log):
+def test_duckdb_reads_the_same_from_plain_files_as_the_readme_says(table, log):
     first = looked_at(table, "a/0000.jpg")
     save(log, first)
     save(log, first.replace(parent_revision=1, status="corrected", segments=first.segments[1:]))
     save(log, looked_at(table, "b/0001.jpg").replace(status="unusable"))
-    found = duckdb.sql(REVIEWED_SQL.format(table=table.uri, reviews=log.uri)).to_arrow_table()
+    readme = Path(reviewed.__file__).with_name("README.md").read_text()
+    statements = readme.split("```sql")[1].split("```")[0]
+    with duckdb.connect() as database:
+        database.execute(statements.replace("TABLE", table.uri).replace("REVIEWS", log.uri))
+        found = database.sql("FROM reviewed").to_arrow_table()
     mine = segments_of(table, log)
     keys = ["image_id", "segment_id", "label", "area", "rle", "origin"]
     assert sorted(map(str, found.select(keys).to_pylist())) == sorted(
         map(str, mine.select(keys).to_pylist())
     )
-
-
-REVIEWED_SQL = """
-WITH newest AS (
-    FROM '{reviews}/log/*/*.parquet'
-    QUALIFY revision = max(revision) OVER (PARTITION BY image_id)
-), plans AS (
-    SELECT unit_id, max(plan_number) AS plan FROM '{table}/_runs/*/plan.parquet' GROUP BY unit_id
-), latest AS (
-    FROM '{table}/images/*.parquet' JOIN plans USING (unit_id)
-    QUALIFY plan = max(plan) OVER (PARTITION BY image_id)
-), laid AS (
-    SELECT newest.* FROM newest JOIN latest USING (image_id)
-    WHERE latest.etag = base_etag AND latest.status = 'ok'
-), human AS (
-    SELECT image_id, height, width, unnest(segments) AS s FROM laid WHERE status <> 'unusable'
-)
-SELECT image_id, row_number() OVER (PARTITION BY image_id ORDER BY s.segment_id)::INT AS segment_id,
-    s.label, s.score, s.area, s.rle, s.origin FROM human
-UNION ALL
-SELECT image_id, segment_id, label, score, area, rle, 'model' FROM (
-    SELECT *, parse_filename(filename, true) AS unit_id
-    FROM read_parquet('{table}/segments/*.parquet', filename = true)
-) JOIN latest USING (image_id, unit_id)
-WHERE image_id NOT IN (SELECT image_id FROM laid)
-"""
