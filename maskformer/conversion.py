@@ -18,6 +18,7 @@ from maskformer.configuration import CONFIG_NAME, MaskFormerConfig
 from maskformer.hub import resolve_folder
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.model import MaskFormerForInstanceSegmentation
+from maskformer.network.initialisation import WithoutDraws
 from maskformer.zoo import MODELS
 
 _PROCESSOR = "preprocessor_config.json"
@@ -92,7 +93,7 @@ def check(location: str) -> None:
     check_folder(location)
     config = read_config(location)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutDraws():
             model = MaskFormerForInstanceSegmentation(config)
     except _WRONG_KINDS as error:
         raise ValueError(

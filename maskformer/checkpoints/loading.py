@@ -4,6 +4,7 @@ What `from_pretrained` of the models does, whatever the dialect. The file is com
 without memory first, so that one that does not fit costs nothing.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from maskformer.checkpoints.folder import read_config
 from maskformer.checkpoints.labels import LabelMatch, match_labels
 from maskformer.configuration import MaskFormerConfig
 from maskformer.hub import HubOptions, resolve_folder
+from maskformer.network.initialisation import WithoutDraws
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -66,7 +68,7 @@ def load_pretrained(
         head = _head(weights, match=match, source=location)
         weights = {name: weight for name, weight in weights.items() if name not in head}
         config = MaskFormerConfig.from_dict(config.to_dict(), id2label=dict(enumerate(labels)))
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutDraws():
         skeleton = build(config)
     fit = fit_weights(
         weights,
@@ -76,7 +78,9 @@ def load_pretrained(
         allow_unexpected=allow_unexpected,
         allow_misshapen=allow_misshapen,
     )
-    model, report = build(config), fit.report
+    is_partial = fit.report.missing or fit.report.misshapen
+    with contextlib.nullcontext() if is_partial else WithoutDraws():
+        model, report = build(config), fit.report
     fill(model, fit.weights)
     if match is not None:
         report = _fill_head(model, head, match=match, report=report)
