@@ -28,6 +28,7 @@ from in_browser import (  # noqa: E402, I001
 from page_server import PageServer  # noqa: E402
 
 expect = playwright.expect
+expect.set_options(timeout=30_000)  # a loaded machine is slow, and no failure
 NAMES = [f"{number:03}.jpg" for number in range(12)] + ["2mp.jpg", "12mp.jpg", MARKUP]
 HEIGHT, WIDTH = 60, 90
 
@@ -80,7 +81,7 @@ def new_page(browser: Any, server: PageServer) -> Iterator[Callable[..., Any]]:
 
     def new(of: PageServer = server) -> Any:
         context = browser.new_context(viewport={"width": 1280, "height": 800})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
