@@ -1,25 +1,24 @@
 /** The view of one image: opens it, does what keys and buttons ask for, and hands it to the saver. */
 
 import { boxOf } from "./annotation.js";
-import { address, getJson, reason } from "./api.js";
+import { reason } from "./api.js";
 import { Claims } from "./claims.js";
 import { choose } from "./conflict.js";
 import { byId, setText } from "./dom.js";
 import { LabelPicker } from "./label_picker.js";
 import { Legend } from "./legend.js";
+import { ImageLoader } from "./loading.js";
 import { dismiss, notify, say } from "./notices.js";
+import { Painter } from "./painter.js";
 import { segmentColour } from "./palette.js";
 import { showRecent, showSelected, showState, showTools } from "./panel.js";
 import { RecentLabels } from "./recent_labels.js";
 import { Session } from "./session.js";
 import { Stage } from "./stage.js";
-import { BrushTool, PolygonTool, SelectTool } from "./tools.js";
 import { STATUS_WORDS, clock, count } from "./words.js";
 
 const NOTHING = { x: 0, y: 0, width: 0, height: 0 };
-const PREFETCHED_MS = 60_000;
 const ZOOM_STEP = 1.3;
-const PAINTING = ["brush", "eraser", "polygon"];
 
 /** Shows an image and lets a person correct it. */
 export class ImageView {
@@ -27,40 +26,29 @@ export class ImageView {
   session = null;
   #opening = 0;
   #selected = /** @type {number[]} */ ([]);
-  #tool = "select";
-  #isVoid = false;
-  #newLabel = null;
-  #over = /** @type {"void" | "all"} */ ("all");
-  #radius = 20;
-  #prefetched = new Map();
 
   /**
    * @param {{table: any, drafts: import("./drafts.js").Drafts, saver: import("./saver.js").Saver,
-   *   go: (step: number, which?: {isUnreviewed: boolean}) => void, leave: () => void}} of `go` opens the next image or the one before
+   *   go: (step: number, which?: {isUnreviewed: boolean}) => void, leave: () => void}} of
+   *   `go` opens the next image or the one before
    */
   constructor({ table, drafts, saver, go, leave }) {
     Object.assign(this, { table, drafts, saver, go, leave });
     this.labels = new Map(table.labels.map((label) => [label.id, label]));
     this.stage = new Stage({
-      tool: () => this.tools[this.#tool],
-      drawGuides: (context, stage) => this.session && this.tools[this.#tool].drawGuides(context, stage),
+      tool: () => this.painter.current,
+      drawGuides: (context, stage) => this.session && this.painter.current.drawGuides(context, stage),
     });
-    const around = {
-      annotation: () => this.session.annotation,
+    this.painter = new Painter({
       stage: this.stage,
-      paintTarget: () => this.#paintTarget(),
-      over: () => this.#over,
-      radius: () => this.#radius,
+      session: () => this.session,
+      selected: () => this.#selected,
       select: (id, isAdded) => this.select(id, isAdded),
       pointed: (id) => this.#showHint(id),
-      finished: (step, target) => this.#painted(step, target),
-    };
-    this.tools = {
-      select: new SelectTool(around),
-      brush: new BrushTool(around, { isEraser: false }),
-      eraser: new BrushTool(around, { isEraser: true }),
-      polygon: new PolygonTool(around),
-    };
+      painted: (step, newId) => this.#painted(step, newId),
+      changed: () => this.session && this.#showTools(),
+    });
+    this.loader = new ImageLoader();
     this.picker = new LabelPicker();
     this.recent = new RecentLabels(table);
     this.legend = new Legend({
@@ -91,8 +79,9 @@ export class ImageView {
     byId("loading").hidden = false;
     try {
       await this.saver.settled(imageId);
-      const photo = this.#loadPhoto(imageId);
-      const session = await Session.open(imageId, { drafts: this.drafts, state: this.#takePrefetched(imageId) });
+      const photo = this.loader.photo(imageId, this.stage.photo);
+      photo.then(() => dismiss("photo"), () => {});
+      const session = await Session.open(imageId, { drafts: this.drafts, state: this.loader.state(imageId) });
       if (opening !== this.#opening) return;
       this.session = session;
       await photo.catch((error) => notify("photo", `The photograph cannot be shown: ${reason(error)}`));
@@ -120,22 +109,6 @@ export class ImageView {
   }
 
   /**
-   * Loads an image that will probably be opened next.
-   *
-   * @param {string} imageId
-   */
-  prefetch(imageId) {
-    const known = this.#prefetched.get(imageId);
-    if (known && performance.now() - known.at < PREFETCHED_MS) return;
-    this.#prefetched.clear();
-    const state = getJson("/api/segments", { image_id: imageId });
-    state.catch(() => this.#prefetched.delete(imageId));
-    const photo = new Image();
-    photo.src = address("/api/photo", { image_id: imageId });
-    this.#prefetched.set(imageId, { at: performance.now(), state, photo });
-  }
-
-  /**
    * Does what a key or a button names.
    *
    * @param {string} action
@@ -160,17 +133,17 @@ export class ImageView {
       case "delete": return this.#changed(selected.length ? annotation.delete(selected) : null);
       case "merge": return this.#changed(annotation.merge(selected));
       case "split": return this.#changed(selected.length === 1 ? annotation.split(selected[0]) : null);
-      case "fill": return this.#changed(selected.length === 1 ? annotation.fillHoles(selected[0], this.#over) : null);
+      case "fill": return this.#changed(selected.length === 1 ? annotation.fillHoles(selected[0], this.painter.over) : null);
       case "new": return this.#newSegment();
       case "undo": return this.#timeTravel(() => annotation.undo(), "Undone");
       case "redo": return this.#timeTravel(() => annotation.redo(), "Done again");
-      case "select": case "brush": case "eraser": case "polygon": return this.#choose(action);
-      case "void": this.#isVoid = !this.#isVoid; return this.#showTools();
-      case "over": this.#over = this.#over === "void" ? "all" : "void"; return this.#showTools();
-      case "over-void": this.#over = "void"; return this.#showTools();
-      case "over-all": this.#over = "all"; return this.#showTools();
-      case "brush-size": return this.#setRadius(this.#radius * (key === "]" ? 1.25 : 0.8), key === "]" ? 1 : -1);
-      case "pen": return this.#pen();
+      case "select": case "brush": case "eraser": case "polygon": return this.painter.choose(action);
+      case "void": this.painter.isVoid = !this.painter.isVoid; return this.#showTools();
+      case "over": return this.#paintOver(this.painter.over === "void" ? "all" : "void");
+      case "over-void": return this.#paintOver("void");
+      case "over-all": return this.#paintOver("all");
+      case "brush-size": return this.painter.resize(key === "]");
+      case "pen": return this.painter.pen();
       case "outlines": byId("outlines").click(); return undefined;
       case "opacity": return this.#setOpacity(Number(byId("opacity").value) + (key === "}" ? 10 : -10));
       case "zoom": return this.stage.zoom(key === "-" ? 1 / ZOOM_STEP : ZOOM_STEP);
@@ -190,8 +163,8 @@ export class ImageView {
   useKey(key) {
     if (this.session === null) return false;
     const [, shift, arrow] = /^(Shift\+)?(Arrow(?:Up|Down|Left|Right))$/.exec(key) ?? [];
-    if (arrow && PAINTING.includes(this.#tool)) {
-      this.#moveCursor(arrow, shift ? 1 : 10);
+    if (arrow && this.painter.hasCursor) {
+      this.painter.moveCursor(arrow, shift ? 1 : 10);
     } else if (arrow === "ArrowDown" || arrow === "ArrowUp") {
       this.#selectNext(arrow === "ArrowDown" ? 1 : -1, Boolean(shift));
     } else if (arrow) {
@@ -218,7 +191,7 @@ export class ImageView {
     else if (!isAdded) this.#selected = [id];
     else if (this.#selected.includes(id)) this.#selected = this.#selected.filter((other) => other !== id);
     else this.#selected = [...this.#selected, id];
-    if (id !== 0) this.#newLabel = null;
+    if (id !== 0) this.painter.newLabel = null;
     this.#showSelection();
     const segment = this.session.annotation.segments.get(id);
     if (segment) say(`${segment.label} ${segment.segment_id} selected`);
@@ -265,31 +238,11 @@ export class ImageView {
 
   // What follows is the open image.
 
-  async #loadPhoto(imageId) {
-    const photo = this.stage.photo;
-    photo.alt = `Photograph ${imageId}`;
-    photo.src = address("/api/photo", { image_id: imageId });
-    try {
-      await photo.decode();
-    } catch {
-      if (!photo.src.endsWith(address("/api/photo", { image_id: imageId }))) return;
-      await getJson("/api/photo", { image_id: imageId }); // its error says why
-    }
-    dismiss("photo");
-  }
-
-  #takePrefetched(imageId) {
-    const found = this.#prefetched.get(imageId);
-    this.#prefetched.delete(imageId);
-    return found && performance.now() - found.at < PREFETCHED_MS ? found.state : undefined;
-  }
-
   #leaveSession() {
-    for (const tool of Object.values(this.tools)) if (this.session !== null) tool.cancel();
+    if (this.session !== null) this.painter.end();
     this.session = null;
     this.#selected = [];
-    this.#newLabel = null;
-    this.#isVoid = false;
+    this.painter.reset();
     this.stage.overlay.map = null;
     this.stage.photo.removeAttribute("src");
     this.stage.invalidate();
@@ -301,8 +254,8 @@ export class ImageView {
     const { image } = session;
     this.stage.overlay.map = session.annotation.map;
     this.stage.show({ width: image.width, height: image.height });
-    this.#setRadius(Math.round(Math.max(image.width, image.height) / 60), 0);
-    this.#choose("select");
+    this.painter.setRadius(Math.max(image.width, image.height) / 60);
+    this.painter.choose("select");
     this.#showSegments();
     this.stage.drawNow();
     showState(session, undefined);
@@ -344,22 +297,11 @@ export class ImageView {
   }
 
   #showTools() {
-    const { annotation } = this.session;
-    const segment = annotation.segments.get(this.#selected[0]);
-    const paints = this.#isVoid
-      ? "Paints void"
-      : this.#newLabel
-        ? `Paints a new segment: ${this.#newLabel.name}`
-        : segment
-          ? `Paints ${segment.label} ${segment.segment_id}`
-          : "Select a segment to paint, or New";
-    const erases =
-      this.#over === "void" && segment ? `Erases ${segment.label} ${segment.segment_id}` : "Erases to void";
-    const target = this.#tool === "select" ? "" : this.#tool === "eraser" ? erases : paints;
-    showTools({ tool: this.#tool, over: this.#over, radius: this.#radius, target });
+    const { tool, over, radius, target } = this.painter;
+    showTools({ tool, over, radius, target });
     showRecent(this.recent.labels, (place) => this.#useRecent(place));
     this.#showHint(0);
-    this.stage.root.dataset.tool = this.#tool;
+    this.stage.root.dataset.tool = tool;
     this.stage.invalidate(NOTHING);
   }
 
@@ -367,7 +309,7 @@ export class ImageView {
   #showHint(id) {
     const segment = this.session?.annotation.segments.get(id);
     const score = segment && segment.score !== null ? ` · ${segment.score.toFixed(2)}` : "";
-    setText(byId("hint"), segment ? `${segment.label} ${id}${score}` : this.tools[this.#tool].hint);
+    setText(byId("hint"), segment ? `${segment.label} ${id}${score}` : this.painter.current.hint);
   }
 
   #hover(id) {
@@ -387,7 +329,7 @@ export class ImageView {
   }
 
   #timeTravel(travel, words) {
-    for (const tool of Object.values(this.tools)) tool.cancel();
+    this.painter.end();
     const step = travel();
     if (step === null) return;
     this.session.store().catch((error) => notify("draft", `The draft could not be stored: ${error.message}`));
@@ -399,8 +341,7 @@ export class ImageView {
   // What follows is labels.
 
   #enter(key) {
-    const tool = this.tools[this.#tool];
-    if (key === "Enter" && tool instanceof PolygonTool && tool.close()) return undefined;
+    if (key === "Enter" && this.painter.closePolygon()) return undefined;
     return this.#selected.length ? this.#relabel() : undefined;
   }
 
@@ -442,44 +383,22 @@ export class ImageView {
   #paintNew(label) {
     this.recent.use(label);
     this.#selected = [];
-    this.#newLabel = label;
-    this.#isVoid = false;
-    if (!PAINTING.includes(this.#tool) || this.#tool === "eraser") this.#tool = "brush";
+    this.painter.paintNew(label);
     this.#showSelection();
   }
 
-  // What follows is painting.
+  // What follows is painting and choosing.
 
-  #choose(tool) {
-    for (const each of Object.values(this.tools)) each.cancel();
-    this.#tool = tool;
-    if (tool === "select") this.#newLabel = null;
-    this.#showTools();
-  }
-
-  #paintTarget() {
-    const [id] = this.#selected;
-    if (this.#tool === "eraser" || this.#isVoid) return { id: 0, only: this.#over === "void" ? id : undefined };
-    if (this.#newLabel) return { id: this.session.annotation.freeId, label: this.#newLabel };
-    if (id !== undefined) return { id };
-    say("Select a segment to paint, or press W for a new one");
-    return null;
-  }
-
-  #painted(step, target) {
+  #painted(step, newId) {
     this.#changed(step);
-    if (step !== null && this.#newLabel !== null && target.label) {
-      this.#newLabel = null;
-      this.#selected = [target.id];
-      this.#showSelection();
-    }
+    if (newId === null) return;
+    this.#selected = [newId];
+    this.#showSelection();
   }
 
-  #setRadius(radius, least) {
-    const rounded = Math.round(radius);
-    const next = rounded === this.#radius ? rounded + least : rounded;
-    this.#radius = Math.min(Math.max(next, 1), 200);
-    if (this.session) this.#showTools();
+  #paintOver(over) {
+    this.painter.over = over;
+    this.#showTools();
   }
 
   #setOpacity(percentage) {
@@ -489,31 +408,9 @@ export class ImageView {
     this.stage.invalidate();
   }
 
-  #moveCursor(arrow, pixels) {
-    const { width, height } = this.session.image;
-    const [dx, dy] = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[arrow];
-    const { x, y } = this.stage.cursor ?? { x: width / 2, y: height / 2 };
-    this.stage.cursor = {
-      x: Math.min(Math.max(x + dx * pixels, 0), width),
-      y: Math.min(Math.max(y + dy * pixels, 0), height),
-    };
-    this.tools[this.#tool].move(this.stage.cursor);
-    this.stage.invalidate(NOTHING);
-  }
-
-  #pen() {
-    const tool = this.tools[this.#tool];
-    if (tool instanceof SelectTool) return;
-    const { width, height } = this.session.image;
-    this.stage.cursor ??= { x: width / 2, y: height / 2 };
-    if (tool instanceof BrushTool && tool.isDown) tool.up();
-    else tool.down(this.stage.cursor);
-    this.stage.invalidate(NOTHING);
-  }
-
   #escape() {
-    if (this.tools[this.#tool].cancel()) return;
-    if (this.#tool !== "select") this.#choose("select");
+    if (this.painter.end()) return;
+    if (this.painter.tool !== "select") this.painter.choose("select");
     else if (this.#selected.length > 0) this.select(0, false);
     else this.leave();
   }
@@ -543,7 +440,7 @@ export class ImageView {
 
   #save(status, { goesOn }) {
     const session = this.session;
-    for (const tool of Object.values(this.tools)) tool.cancel();
+    this.painter.end();
     const { annotation } = session;
     const wanted = { status, comment: session.comment, seconds: session.seconds, operations: session.operations };
     session.store(wanted).catch((error) => notify("draft", `The draft could not be stored: ${error.message}`));
@@ -566,7 +463,7 @@ export class ImageView {
       this.stage.overlay.hasOutlines = byId("outlines").checked;
       this.stage.invalidate();
     });
-    byId("brush-size").addEventListener("input", () => this.#setRadius(Number(byId("brush-size").value), 0));
+    byId("brush-size").addEventListener("input", () => this.painter.setRadius(Number(byId("brush-size").value)));
   }
 }
 

@@ -100,7 +100,7 @@ class Page {
   async #openImage(imageId) {
     await this.image.open(imageId, { position: await this.#position() });
     const next = await this.#list.at(this.#place + 1).catch(() => null);
-    if (next && this.image.session?.imageId === imageId) this.image.prefetch(next.image_id);
+    if (next && this.image.session?.imageId === imageId) this.image.loader.prefetch(next.image_id);
   }
 
   async #position() {

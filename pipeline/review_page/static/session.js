@@ -5,7 +5,6 @@
  */
 
 import { Annotation } from "./annotation.js";
-import { getJson } from "./api.js";
 
 /** Holds an image while it is reviewed; each change is in the drafts before the next one. */
 export class Session {
@@ -39,15 +38,12 @@ export class Session {
    * Opens an image with the draft of it, if there is one.
    *
    * @param {string} imageId
-   * @param {{drafts: import("./drafts.js").Drafts, state?: Promise<any>}} of `state` may be asked for
-   *   before
+   * @param {{drafts: import("./drafts.js").Drafts, state: Promise<any>}} of `state` is what
+   *   `/api/segments` answers
    * @returns {Promise<Session>}
    */
   static async open(imageId, { drafts, state }) {
-    const [newest, stored] = await Promise.all([
-      state ?? getJson("/api/segments", { image_id: imageId }),
-      drafts.get(imageId),
-    ]);
+    const [newest, stored] = await Promise.all([state, drafts.get(imageId)]);
     if (stored === null) return new Session(newest, drafts);
     const { draft, steps } = stored;
     if (draft.done === draft.saved && steps.length === draft.done) {
