@@ -7,12 +7,13 @@ request whose browser has gone is taken from their queue.
 import asyncio
 import hashlib
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from pipeline.corpora.decoding import ImageError
 from pipeline.review_page.grid import GridQuery
@@ -269,9 +270,7 @@ class PageApi:
 
 
 @web.middleware
-async def _errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answers errors that a request may meet, each with its status and a sentence."""
     try:
         return await handler(request)

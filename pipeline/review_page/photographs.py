@@ -131,7 +131,7 @@ class Photographs:
             if keys is None:
                 keys = self._read_keys(source, key_column=self._reading.key_column)
                 with self._lock:
-                    _kept(self._keys, source, lambda: keys)  # type: ignore[arg-type,return-value]
+                    _kept(self._keys, source, lambda: keys)
             for key in (image_id, image_id.rpartition("/")[0]):  # a list's image has a number more
                 if key in keys:
                     return keys[key]

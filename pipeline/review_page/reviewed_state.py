@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.review_page.index import Range, TableIndex
-from pipeline.reviews.log import ReviewLog
+from pipeline.reviews.log import DamagedRevision, ReviewLog
+from pipeline.reviews.reviewed import reason_stale, with_labels_of
 from pipeline.reviews.revision import STATUSES, Revision, review_key
+from pipeline.table.store import TableSpec
 
 UNREVIEWED, STALE = "unreviewed", "stale"
 STATES = (UNREVIEWED, *STATUSES, STALE)
-"""What an image can be filtered by: `stale` where its photograph has changed since its review."""
+"""What an image can be filtered by: `stale` where its review does not count any more."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -39,9 +41,8 @@ class ReviewedImage:
 class ReviewedState:
     """The newest revisions of a table's images; may be used by several threads."""
 
-    def __init__(self, index: TableIndex, log: ReviewLog, *, labels: tuple[str, ...]) -> None:
-        self._index, self._log = index, log
-        self._label_ids = {name: label_id for label_id, name in enumerate(labels)}
+    def __init__(self, index: TableIndex, log: ReviewLog, *, spec: TableSpec) -> None:
+        self._index, self._log, self._spec = index, log, spec
         self._images: dict[int, ReviewedImage] = {}
         self._known: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -49,12 +50,28 @@ class ReviewedState:
         """True once the newest revision of every image was read."""
 
     def refresh(self) -> None:
-        """Reads the newest revisions that are not known yet."""
+        """Reads the newest revisions that are not known yet.
+
+        Raises:
+            DamagedRevision: one cannot be read; all others are known.
+        """
         listing = self._log.listing()
         wanted = [each for each in listing.newest() if self._known.get(each[0], 0) < each[1]]
-        for revision in self._log.revisions(wanted, listing=listing):
-            self.add(revision)
+        damage: DamagedRevision | None = None
+        try:
+            for revision in self._log.revisions(wanted, listing=listing):
+                self.add(revision)
+        except DamagedRevision:
+            # One by one, so that a damaged file hides no other.
+            for each in wanted:
+                try:
+                    for revision in self._log.revisions([each], listing=listing):
+                        self.add(revision)
+                except DamagedRevision as error:
+                    damage = error
         self.is_loaded = True
+        if damage is not None:
+            raise damage
 
     def add(self, revision: Revision) -> None:
         """Adds a revision, unless a newer one of its image is known."""
@@ -65,8 +82,9 @@ class ReviewedState:
                 return
             self._known[key] = revision.revision
             if place is not None:
-                etag = self._index.row(place)["etag"]
-                self._images[place] = self._summary(revision, is_stale=etag != revision.base_etag)
+                row = {**self._index.row(place), "status": "ok"}
+                is_stale = reason_stale(revision, row, spec=self._spec) is not None
+                self._images[place] = self._summary(revision, is_stale=is_stale)
 
     def of(self, place: int) -> ReviewedImage | None:
         """Returns what is known of an image; None where nobody has reviewed it."""
@@ -132,18 +150,18 @@ class ReviewedState:
             is_over[list(laid_over)] = True
             counts -= self._index.segments.counts_in(is_over)
             labels = np.concatenate([image.labels for image in laid_over.values()])
-            counts += np.bincount(labels[labels >= 0], minlength=len(counts))
+            counts += np.bincount(labels, minlength=len(counts))
         return counts
 
     def _summary(self, revision: Revision, *, is_stale: bool) -> ReviewedImage:
-        segments = revision.segments
+        segments = () if is_stale else with_labels_of(self._spec, revision).segments
         return ReviewedImage(
             revision=revision.revision,
             status=revision.status,
             reviewer=revision.reviewer,
             saved_at=revision.created_at.isoformat(),
             is_stale=is_stale,
-            labels=np.array([self._label_ids.get(each.label, -1) for each in segments], np.int32),
+            labels=np.array([each.label_id for each in segments], np.int32),
             scores=np.array(
                 [np.nan if each.score is None else each.score for each in segments], np.float32
             ),

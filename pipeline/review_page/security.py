@@ -7,19 +7,18 @@ something from a page of it.
 
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
 
 from pipeline.review_page.settings import LOOPBACK, PageSettings
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+        "default-src 'self'; object-src 'none'; base-uri 'none'; "
         "form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -27,6 +26,7 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Server": "maskformer",
 }
 """Headers of every response."""
 
@@ -75,7 +75,7 @@ class Access:
         return hmac.compare_digest((given or "").encode("utf-8", "replace"), self.token.encode())
 
 
-def guarded(access: Access) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def guarded(access: Access) -> Middleware:
     """Returns the middleware that checks every request and completes every response."""
 
     @web.middleware

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -51,7 +52,7 @@ async def serve(
         port = listener.getsockname()[1]
         access = Access.of(page, port=port)
         header = view.review.reviewer_header if view.review else None
-        read = asyncio.wrap_future(loaded)
+        read: asyncio.Future[None] = asyncio.wrap_future(loaded)
         api = PageApi(view, loaded=read, reviewer=reviewer, reviewer_header=header)
         stack.push_async_callback(loop.run_in_executor, None, api.close)
         runner = web.AppRunner(
@@ -66,8 +67,9 @@ async def serve(
         # First of all: nobody waits for a picture any more.
         stack.push_async_callback(loop.run_in_executor, None, view.pictures.close)
         ready(f"{address_of(page, port=port)}/?token={quote(access.token, safe='')}")
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([stopped, read], return_when=asyncio.FIRST_COMPLETED)
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+        either: list[asyncio.Future[Any]] = [stopped, read]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             await read  # a table that cannot be read ends the command
             fresh = asyncio.ensure_future(keep_fresh(view))

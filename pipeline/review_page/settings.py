@@ -26,8 +26,7 @@ class ViewSettings:
     reviews: str | None = None
     """Reviews of the table, where they are not below it: a folder or prefix."""
     agreement: str | None = None
-    """Parquet file `agreement` of `maskformer compare`, to sort by disagreement with another
-    table."""
+    """Output of `maskformer compare`, to sort by disagreement with another table."""
     image_root: str | None = None
     """Folder or prefix that the corpus has moved to. Photographs are then read from there, under
     their names relative to the corpus."""

@@ -9,7 +9,7 @@ from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.review_page.index import TableIndex
 from pipeline.runtime.settings import WrongUsage
-from pipeline.storage import Storage
+from pipeline.storage import Storage, join
 
 
 def add_queue(index: TableIndex, uri: str, *, storage: Storage) -> int:
@@ -31,11 +31,15 @@ def add_queue(index: TableIndex, uri: str, *, storage: Storage) -> int:
 def add_agreement(index: TableIndex, uri: str, *, storage: Storage) -> None:
     """Adds the column `disagreement` of a comparison of this table with another one.
 
+    Takes the output of `compare`, or the rows `agreement` in it.
+
     Raises:
         WrongUsage: the file is no `agreement`.
     """
     columns = ["image_id", "disagreement"]
-    rows = _read(uri, columns=columns, option="agreement", storage=storage)
+    inside = join(uri, "agreement")  # where `compare` puts it in its own output
+    place = inside if next(iter(storage.files(inside)), None) else uri
+    rows = _read(place, columns=columns, option="agreement", storage=storage)
     rows = rows.filter(pa.compute.field("disagreement").is_valid())
     index.add_column("disagreement", rows["image_id"].to_pylist(), rows["disagreement"].to_pylist())
 

@@ -81,7 +81,8 @@ def revision_of(
 
     Args:
         row: the image's columns of the index.
-        before: the segments of the state that was changed.
+        before: the segments of the state that was changed, and of the model; the first of several
+            that fit counts.
 
     Raises:
         BadRequest: the segments break a rule of reviews.
@@ -114,10 +115,10 @@ def revision_of(
 
 
 class _Before:
-    """The segments of the state that was changed, by what they are found by."""
+    """The segments before a change, by what they are found by."""
 
     def __init__(self, segments: Sequence[ReviewedSegment]) -> None:
-        self.same = {(each.label, each.rle): each for each in segments}
+        self.same = {(each.label, each.rle): each for each in reversed(segments)}
         self.by_origin: dict[tuple[int, str], ReviewedSegment] = {}
         for each in segments:
             if each.origin_segment_id is not None:

@@ -24,6 +24,7 @@ from pipeline.review_page.side_files import add_agreement, add_queue
 from pipeline.review_page.submissions import Submission, revision_of
 from pipeline.reviews.log import ReviewLog
 from pipeline.reviews.model_rows import model_segment
+from pipeline.reviews.reviewed import reason_stale, with_labels_of
 from pipeline.reviews.revision import ReviewedSegment, Revision
 from pipeline.reviews.rules import is_thing
 from pipeline.reviews.saving import Conflict, save
@@ -96,7 +97,7 @@ class TableView:
             )
         if self.settings.agreement is not None:
             add_agreement(self.index, self.settings.agreement, storage=self._patient_storage)
-        self.state = ReviewedState(self.index, self.log, labels=self.spec.labels)
+        self.state = ReviewedState(self.index, self.log, spec=self.spec)
         self.grid = Grid(self.index, self.state)
 
     def close(self) -> None:
@@ -145,13 +146,15 @@ class TableView:
         newest = self.log.latest(image_id)
         if newest is not None:
             self.state.add(newest)
-        if newest is not None and newest.base_etag == row["etag"]:
-            return state_of(newest)
+        is_other_photo = newest is not None and newest.base_etag != row["etag"]
+        if newest is not None and self._counts(newest, row):
+            return state_of(with_labels_of(self.spec, newest))
         return {
             "image_id": image_id,
             "height": row["height"],
             "width": row["width"],
-            "revision": 0,
+            # A state of another photograph has other pixels, so that no change begins with it.
+            "revision": 0 if newest is None or is_other_photo else newest.revision,
             "status": None,
             "comment": None,
             "reviewer": newest.reviewer if newest else None,
@@ -169,8 +172,9 @@ class TableView:
             StorageFault: nothing is known to be saved; sending it again does no harm.
         """
         row = self._row(submission.image_id)
-        parent = submission.parent_revision
-        before = self._model_segments(row) if parent == 0 else self._parent(submission)
+        before = self._model_segments(row)
+        if submission.parent_revision > 0:
+            before = (*self._parent(submission), *before)
         revision = revision_of(
             submission,
             row=row,
@@ -222,7 +226,8 @@ class TableView:
         review = self.state.of(self.index.known_place(row["image_id"]))
         segments = self._model_segments(row)
         if review is not None and not review.is_stale:
-            segments = self.log.read(row["image_id"], review.revision).segments
+            newest = self.log.read(row["image_id"], review.revision)
+            segments = with_labels_of(self.spec, newest).segments
         return tuple(
             {
                 "segment_id": each.segment_id,
@@ -249,12 +254,17 @@ class TableView:
 
     def _parent(self, submission: Submission) -> tuple[ReviewedSegment, ...]:
         try:
-            return self.log.read(submission.image_id, submission.parent_revision).segments
+            parent = self.log.read(submission.image_id, submission.parent_revision)
         except FileNotFoundError as error:
             raise BadRequest(
                 f"parent_revision must be a revision of {submission.image_id} or 0, got "
                 f"{submission.parent_revision}"
             ) from error
+        known = [each for each in parent.segments if each.label in self.spec.labels]
+        return with_labels_of(self.spec, parent.replace(segments=tuple(known))).segments
+
+    def _counts(self, revision: Revision, row: Mapping[str, Any]) -> bool:
+        return reason_stale(revision, {**row, "status": "ok"}, spec=self.spec) is None
 
     def _plan_of(self, unit_id: str) -> int:
         with self._lock:

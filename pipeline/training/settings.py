@@ -66,10 +66,11 @@ class TrainingSets(DatasetForm):
     """Labelled images to learn from; what is not given is found out."""
 
     dataset: tuple[str, ...] | str
-    """Labelled images: COCO JSON, folder, tars, Parquet or segment table; several are mixed. COCO's
-    JSON may be panoptic or instances; a folder or prefix has photographs with label maps, tars or
-    Parquet files; a pattern (train-*.tar) takes some of a folder's. On a disk, or at any URL that
-    fsspec knows. Labels of several are joined by name; further settings are for all of them."""
+    """Labelled images: COCO JSON, folder, tars, Parquet or segment table. COCO's JSON may be
+    panoptic or instances; a folder or prefix has photographs with label maps, tars or Parquet
+    files; a pattern (train-*.tar) takes some of a folder's. On a disk, or at any URL that fsspec
+    knows. Several, with spaces between them, are mixed: their labels are joined by name, and
+    further settings are for all of them."""
     dataset_weights: tuple[float, ...] | None = None
     """Shares of the images of each data set among those learnt from, as 0.7 0.3. By default each
     image is learnt equally often."""

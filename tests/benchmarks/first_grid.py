@@ -67,6 +67,8 @@ def measure(table: str, *, images: int) -> dict[str, Any]:
         listed = json.loads(page.get("/api/images?limit=100"))
         assert listed["total"] == about["images"] == images, listed["total"]
         result["first_grid"] = time.monotonic() - began
+        used = psutil.Process(process.pid).cpu_times()
+        result["cpu_seconds_of_first_grid"] = used.user + used.system
         result["memory_mb"] = memory_mb(process.pid)
         names = [quote(image["image_id"]) for image in listed["images"][:40]]
         started = time.monotonic()

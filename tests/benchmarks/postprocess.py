@@ -9,9 +9,7 @@ of a table: panoptic segments with label, score, area, box and RLE. Prints one J
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +24,11 @@ from transformers.models.maskformer.image_processing_pil_maskformer import (
     MaskFormerImageProcessorPil,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from swin_t import make_swin_t
+
 from maskformer.cpu.segment_shapes import encode_segments
 from maskformer.postprocessing.segmentation import keep_panoptic, panoptic_segmentation
 
@@ -36,7 +39,7 @@ Row = tuple[int, int, float, int, tuple[int, ...], str]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
@@ -155,25 +158,14 @@ def _interleaved(
 def swin_t_outputs(shared: Path, *, num_images: int) -> list[tuple[Any, tuple[int, int]]]:
     """The outputs of the benchmark's Swin-T for photographs, and their sizes."""
     with tempfile.TemporaryDirectory() as folder:
-        photos = _photos(shared / "data/camvid/val-0000.tar", Path(folder), number=num_images)
-        model_folder = Path(folder) / "model"
-        maker = [sys.executable, shared / "benchmark/make_swin_t.py", model_folder, *photos]
-        subprocess.run(maker, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        model = MaskFormerForInstanceSegmentation.from_pretrained(model_folder).eval()
-        processor = MaskFormerImageProcessorPil.from_pretrained(model_folder)
-        images = [Image.open(photo).convert("RGB") for photo in photos]
+        made = make_swin_t(Path(folder), shared=shared, num_photographs=num_images)
+        model = MaskFormerForInstanceSegmentation.from_pretrained(made.folder).eval()
+        processor = MaskFormerImageProcessorPil.from_pretrained(made.folder)
+        images = [Image.open(photo).convert("RGB") for photo in made.photographs]
         return [
             (model(**processor(images=[image], return_tensors="pt")), image.size[::-1])
             for image in images
         ]
-
-
-def _photos(archive: Path, folder: Path, *, number: int) -> list[Path]:
-    with tarfile.open(archive) as members:
-        names = [name for name in members.getnames() if name.endswith(".jpg")][:number]
-        for name in names:
-            members.extract(name, folder, filter="data")
-    return [folder / name for name in names]
 
 
 def _cast(output: Any, dtype: torch.dtype) -> Any:

@@ -68,10 +68,13 @@ def main() -> None:
 
 
 def draw_corpus(folder: Path, count: int, shared: Path) -> Path:
-    """Writes the photographs of CamVid again and again, so many in all, into tars."""
-    with tarfile.open(shared / "data" / "camvid" / "val-0000.tar") as archive:
-        members = [member for member in archive if member.name.endswith(".jpg")]
-        photographs = [archive.extractfile(member).read() for member in members]
+    """Writes photographs again and again, so many in all, into tars."""
+    # Imported here because processes that measure another checkout import that one's code.
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    from photographs import write_photographs
+
+    paths = write_photographs(folder / f"photographs-{count}", shared=shared)
+    photographs = [path.read_bytes() for path in paths]
     corpus = folder / f"corpus-{count}"
     corpus.mkdir()
     for shard in range(count // SHARD_IMAGES):

@@ -58,6 +58,7 @@ def labelled_segments() -> dict[str, bytes]:
     return {"all.tar": tar(members), "labels.json": json.dumps(LABELS).encode()}
 
 
+@pytest.mark.faults
 def test_a_model_is_judged_by_several_looks_at_each_image(
     jobs: Jobs, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -110,6 +110,12 @@ def label(
     print(ended.stdout)
 
 
+def test_an_image_that_crashes_its_reader_is_found_and_the_rest_is_done(jobs, usual, tmp_path):
+    bad = {**DECODER_CRASHES, "empty.png": BAD_FILES["empty.png"]}
+    label(jobs, tmp_path, good=10, bad=bad, usual=usual, unit_images=7)
+
+
+@pytest.mark.faults
 def test_images_that_crash_a_reader_or_an_actor_are_found_and_the_rest_is_done(
     jobs, usual, tmp_path
 ):

@@ -184,6 +184,7 @@ def test_a_second_run_reads_nothing_and_a_grown_corpus_costs_what_is_new(
     assert files.items() <= _contents(mixed.table, ["images", "segments"]).items()
 
 
+@pytest.mark.faults
 def test_a_limited_run_and_the_rest_are_a_whole_run(
     jobs: Jobs, mixed: Run, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -206,6 +207,7 @@ def test_a_limited_run_and_the_rest_are_a_whole_run(
 # Tasks
 
 
+@pytest.mark.faults
 def test_an_instance_run_finds_things_and_a_semantic_one_covers_images(
     jobs: Jobs, plain: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

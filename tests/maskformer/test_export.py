@@ -75,7 +75,8 @@ with tempfile.TemporaryDirectory() as folder:
 @pytest.mark.parametrize(
     ("backbone", "program"),
     [
-        pytest.param("swin", COMPILED + EXPORTED + ONNX, id="compiled, exported, in onnxruntime"),
+        pytest.param("swin", COMPILED, id="compiled", marks=pytest.mark.faults),
+        pytest.param("swin", EXPORTED + ONNX, id="exported, in onnxruntime"),
         pytest.param("resnet", "inputs = inputs[1:]\n" + ONNX, id="ResNet in onnxruntime"),
     ],
 )

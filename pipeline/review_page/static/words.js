@@ -21,10 +21,11 @@ export const SORT_WORDS = {
   coverage: "Coverage",
   strangeness: "Strangeness",
   disagreement: "Disagreement",
+  saved_at: "Time of review",
 };
 
 /** Orders that begin with the largest value. */
-export const DESCENDING_SORTS = ["strangeness", "disagreement"];
+export const DESCENDING_SORTS = ["strangeness", "disagreement", "saved_at"];
 
 /**
  * Returns a time of today as `14:03`, and of another day with its date.

@@ -58,14 +58,17 @@ def ids_of(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> np.ndarr
     return ids
 
 
-def segments_of(number: int, ids: np.ndarray) -> list[dict[str, Any]]:
+def segments_of(number: int, ids: np.ndarray, *, spec: TableSpec) -> list[dict[str, Any]]:
+    """The rows of an image; a label that the table lacks becomes its first one."""
     shapes = encode_segments(ids)
-    labels = {1: 1, 2: 2, 3: (0, 3, 4)[number % 3]}
+    names = {1: "sky", 2: "tree", 3: ("car", "boat, rowing", "Füße")[number % 3]}
+    labels = {s: spec.labels.index(n) if n in spec.labels else 0 for s, n in names.items()}
+    labels |= {s: s % len(spec.labels) for s in range(4, len(shapes.rles) + 1)}
+    fused = spec.label_ids_to_fuse or ()
     return [
         {
-            "segment_id": segment, "label_id": labels.get(segment, segment % 5),
-            "label": LABELS[labels.get(segment, segment % 5)],
-            "is_thing": labels.get(segment, segment % 5) not in (1, 2),
+            "segment_id": segment, "label_id": labels[segment],
+            "label": spec.labels[labels[segment]], "is_thing": labels[segment] not in fused,
             "score": round(0.95 - 0.03 * (number % 10) - 0.01 * segment, 4), "area": area,
             "bbox_x": x, "bbox_y": y, "bbox_w": w, "bbox_h": h, "rle": rle,
         }
@@ -136,7 +139,9 @@ def label_corpus(
             for image in read_source(source, storage=storage, settings=reading)
         ]
         for position, image in enumerate(images):
-            rows.append(image_row(image, number=number, position=position, unit_id=unit.unit_id))
+            rows.append(
+                image_row(image, number=number, position=position, unit_id=unit.unit_id, spec=spec)
+            )
             number += 1
         commit(store, unit.unit_id, rows, spec=spec)
     return store
@@ -149,7 +154,9 @@ def commit(store: TableStore, unit_id: str, rows: Sequence[Any], *, spec: TableS
     clear_staging(store, unit_id)
 
 
-def image_row(image: Any, *, number: int, position: int, unit_id: str) -> dict[str, Any]:
+def image_row(
+    image: Any, *, number: int, position: int, unit_id: str, spec: TableSpec
+) -> dict[str, Any]:
     row = {
         "unit_id": unit_id, "kind": "image", "position": position, "image_id": image.image_id,
         "uri": image.uri, "member": image.member, "etag": image.etag, "bytes_read": 10,
@@ -164,7 +171,7 @@ def image_row(image: Any, *, number: int, position: int, unit_id: str) -> dict[s
     if Image.open(io.BytesIO(image.data)).getexif().get(0x0112, 1) > 4:
         width, height = height, width
     ids = ids_of(number, height=height, width=width)
-    segments = segments_of(number, ids)
+    segments = segments_of(number, ids, spec=spec)
     return row | {
         "status": "ok", "height": height, "width": width, "num_segments": len(segments),
         "coverage": float((ids > 0).mean()), "segments": segments,

@@ -9,8 +9,10 @@ import pytest
 from page_clients import PageClient, opened_page, relabelled, submission
 from photo_tables import LABELS, encoded, label_corpus, make_table, photo
 
+from pipeline.review_page.reviewed_state import ReviewedState
 from pipeline.review_page.settings import ReviewSettings
 from pipeline.review_page.view import TableView
+from pipeline.reviews.log import DamagedRevision
 from pipeline.storage import Storage
 
 
@@ -34,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image_id": [f"{number:03}.jpg" for number in range(10)],
         "disagreement": pa.array([0.1 * n for n in range(9)] + [None], pa.float32()),
     }
-    pq.write_table(pa.table(agreement), folder / "agreement.parquet")
+    (folder / "comparison" / "agreement").mkdir(parents=True)
+    pq.write_table(pa.table(agreement), folder / "comparison" / "agreement" / "00000.parquet")
     return folder
 
 
@@ -43,7 +46,7 @@ def opened(folder: Path) -> Iterator[tuple[PageClient, TableView]]:
     with opened_page(
         f"{folder}/table",
         review=ReviewSettings(queue=f"{folder}/queue.parquet"),
-        agreement=f"{folder}/agreement.parquet",
+        agreement=f"{folder}/comparison",
     ) as opened:
         yield opened
 
@@ -176,6 +179,23 @@ def test_reviews_show_in_states_reviewers_labels_and_counts(folder, tmp_path):
         assert again["counts"] == about["counts"]
         assert again["labels"] == about["labels"]
         assert (again["can_save"], again["reviewer"], again["reviewers"]) == (False, None, ["ana"])
+
+
+def test_a_damaged_revision_hides_no_other(folder, tmp_path):
+    reviews = str(tmp_path / "reviews")
+    with opened_page(f"{folder}/table", reviews=reviews) as (client, view):
+        for number in range(3):
+            state = client.get("/api/segments", image_id=f"{number:03}.jpg").json
+            client.post("/api/revisions", submission(state, status="accepted"))
+        Path(view.log.file("001.jpg", 1)).write_bytes(b"no Parquet")
+        fresh = ReviewedState(view.index, view.log, spec=view.spec)
+        with pytest.raises(DamagedRevision):
+            fresh.refresh()
+        assert fresh.is_loaded
+        assert fresh.counts()["accepted"] == 2
+        answer = client.get("/api/segments", image_id="001.jpg")
+        assert answer.status == 500
+        assert "see maskformer verify" in answer.json["error"]
 
 
 def test_of_an_image_that_was_labelled_again_only_the_latest_rows_count(tmp_path):

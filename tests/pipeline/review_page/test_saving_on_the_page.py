@@ -10,6 +10,7 @@ from page_clients import PageClient, opened_page, relabelled, submission
 from photo_tables import HEIGHT, WIDTH, encoded, label_corpus, make_table, photo
 from s3 import KEY, SECRET, S3Server
 from s3_proxy import s3_proxy
+from specs import panoptic_spec
 
 from maskformer import decode_rle
 from pipeline.maintenance.verify.tables import verify_table
@@ -291,6 +292,35 @@ def test_a_review_of_another_version_of_the_photograph_is_stale_and_the_new_rows
         assert answer.json["revision"] == 2, "kept behind the stale one"
         assert state_of(client, "000.jpg")["is_stale"] is False
         assert client.get("/api/table").json["counts"]["stale"] == 0
+
+
+def test_reviews_are_laid_over_another_models_table_by_the_names_of_their_labels(tmp_path):
+    first = make_table(tmp_path, count=3)
+    with opened_page(first.uri) as (client, _):
+        for image, label in (("000.jpg", "tree"), ("001.jpg", "Füße")):
+            state = state_of(client, image)
+            saved = client.post(
+                "/api/revisions", submission(state, segments=relabelled(state, 3, label))
+            )
+            assert saved.status == 201
+    labels = ("other", "tree", "sky", "car", "boat, rowing")  # other ids, and one is gone
+    spec = panoptic_spec(*labels, label_ids_to_fuse=(2,))
+    second = label_corpus(f"{tmp_path}/corpus", f"{tmp_path}/second", spec=spec)
+    with opened_page(second.uri, reviews=f"{first.uri}/_reviews") as (client, view):
+        found = state_of(client, "000.jpg")
+        assert found["revision"] == 1
+        assert [each["label"] for each in found["segments"]] == ["sky", "tree", "tree"]
+        assert [each["label_id"] for each in found["segments"]] == [2, 1, 1]
+        assert [each["is_thing"] for each in found["segments"]] == [False, True, True]
+        assert client.post("/api/revisions", submission(found)).json["revision"] == 2
+        stale = state_of(client, "001.jpg")
+        assert (stale["is_stale"], stale["revision"]) == (True, 1)
+        saved = client.post("/api/revisions", submission(stale, status="accepted"))
+        assert saved.json["revision"] == 2
+        scores = [each["score"] for each in state_of(client, "001.jpg")["segments"]]
+        assert None not in scores, "the model's rows were accepted as they are"
+        assert client.get("/api/table").json["counts"]["stale"] == 0
+        assert len(view.log.history("001.jpg")) == 2
 
 
 def test_a_proxy_names_the_reviewer_where_it_is_trusted(tmp_path):
