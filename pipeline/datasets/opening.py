@@ -14,6 +14,7 @@ from pipeline.datasets.dataset import Kind, LabelledImages
 from pipeline.datasets.exports import exported_json
 from pipeline.datasets.label_maps import open_label_maps
 from pipeline.datasets.label_names import KnownNames
+from pipeline.datasets.reviewed_images import Revisions
 from pipeline.datasets.rows import open_rows
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.shards import open_shards
@@ -29,10 +30,13 @@ def open_labelled(
     reading: ReadSettings | None = None,
     model_labels: Sequence[str] | None = None,
     reduced_labels: Sequence[str] | None = None,
+    revisions: Revisions | None = None,
 ) -> LabelledImages:
     """Opens a data set: lists its images, and reads no image or map yet.
 
     Args:
+        revisions: the images of a segment table to take, and their revisions, as they were chosen
+            before; None to choose them now.
         model_labels: label names for label maps that come without names.
         reduced_labels: label names of a model whose image processor has `do_reduce_labels`; label
             maps with the same names are read by its rule, unless they or the settings say
@@ -58,7 +62,7 @@ def open_labelled(
     if kind != "segment_table":
         settings.refuse("reviewed", "reviews", because=f"data of the kind {kind}")
     if kind == "segment_table":
-        return open_table(settings, storage=storage, reading=reading)
+        return open_table(settings, storage=storage, reading=reading, revisions=revisions)
     known = KnownNames(model=model_labels, reduced=reduced_labels)
     return _WITHOUT_NAMES[kind](settings, storage=storage, reading=reading, known=known)
 

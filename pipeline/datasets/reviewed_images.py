@@ -5,15 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.target import LabelError
 from pipeline.reviews.log import LogListing, ReviewLog
 from pipeline.reviews.reviewed import StaleReview, laid_revisions
-from pipeline.reviews.revision import Revision, review_key
+from pipeline.reviews.revision import review_key
 from pipeline.runtime.wording import count
 from pipeline.storage import File, join
 from pipeline.table.store import TableStore
 
 Reviewed = Literal["only", "first", "ignore"]
+
+Revisions = Mapping[str, int | None]
+"""The revision of each image that is taken, by image_id; None for the model's rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +43,13 @@ def choose_reviewed(
     table: TableStore,
     reviewed: Reviewed | None,
     reviews: str | None,
+    revisions: Revisions | None = None,
 ) -> ChosenImages:
     """Chooses among images of a table without error.
 
     Args:
         reviewed: as in `DatasetForm`; None takes reviewed images only where there are reviews.
+        revisions: what was chosen before, to choose the same again.
 
     Raises:
         LabelError: no image is left, or there are no reviews where they were asked for.
@@ -53,6 +59,8 @@ def choose_reviewed(
     if reviewed == "ignore":
         return every
     listing = log.listing()
+    if revisions is not None:
+        return _chosen_before(revisions, listing=listing, log=log)
     if not listing.numbers():
         if reviewed is None and reviews is None:
             return every
@@ -66,8 +74,9 @@ def choose_reviewed(
     unsettled = set()
     for revision in laid_revisions(table, log, on_stale=stale.append):
         if revision.is_settled:
-            file = _file_of(revision, listing=listing, log=log)
-            places[revision.image_id] = RevisionPlace(file=file, revision=revision.revision)
+            places[revision.image_id] = _place_of(
+                revision.image_id, revision.revision, listing=listing, log=log
+            )
         else:
             unsettled.add(revision.image_id)
             left_out[revision.status] += 1
@@ -93,14 +102,31 @@ def choose_reviewed(
     )
 
 
-def _file_of(revision: Revision, *, listing: LogListing, log: ReviewLog) -> File:
-    """Returns the file with a revision; one that was saved since the listing is looked up."""
-    key, number = review_key(revision.image_id), revision.revision
+def revisions_of(dataset: LabelledImages) -> Revisions | None:
+    """Returns what was chosen of a segment table, None for another data set."""
+    if "revision" not in dataset.rows.schema.names:
+        return None
+    ids, numbers = (dataset.rows[name].to_pylist() for name in ("image_id", "revision"))
+    return dict(zip(ids, numbers, strict=True))
+
+
+def _chosen_before(revisions: Revisions, *, listing: LogListing, log: ReviewLog) -> ChosenImages:
+    places = {
+        image_id: None if number is None else _place_of(image_id, number, listing=listing, log=log)
+        for image_id, number in revisions.items()
+    }
+    return ChosenImages(places=places)
+
+
+def _place_of(image_id: str, number: int, *, listing: LogListing, log: ReviewLog) -> RevisionPlace:
+    """Returns the place of a revision; one that was saved since the listing is looked up."""
+    key = review_key(image_id)
     own = listing.own.get(key, {}).get(number)
-    file = own or log.storage.file(log.file(revision.image_id, number))
+    file = own or log.storage.file(log.file(image_id, number))
     if file is None:
         joined = log.joined().place(key, number)
-        assert joined is not None, f"revision {number} of {revision.image_id} was read before"
-        file = log.storage.file(join(log.uri, joined.file.name))
-        assert file is not None, "a pointer in force names files that exist"
-    return file
+        if joined is not None:
+            file = log.storage.file(join(log.uri, joined.file.name))
+    if file is None:
+        raise LabelError(f"revision {number} of {image_id} is gone from {log.uri}; put it back")
+    return RevisionPlace(file=file, revision=number)

@@ -23,7 +23,7 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.coco_panoptic import refuse_label_map_settings
 from pipeline.datasets.data_location import LOCATION, DataLocation
 from pipeline.datasets.dataset import LabelledImages, Truths, rows_schema
-from pipeline.datasets.reviewed_images import ChosenImages, choose_reviewed
+from pipeline.datasets.reviewed_images import ChosenImages, Revisions, choose_reviewed
 from pipeline.datasets.rows import parquet_keys
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.shards import member_location, shard_members
@@ -96,9 +96,16 @@ def _reviewed_segments(
 
 
 def open_table(
-    settings: DatasetSettings, *, storage: Storage, reading: ReadSettings
+    settings: DatasetSettings,
+    *,
+    storage: Storage,
+    reading: ReadSettings,
+    revisions: Revisions | None = None,
 ) -> LabelledImages:
     """Opens the images of a table whose latest row has no error, or those with a review.
+
+    Args:
+        revisions: as in `open_labelled`.
 
     Raises:
         LabelError: a photograph is not what it was when it was segmented, or there is no image to
@@ -121,6 +128,7 @@ def open_table(
         table=store,
         reviewed=settings.reviewed,
         reviews=settings.reviews,
+        revisions=revisions,
     )
     rows = [row for row in rows if row["image_id"] in chosen.places]
     locations = _photo_locations(rows, storage=storage, reading=reading)

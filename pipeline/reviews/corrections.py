@@ -17,7 +17,7 @@ _IMAGES_AT_ONCE = 500
 
 @dataclass(kw_only=True)
 class LabelCorrections:
-    """What became of the model's segments of one label, in settled images."""
+    """Counts of what became of the model's segments of one label, in settled images."""
 
     label: str
     segments: int = 0

@@ -171,7 +171,7 @@ def _must_be(hint: Any) -> str:
 
 def _field_docstrings(kind: type) -> dict[str, str]:
     """Reads the docstrings below the fields of a class, and of those it extends, from source."""
-    found = {}
+    found: dict[str, str] = {}
     for base in kind.__bases__:
         if dataclasses.is_dataclass(base):
             found |= _field_docstrings(base)

@@ -20,7 +20,6 @@ from maskformer import LoadReport
 from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.checking import Census
 from pipeline.datasets.mixing import mixed_images
-from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.evaluation.judging import SCORES
 from pipeline.evaluation.matching import unmatched_lines
@@ -32,6 +31,7 @@ from pipeline.storage import Storage, join
 from pipeline.training.announcer import Announcer
 from pipeline.training.checking import census_lines, check_training_data
 from pipeline.training.checkpoint import Checkpoints, best_of
+from pipeline.training.chosen_revisions import ChosenRevisions
 from pipeline.training.export import ModelCard, export_model
 from pipeline.training.initial_model import read_start, reduced_labels
 from pipeline.training.model_check import check_model
@@ -90,7 +90,8 @@ def _finetune(settings: Settings, *, announcer: Announcer) -> int:
     if latest is not None:
         _check_same_run(settings, output=output, storage=storage)
     num_steps = settings.of(OptimisationSettings).num_steps
-    job = _training_job(settings, storage=storage, announcer=announcer)
+    chosen = ChosenRevisions(output, storage=storage, is_new=latest is None)
+    job = _training_job(settings, storage=storage, announcer=announcer, chosen=chosen)
     if latest is None or latest.step < num_steps:
         kept = _checked_model(job, settings=settings, announcer=announcer)
         if latest is None:
@@ -98,6 +99,7 @@ def _finetune(settings: Settings, *, announcer: Announcer) -> int:
             announcer.say(_opening(job, census, kept=kept))
     if latest is not None:
         announcer.say(f"resuming after step {latest.step:,} of {num_steps:,}")
+    chosen.write()
     storage.write(join(output, "settings.yaml"), settings.to_yaml().encode())
     if latest is None or latest.step < num_steps:
         _train(job, settings=settings, announcer=announcer)
@@ -131,7 +133,9 @@ def _train(job: TrainingJob, *, settings: Settings, announcer: Announcer) -> Non
         raise
 
 
-def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer) -> TrainingJob:
+def _training_job(
+    settings: Settings, *, storage: Storage, announcer: Announcer, chosen: ChosenRevisions
+) -> TrainingJob:
     """Builds the job of all workers; raises all errors of the settings before a process starts."""
     wanted, optimisation = settings.of(FinetuneSettings), settings.of(OptimisationSettings)
     workers = settings.of(WorkerSettings)
@@ -146,9 +150,8 @@ def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer)
     sets = settings.of(TrainingSets)
     announcer.doing(f"opening {' and '.join(sets.datasets)}")
     parts = [
-        open_labelled(
+        chosen.open_labelled(
             _settings_of(uri, sets=sets, storage=storage, is_only=len(sets.datasets) == 1),
-            storage=storage,
             reading=settings.of(ReadSettings),
             reduced_labels=reduced_labels(settings.of(StartSettings)),
         )
@@ -178,7 +181,7 @@ def _training_job(settings: Settings, *, storage: Storage, announcer: Announcer)
         storage=storage,
         start=start,
         data=data,
-        validation=_validation(settings, data=data, storage=storage),
+        validation=_validation(settings, data=data, storage=storage, chosen=chosen),
         optimisation=optimisation,
         auxiliary_losses=wanted.auxiliary_losses,
         checkpoint_every=wanted.checkpoint_every,
@@ -196,12 +199,14 @@ def _settings_of(
     return sets.settings_of(uri, **changes)
 
 
-def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> Validation | None:
+def _validation(
+    settings: Settings, *, data: TrainingData, storage: Storage, chosen: ChosenRevisions
+) -> Validation | None:
     wanted = settings.of(ValidationSettings)
     if wanted.validation is None:
         return None
     labels = data.dataset.labels.names
-    dataset = open_labelled(
+    dataset = chosen.open_labelled(
         _settings_of(
             wanted.validation,
             sets=settings.of(TrainingSets),
@@ -210,7 +215,6 @@ def _validation(settings: Settings, *, data: TrainingData, storage: Storage) -> 
             images=wanted.validation_images,
             maps=wanted.validation_maps,
         ),
-        storage=storage,
         reading=settings.of(ReadSettings),
         model_labels=labels,
         reduced_labels=labels if data.processor.do_reduce_labels else None,

@@ -19,6 +19,7 @@ from pipeline.reviews.revision import Revision
 from pipeline.reviews.saving import save
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
+from pipeline.training.chosen_revisions import ChosenRevisions
 
 STORAGE = Storage()
 DRAWN = scenes(5)
@@ -142,3 +143,19 @@ def test_a_table_is_judged_by_its_reviewed_images(table, reviewed_log):
     dataset = opened(table, reviewed_log)
     tasks = list(prediction_tasks(table, dataset=dataset))
     assert sorted(row["image_id"] for task in tasks for row in task.to_pylist()) == NAMES[:2]
+
+
+def test_a_run_that_resumes_takes_the_revisions_that_it_began_with(table, reviewed_log, tmp_path):
+    settings = DatasetSettings(dataset=table.uri, reviews=reviewed_log.uri)
+    begun = ChosenRevisions(str(tmp_path / "model"), storage=STORAGE, is_new=True)
+    before = label_maps(begun.open_labelled(settings))
+    begun.write()
+    save(reviewed_log, accepted(table, NAMES[4]))
+    second = reviewed_log.read(NAMES[1], 1).replace(parent_revision=1, status="unusable")
+    save(reviewed_log, second)
+    assert sorted(label_maps(opened(table, reviewed_log))) == [NAMES[0], NAMES[4]]
+    resumed = ChosenRevisions(str(tmp_path / "model"), storage=STORAGE, is_new=False)
+    after = label_maps(resumed.open_labelled(settings))
+    assert after.keys() == before.keys()
+    for name, labels in before.items():
+        np.testing.assert_array_equal(after[name], labels)

@@ -25,7 +25,7 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the server said."""
+    """An answer of the server."""
 
     status: int
     headers: Mapping[str, str]
@@ -133,12 +133,12 @@ def opened_page(
 
 @functools.cache
 def shared_decoder(reading: ReadSettings) -> PictureMaker:
-    """One child process, which starts once and ends with this one."""
+    """Starts one child process that decodes for all tests; it ends with this one."""
     return PictureMaker(reading, num_children=1)
 
 
 def submission(state: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """What the page sends to save a state of `GET /api/segments`."""
+    """Returns what the page sends to save a state of `GET /api/segments`."""
     return {
         "image_id": state["image_id"],
         "parent_revision": state["revision"],

@@ -80,7 +80,7 @@ def test_a_token_in_the_address_of_the_api_opens_nothing(client):
     ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil:{port}"],
 )
 def test_under_another_name_nothing_is_served(client, path, host):
-    """As a name that an attacker points at 127.0.0.1 would make a browser ask."""
+    """Asks as a browser does under a name that an attacker points at 127.0.0.1."""
     port = client.url.rpartition(":")[2]
     answer = client.get(path, headers={"Host": host.format(port=port)})
     assert answer.status == 421
@@ -126,7 +126,7 @@ def test_a_change_without_an_origin_is_refused(client):
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 )
 def test_a_form_of_another_site_changes_nothing(client, kind):
-    """What a form can send without asking first: a browser that still sends the cookie."""
+    """Sends what a form can send, with the cookie."""
     state = client.get("/api/segments", image_id="plain.jpg").json
     for origin in ("https://evil.example", client.url):
         answer = client.post(
