@@ -8,7 +8,10 @@ TESTS_INSTALLED := .venv/.installed-tests
 # Asks PyPI what is known of the installed versions; where the network does not let it, it fails nothing.
 AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off --timeout 10
 
-.PHONY: demo test test-fast faults lint bench clean
+# Libraries that read our exports, which need other versions than the project.
+READERS := .venv/readers/.installed
+
+.PHONY: demo readers test test-fast faults lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/maskformer demo
@@ -16,7 +19,9 @@ demo: $(INSTALLED)
 # A file of tests at a time for each process, in order: those of jobs, which take longest, come first.
 SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: $(TESTS_INSTALLED)
+readers: $(READERS)
+
+test: $(TESTS_INSTALLED) $(READERS)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
 # The data side, metrics and losses: no cluster and no large model, four minutes on two cores.
@@ -53,6 +58,11 @@ $(TESTS_INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) '.[test]'
 	touch $(INSTALLED) $@
+
+$(READERS): tests/readers/requirements.txt | $(TESTS_INSTALLED)
+	$(PYTHON) -m venv .venv/readers
+	.venv/readers/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 clean:
 	rm -rf .venv demo

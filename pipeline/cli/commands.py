@@ -199,6 +199,78 @@ _COMMANDS = [
         examples=("compact s3://bucket/table", "compact segments/ --remove_units_after_days 30"),
     ),
     Command(
+        name="import",
+        summary="Take corrections from COCO, CVAT or Label Studio back as reviews of a table.",
+        details=(
+            "Only images that differ get a review; importing a file twice adds nothing.\n"
+            "Exit codes: 0 done, 2 wrong usage or file, 3 some images not taken, 75 try again."
+        ),
+        parts="pipeline.exchange.importing.settings:IMPORT",
+        run="pipeline.exchange.importing.run:import_annotations",
+        positional=("file",),
+        usual="file table format reviewer exported overlaps dry_run findings",
+        examples=(
+            "import corrected.json --format coco_instances --table segments/ --reviewer ana",
+            "import annotations.xml --format cvat --table s3://b/table --exported cvat/",
+        ),
+    ),
+    Command(
+        name="export",
+        summary="Write a segment table in a format of other tools.",
+        details=(
+            "FORMAT: coco_panoptic, coco_instances, label_maps, cvat, label_studio, hf,\n"
+            "webdataset, yolo. Run it again after any stop: OUTPUT ends the same, and holds\n"
+            "export.json once it is whole.\n"
+            "Exit codes: 0 done, 2 wrong usage, 3 some photographs missing, 75 try again."
+        ),
+        parts="pipeline.exchange.settings:EXPORT",
+        run="pipeline.exchange.exporting.run:export_table",
+        positional=("table", "output"),
+        usual=(
+            "table output format labels min_score where segments splits images image_root "
+            "shard_images reviewed endpoint_url"
+        ),
+        examples=(
+            "export segments/ coco/ --format coco_panoptic --splits train=0.9,val=0.1",
+            "export s3://b/table s3://b/yolo --format yolo --labels car,person --min_score 0.9",
+            'export segments/ hub/ --format hf --where "area > 400 AND score > 0.8"',
+        ),
+    ),
+    Command(
+        name="gallery",
+        summary="Look at a segment table in a browser.",
+        details=(
+            "Reads only. Prints an address for this machine's browser; Ctrl-C ends it.\n"
+            "Exit codes: 0 ended by Ctrl-C, 2 wrong usage, 75 the table cannot be read now."
+        ),
+        parts="pipeline.review_page.settings:GALLERY",
+        run="pipeline.review_page.server:show_gallery",
+        positional=("table",),
+        usual="table reviews agreement image_root port host no_open endpoint_url",
+        examples=("gallery segments/", "gallery s3://bucket/table --port 8000 --no_open"),
+        when_stopped="nothing was changed",
+    ),
+    Command(
+        name="review",
+        summary="Look at a segment table in a browser, and correct it.",
+        details=(
+            "Each save is a new revision beside the table; its rows stay as they are.\n"
+            "Exit codes: 0 ended by Ctrl-C, 2 wrong usage, 75 the table cannot be read now."
+        ),
+        parts="pipeline.review_page.settings:REVIEW",
+        run="pipeline.review_page.server:review_table",
+        positional=("table",),
+        usual=(
+            "table queue reviews reviewer agreement image_root port host no_open public_address "
+            "endpoint_url"
+        ),
+        examples=(
+            "review segments/ --queue unsure.parquet",
+            "review s3://bucket/table --reviews s3://mine/reviews --reviewer ana",
+        ),
+        when_stopped="what was saved stays; the browser keeps its drafts",
+    ),
+    Command(
         name="zoo",
         summary="List the published models: name, size, labels, score.",
         details="Each name can be given to --model; the weights are downloaded once.",

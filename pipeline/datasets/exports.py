@@ -9,7 +9,10 @@ import re
 
 from pipeline.corpora.corpus import kind_of
 from pipeline.datasets.target import LabelError
-from pipeline.storage import File, Storage
+from pipeline.storage import File, Storage, join
+
+UNFINISHED = "_unfinished_export.json"
+"""Name of the file in an export that is not whole yet."""
 
 _NAMES = ("labels.json", "id2label.json")
 # A folder with more has a JSON for each image, in formats of other tools.
@@ -17,6 +20,13 @@ _MOST_JSONS = 32
 _HEAD_BYTES = 256
 _WHOLE_BYTES = 2**20
 _HEAD = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+
+
+def refuse_unfinished(dataset: str, *, storage: Storage) -> None:
+    """Raises LabelError for an export of this project that was stopped before its end."""
+    mark = join(storage.absolute(dataset), UNFINISHED)
+    if storage.file(mark) is not None:
+        raise LabelError(f"{dataset} is not whole, as {mark} says; run the same export again")
 
 
 def exported_json(dataset: str, *, storage: Storage) -> str | None:

@@ -11,7 +11,7 @@ from pipeline.datasets.coco_instances import open_coco_instances
 from pipeline.datasets.coco_json import CocoFile
 from pipeline.datasets.coco_panoptic import open_coco_panoptic
 from pipeline.datasets.dataset import Kind, LabelledImages
-from pipeline.datasets.exports import exported_json
+from pipeline.datasets.exports import exported_json, refuse_unfinished
 from pipeline.datasets.label_maps import open_label_maps
 from pipeline.datasets.label_names import KnownNames
 from pipeline.datasets.reviewed_images import Revisions
@@ -47,6 +47,7 @@ def open_labelled(
         StorageFault: the storage failed.
     """
     storage, reading = storage or Storage().with_environment(), reading or ReadSettings()
+    refuse_unfinished(settings.dataset, storage=storage)
     kind = settings.dataset_kind
     if kind is None or kind in _COCO:
         settings, notes = _with_exported_json(settings, storage=storage)

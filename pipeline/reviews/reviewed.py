@@ -148,7 +148,7 @@ def laid_revisions(
         row = current.get(revision.image_id)
         reason = reason_stale(revision, row, spec=spec)
         if reason is None:
-            yield _with_labels_of(spec, revision)
+            yield with_labels_of(spec, revision)
             continue
         on_stale(
             StaleReview(
@@ -204,7 +204,8 @@ def reason_stale(revision: Revision, row: dict[str, Any] | None, *, spec: TableS
     return None
 
 
-def _with_labels_of(spec: TableSpec, revision: Revision) -> Revision:
+def with_labels_of(spec: TableSpec, revision: Revision) -> Revision:
+    """Returns a revision with the label ids of a table that has all its labels."""
     if revision.table_fingerprint == spec.fingerprint:
         return revision
     ids = {label: number for number, label in reversed([*enumerate(spec.labels)])}

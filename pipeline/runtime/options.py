@@ -25,6 +25,7 @@ _TAKES = {
     "working_dir": "FOLDER", "source": "IN", "folder": "OUT", "config": "FILE", "name": "NAME",
     "window": "HEIGHT,WIDTH", "crop": "HEIGHT,WIDTH", "pad_to": "HEIGHT,WIDTH",
     "recipe": "NAME", "label_ids_to_fuse": "LABELS", "deadline": "TIME", "licence": "TEXT",
+    "format": "FORMAT", "image_root": "URI", "reviews": "URI",
 }  # fmt: skip
 
 _SHOWN_ITEMS = 6
@@ -111,7 +112,7 @@ def _option(field: "dataclasses.Field[Any]", *, hint: Any, text: str, group: str
         takes = "true|false" if field.default is True else ""
     return Option(
         name=field.name,
-        takes="" if is_bool and not takes else _TAKES.get(field.name, takes),
+        takes="" if is_bool and not takes else _named_value(field.name, inner, takes),
         must_be=_must_be(inner) + (" or null" if inner != hint else ""),
         choices=tuple(str(choice) for choice in choices),
         default=field.default,
@@ -124,6 +125,14 @@ def _option(field: "dataclasses.Field[Any]", *, hint: Any, text: str, group: str
         takes_many={str, tuple[str, ...]} <= {*_members(inner)},
         is_secret=not field.repr,
     )
+
+
+def _named_value(name: str, hint: Any, takes: str) -> str:
+    """Returns what help calls a value; options of several commands share a name by chance."""
+    is_choice = typing.get_origin(hint) is typing.Literal and name != "format"
+    is_file = _TAKES.get(name) == "FILE" and typing.get_origin(hint) is not tuple
+    is_named = name in _TAKES and not is_choice and (is_file or _TAKES[name] != "FILE")
+    return _TAKES[name] if is_named else takes
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

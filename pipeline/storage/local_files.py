@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pipeline.storage.file import File
 from pipeline.storage.object_store import ObjectStore, Retry
 from pipeline.storage.uris import local_uri
 
+_COPY_BYTES = 2**20
 _READABLE_BY_ALL = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _SYSTEM_FOLDER = re.compile(r"\.|(lost\+found|System Volume Information|\$RECYCLE\.BIN)$")
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -80,18 +82,12 @@ class LocalFiles(ObjectStore):
 
     def put(self, path: str, data: bytes) -> None:
         """Writes beside, flushes to the disk, renames: readers see the whole file or none."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = _draft(target)
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with _replaced(path) as file:
+            file.write(data)
+
+    def put_file(self, path: str, local: str) -> None:
+        with open(local, "rb") as source, _replaced(path) as file:
+            shutil.copyfileobj(source, file, _COPY_BYTES)
 
     def create(self, path: str, data: bytes) -> None:
         target = Path(path)
@@ -174,6 +170,23 @@ def _file(path: str, status: os.stat_result) -> File | None:
         modified=status.st_mtime,
         may_be_read=is_for_all or os.access(path, os.R_OK),
     )
+
+
+@contextlib.contextmanager
+def _replaced(path: str) -> Iterator[Any]:
+    """Opens a file beside another, and puts it in its place once it is on the disk."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = _draft(target)
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _draft(target: Path) -> Path:

@@ -77,6 +77,10 @@ class ObjectStore:
         """Writes an object, whole or not at all, over an existing one."""
         self.fs.pipe_file(path, data)
 
+    def put_file(self, path: str, local: str) -> None:
+        """Writes a large file of this machine, whole or not at all, over an existing object."""
+        self.fs.put_file(local, path)
+
     def create(self, path: str, data: bytes) -> None:
         """Writes an object, or raises FileExistsError."""
         self.fs.pipe_file(path, data, mode="create")

@@ -28,6 +28,8 @@ _RENEWED_LATELY_SECONDS = 10.0
 _SLOWEST_BYTES_PER_SECOND = 2**16
 LARGEST_PUT_BYTES = 100 * 2**20
 """Larger objects go in parts; a part that fails is retried by s3fs and botocore."""
+_PART_BYTES, _PARTS_AT_ONCE = 2**25, 2
+"""Of large files that are read from a disk: memory holds so many parts."""
 
 _renewing = threading.Lock()
 _renewed_at: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
@@ -97,6 +99,9 @@ class S3Objects(ObjectStore):
             self.fs.pipe_file(path, data)
         else:
             self._put(path, data)
+
+    def put_file(self, path: str, local: str) -> None:
+        self.fs.put_file(local, path, chunksize=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
     def create(self, path: str, data: bytes) -> None:
         try:

@@ -200,6 +200,21 @@ class Storage:
         except FileNotFoundError as error:
             raise StorageFault(f"{error}; create the bucket or correct the location") from error
 
+    def write_file(self, uri: str, path: str) -> None:
+        """Writes a file of this machine as an object, whole or not at all, over an existing one.
+
+        Memory does not grow with the file.
+        """
+        if os.path.getsize(path) <= s3_objects.LARGEST_PUT_BYTES:
+            with open(path, "rb") as file:
+                self.write(uri, file.read())
+            return
+        store, target = self._store(uri, retries_itself=True)
+        try:
+            self._retried(store, partial(store.put_file, target, path), f"write {uri}")
+        except FileNotFoundError as error:
+            raise StorageFault(f"{error}; create the bucket or correct the location") from error
+
     def write_new(self, uri: str, data: bytes) -> bool:
         """Writes an object unless it exists; returns whether it holds the data now."""
         return self.write_once(uri, data) == data

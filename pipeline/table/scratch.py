@@ -7,9 +7,12 @@ file and no network: tables on object storage are read by `pipeline.storage`.
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
 
 _MEMORY = "384MB"
 _THREADS = 2
@@ -19,7 +22,7 @@ _BATCH_ROWS = 2**16
 class ScratchDatabase:
     """A database that vanishes with its block."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: "duckdb.DuckDBPyConnection") -> None:
         self._connection = connection
 
     def run(self, statement: str, *values: object) -> None:
@@ -54,6 +57,8 @@ class ScratchDatabase:
 @contextlib.contextmanager
 def scratch_database() -> Iterator[ScratchDatabase]:
     """Opens an empty database; its temporary files are deleted at the end of the block."""
+    import duckdb  # here, since most that import this module join nothing
+
     with (
         tempfile.TemporaryDirectory(prefix="tables-") as folder,
         contextlib.closing(duckdb.connect()) as connection,

@@ -203,6 +203,7 @@ WITHOUT_TORCH = [
     "pipeline.corpora.sources",
     "pipeline.runtime.settings", "pipeline.storage",
     "pipeline.demo.scenes.shards", "pipeline.table.store", "pipeline.datasets.checking",
+    "pipeline.exchange.exporting.run", "pipeline.exchange.exporting.coco_panoptic",
     "pipeline.datasets.opening",
     "pipeline.evaluation.loading", "pipeline.evaluation.predictions",
     "pipeline.labelling.commit", "pipeline.planning.listing_diff", "pipeline.planning.splitting",

@@ -90,6 +90,7 @@ class _Child:
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                process_group=0,  # Ctrl-C reaches the parent alone, which ends this process
             )
         try:
             self.connection.send_bytes(pickle.dumps((decode, seconds, memory_bytes)))

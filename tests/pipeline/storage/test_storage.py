@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import threading
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -12,7 +13,7 @@ from s3 import KEY, SECRET
 
 import pipeline.storage
 from pipeline.runtime.settings import Settings
-from pipeline.storage import SourceChanged, Storage, StorageFault, join
+from pipeline.storage import SourceChanged, Storage, StorageFault, join, s3_objects
 
 
 class FlakyFileSystem(MemoryFileSystem):
@@ -418,3 +419,17 @@ def test_a_listing_shows_at_once_what_another_client_wrote(s3, s3_storage):
     assert [file.uri for file in s3_storage.files(root)] == [f"{root}/new"]
     other.delete([f"{root}/new"])
     assert list(s3_storage.files(root)) == []
+
+
+def test_a_large_file_of_this_machine_is_written_whole_in_parts(
+    place: tuple[Storage, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, root = place
+    monkeypatch.setattr(s3_objects, "LARGEST_PUT_BYTES", 0)
+    monkeypatch.setattr(s3_objects, "_PART_BYTES", 5 * 2**20)
+    source = tmp_path / "source"
+    for size in (10, 11 * 2**20):
+        source.write_bytes(os.urandom(2**10) * -(-size // 2**10))
+        storage.write_file(join(root, "a", "large"), str(source))
+        assert storage.read(join(root, "a", "large")) == source.read_bytes()
+    assert [file.uri for file in storage.files(root)] == [join(root, "a", "large")]

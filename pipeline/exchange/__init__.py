@@ -1,0 +1,1 @@
+"""Exchange: exports of segment tables in the formats of other tools, and imports from them."""

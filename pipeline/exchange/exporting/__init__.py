@@ -1,0 +1,1 @@
+"""Exporting: reads a table image by image, and writes each image in one format."""

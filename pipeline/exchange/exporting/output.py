@@ -1,0 +1,181 @@
+"""Writes the files of an export, below one folder on a disk or in a bucket.
+
+Each file appears whole or not at all. Large files grow in a temporary file of this machine, so that
+memory does not grow with them. Small files are made and written in threads; `close` waits for all.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pipeline.exchange.records import ImageExport
+from pipeline.storage import Storage, StorageFault, join
+from pipeline.storage.uris import LOCAL, local_path, protocol
+
+_WRITES_AT_ONCE = 8
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+class Output:
+    """The folder of an export; names are paths below it, with slashes."""
+
+    def __init__(self, uri: str, storage: Storage) -> None:
+        self.uri, self.storage = storage.absolute(uri), storage
+        self._pool = ThreadPoolExecutor(_WRITES_AT_ONCE)
+        self._waiting: deque[Future[None]] = deque()
+        self._scratch = tempfile.TemporaryDirectory(prefix="export-")
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._scratch.cleanup()
+
+    @property
+    def is_local(self) -> bool:
+        """Returns True if the folder is on a disk of this machine."""
+        return protocol(self.uri) in LOCAL
+
+    def file(self, name: str) -> str:
+        """Returns the location of a file."""
+        return join(self.uri, *name.split("/"))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a small file."""
+        self.storage.write(self.file(name), data)
+
+    def write_later(self, name: str, make: Callable[[], bytes]) -> None:
+        """Makes and writes a small file in another thread.
+
+        Raises:
+            Whatever an earlier one of these writes raised.
+        """
+        while len(self._waiting) >= 2 * _WRITES_AT_ONCE:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(lambda: self.write(name, make())))
+
+    def flush(self) -> None:
+        """Waits until all files of `write_later` are written."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def write_photo(self, name: str, image: ImageExport) -> None:
+        """Writes the photograph of an image, or a link to it; nothing with --images none."""
+        if image.linked is not None:
+            self._link(name, image.linked)
+        elif image.photo is not None:
+            data = image.photo
+            self.write_later(name, lambda: data)
+
+    def grow(self, name: str) -> "GrowingFile":
+        """Opens a file to write piece by piece; its `finish` makes it appear in the export."""
+        return GrowingFile(output=self, name=name, folder=self._scratch.name)
+
+    def first_file(self) -> str | None:
+        """Returns the name of one file below the folder; None where there is none."""
+        file = next(self.storage.files(self.uri), None)
+        return None if file is None else file.uri.removeprefix(f"{self.uri}/")
+
+    def remove_drafts(self, *, of: str = "") -> None:
+        """Removes what a process that was killed left of files that it was writing.
+
+        Args:
+            of: begin of their names, to leave all others.
+        """
+        if not self.is_local:
+            return  # a bucket shows whole objects alone
+        for folder, _, names in os.walk(local_path(self.uri)):
+            for name in names:
+                if _DRAFT.fullmatch(name) and name.lstrip(".").startswith(of):
+                    Path(folder, name).unlink(missing_ok=True)
+
+    def _link(self, name: str, target: str) -> None:
+        path = local_path(self.file(name))
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # of an earlier attempt
+                os.unlink(path)
+            os.symlink(target, path)
+        except OSError as error:
+            raise StorageFault(f"link {path}: {error}") from error
+
+
+class GrowingFile:
+    """A file that is written piece by piece and appears in the export when it is finished."""
+
+    def __init__(self, *, output: Output, name: str, folder: str) -> None:
+        self._output, self.name = output, name
+        descriptor, self._path = tempfile.mkstemp(dir=folder)
+        # A disk that is full is a fault of storage, whichever library writes.
+        self.file = cast(BinaryIO, _Guarded(os.fdopen(descriptor, "wb"), self._path))
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes to the end."""
+        self.file.write(data)
+        self.num_bytes += len(data)
+
+    def finish(self) -> None:
+        """Writes the file to the export."""
+        self.file.close()
+        self._output.storage.write_file(self._output.file(self.name), self._path)
+        os.unlink(self._path)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yields what was written, to be put into another file, and drops this one."""
+        self.file.close()
+        with open(self._path, "rb") as file:
+            while piece := file.read(2**20):
+                yield piece
+        os.unlink(self._path)
+
+
+class _Guarded:
+    """A file whose errors are faults of storage."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self._file, self._path = file, path
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        with self._faults():
+            return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        with self._faults():
+            self._file.flush()
+
+    def close(self) -> None:
+        with self._faults():
+            self._file.close()
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageFault(
+                f"write {self._path}: {error}; make room there, or set TMPDIR to another disk"
+            ) from error

@@ -1,0 +1,110 @@
+"""Reads the index of a table: the columns of its latest rows that the grid sorts and filters by."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.review_page.index import LabelSegments, TableIndex
+from pipeline.review_page.strangeness import strangeness, surprises
+from pipeline.storage import Storage
+from pipeline.table.latest import latest_images, latest_segments
+from pipeline.table.store import IMAGES, SEGMENTS, TableStore
+
+COLUMNS = (
+    "image_id", "uri", "member", "etag", "unit_id", "height", "width", "num_segments", "coverage",
+    "mean_score",
+)  # fmt: skip
+"""Columns of `images` that the index holds."""
+_REPEATED = ("uri", "etag", "unit_id")  # few of their values differ
+_OF_SEGMENTS = ("image_id", "label_id", "score", "area")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Segments:
+    """The columns of segments; an image is its place in the index."""
+
+    images: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+    areas: npt.NDArray[np.int64]
+
+
+def read_index(table: str, *, num_labels: int, storage: Storage) -> TableIndex:
+    """Reads the images without error, and label, score and area of their segments."""
+    rows, batches = _latest_rows(table, storage=storage)
+    images = rows.filter(pc.field("status") == "ok").select(COLUMNS)
+    images = images.take(pc.sort_indices(images["image_id"]))
+    for name in _REPEATED:
+        place = images.schema.get_field_index(name)
+        images = images.set_column(place, name, images[name].combine_chunks().dictionary_encode())
+    segments = _segments(batches, images["image_id"])
+    strange = strangeness(
+        mean_score=_floats(images, "mean_score"),
+        coverage=_floats(images, "coverage"),
+        surprise=surprises(
+            segments.images,
+            segments.labels,
+            segments.areas,
+            num_images=len(images),
+            num_labels=num_labels,
+        ),
+    )
+    by_label = LabelSegments.of(
+        images=segments.images,
+        labels=segments.labels,
+        scores=segments.scores,
+        num_labels=num_labels,
+    )
+    return TableIndex(images, by_label, strangeness=strange, num_errors=len(rows) - len(images))
+
+
+def _latest_rows(table: str, *, storage: Storage) -> tuple[pa.Table, Iterable[pa.RecordBatch]]:
+    """Reads the latest row of each image, and opens the segments that belong to them."""
+    store = TableStore(table, storage)
+    columns = [*COLUMNS, "status"]
+    rows = store.dataset("images", IMAGES).to_table(columns=columns)
+    if pc.count_distinct(rows["image_id"]).as_py() == len(rows):
+        # Every image was segmented once: there are no older rows to leave out.
+        scanner = store.dataset("segments", SEGMENTS).scanner(columns=[*_OF_SEGMENTS])
+        return rows, scanner.to_batches()
+    rows = latest_images(table, columns=columns, storage=storage).read_all()
+    return rows, latest_segments(table, columns=_OF_SEGMENTS, storage=storage)
+
+
+def _segments(batches: Iterable[pa.RecordBatch], image_ids: pa.ChunkedArray) -> _Segments:
+    """Collects the columns of segments; leaves out those of images that the index lacks."""
+    ids: list[pa.Array] = []
+    lengths, labels, scores, areas = [], [], [], []
+    for batch in batches:
+        if not len(batch):
+            continue
+        # An image's segments are neighbours, so that few ids are looked up.
+        runs = pc.run_end_encode(batch["image_id"])
+        ids.append(runs.values)
+        lengths.append(np.diff(runs.run_ends.to_numpy(), prepend=0))
+        labels.append(batch["label_id"].to_numpy(zero_copy_only=False).astype(np.int32))
+        scores.append(batch["score"].to_numpy(zero_copy_only=False).astype(np.float32))
+        areas.append(batch["area"].to_numpy(zero_copy_only=False).astype(np.int64))
+    every = pa.chunked_array(ids, pa.string())
+    places = pc.index_in(every, value_set=image_ids).fill_null(-1).to_numpy().astype(np.int32)
+    images = np.repeat(places, _joined(lengths, np.int64))
+    is_known = images >= 0
+    return _Segments(
+        images=images[is_known],
+        labels=_joined(labels, np.int32)[is_known],
+        scores=_joined(scores, np.float32)[is_known],
+        areas=_joined(areas, np.int64)[is_known],
+    )
+
+
+def _joined(arrays: list[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, kind), *arrays]).astype(kind, copy=False)
+
+
+def _floats(images: pa.Table, name: str) -> npt.NDArray[np.float32]:
+    column = images[name].combine_chunks().cast(pa.float32())
+    return column.to_numpy(zero_copy_only=False)
