@@ -5,6 +5,8 @@ disk, so that memory stays about the same however many images there are. `matchi
 images in the table, and `grouping.py` gives the regions back image by image.
 """
 
+from typing import Any
+
 import pyarrow as pa
 
 from pipeline.exchange.importing.annotations import AnnotationReader, Region

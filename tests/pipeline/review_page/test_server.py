@@ -172,7 +172,7 @@ def test_a_save_in_progress_is_finished_before_the_server_ends(tmp_path):
 
 def test_a_table_on_s3_is_reviewed_with_the_jobs_own_access(s3: S3Server):
     storage = Storage(endpoint_url=s3.endpoint_url, region="us-east-1", key=KEY, secret=SECRET)
-    table = make_table("s3://test/page", kind="tar", count=5, storage=storage).uri
+    table = make_table("s3://test/served", kind="tar", count=5, storage=storage).uri
     with running("review", table, "--port", "0", environment=s3.environment) as server:
         listed = json.loads(server.ask("/api/images")[1])["images"]
         assert [image["image_id"] for image in listed][:2] == ["shard.tar/000", "shard.tar/001"]
