@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from pipeline.corpora.decoding import ImageError
 from pipeline.review_page.grid import GridQuery
-from pipeline.review_page.index import Range, UnknownImage
+from pipeline.review_page.index import ScoreRange, UnknownImage
 from pipeline.review_page.photographs import PhotographError
 from pipeline.review_page.requests import (
     BadRequest,
@@ -30,7 +30,7 @@ from pipeline.review_page.requests import (
 )
 from pipeline.review_page.reviewed_state import STATES
 from pipeline.review_page.security import Access, error_response, guarded
-from pipeline.review_page.submissions import submission_of
+from pipeline.review_page.submissions import posted_submission
 from pipeline.review_page.view import TableView, state_of
 from pipeline.reviews.log import DamagedRevision, RevisionTaken
 from pipeline.reviews.saving import Conflict
@@ -175,7 +175,7 @@ class PageApi:
         body = await request.read()
 
         def answer() -> tuple[int, str]:
-            saved = self._view.save(submission_of(json_body(body)), reviewer=reviewer)
+            saved = self._view.save(posted_submission(json_body(body)), reviewer=reviewer)
             if isinstance(saved, Conflict):
                 return 409, json_text({"theirs": state_of(saved.theirs)})
             content: dict[str, Any] = {
@@ -250,7 +250,7 @@ class PageApi:
             sort=sort,
             descending=flag(query, "descending", default=False),
             label_id=self._label_id(query.get("label", "")),
-            scores=Range(score(query, "min_score"), score(query, "max_score")),
+            scores=ScoreRange(score(query, "min_score"), score(query, "max_score")),
             states=states,
             reviewer=query.get("reviewer") or None,
             offset=number(query, "offset", default=0, bounds=(0, 2**40)) or 0,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.review_page.index import EVERYTHING, Range, TableIndex
+from pipeline.review_page.index import EVERYTHING, ScoreRange, TableIndex
 from pipeline.review_page.reviewed_state import ReviewedState
 
 _OPTIONAL = {"queue": "rank", "disagreement": "disagreement"}
@@ -21,7 +21,7 @@ class GridQuery:
     sort: str = "name"
     descending: bool = False
     label_id: int | None = None
-    scores: Range = EVERYTHING
+    scores: ScoreRange = EVERYTHING
     """Of a segment of the label; without a label, the mean score of the image."""
     states: tuple[str, ...] = ()
     reviewer: str | None = None
@@ -29,7 +29,7 @@ class GridQuery:
     limit: int = 100
 
 
-class Grid:
+class ImageGrid:
     """The images of a table with what was said of them."""
 
     def __init__(self, index: TableIndex, state: ReviewedState) -> None:

@@ -59,7 +59,7 @@ class LabelSegments:
         before = np.concatenate([[0], np.cumsum(images[self.images])])
         return np.diff(before[self.starts])
 
-    def images_with(self, label_id: int, *, scores: "Range", num_images: int) -> Mask:
+    def images_with(self, label_id: int, *, scores: "ScoreRange", num_images: int) -> Mask:
         """Returns True for images with a segment of the label and a score in the range."""
         found = slice(self.starts[label_id], self.starts[label_id + 1])
         images = self.images[found]
@@ -71,7 +71,7 @@ class LabelSegments:
 
 
 @dataclass(frozen=True)
-class Range:
+class ScoreRange:
     """A range of scores, with both ends; None where it has no end."""
 
     low: float | None = None
@@ -88,7 +88,7 @@ class Range:
         return (values >= low) & (values <= high)
 
 
-EVERYTHING = Range()
+EVERYTHING = ScoreRange()
 
 
 class TableIndex:

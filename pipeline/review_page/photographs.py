@@ -27,7 +27,7 @@ class PhotographError(Exception):
     """A photograph cannot be shown; the message says why, for people."""
 
 
-class Photographs:
+class PhotographReader:
     """Finds and reads photographs of a table's rows; may be used by several threads."""
 
     def __init__(

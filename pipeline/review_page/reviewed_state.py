@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.review_page.index import Range, TableIndex
+from pipeline.review_page.index import ScoreRange, TableIndex
 from pipeline.reviews.log import DamagedRevision, ReviewLog
 from pipeline.reviews.reviewed import reason_stale, with_labels_of
 from pipeline.reviews.revision import STATUSES, Revision, review_key
@@ -128,7 +128,7 @@ class ReviewedState:
             result[place] = number
         return result
 
-    def with_label(self, found: Mask, label_id: int, scores: Range) -> Mask:
+    def with_label(self, found: Mask, label_id: int, scores: ScoreRange) -> Mask:
         """Corrects which images have a segment of a label, where a person changed their labels."""
         result = found.copy()
         with self._lock:

@@ -81,7 +81,7 @@ def guarded(access: Access) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            response = refusal(request, access) or await handler(request)
+            response = refused_request(request, access) or await handler(request)
         except web.HTTPException as error:
             response = error_response(error.status, error.reason)
         for name, value in HEADERS.items():
@@ -91,7 +91,7 @@ def guarded(access: Access) -> Middleware:
     return check
 
 
-def refusal(request: web.Request, access: Access) -> web.Response | None:
+def refused_request(request: web.Request, access: Access) -> web.Response | None:
     """Returns the answer to a request that must not be served; None where it may be."""
     hosts = request.headers.getall(hdrs.HOST, [])
     if len(hosts) != 1 or hosts[0].lower() not in access.hosts:

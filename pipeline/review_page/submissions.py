@@ -36,10 +36,10 @@ class Submission:
     seconds: float | None
     operations: tuple[Operation, ...]
     segments: tuple[Mapping[str, Any], ...]
-    """Checked for their types; `revision_of` completes them."""
+    """Checked for their types; `posted_revision` completes them."""
 
 
-def submission_of(content: object) -> Submission:
+def posted_submission(content: object) -> Submission:
     """Checks the types and sizes of a JSON body.
 
     Raises:
@@ -68,7 +68,7 @@ def submission_of(content: object) -> Submission:
     )
 
 
-def revision_of(
+def posted_revision(
     submission: Submission,
     *,
     row: Mapping[str, Any],

@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.corpora.settings import ReadSettings
 from pipeline.review_page.cache import ByteCache
 from pipeline.review_page.claims import Claims
-from pipeline.review_page.grid import Grid, GridQuery
-from pipeline.review_page.photographs import Photographs
+from pipeline.review_page.grid import GridQuery, ImageGrid
+from pipeline.review_page.photographs import PhotographReader
 from pipeline.review_page.pictures import THUMBNAIL_QUALITY, PictureMaker, PictureRequest
 from pipeline.review_page.reading_index import read_index
 from pipeline.review_page.requests import BadRequest
@@ -21,7 +21,7 @@ from pipeline.review_page.reviewed_state import ReviewedState
 from pipeline.review_page.segment_rows import SegmentRows
 from pipeline.review_page.settings import ReviewSettings, ViewSettings
 from pipeline.review_page.side_files import add_agreement, add_queue
-from pipeline.review_page.submissions import Submission, revision_of
+from pipeline.review_page.submissions import Submission, posted_revision
 from pipeline.reviews.log import ReviewLog
 from pipeline.reviews.model_rows import model_segment
 from pipeline.reviews.reviewed import reason_stale, with_labels_of
@@ -70,7 +70,7 @@ class TableView:
         )
         self.claims = Claims(self.log.uri, self.storage)
         self.pictures = PictureMaker(reading)
-        self._photographs = Photographs(
+        self._photographs = PhotographReader(
             storage=self.storage, reading=reading, image_root=settings.image_root
         )
         self._segments = SegmentRows(self.table)
@@ -98,7 +98,7 @@ class TableView:
         if self.settings.agreement is not None:
             add_agreement(self.index, self.settings.agreement, storage=self._patient_storage)
         self.state = ReviewedState(self.index, self.log, spec=self.spec)
-        self.grid = Grid(self.index, self.state)
+        self.grid = ImageGrid(self.index, self.state)
 
     def close(self) -> None:
         """Ends the child processes that decode."""
@@ -175,7 +175,7 @@ class TableView:
         before = self._model_segments(row)
         if submission.parent_revision > 0:
             before = (*self._parent(submission), *before)
-        revision = revision_of(
+        revision = posted_revision(
             submission,
             row=row,
             plan=self._plan_of(row["unit_id"]),

@@ -43,17 +43,17 @@ def begin(output: Output, request: Mapping[str, Any]) -> dict[str, Any] | None:
             f"{output.uri} must be empty or hold an unfinished export, and it holds {found}; name "
             "another folder"
         )
-    output.storage.write_new(output.file(UNFINISHED), as_json(request))
+    output.storage.write_new(output.file(UNFINISHED), json_bytes(request))
     return None
 
 
 def finish(output: Output, content: Mapping[str, Any]) -> None:
     """Says that an export is whole."""
-    output.write(WHOLE, as_json(content))
+    output.write(WHOLE, json_bytes(content))
     output.storage.delete([output.file(UNFINISHED)])
 
 
-def as_json(content: Mapping[str, Any]) -> bytes:
+def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Returns a JSON for people and programs, the same for the same content."""
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -75,7 +75,7 @@ def _read(output: Output, name: str) -> dict[str, Any] | None:
 def _refuse_another(
     output: Output, request: Mapping[str, Any], found: Mapping[str, Any], *, name: str
 ) -> None:
-    plain = json.loads(as_json(request))
+    plain = json.loads(json_bytes(request))
     differing = [*_differences(plain, {key: found.get(key) for key in plain})]
     if differing:
         more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""

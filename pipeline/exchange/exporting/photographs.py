@@ -61,7 +61,7 @@ class Photograph:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photographs:
+class SourcePhotographs:
     """Reads the photographs of units."""
 
     storage: Storage

@@ -16,14 +16,14 @@ from pycocotools import mask as coco
 from pipeline.corpora.sources import Source
 from pipeline.exchange.exporting.photographs import (
     Photograph,
-    Photographs,
+    SourcePhotographs,
     sources_by_unit,
     sources_of_rows,
 )
 from pipeline.exchange.exporting.reviews import NewestReviews
 from pipeline.exchange.exporting.selection import Selection
 from pipeline.exchange.exporting.survey import Splits, Survey, known_ending
-from pipeline.exchange.exporting.units import UnitRows, read_units, rows_by_image
+from pipeline.exchange.exporting.units import UnitToExport, read_units_to_export, rows_by_image
 from pipeline.exchange.records import ExportSegment, ImageExport
 from pipeline.reviews.revision import Revision
 from pipeline.runtime.threads import map_ahead
@@ -75,7 +75,7 @@ class TableReader:
     splits: Splits
     selection: Selection
     reviews: NewestReviews
-    photographs: Photographs | None
+    photographs: SourcePhotographs | None
     """None to leave the photographs where they are."""
     model: str
     counts: ExportCounts = field(default_factory=ExportCounts)
@@ -137,12 +137,12 @@ class TableReader:
                 yield _Item(unit=unit, source=source)
 
     def _units(self) -> Iterator["_Unit"]:
-        for rows in read_units(
+        for rows in read_units_to_export(
             self.table, self.survey.units, done=self.survey.done, now=self.survey.now
         ):
             yield self._unit(rows)
 
-    def _unit(self, rows: UnitRows) -> "_Unit":
+    def _unit(self, rows: UnitToExport) -> "_Unit":
         images = rows.images.to_pylist()
         revisions = self.reviews.of_images(images)
         kept, laid = [], {}

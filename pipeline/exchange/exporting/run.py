@@ -16,7 +16,7 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.exchange.exporting import export_file
 from pipeline.exchange.exporting.formats import FORMATS, Format
 from pipeline.exchange.exporting.output import Output
-from pipeline.exchange.exporting.photographs import Photographs
+from pipeline.exchange.exporting.photographs import SourcePhotographs
 from pipeline.exchange.exporting.reading import ExportCounts, TableReader
 from pipeline.exchange.exporting.reviews import REVIEW_REASONS, NewestReviews
 from pipeline.exchange.exporting.selection import export_labels, open_selection
@@ -165,10 +165,10 @@ def _checked_format(settings: ExportSettings) -> Format:
 
 def _photographs(
     settings: ExportSettings, storage: Storage, reading: ReadSettings
-) -> Photographs | None:
+) -> SourcePhotographs | None:
     if settings.images == "none":
         return None
-    return Photographs(
+    return SourcePhotographs(
         storage=storage,
         reading=reading,
         image_root=settings.image_root,

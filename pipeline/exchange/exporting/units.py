@@ -31,7 +31,7 @@ Part = Literal["segments", "images"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitRows:
+class UnitToExport:
     """The rows of one unit."""
 
     unit_id: str
@@ -41,9 +41,9 @@ class UnitRows:
     """Segments of all images of the unit, those of an image one after the other."""
 
 
-def read_units(
+def read_units_to_export(
     table: TableStore, unit_ids: Sequence[str], *, done: DoneUnits, now: Generations
-) -> Iterator[UnitRows]:
+) -> Iterator[UnitToExport]:
     """Reads units in the given order; those that are joined must be in the order of their file.
 
     Raises:
@@ -57,10 +57,10 @@ def read_units(
         for number, file in enumerate(done.files)
     }
 
-    def read(unit_id: str) -> UnitRows | None:
+    def read(unit_id: str) -> UnitToExport | None:
         if unit_id in done.compacted:
             return None
-        return UnitRows(
+        return UnitToExport(
             unit_id=unit_id,
             images=_read_own(table, unit_id, part="images"),
             segments=_read_own(table, unit_id, part="segments"),
@@ -76,12 +76,14 @@ def rows_by_image(segments: pa.Table) -> dict[str, tuple[int, int]]:
     return {image_id: (start, stop) for image_id, start, stop in _edges(segments, "image_id")}
 
 
-def _latest(rows: UnitRows, *, now: Generations) -> UnitRows:
+def _latest(rows: UnitToExport, *, now: Generations) -> UnitToExport:
     images = rows.images
     ids, unit_ids = (images[name].combine_chunks() for name in ("image_id", "unit_id"))
     is_latest = now.is_latest(ids, unit_ids)
     images = images.filter(pc.and_(pa.array(is_latest), pc.equal(images["status"], "ok")))
-    return UnitRows(unit_id=rows.unit_id, images=images.sort_by("position"), segments=rows.segments)
+    return UnitToExport(
+        unit_id=rows.unit_id, images=images.sort_by("position"), segments=rows.segments
+    )
 
 
 @dataclass
@@ -92,7 +94,7 @@ class _JoinedUnits:
     segments: Iterator[tuple[str, pa.Table]]
     _waiting: tuple[str, pa.Table] | None = None
 
-    def take(self, unit_id: str) -> UnitRows:
+    def take(self, unit_id: str) -> UnitToExport:
         """Returns the rows of the next unit of the file; none of a unit without images."""
         images = self._next_of(self.images, unit_id) or _empty("images")
         if self._waiting is None:
@@ -100,7 +102,7 @@ class _JoinedUnits:
         segments = _empty("segments")
         if self._waiting is not None and self._waiting[0] == unit_id:
             segments, self._waiting = self._waiting[1], None
-        return UnitRows(unit_id=unit_id, images=images, segments=segments)
+        return UnitToExport(unit_id=unit_id, images=images, segments=segments)
 
     def _next_of(self, runs: Iterator[tuple[str, pa.Table]], unit_id: str) -> pa.Table | None:
         found = next(runs, None)

@@ -8,7 +8,7 @@ _SHOWN = 20
 
 
 @dataclass
-class Findings:
+class ImportFindings:
     """Images of the file of which nothing was taken."""
 
     count: int = 0

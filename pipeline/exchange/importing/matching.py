@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.corpora.endings import IMAGE_ENDINGS, ending
-from pipeline.exchange.importing.findings import Findings
+from pipeline.exchange.importing.findings import ImportFindings
 from pipeline.exchange.names import stem_of, told_apart
 from pipeline.storage import Storage
 from pipeline.table.latest import latest_images
@@ -32,7 +32,7 @@ class MatchCounts:
 
 
 def match_images(
-    table: str, *, storage: Storage, database: ScratchDatabase, findings: Findings
+    table: str, *, storage: Storage, database: ScratchDatabase, findings: ImportFindings
 ) -> MatchCounts:
     """Makes `matched` of the staged `file_images`: key, image_id and the table's row of each.
 

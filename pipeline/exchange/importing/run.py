@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from pipeline.exchange.importing.annotations import UnreadableFile
 from pipeline.exchange.importing.changes import ImportedState, imported_state
-from pipeline.exchange.importing.findings import Findings
+from pipeline.exchange.importing.findings import ImportFindings
 from pipeline.exchange.importing.grouping import MatchedImage, matched_images
 from pipeline.exchange.importing.label_maps import LabelMapReader
 from pipeline.exchange.importing.matching import MatchCounts, match_images
@@ -41,7 +41,7 @@ def import_annotations(settings: Settings) -> int:
     """Runs an import; prints what was taken. Returns the exit code."""
     chosen = settings.of(ImportSettings)
     storage = settings.of(Storage).with_environment()
-    findings = Findings()
+    findings = ImportFindings()
     try:
         with as_wrong_usage():
             result = import_file(chosen, storage=storage, findings=findings)
@@ -88,7 +88,9 @@ class ImportResult:
             yield f"joined with what others changed meanwhile: {count(self.merged, 'image')}"
 
 
-def import_file(settings: ImportSettings, *, storage: Storage, findings: Findings) -> ImportResult:
+def import_file(
+    settings: ImportSettings, *, storage: Storage, findings: ImportFindings
+) -> ImportResult:
     """Saves a revision of each image that differs from its state; images left out are findings.
 
     Raises:
@@ -158,7 +160,7 @@ class _Importer:
     reader: RegionReader
     scope: ExportScope
     result: ImportResult
-    findings: Findings
+    findings: ImportFindings
 
     def take(self, image: MatchedImage) -> None:
         """Saves a revision of an image if the file differs from its state."""
