@@ -4,9 +4,10 @@ All is computed in a database on disk, by SQL over the latest rows: memory does 
 table. `choosing.py` takes the candidates that come out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.comparison.agreement import AGREEMENT
 from pipeline.table.latest import latest_images, latest_segments
@@ -85,11 +86,18 @@ _RANDOM = """
 """
 
 
-def read_rows(table: TableStore, database: ScratchDatabase, *, reviewed: Mapping[str, str]) -> None:
+def read_rows(
+    table: TableStore,
+    database: ScratchDatabase,
+    *,
+    reviewed: Mapping[str, str],
+    on_images: Callable[[int], object] = lambda count: None,
+) -> None:
     """Reads the latest rows into the database, without images in error and those reviewed.
 
     Args:
         reviewed: the etag that was reviewed by image_id; other versions of the image are kept.
+        on_images: called with the number of images whose segments were just read.
     """
     database.run("CREATE TABLE reviewed (image_id TEXT, etag TEXT)")
     versions = ([*reviewed], [*reviewed.values()])
@@ -102,10 +110,21 @@ def read_rows(table: TableStore, database: ScratchDatabase, *, reviewed: Mapping
             "WHERE status = 'ok'"
         )
     segments = latest_segments(table.uri, columns=_SEGMENTS, storage=table.storage)
-    with database.view("latest", segments):
+    with database.view("latest", _counted(segments, on_images)):
         database.run(
             "CREATE TABLE segments AS SELECT * FROM latest SEMI JOIN images USING (image_id)"
         )
+
+
+def _counted(
+    rows: pa.RecordBatchReader, on_images: Callable[[int], object]
+) -> pa.RecordBatchReader:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in rows:
+            yield batch
+            on_images(pc.count_distinct(batch["image_id"]).as_py())
+
+    return pa.RecordBatchReader.from_batches(rows.schema, batches())
 
 
 def find_unsure(database: ScratchDatabase) -> None:

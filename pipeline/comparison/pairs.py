@@ -8,7 +8,7 @@ are. A sort by DuckDB of rows with run lengths ran out of memory at a hundred me
 import io
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,18 +78,40 @@ def read_pairs(
         ValueError: a row has a label that its table does not know.
     """
     with tempfile.TemporaryDirectory(prefix="pairs-") as folder:
-        starts = _starts_of_ranges(first, second)
-        files = [Path(folder, f"{number}.arrow") for number in range(len(starts) + 1)]
-        for side, table in enumerate((first, second)):
-            for rows in _rows(table, side=side):
-                for number, part in _by_range(rows, starts):
-                    _append(part, files[number])
-        for file in files:
-            rows_of_range = _read(file)
-            file.unlink(missing_ok=True)
-            if len(rows_of_range):
-                order = [(name, "ascending") for name in ("image_id", "side", "segment_id")]
-                yield _paired(rows_of_range.sort_by(order), labels=labels)
+        files = spread_rows(first, second, folder=folder)
+        yield from pairs_of_files(files, labels=labels)
+
+
+def spread_rows(
+    first: TableStore,
+    second: TableStore,
+    *,
+    folder: str,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> list[Path]:
+    """Writes the latest rows of both tables to files, each of a range of ids; returns these.
+
+    Args:
+        folder: an empty folder on a disk.
+        on_images: called with the number of images whose segments were just read.
+    """
+    starts = _starts_of_ranges(first, second)
+    files = [Path(folder, f"{number}.arrow") for number in range(len(starts) + 1)]
+    for side, table in enumerate((first, second)):
+        for rows in _rows(table, side=side, on_images=on_images):
+            for number, part in _by_range(rows, starts):
+                _append(part, files[number])
+    return files
+
+
+def pairs_of_files(files: Sequence[Path], *, labels: CommonLabels) -> Iterator[PairedImages]:
+    """Yields the images of files that `spread_rows` wrote, and removes the files."""
+    for file in files:
+        rows_of_range = _read(file)
+        file.unlink(missing_ok=True)
+        if len(rows_of_range):
+            order = [(name, "ascending") for name in ("image_id", "side", "segment_id")]
+            yield _paired(rows_of_range.sort_by(order), labels=labels)
 
 
 def _append(rows: pa.RecordBatch, file: Path) -> None:
@@ -137,7 +159,9 @@ def _starts_of_ranges(first: TableStore, second: TableStore) -> list[str]:
         return [image_id for (image_id,) in database.rows(_EVERY_NTH_ID, step)]
 
 
-def _rows(table: TableStore, *, side: int) -> Iterator[pa.RecordBatch]:
+def _rows(
+    table: TableStore, *, side: int, on_images: Callable[[int], object]
+) -> Iterator[pa.RecordBatch]:
     images = latest_images(
         table.uri, columns=("image_id", "height", "width", "status"), storage=table.storage
     )
@@ -149,6 +173,7 @@ def _rows(table: TableStore, *, side: int) -> Iterator[pa.RecordBatch]:
     )
     for batch in segments:
         yield _completed(batch, side=side)
+        on_images(pc.count_distinct(batch["image_id"]).as_py())
 
 
 def _completed(batch: pa.RecordBatch, *, side: int, **more: pa.Scalar | pa.Array) -> pa.RecordBatch:

@@ -14,6 +14,7 @@ The same command again does it anew and leaves the same.
 import heapq
 import io
 import json
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -25,14 +26,14 @@ import pyarrow.parquet as pq
 from pipeline.comparison.agreement import AGREEMENT, measure_agreement
 from pipeline.comparison.common_labels import common_labels, spec_of
 from pipeline.comparison.page import ComparisonPage, headline, render_comparison, summary
-from pipeline.comparison.pairs import read_pairs
+from pipeline.comparison.pairs import pairs_of_files, spread_rows
 from pipeline.comparison.pictures import draw_triples
 from pipeline.comparison.settings import CompareSettings
 from pipeline.comparison.sums import Sums
 from pipeline.corpora.reading import ReadSettings
 from pipeline.runtime.exit_codes import ExitCode
-from pipeline.runtime.progress import ProgressDisplay
-from pipeline.runtime.run_stats import Counts, RunStats
+from pipeline.runtime.progress import ImageCount, ProgressDisplay
+from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, as_wrong_usage
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import Storage, join
@@ -81,16 +82,21 @@ def compare(first: TableStore, second: TableStore, *, settings: CompareSettings)
     worst = _Worst(settings.worst)
     writer = _AgreementWriter(output, storage)
     sums = Sums.nothing(num_labels=len(labels.names))
-    stats = RunStats()
     may_overlap = any(spec["task"] == "instance" for spec in specs)
-    with ProgressDisplay(stats, _Extent(first, second), doing="comparing"):
-        measure = partial(measure_agreement, labels=labels, may_overlap=may_overlap)
-        read = read_pairs(first, second, labels=labels)
-        for found in map_ahead(measure, read, num_threads=2):
-            sums = sums.plus(found.sums)
-            worst.add(found.rows)
-            writer.write(found.rows)
-            stats.add(Counts(images=len(found.rows)), errors=())
+    measure = partial(measure_agreement, labels=labels, may_overlap=may_overlap)
+    # Of the images to compare there are as many as in the larger table, which the other may share.
+    counts = [table.dataset("images", IMAGES).count_rows() for table in (first, second)]
+    with tempfile.TemporaryDirectory(prefix="pairs-") as folder:
+        reading, comparing = RunStats(), RunStats()
+        with ProgressDisplay(reading, ImageCount(num_images=sum(counts)), doing="reading"):
+            files = spread_rows(first, second, folder=folder, on_images=reading.add_images)
+        with ProgressDisplay(comparing, ImageCount(num_images=max(counts)), doing="comparing"):
+            pairs = pairs_of_files(files, labels=labels)
+            for found in map_ahead(measure, pairs, num_threads=2):
+                sums = sums.plus(found.sums)
+                worst.add(found.rows)
+                writer.write(found.rows)
+                comparing.add_images(len(found.rows))
     writer.close()
     if not sums.images.get("both"):
         raise ValueError(
@@ -117,16 +123,6 @@ def compare(first: TableStore, second: TableStore, *, settings: CompareSettings)
     numbers = json.dumps(_numbers(page), indent=1, ensure_ascii=False).encode()
     storage.write(join(output, _RESULT), numbers)
     return sums
-
-
-class _Extent:
-    """The number of images to compare: those of the larger table, which the other may share."""
-
-    def __init__(self, *tables: TableStore) -> None:
-        self.num_images: int | None = max(
-            table.dataset("images", IMAGES).count_rows() for table in tables
-        )
-        self.num_bytes = 0
 
 
 class _Worst:

@@ -23,11 +23,13 @@ from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.reading import ReadSettings
 from pipeline.reviews.log import ReviewLog
 from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.progress import ImageCount, ProgressDisplay
+from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, as_wrong_usage
 from pipeline.runtime.wording import count, list_some
 from pipeline.storage import Storage, join
 from pipeline.table.scratch import ScratchDatabase, scratch_database
-from pipeline.table.store import TableStore
+from pipeline.table.store import IMAGES, TableStore
 
 # Labels take turns: the best of each come first, then the second of each, and so on.
 _CHOSEN = """
@@ -61,10 +63,12 @@ def select(table: TableStore, *, settings: SelectSettings) -> list[Chosen]:
         ValueError: there is no such table, or no image to choose.
     """
     spec_of(table)
-    print("reading the table", file=sys.stderr, flush=True)
+    stats = RunStats()
+    extent = ImageCount(num_images=table.dataset("images", IMAGES).count_rows())
     with scratch_database() as database:
         reviewed = _reviewed(table, settings)
-        candidates.read_rows(table, database, reviewed=reviewed)
+        with ProgressDisplay(stats, extent, doing="reading"):
+            candidates.read_rows(table, database, reviewed=reviewed, on_images=stats.add_images)
         [(num_images,)] = database.rows("SELECT count(*) FROM images")
         print(
             f"choosing among {count(num_images, 'image')}"

@@ -6,6 +6,7 @@ Reads the stats that the driver keeps, in a thread of its own, so that slow batc
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -27,6 +28,14 @@ class Extent(Protocol):
 
     @property
     def num_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCount:
+    """Work whose amount is a number of images."""
+
+    num_images: int
+    num_bytes: int = 0
 
 
 class ProgressDisplay:

@@ -152,6 +152,10 @@ class RunStats:
             example = {"image_id": error["image_id"], "message": error["error_message"]}
             self._add_examples(error["error_class"], [example])
 
+    def add_images(self, number: int) -> None:
+        """Adds images of which nothing else is counted."""
+        self.add(Counts(images=number), errors=())
+
     def _note_arrivals(self, arrivals: int, *, images: int) -> None:
         self._last_rows_at = time.monotonic()
         self._images_since += images

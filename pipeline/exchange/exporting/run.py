@@ -8,7 +8,7 @@ An export can be stopped at any time: the same command goes on, and leaves the s
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipeline.exchange.records import ExportLabel
 from pipeline.exchange.settings import ExportSettings
 from pipeline.reviews.log import ReviewLog
 from pipeline.runtime.exit_codes import ExitCode
-from pipeline.runtime.progress import ProgressDisplay, duration
+from pipeline.runtime.progress import ImageCount, ProgressDisplay, duration
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, as_wrong_usage
 from pipeline.runtime.wording import count
@@ -128,21 +128,13 @@ def _write(format: Format, plan: ExportPlan, reader: TableReader) -> None:
     """Gives all records to the writer, and shows the progress."""
     writer = format.load()(plan)
     stats = RunStats()
-    total = _Extent(num_images=sum(plan.num_images.values()))
+    total = ImageCount(num_images=sum(plan.num_images.values()))
     with ProgressDisplay(stats, total, doing="exporting"):
         for record in reader.records():
             writer.add(record)
             stats.add(Counts(images=1, segments=len(record.segments)), errors=())
         writer.finish()
         plan.output.flush()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Extent:
-    """The images to export, for the progress."""
-
-    num_images: int
-    num_bytes: int = 0
 
 
 def _checked_format(settings: ExportSettings) -> Format:

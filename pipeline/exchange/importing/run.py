@@ -28,7 +28,7 @@ from pipeline.reviews.log import ReviewLog
 from pipeline.reviews.revision import Revision
 from pipeline.reviews.saving import Conflict, save
 from pipeline.runtime.exit_codes import ExitCode
-from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.progress import ImageCount, ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
 from pipeline.runtime.wording import count
@@ -135,19 +135,11 @@ def import_file(
             findings=findings,
         )
         stats = RunStats()
-        with ProgressDisplay(stats, _Extent(num_images=match.matched), doing="importing"):
+        with ProgressDisplay(stats, ImageCount(num_images=match.matched), doing="importing"):
             for image in matched_images(database, payloads=payloads):
                 importer.take(image)
                 stats.add(Counts(images=1, segments=len(image.regions)), errors=())
     return result
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Extent:
-    """The images to take, for the progress."""
-
-    num_images: int
-    num_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
