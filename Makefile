@@ -17,9 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/maskformer demo
 
 # A file of tests at a time for each process, in order: those of jobs, which take longest, come first.
-# One process more than cores, since jobs often wait for Ray.
-WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
-SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 readers: $(READERS)
 

@@ -144,9 +144,12 @@ def test_ids_depend_on_sources_and_table_and_on_nothing_else(tmp_path, table):
         assert unit_id(changed, spec=SPEC) != first.unit_id
 
 
-def test_an_id_is_the_same_in_every_version():
+@pytest.mark.parametrize(
+    ("schema", "expected"), [(1, "601815a399c9c454cc9d9568"), (2, "09a374ec407bbcf23ef21ad2")]
+)
+def test_an_id_is_the_same_in_every_version(schema, expected):
     source = Source(uri="s3://b/a.tar", name="a.tar", kind="tar", etag="e", size=9, stop=5)
-    assert unit_id([source], spec=SPEC) == "601815a399c9c454cc9d9568"
+    assert unit_id([source], spec=dataclasses.replace(SPEC, schema_version=schema)) == expected
 
 
 def test_a_corpus_with_nothing_to_label_is_refused_with_what_was_found(tmp_path, table):

@@ -7,7 +7,6 @@ import pytest
 from maskformer import MODELS
 from maskformer.zoo import Entry
 from pipeline.cli.running import run_job
-from pipeline.datasets.settings import DatasetSettings
 from pipeline.runtime.settings import parse
 from pipeline.training.recipes import Augmentation, published_augmentation, recipe_settings
 from pipeline.training.settings import (
@@ -46,7 +45,7 @@ def test_each_published_model_has_its_recipe(entry: Entry):
     if entry.thresholds is not None:
         assert settings.of(ValidationSettings).threshold == entry.thresholds.threshold
     if entry.task == "semantic":
-        dataset = settings.of(DatasetSettings)
+        dataset = settings.of(TrainingSets)
         assert dataset.ignore_index == entry.dataset.ignore_index
         assert bool(dataset.reduce_labels) == entry.dataset.zero_is_ignored
 
