@@ -15,6 +15,7 @@ from pipeline.training.settings import (
     OptimisationSettings,
     StartSettings,
     TargetSettings,
+    TrainingSets,
     ValidationSettings,
     WorkerSettings,
 )
