@@ -1,6 +1,8 @@
 """The command `compare`, on tables whose differences are known."""
 
+import io
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +14,7 @@ from pipeline.comparison.common_labels import common_labels
 from pipeline.comparison.pairs import read_pairs
 from pipeline.comparison.run import compare
 from pipeline.comparison.settings import CompareSettings
+from pipeline.storage import Storage
 
 CAR, SKY = Shape("car", (10, 2, 20, 12)), Shape("sky", (0, 0, 8, 32))
 IMAGES_A = {
@@ -142,6 +145,61 @@ def test_a_run_that_fails_leaves_no_result_that_stands_for_it(
     with pytest.raises(ZeroDivisionError):
         compare(first, second, settings=settings)
     assert not (output / "comparison.json").exists()
+
+
+def files_below(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_crash_at_any_write_leaves_no_result_and_the_same_again_ends_whole(
+    tables, tmp_path, monkeypatch
+):
+    first, second = tables
+    monkeypatch.setattr("pipeline.comparison.run._ROWS_PER_FILE", 1)
+    monkeypatch.setattr("pipeline.comparison.pairs._RANGE_BYTES", 1000)
+    whole, broken = (
+        CompareSettings(table_a=first.uri, table_b=second.uri, output=str(tmp_path / name), worst=1)
+        for name in ("whole", "broken")
+    )
+    compare(first, second, settings=whole)
+    write, left = Storage.write, -1
+
+    def crashing(storage, uri, data):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise InterruptedError("killed")
+        write(storage, uri, data)
+
+    expected = files_below(tmp_path / "whole")
+    for number in range(len(expected)):
+        with monkeypatch.context() as patch:
+            left = number
+            patch.setattr(Storage, "write", crashing)
+            with pytest.raises(InterruptedError):
+                compare(first, second, settings=broken)
+        assert not (tmp_path / "broken" / "comparison.json").exists()
+    compare(first, second, settings=broken)
+    assert len(expected) > 4
+    assert files_below(tmp_path / "broken") == expected
+
+
+def test_tables_and_output_may_be_in_a_bucket(tables, tmp_path, s3, monkeypatch):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    storage = Storage().with_environment()
+    places = [f"s3://test/compare/{side}" for side in "ab"]
+    for table, place in zip(tables, places, strict=True):
+        for name, data in files_below(Path(table.uri)).items():
+            storage.write(f"{place}/{name}", data)
+    for out, of in (("s3://test/compare/out", places), (str(tmp_path), [t.uri for t in tables])):
+        assert run_job("compare", [*of, "--output", out, "--worst=3"]) == 0
+    found, expected = (
+        pq.read_table(io.BytesIO(storage.read(f"{out}/agreement/00000.parquet")))
+        for out in ("s3://test/compare/out", str(tmp_path))
+    )
+    assert found == expected
+    assert b"relabelled.jpg" in storage.read("s3://test/compare/out/report.html")
 
 
 def test_ranges_of_ids_hold_whole_images_in_order(tables, monkeypatch):
