@@ -1,15 +1,19 @@
 """A model that calls every boat car learns from reviews of its table to call boats boats.
 
-The table's rows are the truth of drawn scenes but for that one rule. People correct the boats of
-some images, and the model is trained on what they saved.
+The table's rows are the truth of drawn scenes but for that one rule. The boats of some images are
+corrected through the review page, and the model is trained on what was saved.
 """
 
-import dataclasses
+import contextlib
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from urllib.request import HTTPCookieProcessor, Request, build_opener
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +33,6 @@ from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.demo.scenes.scene import LABELS, THINGS, Scene, draw_scene
 from pipeline.demo.scenes.shards import encode_scene
-from pipeline.reviews.log import ReviewLog
-from pipeline.reviews.model_rows import model_state
-from pipeline.reviews.revision import Operation, Revision
-from pipeline.reviews.saving import save
 from pipeline.storage import Storage
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 from pipeline.training.loading import load_batches
@@ -42,6 +42,7 @@ from pipeline.training.samples import TrainingData
 from pipeline.training.settings import OptimisationSettings, ValidationSettings
 from pipeline.training.validation import validation_of
 
+ROOT = Path(__file__).parents[2]
 SAMPLE_MODEL = Path(pipeline.demo.__file__).parent / "sample_model"
 BOAT, CAR = LABELS.index("boat"), LABELS.index("car")
 SIZE = (128, 160)
@@ -102,27 +103,66 @@ def write_scenes(folder: Path, drawn: Sequence[Scene], *, boats_are: int = BOAT)
     return table
 
 
+class Page:
+    """The review page of a table, asked as its own code in a browser asks it."""
+
+    def __init__(self, address: str) -> None:
+        self._opener = build_opener(HTTPCookieProcessor())
+        self._opener.open(address).close()  # the token becomes a cookie
+        self._origin = address.partition("/?")[0]
+
+    def segments(self, image_id: str) -> dict[str, Any]:
+        with self._opener.open(f"{self._origin}/api/segments?image_id={quote(image_id)}") as found:
+            return json.load(found)
+
+    def save(self, revision: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {"Origin": self._origin, "Content-Type": "application/json"}
+        body = json.dumps(revision).encode()
+        request = Request(f"{self._origin}/api/revisions", data=body, headers=headers)
+        with self._opener.open(request) as answer:
+            assert answer.status == 201
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def review_page(table: str) -> Iterator[Page]:
+    """`maskformer review` in a process of its own."""
+    command = [sys.executable, "-m", "pipeline.cli", "review", table, "--reviewer", "anna"]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--no_open"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield Page(process.stdout.readline().split()[-1])
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def correct(table: TableStore, drawn: Sequence[Scene], *, images: int) -> None:
-    """Calls the boats of the first images boats, as a reviewer does."""
-    log = ReviewLog.of_table(table.uri, reviews=None, storage=table.storage)
-    for position, scene in enumerate(drawn[:images]):
-        first = model_state(table, f"{position:04}.jpg").revision(
-            status="corrected", reviewer="anna", created_at=datetime.now(UTC), tool="test"
-        )
-        true_labels = {
-            number: scene.label_ids[int(true_id) - 1]
-            for number, true_id in enumerate(encode_segments(scene.ids).ids, start=1)
-        }
-        boats = tuple(number for number, label in true_labels.items() if label == BOAT)
-        changed = tuple(
-            dataclasses.replace(each, label="boat", label_id=BOAT, score=None, origin="human")
-            if each.segment_id in boats
-            else each
-            for each in first.segments
-        )
-        step = Operation(kind="relabel", segment_ids=boats, label_from="car", label_to="boat")
-        saved = save(log, first.replace(segments=changed, operations=(step,)))
-        assert isinstance(saved, Revision)
+    """Calls the boats of the first images boats, through the review page."""
+    with review_page(table.uri) as page:
+        for position, scene in enumerate(drawn[:images]):
+            image_id = f"{position:04}.jpg"
+            true_ids = encode_segments(scene.ids).ids
+            boats = [
+                number for number, true_id in enumerate(true_ids, start=1)
+                if scene.label_ids[int(true_id) - 1] == BOAT
+            ]  # fmt: skip
+            state = page.segments(image_id)
+            segments = [
+                {**each, "label": "boat"} if each["segment_id"] in boats else each
+                for each in state["segments"]
+            ]
+            step = {"kind": "relabel", "segment_ids": boats, "label_from": "car",
+                    "label_to": "boat", "pixels": None}  # fmt: skip
+            page.save(
+                {
+                    "image_id": image_id, "parent_revision": state["revision"],
+                    "status": "corrected", "comment": None, "seconds": 2.0, "operations": [step],
+                    "segments": segments,
+                }
+            )  # fmt: skip
 
 
 def trained(

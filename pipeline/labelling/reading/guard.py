@@ -4,6 +4,7 @@ Units that lost a worker are read this way: the image that crashes the child is 
 row with an error.
 """
 
+import contextlib
 import os
 import pickle
 import signal
@@ -112,14 +113,13 @@ def _serve(connection: Connection) -> None:
     connection.send("ready")
     with memory_limit(memory_bytes):
         while True:
-            try:
-                image = connection.recv()
-            except EOFError:  # the parent is done, or has ended
-                return
+            image = connection.recv()
             with time_limit(2 * seconds):  # the parent's own limit fails if the parent has ended
                 answer = decode(image)
             connection.send(answer)
 
 
 if __name__ == "__main__":
-    _serve(Connection(int(sys.argv[1])))
+    # The parent closes the connection when it is done, or has ended: nobody is left to tell.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _serve(Connection(int(sys.argv[1])))
