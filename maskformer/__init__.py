@@ -67,6 +67,7 @@ _HOME = {
     "load_backbone": "backbone_weights",
     "check_folder": "checkpoints.folder",
     "check_forward": "conversion",
+    "check_model": "conversion",
     "check_shapes": "weights",
     "convert_weights": "weights",
     "config_file": "checkpoints.folder",

@@ -19,7 +19,7 @@ from ports import free_ports, instead_of_fixed_ports
 from table_rows import Run, assert_same, rows_of
 
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 
 pytestmark = pytest.mark.timeout(600)
 

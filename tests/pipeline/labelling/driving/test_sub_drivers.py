@@ -23,7 +23,7 @@ from simulated_fleet import FleetJob, WaitingFactory, drawn_units, fleet_job, im
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.ray_dataset import LoadUnit
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.runtime.node_groups import node_groups
 from pipeline.runtime.run_stats import RunStats
 from pipeline.table.store import images, segments

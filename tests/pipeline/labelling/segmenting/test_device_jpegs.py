@@ -185,7 +185,7 @@ def test_rows_are_those_of_exact_decoding_where_decoders_agree(tmp_path, model_f
 
 def test_without_a_gpu_in_the_cluster_the_run_says_so(monkeypatch):
     job = Mock(reading=ReadSettings(decode="gpu"), actors=ActorSettings())
-    monkeypatch.setattr(run, "connect", lambda address, *, dashboard: None)
+    monkeypatch.setattr("pipeline.runtime.cluster.connect", lambda address, *, dashboard: None)
     nodes = [{"Alive": True, "Resources": {"CPU": 16}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     with pytest.raises(WrongUsage, match=r"--decode gpu needs actors with a GPU \(CUDA\)"):
