@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from swin_t import make_swin_t
 
 from maskformer.cpu.segment_shapes import encode_segments
-from maskformer.postprocessing.segmentation import keep_panoptic, panoptic_segmentation
+from maskformer.postprocessing.panoptic import keep_panoptic, panoptic_segmentation
 
 THRESHOLD, OVERLAP = 0.5, 0.5
 Row = tuple[int, int, float, int, tuple[int, ...], str]

@@ -16,7 +16,7 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
-from maskformer.postprocessing.segmentation import KeptQueries, Segmentation
+from maskformer.postprocessing.segments import KeptQueries, Segmentation
 
 GPU = torch.device("cuda")
 TARGET, MASKS, LABELS = (241, 330), (32, 48), 7

@@ -25,7 +25,7 @@ from maskformer import (
     semantic_segments,
 )
 from maskformer.postprocessing import batch_segments
-from maskformer.postprocessing.segmentation import batch_semantic_scores, semantic_scores_at_once
+from maskformer.postprocessing.semantic import batch_semantic_scores, semantic_scores_at_once
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NUM_LABELS = 6

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from maskformer.image_processor import MaskFormerImageProcessor
-from maskformer.postprocessing import segmentation as postprocess
-from maskformer.postprocessing.segmentation import (
-    KeptQueries,
+from maskformer.postprocessing.instances import (
     instance_masks,
     instance_segmentation,
     keep_instance,
-    keep_panoptic,
-    panoptic_segmentation,
+)
+from maskformer.postprocessing.panoptic import keep_panoptic, panoptic_segmentation
+from maskformer.postprocessing.segments import KeptQueries
+from maskformer.postprocessing.semantic import (
+    resized_semantic_scores,
     semantic_scores,
     semantic_segmentation,
     semantic_segments,
@@ -455,7 +456,7 @@ def test_semantic_segments_are_the_labels_that_occur_with_their_mean_share(padde
     labels = label_map.unique().tolist()
     assert [segment.label_id for segment in found.segments] == labels
     assert [segment.id for segment in found.segments] == list(range(1, len(labels) + 1))
-    scores = postprocess.resized_semantic_scores(*arguments, **padded)
+    scores = resized_semantic_scores(*arguments, **padded)
     shares = scores.amax(0) / scores.sum(0)
     for segment in found.segments:
         is_label = label_map == segment.label_id
