@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -149,7 +149,7 @@ class ImageProcessorSettings(Pushable):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.to_dict()})"
 
-    def changed(self, changes: Mapping[str, Any]) -> Self:
+    def changed(self, changes: Mapping[str, Any]) -> Any:
         """Returns a copy with some settings changed; what is None in `changes` stays."""
         given = {name: value for name, value in changes.items() if value is not None}
         if not given:
