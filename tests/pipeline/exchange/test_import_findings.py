@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_tables import draw_table
 from import_files import (
     DELETED,
     DRAWN,
@@ -23,11 +22,6 @@ from PIL import Image
 from maskformer import encode_mask
 from pipeline.reviews.log import ReviewLog
 from pipeline.storage import Storage
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return draw_table(str(tmp_path_factory.mktemp("table") / "table")).uri
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from corpora import picture, put, tar
+from file_histories import NAMES, histories
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from small_tables import READING, finish, settled
 from web import Site, site
 
@@ -180,23 +180,6 @@ def test_entries_that_were_never_there_have_rows_that_say_so_every_time(tmp_path
     assert errors(plan) == ["NotFound", "NotFound"]
     finish(plan.units, table)
     assert settled(corpus, table, "run-2").units == ()
-
-
-NAMES = ["a.jpg", "b.jpg", "c/d.jpg", "e.jpg", "f.tar", "g.jpg", "h.tar"]
-
-
-@st.composite
-def histories(draw):
-    """Nights: which files come, change, change back or go, and how many units are then done."""
-    change = st.tuples(st.sampled_from(NAMES), st.integers(0, 3))
-    return [
-        {
-            "changes": draw(st.lists(change, max_size=6)),
-            "unit_images": draw(st.integers(1, 4)),
-            "done": draw(st.integers(0, 3)),
-        }
-        for _ in range(draw(st.integers(1, 5)))
-    ]
 
 
 @given(histories())
