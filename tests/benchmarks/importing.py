@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from specs import panoptic_spec
-from written_tables import plan_units, write_unit
+from written_tables import plan_units, write_drawn_unit
 
 from maskformer import encode_segments
 from pipeline.storage import Storage
@@ -98,7 +98,7 @@ def draw(place: str, *, images: int, per_image: int) -> int:
                 }
             )  # fmt: skip
         total += len(segments)
-        unit = write_unit(
+        unit = write_drawn_unit(
             table, unit_id, images=rows, segments=segments, metadata=SPEC.file_metadata
         )
         units.append(unit)

@@ -100,7 +100,7 @@ def logits(mask_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def network_sizes(size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """What an image is resized to and padded to, as published, at a short edge of 640."""
+    """Returns the resized and the padded size, as published, at a short edge of 640."""
     processor = MaskFormerImageProcessor(
         size={"shortest_edge": 640, "longest_edge": 2560}, resize_rule="detectron2"
     )

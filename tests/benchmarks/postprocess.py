@@ -123,7 +123,7 @@ def reference_rows(
 def agreement(
     processor: MaskFormerImageProcessorPil, images: list[tuple[Any, tuple[int, int]]]
 ) -> dict[str, int]:
-    """How many rows both have, and how many of these are equal to the last byte.
+    """Counts the rows that both have, and those that are equal to the last byte.
 
     transformers weighs a mask by its score before it asks how large the mask is, so that it keeps
     some segments that lose too much to others. No two queries of this model share a label.

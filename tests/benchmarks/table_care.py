@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from specs import panoptic_spec
-from written_tables import plan_units, write_unit
+from written_tables import plan_units, write_drawn_unit
 
 from maskformer import encode_segments
 from pipeline.maintenance.compact.compaction_plan import plan_compaction
@@ -111,7 +111,7 @@ def queries(rows: str, *, image: str) -> dict[str, float]:
 
 
 def write_amplification(nights: int = 365, night_bytes: int = 4 * 2**20) -> dict[str, Any]:
-    """Of a compaction each night: bytes written over bytes that came, and the files in the end."""
+    """Divides the bytes that nightly compactions write by those that came; counts files too."""
     files: list[CompactedFile] = []
     written = 0
     for night in range(nights):
@@ -164,7 +164,7 @@ def draw(table: TableStore, *, units: int, unit_images: int) -> list[dict[str, A
             {**segment, "image_id": row["image_id"]} for row in rows for segment in row["segments"]
         ]
         planned.append(
-            write_unit(
+            write_drawn_unit(
                 table, unit_id, images=rows, segments=segment_rows, metadata=SPEC.file_metadata
             )
         )

@@ -13,7 +13,7 @@ from pipeline.table.store import IMAGES, SEGMENTS, TableStore, parquet_options
 from pipeline.table.units import Unit
 
 
-def write_unit(
+def write_drawn_unit(
     table: TableStore,
     unit_id: str,
     *,

@@ -52,7 +52,7 @@ from protocol_steps import fresh_writer, next_states
 
 @dataclass(kw_only=True)
 class Found:
-    """What was looked at, and what did not hold."""
+    """Counts of states and steps, and the violations that were found."""
 
     states: int = 0
     steps: int = 0
@@ -103,7 +103,7 @@ def _told(way: Any) -> list[str]:
     return steps[::-1]
 
 
-# What must hold
+# Invariants
 
 
 def _broken(state: State) -> tuple[Invariant, ...]:

@@ -36,7 +36,7 @@ read; one more run ends with every image done, should all others end here."""
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What there is and what may happen, so many times in all."""
+    """The corpus, the runs, and how often each event may happen."""
 
     writers: int
     crashes: int

@@ -52,7 +52,7 @@ def outputs(*, batch_size=2, num_queries=12, height=20, width=28, seed=0, sharpn
 
 
 def class_logits(*scores_and_labels):
-    """One query for each (score, label), that has this score for it and gives null the rest."""
+    """Makes a query for each (score, label), which gives the rest of its probability to null."""
     probabilities = torch.full((len(scores_and_labels), NUM_LABELS + 1), 1e-9)
     for query, (score, label) in enumerate(scores_and_labels):
         probabilities[query, label] = score
@@ -61,7 +61,7 @@ def class_logits(*scores_and_labels):
 
 
 def boxes(*columns, height=4, width=12, inside=9.0):
-    """One mask for each (from, to): a full-height stripe of these columns."""
+    """Makes a mask for each (from, to): a full-height stripe of these columns."""
     logits = torch.full((len(columns), height, width), -inside)
     for mask, (start, stop) in zip(logits, columns, strict=True):
         mask[:, start:stop] = inside
@@ -300,7 +300,7 @@ def test_differs_from_transformers_an_instance_that_lost_too_much_is_dropped():
 
 
 def test_the_second_label_of_an_instance_is_on_the_scale_of_its_score():
-    """One query with two labels: an instance of each, and each is the other's second label."""
+    """Takes a query with two labels: an instance of each, which is the other's second label."""
     classes = torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log()
     found = instances(classes, boxes((0, 8)), threshold=0.01, overlap_mask_area_threshold=0.0)
     (first,) = found.segments  # the second one has no pixel left

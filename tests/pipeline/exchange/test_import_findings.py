@@ -320,7 +320,7 @@ def test_regions_of_label_studio_that_are_no_mask_are_listed(attempt):
 
 
 def test_a_review_since_the_export_stays_and_disjoint_changes_are_joined(attempt, table):
-    """What another reviewer did since the export is neither lost nor taken back."""
+    """Keeps what another reviewer did since the export."""
 
     def delete_first(content):
         content["annotations"].remove(first_of(content))

@@ -158,7 +158,7 @@ def test_a_folder_that_had_images_and_has_none_is_asked_for(tmp_path, table, way
     for place in (corpus, f"{corpus}/in", str(tmp_path / "mount")):
         with pytest.raises(StorageFault, match=rf"no image at {place} .*mounted"):
             settled(place, table, "run-2")
-    # What was never labelled is a mistake in the command.
+    # A path that was never labelled is a mistake in the command.
     with pytest.raises(ValueError, match="no image"):
         settled(str(tmp_path / "mount" / "cc"), table, "run-2")
 

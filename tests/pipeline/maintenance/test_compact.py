@@ -28,7 +28,7 @@ from pipeline.storage import Storage, join
 from pipeline.table.compacted import CompactedFile, pointer_generations, read_pointer
 from pipeline.table.store import TableStore, segments
 
-# What readers see
+# Readers
 
 
 def test_readers_see_the_same_rows_in_fewer_files(place):
@@ -93,7 +93,7 @@ def test_a_reader_that_opened_the_table_before_reads_on(table):
     assert between.files != segments(table.uri).files
 
 
-# What is written
+# Written files
 
 
 def test_the_same_units_give_the_same_bytes_and_a_second_time_gives_nothing(tmp_path, table):

@@ -20,7 +20,7 @@ from pipeline.table.store import TableStore, images
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three rows, so that a few files need several, and the disk."""
+    """Sets batches to three rows, so that a few files need several, and the disk."""
     monkeypatch.setattr(listing_diff, "_BATCH_ROWS", 3)
     monkeypatch.setattr(scratch, "_BATCH_ROWS", 3)
     monkeypatch.setattr(plans, "_BATCH_ROWS", 3)
@@ -32,7 +32,7 @@ def table(tmp_path) -> TableStore:
 
 
 def write_version(root: Path, name: str, version: int) -> None:
-    """The same version again is the same content and time, as in a store whose etags are hashes."""
+    """Writes the same content and time for the same version, as where etags are hashes."""
     data = bytes(version)
     put(root, {name: tar([("x.jpg", data)]) if name.endswith("tar") else data})
     os.utime(root / name, (version, version))

@@ -30,7 +30,7 @@ from pipeline.training.worker import TrainingJob, train
 
 @pytest.fixture(autouse=True)
 def ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Ray Train gives a worker, as plain values."""
+    """Stands in for what Ray Train gives a worker, as plain values."""
     context = SimpleNamespace(
         get_world_rank=lambda: 0,
         get_world_size=lambda: 1,

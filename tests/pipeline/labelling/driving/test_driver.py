@@ -140,7 +140,7 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
 
 
 def by_hand(units, *, job: LabellingJob, table: TableStore) -> None:
-    """The same in this process, one unit after another."""
+    """Labels in this process, one unit after another."""
     segmenter = Segmenter(job.model_files, settings=SEGMENTING, num_threads=1)
     loader = UnitLoader(
         storage=Storage(), reading=job.reading, processor=job.processor, block_bytes=10**9

@@ -118,7 +118,7 @@ def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
 
 
 def test_batches_on_a_gpu_are_bounded_by_images_and_by_memory(model_files, monkeypatch):
-    """Of a card of 80 GB, and of a part of it; batch_pixels is taken as it is."""
+    """Bounds batches on a card of 80 GB and on a part of it; batch_pixels is taken as it is."""
     memory = Mock(return_value=Mock(total_memory=80 * 10**9))
     monkeypatch.setattr(torch.cuda, "get_device_properties", memory)
     gpu = torch.device("cuda")
