@@ -3,18 +3,16 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from job_runs import ROOT, Job, Jobs, Moment, clean_environment, running, wait_until, words
+from job_runs import ROOT, Job, Jobs, Moment, running, wait_until, words
 from ports import free_ports, instead_of_fixed_ports
 from table_rows import Run, assert_same, rows_of
 
@@ -142,39 +140,6 @@ def test_a_node_that_comes_in_mid_run_takes_its_share_and_may_go_again(
 
     assert_same(rows_of(tmp_path / "table"), unbroken.rows)
     assert not (tmp_path / "table" / "_staging").exists()
-
-
-LISTENING = """
-import json, psutil, ray
-from pipeline.runtime.cluster import connect
-
-@ray.remote
-def work():
-    return ray.util.get_node_ip_address()
-
-connect()
-assert ray.get(work.remote()) == "127.0.0.1"
-own = psutil.Process()
-addresses = {
-    connection.laddr.ip
-    for process in [own, *own.children(recursive=True)]
-    for connection in process.net_connections("inet")
-    if connection.status == psutil.CONN_LISTEN
-}
-print(json.dumps(sorted(addresses)))
-"""
-
-
-def test_nobody_else_on_the_network_reaches_a_cluster_that_a_run_starts() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", LISTENING],
-        env={**clean_environment(), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    addresses = {ip_address(each) for each in json.loads(ran.stdout.splitlines()[-1])}
-    assert addresses
-    assert all((getattr(a, "ipv4_mapped", None) or a).is_loopback for a in addresses), addresses
 
 
 @pytest.mark.parametrize(("cpus", "num_actors"), [(1, None), (2, None), (2, 4), (8, 3)])
