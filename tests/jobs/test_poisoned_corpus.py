@@ -3,6 +3,7 @@
 import gzip
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
