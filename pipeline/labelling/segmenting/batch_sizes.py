@@ -14,8 +14,8 @@ USUAL_IMAGES = 88
 """Of a batch where there are enough of one shape."""
 
 MOST_IMAGES = 131
-"""Images of a shape that still go as one batch: photographs at 512 pixels are 494 windows each, and a
-kernel of attention takes 65,535."""
+"""Images of a shape that still go as one batch. At 512 pixels photographs are 494 windows each, and
+kernels of attention take 65,535."""
 
 MOST_TARGET_PIXELS = 2**28
 """Of a batch's images at their own sizes: post-processing keeps some bytes for each."""
