@@ -30,7 +30,7 @@ _USUAL_SIZE = (480, 640)
 # Images of a block beside GPUs.
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 256, 64
 _BLOCKS_OF_AN_ACTOR = 4
-# Of an actor on one machine: while it works on a block, the next is read.
+# An actor on one machine gets as many: while it works on a block, the next is read.
 _FEWEST_BLOCKS = 5
 # Its start takes as long as some tens of images.
 _IMAGES_OF_AN_ACTOR = 64
@@ -50,7 +50,7 @@ def this_machine() -> dict[str, float]:
 def _num_cpus() -> int:
     cpus = len(os.sched_getaffinity(0))
     quota = Path("/sys/fs/cgroup/cpu.max")
-    share, period, *_ = [*(quota.read_text().split() if quota.is_file() else ()), "max", "max"]
+    share, _, period = (quota.read_text() if quota.is_file() else "max").strip().partition(" ")
     return min(cpus, max(1, int(share) // int(period))) if share.isdecimal() else cpus
 
 

@@ -23,7 +23,7 @@ _PASSES = 4
 
 
 class Engine(Protocol):
-    """Where the passes of a run are executed."""
+    """The cluster or the processes that execute the passes of a run."""
 
     machines: Machines
     attempts: RemoteObject
