@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 
 BIN = Path(sys.executable).parent
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-# What `python` is, is the cluster's business.
+# The cluster decides what `python` is.
 PATH = {"PATH": f"{BIN}:{os.environ['PATH']}"}
 QUICK_TO_MISS_A_NODE = {
     "RAY_health_check_period_ms": "1000",
@@ -138,7 +138,7 @@ def test_actors_leave_room_for_a_reader_and_a_stager_on_any_node(
 
     machines = Machines.of_cluster(ActorSettings(num_actors=num_actors))
 
-    # Else all wait for ever: the actors for images, the reader for a CPU.
+    # Otherwise all wait for ever: the actors for images, the reader for a CPU.
     actors = machines.most_actors * machines.actor_cpus
     others = machines.reader_cpus + machines.stager_cpus
     assert actors + others <= cpus

@@ -151,8 +151,8 @@ def _kill(
 
 
 def _check_and_spoil(table: Path, corpus: Path, *, unbroken: Run, done: set[str]) -> set[str]:
-    """What is visible is right and whole; then what is done is made unreadable, so that reading it
-    again would be seen in the rows. Gives the ids of what is done."""
+    """Checks what is visible; then spoils the sources of what is done, so that reading them
+    again would be seen in the rows. Returns the ids of what is done."""
     if not (table / "_table.json").exists():
         return done
     rows = rows_of(table)

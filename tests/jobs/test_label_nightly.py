@@ -57,7 +57,7 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     assert (table / "_runs" / first.report["run_id"] / "report.html").exists()
     assert not lock_of(table).exists()
 
-    # Nothing is new: seconds, and no cluster.
+    # Without new images it takes seconds and starts no cluster.
     second = here(label_nightly.main, **options)
     assert second.exit_code == 0
     assert "nothing to do" in second.stderr

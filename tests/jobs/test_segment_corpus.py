@@ -40,7 +40,7 @@ from pipeline.table.store import IMAGES, SEGMENTS, decode_rle
 pytestmark = pytest.mark.timeout(600)
 
 
-# What a run leaves
+# The output of a run
 
 
 def test_every_image_of_every_kind_of_source_gets_one_row(mixed: Run) -> None:
@@ -50,7 +50,7 @@ def test_every_image_of_every_kind_of_source_gets_one_row(mixed: Run) -> None:
     assert images["photos/000.png"]["member"] is None
     assert images["photos/000.png"]["uri"] == str(mixed.corpus / "photos/000.png")
     assert images["far"]["uri"].endswith("elsewhere/far.png")
-    # Of a photograph and a label map with one key, the photograph.
+    # The photograph counts where a label map has its key.
     assert images["shards/a.tar/0001"]["member"] == "0001.jpg"
 
 

@@ -71,7 +71,7 @@ def table(
 
 @pytest.fixture(scope="module")
 def of_rows(dataset: LabelledImages, table: TableStore) -> EvaluationSums:
-    """Of the data set, by the table. Not to be changed."""
+    """Evaluates the table against the data set, once for tests that only read the result."""
     return from_table(dataset, table)
 
 
@@ -93,7 +93,7 @@ def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> EvaluationSums
 
 
 def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -> EvaluationSums:
-    """In this process, all images at once."""
+    """Evaluates in this process, all images at once."""
     loader = ImageLoader(dataset=dataset, processor=model.processor, block_bytes=10**9)
     [block] = loader(pa.table({"index": range(len(dataset))}, schema=INDICES))
     [receipt] = evaluation_job(dataset).scorer(segmenter(block)).to_pylist()
@@ -105,7 +105,7 @@ def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -
 def labelled_table(
     corpus: str, model: ModelFolder, segmenter: Segmenter, *, place: str
 ) -> TableStore:
-    """What the main job makes of the photographs, in several units."""
+    """Labels the photographs in several units, as the main job does."""
     reading, table = ReadSettings(), TableStore(place, Storage())
     spec = table_spec(model, segmenting=SEGMENTING, reading=reading)
     table.create(spec)

@@ -435,7 +435,7 @@ def test_a_plan_that_another_came_before_is_made_again(tmp_path, table):
 
 
 def test_a_plan_whose_number_was_given_without_an_answer_holds(tmp_path):
-    """As when the network fails after the server has done what it was asked."""
+    """Covers a network that fails after the server has done its work."""
 
     class Deaf(Storage):
         def write_new(self, uri, data):

@@ -27,6 +27,7 @@ from pipeline.training.worker import TrainingJob, train
 
 @pytest.fixture(autouse=True)
 def ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for what Ray Train gives a worker, as plain values."""
     be_the_only_worker(monkeypatch)
     monkeypatch.setattr(notes_module, "_LOOK_EVERY_SECONDS", 0.05)
 

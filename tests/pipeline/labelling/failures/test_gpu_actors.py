@@ -31,12 +31,12 @@ NUM_IMAGES, UNIT_IMAGES, BLOCK_IMAGES = 24, 6, 3
 
 
 class AcceleratorError(RuntimeError):
-    """As torch's, without torch."""
+    """Stands in for torch's, without torch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Faults:
-    """What goes wrong on which cards."""
+    """The failures of each card."""
 
     diary: Path
     at_start: tuple[str, ...] = ()
