@@ -112,7 +112,9 @@ def labelled_table(
     units = UnitSettings(unit_bytes=8000)
     plan = plan_corpus(corpus, table=table, spec=spec, reading=reading, units=units)
     assert len(plan.units) > 1
-    label_by_hand(plan.units, table=table, processor=model.processor, segmenter=segmenter)
+    label_by_hand(
+        plan.units, table=table, spec=spec, processor=model.processor, segmenter=segmenter
+    )
     return table
 
 
