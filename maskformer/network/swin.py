@@ -263,11 +263,13 @@ class _WindowAttention(nn.Module):
         """Windows at the edge of a rolled map come last, and have strangers in them."""
         query, key, value = qkv.transpose(1, 3).unbind(2)
         bias = self._position_bias().to(query.dtype)
-        inner = len(query) - len(strangers)
+        # Not `len`, which a graph that is exported for maps of any size would take for a constant.
+        num_edge = strangers.shape[0]
+        inner = query.shape[0] - num_edge
         parts = []
         if inner:
             parts.append(self._heads(query[:inner], key[:inner], value[:inner], bias))
-        if len(strangers):
+        if num_edge:
             edge_bias = bias + strangers[:, None].to(query.dtype)
             parts.append(self._heads(query[inner:], key[inner:], value[inner:], edge_bias))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
