@@ -81,9 +81,16 @@ class OnnxModel(QueryMasks):
 
 
 def _session(graph: bytes, *, num_threads: int) -> Any:
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "--engine onnx needs onnxruntime on every node of the cluster, and it is not on this "
+            "one; type there: pip install 'maskformer-pipeline[onnx]'"
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.log_severity_level = 3
+    # Memory comes from the C library's allocator, and is torch's when post-processing needs it.
+    options.enable_cpu_mem_arena = False
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -120,10 +120,11 @@ def _image_plan(
     height: int, width: int, window: int, shift: int, device: torch.device
 ) -> ImagePlan:
     with torch.inference_mode(False), torch.no_grad():
-        rows, columns = -(-height // window), -(-width // window)
+        # Not minus the quotient of minus: integers of ONNX are divided towards zero.
+        rows, columns = (height + window - 1) // window, (width + window - 1) // window
         y = torch.arange(rows * window, device=device)
         x = torch.arange(columns * window, device=device)
-        source_y, source_x = (y + shift) % y.shape[0], (x + shift) % x.shape[0]
+        source_y, source_x = y.roll(-shift), x.roll(-shift)
         token = source_y[:, None] * width + source_x
         token = token.masked_fill((source_y[:, None] >= height) | (source_x >= width), -1)
         token = _cut(token, window)
