@@ -77,8 +77,8 @@ class SegmentSettings:
     CPUs alone, faster for small models (see maskformer/export/README.md). The first run exports the
     model, which takes a minute or more; the graph is kept. A table goes on with its own."""
     batch_pixels: int | None = None
-    """Most pixels of a batch after resizing. By default up to 32 images, as many as the GPU has
-    memory for; one image on a CPU."""
+    """Most pixels of a batch after resizing. By default 88 images and up to 131, as far as the GPU
+    has memory for them; one image on a CPU."""
     out_of_memory: Literal["record", "shrink", "tile"] = "record"
     """Result for an image that does not fit into memory. record: an error; shrink: segment it at
     half its size and less; tile: segment it part by part. With the last two, rows may depend on the

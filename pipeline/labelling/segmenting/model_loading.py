@@ -126,7 +126,9 @@ def _as_folder(files: ModelFiles) -> Iterator[str]:
 def _torch_engine(
     source: ModelSource, *, settings: SegmentSettings, num_threads: int
 ) -> tuple[ForwardModel, MaskFormerImageProcessor]:
-    return load_model(source, settings=settings)
+    model, processor = load_model(source, settings=settings)
+    model.keep_position_biases()
+    return model, processor
 
 
 def _onnx_engine(
