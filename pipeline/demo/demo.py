@@ -57,7 +57,7 @@ _NEXT = """What to type next, with photographs of your own:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSize:
-    """How much work the demo does."""
+    """Numbers of scenes and steps of a demo."""
 
     num_scenes: int = 24
     """Scenes that are labelled."""
@@ -154,7 +154,7 @@ class _Demo:
     def _correct(self) -> list[Mistake]:
         self._head(3, "correct two mistakes on the page")
         table = self._at("table")
-        mistakes = chosen_mistakes([*found_mistakes(self._truth(), rows_by_image(table))])
+        mistakes = chosen_mistakes([*found_mistakes(self._truth(), segments_by_image(table))])
         words = ("review", table, "--reviewer", _REVIEWER, "--no_open", "--port", "0")
         with served_page(*words) as address:
             page = PageSession(address)
@@ -172,7 +172,9 @@ class _Demo:
 
     def _right_images(self, mistakes: Sequence[Mistake]) -> list[str]:
         """Returns images to accept where there are fewer than two to correct."""
-        ids = sorted(rows_by_image(self._at("table")).keys() - {each.image_id for each in mistakes})
+        ids = sorted(
+            segments_by_image(self._at("table")).keys() - {each.image_id for each in mistakes}
+        )
         return ids[: 2 - len(mistakes)]
 
     def _train(self) -> None:
@@ -199,7 +201,7 @@ class _Demo:
             self._quality(table, output="evaluation"),
             self._quality(second, output="second_evaluation"),
         )
-        rows = rows_by_image(second)
+        rows = segments_by_image(second)
         learnt = sum(is_corrected(each, rows.get(each.image_id, ())) for each in mistakes)
         self._say(
             f"panoptic quality by the truth {before:.1f} before and {after:.1f} after; the second "
@@ -246,7 +248,7 @@ class _Demo:
         return open_labelled(DatasetSettings(dataset=self._at("corpus")))
 
 
-def rows_by_image(table: str) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+def segments_by_image(table: str) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """Returns the model's segments of each image that has any, by image_id."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     columns = ["image_id", "segment_id", "label", "height", "width", "rle"]

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from maskformer import MaskFormerForInstanceSegmentation
-from pipeline.demo.demo import most_varied_image, rows_by_image
+from pipeline.demo.demo import most_varied_image, segments_by_image
 from pipeline.reviews.log import ReviewLog
 from pipeline.storage import Storage
 from pipeline.table.store import images
@@ -82,7 +82,7 @@ def test_a_screenshot_is_written_or_what_is_missing_is_said(demo: RunDemo) -> No
 
 def test_two_images_are_reviewed_beside_rows_that_stay(demo: RunDemo) -> None:
     log = ReviewLog.of_table(demo.at("table"), reviews=None, storage=Storage())
-    rows = rows_by_image(demo.at("table"))
+    rows = segments_by_image(demo.at("table"))
     newest = [each for image_id in rows if (each := log.latest(image_id)) is not None]
     assert [each.status for each in newest] == ["corrected", "corrected"]
     assert {each.reviewer for each in newest} == {"demo"}
@@ -95,9 +95,9 @@ def test_the_second_model_has_learnt_from_the_reviewed_images(demo: RunDemo) -> 
     [learnt] = json.loads(Path(demo.at("second_model/revisions.json")).read_text()).values()
     log = ReviewLog.of_table(demo.at("table"), reviews=None, storage=Storage())
     assert learnt
-    assert {image_id for image_id in rows_by_image(demo.at("table")) if log.latest(image_id)} == {
-        *learnt
-    }
+    assert {
+        image_id for image_id in segments_by_image(demo.at("table")) if log.latest(image_id)
+    } == {*learnt}
     MaskFormerForInstanceSegmentation.from_pretrained(demo.at("second_model"))
     assert "panoptic quality by the truth" in demo.printed
     assert Path(demo.at("comparison/report.html")).stat().st_size > 1000
@@ -107,11 +107,14 @@ def test_pycocotools_loads_the_export_with_the_corrections(demo: RunDemo) -> Non
     exported = COCO(demo.at("coco/annotations/instances_default.json"))
     assert len(exported.imgs) == NUM_SCENES
     corrected = demo.printed.count("without a segment is painted")
-    assert len(exported.anns) <= sum(map(len, rows_by_image(demo.at("table")).values())) + corrected
+    assert (
+        len(exported.anns)
+        <= sum(map(len, segments_by_image(demo.at("table")).values())) + corrected
+    )
 
 
 def test_the_most_varied_image_is_shown(demo: RunDemo) -> None:
-    rows = rows_by_image(demo.at("table"))
+    rows = segments_by_image(demo.at("table"))
     most = max(len({row["label"] for row in each}) for each in rows.values())
     shown = rows[most_varied_image(demo.at("table"))]
     assert len({row["label"] for row in shown}) == most
