@@ -61,10 +61,10 @@ class DemoSize:
 
     num_scenes: int = 24
     """Scenes that are labelled."""
-    num_truths: int = 24
+    num_truths: int = 16
     """Other scenes, whose truth the second model learns from beside the corrected ones."""
-    num_steps: int = 16
-    batch_size: int = 8
+    num_steps: int = 12
+    batch_size: int = 4
 
 
 def run_demo(folder: Path, *, size: DemoSize | None = None) -> int:
@@ -184,7 +184,7 @@ class _Demo:
             "train", "--model", self._model, "--dataset", self._at("table"), self._at("truth"),
             "--dataset_weights", "0.25", "0.75", "--reviewed", "only", "--output", output,
             "--num_steps", str(size.num_steps), "--batch_size", str(size.batch_size),
-            "--learning_rate", "5e-5", "--clip_norm", "1", "--log_every", "1",
+            "--learning_rate", "5e-5", "--clip_norm", "1", "--log_every", "2",
         )  # fmt: skip
         self._say(
             f"{count(size.num_steps, 'step')} of {count(size.batch_size, 'image')}, a quarter of "

@@ -9,6 +9,7 @@ scenes again, in two nights, for the report of a night.
 import argparse
 import io
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pipeline.demo.commands import CommandFailed, run_command, served_page
 from pipeline.demo.demo import SAMPLE_MODEL, most_varied_image
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.table.drawing import photograph_beside_overlay
-from pipeline.table.store import segments
+from pipeline.table.store import images, segments
 from pipeline.training.curves import curves
 
 MOST_BYTES = 150_000
@@ -37,6 +38,7 @@ PICTURES = (
 )  # fmt: skip
 """The files that are made."""
 
+_SOME_REVIEWED = re.compile(r"^[1-9]\d* of ")
 _REPORT_SIZE = {"width": 820, "height": 1180}
 _PICTURE_HEIGHT = 400
 
@@ -90,6 +92,8 @@ def write_screenshots(demo: Path, output: Path) -> None:
                 page = browser.new_page(viewport=SIZE)
                 page.goto(address)
                 wait_for_grid(page)
+                page.get_by_text(_SOME_REVIEWED).wait_for()
+                page.wait_for_load_state("networkidle")
                 _write_both(page, output, "gallery")
             with served_page("review", table, "--no_open", "--port", "0") as address:
                 page = browser.new_page(viewport=SIZE)
@@ -105,7 +109,9 @@ def _select_segment(page: Any, address: str, *, table: str) -> None:
     page.goto(address)
     wait_for_grid(page)
     image_id = most_varied_image(table)
-    page.evaluate("hash => { location.hash = hash; }", f"image?{urlencode({'image_id': image_id})}")
+    names = sorted(images(table).to_table(columns=["image_id"])["image_id"].to_pylist())
+    route = urlencode({"image_id": image_id, "at": names.index(image_id)})
+    page.evaluate("hash => { location.hash = hash; }", f"image?{route}")
     chosen = page.locator(f"#legend [data-segment='{_largest_thing(table, image_id)}']")
     chosen.wait_for()
     page.locator("#loading").wait_for(state="hidden")
