@@ -205,8 +205,9 @@ class _Demo:
         learnt = sum(is_corrected(each, rows.get(each.image_id, ())) for each in mistakes)
         self._say(
             f"panoptic quality by the truth {before:.1f} before and {after:.1f} after; the second "
-            f"model sees {learnt} of {count(len(mistakes), 'correction')} as they were made. "
-            "So few steps show the way, and are no training"
+            f"model sees {learnt} of {count(len(mistakes), 'correction')} as they were made; a "
+            "training that changes a model takes thousands of steps, not "
+            f"{self._size.num_steps}"
         )
 
     def _quality(self, table: str, *, output: str) -> float:
