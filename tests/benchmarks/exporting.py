@@ -95,11 +95,9 @@ def _exporting(table: str, output: str) -> float:
 def peak_mb(table: TableStore, output: str) -> int:
     """The most memory of a process that exports a table."""
     code = (
-        "import re, sys; from pipeline.cli.running import run_job; "
-        "code = run_job('export', sys.argv[1:]); "
-        # A child begins with the peak of its parent in getrusage, and not here.
-        "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024); "
-        "sys.exit(code)"
+        "import sys; sys.path.append('tests/benchmarks'); from peak_memory import peak_mb; "
+        "from pipeline.cli.running import run_job; "
+        "code = run_job('export', sys.argv[1:]); print(peak_mb()); sys.exit(code)"
     )
     words = [table.uri, output, "--format", "coco_instances", "--images", "none"]
     said = subprocess.run(

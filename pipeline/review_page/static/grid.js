@@ -86,6 +86,12 @@ export class Grid {
     this.#render();
   }
 
+  /** Shows the list as it is now, where it is scrolled to: the table has changed. */
+  update() {
+    for (const tile of this.#tiles.values()) tile.shown = null;
+    this.#layout();
+  }
+
   #clear() {
     this.rows.replaceChildren();
     this.#tiles.clear();
