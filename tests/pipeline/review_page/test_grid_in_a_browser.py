@@ -62,6 +62,10 @@ def test_the_grid_sorts_filters_and_counts(page: Any, table: TableStore) -> None
     page.get_by_role("button", name="Descending").click()
     expect(page.get_by_role("button", name="Descending")).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".tile-name").first).to_have_text(by_score(table)[-1])
+    page.get_by_label("Sort by").select_option("strangeness")
+    expect(facts.first).to_contain_text("strangeness ")
+    values = [float(re.findall(r"strangeness ([\d.]+)", f)[0]) for f in facts.all_inner_texts()]
+    assert values == sorted(values, reverse=True)
     page.locator("#label-list button", has_text="label 100").first.click()
     of_label = labels.filter(pc.field("label") == "label 100")["image_id"].unique()
     expect(page.locator("#total")).to_have_text(images_in_words(len(of_label)))
