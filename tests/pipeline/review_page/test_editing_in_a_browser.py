@@ -177,7 +177,7 @@ def test_a_server_that_is_killed_loses_nothing_of_a_draft(
     server.start()
     page.goto(server.opening_address)
     wait_for_grid(page)
-    # What was accepted while the server was away is saved by the page that comes next.
+    # The next page saves what was accepted while the server was away.
     open_image(page, "006.jpg")
     wait_until_saved(page)
     revision = saved(table, "006.jpg")

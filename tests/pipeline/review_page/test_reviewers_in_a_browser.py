@@ -30,7 +30,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> TableStore:
 
 @pytest.fixture(scope="module")
 def addresses(table: TableStore) -> Iterator[tuple[str, str]]:
-    """The same table, served to each of two reviewers by a server of their own."""
+    """Serves the same table to two reviewers, each by a server of their own."""
     with (
         opened_page(table.uri, reviewer="ana") as (ana, _),
         opened_page(table.uri, reviewer="ben") as (ben, _),
