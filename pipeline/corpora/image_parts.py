@@ -26,7 +26,7 @@ _FILES_KEPT = 32
 
 
 class MissingImage(Exception):
-    """No part of a source holds the image; the message says why, for people."""
+    """An error: no part of a source holds the image. The message says why, for people."""
 
 
 class MissingSource(MissingImage):

@@ -100,7 +100,7 @@ class PageApi:
 
     async def page(self, request: web.Request) -> web.Response:
         if self._loaded.done():
-            # What is new in a table on a disk is found at once; a bucket's listing may take longer.
+            # A listing of a disk takes less time than this; one of a bucket goes on behind it.
             check = self._in(self._answers, self._view.reload)
             check.add_done_callback(lambda done: done.exception())
             await asyncio.wait([check], timeout=_RELOAD_SECONDS)

@@ -26,7 +26,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """What is kept of the newest revision of an image, whether the table has it or not."""
+    """The newest revision of an image as it is kept, whether the table has the image or not."""
 
     revision: Revision
     """Without its segments."""

@@ -3,6 +3,7 @@
 import { getJson, reason } from "./api.js";
 import { byId, element, setText } from "./dom.js";
 import { Drafts } from "./drafts.js";
+import { startEncoder } from "./encoder.js";
 import { Filters } from "./filters.js";
 import { Grid } from "./grid.js";
 import { ImageList } from "./image_list.js";
@@ -298,6 +299,7 @@ function showKeys(canSave) {
 }
 
 async function start() {
+  startEncoder();
   let table = null;
   while (table === null) {
     try {
