@@ -78,6 +78,8 @@ def _kind(info: str, text: str, *, place: str) -> str:
         return "shell"
     if _SQL.match(first):
         return "sql"
+    if all(re.match(r"\w+: \S", line) for line in text.splitlines()):
+        return "yaml"  # settings, as a model's card lists them
     try:
         ast.parse(text)
     except SyntaxError as error:

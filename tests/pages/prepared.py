@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from page_blocks import ROOT
 from PIL import Image
 
@@ -25,8 +27,10 @@ NUM_PHOTOS = 6
 SIZE = (96, 128)
 LINKED = ("configs", "jobs", "maskformer", "pipeline", "tests", "Makefile", ".ci")
 """What a command finds below the folder of a checkout."""
-TABLES = ("segments", "TABLE", "demo/table", "stricter", "labels-2", "segments-2")
-"""Names of the same table, besides `labels`."""
+REVIEWED = ("segments", "TABLE", "demo/table")
+"""Names of the same table as `labels`, where three images are accepted."""
+OTHERS = ("stricter", "labels-2", "segments-2")
+"""Names of a table as of another model: it lacks a segment of each image."""
 CORPORA = ("demo/corpus", "scans")
 DATA = ("OLD", "data/train", "data/val", "train", "val")
 """Names of a small data set of drawn scenes."""
@@ -57,9 +61,12 @@ def prepare(folder: Path, *, label: list[str]) -> None:
         pixels = np.ascontiguousarray(draw_scene(number, seed=5, size=SIZE).pixels)
         Image.fromarray(pixels).save(folder / f"photos/town/{number}.jpg")
     run_command(label, folder)
-    for name in TABLES:
+    for name in (*REVIEWED, *OTHERS):
         shutil.copytree(folder / "labels", folder / name)
+    for name in REVIEWED:
         _accept(str(folder / name), image_ids=["town/0.jpg", "town/1.jpg", "town/2.jpg"])
+    for name in OTHERS:
+        _without_first_segments(folder / name)
     for name in CORPORA:
         shutil.copytree(folder / "photos", folder / name)
     write_shards(str(folder / DATA[0]), num_images=4, seed=1, sizes=[SIZE])
@@ -84,3 +91,9 @@ def _accept(table: str, *, image_ids: list[str]) -> None:
                 status="accepted", reviewer="anna", created_at=datetime.now(UTC), tool="a test"
             ),
         )
+
+
+def _without_first_segments(table: Path) -> None:
+    for file in (table / "segments").glob("*.parquet"):
+        rows = pq.read_table(file)
+        pq.write_table(rows.filter(pc.greater(rows["segment_id"], 1)), file)
