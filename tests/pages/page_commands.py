@@ -223,7 +223,8 @@ def serve(name: str, words: Sequence[str]) -> None:
         def fetch() -> None:
             try:
                 opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-                with opener.open(address, timeout=30) as answer:
+                # Refused where the command has ended with an error, which is what counts then.
+                with contextlib.suppress(OSError), opener.open(address, timeout=30) as answer:
                     fetched.append(answer.status)
             finally:
                 os.kill(os.getpid(), signal.SIGINT)

@@ -74,7 +74,7 @@ def run_page(page: str, runner: Runner) -> dict[str, Any]:
                 elif block.kind == "python":
                     printed = run_python(block.text, names)
                 elif block.kind == "sql":
-                    database.execute(re.sub(r"\b[A-Z]{3,}\b", in_place, block.text))
+                    database.execute(re.sub(r"\b[A-Z]{3,}\b", in_place, block.text)).fetchall()
                 elif block.kind == "text" and printed:
                     assert block.text == printed, "this is not what the snippet prints"
                     printed = ""
@@ -205,7 +205,7 @@ def test_the_masks_are_the_same_in_each_language(folder):
     with contextlib.closing(duckdb.connect()) as database:
         for block in blocks_of(TABLES):
             if block.kind == "sql":
-                database.execute(block.text)
+                database.execute(block.text).fetchall()
         runs = database.sql("SELECT image_id, segment_id, start, length FROM runs").fetchall()
     flat = {key: np.zeros(height * width, bool) for key, (height, width) in size.items()}
     for image_id, segment_id, start, length in runs:
