@@ -2,8 +2,7 @@
 
 A photograph of 480 x 640 at the size that each model was published with, weights drawn at random
 (their values do not change the time), the forward pass in float32 by one thread. CPU seconds, the
-lowest of the rounds, so that other work on the machine hardly matters; models take turns. Prints
-one JSON line.
+lowest of the rounds; on a busy machine trust the ratios alone. Prints one JSON line.
 
     python tests/benchmarks/model_speed.py [--rounds 3] [--models NAME NAME]
 """
