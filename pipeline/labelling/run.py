@@ -153,11 +153,16 @@ def _connect(job: LabellingJob) -> None:
         ConnectionError: no cluster answers.
     """
     connect(job.actors.ray_address, dashboard=job.actors.dashboard)
-    if job.reading.decode == "gpu" and not Machines.of_cluster(job.actors).actor_gpus:
-        raise WrongUsage(
-            "--decode gpu needs actors with a GPU (CUDA), and there is none here; a table made "
-            "with it is continued where there is one"
-        )
+    is_compiled = job.segmenting.compile_cache is not None
+    needs_gpus = is_compiled or job.reading.decode == "gpu"
+    if not needs_gpus or Machines.of_cluster(job.actors).actor_gpus:
+        return
+    if is_compiled:
+        raise WrongUsage("--compile_cache needs actors with a GPU (CUDA), and there is none here")
+    raise WrongUsage(
+        "--decode gpu needs actors with a GPU (CUDA), and there is none here; a table made "
+        "with it is continued where there is one"
+    )
 
 
 def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepared:
