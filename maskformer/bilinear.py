@@ -1,8 +1,8 @@
 """Bilinear resampling of maps, whole or in pieces.
 
-Takes the low-resolution maps of the model for `mask_argmax.py` and `segmentation.py`. Follows the
-convention of `torch.nn.functional.interpolate` with `align_corners=False`. Each value is computed
-by the same operations in every piece, so that pieces of any size equal the whole to the last bit.
+Takes the low-resolution maps of the model for `postprocessing/`. Follows the convention of
+`torch.nn.functional.interpolate` with `align_corners=False`. Each value is computed by the same
+operations in every piece, so that pieces of any size equal the whole to the last bit.
 """
 
 from collections.abc import Iterator

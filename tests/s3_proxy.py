@@ -207,7 +207,7 @@ class _Connection:
         elif fault == "lost answer":
             self._reset()
         elif fault == "truncated":
-            # Of an answer without a body, not even its head.
+            # An answer without a body loses even its head.
             await self._send(head + body[: len(body) // 2] if body else head[: len(head) // 2])
             raise _Broken
         else:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 @dataclass
 class Site:
-    """What a server has, by its path as it stands in the request, and what it was asked for."""
+    """The contents of a server by path as it stands in the request, and the requests it got."""
 
     url: str
     content: dict[str, bytes]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
 from maskformer.cpu.compiled import compiled
-from maskformer.cpu.rle_shapes import LARGEST_MASK_PIXELS, unpack_counts
+from maskformer.cpu.rle_shapes import unpack_counts, widen_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,7 @@ def _overlap_all(text, offsets, images, is_second, heights, widths, is_disjoint,
             place = bounds[rle - begin]
             bounds[rle - begin + 1] = place
             height, width = heights[rle], widths[rle]
-            if height < 1 or width < 1 or height > LARGEST_MASK_PIXELS // width:
-                continue
-            number = unpack_counts(text, offsets[rle], offsets[rle + 1], height * width, counts)
+            number = unpack_counts(text, offsets[rle], offsets[rle + 1], height, width, counts)
             if number < 0:
                 continue
             is_valid[rle] = True
@@ -141,13 +139,7 @@ def _runs(counts, number, height, runs, place, rows):
         if index & 1 and end > start:
             runs[place, 0], runs[place, 1] = start, end
             place += 1
-            first, last = start // height, (end - 1) // height
-            if last > first:
-                # It touches the bottom of one column and the top of the next.
-                top, bottom = np.int64(0), height - 1
-            else:
-                top = min(top, start - first * height)
-                bottom = max(bottom, end - 1 - last * height)
+            top, bottom = widen_rows(start, end, height, top, bottom)
         start = end
     rows[0], rows[1] = top, bottom
     return place

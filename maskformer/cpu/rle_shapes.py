@@ -74,12 +74,10 @@ def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes,
     taken_size = np.int64(-1)
     for rle in range(len(images)):
         height, width = heights[rle], widths[rle]
-        if height < 1 or width < 1 or height > LARGEST_MASK_PIXELS // width:
-            continue
-        size = height * width
-        number = unpack_counts(text, offsets[rle], offsets[rle + 1], size, counts)
+        number = unpack_counts(text, offsets[rle], offsets[rle + 1], height, width, counts)
         if number < 0:
             continue
+        size = height * width
         is_valid[rle] = True
         if taken_size != size or rle == 0 or images[rle] != images[rle - 1]:
             num_words = (size >> 6) + 1
@@ -93,8 +91,11 @@ def _measure_all(text, offsets, images, heights, widths, is_valid, areas, boxes,
 
 @compiled()
 @no_type_check
-def unpack_counts(text, begin, end, size, counts):
+def unpack_counts(text, begin, end, height, width, counts):
     """Fills in the counts; returns their number, or -1 where they are no mask of that size."""
+    if height < 1 or width < 1 or height > LARGEST_MASK_PIXELS // width:
+        return -1
+    size = height * width
     number, total, place = 0, np.int64(0), begin
     while place < end:
         value, shift = np.int64(0), np.int64(0)
@@ -130,22 +131,27 @@ def _measure(counts, number, height, taken, box):
     for run in range(number):
         end = start + counts[run]
         if run & 1 and end > start:
-            first, last = start // height, (end - 1) // height
-            if last > first:
-                # It touches the bottom of one column and the top of the next.
-                top, bottom = np.int64(0), height - 1
-            else:
-                top = min(top, start - first * height)
-                bottom = max(bottom, end - 1 - last * height)
+            top, bottom = widen_rows(start, end, height, top, bottom)
             if left < 0:
-                left = first
-            right = last
+                left = start // height
+            right = (end - 1) // height
             area += end - start
             shared += _take(taken, start, end)
         start = end
     if area:
         box[0], box[1], box[2], box[3] = left, top, right - left + 1, bottom - top + 1
     return area, shared
+
+
+@compiled()
+@no_type_check
+def widen_rows(start, end, height, top, bottom):
+    """Returns the first and the last row of a mask with one run more."""
+    first, last = start // height, (end - 1) // height
+    if last > first:
+        # It touches the bottom of one column and the top of the next.
+        return np.int64(0), height - 1
+    return min(top, start - first * height), max(bottom, end - 1 - last * height)
 
 
 @compiled()

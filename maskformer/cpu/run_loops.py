@@ -5,6 +5,8 @@
 
 from typing import no_type_check
 
+import numpy as np
+
 from maskformer.cpu.compiled import compiled
 
 
@@ -13,38 +15,38 @@ from maskformer.cpu.compiled import compiled
 def draw_runs(edges, image_height, rows, columns, plane):
     """Sets the pixels of the mask to 1."""
     for x in range(len(columns)):
-        if columns[x] < 0:
-            continue
-        top = columns[x] * image_height
-        run = _run_at(edges, top)
-        for y in range(len(rows)):
-            if rows[y] < 0:
-                continue
-            run = _run_after(edges, run, top + rows[y])
-            if 2 * run == len(edges) or edges[2 * run] >= top + image_height:
-                break
-            if edges[2 * run] <= top + rows[y]:
-                plane[y, x] = 1
+        if columns[x] >= 0:
+            _draw_column(edges, image_height, rows, columns[x], plane[:, x])
 
 
 @compiled()
 @no_type_check
 def first_column(edges, image_height, rows, columns):
-    """The first column that has a pixel inside; the number of columns where none has."""
+    """Returns the first column that has a pixel inside; the number of columns where none has."""
+    pixels = np.zeros(len(rows), np.uint8)
     for x in range(len(columns)):
-        if columns[x] < 0:
-            continue
-        top = columns[x] * image_height
-        run = _run_at(edges, top)
-        for y in range(len(rows)):
-            if rows[y] < 0:
-                continue
-            run = _run_after(edges, run, top + rows[y])
-            if 2 * run == len(edges) or edges[2 * run] >= top + image_height:
-                break
-            if edges[2 * run] <= top + rows[y]:
-                return x
+        if columns[x] >= 0 and _draw_column(edges, image_height, rows, columns[x], pixels):
+            return x
     return len(columns)
+
+
+@compiled()
+@no_type_check
+def _draw_column(edges, image_height, rows, column, pixels):
+    """Sets the column's pixels inside the mask to 1; tells whether there are any."""
+    found = False
+    top = column * image_height
+    run = _run_at(edges, top)
+    for y in range(len(rows)):
+        if rows[y] < 0:
+            continue
+        run = _run_after(edges, run, top + rows[y])
+        if 2 * run == len(edges) or edges[2 * run] >= top + image_height:
+            break
+        if edges[2 * run] <= top + rows[y]:
+            pixels[y] = 1
+            found = True
+    return found
 
 
 @compiled()

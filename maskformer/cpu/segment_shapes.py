@@ -1,6 +1,6 @@
 """The shapes of segments: a map of segment ids to COCO's compressed masks, areas and boxes.
 
-Takes the id maps of `segmentation.py`; the table writer stores what comes out. One pass over the
+Takes the id maps of `postprocessing/`; the table writer stores what comes out. One pass over the
 map finds the runs of every segment. The strings are byte for byte those of pycocotools; `rle.py`
 says how they are made and reads them.
 """

@@ -23,7 +23,7 @@ from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.inference.prediction import ImagePrediction, predict_image
 from maskformer.postprocessing.score_sum import ScoreSum
-from maskformer.resizing import to_rgb
+from maskformer.preprocessing.resizing import to_rgb
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """As published, of the shortest edge that the model is given."""

@@ -12,22 +12,9 @@ from torch import Tensor, nn
 
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.postprocessing.geometry import Crop, HeightWidth
-from maskformer.postprocessing.segmentation import (
-    Segmentation,
-    keep_panoptic,
-    panoptic_segmentation,
-    semantic_score_crop,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PanopticRule:
-    """Settings by which a query becomes a segment; see `panoptic_segmentation`."""
-
-    threshold: float = 0.5
-    mask_threshold: float = 0.5
-    overlap_mask_area_threshold: float = 0.8
-    label_ids_to_fuse: frozenset[int] = frozenset()
+from maskformer.postprocessing.panoptic import PanopticRule, keep_panoptic, panoptic_segmentation
+from maskformer.postprocessing.segments import Segmentation
+from maskformer.postprocessing.semantic import semantic_score_crop
 
 
 @dataclass(frozen=True, kw_only=True)

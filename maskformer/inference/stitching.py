@@ -21,7 +21,7 @@ from jaxtyping import Int32
 from maskformer.bilinear import bands
 from maskformer.inference.spans import Span
 from maskformer.postprocessing.geometry import HeightWidth
-from maskformer.postprocessing.segmentation import Segment, Segmentation
+from maskformer.postprocessing.segments import Segment, Segmentation
 
 _SAME = 0.5
 _BYTES_AT_ONCE = 16 << 20

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from maskformer.bilinear import bands
 from maskformer.image_processor import MaskFormerImageProcessor
-from maskformer.inference.prediction import ImagePrediction, PanopticRule, predict_image
+from maskformer.inference.prediction import ImagePrediction, predict_image
 from maskformer.inference.spans import Span, spans
 from maskformer.inference.stitching import Stitcher
 from maskformer.postprocessing.geometry import HeightWidth
+from maskformer.postprocessing.panoptic import PanopticRule
 from maskformer.postprocessing.score_sum import ScoreSum
-from maskformer.postprocessing.segmentation import Segmentation
-from maskformer.resizing import to_rgb
+from maskformer.postprocessing.segments import Segmentation
+from maskformer.preprocessing.resizing import to_rgb
 
 BYTE_BUDGET = 64 << 20
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt8
 
 from maskformer.cpu.segment_shapes import PackedShapes, pack_segments
-from maskformer.postprocessing.segmentation import Segmentation
+from maskformer.postprocessing.segments import Segmentation
 
 
 @dataclass(frozen=True, kw_only=True)

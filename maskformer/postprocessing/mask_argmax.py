@@ -1,11 +1,12 @@
 """The arg-max of masks: which of a stack of maps is highest at each pixel, after resizing.
 
-Takes maps at the model's resolution; `segmentation.py` makes segments of the result. Resized maps
-are many times larger than the maps, and only two things are needed of them: the highest map at
-each pixel, and the area of each map. So they are never whole in memory: a CPU computes one line of
-pixels at a time in a compiled loop, other devices compute bands within a budget of bytes. Both use
-the same operations for each value: pieces of any size give the result of the whole to the last bit.
-The result is undefined where a value is NaN.
+Takes maps at the model's resolution; `panoptic.py` and `semantic.py` make segments of the result.
+Resized maps are many times larger than the maps, and only two things are needed of them: the
+highest map at each pixel, and the area of each map. So they are never whole in memory: a CPU
+computes one line of pixels at a time in a compiled loop, other devices compute bands within a
+budget of bytes. Both use the same operations for each value: pieces of any size give the result of
+the whole to the last bit. The result is undefined where a value
+is NaN.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """From the model's outputs for a batch to each image's result, in the forms of transformers.
 
 Takes the outputs of `model.py`; the image processor offers these methods as its own, and
-`segmentation.py` does the work, image by image. torch is imported when a method is called, and
-so is what is compiled: the processes that read and resize start without them.
+`panoptic.py`, `instances.py` and `semantic.py` do the work, image by image. torch is imported when
+a method is called, and so is what is compiled: the processes that read and resize start without
+them.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from maskformer.batch import BatchFeature
-from maskformer.resizing import HeightWidth
+from maskformer.preprocessing.resizing import HeightWidth
 
 if TYPE_CHECKING:
     import torch
@@ -40,19 +41,17 @@ class OutputsToSegments:
         `image_sizes` says how much of the padded network input is image, in each one, and has
         padding cut off before anything is resized. The scores of all labels take memory.
         """
-        from maskformer.postprocessing import segmentation
+        from maskformer.postprocessing import semantic
 
         results: list[Any] = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
             if return_segmentation_scores:
-                scores = segmentation.resized_semantic_scores(class_logits, mask_logits, **geometry)
+                scores = semantic.resized_semantic_scores(class_logits, mask_logits, **geometry)
                 results.append(
                     BatchFeature(segmentation=scores.argmax(0), segmentation_scores=scores)
                 )
                 continue
-            results.append(
-                segmentation.semantic_segmentation(class_logits, mask_logits, **geometry)
-            )
+            results.append(semantic.semantic_segmentation(class_logits, mask_logits, **geometry))
         return results
 
     def post_process_instance_segmentation(
@@ -73,7 +72,7 @@ class OutputsToSegments:
         its place, as uint8 [segments, height, width], and `return_coco_annotation` a list of COCO's
         {"size", "counts"}, both in the order of `segments_info`.
         """
-        from maskformer.postprocessing import segmentation
+        from maskformer.postprocessing import instances
 
         if return_coco_annotation and return_binary_maps:
             raise ValueError(
@@ -82,7 +81,7 @@ class OutputsToSegments:
             )
         results = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
-            kept = segmentation.keep_instance(class_logits, threshold=threshold)
+            kept = instances.keep_instance(class_logits, threshold=threshold)
             settings = {
                 "threshold": threshold,
                 "mask_threshold": mask_threshold,
@@ -91,10 +90,10 @@ class OutputsToSegments:
             }
             masks = mask_logits[kept.queries]
             if not (return_coco_annotation or return_binary_maps):
-                placed = segmentation.instance_segmentation(masks, kept, **settings)
+                placed = instances.instance_segmentation(masks, kept, **settings)
                 results.append(_result(placed.segmentation, placed.segments))
                 continue
-            found = segmentation.instance_masks(masks, kept, **settings)
+            found = instances.instance_masks(masks, kept, **settings)
             form = _coco_masks(found.masks.numpy()) if return_coco_annotation else found.masks
             results.append(_result(form, found.segments))
         return results
@@ -114,12 +113,12 @@ class OutputsToSegments:
 
         Queries of one label in `label_ids_to_fuse` make one segment. None fuses nothing.
         """
-        from maskformer.postprocessing import segmentation
+        from maskformer.postprocessing import panoptic
 
         results = []
         for class_logits, mask_logits, geometry in _per_image(outputs, target_sizes, image_sizes):
-            kept = segmentation.keep_panoptic(class_logits, threshold=threshold)
-            panoptic = segmentation.panoptic_segmentation(
+            kept = panoptic.keep_panoptic(class_logits, threshold=threshold)
+            found = panoptic.panoptic_segmentation(
                 mask_logits[kept.queries],
                 kept,
                 mask_threshold=mask_threshold,
@@ -127,7 +126,7 @@ class OutputsToSegments:
                 label_ids_to_fuse=frozenset(label_ids_to_fuse or ()),
                 **geometry,
             )
-            results.append(_result(panoptic.segmentation, panoptic.segments))
+            results.append(_result(found.segmentation, found.segments))
         return results
 
 
@@ -136,7 +135,7 @@ def _per_image(
     target_sizes: Sizes | None,
     image_sizes: Sizes | None,
 ) -> list[tuple["torch.Tensor", "torch.Tensor", dict[str, Any]]]:
-    """Yields each image's class logits, mask logits, and sizes as `segmentation.py` takes them."""
+    """Yields each image's class logits, mask logits, and sizes as keyword arguments."""
     class_logits, mask_logits = outputs.class_queries_logits, outputs.masks_queries_logits
     batch_size = len(class_logits)
     for name, sizes in (("target_sizes", target_sizes), ("image_sizes", image_sizes)):

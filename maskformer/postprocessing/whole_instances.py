@@ -1,7 +1,7 @@
 """Whole instances: the best pairs of a query and a label, each with all of its mask, as published.
 
 This is what AP is published of: no threshold on scores, and masks that overlap. The map of
-`segmentation.py` shows the same instances as people look at them: the sure ones, no pixel twice.
+`instances.py` shows the same instances as people look at them: the sure ones, no pixel twice.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 from maskformer import bilinear
 from maskformer.cpu.segment_shapes import encode_mask
 from maskformer.postprocessing.geometry import Geometry, HeightWidth
-from maskformer.postprocessing.segmentation import KeptQueries
+from maskformer.postprocessing.segments import KeptQueries
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ def compared(table_a: str, table_b: str, output: str) -> dict[str, Any]:
 
 
 def map_number(image: int, *, side: int) -> int:
-    """Which of the drawn maps an image has."""
+    """Returns which of the drawn maps an image has."""
     changes = side == 1 and image % 3 == 0
     return (image + changes) % DRAWN_MAPS
 

@@ -69,7 +69,7 @@ def measured(
     bucket: s3fs.S3FileSystem,
     more: list[str],
 ) -> dict[str, Any]:
-    """One run on so many images, in tar shards or one by one."""
+    """Measures one run on so many images, in tar shards or one by one."""
     place = f"test/{kind}-{count}"
     for shard in sorted((folder / "shards").iterdir())[: count // SHARD_IMAGES]:
         if kind == "shards":
@@ -111,7 +111,7 @@ def run(place: str, *, model: Path, environment: dict[str, str], more: list[str]
 
 
 def _bytes_of_an_image(model: Path) -> int:
-    """In a tar of the drawn corpus, so that a unit of a given size holds so many images."""
+    """Returns an image's bytes in a tar of the drawn corpus, from which a unit's size follows."""
     shard = next((model.parent / "shards").iterdir())
     return shard.stat().st_size // SHARD_IMAGES
 
@@ -147,7 +147,7 @@ def marginal(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(head: bytes, place: str) -> str:
-    """As `GET corpus`."""
+    """Names a request as `GET corpus`."""
     method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
     path, _, query = target.partition("?")
     if method == "GET" and "list-type" in query:

@@ -27,9 +27,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from table_care import SEGMENTS_PER_IMAGE, SPEC
 from table_care import draw as draw_units
+from written_tables import plan_units
 
 from pipeline.storage import Storage
-from pipeline.table.plans import put_in_force, write_plan
 from pipeline.table.store import TableStore, parquet_options
 from pipeline.table.units import Unit
 
@@ -130,9 +130,8 @@ def repeat(
             path = Path(table.file(part, f"{unit_id}.parquet"))
             path.parent.mkdir(exist_ok=True)
             pq.write_table(rows, path, **parquet_options(rows.schema))
-    planned = (Unit(unit_id=f"{n * 2654435761 % 2**32:08x}", sources=()) for n in range(units))
-    write_plan(planned, table=table, run_id="drawn")
-    put_in_force(table, run_id="drawn", number=0)
+    names = [f"{number * 2654435761 % 2**32:08x}" for number in range(units)]
+    plan_units(table, [Unit(unit_id=each, sources=()) for each in names])
     return table
 
 

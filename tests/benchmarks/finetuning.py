@@ -44,7 +44,7 @@ MOST_SECONDS = 600
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What one run did; an entry for each step that counts."""
+    """The measurements of one run, an entry for each step that counts."""
 
     seconds: list[float]
     losses: list[float]

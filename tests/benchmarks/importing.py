@@ -21,20 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from specs import panoptic_spec
+from written_tables import plan_units, write_drawn_unit
 
 from maskformer import encode_segments
-from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
-from pipeline.table.plans import put_in_force, write_plan
-from pipeline.table.store import IMAGES, SEGMENTS, TableStore, parquet_options
-from pipeline.table.units import Unit
+from pipeline.table.store import TableStore
 
 SPEC = panoptic_spec(*(f"label {number}" for number in range(150)))
 HEIGHT, WIDTH, UNIT_IMAGES, DRAWN_MAPS = 480, 640, 500, 40
@@ -102,25 +98,11 @@ def draw(place: str, *, images: int, per_image: int) -> int:
                 }
             )  # fmt: skip
         total += len(segments)
-        for part, content, schema in (
-            ("segments", segments, SEGMENTS),
-            ("images", rows, IMAGES),
-        ):
-            buffer = io.BytesIO()
-            pq.write_table(
-                pa.Table.from_pylist(content, schema=schema), buffer, **parquet_options(schema)
-            )
-            table.storage.write(table.file(part, f"{unit_id}.parquet"), buffer.getvalue())
-        sources = [
-            Source(
-                uri=row["uri"], name=row["image_id"], kind="file", etag=row["etag"], size=10,
-                stop=1, num_images=1,
-            )
-            for row in rows
-        ]  # fmt: skip
-        units.append(Unit(unit_id=unit_id, sources=sources))
-    write_plan(units, table=table, run_id="one")
-    put_in_force(table, run_id="one", number=0)
+        unit = write_drawn_unit(
+            table, unit_id, images=rows, segments=segments, metadata=SPEC.file_metadata
+        )
+        units.append(unit)
+    plan_units(table, units)
     return total
 
 

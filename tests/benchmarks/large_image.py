@@ -28,14 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from maskformer import MaskFormerImageProcessor, SemanticTestTimeAugmentation, SlidingWindows
-from maskformer.postprocessing.segmentation import (
-    instance_segmentation,
-    keep_instance,
-    keep_panoptic,
-    panoptic_segmentation,
-    semantic_segmentation,
-    semantic_segments,
-)
+from maskformer.postprocessing.instances import instance_segmentation, keep_instance
+from maskformer.postprocessing.panoptic import keep_panoptic, panoptic_segmentation
+from maskformer.postprocessing.semantic import semantic_segmentation, semantic_segments
 
 NUM_LABELS, NUM_QUERIES = 150, 100
 BOUND_MB = 1024
@@ -105,7 +100,7 @@ def logits(mask_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def network_sizes(size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """What an image is resized to and padded to, as published, at a short edge of 640."""
+    """Returns the resized and the padded size, as published, at a short edge of 640."""
     processor = MaskFormerImageProcessor(
         size={"shortest_edge": 640, "longest_edge": 2560}, resize_rule="detectron2"
     )

@@ -109,7 +109,7 @@ def draw_corpus(folder: Path, *, count: int) -> None:
 
 
 def run(corpus: Path, *, model: Path, table: Path) -> dict[str, Any]:
-    """One run of the job, watched from outside."""
+    """Runs the job once and watches it from outside."""
     command = [
         sys.executable, str(ROOT / "jobs" / "segment_corpus.py"),
         f"--corpus={corpus}", f"--table={table}", f"--model={model}",

@@ -76,7 +76,7 @@ class MadeUpCorpus(Storage):
         object.__setattr__(self, "requests", self.requests + count)
 
     def _corpus(self) -> Iterator[File]:
-        """In the order of their paths, each with an etag like those of S3."""
+        """Lists files in the order of their paths, each with an etag like those of S3."""
         in_folder = math.ceil(self.num_images / 1000)
         for number in range(self.num_images):
             version = self.changed_every and number % self.changed_every == 0
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def step(name: str, folder: Path, *, options: argparse.Namespace) -> dict[str, Any]:
-    """One step, measured."""
+    """Measures one step."""
     if name == "resume":
         return resume(folder / "resumed", done_units=options.done_units)
     corpus = MadeUpCorpus.of(options.images, changed_every=100 if name == "changed" else 0)

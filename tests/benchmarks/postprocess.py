@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from swin_t import make_swin_t
 
 from maskformer.cpu.segment_shapes import encode_segments
-from maskformer.postprocessing.segmentation import keep_panoptic, panoptic_segmentation
+from maskformer.postprocessing.panoptic import keep_panoptic, panoptic_segmentation
 
 THRESHOLD, OVERLAP = 0.5, 0.5
 Row = tuple[int, int, float, int, tuple[int, ...], str]
@@ -123,7 +123,7 @@ def reference_rows(
 def agreement(
     processor: MaskFormerImageProcessorPil, images: list[tuple[Any, tuple[int, int]]]
 ) -> dict[str, int]:
-    """How many rows both have, and how many of these are equal to the last byte.
+    """Counts the rows that both have, and those that are equal to the last byte.
 
     transformers weighs a mask by its score before it asks how large the mask is, so that it keeps
     some segments that lose too much to others. No two queries of this model share a label.

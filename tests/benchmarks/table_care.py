@@ -22,26 +22,22 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pycocotools import mask as coco
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from specs import panoptic_spec
+from written_tables import plan_units, write_drawn_unit
 
 from maskformer import encode_segments
-from pipeline.corpora.sources import Source
 from pipeline.maintenance.compact.compaction_plan import plan_compaction
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.settings import CompactSettings
 from pipeline.maintenance.verify.tables import verify_table
 from pipeline.storage import Storage
 from pipeline.table.compacted import CompactedFile, read_pointer
-from pipeline.table.plans import put_in_force, write_plan
-from pipeline.table.store import IMAGES, SEGMENTS, TableStore, parquet_options, segments
-from pipeline.table.units import Unit
+from pipeline.table.store import TableStore, segments
 
 SPEC = panoptic_spec(*(f"label {number}" for number in range(150)))
 HEIGHT, WIDTH, SEGMENTS_PER_IMAGE, DRAWN_MAPS = 512, 683, 13, 40
@@ -115,7 +111,7 @@ def queries(rows: str, *, image: str) -> dict[str, float]:
 
 
 def write_amplification(nights: int = 365, night_bytes: int = 4 * 2**20) -> dict[str, Any]:
-    """Of a compaction each night: bytes written over bytes that came, and the files in the end."""
+    """Divides the bytes that nightly compactions write by those that came; counts files too."""
     files: list[CompactedFile] = []
     written = 0
     for night in range(nights):
@@ -167,24 +163,12 @@ def draw(table: TableStore, *, units: int, unit_images: int) -> list[dict[str, A
         segment_rows = [
             {**segment, "image_id": row["image_id"]} for row in rows for segment in row["segments"]
         ]
-        for part, schema, these in (
-            ("segments", SEGMENTS, segment_rows), ("images", IMAGES, rows),
-        ):  # fmt: skip
-            path = Path(table.file(part, f"{unit_id}.parquet"))
-            path.parent.mkdir(exist_ok=True)
-            schema = schema.with_metadata({**SPEC.file_metadata, "unit_id": unit_id})
-            content = pa.Table.from_pylist(these, schema=schema)
-            pq.write_table(content, path, **parquet_options(schema))
-        sources = [
-            Source(
-                uri=row["uri"], name=row["image_id"], kind="file", etag=row["etag"], size=1,
-                stop=1, num_images=1,
+        planned.append(
+            write_drawn_unit(
+                table, unit_id, images=rows, segments=segment_rows, metadata=SPEC.file_metadata
             )
-            for row in rows
-        ]  # fmt: skip
-        planned.append(Unit(unit_id=unit_id, sources=sources))
-    write_plan(planned, table=table, run_id="drawn")
-    put_in_force(table, run_id="drawn", number=0)
+        )
+    plan_units(table, planned)
     return drawn
 
 

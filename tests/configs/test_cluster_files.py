@@ -119,7 +119,7 @@ def test_the_schemas_see_what_is_wrong(name, path, value):
 
 @pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
 def test_kuberays_own_rules_hold(name):
-    """What the operator checks beyond the fields (`ValidateRayClusterSpec`)."""
+    """Checks what the operator checks beyond the fields (`ValidateRayClusterSpec`)."""
     spec = loaded(name)["spec"]
     cluster = spec.get("rayClusterSpec", spec)
     assert cluster["enableInTreeAutoscaling"] is True

@@ -33,7 +33,7 @@ _COUNTING = Path(__file__).parent / "counting"
 _RIVAL = Path(__file__).parent / "rival.py"
 _RUN_SECONDS = 600
 _MOST_RUNS = 100
-# Of one table: once it is done, its runs have nothing to lose.
+# All kills hit one table: once it is done, its runs have nothing to lose.
 _MOST_KILLS = 6
 
 
@@ -50,7 +50,7 @@ class Contestant:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a campaign found."""
+    """The findings of a campaign."""
 
     job: str
     kills: Counter[Victim] = field(default_factory=Counter)
@@ -184,7 +184,7 @@ def _kill(job: Job, victim: Victim, *, after_seconds: float, random: Random) -> 
 
 
 def _processes(job: Job, victim: Victim) -> list[psutil.Process]:
-    """Those of the kind among the job's own."""
+    """Returns the job's own processes of that kind."""
     if victim == "driver":
         return [psutil.Process(job.process.pid)]
     found = []

@@ -81,7 +81,7 @@ def _images(unit: Unit) -> list[EncodedImage]:
 
 
 def _noisy_blocks(unit: Unit, run_id: str) -> Iterator[pa.Table]:
-    """One for each image; of eight attempts, one is an error and three find no segment."""
+    """Yields a block for each image; of eight attempts, one is an error, three find no segment."""
     found = _images(unit)
     for position, image in enumerate(found):
         random = np.random.default_rng([*run_id.encode(), *image.image_id.encode()])
@@ -113,7 +113,7 @@ def _noisy_blocks(unit: Unit, run_id: str) -> Iterator[pa.Table]:
 
 
 def _blocks(unit: Unit) -> Iterator[pa.Table]:
-    """One for each image, whose segment tells its bytes; the last one tells the end."""
+    """Yields a block for each image, whose segment tells its bytes, and one that tells the end."""
     found = _images(unit)
     for position, image in enumerate(found):
         digest = hashlib.sha256(image.data or b"").hexdigest()

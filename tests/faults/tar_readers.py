@@ -39,7 +39,7 @@ def of_tarfile(data: bytes, images: Images) -> None:
 
 
 def of_webdataset(data: bytes, images: Images) -> None:
-    """As `webdataset.tariterators` has it (1.0), which is not a dependency: `tar_file_iterator` and
+    """Reads as `webdataset.tariterators` 1.0 does, which is no dependency: `tar_file_iterator` and
     `group_by_keys` with their defaults, by which an error is raised."""
 
     def files() -> Iterator[tuple[str, bytes]]:
@@ -68,7 +68,7 @@ def of_webdataset(data: bytes, images: Images) -> None:
 
 
 def of_ray(data: bytes, images: Images) -> None:
-    """What `ray.data.read_webdataset` runs on each file, but for its decoder."""
+    """Reads as `ray.data.read_webdataset` reads each file, but for its decoder."""
     from ray.data._internal.datasource.webdataset_datasource import (
         _group_by_keys,
         _tar_file_iterator,

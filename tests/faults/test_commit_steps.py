@@ -24,7 +24,7 @@ NAMES = ["a.jpg", "b.jpg", "c.jpg"]
 
 @pytest.fixture(autouse=True)
 def no_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process has written outlives it; flushes guard against the end of a machine."""
+    """Leaves flushes out: they guard against the end of a machine, not of a process."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -136,7 +136,7 @@ def _died_at(step: int, corpus: Path, place: Path, *, run_id: str = "first") -> 
 
 
 def _die_before(step: int, *, below: str, tell: Callable[[str], Any]) -> None:
-    """From here on, each operation on a file of the table is a step, and each half of a write."""
+    """Counts each operation on a file of the table, and each half of a write, as a step."""
     left = step
 
     def reach(name: str) -> None:

@@ -35,7 +35,7 @@ COLOURS = np.random.default_rng(1).integers(0, 256, (3, 256), dtype=np.uint8)
 
 
 def decoded(data: bytes) -> np.ndarray | None:
-    """What `decode` gives, None for an error that says what is wrong."""
+    """Decodes; returns None for an error that says what is wrong."""
     try:
         found = decode(data, name="corpus/a", max_pixels=MAX_PIXELS)
     except ImageError as caught:
@@ -172,7 +172,7 @@ def as_tifffile_reads(data: bytes) -> np.ndarray | None:
 
 
 def upright(levels: np.ndarray, orientation: int) -> np.ndarray:
-    """As EXIF and TIFF tell how the first row and column lie."""
+    """Turns the image as EXIF and TIFF say how the first row and column lie."""
     if orientation in (5, 6, 7, 8):
         levels = levels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

@@ -48,7 +48,7 @@ def storage_at(endpoint_url: str) -> Storage:
 
 
 def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
-    """So many pictures; their names."""
+    """Writes so many pictures; returns their names."""
     for index in range(number):
         buffer = io.BytesIO()
         Image.new("RGB", (24, 16), (index % 256, 0, 0)).save(buffer, "PNG")
@@ -104,7 +104,7 @@ def label(
 
 
 def rows(block: pa.Table) -> pa.Table:
-    """What an actor would make of a block, had it found no segment."""
+    """Returns a block's rows as an actor makes them that finds no segment."""
     found = {"status": "ok", "num_segments": 0, "segments": []}
     return pa.Table.from_pylist(
         [

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import model
+import protocol_state
+import protocol_steps
 import pytest
-from model import Invariant, Mutation, World, explore
+from model import explore
+from protocol_planning import planned
+from protocol_state import Invariant, Mutation, World
 from small_runs import SPEC
 
 from pipeline.corpora.reading import ReadSettings
@@ -107,7 +111,7 @@ def test_the_model_plans_what_the_code_plans(
     cases = _planning_cases(CORPORA[corpus], monkeypatch)
     assert len(cases) > 20
     for number, (sources, order, done) in enumerate(cases):
-        expected = model.planned(sources, order, done=done)
+        expected = planned(sources, order, done=done)
         assert _planned_by_the_code(sources, order, done, folder=tmp_path / str(number)) == expected
 
 
@@ -121,21 +125,21 @@ def _planning_cases(
             cases[sources, order, done] = None
         return planned(sources, order, done=done, **options)
 
-    planned = model.planned
     remembering.cache_clear = planned.cache_clear  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr(model, "planned", remembering)
+        for module in (model, protocol_steps):
+            patch.setattr(module, "planned", remembering)
         explore(World(writers=2, crashes=0, lost=0, **corpus))
     return sorted(cases, key=lambda case: repr([sorted(each) for each in case]))
 
 
 def _planned_by_the_code(
-    sources: frozenset[model.Source],
-    order: tuple[model.Plan, ...],
-    done: frozenset[model.Unit],
+    sources: frozenset[protocol_state.Source],
+    order: tuple[protocol_state.Plan, ...],
+    done: frozenset[protocol_state.Unit],
     *,
     folder: Path,
-) -> model.Plan:
+) -> protocol_state.Plan:
     """The etag of a local file is its size, if the time is always the same."""
     corpus = folder / "corpus"
     corpus.mkdir(parents=True)
@@ -164,7 +168,7 @@ def _planned_by_the_code(
     )
 
 
-def _unit(unit: model.Unit, corpus: Path) -> Unit:
+def _unit(unit: protocol_state.Unit, corpus: Path) -> Unit:
     sources = [
         Source(
             uri=str(corpus / f"{name}.jpg"),

@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def proxy(server: S3Server) -> Iterator[S3Proxy]:
-    """One that does nothing yet."""
+    """Starts a proxy that does nothing yet."""
     with s3_proxy(server) as proxy:
         yield proxy
 
@@ -51,7 +51,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def operate(storage: Storage, root: str, *, number: int, seed: int) -> Counter[str]:
-    """So many operations of all sorts, each held to what must come out; how many of each."""
+    """Runs operations of all sorts and checks each result; returns how many there were of each."""
     done: Counter[str] = Counter()
 
     def work(thread: int) -> None:
@@ -191,7 +191,7 @@ def _faults_end_after(proxy: S3Proxy, first: int) -> Any:
 
 
 def test_a_large_object_has_its_parts_tried_again_by_the_client(proxy, monkeypatch):
-    """So that one part that fails is not the whole object once more."""
+    """Repeats the part that failed alone, not the whole object."""
     monkeypatch.setattr(s3_objects, "LARGEST_PUT_BYTES", 10)
     passing = _faults_end_after(proxy, 0)
     proxy.kinds, proxy.rate = ("internal error",), 1.0
@@ -251,7 +251,7 @@ def test_a_server_that_takes_the_connection_and_never_listens_is_a_fault(monkeyp
 def test_an_object_replaced_between_two_ranges_is_never_read_as_a_mixture(
     server, proxy, swap_at, strips_conditions
 ):
-    """By the server's word (If-Match), and where that is ignored by the etag of each answer."""
+    """Relies on the server (If-Match), and where that is ignored on the etag of each answer."""
     uri = f"s3://test/swapped/{swap_at}-{strips_conditions}"
     direct, storage = storage_at(server), storage_at(proxy)
     direct.write(uri, bytes(3 * 2**20))
@@ -368,7 +368,7 @@ def test_no_fault_shows_a_credential_even_where_the_server_repeats_it(proxy, mon
     for text in shown:
         assert KEY not in text
         assert SECRET not in text
-    # What stands behind it in a traceback came from the server, whom nobody told the secret.
+    # The traceback's causes come from the server, which never got the secret.
     assert "Traceback" in "".join(traceback.format_exception(caught.value))
 
 

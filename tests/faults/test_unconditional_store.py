@@ -31,7 +31,7 @@ def storage_at(endpoint_url: str) -> Storage:
 
 
 def race(storage: Storage, uri: str) -> list[bytes]:
-    """Who was told to have made the new object, of some that try at once."""
+    """Lets some try at once to make an object; returns who was told to have made it."""
     won: list[bytes] = []
     together = threading.Barrier(_WRITERS)
 
@@ -79,7 +79,7 @@ def test_one_of_many_makes_a_new_object_on_a_store_that_ignores_conditions(ignor
 
 
 def test_an_object_that_was_removed_can_be_made_anew_by_another(server, ignoring):
-    """As a lock is, every night."""
+    """Does what happens to a lock every night."""
     storage, uri = storage_at(ignoring.endpoint_url), "s3://test/lock/lock.json"
     for night in (b"first", b"second", b"third"):
         assert storage.write_new(uri, night)
@@ -90,7 +90,7 @@ def test_an_object_that_was_removed_can_be_made_anew_by_another(server, ignoring
 
 
 def test_without_the_agreement_several_would(ignoring, monkeypatch):
-    """That is what the race above is for."""
+    """Shows that the test above can fail."""
     storage = storage_at(ignoring.endpoint_url)
     monkeypatch.setattr(Storage, "_is_exclusive", lambda *_: True)
     assert lost_and_doubled(storage, "s3://test/none", rounds=12) != (0, 0)

@@ -106,7 +106,7 @@ def test_a_loss_waits_once_for_all_layers_and_images():
 
 
 def as_runs(masks: IdMap) -> MaskRuns:
-    """The same masks, as they come where objects overlap."""
+    """Returns the same masks in the form of objects that overlap."""
     _, height, width = masks.shape
     size = {"height": height, "width": width}
     return MaskRuns.of(

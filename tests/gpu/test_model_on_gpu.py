@@ -47,7 +47,7 @@ MODELS = {
 def models(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerForInstanceSegmentation]:
-    """The same on the CPU and on the GPU, there as a run loads it."""
+    """Loads a model on the CPU, and on the GPU as a run loads it."""
     model = MODELS[request.param]()
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
@@ -125,7 +125,7 @@ with torch.no_grad():
 
 
 def test_compiled_it_gives_the_same():
-    """In a process of its own, where no call is checked for its shapes."""
+    """Runs in a process of its own, where shapes of calls are not checked."""
     folders = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "maskformer")])
     others = os.environ.get("PYTHONPATH")
     path = f"{folders}{os.pathsep}{others}" if others else folders

@@ -16,7 +16,7 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
-from maskformer.postprocessing.segmentation import KeptQueries, Segmentation
+from maskformer.postprocessing.segments import KeptQueries, Segmentation
 
 GPU = torch.device("cuda")
 TARGET, MASKS, LABELS = (241, 330), (32, 48), 7
@@ -25,7 +25,7 @@ WAYS = pytest.mark.parametrize("sizes", [{}, PADDED], ids=["whole", "padded"])
 
 
 def logits(queries: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of classes that are sure, and of smooth masks."""
+    """Draws logits of sure classes and of smooth masks."""
     random = torch.Generator().manual_seed(5)
     classes = 6 * torch.randn(queries, LABELS + 1, generator=random)
     coarse = 8 * torch.randn(1, queries, 6, 8, generator=random)
@@ -124,7 +124,7 @@ def processor_of(task: Any, *, uses_kernels: bool | None = None) -> BatchPostpro
 
 
 def assert_alike(found: EncodedSegments, expected: EncodedSegments) -> None:
-    """The same segments; a pixel on a border may go either way."""
+    """Compares segments; a pixel on a border may go either way."""
     assert found.num_segments.tolist() == expected.num_segments.tolist()
     assert found.label_ids.tolist() == expected.label_ids.tolist()
     np.testing.assert_allclose(found.areas, expected.areas, atol=20, rtol=1e-3)
@@ -143,7 +143,7 @@ def test_a_batch_gives_what_the_cpu_gives_by_kernels_and_by_plain_operations(tas
 
 
 def test_kernels_give_what_plain_operations_give_to_the_byte():
-    """The same arithmetic on the same device: nothing is fused, and no sum depends on order."""
+    """Compares the same arithmetic: nothing is fused, and no sum depends on the order."""
     sizes = sizes_of(is_padded=False)
     kernels, plain = (
         processor_of("panoptic", uses_kernels=uses).start(*batch_of(GPU), **sizes).result()

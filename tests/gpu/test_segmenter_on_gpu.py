@@ -137,7 +137,7 @@ def test_by_batch_rows_are_those_by_image(model_files, task, rule):
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 def test_a_block_waits_for_its_transfers_alone(model_files, task):
-    """From pixels to rows no operation waits: each batch waits for one event."""
+    """Counts the waits from pixels to rows: one event for each batch."""
     segmenter = Segmenter(model_files, settings=SegmentSettings(task=task, **TASKS[task]))
     rows = block("transformers")
     expected = segmenter(rows)

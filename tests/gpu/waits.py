@@ -9,7 +9,7 @@ import torch
 
 
 def waits(call: Callable[[], Any], *, warm_up: int = 2) -> list[str]:
-    """Where a call waits, as torch sees it, once what is done at first use has been done."""
+    """Lists where a call waits, as torch sees it, after a first call."""
     for _ in range(warm_up):
         call()
     torch.cuda.synchronize()

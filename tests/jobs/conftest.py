@@ -104,7 +104,7 @@ def mixed(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFa
 def _made_once(
     name: str, make: Callable[[Path], Made], tmp_path_factory: pytest.TempPathFactory
 ) -> Made:
-    """What the first that asks makes, of all processes among which pytest shares out the tests."""
+    """Returns what the first of pytest's processes that asks has made."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

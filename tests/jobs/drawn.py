@@ -95,7 +95,7 @@ MIXED_IDS = {
 
 
 def bad_corpus() -> dict[str, bytes]:
-    """What goes wrong with images, beside some that are well."""
+    """Draws broken images of many kinds beside some good ones."""
     flat = Image.fromarray(np.asarray(picture(1).convert("L")))
     deep = Image.fromarray(np.asarray(flat).astype(np.uint16) * 257)
     first, second = picture(2).quantize(16), picture(5).quantize(16)
@@ -116,7 +116,7 @@ def bad_corpus() -> dict[str, bytes]:
 
 
 def second_end(archive: bytes) -> int:
-    """Where the third member of a tar begins."""
+    """Returns where the third member of a tar begins."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
         return members.getmembers()[2].offset
 
@@ -132,7 +132,7 @@ def tar(members: Mapping[str, bytes]) -> bytes:
 
 
 def parquet(images: Sequence[bytes]) -> bytes:
-    """As Hugging Face datasets have it: a struct of bytes and path."""
+    """Writes images as Hugging Face datasets do: a struct of bytes and path."""
     rows = [{"image": {"bytes": data, "path": None}, "caption": "drawn"} for data in images]
     schema = pa.schema(
         [

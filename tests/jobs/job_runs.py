@@ -34,7 +34,7 @@ _FLAGS = tempfile.TemporaryDirectory(prefix="moments-")
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """What is to happen at a moment inside a job's processes; see moments/sitecustomize.py."""
+    """An event to happen at a moment inside a job's processes; see moments/sitecustomize.py."""
 
     at: str
     """`before put`, `after put`, `before unlink`, `before read` or `before segment`."""
@@ -55,7 +55,7 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a job told, and how it ended."""
+    """The output of a job, and how it ended."""
 
     exit_code: int
     stdout: str
@@ -69,7 +69,7 @@ class Outcome:
 
     @property
     def one_line(self) -> str:
-        """What it told, if that was one line about wrong usage."""
+        """Returns the output, which must be one line about wrong usage."""
         assert self.exit_code == 2, f"exit code {self.exit_code}\n{self.stdout}{self.stderr}"
         [line] = self.stderr.splitlines()
         assert "Traceback" not in self.stdout + self.stderr
@@ -221,7 +221,7 @@ class Here:
         return Outcome(exit_code=exit_code, stdout=output.out, stderr=output.err)
 
     def up_to_ray(self, main: Callable[[], int], **options: Any) -> Outcome:
-        """The same, of which a start of Ray is an end too, with exit code 0."""
+        """Runs a job that also ends, with exit code 0, when it starts Ray."""
         environment = dict(os.environ)
         try:
             return self(main, **options)

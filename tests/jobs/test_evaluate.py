@@ -133,7 +133,7 @@ def test_what_is_wrong_beforehand_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-# That it ends the run is tested without a job, in test_evaluation_driver.py.
+# test_evaluation_driver.py tests without a job that it ends the run.
 @pytest.mark.faults
 def test_data_that_turns_out_wrong_leaves_no_number(
     jobs: Jobs, tiny_model: Path, tmp_path: Path

@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 class CommandLines:
-    """What the process lists showed while it was looking; a context manager."""
+    """Collects the command lines of all processes inside its `with`."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()

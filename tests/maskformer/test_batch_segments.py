@@ -25,7 +25,7 @@ from maskformer import (
     semantic_segments,
 )
 from maskformer.postprocessing import batch_segments
-from maskformer.postprocessing.segmentation import batch_semantic_scores, semantic_scores_at_once
+from maskformer.postprocessing.semantic import batch_semantic_scores, semantic_scores_at_once
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NUM_LABELS = 6
@@ -37,7 +37,7 @@ IMAGES = [(64, 88), (50, 88), (64, 61), (17, 33), (64, 88), (1, 3)]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a model gives for a batch, and the sizes of its images."""
+    """The outputs of a model for a batch, and the sizes of its images."""
 
     class_logits: torch.Tensor
     mask_logits: torch.Tensor

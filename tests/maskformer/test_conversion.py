@@ -39,7 +39,7 @@ def test_labels_of_the_same_name_keep_their_rows_and_the_others_start_afresh(tra
     for kind in ("weight", "bias"):
         was, now = (getattr(m.class_predictor, kind) for m in (old, new))
         assert len(now) == 6
-        # Of the two roads the first; no object is the last row.
+        # The first of the two ways; "no object" is the last row.
         for before, after in ((1, 1), (0, 3), (4, 5)):
             assert torch.equal(now[after], was[before])
         for row in (0, 2, 4):

@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskformer import MaskFormerImageProcessor, device_resize, resizing
+from maskformer import MaskFormerImageProcessor
+from maskformer.preprocessing import device_resize, resizing
 
 SIDES = st.integers(1, 120)
 

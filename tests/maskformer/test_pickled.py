@@ -172,7 +172,7 @@ def bombs():
     claims[place + 20 : place + 28] = struct.pack("<II", 2**31, 2**31)
     yield bytes(claims), "claims 2,147,483,648 bytes"
     yield b"\x80\x02" + b"]" * 3_000_000 + b".", "more than 1,000 steps"
-    # Of an interpreter in C these take what they claim before they read.
+    # An unpickler in C allocates what these claim before it reads them.
     yield b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.", "only 4 remain"
     yield b"\x80\x04Nr\xff\xff\xff\xff.", "no checkpoint"
     yield b"\x80\x04Nr\xff\xff\xff\x07.", "no checkpoint"

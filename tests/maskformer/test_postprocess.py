@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from maskformer.image_processor import MaskFormerImageProcessor
-from maskformer.postprocessing import segmentation as postprocess
-from maskformer.postprocessing.segmentation import (
-    KeptQueries,
+from maskformer.postprocessing.instances import (
     instance_masks,
     instance_segmentation,
     keep_instance,
-    keep_panoptic,
-    panoptic_segmentation,
+)
+from maskformer.postprocessing.panoptic import keep_panoptic, panoptic_segmentation
+from maskformer.postprocessing.segments import KeptQueries
+from maskformer.postprocessing.semantic import (
+    resized_semantic_scores,
     semantic_scores,
     semantic_segmentation,
     semantic_segments,
@@ -51,7 +52,7 @@ def outputs(*, batch_size=2, num_queries=12, height=20, width=28, seed=0, sharpn
 
 
 def class_logits(*scores_and_labels):
-    """One query for each (score, label), that has this score for it and gives null the rest."""
+    """Makes a query for each (score, label), which gives the rest of its probability to null."""
     probabilities = torch.full((len(scores_and_labels), NUM_LABELS + 1), 1e-9)
     for query, (score, label) in enumerate(scores_and_labels):
         probabilities[query, label] = score
@@ -60,7 +61,7 @@ def class_logits(*scores_and_labels):
 
 
 def boxes(*columns, height=4, width=12, inside=9.0):
-    """One mask for each (from, to): a full-height stripe of these columns."""
+    """Makes a mask for each (from, to): a full-height stripe of these columns."""
     logits = torch.full((len(columns), height, width), -inside)
     for mask, (start, stop) in zip(logits, columns, strict=True):
         mask[:, start:stop] = inside
@@ -299,7 +300,7 @@ def test_differs_from_transformers_an_instance_that_lost_too_much_is_dropped():
 
 
 def test_the_second_label_of_an_instance_is_on_the_scale_of_its_score():
-    """One query with two labels: an instance of each, and each is the other's second label."""
+    """Takes a query with two labels: an instance of each, which is the other's second label."""
     classes = torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log()
     found = instances(classes, boxes((0, 8)), threshold=0.01, overlap_mask_area_threshold=0.0)
     (first,) = found.segments  # the second one has no pixel left
@@ -455,7 +456,7 @@ def test_semantic_segments_are_the_labels_that_occur_with_their_mean_share(padde
     labels = label_map.unique().tolist()
     assert [segment.label_id for segment in found.segments] == labels
     assert [segment.id for segment in found.segments] == list(range(1, len(labels) + 1))
-    scores = postprocess.resized_semantic_scores(*arguments, **padded)
+    scores = resized_semantic_scores(*arguments, **padded)
     shares = scores.amax(0) / scores.sum(0)
     for segment in found.segments:
         is_label = label_map == segment.label_id

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from maskformer.resizing import (
+from maskformer.preprocessing.resizing import (
     padded_size,
     resize_image,
     resize_map,
@@ -186,7 +186,7 @@ def test_ids_above_16_bits_survive_resizing():
 
 def test_reading_processes_resize_and_encode_without_torch():
     code = (
-        "import sys, maskformer.resizing, maskformer.image_processor as p;"
+        "import sys, maskformer.preprocessing.resizing, maskformer.image_processor as p;"
         "import maskformer.run_lengths.rle;"
         "from PIL import Image;"
         "p.MaskFormerImageProcessor(size=64).resize(Image.new('L', (30, 40)));"

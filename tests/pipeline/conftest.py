@@ -24,7 +24,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3_storage(s3: S3Server) -> Storage:
-    """What reaches the server, with credentials in the settings."""
+    """Makes a storage that reaches the server, with credentials in the settings."""
     return Storage(endpoint_url=s3.endpoint_url, region="us-east-1", key=KEY, secret=SECRET)
 
 

@@ -82,7 +82,7 @@ def names_json(**others: object) -> bytes:
 
 
 def label_maps(drawn: list[Scene]) -> dict[str, bytes]:
-    """As ADE20K lies: images/ and annotations/, with folders inside."""
+    """Draws a data set in the layout of ADE20K: images/ and annotations/, with folders inside."""
     files = {"labels.json": names_json()}
     for scene in drawn:
         files[f"images/val/{scene.name}.jpg"] = scene.jpeg
@@ -283,7 +283,7 @@ def overlapping_objects() -> list[tuple[np.ndarray, str, bool]]:
 def coco_objects(
     objects: list[tuple[np.ndarray, str, bool]], photo: Image.Image | None = None
 ) -> dict[str, bytes]:
-    """One image in COCO's instance format, its objects as run lengths."""
+    """Draws one image in COCO's instance format, its objects as run lengths."""
     height, width = objects[0][0].shape
     names = ("tree", "car")
     said = {

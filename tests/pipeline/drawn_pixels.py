@@ -17,7 +17,7 @@ RGB, GREY = np.ascontiguousarray(RGBA[..., :3]), np.ascontiguousarray(RGBA[..., 
 
 
 def pixels(data: bytes) -> np.ndarray:
-    """What is decoded, of the size that the header gives."""
+    """Returns the decoded pixels, which have the size in the header."""
     decoded = decode(data, name="a", max_pixels=MAX_PIXELS)
     assert image_size(data, name="a", max_pixels=MAX_PIXELS) == (decoded.height, decoded.width)
     return np.asarray(decoded.image)
@@ -31,7 +31,7 @@ def error(data: bytes) -> ImageError:
 
 
 def is_near(data: bytes, expected: np.ndarray, *, by: float = 1) -> bool:
-    """Whether the pixels are the expected ones, of which grey ones have one channel."""
+    """Tells whether pixels are the expected ones, of which grey ones have one channel."""
     found = pixels(data).astype(float)
     expected = np.asarray(expected, float)
     expected = expected[..., None].repeat(3, -1) if expected.ndim == 2 else expected

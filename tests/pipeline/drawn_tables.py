@@ -26,7 +26,7 @@ Row = dict[str, Any]
 def image_row(
     position: int, *, unit: str, image_id: str | None = None, etag: str | None = None
 ) -> Row:
-    """As an actor gives it: the third of five without segments, the fifth in error."""
+    """Draws an actor's row; of five the third has no segments, the fifth is in error."""
     name = image_id or f"{unit}/{position:04}.jpg"
     row = {
         "unit_id": unit, "kind": "image", "position": position, "image_id": name,
@@ -82,7 +82,7 @@ def plan(table: TableStore, units: Sequence[Unit], *, run_id: str, number: int) 
 
 
 def commit(table: TableStore, unit: str, rows: Sequence[Row]) -> None:
-    """What a run does with the rows of a unit."""
+    """Commits the rows of a unit as a run does."""
     receipts = []
     if rows:
         staged = Stager(table=table, run_id="run")(pa.Table.from_pylist(list(rows), schema=ROWS))

@@ -4,7 +4,7 @@ import torch
 
 from maskformer.inference.spans import spans
 from maskformer.inference.stitching import Stitcher
-from maskformer.postprocessing.segmentation import Segment, Segmentation
+from maskformer.postprocessing.segments import Segment, Segmentation
 
 LEFT, RIGHT = spans(10, window=6, overlap=2)
 WHOLE = spans(1, window=1, overlap=0)[0]

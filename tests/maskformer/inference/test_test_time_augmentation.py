@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from maskformer.image_processor import MaskFormerImageProcessor
 from maskformer.inference.augmentation import SemanticTestTimeAugmentation
-from maskformer.postprocessing.segmentation import semantic_scores
+from maskformer.postprocessing.semantic import semantic_scores
 
 SIZE = (64, 96)
 

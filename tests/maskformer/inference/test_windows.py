@@ -104,7 +104,7 @@ def test_the_budget_of_bytes_changes_nothing():
 
 
 def test_windows_blend_without_a_seam():
-    """Where windows overlap, weights of both sum to one and neither ends abruptly."""
+    """Checks that weights of overlapping windows sum to one and neither ends abruptly."""
     (one, other) = spans(100, window=60, overlap=20)
     sums = np.zeros(100)
     for span in (one, other):

@@ -65,7 +65,7 @@ def pictured(masks, infos):
 
 
 def cocos_own(images):
-    """What COCOeval prints, by our names, and the AP of each label."""
+    """Returns what COCOeval prints, by our names, and the AP of each label."""
     truth, results = COCO(), []
     annotations = []
     for image_id, (prediction, target) in enumerate(images, start=1):

@@ -88,7 +88,7 @@ def test_a_mask_decoded_with_the_wrong_size_is_an_error_that_names_both_counts()
 
 
 def compressed(counts: list[int]) -> str:
-    """By COCO's rule, of whole numbers of any size."""
+    """Compresses whole numbers of any size by COCO's rule."""
     text = ""
     for place, count in enumerate(counts):
         value = count - (counts[place - 2] if place > 2 else 0)

@@ -81,7 +81,7 @@ def test_a_bug_is_no_wrong_usage(monkeypatch, capfd):
     with pytest.raises(ValueError, match="a bug"):
         ended_by("label", ValueError("a bug"), monkeypatch, capfd)
     for name in ("evaluate", "train"):
-        # What is wrong with data comes as a ValueError there.
+        # Faults in data are raised as ValueError there.
         assert ended_by(name, ValueError("bad\n  data"), monkeypatch, capfd) == (
             2, f"maskformer {name}: bad data\n",
         )  # fmt: skip

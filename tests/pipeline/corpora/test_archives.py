@@ -45,7 +45,7 @@ def tar(files: Files, *, format: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def special(name: str, *, kind: bytes, target: str = "", data: bytes = b"") -> bytes:
-    """One member that is no plain file, without an end."""
+    """Writes one member that is no plain file, without an end."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, target, len(data)
     return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)

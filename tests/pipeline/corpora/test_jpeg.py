@@ -34,7 +34,7 @@ def test_data_that_end_before_the_pixels_are_cut_in_spite_of_an_end_mark(kind):
     large = RGB.repeat(3, 0).repeat(3, 1)
     data = jpeg(large, mode, **options)
     start = data.index(b"\xff\xda") + 40
-    # What a progressive file has in its later scans, it lacks in sharpness alone.
+    # Without its later scans a progressive file is only less sharp.
     stop = start + 500 if kind == "progressive" else len(data) - 400
     for end in range(start, stop, 1 + (stop - start) // 40):
         while data[end - 1] == 0xFF:  # half a marker

@@ -162,7 +162,7 @@ def test_a_file_behind_a_path_may_be_too_large_too(tmp_path):
 
 
 def test_a_column_of_other_bytes_is_not_taken_for_images(tmp_path):
-    """As img2dataset's embeddings, which lie beside its tars."""
+    """Covers files like img2dataset's embeddings, which lie beside its tars."""
     data = parquet({"url": ["http://127.0.0.1:1/a.jpg"] * 2, "embedding": [b"\xa9\xcc" * 9, None]})
     root = put(tmp_path, {"00000.parquet": data, "b.jpg": PHOTOS[0]})
     listing = list_corpus(root, storage=STORAGE, settings=ReadSettings())

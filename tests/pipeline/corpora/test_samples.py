@@ -32,7 +32,7 @@ def read(names: list[str], **options) -> tuple[list[ArchiveSample], SkipCounts]:
 
 
 def keys(found: list[ArchiveSample]) -> dict[str, str]:
-    """Of images, with the member that each is; the data are the member's own."""
+    """Lists keys of images with the member of each; the data are the member's own."""
     assert all(s.data == s.image.name.encode() for s in found if s.image and not s.is_repeated)
     return {sample.key: sample.image.name for sample in found if sample.image}
 

@@ -53,7 +53,7 @@ def target_of(dataset: LabelledImages) -> Target:
 
 
 def values(drawn: Scene) -> np.ndarray:
-    """What a map of the scene has for each pixel."""
+    """Returns the value that a map of the scene has for each pixel."""
     return np.asarray(drawn.label_map)
 
 

@@ -17,7 +17,7 @@ VALUES = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
 
 
 def png(rows: list[bytes], *, bits: int, colour_type: int, width: int) -> bytes:
-    """By the PNG specification, which Pillow cannot write in all its kinds."""
+    """Writes a PNG by its specification; Pillow cannot write all kinds."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checked = kind + data

@@ -16,7 +16,7 @@ from pipeline.labelling.rows import ROWS
 
 
 def true_rows(drawn: Sequence[Scene], *, task: str = "panoptic") -> pa.Table:
-    """What a model would say that makes no mistake."""
+    """Returns the rows of a model that makes no mistake."""
     return rows_of([predicted(scene, task=task) for scene in drawn])
 
 
@@ -55,7 +55,7 @@ def _row(index: int, ids: np.ndarray, label_of: dict[int, int]) -> dict[str, Any
 
 
 def judge(task: Task) -> Judge:
-    """By the labels of the scenes, for a model with the same ones."""
+    """Judges by the labels of the scenes, for a model with the same ones."""
     labels = Labels(names=LABELS, things=frozenset(THINGS))
     return Judge(task=task, labels=labels, data_label_of=tuple(range(len(LABELS))))
 

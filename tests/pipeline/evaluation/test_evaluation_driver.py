@@ -2,16 +2,16 @@
 
 import dataclasses
 import pickle
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
 from corpora import put
 from drawn_labels import panoptic_shards, scenes
+from labelled_by_hand import label_by_hand
 from predicted import judge, model_folder_of
+from ray_here import ray_here
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.dataset import LabelledImages
@@ -27,9 +27,7 @@ from pipeline.evaluation.driver import (
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.scoring import EvaluationSums
-from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.model import ModelFolder, read_model, table_spec
-from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
@@ -45,18 +43,8 @@ SEGMENTING = SegmentSettings(
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Two cores without GPUs, on this machine."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack our folder
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        num_cpus=2,
-        num_gpus=0,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    with ray_here(__name__):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +71,7 @@ def table(
 
 @pytest.fixture(scope="module")
 def of_rows(dataset: LabelledImages, table: TableStore) -> EvaluationSums:
-    """Of the data set, by the table. Not to be changed."""
+    """Evaluates the table against the data set, once for tests that only read the result."""
     return from_table(dataset, table)
 
 
@@ -105,7 +93,7 @@ def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> EvaluationSums
 
 
 def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -> EvaluationSums:
-    """In this process, all images at once."""
+    """Evaluates in this process, all images at once."""
     loader = ImageLoader(dataset=dataset, processor=model.processor, block_bytes=10**9)
     [block] = loader(pa.table({"index": range(len(dataset))}, schema=INDICES))
     [receipt] = evaluation_job(dataset).scorer(segmenter(block)).to_pylist()
@@ -117,26 +105,14 @@ def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -
 def labelled_table(
     corpus: str, model: ModelFolder, segmenter: Segmenter, *, place: str
 ) -> TableStore:
-    """What the main job makes of the photographs, in several units."""
+    """Labels the photographs in several units, as the main job does."""
     reading, table = ReadSettings(), TableStore(place, Storage())
     spec = table_spec(model, segmenting=SEGMENTING, reading=reading)
     table.create(spec)
     units = UnitSettings(unit_bytes=8000)
     plan = plan_corpus(corpus, table=table, spec=spec, reading=reading, units=units)
     assert len(plan.units) > 1
-    loader = UnitLoader(
-        storage=Storage(), reading=reading, processor=model.processor, block_bytes=10**9
-    )
-    for unit in plan.units:
-        rows = pa.concat_tables([segmenter(block) for block in loader(unit.table())])
-        [receipt] = Stager(table=table, run_id="hand")(rows).to_pylist()
-        commit_unit(
-            unit.unit_id,
-            parts=[receipt["part"]],
-            num_images=receipt["num_images"],
-            table=table,
-            spec=spec,
-        )
+    label_by_hand(plan.units, table=table, processor=model.processor, segmenter=segmenter)
     return table
 
 

@@ -10,7 +10,7 @@ from pipeline.evaluation.report import MetricsReport, metrics_summary, report_me
 
 
 def report(dataset: LabelledImages, *, task: str) -> MetricsReport:
-    """Of a model that sees the cars of the first scene, and nothing else."""
+    """Reports on a model that sees the cars of the first scene, and nothing else."""
     ids, label_of = predicted(scenes(1)[0])
     ids = ids * (ids >= 4)
     label_of = {key: label for key, label in label_of.items() if key >= 4}

@@ -71,7 +71,7 @@ def photo(scene: int) -> Image.Image:
 
 
 def map_of(row: dict, column: str) -> np.ndarray:
-    """Each pixel's value of a column of its segment; -1 where there is none."""
+    """Returns each pixel's value of a column of its segment; -1 where there is none."""
     values = np.full((row["height"], row["width"]), -1)
     for segment in row["segments"]:
         mask = decode_rle(segment["rle"], height=row["height"], width=row["width"])

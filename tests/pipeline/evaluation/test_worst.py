@@ -35,7 +35,7 @@ def test_a_sheet_of_no_image_says_so() -> None:
 
 
 def _merged(segments: list[dict], label_map: np.ndarray) -> list[dict]:
-    """One region for each label, as semantic rows are."""
+    """Merges segments to one region for each label, as semantic rows are."""
     from maskformer import encode_mask
 
     return [

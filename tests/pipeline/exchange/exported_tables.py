@@ -212,7 +212,7 @@ def exported(
 
 
 def read_by(library: str, *words: str) -> Any:
-    """What a library of another environment reads, by a script of `tests/readers`."""
+    """Reads with a library of another environment, by a script of `tests/readers`."""
     if not PYTHON.exists():
         pytest.skip("the outside readers are not installed; see `make readers`")
     process = subprocess.run(

@@ -41,7 +41,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, writes: int, end: Callable[[], None]) -> None:
-    """From the write of that number on each ends early, and leaves a draft as a kill does."""
+    """Makes each write from that number on end early, and leave a draft as a kill does."""
     put, count = LocalFiles.put, iter(range(10**6))
 
     def counted(self: LocalFiles, path: str, data: bytes) -> None:

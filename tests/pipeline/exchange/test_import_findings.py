@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_tables import draw_table
 from import_files import (
     DELETED,
     DRAWN,
@@ -23,11 +22,6 @@ from PIL import Image
 from maskformer import encode_mask
 from pipeline.reviews.log import ReviewLog
 from pipeline.storage import Storage
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return draw_table(str(tmp_path_factory.mktemp("table") / "table")).uri
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +320,7 @@ def test_regions_of_label_studio_that_are_no_mask_are_listed(attempt):
 
 
 def test_a_review_since_the_export_stays_and_disjoint_changes_are_joined(attempt, table):
-    """What another reviewer did since the export is neither lost nor taken back."""
+    """Keeps what another reviewer did since the export."""
 
     def delete_first(content):
         content["annotations"].remove(first_of(content))

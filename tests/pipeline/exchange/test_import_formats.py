@@ -111,7 +111,7 @@ def test_the_z_order_of_cvat_decides_which_shape_lies_on_top(table, imported):
 
 
 def test_images_of_several_tasks_of_a_project_of_cvat_are_told_apart(table, imported):
-    """Each task counts its images from 0."""
+    """Takes tasks that each count their images from 0."""
     shape = '<mask label="car" rle="0, 4" left="1" top="1" width="2" height="2" z_order="0"/>'
     texts = [cvat(sizes_of(table)[name], shape, name=name) for name in (EMPTY, FULL)]
     parts = [text.removeprefix("<annotations>").removesuffix("</annotations>") for text in texts]
@@ -215,7 +215,7 @@ def test_a_name_without_folders_that_two_images_have_is_ambiguous(tmp_path, caps
 
 
 def test_segments_that_an_export_left_out_stay(table, tmp_path, capsys):
-    """Else an import of the sure segments alone would delete all others."""
+    """Guards against an import of the sure segments alone that would delete all others."""
     before = table_state(table)
     for number, selecting in enumerate(
         (["--labels", "car"], ["--min_score", "0.6"], ["--where", "area > 90"],

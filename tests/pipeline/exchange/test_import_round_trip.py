@@ -24,11 +24,6 @@ from pipeline.storage import Storage
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return draw_table(str(tmp_path_factory.mktemp("table") / "table")).uri
-
-
-@pytest.fixture(scope="module")
 def exports(table, tmp_path_factory):
     """An export in each format, and beside it one that was changed by hand."""
     root = tmp_path_factory.mktemp("exports")

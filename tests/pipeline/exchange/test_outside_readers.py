@@ -108,7 +108,7 @@ def test_supervision_reads_instances_and_yolo(drawn: Drawn, folders: Mapping[str
 
 
 def _check_polygons(drawn: Drawn, images: Mapping[str, Mapping[str, Any]]) -> None:
-    """One object a segment that covers it; of one part without holes it is exact."""
+    """Checks an object for each segment, which covers it; exactly where it has one part."""
     assert images.keys() == drawn.truth.keys()
     exact = 0
     for image_id, found in images.items():

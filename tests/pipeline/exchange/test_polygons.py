@@ -13,7 +13,7 @@ EIGHT = np.ones((3, 3), bool)
 
 
 def filled(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What a reader fills: the inside by even and odd, and every pixel of the line itself."""
+    """Fills as a reader does: the inside by even and odd, and every pixel of the line itself."""
     picture = Image.new("1", shape[::-1])
     line = [tuple(point) for point in points.tolist()]
     ImageDraw.Draw(picture).polygon(line, fill=1, outline=1)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from corpora import picture, put, tar
+from file_histories import NAMES, histories
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from small_tables import READING, finish, settled
 from web import Site, site
 
@@ -158,7 +158,7 @@ def test_a_folder_that_had_images_and_has_none_is_asked_for(tmp_path, table, way
     for place in (corpus, f"{corpus}/in", str(tmp_path / "mount")):
         with pytest.raises(StorageFault, match=rf"no image at {place} .*mounted"):
             settled(place, table, "run-2")
-    # What was never labelled is a mistake in the command.
+    # A path that was never labelled is a mistake in the command.
     with pytest.raises(ValueError, match="no image"):
         settled(str(tmp_path / "mount" / "cc"), table, "run-2")
 
@@ -180,23 +180,6 @@ def test_entries_that_were_never_there_have_rows_that_say_so_every_time(tmp_path
     assert errors(plan) == ["NotFound", "NotFound"]
     finish(plan.units, table)
     assert settled(corpus, table, "run-2").units == ()
-
-
-NAMES = ["a.jpg", "b.jpg", "c/d.jpg", "e.jpg", "f.tar", "g.jpg", "h.tar"]
-
-
-@st.composite
-def histories(draw):
-    """Nights: which files come, change, change back or go, and how many units are then done."""
-    change = st.tuples(st.sampled_from(NAMES), st.integers(0, 3))
-    return [
-        {
-            "changes": draw(st.lists(change, max_size=6)),
-            "unit_images": draw(st.integers(1, 4)),
-            "done": draw(st.integers(0, 3)),
-        }
-        for _ in range(draw(st.integers(1, 5)))
-    ]
 
 
 @given(histories())

@@ -36,7 +36,7 @@ def read(folder: Path, **changes: object) -> ModelFolder:
 
 
 def fused(model: ModelFolder, *, there: object = None, **settings: object) -> object:
-    """What the table is made or gone on with."""
+    """Returns the labels to fuse with which the table is made or continued."""
     segmenting = with_stuff(SegmentSettings(**settings), model=model, there=there)
     return table_spec(model, segmenting=segmenting, reading=ReadSettings()).label_ids_to_fuse
 

@@ -45,7 +45,7 @@ def table(tmp_path) -> TableStore:
     return draw_table(str(tmp_path / "table"))
 
 
-# What is sound
+# Sound tables
 
 
 def test_a_sound_table_is_said_to_be_sound(place):
@@ -121,7 +121,7 @@ def test_a_unit_that_planning_gave_up_is_not_called_undone(table):
     assert (verdict.undone, verdict.findings.counts) == ((), {})
 
 
-# What is damaged in rows
+# Damaged rows
 
 SEGMENTS, IMAGES = "segments/b.parquet", "images/b.parquet"
 DAMAGES = [
@@ -220,7 +220,7 @@ def test_a_sample_of_the_run_lengths_is_the_same_each_time(table):
     assert 0 < counts.pop() < verified(table).num_rles
 
 
-# What is damaged in files, plans and reports
+# Damaged files, plans and reports
 
 
 @pytest.mark.parametrize("name", [SEGMENTS, IMAGES])
@@ -347,7 +347,7 @@ def test_all_rules_are_tried_here():
     assert tried | elsewhere == RULES.keys()
 
 
-# What is compacted
+# Compacted tables
 
 
 def test_a_compacted_table_is_looked_at_in_both_forms(table):

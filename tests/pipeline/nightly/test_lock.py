@@ -109,7 +109,7 @@ def test_a_run_that_is_stopped_gives_the_lock_back(tmp_path, holder):
 
 
 def test_a_lock_that_looks_old_but_beats_is_not_taken_over(table, monkeypatch):
-    """As when the clock that stamps objects is not the one that tells the time."""
+    """Covers a clock that stamps objects and is not the one that tells the time."""
     monkeypatch.setattr(Storage, "now", lambda self, uri: time.time() + 3600)
     with held(table, "alive"), pytest.raises(LockHeld, match="run alive"), held(table):
         pass

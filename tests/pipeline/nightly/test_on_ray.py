@@ -100,7 +100,7 @@ sys.exit(submit(command, settings=SubmitSettings(**settings)))
 def _submitted(
     command: list[str], head: Head, *, working_dir: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The same night's submission, in a process of its own: Ray reads its tokens as it starts."""
+    """Submits the same night in a process of its own: Ray reads its tokens as it starts."""
     settings = {
         "submission_id": "night-2026-01-20",
         "address": head.dashboard,

@@ -52,7 +52,7 @@ TAGS = {
 
 
 class Reader(HTMLParser):
-    """What a page holds, as a program of mail would see it."""
+    """Collects the text and images of a page as a mail program sees it."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)

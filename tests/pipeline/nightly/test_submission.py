@@ -22,7 +22,7 @@ class Job:
 
 @dataclasses.dataclass
 class Cluster:
-    """What Ray's client says of a cluster that is not there."""
+    """Stands in for Ray's client of a cluster that is not there."""
 
     jobs: dict[str, list[Job]] = dataclasses.field(default_factory=dict)
     """What is said of each id, time after time; the last for ever."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from corpora import put, tar
+from file_histories import histories
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from small_tables import finish, settled
 
 from pipeline.corpora.sources import Source
@@ -20,7 +20,7 @@ from pipeline.table.store import TableStore, images
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three rows, so that a few files need several, and the disk."""
+    """Sets batches to three rows, so that a few files need several, and the disk."""
     monkeypatch.setattr(listing_diff, "_BATCH_ROWS", 3)
     monkeypatch.setattr(scratch, "_BATCH_ROWS", 3)
     monkeypatch.setattr(plans, "_BATCH_ROWS", 3)
@@ -32,7 +32,7 @@ def table(tmp_path) -> TableStore:
 
 
 def write_version(root: Path, name: str, version: int) -> None:
-    """The same version again is the same content and time, as in a store whose etags are hashes."""
+    """Writes the same content and time for the same version, as where etags are hashes."""
     data = bytes(version)
     put(root, {name: tar([("x.jpg", data)]) if name.endswith("tar") else data})
     os.utime(root / name, (version, version))
@@ -42,29 +42,20 @@ def names(plan) -> list[str]:
     return [source.name for unit in plan.units for source in unit.sources]
 
 
-NAMES = ["a.jpg", "b.jpg", "c/d.jpg", "e.jpg", "f.tar", "g.jpg", "h.tar"]
-
-
-@st.composite
-def histories(draw):
-    """Nights: which files come, change, change back or go, and how many units are then done."""
-    change = st.tuples(st.sampled_from(NAMES), st.integers(0, 3))
-    return [
-        {
-            "changes": draw(st.lists(change, max_size=6)),
-            "unit_images": draw(st.integers(1, 4)),
-            "done": draw(st.integers(0, 3)),
-        }
-        for _ in range(draw(st.integers(1, 5)))
-    ]
-
-
 @given(histories())
-@settings(
-    max_examples=25,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 def test_over_any_sequence_of_changes_the_latest_rows_are_those_of_what_is_there(history):
+    _check_nights(history)
+
+
+@pytest.mark.faults
+@given(histories())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+def test_over_many_sequences_of_changes_the_latest_rows_are_those_of_what_is_there(history):
+    _check_nights(history)
+
+
+def _check_nights(history) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "c")
         table = TableStore(str(Path(folder, "table")), Storage())

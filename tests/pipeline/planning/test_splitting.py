@@ -33,7 +33,7 @@ def images(*sources: Source) -> list[EncodedImage]:
 
 
 def shown(*sources: Source) -> list[tuple[str, bytes | None, str | None]]:
-    """What comparing images comes down to: errors are equal where they say the same."""
+    """Returns what is compared of an image: errors are equal where they say the same."""
     return [
         (image.image_id, image.data, str(image.error) if image.error else None)
         for image in images(*sources)

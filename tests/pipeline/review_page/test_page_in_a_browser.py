@@ -60,7 +60,7 @@ def server(table: TableStore) -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def other_server(table: TableStore) -> Iterator[PageServer]:
-    """The same table, served to another reviewer."""
+    """Serves the same table to another reviewer."""
     served = PageServer(table.uri, port=free_ports(1)[0], reviewer="ben")
     served.start()
     yield served
@@ -356,7 +356,7 @@ def test_a_server_that_is_killed_loses_nothing_of_a_draft(
     server.start()
     page.goto(server.opening_address)
     wait_for_grid(page)
-    # What was accepted while the server was away is saved by the page that comes next.
+    # The next page saves what was accepted while the server was away.
     open_image(page, "006.jpg")
     wait_until_saved(page)
     revision = saved(table, "006.jpg")

@@ -3,23 +3,12 @@
 import numpy as np
 import pytest
 from drawn_reviews import looked_at, relabelled
-from drawn_tables import draw_table
 
 from pipeline.reviews.log import ReviewLog, RevisionTaken
 from pipeline.reviews.revision import ReviewedSegment
 from pipeline.storage import Storage
 
 STORAGE = Storage()
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return draw_table(str(tmp_path_factory.mktemp("log") / "table"))
-
-
-@pytest.fixture
-def log(table, tmp_path):
-    return ReviewLog.of_table(table.uri, reviews=str(tmp_path / "reviews"), storage=STORAGE)
 
 
 def test_a_revision_is_read_as_it_was_saved(table, log):

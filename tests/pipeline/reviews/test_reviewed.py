@@ -17,16 +17,6 @@ from pipeline.table.store import IMAGES, SEGMENTS
 STORAGE = Storage()
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return draw_table(str(tmp_path_factory.mktemp("reviewed") / "table"))
-
-
-@pytest.fixture
-def log(table, tmp_path):
-    return ReviewLog.of_table(table.uri, reviews=str(tmp_path / "reviews"), storage=STORAGE)
-
-
 def segments_of(table, log, **options):
     return reviewed.segments(table.uri, log.uri, storage=STORAGE, **options).read_all()
 

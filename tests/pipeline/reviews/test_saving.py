@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from drawn_reviews import NOON, looked_at, relabelled
-from drawn_tables import SPEC, draw_table
+from drawn_tables import SPEC
 
 from maskformer import decode_rle
 from pipeline.reviews.changes import changes_between
@@ -21,16 +21,6 @@ from pipeline.storage import Storage
 
 STORAGE = Storage()
 IMAGE = "a/0000.jpg"
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return draw_table(str(tmp_path_factory.mktemp("saving") / "table"))
-
-
-@pytest.fixture
-def log(table, tmp_path):
-    return ReviewLog.of_table(table.uri, reviews=str(tmp_path / "reviews"), storage=STORAGE)
 
 
 def id_map(segments, revision) -> np.ndarray:

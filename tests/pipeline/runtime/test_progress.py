@@ -96,7 +96,7 @@ def test_durations_are_for_people(seconds, text):
 
 
 def shown(output: io.StringIO, stats: RunStats, *, until: str) -> str:
-    """What a display writes until the words appear."""
+    """Returns what a display writes until the words appear."""
     with ProgressDisplay(stats, plan(10), output=output):
         deadline = time.monotonic() + 20
         while until not in output.getvalue() and time.monotonic() < deadline:

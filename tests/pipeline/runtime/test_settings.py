@@ -14,7 +14,7 @@ from pipeline.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Cook:
-    """Who cooks."""
+    """The cook of a meal."""
 
     dish: str
     """What to cook."""
@@ -35,7 +35,7 @@ class Cook:
 
 @dataclass(frozen=True, kw_only=True)
 class Guests:
-    """Who eats."""
+    """The guests of a meal."""
 
     number: int = 2
     password: str | None = field(default=None, repr=False)

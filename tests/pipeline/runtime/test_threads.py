@@ -62,7 +62,7 @@ def test_the_first_error_ends_it_and_what_has_not_begun_is_never_run() -> None:
 
 
 def test_the_garbage_collector_may_close_it_in_a_thread_that_is_starting() -> None:
-    """By hand, what falls together once in thousands of runs: the collector finds an abandoned
+    """Forces what happens once in thousands of runs: the collector finds an abandoned
     reader in the one place where waiting for a thread never ends."""
     program = """
         import gc, threading

@@ -72,7 +72,7 @@ class Turns:
 
 
 def race(register: Register, *, writers: int, seed: int, crashes: bool) -> list[bytes]:
-    """What those got who did not crash; all operations in a random order."""
+    """Runs operations in a random order; returns the results of those that did not crash."""
     turns, random, got = Turns(writers, seed=seed), Random(seed), []
     last = [
         random.randrange(1, 12) if crashes and random.random() < 0.5 else 999

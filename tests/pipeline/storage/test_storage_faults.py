@@ -49,7 +49,7 @@ BY_CODE = [(kind, status, code) for kind, status, codes in CODES for code in cod
 
 
 def client_error(code: str, status: int, **headers: str) -> of_botocore.ClientError:
-    """As botocore raises it."""
+    """Makes an error as botocore raises it."""
     answer = {
         "Error": {"Code": code, "Message": "as it is"},
         "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers},
@@ -161,7 +161,7 @@ def test_errors_that_no_server_answered_have_a_kind_too(kind, error):
 
 
 def test_a_body_that_ended_early_is_no_bad_request():
-    """As aiohttp raises it: from an error of its parser with a status of 400, as if answered."""
+    """Raises as aiohttp does: from an error of its parser with a status of 400, as if answered."""
     error = aiohttp.ClientPayloadError("Response payload is not completed")
     error.__cause__ = ContentLengthError("received 50000 of 100000 bytes")
     assert error.__cause__.code == 400

@@ -38,7 +38,7 @@ BYTES = [b"byte\xff.jpg", b"\xe9t\xe9.jpg", b"both\\xff\xff.jpg"]
 
 
 def as_text(value: str) -> None:
-    """What Parquet, JSON and a terminal take."""
+    """Passes a name through what Parquet, JSON and a terminal take."""
     pa.array([value], pa.string())
     value.encode()
 

@@ -205,6 +205,6 @@ def test_a_fingerprint_is_the_same_in_every_process_and_changes_with_any_field()
         dataclasses.replace(SPEC, **{name: value}).fingerprint for name, value in values.items()
     }
     assert len(prints | {SPEC.fingerprint}) == len(values) + 1
-    # That of tables of schema 1, whose units are named after it.
+    # The fingerprint of tables of schema 1, after which their units are named.
     assert dataclasses.replace(SPEC, schema_version=1).fingerprint == "b828e5278a96278b"
     assert SPEC.fingerprint == "7ef25b84fa4f6be4"

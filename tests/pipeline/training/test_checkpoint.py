@@ -13,7 +13,7 @@ from pipeline.training.checkpoint import Checkpoint, Checkpoints, best_of, check
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """What a worker has written down, before it is a checkpoint."""
+    """Writes what a worker writes before it is a checkpoint."""
     folder = tmp_path / "made"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "training.pt"):

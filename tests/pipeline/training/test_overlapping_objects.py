@@ -100,7 +100,7 @@ def test_what_no_object_covers_can_be_left_out(how: str, tmp_path: Path) -> None
 
 
 def test_a_batch_has_the_loss_of_whole_masks(tmp_path: Path) -> None:
-    """As transformers takes them, beside a sample of another size whose masks do not overlap."""
+    """Compares with whole masks as transformers takes them, beside a sample of another size."""
     samples = [
         data_of(overlapping_objects(), tmp_path / "a").sample(0, 0),
         data_of(learnt()[:1], tmp_path / "b", how="semantic recipe").sample(0, 0),

@@ -66,7 +66,7 @@ def test_things_hide_each_other(scenes):
 
 
 def test_boats_float_and_houses_and_cars_stand_on_land(scenes):
-    """Of what lies a little below a thing, and is no thing itself."""
+    """Looks at what lies a little below a thing, and is no thing itself."""
     stuff_below = {label: Counter() for label in ("boat", "house", "car")}
     for scene in scenes:
         label_of = np.array([0, *scene.label_ids])

@@ -19,7 +19,7 @@ from pipeline.labelling.settings import SegmentSettings
 
 
 def float32_arithmetic() -> list[str]:
-    """How products and convolutions of float32 are computed on a GPU, by both ways of asking."""
+    """Returns how a GPU computes products and convolutions of float32, by both ways of asking."""
     backends = torch.backends
     flags = (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32)
     names = (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision)

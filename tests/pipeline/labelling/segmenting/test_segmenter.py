@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
-import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import Mock
@@ -12,117 +10,28 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from corpora import picture, put
 from PIL import Image
+from segmented_pictures import (
+    INSTANCE,
+    PANOPTIC,
+    RULES,
+    SEMANTIC,
+    SIZES,
+    TASKS,
+    assert_alike,
+    id_map,
+    masks,
+    processor_with,
+)
 from small_model import LABELS
 
-from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor, decode_rle
-from pipeline.corpora.corpus import list_corpus
-from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.reading.unit_loader import BLOCK, UnitLoader
+from maskformer import MaskFormerForInstanceSegmentation
+from pipeline.labelling.reading.unit_loader import BLOCK
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.segmenting.segmenter import Segmenter, _pixels_at_once
 from pipeline.labelling.settings import SegmentSettings
-from pipeline.planning.planner import PLAN
-from pipeline.storage import Storage
 
-# Random weights are sure of nothing: low thresholds give some segments per image.
-PANOPTIC = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
-INSTANCE = dataclasses.replace(PANOPTIC, task="instance")
-SEMANTIC = SegmentSettings(task="semantic")
-TASKS = pytest.mark.parametrize(
-    "settings", [PANOPTIC, INSTANCE, SEMANTIC], ids=lambda settings: settings.task
-)
-RULES = pytest.mark.parametrize("rule", ["detectron2", "transformers"])
-SIZES = [(36, 48), (50, 40), (36, 48), (64, 64), (41, 59), (40, 59)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small images gain nothing from more, and machines that are busy lose."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def blocks(tmp_path_factory):
-    """A block of pictures in several sizes, and one that is none, as the loader gives them."""
-    folder = tmp_path_factory.mktemp("pictures")
-    files = {
-        f"{n}.png": picture(n, height=height, width=width)
-        for n, (height, width) in enumerate(SIZES)
-    }
-    corpus = put(folder, {**files, "4b.png": b"no image"})
-
-    def load(processor: MaskFormerImageProcessor) -> pa.Table:
-        reading, storage = ReadSettings(), Storage()
-        loader = UnitLoader(
-            storage=storage, reading=reading, processor=processor, block_bytes=10**9
-        )
-        sources = list_corpus(corpus, storage=storage, settings=reading).sources
-        rows = [{"unit_index": 0, "unit_id": "u", **dataclasses.asdict(s)} for s in sources]
-        (block,) = loader(pa.Table.from_pylist(rows, schema=PLAN))
-        return block
-
-    return load
-
-
-@pytest.fixture(scope="module")
-def block(blocks, processor) -> pa.Table:
-    return blocks(processor)
-
-
-@pytest.fixture(scope="module")
-def make(model_files):
-    """Segmenters by their settings."""
-
-    @functools.cache
-    def segmenter(settings: SegmentSettings) -> Segmenter:
-        return Segmenter(model_files, settings=settings, num_threads=1)
-
-    def changed(settings: SegmentSettings, **changes: Any) -> Segmenter:
-        return segmenter(dataclasses.replace(settings, **changes))
-
-    return changed
-
-
-def processor_with(rule: Any) -> MaskFormerImageProcessor:
-    """That of the small model, with another rule."""
-    return MaskFormerImageProcessor(
-        size={"shortest_edge": 64, "longest_edge": 160}, resize_rule=rule
-    )
-
-
-def masks(row: dict[str, Any]) -> dict[int, np.ndarray]:
-    return {
-        segment["segment_id"]: decode_rle(
-            segment["rle"], height=row["height"], width=row["width"]
-        ).astype(bool)
-        for segment in row["segments"]
-    }
-
-
-def id_map(row: dict[str, Any]) -> np.ndarray:
-    ids = np.zeros((row["height"], row["width"]), np.int64)
-    for segment_id, mask in masks(row).items():
-        ids[mask] = segment_id
-    return ids
-
-
-def assert_alike(found: pa.Table, expected: pa.Table) -> None:
-    """The same up to the last bits of the arithmetic: a pixel on a border may go either way."""
-    for ours, theirs in zip(found.to_pylist(), expected.to_pylist(), strict=True):
-        plain = [*ROWS.names[:9], "status", "error_class", "error_message", "kind"]
-        assert {k: ours[k] for k in plain} == {k: theirs[k] for k in plain}
-        if ours["status"] != "ok":
-            assert ours == theirs
-            continue
-        assert np.mean(id_map(ours) != id_map(theirs)) < 0.003
-        for a, b in zip(ours["segments"], theirs["segments"], strict=True):
-            assert (a["segment_id"], a["label"]) == (b["segment_id"], b["label"])
-            assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @TASKS
@@ -181,28 +90,6 @@ def test_by_batch_rows_are_those_by_image_to_the_byte(model_files, make, blocks,
         assert all(each.equals(found) for each in pool.map(by_batch, [block] * 3))
 
 
-def test_by_batch_a_batch_that_does_not_fit_is_split(model_files, make, block):
-    """First it waits for the batches in flight, then it is halved."""
-    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
-    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
-    sizes = no_more_than(LARGEST, by_batch)
-    drained = Mock(side_effect=by_batch._in_flight.drain)
-    by_batch._in_flight.drain = drained
-    found = by_batch(block)
-    assert_alike(found, make(PANOPTIC)(block))
-    assert drained.called
-    assert max(sizes) <= LARGEST
-    assert by_batch(block).equals(found)
-
-
-def test_by_batch_an_image_that_fits_nowhere_is_recorded(model_files, block):
-    settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
-    by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
-    no_more_than(0, by_batch)
-    classes = {row["error_class"] for row in by_batch(block).to_pylist() if row["kind"] == "image"}
-    assert classes == {"NotAnImage", "SegmenterOutOfMemory"}
-
-
 def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
     model_files, make, block, monkeypatch
 ):
@@ -230,24 +117,8 @@ def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
     assert asked == ["waits for the model's", "entered", "kept", "kept"] * num_batches
 
 
-def no_more_than(pixels: int, segmenter: Segmenter) -> list[int]:
-    """Gives the segmenter a device with memory for so many pixels; returns those of its batches."""
-    model = segmenter._batch_segmenter.model
-    decode, sizes = model.decode_queries, []
-
-    def decode_queries(pixel_values: torch.Tensor) -> Any:
-        batch, _, height, width = pixel_values.shape
-        if batch * height * width > pixels:
-            raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
-        sizes.append(batch * height * width)
-        return decode(pixel_values)
-
-    model.decode_queries = decode_queries
-    return sizes
-
-
 def test_batches_on_a_gpu_are_bounded_by_images_and_by_memory(model_files, monkeypatch):
-    """Of a card of 80 GB, and of a part of it; batch_pixels is taken as it is."""
+    """Bounds batches on a card of 80 GB and on a part of it; batch_pixels is taken as it is."""
     memory = Mock(return_value=Mock(total_memory=80 * 10**9))
     monkeypatch.setattr(torch.cuda, "get_device_properties", memory)
     gpu = torch.device("cuda")
@@ -427,86 +298,3 @@ def test_half_the_bits_give_nearly_the_same(make, block, precision):
         )
     for ours, theirs in zip(*by_label, strict=True):
         assert np.mean(ours == theirs) > 0.8
-
-
-@pytest.fixture
-def make_small(make, monkeypatch):
-    """A segmenter on a device with memory for so many pixels at once."""
-
-    def small(settings: SegmentSettings, *, pixels: int, **changes: Any) -> Segmenter:
-        segmenter = make(settings, **changes)
-        model = segmenter._batch_segmenter.model
-        decode = model.decode_queries
-
-        def decode_queries(pixel_values: torch.Tensor) -> Any:
-            batch, _, height, width = pixel_values.shape
-            if batch * height * width > pixels:
-                raise torch.OutOfMemoryError(f"no memory for {batch} x {height} x {width}")
-            return decode(pixel_values)
-
-        monkeypatch.setattr(model, "decode_queries", decode_queries)
-        return segmenter
-
-    return small
-
-
-LARGEST = 64 * 96  # pixels of the largest of these pictures at the model's size
-
-
-@pytest.fixture(scope="module")
-def large_block(blocks) -> pa.Table:
-    """The pictures at sizes that can be halved."""
-    return blocks(MaskFormerImageProcessor(size={"shortest_edge": 256, "longest_edge": 640}))
-
-
-@TASKS
-def test_a_batch_that_does_not_fit_is_split(make, make_small, block, settings):
-    expected = make(settings, batch_pixels=1)(block)
-    found = make_small(settings, pixels=LARGEST, batch_pixels=10**7)(block)
-    assert_alike(found, expected)
-
-
-def test_an_image_that_does_not_fit_is_an_error_and_the_others_go_on(make, make_small, block):
-    expected = make(PANOPTIC)(block).to_pylist()
-    found = make_small(PANOPTIC, pixels=64 * 64)(block).to_pylist()
-    classes = {row["error_class"] for row in found if row["kind"] == "image"}
-    assert classes == {None, "NotAnImage", "SegmenterOutOfMemory"}
-    for ours, theirs in zip(found, expected, strict=True):
-        if ours["error_class"] == "SegmenterOutOfMemory":
-            assert (ours["status"], ours["num_segments"], ours["segments"]) == ("error", 0, [])
-            assert re.search(r"\d\.png: .* no memory for \d+ x \d+ pixels", ours["error_message"])
-        else:
-            assert ours["status"] == theirs["status"]
-
-
-@TASKS
-@pytest.mark.parametrize("policy", ["shrink", "tile"])
-@pytest.mark.parametrize("divisor", [2, 6])
-def test_an_image_may_be_seen_smaller_or_part_by_part(
-    make, make_small, large_block, settings, policy, divisor
-):
-    expected = make(settings)(large_block).to_pylist()
-    small = make_small(settings, pixels=16 * LARGEST // divisor, out_of_memory=policy)
-    for ours, theirs in zip(small(large_block).to_pylist(), expected, strict=True):
-        assert (ours["status"], ours["error_class"]) == (theirs["status"], theirs["error_class"])
-        if ours["status"] == "ok":
-            together = sum(mask.astype(int) for mask in masks(ours).values())
-            assert np.max(together) <= 1
-            if settings.task == "semantic":
-                assert np.min(together) == 1
-                assert len({s["label"] for s in ours["segments"]}) == ours["num_segments"]
-
-
-@pytest.mark.parametrize("policy", ["record", "shrink", "tile"])
-def test_where_nothing_fits_the_image_is_recorded(make_small, large_block, policy):
-    found = make_small(PANOPTIC, pixels=0, out_of_memory=policy)(large_block)
-    classes = {row["error_class"] for row in found.to_pylist() if row["kind"] == "image"}
-    assert classes == {"NotAnImage", "SegmenterOutOfMemory"}
-
-
-def test_what_is_no_want_of_memory_is_raised(make, block, monkeypatch):
-    segmenter = make(PANOPTIC)
-    failing = Mock(side_effect=RuntimeError("shapes do not match"))
-    monkeypatch.setattr(segmenter._batch_segmenter.model, "decode_queries", failing)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        segmenter(block)

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from maskformer.resizing import HeightWidth
+from maskformer.preprocessing.resizing import HeightWidth
 
 _BITS = 22
 """Binary places of a weight, as in Pillow's Resample.c: 32, less 8 of the pixel and 2 for sums."""
