@@ -35,7 +35,7 @@ from pipeline.labelling.segmenting.compiled_model import (
 )
 from pipeline.labelling.segmenting.little_memory import free_memory, is_out_of_memory
 from pipeline.labelling.segmenting.model_inputs import LoadedImage, ModelInputs
-from pipeline.labelling.segmenting.model_loading import DTYPES, ModelSource, load_model
+from pipeline.labelling.segmenting.model_loading import DTYPES, ModelSource, load_engine
 from pipeline.labelling.segmenting.segmented_rows import SegmentedImages
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.storage import Storage
@@ -80,14 +80,15 @@ class BatchSegmenter:
         storage: Storage | None = None,
     ) -> None:
         """Loads the model; see `Segmenter`."""
-        self.model, self.processor = load_model(model_files, settings=settings)
-        self.model.keep_position_biases()
+        self._num_threads = num_threads or torch.get_num_threads()
+        self.model, self.processor = load_engine(
+            model_files, settings=settings, num_threads=self._num_threads
+        )
         self.labels = self.model.config.id2label
         self._settings = settings
         self.model_inputs = ModelInputs(
             self.processor, device=self.model.device, dtype=DTYPES[settings.precision]
         )
-        self._num_threads = num_threads or torch.get_num_threads()
         self._num_whole = num_whole_instances
         self._logits: Callable[[Tensor], Logits] = partial(logits_of, self.model)
         if settings.compile_cache is not None and self.can_start:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskformer import MaskFormerForInstanceSegmentation
 from pipeline.labelling.segmenting.little_memory import is_out_of_memory
+from pipeline.labelling.segmenting.model_loading import ForwardModel
 from pipeline.storage import Storage, StorageFault
 
 COMMON_IMAGES = 512
@@ -34,7 +34,7 @@ Logits = tuple[Float[Tensor, "batch queries classes"], Float[Tensor, "batch quer
 Compile = Callable[[Callable[[Tensor], Logits]], Callable[[Tensor], Logits]]
 
 
-def logits_of(model: MaskFormerForInstanceSegmentation, pixel_values: Tensor) -> Logits:
+def logits_of(model: ForwardModel, pixel_values: Tensor) -> Logits:
     """Returns classes and masks of all queries, without a wait for the device."""
     decoding = model.decode_queries(pixel_values)
     return decoding.class_queries_logits, model.all_masks(decoding)
@@ -89,7 +89,7 @@ class CompiledModel:
 
     def __init__(
         self,
-        model: MaskFormerForInstanceSegmentation,
+        model: ForwardModel,
         *,
         cache: CodeCache,
         compiler: Compile | None = None,
