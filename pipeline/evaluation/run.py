@@ -130,6 +130,8 @@ def _of_model(settings: Settings) -> _Prepared:
         raise WrongUsage(
             "decode=gpu has no effect on an evaluation: its readers decode; leave it out"
         )
+    if segmenting.compile_cache is not None:
+        raise WrongUsage("compile_cache has no effect on an evaluation; leave it out")
     if mode is not None:
         _refuse_to_resize(settings)
         if segmenting.engine != "torch":

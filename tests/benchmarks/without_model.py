@@ -152,7 +152,7 @@ def run(corpus: str, table: str) -> dict[str, Any]:
     from pipeline.storage import Storage
     from pipeline.table.store import TableStore
 
-    vars(ray_dataset)["WholeImageFactory"] = lambda settings: FreeFactory()
+    vars(ray_dataset)["WholeImageFactory"] = lambda **_: FreeFactory()
     spec, reading = panoptic_spec("road", "sky"), ReadSettings()
     store = TableStore(table, Storage())
     store.create(spec)

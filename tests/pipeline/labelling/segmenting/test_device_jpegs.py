@@ -184,7 +184,9 @@ def test_rows_are_those_of_exact_decoding_where_decoders_agree(tmp_path, model_f
 
 
 def test_without_a_gpu_in_the_cluster_the_run_says_so(monkeypatch):
-    job = Mock(reading=ReadSettings(decode="gpu"), actors=ActorSettings())
+    job = Mock(
+        reading=ReadSettings(decode="gpu"), actors=ActorSettings(), segmenting=SegmentSettings()
+    )
     monkeypatch.setattr(run, "connect", lambda address, *, dashboard: None)
     nodes = [{"Alive": True, "Resources": {"CPU": 16}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
@@ -195,3 +197,6 @@ def test_without_a_gpu_in_the_cluster_the_run_says_so(monkeypatch):
     job.reading = ReadSettings()
     del nodes[0]["Resources"]["GPU"]
     run._connect(job)
+    job.segmenting = SegmentSettings(compile_cache="s3://bucket/code")
+    with pytest.raises(WrongUsage, match=r"--compile_cache needs actors with a GPU \(CUDA\)"):
+        run._connect(job)

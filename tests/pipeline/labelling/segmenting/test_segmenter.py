@@ -126,12 +126,14 @@ def test_batches_on_a_gpu_are_bounded_by_images_and_by_memory(model_files, monke
     assert _pixels_at_once(gpu, share=0.01, precision="bf16") == 2 * pixels
     segmenter = Segmenter(model_files, settings=PANOPTIC, num_threads=1)
     segmenter._batch_pixels = pixels
-    assert segmenter._images_at_once((512, 704)) == 2
+    group: list[Any] = [Mock(size=(480, 640))] * 200
+    assert segmenter._images_at_once(group, padded_size=(512, 704)) == 2
     segmenter._batch_pixels = _pixels_at_once(gpu, share=1.0, precision="fp32")
-    assert segmenter._images_at_once((512, 704)) == 32
-    assert segmenter._images_at_once((20_000, 20_000)) == 1
+    assert segmenter._images_at_once(group, padded_size=(512, 704)) == 100
+    assert segmenter._images_at_once(group, padded_size=(20_000, 20_000)) == 1
     by_hand = dataclasses.replace(PANOPTIC, batch_pixels=100 * 64 * 64)
-    assert Segmenter(model_files, settings=by_hand)._images_at_once((64, 64)) == 100
+    by_hand_segmenter = Segmenter(model_files, settings=by_hand)
+    assert by_hand_segmenter._images_at_once(group, padded_size=(64, 64)) == 100
 
 
 @TASKS
