@@ -51,7 +51,7 @@ class ExportSettings:
     shard_images: int | None = None
     """Most images of one shard or JSON. By default 50,000 for JSONs and 1,000 for other shards."""
     reviewed: Literal["only", "first", "ignore"] = "first"
-    """What reviews do. first takes the newest review of an image before the model's segments; only
+    """Which rows count. first takes the newest review of an image before the model's segments; only
     leaves out images without a review that was accepted or corrected; ignore takes the model's
     alone."""
     reviews: str | None = None

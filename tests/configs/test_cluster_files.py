@@ -24,7 +24,6 @@ from pipeline.runtime.settings import parse
 ROOT = Path(pipeline.__file__).parents[1]
 FOLDER = ROOT / "configs" / "cluster"
 KUBERNETES = ("raycluster.yaml", "rayjob.yaml", "cronjob.yaml")
-WITH_COMMAND = ("cronjob.yaml", "rayjob.yaml", "crontab", "label-nightly.service")
 HOME = "/opt/maskformer"
 COMMAND = ["jobs/label_nightly.py", "--config", "configs/nightly/s3.yaml"]
 

@@ -33,7 +33,6 @@ from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 
 # The model's labels by the data's, which are tree and car.
-MODEL_LABELS = ("tree", "car", "tree", "car")
 JUDGED = (0, 1, 0, 1)
 
 
