@@ -11,7 +11,7 @@ AUDIT := $(BIN)/pip-audit --skip-editable --progress-spinner off --timeout 10
 # Libraries that read our exports, which need other versions than the project.
 READERS := .venv/readers/.installed
 
-.PHONY: demo readers test test-fast faults lint bench clean
+.PHONY: demo readers installed compiled test test-fast faults lint style types audit bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/maskformer demo
@@ -21,7 +21,15 @@ SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 readers: $(READERS)
 
-test: $(TESTS_INSTALLED) $(READERS)
+# Both environments; with `make --jobs=2` at once, since pip uses one core.
+installed: $(TESTS_INSTALLED) $(READERS)
+
+# Jobs of tests start hundreds of processes, each of which would compile what is not compiled yet
+# where PYTHONDONTWRITEBYTECODE keeps it from being stored.
+compiled: $(TESTS_INSTALLED)
+	$(BIN)/python -m compileall -q maskformer pipeline jobs
+
+test: installed compiled
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
 # The data side, metrics and losses: no cluster and no large model, four minutes on two cores.
@@ -30,17 +38,23 @@ FAST := tests/pipeline/corpora tests/pipeline/data_sets tests/pipeline/storage t
 	tests/maskformer/run_lengths tests/maskformer/metrics \
 	tests/maskformer/test_loss.py
 
-test-fast: $(TESTS_INSTALLED)
+test-fast: compiled
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT) $(FAST)
 
 # What takes long to go wrong.
 faults: $(TESTS_INSTALLED)
 	$(BIN)/python -m pytest -m faults
 
-lint: $(TESTS_INSTALLED)
+lint: style types audit
+
+style: $(TESTS_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(TESTS_INSTALLED)
 	$(BIN)/mypy
+
+audit: $(TESTS_INSTALLED)
 	@$(AUDIT) > .venv/audit.txt 2>&1 || ! grep "known vulnerabilit" .venv/audit.txt || (cat .venv/audit.txt; false)
 
 # One at a time: each measures both sides on all cores.
@@ -59,9 +73,10 @@ $(TESTS_INSTALLED): pyproject.toml constraints.txt
 	$(INSTALL) '.[test]'
 	touch $(INSTALLED) $@
 
-$(READERS): tests/readers/requirements.txt | $(TESTS_INSTALLED)
+# The list is complete, so that pip has nothing to resolve.
+$(READERS): tests/readers/requirements.txt
 	$(PYTHON) -m venv .venv/readers
-	.venv/readers/bin/python -m pip install --quiet --requirement $<
+	.venv/readers/bin/python -m pip install --quiet --no-deps --requirement $<
 	touch $@
 
 clean:

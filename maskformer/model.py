@@ -27,6 +27,7 @@ from maskformer.network.convolutions import convolution_of_same_size
 from maskformer.network.mask_product import Projected, mask_product
 from maskformer.network.pixel_decoder import PixelDecoder
 from maskformer.network.query_decoder import DecodedQueries, QueryDecoder
+from maskformer.network.window_attention import WindowAttention
 from maskformer.outputs import (
     MaskFormerForInstanceSegmentationOutput,
     MaskFormerModelOutput,
@@ -301,6 +302,15 @@ class MaskFormerForInstanceSegmentation(PretrainedModel):
             *(encoder.layers if encoder is not None else []),
             *self.model.transformer_module.decoder.layers,
         ]
+
+    def keep_position_biases(self) -> None:
+        """Computes once what attention in windows adds by relative position.
+
+        For models in evaluation whose weights stay as they are; loading others ends it.
+        """
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.keep_position_bias()
 
     def decode_queries(self, pixel_values: Pixels) -> QueryDecoding:
         """Classes of all queries, and what `kept_masks` makes masks of."""

@@ -1,5 +1,6 @@
 """Counts what a call asks of a device, on a CPU: operations, and reads that the host waits for."""
 
+import math
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # Operations that start nothing on a GPU: they change how memory is looked at, or reserve it.
 _FREE = {
@@ -16,6 +18,8 @@ _FREE = {
     "as_strided", "_reshape_alias", "detach", "alias", "empty", "empty_like", "empty_strided",
     "new_empty", "lift_fresh", "resolve_conj", "resolve_neg", "promote_types",
 }  # fmt: skip
+# These take nothing of their tensor but its kind.
+_MAKE = {"new_zeros", "zeros_like", "new_full", "full_like", "ones_like"}
 # Each of these reads a tensor into Python, for which the host waits until the device is done.
 _READS = {
     getattr(torch.Tensor, name)
@@ -42,6 +46,43 @@ def launches(call: Callable[[], Any]) -> Counter[str]:
     with _Launches() as counted:
         call()
     return counted.counts
+
+
+# These write the rows of their index alone, into a tensor that they also return.
+_OF_ROWS = {"index_fill_", "index_copy_"}
+
+
+class _Bytes(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = operation(*args, **(kwargs or {}))
+        name = operation.overloadpacket.__name__
+        if name in _OF_ROWS:
+            whole, dim, index = args[:3]
+            self.total += whole.nbytes * len(index) // whole.shape[dim]
+            result_parts = [each for each in args[3:] if isinstance(each, torch.Tensor)]
+            self.total += sum(_own_bytes(part) for part in result_parts)
+        elif name not in _FREE:
+            inputs = () if name in _MAKE else (args, kwargs)
+            parts = tree_leaves((inputs, result))
+            self.total += sum(_own_bytes(p) for p in parts if isinstance(p, torch.Tensor))
+        return result
+
+
+def _own_bytes(tensor: torch.Tensor) -> int:
+    """Returns the bytes that are there to be read; expanded dimensions repeat the same."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.element_size() * math.prod(size for size, stride in sizes if stride)
+
+
+def bytes_moved(call: Callable[[], Any]) -> int:
+    """Counts the bytes that a call's operations read and write, each operation by itself."""
+    with _Bytes() as counted:
+        call()
+    return counted.total
 
 
 class _PythonReads(TorchFunctionMode):

@@ -2,33 +2,21 @@
 
 Takes normalised images of any size; gives one map per stage, normed, before patch merging. Maps are
 padded first and rolled after, as the published weights were trained; other codes roll first, and
-differ wherever a map is no multiple of the window. `pixel_decoder.py` takes the maps.
-
-A window's padding is all zeros after the norm, so one zero token stands for every padded place:
-projections run on the real tokens plus that one, and a single gather pads, rolls and cuts.
+differ wherever a map is no multiple of the window. `window_attention.py` cuts them into windows;
+`pixel_decoder.py` takes the maps.
 """
 
-import math
-from functools import lru_cache, partial
-from typing import Any
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from maskformer.configuration import MaskFormerSwinConfig
 from maskformer.network.activations import activation
 from maskformer.network.recomputing import recomputed
-from maskformer.network.window_plans import window_plan
+from maskformer.network.window_attention import WindowAttention, relative_positions
 
 Tokens = Float[Tensor, "batch height width channels"]
-
-# Numbers of bfloat16 that the CPU takes at once.
-_VECTOR = 32
-
-# CUDA's kernels of attention count windows on a side of their grid that ends here.
-_MOST_WINDOWS = 65_535
 
 
 class SwinBackbone(nn.Module):
@@ -75,8 +63,8 @@ class SwinBackbone(nn.Module):
             "model.layernorm.bias": some.new_zeros(self.width),
         }
         for name, module in self.named_modules():
-            if isinstance(module, _WindowAttention):
-                index = _relative_positions(module.window, torch.device("cpu"))
+            if isinstance(module, WindowAttention):
+                index = relative_positions(module.window, torch.device("cpu"))
                 besides[f"{name}.relative_position_index"] = index.clone()
         return besides
 
@@ -210,157 +198,11 @@ class _Attention(nn.Module):
 
     def __init__(self, config: MaskFormerSwinConfig, *, width: int, num_heads: int) -> None:
         super().__init__()
-        self.self = _WindowAttention(config, width=width, num_heads=num_heads)
+        self.self = WindowAttention(config, width=width, num_heads=num_heads)
         self.output = _Dense(width, width, dropout=config.attention_probs_dropout_prob)
 
     def forward(self, tokens: Tokens, *, shift: int) -> Tokens:
         return self.output(self.self(tokens, shift=shift))
-
-
-class _WindowAttention(nn.Module):
-    """Attention inside windows, with a learned bias for each relative position.
-
-    Query, key and value are one matrix here and three in the published format: the state dict has
-    the three, both ways.
-    """
-
-    def __init__(self, config: MaskFormerSwinConfig, *, width: int, num_heads: int) -> None:
-        super().__init__()
-        if width % num_heads:
-            raise ValueError(
-                f"a Swin stage's width must be a multiple of its heads, got {width} and "
-                f"{num_heads}; see embed_dim and num_heads in the backbone's configuration"
-            )
-        self.window, self.num_heads = config.window_size, num_heads
-        self.dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-        self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * self.window - 1) ** 2, num_heads)
-        )
-        self.register_state_dict_post_hook(_split_qkv)
-        self.register_load_state_dict_pre_hook(_join_qkv)
-
-    def forward(self, tokens: Tokens, *, shift: int) -> Tokens:
-        batch, height, width, channels = tokens.shape
-        plan = window_plan(
-            batch, height, width, window=self.window, shift=shift, device=tokens.device
-        )
-        flat = tokens.reshape(-1, channels)
-        padding = flat.new_zeros(1, channels)
-        qkv = self.qkv(torch.cat([flat, padding])).index_select(0, plan.token_of_place)
-        qkv = qkv.view(-1, self.window**2, 3, self.num_heads, channels // self.num_heads)
-        strangers = plan.strangers
-        if torch.compiler.is_compiling() or batch > 1:
-            strangers = strangers.repeat(batch, 1, 1)
-        attended = self._attend(qkv, strangers)
-        return attended.index_select(0, plan.place_of_token).view(tokens.shape)
-
-    def _attend(
-        self,
-        qkv: Float[Tensor, "windows places 3 heads head_channels"],
-        strangers: Float[Tensor, "edge_windows places places"],
-    ) -> Float[Tensor, "all_places channels"]:
-        """Windows at the edge of a rolled map come last, and have strangers in them."""
-        query, key, value = qkv.transpose(1, 3).unbind(2)
-        bias = self._position_bias().to(query.dtype)
-        inner = len(query) - len(strangers)
-        parts = []
-        if inner:
-            parts.append(self._heads(query[:inner], key[:inner], value[:inner], bias))
-        if len(strangers):
-            edge_bias = bias + strangers[:, None].to(query.dtype)
-            parts.append(self._heads(query[inner:], key[inner:], value[inner:], edge_bias))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-    def _heads(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        if bias.requires_grad and query.dtype == torch.bfloat16 and query.is_cpu and not dropout:
-            attended = _many_learning_attentions(query, key, value, bias)
-        else:
-            attended = _attention_in_pieces(query, key, value, bias, dropout=dropout)
-        attended = attended.transpose(1, 2)
-        if torch.compiler.is_exporting():
-            # Other runtimes lay out what attention gives in another way than torch's own kernels.
-            attended = attended.clone(memory_format=torch.contiguous_format)
-        return attended.flatten(2).flatten(0, 1)
-
-    def _position_bias(self) -> Float[Tensor, "1 heads places places"]:
-        index = _relative_positions(self.window, self.relative_position_bias_table.device)
-        bias = self.relative_position_bias_table.index_select(0, index.flatten())
-        return bias.view(1, *index.shape, self.num_heads).permute(0, 3, 1, 2).contiguous()
-
-
-def _attention_in_pieces(
-    query: Float[Tensor, "windows heads places head_channels"],
-    key: Float[Tensor, "windows heads places head_channels"],
-    value: Float[Tensor, "windows heads places head_channels"],
-    bias: Float[Tensor, "_ heads places places"],
-    *,
-    dropout: float,
-) -> Float[Tensor, "windows heads places head_channels"]:
-    """Calls scaled_dot_product_attention for as many windows as its kernels take at once."""
-    attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout)
-    # A compiled graph is for any number of windows: it has no pieces.
-    if torch.compiler.is_compiling() or len(query) <= _MOST_WINDOWS:
-        return attend(query, key, value, attn_mask=bias)
-    pieces = [part.split(_MOST_WINDOWS) for part in (query, key, value)]
-    biases = [bias] * len(pieces[0]) if len(bias) == 1 else bias.split(_MOST_WINDOWS)
-    return torch.cat(
-        [attend(q, k, v, attn_mask=b) for q, k, v, b in zip(*pieces, biases, strict=True)]
-    )
-
-
-def _many_learning_attentions(
-    query: Float[Tensor, "windows heads places head_channels"],
-    key: Float[Tensor, "windows heads places head_channels"],
-    value: Float[Tensor, "windows heads places head_channels"],
-    bias: Float[Tensor, "_ heads places places"],
-) -> Float[Tensor, "windows heads places head_channels"]:
-    """Computes scaled_dot_product_attention where the bias learns in bfloat16 on the CPU.
-
-    There it works in float32. Two batched products take two thirds of the time and half of the
-    memory, with rows as long as whole vectors for the softmax.
-    """
-    more = -key.shape[2] % _VECTOR
-    key, value = (functional.pad(part, (0, 0, 0, more)) for part in (key, value))
-    bias = functional.pad(bias, (0, more), value=-math.inf)
-    query = (query * query.shape[-1] ** -0.5).contiguous()
-    return (query @ key.transpose(2, 3)).add_(bias).softmax(dim=-1) @ value
-
-
-def _relative_positions(window: int, device: torch.device) -> Int[Tensor, "places places"]:
-    make = _make_positions if torch.compiler.is_compiling() else _cached_positions
-    return make(window, device)
-
-
-def _make_positions(window: int, device: torch.device) -> Int[Tensor, "places places"]:
-    with torch.inference_mode(False):
-        place = torch.arange(window * window, device=device)
-        y, x = place // window, place % window
-        dy, dx = y[:, None] - y + window - 1, x[:, None] - x + window - 1
-        return dy * (2 * window - 1) + dx
-
-
-_cached_positions = lru_cache(maxsize=16)(_make_positions)
-
-_QKV = ("query", "key", "value")
-
-
-def _split_qkv(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]
-) -> None:
-    for kind in ("weight", "bias"):
-        joined = state_dict.pop(f"{prefix}qkv.{kind}", None)
-        if joined is not None:
-            for name, part in zip(_QKV, joined.chunk(3), strict=True):
-                state_dict[f"{prefix}{name}.{kind}"] = part
-
-
-def _join_qkv(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_rest: Any) -> None:
-    for kind in ("weight", "bias"):
-        names = [f"{prefix}{name}.{kind}" for name in _QKV]
-        if all(name in state_dict for name in names):
-            state_dict[f"{prefix}qkv.{kind}"] = torch.cat([state_dict.pop(name) for name in names])
 
 
 class _PatchMerging(nn.Module):
@@ -410,5 +252,5 @@ def _initialise(backbone: nn.Module, *, std: float) -> None:
             nn.init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, _WindowAttention):
+        elif isinstance(module, WindowAttention):
             nn.init.trunc_normal_(module.relative_position_bias_table, std=std)

@@ -8,16 +8,20 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 # What is added to attention between two tokens of a window that are no neighbours in the image. Not
 # minus infinity: the published weights have seen this number.
 _STRANGERS = -100.0
+
+ALIGNED = 8
+"""CUDA's kernels of attention copy a bias at each call whose rows are no multiple of this."""
 
 _MOST_BYTES = 2**28
 """Of all plans together: those of hundreds of shapes, for batches of tens of images."""
@@ -48,6 +52,35 @@ class WindowPlan:
     """That of one image: it is the same for all."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gather:
+    """Where windows take their tokens from, in one image."""
+
+    token_of_place: Int[Tensor, " places"]
+    """For padding any token."""
+    padding: Int[Tensor, " padded_places"]
+    """The places of padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherPlan:
+    """The windows of one image, for batches whose tokens are gathered image by image.
+
+    Nothing in it depends on the number of images: a batch of a shape that is known has its plan.
+    """
+
+    windows: tuple[Gather, ...]
+    """Those inside, then those at the edge of a rolled map; none is empty."""
+    place_of_token: Int[Tensor, " tokens"]
+    """Among the places of all windows in this order."""
+    strangers: Float[Tensor, "1 edge_windows 1 window_places aligned_places"] | None
+    """As in `ImagePlan`, with zeros behind rows of other lengths; None where no window has any."""
+
+    @property
+    def num_places(self) -> int:
+        return sum(len(each.token_of_place) for each in self.windows)
+
+
 def window_plan(
     batch: int, height: int, width: int, *, window: int, shift: int, device: torch.device
 ) -> WindowPlan:
@@ -59,7 +92,18 @@ def window_plan(
     return _PLANS.get((batch, *shape), lambda: _batch_plan(batch, height * width, of_image))
 
 
-_Plan = TypeVar("_Plan", ImagePlan, WindowPlan)
+def gather_plan(
+    height: int, width: int, *, window: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> GatherPlan:
+    """Returns the plan for maps of one size, with strangers in `dtype`; does not wait for it."""
+    shape = (height, width, window, shift)
+    return _PLANS.get((*shape, device, dtype), lambda: _gather_plan(*shape, device, dtype))
+
+
+_Plan = TypeVar("_Plan", ImagePlan, WindowPlan, GatherPlan)
+
+
+_AnyPlan: TypeAlias = ImagePlan | WindowPlan | GatherPlan
 
 
 class PlanCache:
@@ -68,7 +112,7 @@ class PlanCache:
     def __init__(self, most_bytes: int) -> None:
         self.num_bytes = 0
         self._most_bytes = most_bytes
-        self._plans: OrderedDict[Hashable, ImagePlan | WindowPlan] = OrderedDict()
+        self._plans: OrderedDict[Hashable, _AnyPlan] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], _Plan]) -> _Plan:
@@ -92,12 +136,15 @@ class PlanCache:
 _PLANS = PlanCache(_MOST_BYTES)
 
 
-def _num_bytes(plan: ImagePlan | WindowPlan) -> int:
+def _num_bytes(plan: _AnyPlan) -> int:
     """Counts a plan's tensors; the strangers of a batch belong to the plan of its image."""
-    names = [each.name for each in fields(plan)]
-    if isinstance(plan, WindowPlan):
-        names.remove("strangers")
-    return sum(getattr(plan, name).nbytes for name in names)
+    if isinstance(plan, GatherPlan):
+        parts = [part for each in plan.windows for part in vars(each).values()]
+        parts += [plan.place_of_token, plan.strangers]
+    else:
+        of_another = {"strangers"} if isinstance(plan, WindowPlan) else set()
+        parts = [part for name, part in vars(plan).items() if name not in of_another]
+    return sum(part.nbytes for part in parts if part is not None)
 
 
 def _batch_plan(batch: int, num_tokens: int, plan: ImagePlan) -> WindowPlan:
@@ -140,6 +187,38 @@ def _image_plan(
         return ImagePlan(
             inner=token[inner].flatten(), edge=token[edge].flatten(), strangers=strangers
         )
+
+
+def _gather_plan(
+    height: int, width: int, window: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> GatherPlan:
+    # On the CPU, which knows how many places are padding without a wait.
+    plan = _image_plan(height, width, window, shift, torch.device("cpu"))
+    with torch.inference_mode(False), torch.no_grad():
+        parts = [part for part in (plan.inner, plan.edge) if len(part)]
+        gathers = [
+            Gather(
+                token_of_place=_moved(part.clamp(min=0), device),
+                padding=_moved((part < 0).nonzero().flatten(), device),
+            )
+            for part in parts
+        ]
+        tokens = torch.cat(parts)
+        places = (tokens >= 0).nonzero().flatten()
+        strangers = None
+        if len(plan.strangers):
+            rows = functional.pad(plan.strangers, (0, -(window**2) % ALIGNED)).to(dtype)
+            strangers = _moved(rows[None, :, None], device)
+        return GatherPlan(
+            windows=tuple(gathers),
+            place_of_token=_moved(places[tokens[places].argsort()], device),
+            strangers=strangers,
+        )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 def _cut(grid: Tensor, window: int) -> Int[Tensor, "windows places"]:

@@ -72,8 +72,8 @@ class SegmentSettings:
     factors a GPU rounds to 10 bits, for speed; fp16 is for GPUs: CPUs emulate it a thousand times
     slower."""
     batch_pixels: int | None = None
-    """Most pixels of a batch after resizing. By default up to 32 images, as many as the GPU has
-    memory for; one image on a CPU."""
+    """Most pixels of a batch after resizing. By default 88 images and up to 131, as far as the GPU
+    has memory for them; one image on a CPU."""
     out_of_memory: Literal["record", "shrink", "tile"] = "record"
     """Result for an image that does not fit into memory. record: an error; shrink: segment it at
     half its size and less; tile: segment it part by part. With the last two, rows may depend on the

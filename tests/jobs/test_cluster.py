@@ -3,19 +3,17 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from job_runs import ROOT, Job, Jobs, Moment, clean_environment, running, wait_until, words
-from ports import free_ports, instead_of_fixed_ports
+from job_runs import ROOT, Job, Jobs, Moment, running, wait_until, words
+from ports import free_ports
 from table_rows import Run, assert_same, rows_of
 
 from pipeline.runtime.actor_settings import ActorSettings
@@ -34,41 +32,61 @@ QUICK_TO_MISS_A_NODE = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """A running head node."""
+class Nodes:
+    """A running cluster of `nodes.py`."""
 
+    address: str
     dashboard: str
     ray_folder: Path
+    folder: Path
+    """Where files tell it to add and to remove its second node."""
+    first_work_of_the_second: Moment
+    """Work on the second node stands still from there on, until the node is removed."""
 
 
 @pytest.fixture(scope="module")
-def head(jobs: Jobs) -> Iterator[Head]:
-    """With GPUs that it says it has: actors ask for them, and compute where they can."""
-    port, dashboard_port = free_ports(2)
-    job = jobs.start_command(
-        [
-            str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=2",
-            "--node-ip-address=127.0.0.1", f"--port={port}",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
-            *instead_of_fixed_ports(),
-        ],
-        environment={**TOKEN, **PATH},
-    )  # fmt: skip
-    with running(job):
-        dashboard = f"http://127.0.0.1:{dashboard_port}"
-        # It answers before its agent does, and without that it refuses jobs.
-        wait_until(lambda: _takes_jobs(dashboard), what="a head that takes jobs", seconds=300)
-        yield Head(dashboard=dashboard, ray_folder=job.ray_folder)
+def nodes(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Two nodes, the second of which goes away in the first test."""
+    folder = tmp_path_factory.mktemp("nodes")
+    (folder / "add").touch()
+    with _nodes(jobs, folder) as nodes:
+        wait_until((folder / "added").exists, what="the second node")
+        yield nodes
+
+
+def test_a_node_that_goes_away_in_mid_run_costs_no_row(
+    jobs: Jobs, nodes: Nodes, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
+) -> None:
+    moment = nodes.first_work_of_the_second
+    job = _join(jobs, nodes, corpus=plain, table=tmp_path / "table", options=usual)
+    wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
+    assert moment.came, job.end()
+    (nodes.folder / "remove").touch()
+    wait_until((nodes.folder / "removed").exists, what="the removal")
+    assert job.process.poll() is None
+    ended = job.end().expect(0)
+    # Nobody submitted it, so that it brought its own code to the nodes.
+    packages = _packages(nodes.ray_folder, kind="py_modules_files")
+    names = {path.name for package in packages for path in package.iterdir()}
+    assert names == {"maskformer", "pipeline"}
+    _assert_small_and_without_demo(packages)
+
+    assert ended.report["images"] == 12
+    assert_same(rows_of(tmp_path / "table"), unbroken.rows)
+    assert not (tmp_path / "table" / "_staging").exists()
 
 
 def test_submitted_jobs_leave_their_tables_and_their_exit_codes_reach_the_submitter(
-    jobs: Jobs, head: Head, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
+    jobs: Jobs, nodes: Nodes, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
 ) -> None:
+    nodes.first_work_of_the_second.flag.touch()  # where this test is alone, too
+    # It answers before its agent does, and without that it refuses jobs.
+    wait_until(lambda: _takes_jobs(nodes.dashboard), what="a head that takes jobs", seconds=300)
     options = {"corpus": plain, "unit_images": 2, **usual}
     table = tmp_path / "table"
     # All at once: each submission waits for the cluster most of the time.
     submitted = [
-        _submit([*entrypoint, *words({**options, **more})], jobs=jobs, head=head)
+        _submit([*entrypoint, *words({**options, **more})], jobs=jobs, nodes=nodes)
         for entrypoint, more in (
             (["jobs/segment_corpus.py"], {"table": table}),
             (["python", "jobs/segment_corpus.py"], {"table": tmp_path / "none", "treshold": 1}),
@@ -84,54 +102,22 @@ def test_submitted_jobs_leave_their_tables_and_their_exit_codes_reach_the_submit
     assert refused.exit_code != 0
     assert "exit code 2" in refused.stdout + refused.stderr
     assert "treshold" in refused.stdout
-
-
-def test_the_upload_of_a_submitted_job_is_the_code_without_the_demo(head: Head) -> None:
-    [package] = _packages(head.ray_folder, kind="working_dir_files")
+    # The upload is the code without the demo.
+    [package] = _packages(nodes.ray_folder, kind="working_dir_files")
     names = {path.name for path in package.iterdir()}
     assert {"jobs", "maskformer", "pipeline"} <= names
     assert names.isdisjoint({".git", ".venv", "demo", "tests"})
     _assert_small_and_without_demo([package])
 
 
-def test_a_node_that_goes_away_in_mid_run_costs_no_row(
-    jobs: Jobs, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
-) -> None:
-    # Work on the second node stands still until the node is removed.
-    moment = Moment(at="before segment", name="*", do="wait", node="second")
-    # The first must not finish before the second has begun.
-    patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
-    (tmp_path / "add").touch()
-    with _nodes(jobs, tmp_path, moments=[moment, patience]) as cluster:
-        wait_until((tmp_path / "added").exists, what="the second node")
-        job = _join(jobs, cluster.address, corpus=plain, table=tmp_path / "table", options=usual)
-        wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
-        assert moment.came, job.end()
-        (tmp_path / "remove").touch()
-        wait_until((tmp_path / "removed").exists, what="the removal")
-        assert job.process.poll() is None
-        ended = job.end().expect(0)
-        # Nobody submitted it, so that it brought its own code to the nodes.
-        packages = _packages(cluster.ray_folder, kind="py_modules_files")
-        names = {path.name for package in packages for path in package.iterdir()}
-        assert names == {"maskformer", "pipeline"}
-        _assert_small_and_without_demo(packages)
-
-    assert ended.report["images"] == 12
-    assert_same(rows_of(tmp_path / "table"), unbroken.rows)
-    assert not (tmp_path / "table" / "_staging").exists()
-
-
 @pytest.mark.faults
 def test_a_node_that_comes_in_mid_run_takes_its_share_and_may_go_again(
     jobs: Jobs, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
 ) -> None:
-    # The first node is at its first image until the second has begun, which goes in its work.
-    moment = Moment(at="before segment", name="*", do="wait", node="second")
-    patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
-    with _nodes(jobs, tmp_path, moments=[moment, patience]) as cluster:
+    with _nodes(jobs, tmp_path) as nodes:
+        moment = nodes.first_work_of_the_second
         options = {**usual, "actor_cpus": 1.2}
-        job = _join(jobs, cluster.address, corpus=plain, table=tmp_path / "table", options=options)
+        job = _join(jobs, nodes, corpus=plain, table=tmp_path / "table", options=options)
         wait_until(lambda: any(tmp_path.glob("table/_runs/*/plan.parquet")), what="the plan")
         assert not moment.came
         (tmp_path / "add").touch()
@@ -142,39 +128,6 @@ def test_a_node_that_comes_in_mid_run_takes_its_share_and_may_go_again(
 
     assert_same(rows_of(tmp_path / "table"), unbroken.rows)
     assert not (tmp_path / "table" / "_staging").exists()
-
-
-LISTENING = """
-import json, psutil, ray
-from pipeline.runtime.cluster import connect
-
-@ray.remote
-def work():
-    return ray.util.get_node_ip_address()
-
-connect()
-assert ray.get(work.remote()) == "127.0.0.1"
-own = psutil.Process()
-addresses = {
-    connection.laddr.ip
-    for process in [own, *own.children(recursive=True)]
-    for connection in process.net_connections("inet")
-    if connection.status == psutil.CONN_LISTEN
-}
-print(json.dumps(sorted(addresses)))
-"""
-
-
-def test_nobody_else_on_the_network_reaches_a_cluster_that_a_run_starts() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", LISTENING],
-        env={**clean_environment(), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    addresses = {ip_address(each) for each in json.loads(ran.stdout.splitlines()[-1])}
-    assert addresses
-    assert all((getattr(a, "ipv4_mapped", None) or a).is_loopback for a in addresses), addresses
 
 
 @pytest.mark.parametrize(("cpus", "num_actors"), [(1, None), (2, None), (2, 4), (8, 3)])
@@ -207,25 +160,32 @@ def test_actors_on_gpus_leave_room_for_readers(
     assert machines.most_actors * machines.actor_cpus + others <= cpus
 
 
-@dataclass(frozen=True, kw_only=True)
-class Nodes:
-    """A running cluster of `nodes.py`."""
-
-    address: str
-    ray_folder: Path
-
-
 @contextlib.contextmanager
-def _nodes(jobs: Jobs, folder: Path, *, moments: Sequence[Moment]) -> Iterator[Nodes]:
-    """Runs a cluster of `nodes.py`."""
+def _nodes(jobs: Jobs, folder: Path) -> Iterator[Nodes]:
+    """Runs a cluster of `nodes.py` that takes jobs."""
+    dashboard_port, agent_port = free_ports(2)
+    options = {
+        "include_dashboard": True, "dashboard_host": "127.0.0.1",
+        "dashboard_port": dashboard_port, "dashboard_agent_listen_port": agent_port,
+    }  # fmt: skip
+    moment = Moment(at="before segment", name="*", do="wait", node="second")
+    # And the first does not do it all before the second has begun.
+    patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
+    program = str(Path(__file__).with_name("nodes.py"))
     cluster = jobs.start_command(
-        [sys.executable, str(Path(__file__).with_name("nodes.py")), str(folder)],
-        moments=moments,
-        environment={"RAY_AUTH_MODE": "disabled", **QUICK_TO_MISS_A_NODE},
+        [sys.executable, program, str(folder), json.dumps(options)],
+        moments=[moment, patience],
+        environment={**TOKEN, **PATH, **QUICK_TO_MISS_A_NODE},
     )
     with running(cluster):
         wait_until((folder / "address").exists, what="the cluster")
-        yield Nodes(address=(folder / "address").read_text(), ray_folder=cluster.ray_folder)
+        yield Nodes(
+            address=(folder / "address").read_text(),
+            dashboard=f"http://127.0.0.1:{dashboard_port}",
+            ray_folder=cluster.ray_folder,
+            folder=folder,
+            first_work_of_the_second=moment,
+        )
 
 
 def _packages(ray_folder: Path, *, kind: str) -> list[Path]:
@@ -242,19 +202,19 @@ def _assert_small_and_without_demo(packages: Sequence[Path]) -> None:
     assert sum(path.stat().st_size for path in files) < 3_000_000
 
 
-def _join(jobs: Jobs, address: str, *, corpus: Path, table: Path, options: dict[str, Any]) -> Job:
+def _join(jobs: Jobs, nodes: Nodes, *, corpus: Path, table: Path, options: dict[str, Any]) -> Job:
     """A job of two actors on the cluster there."""
     return jobs.start(
-        environment={"RAY_AUTH_MODE": "disabled"},
+        environment=TOKEN,
         **{
             **options, "corpus": corpus, "table": table, "unit_images": 2,
-            "num_actors": 2, "ray_address": address,
+            "num_actors": 2, "ray_address": nodes.address,
         },
     )  # fmt: skip
 
 
-def _submit(command: list[str], *, jobs: Jobs, head: Head) -> Job:
-    submit = [str(BIN / "ray"), "job", "submit", "--address", head.dashboard]
+def _submit(command: list[str], *, jobs: Jobs, nodes: Nodes) -> Job:
+    submit = [str(BIN / "ray"), "job", "submit", "--address", nodes.dashboard]
     return jobs.start_command(
         [*submit, "--working-dir", str(ROOT), "--", *command], environment={**TOKEN, **PATH}
     )

@@ -4,7 +4,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,18 @@ import transformers
 import yaml
 from drawn import encoded, tar, written
 from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, Outcome, wait_until, words
+from one_worker import be_the_only_worker
 from PIL import Image
 from s3 import KEY, SECRET, s3_server
 from small_training import SMALL_MODEL
 from table_rows import rows_of
 
 from jobs import finetune
+from pipeline.cli.running import run_job
 from pipeline.storage import Storage
+from pipeline.training import run
 from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.worker import train
 
 FINETUNE = ROOT / "jobs" / "finetune.py"
 NUM_STEPS = 6
@@ -89,12 +93,28 @@ def losses(output: Path) -> dict[int, float]:
     return by_step
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """Losses of a run that nothing disturbed, of one worker in this process."""
+    output = tmp_path_factory.mktemp("undisturbed") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        be_the_only_worker(patch)
+        patch.setattr(run, "connect", lambda *_, **__: None)
+        patch.setattr(run, "run_workers", lambda job, **_: train(job))
+        patch.setattr(signal, "signal", lambda *_: None)
+        assert run_job("train", words({"config": config, "output": output, "num_workers": 1})) == 0
+    return losses(output)
+
+
+@pytest.fixture(scope="module")
 def trained(
     jobs: Jobs, config: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, Ended]]:
-    """A run that nothing disturbed. Not to be changed."""
+) -> tuple[Path, Ended]:
+    """A run whose driver was killed, and which the same command ended. Not to be changed."""
     output = tmp_path_factory.mktemp("trained") / "model"
+    moment = Moment(at="before put", name="*/step-00000004/checkpoint.json", do="kill driver")
+    # Another number of workers changes nothing either.
+    start(jobs, config, output, num_workers=1, moments=[moment]).end().expect(-9)
     return output, start(jobs, config, output).end().expect(0)
 
 
@@ -149,27 +169,23 @@ def test_the_model_loads_in_transformers(trained: tuple[Path, Ended]):
 
 @pytest.mark.faults
 def test_a_run_whose_workers_are_killed_goes_on_by_itself_to_the_same_losses(
-    jobs: Jobs, config: Path, trained: tuple[Path, Ended], tmp_path: Path
+    jobs: Jobs, config: Path, undisturbed: dict[int, float], tmp_path: Path
 ):
     after = Moment(at="after put", name="*/step-00000002/checkpoint.json", do="kill self")
     during = Moment(at="before put", name="*/step-00000004/model.safetensors", do="kill self")
     start(jobs, config, tmp_path / "model", moments=[after, during]).end().expect(0)
     assert after.came
     assert during.came
-    assert losses(tmp_path / "model") == pytest.approx(losses(trained[0]), rel=1e-5)
+    assert losses(tmp_path / "model") == pytest.approx(undisturbed, rel=1e-5)
 
 
 def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
-    jobs: Jobs, here: Here, config: Path, trained: tuple[Path, Ended], tmp_path: Path
+    here: Here, config: Path, trained: tuple[Path, Ended], undisturbed: dict[int, float]
 ):
-    """On another number of workers than what it is compared with, which changes nothing either."""
-    moment = Moment(at="before put", name="*/step-00000004/checkpoint.json", do="kill driver")
-    options: dict[str, Any] = {"config": config, "output": tmp_path / "model", "num_workers": 1}
-    start(jobs, **options, moments=[moment]).end().expect(-9)
-    ended = start(jobs, **options).end().expect(0)
+    output, ended = trained
     assert "resuming after step 2 of 6" in ended.stderr
-    assert losses(tmp_path / "model") == pytest.approx(losses(trained[0]), rel=1e-5)
-    again = here(finetune.main, config=config, output=tmp_path / "model")
+    assert losses(output) == pytest.approx(undisturbed, rel=1e-5)
+    again = here(finetune.main, config=config, output=output)
     assert again.exit_code == 0, again.stderr
 
 

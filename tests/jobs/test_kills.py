@@ -1,6 +1,7 @@
 """Runs that are killed, in whole or in part, and run again: every image exactly once."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,47 @@ MOMENTS = [
 ]
 
 
-# A unit is done, and the run is not; tests/faults/ has every step of a commit by itself.
-FEWER = [MOMENTS[10]]
+def test_what_kills_leave_two_runs_at_once_make_whole(
+    jobs: Jobs, unbroken: Run, usual: dict[str, Any], tmp_path: Path
+) -> None:
+    """Workers die, then their driver, with units done and others not; two runs do the rest.
+
+    Each of these alone is a test below; tests/faults/ has every step of a commit by itself.
+    """
+    corpus, table = written(tmp_path / "corpus", plain_corpus(12)), tmp_path / "table"
+    options = {"corpus": corpus, "table": table, "unit_images": 2, **usual}
+    workers = [
+        Moment(at=at, name=name, do="kill self")
+        for at, name in (
+            ("before read", "*/00?.png"),
+            ("before segment", "*"),
+            ("before put", "*/images/[!.]*"),
+        )
+    ]
+
+    _kill("before unlink", "*/_staging/*", jobs=jobs, options=options, before=workers)
+
+    assert [moment.came for moment in workers] == [True] * 3
+    done = _check_and_spoil(table, corpus, unbroken=unbroken, done=set())
+    assert 2 <= len(done) < 12
+    both = [jobs.start(**options) for _ in range(2)]
+    assert [job.end().exit_code for job in both] == [0, 0]
+    assert_same(rows_of(table), unbroken.rows, apart_from=["uri", "etag", "unit_id"])
+    assert _files_at(table / "_staging") == []
 
 
-@pytest.mark.parametrize(
-    ("moments", "fewest_done"),
-    [
-        pytest.param(FEWER, 2, id="two moments"),
-        pytest.param(MOMENTS, 4, id="twelve moments", marks=pytest.mark.faults),
-    ],
-)
+@pytest.mark.faults
 def test_kills_leave_what_an_unbroken_run_leaves(
-    jobs: Jobs,
-    unbroken: Run,
-    usual: dict[str, Any],
-    tmp_path: Path,
-    moments: list[tuple[str, str]],
-    fewest_done: int,
+    jobs: Jobs, unbroken: Run, usual: dict[str, Any], tmp_path: Path
 ) -> None:
     corpus = written(tmp_path / "corpus", plain_corpus(12))
     options = {"corpus": corpus, "table": tmp_path / "table", "unit_images": 2, **usual}
     done: set[str] = set()
-    for at, name in moments:
+    for at, name in MOMENTS:
         _kill(at, name, jobs=jobs, options=options)
         done = _check_and_spoil(tmp_path / "table", corpus, unbroken=unbroken, done=done)
     left = set(unbroken.rows.ids) - done
-    assert len(done) >= fewest_done
+    assert len(done) >= 4
     assert left
 
     report = jobs.run(**options).expect(0).report
@@ -69,6 +84,7 @@ def test_kills_leave_what_an_unbroken_run_leaves(
     assert _files_at(tmp_path / "table" / "_staging") == []
 
 
+@pytest.mark.faults
 def test_a_run_survives_the_death_of_each_kind_of_worker(
     jobs: Jobs, unbroken: Run, usual: dict[str, Any], plain: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +127,7 @@ def test_a_run_that_is_told_to_end_says_what_it_did_and_that_it_is_to_be_tried_a
     assert rows_of(tmp_path / "table").ids == []
 
 
+@pytest.mark.faults
 def test_two_runs_at_once_on_one_table_lose_and_double_nothing(
     jobs: Jobs, unbroken: Run, usual: dict[str, Any], plain: Path, tmp_path: Path
 ) -> None:
@@ -123,10 +140,12 @@ def test_two_runs_at_once_on_one_table_lose_and_double_nothing(
     assert _files_at(tmp_path / "table" / "_staging") == []
 
 
-def _kill(at: str, name: str, *, jobs: Jobs, options: dict[str, Any]) -> None:
-    """A run whose driver is killed at the moment."""
+def _kill(
+    at: str, name: str, *, jobs: Jobs, options: dict[str, Any], before: Sequence[Moment] = ()
+) -> None:
+    """Runs until the moment, at which the driver is killed; `before` are others of the same run."""
     moment = Moment(at=at, name=name, do="kill driver")
-    ended = jobs.run(moments=[moment], **options)
+    ended = jobs.run(moments=[*before, moment], **options)
     assert moment.came, f"no process came to {at} {name}\n{ended.stdout}{ended.stderr}"
     assert ended.exit_code == -signal.SIGKILL, f"{at} {name}"
 

@@ -58,15 +58,16 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     assert not lock_of(table).exists()
 
     # Without new images it takes seconds and starts no cluster.
-    second = start(jobs, **options).end().expect(0)
-    assert not second.started_ray
+    second = here(label_nightly.main, **options)
+    assert second.exit_code == 0
     assert "nothing to do" in second.stderr
 
     # Somebody is at it.
     lock = {"run_id": "other", "host": "elsewhere", "pid": 7, "user": "ada"}
     lock |= {"started": "2026-03-01T02:00:00Z", "heartbeat": "2026-03-01T02:00:00Z"}
     lock_of(table).write_text(json.dumps(lock))
-    third = start(jobs, **options).end().expect(75)
+    third = here(label_nightly.main, **options)
+    assert third.exit_code == 75
     [line] = third.stderr.splitlines()
     assert line.startswith(f"label_nightly: {table} is being labelled by run other (process 7 of ")
     assert "ada on elsewhere, since 2026-03-01T02:00:00Z" in line

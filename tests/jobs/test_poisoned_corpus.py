@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 from drawn import encoded, picture, png, written
 from job_runs import Jobs
-from PIL import Image
+from poison import DECODER_CRASHES, HANGS, MEMORY, MORE_CRASHES, POISON, SEGMENTER_CRASHES
 from table_rows import rows_of
-
-POISON = {"PYTHONPATH": str(Path(__file__).parent / "poisoned")}
-
-
-def solid(colour: tuple[int, int, int]) -> bytes:
-    return encoded(Image.new("RGB", (64, 48), colour))
 
 
 def png_of_size(width: int, height: int, *, pixels: bytes = b"") -> bytes:
@@ -42,14 +36,6 @@ def cut(kind: str) -> bytes:
     return data[: 2 * len(data) // 3]
 
 
-DECODER_CRASHES = {"crash.png": (b"poison:crash\n", "DecoderCrashed")}
-SEGMENTER_CRASHES = {"segmenter.png": (solid((255, 0, 254)), "SegmenterCrashed")}
-HANGS = {
-    "hang.png": (b"poison:hang\n", "DecoderHung"),
-    "segmenter-hang.png": (solid((254, 0, 255)), "SegmenterHung"),
-}
-MEMORY = {"memory.png": (b"poison:memory\n", "OutOfMemory")}
-MORE_CRASHES = {"abort.png": (b"poison:abort\n", "DecoderCrashed")}
 BAD_FILES = {
     "empty.png": (b"", "EmptyFile"),
     "page.jpg": (b"<!doctype html><html>404</html>", "NotAnImage"),
@@ -110,6 +96,7 @@ def label(
     print(ended.stdout)
 
 
+@pytest.mark.faults
 def test_an_image_that_crashes_its_reader_is_found_and_the_rest_is_done(jobs, usual, tmp_path):
     bad = {**DECODER_CRASHES, "empty.png": BAD_FILES["empty.png"]}
     label(jobs, tmp_path, good=10, bad=bad, usual=usual, unit_images=7)

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 import s3fs
 from drawn import FAR, MIXED_IDS, mixed_corpus, png, tar
-from job_runs import Ended, Jobs
+from job_runs import Ended, Here, Jobs
 from s3 import KEY, SECRET, S3Server, s3_server
 from table_rows import Run, assert_same, rows_of
 
+from jobs import segment_corpus
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
@@ -70,12 +71,20 @@ def test_a_bucket_gives_the_rows_that_a_disk_gives(
 
 
 def test_a_second_run_on_a_bucket_has_nothing_to_do(
-    jobs: Jobs, ended: Ended, server: S3Server, usual: dict[str, Any], bucket: s3fs.S3FileSystem
+    here: Here,
+    ended: Ended,
+    server: S3Server,
+    usual: dict[str, Any],
+    bucket: s3fs.S3FileSystem,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    again = jobs.run(environment=server.environment, **OPTIONS, **usual).expect(0)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
 
+    again = here(segment_corpus.main, **OPTIONS, **usual)
+
+    assert again.exit_code == 0
     assert "nothing to do" in again.stderr
-    assert not again.started_ray
     # The server keeps an empty folder.
     assert not [name for name in bucket.find("test/table/_staging") if name.endswith(".parquet")]
 

@@ -26,6 +26,7 @@ from drawn import (
     written_mixed_corpus,
 )
 from job_runs import ROOT, Here, Jobs, words
+from poison import DECODER_CRASHES, POISON
 from table_rows import Run, assert_same, rows_of
 
 from jobs import segment_corpus
@@ -233,13 +234,21 @@ def test_an_instance_run_finds_things_and_a_semantic_one_covers_images(
         assert len(labels) == len(set(labels)) == image["num_segments"]
 
 
-def test_a_dry_run_forecasts_and_writes_nothing(
-    jobs: Jobs, mixed: Run, usual: dict[str, Any], plain: Path, tmp_path: Path
+def test_a_dry_run_of_a_checkout_forecasts_by_its_own_code_and_writes_nothing(
+    jobs: Jobs, usual: dict[str, Any], plain: Path, tmp_path: Path
 ) -> None:
+    for package in ("jobs", "maskformer", "pipeline"):
+        shutil.copytree(ROOT / package, tmp_path / "checkout" / package)
+    segmenting = tmp_path / "checkout" / "pipeline" / "labelling" / "segmenting" / "segmenter.py"
+    with open(segmenting, "a") as file:
+        file.write('\nfrom pathlib import Path\n\nPath(__file__).with_name("was_here").touch()\n')
     table = tmp_path / "table"
+    options = {"corpus": plain, "table": table, "dry_run": True, "unit_images": 5, **usual}
+    job = tmp_path / "checkout" / "jobs" / "segment_corpus.py"
 
-    ended = jobs.run(corpus=plain, table=table, dry_run=True, unit_images=5, **usual).expect(0)
+    ended = jobs.start_command([sys.executable, str(job), *words(options)]).end().expect(0)
 
+    assert segmenting.with_name("was_here").exists()
     size = sum(path.stat().st_size for path in plain.iterdir())
     assert "units: 3\n" in ended.stdout
     assert "images: 12\n" in ended.stdout
@@ -249,47 +258,17 @@ def test_a_dry_run_forecasts_and_writes_nothing(
     assert not table.exists()
 
 
-def test_a_checkout_runs_its_own_code_from_anywhere(
-    jobs: Jobs, usual: dict[str, Any], plain: Path, tmp_path: Path
-) -> None:
-    for package in ("jobs", "maskformer", "pipeline"):
-        shutil.copytree(ROOT / package, tmp_path / "checkout" / package)
-    segmenting = tmp_path / "checkout" / "pipeline" / "labelling" / "segmenting" / "segmenter.py"
-    with open(segmenting, "a") as file:
-        file.write('\nfrom pathlib import Path\n\nPath(__file__).with_name("was_here").touch()\n')
-    options = words({"corpus": plain, "table": tmp_path / "table", "dry_run": True, **usual})
-    job = tmp_path / "checkout" / "jobs" / "segment_corpus.py"
-
-    jobs.start_command([sys.executable, str(job), *options]).end().expect(0)
-
-    assert segmenting.with_name("was_here").exists()
-
-
 # Bad input
 
 
 @pytest.fixture(scope="module")
-def bad_runs(
-    jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> list[Run]:
-    """Side by side, within the error budget and above it."""
+def bad(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on bad files, one of which ends the process that decodes it, above the error budget."""
     folder = tmp_path_factory.mktemp("bad")
-    corpus = written(folder / "corpus", bad_corpus())
-    budgets = {folder / "within": 0.5, folder / "above": 0.4}
-    started = [
-        jobs.start(corpus=corpus, table=table, error_budget=budget, **usual)
-        for table, budget in budgets.items()
-    ]
-    ended = [job.end() for job in started]
-    return [
-        Run(corpus=corpus, table=table, rows=rows_of(table), ended=run)
-        for table, run in zip(budgets, ended, strict=True)
-    ]
-
-
-@pytest.fixture
-def bad(bad_runs: list[Run]) -> Run:
-    return bad_runs[0]
+    files = bad_corpus() | {f"bad/{name}": data for name, (data, _) in DECODER_CRASHES.items()}
+    corpus, table = written(folder / "corpus", files), folder / "table"
+    ended = jobs.run(environment=POISON, corpus=corpus, table=table, error_budget=0.4, **usual)
+    return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)
 
 
 def test_bad_files_get_a_row_that_says_what_is_wrong(bad: Run) -> None:
@@ -299,6 +278,7 @@ def test_bad_files_get_a_row_that_says_what_is_wrong(bad: Run) -> None:
         "bad/empty.jpg": ("EmptyFile", "empty.jpg"),
         "bad/page.jpg": ("NotAnImage", "page.jpg"),
         "bad/bomb.png": ("DecompressionBomb", "bomb.png"),
+        "bad/crash.png": ("DecoderCrashed", "crash.png"),
         f"bad/cut.tar@{cut}": ("TruncatedArchive", "cut.tar: "),
         "bad/gone.png": ("NotFound", "gone.png"),
     }
@@ -310,6 +290,11 @@ def test_bad_files_get_a_row_that_says_what_is_wrong(bad: Run) -> None:
         assert place in failed[name]["error_message"] or place in failed[name]["uri"]
     assert str(cut) in failed[f"bad/cut.tar@{cut}"]["error_message"]
     assert {"bad/cut.tar/0001", "bad/cut.tar/0002"} <= set(bad.rows.ids)
+    assert {row["image_id"] for row in bad.rows.images if row["status"] == "ok"} == {
+        *(name for name in bad_corpus() if name.startswith("well/")),
+        "bad/cut.tar/0001",
+        "bad/cut.tar/0002",
+    }
 
 
 def test_unusual_files_give_the_right_pixels(bad: Run) -> None:
@@ -322,16 +307,24 @@ def test_unusual_files_give_the_right_pixels(bad: Run) -> None:
     assert segments("well/animated.gif") == segments("well/first.png") != []
 
 
-def test_errors_within_the_budget_are_exit_code_3_and_above_it_4(bad_runs: list[Run]) -> None:
-    within, above = bad_runs
-    within.ended.expect(3)
-    assert within.ended.report["images_in_error"] == 6
-    assert within.ended.report["errors"]["NotAnImage"] == 1
-    assert "page.jpg" in within.ended.report["error_examples"]["NotAnImage"][0]["message"]
-    assert "page.jpg" in within.ended.stdout
-    above.ended.expect(4)
-    assert "--error_budget" in above.ended.stdout
-    assert_same(above.rows, within.rows)  # what is good was kept
+def test_errors_above_the_budget_are_exit_code_4_and_what_is_good_was_kept(bad: Run) -> None:
+    """Within it they are exit code 3, as those of the run in test_hard_inputs.py are."""
+    ended = bad.ended.expect(4)
+    assert "--error_budget" in ended.stdout
+    assert ended.report["images_in_error"] == 7
+    assert ended.report["errors"]["NotAnImage"] == 1
+    assert "page.jpg" in ended.report["error_examples"]["NotAnImage"][0]["message"]
+    assert "page.jpg" in ended.stdout
+    assert len(bad.rows.images) == 14
+
+
+@pytest.mark.faults
+def test_one_run_within_the_budget_and_one_above_it_leave_the_same(
+    jobs: Jobs, bad: Run, usual: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"corpus": bad.corpus, "table": tmp_path / "table", "error_budget": 0.6, **usual}
+    jobs.run(environment=POISON, **options).expect(3)
+    assert_same(rows_of(tmp_path / "table"), bad.rows)
 
 
 # Refusals

@@ -32,6 +32,8 @@ def expected(pixels):
         return model(pixels, return_dict=False)[:2]
 """
 
+ONE_SIZE = "inputs = inputs[1:]\n"
+
 COMPILED = """
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
 queries = torch.compile(model.decode_queries, fullgraph=True, backend="eager", dynamic=False)
@@ -70,14 +72,15 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-# A process for each backbone: what it starts with takes as long as a program. Swin goes all ways
-# at both sizes; what a ResNet adds are its operators.
+# A process for each backbone: what it starts with takes as long as a program. Swin goes all ways;
+# what a ResNet adds are its operators. An export takes ten seconds: of one size, that with padding.
 @pytest.mark.parametrize(
     ("backbone", "program"),
     [
         pytest.param("swin", COMPILED, id="compiled", marks=pytest.mark.faults),
-        pytest.param("swin", EXPORTED + ONNX, id="exported, in onnxruntime"),
-        pytest.param("resnet", "inputs = inputs[1:]\n" + ONNX, id="ResNet in onnxruntime"),
+        pytest.param("swin", ONE_SIZE + EXPORTED + ONNX, id="exported, in onnxruntime"),
+        pytest.param("swin", EXPORTED + ONNX, id="at both sizes", marks=pytest.mark.faults),
+        pytest.param("resnet", ONE_SIZE + ONNX, id="ResNet in onnxruntime"),
     ],
 )
 def test_the_logits_are_the_same_outside_of_python(backbone: str, program: str) -> None:

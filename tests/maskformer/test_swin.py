@@ -9,7 +9,7 @@ from transformers.models.maskformer.configuration_maskformer_swin import (
 from transformers.models.maskformer.modeling_maskformer_swin import MaskFormerSwinBackbone
 
 from maskformer.configuration import MaskFormerSwinConfig
-from maskformer.network import swin
+from maskformer.network import window_attention
 from maskformer.network.swin import SwinBackbone
 
 SMALL = {
@@ -139,7 +139,7 @@ def test_the_batched_attention_of_training_on_a_cpu_is_scaled_dot_product_attent
         query.double(), key.double(), value.double(), attn_mask=bias.double()
     )
 
-    ours = swin._many_learning_attentions(query, key, value, bias)
+    ours = window_attention._many_learning_attentions(query, key, value, bias)
     torch.testing.assert_close(ours.double(), exact, atol=0.03, rtol=0.03)
 
 

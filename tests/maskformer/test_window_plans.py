@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from maskformer.configuration import MaskFormerSwinConfig
-from maskformer.network import swin, window_plans
+from maskformer.network import window_attention, window_plans
 from maskformer.network.swin import SwinBackbone
 from maskformer.network.window_plans import ImagePlan, PlanCache, window_plan
 
@@ -56,7 +56,7 @@ def backbone():
 def test_attention_in_pieces_gives_the_numbers_of_one_call(backbone, monkeypatch):
     values = torch.randn(3, 3, 61, 45)
     whole = [each.detach() for each in backbone(values)]
-    monkeypatch.setattr(swin, "_MOST_WINDOWS", 5)
+    monkeypatch.setattr(window_attention, "_MOST_WINDOWS", 5)
     calls = []
     attention = functional.scaled_dot_product_attention
 

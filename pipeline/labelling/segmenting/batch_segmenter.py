@@ -71,6 +71,7 @@ class BatchSegmenter:
         num_whole_instances: int | None = None,
     ) -> None:
         self.model, self.processor = load_model(model_files, settings=settings)
+        self.model.keep_position_biases()
         self.labels = self.model.config.id2label
         self._settings = settings
         self.model_inputs = ModelInputs(

@@ -33,6 +33,7 @@ from pipeline.labelling.segmenting.batch_segmenter import (
     compile_kernels,
     segmented_image,
 )
+from pipeline.labelling.segmenting.batch_sizes import next_batch
 from pipeline.labelling.segmenting.batches_in_flight import BatchesInFlight
 from pipeline.labelling.segmenting.device_jpegs import DecodedBlock, decode_block
 from pipeline.labelling.segmenting.little_memory import (
@@ -55,9 +56,6 @@ from pipeline.runtime.allocator import keep_memory
 _BYTES_PER_PIXEL_ON_A_GPU = 1024
 """Of the model's input, with 4 bytes a number; half of it with 2. A larger model takes more, and
 halves its batches once."""
-
-_MOST_IMAGES = 32
-"""Of a batch on a GPU: more do not make it faster."""
 
 _MOST_IN_FLIGHT = 3
 """Batches: one is computed, one is queued behind it, one is being finished."""
@@ -149,19 +147,18 @@ class Segmenter:
         by_size: dict[tuple[int, int], list[LoadedImage]] = defaultdict(list)
         for image in images:
             by_size[self._padded_size(image)].append(image)
-        for (height, width), group in by_size.items():
+        for padded_size, group in by_size.items():
             while group:
-                count = self._images_at_once((height, width))
+                count = self._images_at_once(group, padded_size=padded_size)
                 yield group[:count]
                 group = group[count:]
 
-    def _images_at_once(self, padded_size: tuple[int, int]) -> int:
-        """Returns the most images of a batch that the device has memory for and gains by."""
-        height, width = padded_size
-        count = self._batch_pixels // (height * width)
-        if self._settings.batch_pixels is None:
-            count = min(count, _MOST_IMAGES)
-        return max(1, count)
+    def _images_at_once(self, group: list[LoadedImage], *, padded_size: tuple[int, int]) -> int:
+        """Returns how many of the images the device has memory for and gains by."""
+        if self._settings.batch_pixels is not None:
+            return max(1, self._batch_pixels // (padded_size[0] * padded_size[1]))
+        sizes = [image.size for image in group]
+        return next_batch(sizes, padded_size=padded_size, most_pixels=self._batch_pixels)
 
     def _padded_size(self, image: LoadedImage) -> tuple[int, int]:
         return self._batch_segmenter.processor.padded_size(image.model_size)

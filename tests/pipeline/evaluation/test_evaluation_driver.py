@@ -2,16 +2,16 @@
 
 import dataclasses
 import pickle
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
 from corpora import put
 from drawn_labels import panoptic_shards, scenes
+from labelled_by_hand import label_by_hand
 from predicted import judge, model_folder_of
+from ray_here import ray_here
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.dataset import LabelledImages
@@ -27,9 +27,7 @@ from pipeline.evaluation.driver import (
 from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import prediction_tasks
 from pipeline.evaluation.scoring import EvaluationSums
-from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.model import ModelFolder, read_model, table_spec
-from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
@@ -45,18 +43,8 @@ SEGMENTING = SegmentSettings(
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Two cores without GPUs, on this machine."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack our folder
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        num_cpus=2,
-        num_gpus=0,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    with ray_here(__name__):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +112,7 @@ def labelled_table(
     units = UnitSettings(unit_bytes=8000)
     plan = plan_corpus(corpus, table=table, spec=spec, reading=reading, units=units)
     assert len(plan.units) > 1
-    loader = UnitLoader(
-        storage=Storage(), reading=reading, processor=model.processor, block_bytes=10**9
-    )
-    for unit in plan.units:
-        rows = pa.concat_tables([segmenter(block) for block in loader(unit.table())])
-        [receipt] = Stager(table=table, run_id="hand")(rows).to_pylist()
-        commit_unit(
-            unit.unit_id,
-            parts=[receipt["part"]],
-            num_images=receipt["num_images"],
-            table=table,
-            spec=spec,
-        )
+    label_by_hand(plan.units, table=table, processor=model.processor, segmenter=segmenter)
     return table
 
 

@@ -1,4 +1,4 @@
-"""A run whose actors have GPUs leaves the table of a run on CPUs.
+"""A run whose actors have GPUs leaves the table that CPUs make in this process.
 
 Ray is told of a GPU that is not there: readers work for one, actors compute on the CPU.
 """
@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 from corpora import picture, put, tar
+from labelled_by_hand import label_by_hand
+from ray_here import ray_here
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings
@@ -32,16 +34,8 @@ SIZES = [(36, 48), (48, 36), (36, 48), (60, 60), (90, 120), (36, 48), (400, 300)
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A node with a GPU, as far as Ray knows."""
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        num_cpus=2,
-        num_gpus=1,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with ray_here(__name__, num_gpus=1):
+        yield
 
 
 @pytest.fixture
@@ -56,7 +50,7 @@ def corpus(tmp_path: Path) -> str:
     return put(tmp_path / "c", {"a.tar": tar(pictures), **{f"b/{n}": d for n, d in pictures}} | cut)
 
 
-def labelled(corpus: str, uri: Path, *, model_files, processor, decode="exact", **actors):
+def labelled(corpus: str, uri: Path, *, model_files, processor, decode="exact", by_hand=False):
     table = TableStore(str(uri), Storage())
     spec = dataclasses.replace(SPEC, decode=decode)
     table.create(spec)
@@ -66,17 +60,21 @@ def labelled(corpus: str, uri: Path, *, model_files, processor, decode="exact", 
         run_id="run",
         reading=ReadSettings(decode=decode),
         segmenting=SEGMENTING,
-        actors=ActorSettings(num_actors=1, block_images=4, **actors),
+        actors=ActorSettings(num_actors=1, block_images=4),
         processor=processor,
         model_files=model_files,
     )
     plan = plan_corpus(
         corpus, table=table, spec=spec, reading=job.reading, units=UnitSettings(unit_images=100)
     )
-    stats = RunStats()
-    assert not run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)
-    assert stats.faults == {}
-    assert stats.counts.images == 2 * len(SIZES * 3) + 1
+    if by_hand:
+        segmenter = Segmenter(model_files, settings=SEGMENTING, num_threads=1)
+        label_by_hand(plan.units, table=table, processor=processor, segmenter=segmenter)
+    else:
+        stats = RunStats()
+        assert not run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)
+        assert stats.faults == {}
+        assert stats.counts.images == 2 * len(SIZES * 3) + 1
     by_image = [("image_id", "ascending")]
     return [
         images(table.uri).to_table().sort_by(by_image),
@@ -84,9 +82,9 @@ def labelled(corpus: str, uri: Path, *, model_files, processor, decode="exact", 
     ]
 
 
-def test_the_table_is_that_of_a_run_on_cpus(tmp_path, corpus, model_files, processor):
+def test_the_table_is_that_of_cpus(tmp_path, corpus, model_files, processor):
     made = {"model_files": model_files, "processor": processor}
-    on_cpus = labelled(corpus, tmp_path / "cpus", actor_gpus=0, **made)
+    on_cpus = labelled(corpus, tmp_path / "cpus", by_hand=True, **made)
     for_gpus = labelled(corpus, tmp_path / "gpus", **made)
     decoding = labelled(corpus, tmp_path / "decoding", decode="gpu", **made)
     for theirs, ours in zip(on_cpus, for_gpus, strict=True):

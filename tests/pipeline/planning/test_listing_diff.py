@@ -43,11 +43,19 @@ def names(plan) -> list[str]:
 
 
 @given(histories())
-@settings(
-    max_examples=25,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 def test_over_any_sequence_of_changes_the_latest_rows_are_those_of_what_is_there(history):
+    _check_nights(history)
+
+
+@pytest.mark.faults
+@given(histories())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+def test_over_many_sequences_of_changes_the_latest_rows_are_those_of_what_is_there(history):
+    _check_nights(history)
+
+
+def _check_nights(history) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "c")
         table = TableStore(str(Path(folder, "table")), Storage())

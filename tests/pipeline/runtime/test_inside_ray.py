@@ -27,17 +27,19 @@ start = ray.init
 ray.init = lambda **options: start(num_cpus=1, num_gpus=1, **options)
 connect(dashboard=True)
 
-# The processes of this cluster alone: others of the machine have another parent.
-for process in psutil.Process().children(recursive=True):
-    for connection in process.net_connections("inet"):
-        if connection.status == psutil.CONN_LISTEN:
-            print("listens", connection.laddr.ip)
-
 tables = [pa.table({"n": range(count)}) for count in (3, 1, 2)]
 counted = map_blocks(
     ray.data.from_arrow(tables), lambda block: pa.table({"rows": [len(block)]}), num_gpus=0.01
 )
 print("blocks", sorted(row["rows"] for row in counted.take_all()))
+
+# This process and those of its cluster alone: others of the machine have another parent.
+own = psutil.Process()
+for process in [own, *own.children(recursive=True)]:
+    for connection in process.net_connections("inet"):
+        if connection.status == psutil.CONN_LISTEN:
+            print("listens", connection.laddr.ip)
+print("at", ray.util.get_node_ip_address())
 """
 
 
@@ -61,6 +63,7 @@ def test_a_cluster_that_is_started_here_listens_on_127_0_0_1_alone(cluster):
     addresses = set(re.findall(r"^listens (.*)$", cluster.stdout, re.MULTILINE))
     assert addresses, cluster.stderr
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert "at 127.0.0.1" in cluster.stdout.splitlines()
 
 
 def test_actors_with_gpus_get_blocks_as_they_came(cluster):

@@ -3,14 +3,11 @@
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import ray
-import torch
 from corpora import put
 from drawn_labels import panoptic_shards, scenes
+from one_worker import be_the_only_worker
 from tiny_training import tiny_model
 
 from maskformer import MaskFormerImageProcessor
@@ -31,21 +28,7 @@ from pipeline.training.worker import TrainingJob, train
 @pytest.fixture(autouse=True)
 def ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for what Ray Train gives a worker, as plain values."""
-    context = SimpleNamespace(
-        get_world_rank=lambda: 0,
-        get_world_size=lambda: 1,
-        get_experiment_name=lambda: "run",
-    )
-
-    def report(
-        metrics: Any, *, checkpoint: Any, checkpoint_dir_name: str, checkpoint_upload_fn: Any
-    ) -> None:
-        checkpoint_upload_fn(checkpoint, checkpoint_dir_name)
-
-    monkeypatch.setattr(ray, "get", lambda value: value)
-    monkeypatch.setattr(ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(ray.train, "report", report)
-    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    be_the_only_worker(monkeypatch)
     monkeypatch.setattr(notes_module, "_LOOK_EVERY_SECONDS", 0.05)
 
 

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray
 from corpora import picture, put
+from labelled_by_hand import label_by_hand
+from ray_here import ray_here
 from specs import panoptic_spec
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
-from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.operators import ATTEMPT_TRACKER, BoundedLoad
 from pipeline.labelling.driving.ray_dataset import LabellingJob, TaskSource, label_dataset
 from pipeline.labelling.driving.unit_pass import MistakeInTask
 from pipeline.labelling.driving.unit_queue import StoredUnits
-from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
@@ -68,18 +69,8 @@ class DiaryStorage(Storage):
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Two cores without GPUs, on this machine."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack our folder
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        num_cpus=2,
-        num_gpus=0,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    with ray_here(__name__):
+        yield
 
 
 @pytest.fixture
@@ -142,37 +133,35 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
 def by_hand(units, *, job: LabellingJob, table: TableStore) -> None:
     """Labels in this process, one unit after another."""
     segmenter = Segmenter(job.model_files, settings=SEGMENTING, num_threads=1)
-    loader = UnitLoader(
-        storage=Storage(), reading=job.reading, processor=job.processor, block_bytes=10**9
-    )
-    stager = Stager(table=table, run_id="hand")
-    for unit in units:
-        rows = pa.concat_tables([segmenter(block) for block in loader(unit.table())])
-        (receipt,) = stager(rows).to_pylist()
-        commit_unit(
-            unit.unit_id,
-            parts=[receipt["part"]],
-            num_images=receipt["num_images"],
-            table=table,
-            spec=SPEC,
-        )
+    label_by_hand(units, table=table, processor=job.processor, segmenter=segmenter)
 
 
 def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job):
+    """Beside one that another run has done since the plan, which is not read again."""
     corpus = put(
-        tmp_path / "c", {**{f"{n}.png": picture(n) for n in range(10)}, "5b.png": b"no image"}
+        tmp_path / "c",
+        {
+            **{f"{n}.png": picture(n) for n in range(10)},
+            "5b.png": b"no image",
+            **{f"z{n}.png": picture(n) for n in range(5)},
+        },
     )
-    first, second, third = units = plan(corpus, job).units
+    first, second, third, fourth = units = plan(corpus, job).units
     put(tmp_path / "c", {"9.png": picture(100)})  # of the third: what was planned is no more
+    by_hand([fourth], job=job, table=job.table)
+    put(tmp_path / "c", {"z4.png": b"now it is another one, which would be an error"})
+    (tmp_path / "diary").unlink()
+    timed = dataclasses.replace(job, deadline=time.time() + 3600)
     stats = RunStats()
-    was_stopped = run_units(units, job=job, stats=stats, on_progress=lambda: True)
+    was_stopped = run_units(units, job=timed, stats=stats, on_progress=lambda: True)
 
     assert not was_stopped
-    assert job.table.done_units() == {first.unit_id, second.unit_id}
+    assert job.table.done_units() == {first.unit_id, second.unit_id, fourth.unit_id}
     assert stats.faults.keys() == {third.unit_id}
     assert stats.faults[third.unit_id].startswith("SourceChanged: ")
     assert "9.png" in stats.faults[third.unit_id]
-    assert (stats.units, stats.counts.images) == (2, 8)
+    assert (stats.units, stats.units_elsewhere, stats.units_left) == (2, 1, 0)
+    assert stats.counts.images == 8
     assert stats.counts.errors == {"NotAnImage": 1}
     (example,) = stats.examples["NotAnImage"]
     assert example["image_id"] == "5b.png"
@@ -180,10 +169,12 @@ def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job):
     hand = TableStore(str(tmp_path / "hand"), Storage())
     hand.create(SPEC)
     by_hand([first, second], job=job, table=hand)
-    found, expected = (images(t.uri).to_table() for t in (job.table, hand))
+    done = pc.field("unit_id") != fourth.unit_id
+    found, expected = (images(t.uri).to_table(filter=done) for t in (job.table, hand))
     assert found["image_id"].to_pylist() == expected["image_id"].to_pylist()
     assert found["num_segments"].to_pylist() == expected["num_segments"].to_pylist()
-    found, expected = (segments(t.uri).to_table() for t in (job.table, hand))
+    of_these = pc.field("image_id").isin(expected["image_id"].to_pylist())
+    found, expected = (segments(t.uri).to_table(filter=of_these) for t in (job.table, hand))
     assert found.num_rows == stats.counts.segments > 8
     assert found["label"].to_pylist() == expected["label"].to_pylist()
 
@@ -242,22 +233,6 @@ def test_a_run_ends_when_it_is_told_to(tmp_path, job):
     assert stats.faults.keys() == {unit.unit_id for unit in units} - job.table.done_units()
 
 
-def test_units_that_another_run_has_done_meanwhile_are_not_read_again(tmp_path, job):
-    corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
-    first, *others = units = plan(corpus, job).units
-    by_hand([first], job=job, table=job.table)
-    (tmp_path / "diary").unlink()
-    put(tmp_path / "c", {"00.png": b"now it is another one, which would be an error"})
-    stats = RunStats()
-
-    run_units(units, job=job, stats=stats, on_progress=lambda: True)
-
-    assert stats.faults == {}
-    assert (stats.units, stats.units_elsewhere) == (len(others), 1)
-    assert stats.counts.images == sum(unit.num_images for unit in others)
-    assert job.table.done_units() == {unit.unit_id for unit in units}
-
-
 def test_the_processor_decides_how_large_a_block_is():
     processor = MaskFormerImageProcessor(size={"height": 64, "width": 96})
     machines = Machines.of_cluster(ActorSettings(block_images=3))
@@ -289,11 +264,7 @@ def test_as_many_actors_start_at_once_as_get_a_block_each(settings, num_images, 
 def test_after_the_deadline_no_unit_begins_and_those_left_are_no_faults(tmp_path, job):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
     units = plan(corpus, job).units
-    late, early = RunStats(), RunStats()
-    for stats, deadline in ((late, time.time() - 1), (early, time.time() + 3600)):
-        timed = dataclasses.replace(job, deadline=deadline)
-        assert not run_units(units, job=timed, stats=stats, on_progress=lambda: True)
-        assert stats.faults == {}
-        assert stats.units + stats.units_left == len(units) == 3
-        assert job.table.done_units() == (set() if stats is late else {u.unit_id for u in units})
-    assert late.units_left == 3
+    stats, late = RunStats(), dataclasses.replace(job, deadline=time.time() - 1)
+    assert not run_units(units, job=late, stats=stats, on_progress=lambda: True)
+    assert (stats.faults, stats.units, stats.units_left) == ({}, 0, len(units))
+    assert job.table.done_units() == set()

@@ -1,12 +1,12 @@
 """Units are handed out once, whatever runs twice or is lost, and keep the rows of their plan."""
 
 import random
-import sys
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 import ray
+from ray_here import ray_here
 from simulated_fleet import drawn_units
 
 from pipeline.labelling.driving import unit_queue
@@ -18,14 +18,8 @@ from pipeline.table.units import PLAN
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(
-        address="local", _node_ip_address="127.0.0.1", include_dashboard=False,
-        num_cpus=1, num_gpus=0, log_to_driver=False,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    with ray_here(__name__, num_cpus=1):
+        yield
 
 
 def dispenser(*names: str) -> UnitDispenser:

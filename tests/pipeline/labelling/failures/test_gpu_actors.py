@@ -1,7 +1,6 @@
 """Runs on a cluster whose GPUs exist by name only, some of which fail."""
 
 import dataclasses
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 import ray
 from corpora import picture, put
+from ray_here import ray_here
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
@@ -106,18 +106,8 @@ class FaultyJob(LabellingJob):
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A node with two GPUs that no program will find."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack our folder
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        num_cpus=2,
-        num_gpus=2,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    with ray_here(__name__, num_gpus=2):
+        yield
 
 
 @pytest.fixture
