@@ -8,12 +8,11 @@ import io
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 from PIL import Image
-from s3 import KEY, SECRET, S3Server, s3_server
+from s3 import S3Server, storage_at
 from s3_proxy import s3_proxy
 from specs import panoptic_spec
 
@@ -32,19 +31,6 @@ from pipeline.table.store import TableStore, images
 _PASSES = 3
 
 SPEC = panoptic_spec("road", "sky")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-def storage_at(endpoint_url: str) -> Storage:
-    return Storage(
-        endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET,
-        read_timeout_seconds=2,
-    )  # fmt: skip
 
 
 def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
@@ -127,7 +113,7 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
     take_retries()
     stats: list[RunStats] = []
     with s3_proxy(server, rate=rate, seed=number, strips_conditions=ignores) as proxy:
-        table = TableStore(table_uri, storage_at(proxy.endpoint_url))
+        table = TableStore(table_uri, storage_at(proxy.endpoint_url, read_timeout_seconds=2))
 
         def run(run_id: str, limit: int | None, unit_images: int) -> None:
             stats.append(

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from drawn import plain_corpus, written
-from job_runs import ROOT, Jobs, running, wait_until
+from job_runs import ROOT, Jobs, running
 from small_runs import UNIT_IMAGES, begun, exit_code, rows_of, written_corpus
 from table_rows import assert_same
 from table_rows import rows_of as rows_of_table
+from waiting import wait_until
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.table.store import images

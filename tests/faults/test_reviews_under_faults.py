@@ -5,13 +5,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from s3 import KEY, SECRET, S3Server, s3_server
+from s3 import KEY, SECRET, S3Server
 from s3_proxy import KINDS, S3Proxy, s3_proxy
 
 import pipeline.storage.retries
@@ -23,12 +22,6 @@ from pipeline.reviews.shapes import rle_of_mask
 from pipeline.storage import Storage, StorageFault
 
 _HEIGHT, _WIDTH, _STRIPES = 4, 32, 8
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

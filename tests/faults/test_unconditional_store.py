@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from s3 import KEY, SECRET, S3Server, rclone_server, s3_server
+from s3 import KEY, SECRET, S3Server, rclone_server, storage_at
 from s3_proxy import S3Proxy, s3_proxy
 
 import pipeline.storage
@@ -15,19 +15,9 @@ _WRITERS = 6
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def ignoring(server: S3Server) -> Iterator[S3Proxy]:
     with s3_proxy(server, strips_conditions=True) as proxy:
         yield proxy
-
-
-def storage_at(endpoint_url: str) -> Storage:
-    return Storage(endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET)
 
 
 def race(storage: Storage, uri: str) -> list[bytes]:

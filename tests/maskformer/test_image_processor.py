@@ -13,17 +13,6 @@ from maskformer.image_processor import MaskFormerFeatureExtractor, MaskFormerIma
 SIZE = {"shortest_edge": 60, "longest_edge": 90}
 
 
-@pytest.fixture(scope="module")
-def transformers_processor():
-    """transformers' processor, the PIL-backed one, which resizes as we do."""
-    pytest.importorskip("transformers")
-    from transformers.models.maskformer.image_processing_pil_maskformer import (
-        MaskFormerImageProcessorPil,
-    )
-
-    return MaskFormerImageProcessorPil
-
-
 def picture(height=50, width=73, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)

@@ -24,16 +24,6 @@ NUM_LABELS = 4
 PROCESSOR = MaskFormerImageProcessor()
 
 
-@pytest.fixture(scope="module")
-def transformers_processor():
-    pytest.importorskip("transformers")
-    from transformers.models.maskformer.image_processing_pil_maskformer import (
-        MaskFormerImageProcessorPil,
-    )
-
-    return MaskFormerImageProcessorPil()
-
-
 def smooth(*shape, generator):
     """Logits that change slowly over the image, as those of a model do."""
     coarse = torch.randn(*shape[:-2], 4, 5, generator=generator) * 6
@@ -94,7 +84,7 @@ def test_panoptic_maps_agree_with_transformers_where_the_definitions_agree(
     # With mask_threshold 0 a mask's own area is the whole image in both, weighted or not.
     given_ = {"threshold": 0.6, "mask_threshold": 0.0, "overlap_mask_area_threshold": 0.05}
     sizes = [(61, 90), (33, 47)]
-    theirs = transformers_processor.post_process_panoptic_segmentation(
+    theirs = transformers_processor().post_process_panoptic_segmentation(
         outputs(seed=seed), label_ids_to_fuse=set(), target_sizes=sizes, **given_
     )
     ours = PROCESSOR.post_process_panoptic_segmentation(
@@ -261,7 +251,7 @@ def test_instances_agree_with_transformers_where_they_do_not_overlap(transformer
     classes = class_logits((0.7, 2), (0.9, 1), (0.8, 1))[None]
     masks = boxes((0, 3), (5, 7), (8, 12))[None]
     output = SimpleNamespace(class_queries_logits=classes, masks_queries_logits=masks)
-    (theirs,) = transformers_processor.post_process_instance_segmentation(output)
+    (theirs,) = transformers_processor().post_process_instance_segmentation(output)
     (ours,) = PROCESSOR.post_process_instance_segmentation(output)
 
     def described(result):
@@ -416,7 +406,7 @@ def test_semantic_maps_agree_with_transformers(transformers_processor, seed):
     sizes = [(61, 90), (33, 147)]
     given_ = outputs(seed=seed, sharpness=1.0)
     for target_sizes in (sizes, None):
-        theirs = transformers_processor.post_process_semantic_segmentation(
+        theirs = transformers_processor().post_process_semantic_segmentation(
             given_, target_sizes=target_sizes
         )
         ours = PROCESSOR.post_process_semantic_segmentation(given_, target_sizes=target_sizes)
@@ -426,7 +416,7 @@ def test_semantic_maps_agree_with_transformers(transformers_processor, seed):
 
 
 def test_semantic_scores_agree_with_transformers(transformers_processor):
-    theirs = transformers_processor.post_process_semantic_segmentation(
+    theirs = transformers_processor().post_process_semantic_segmentation(
         outputs(), target_sizes=[(61, 90)] * 2, return_segmentation_scores=True
     )
     ours = PROCESSOR.post_process_semantic_segmentation(

@@ -6,13 +6,13 @@ import io
 import tarfile
 
 import pytest
+from hooked import OneArchive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.planning.splitting import Cutter
-from pipeline.storage import Storage
 
 KINDS = {"hard": tarfile.LNKTYPE, "symbolic": tarfile.SYMTYPE}
 Members = list[tuple[str, bytes | tuple[str, str]]]
@@ -33,26 +33,13 @@ def tar(members: Members, *, format: int = tarfile.GNU_FORMAT) -> bytes:
     return buffer.getvalue()
 
 
-class Held(Storage):
-    """Storage that holds one archive."""
-
-    @classmethod
-    def of(cls, data: bytes) -> "Held":
-        storage = cls()
-        object.__setattr__(storage, "data", data)
-        return storage
-
-    def open(self, uri, **_):
-        return io.BytesIO(self.data)
-
-
 def whole(data: bytes) -> Source:
     return Source(uri="/a.tar", name="a.tar", kind="tar", etag="e", size=len(data))
 
 
 def read(data: bytes, source: Source | None = None, **options) -> list[EncodedImage]:
     settings = ReadSettings(**options)
-    return list(read_source(source or whole(data), storage=Held.of(data), settings=settings))
+    return list(read_source(source or whole(data), storage=OneArchive.of(data), settings=settings))
 
 
 def by_id(images: list[EncodedImage]) -> dict[str, bytes | str]:
@@ -134,7 +121,7 @@ def test_the_archive_of_a_link_that_is_cut_gives_what_is_whole():
 
 def test_links_lead_out_of_the_slice_that_is_read():
     data = tar(MEMBERS)
-    cutter = Cutter(storage=Held.of(data), reading=ReadSettings())
+    cutter = Cutter(storage=OneArchive.of(data), reading=ReadSettings())
     slices = list(cutter.slices(whole(data), max_images=1, max_bytes=1))
     assert len(slices) > 5
     images = [image for each in slices for image in read(data, each)]

@@ -11,14 +11,13 @@ import pytest
 from corpora import picture, put, tar
 from file_histories import NAMES, histories
 from hypothesis import HealthCheck, given, settings
-from small_tables import READING, finish, settled
+from small_tables import READING, finish, latest_areas, settled
 from web import Site, site
 
 from pipeline.corpora import lookups
 from pipeline.corpora.reading import read_source
 from pipeline.planning.planner import Plan
 from pipeline.storage import Storage, StorageFault
-from pipeline.table import latest
 from pipeline.table.store import TableStore
 
 STORAGE = Storage(storage_attempts=2)
@@ -39,11 +38,6 @@ def names(plan: Plan) -> list[str]:
     return [Path(source.uri).name for unit in plan.units for source in unit.sources]
 
 
-def areas(table: TableStore) -> dict[str, int]:
-    rows = latest.latest_segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
-    return {row["image_id"]: row["area"] for row in rows}
-
-
 def errors(plan: Plan) -> list[str]:
     sources = [source for unit in plan.units for source in unit.sources]
     images = [i for s in sources for i in read_source(s, storage=STORAGE, settings=READING)]
@@ -59,7 +53,7 @@ def manifest(folder: Path, uris: Iterable[str]) -> str:
 def test_an_outage_takes_no_row_and_makes_none(tmp_path, table, server, mood):
     corpus = manifest(tmp_path / "c", [f"{server.url}/{name}.jpg" for name in "abc"])
     finish(settled(corpus, table, "run-1").units, table)
-    before = areas(table)
+    before = latest_areas(table)
     assert len(before) == 3
     corpus = manifest(tmp_path / "c", [f"{server.url}/{name}.jpg" for name in "abcd"])
     if mood == "unreached":
@@ -68,7 +62,7 @@ def test_an_outage_takes_no_row_and_makes_none(tmp_path, table, server, mood):
         server.moods.update({f"/{name}.jpg": mood for name in "abcd"})
     with pytest.raises(StorageFault, match="failed: 4, for example look at http"):
         settled(corpus, table, "run-2")
-    assert areas(table) == before
+    assert latest_areas(table) == before
 
 
 def test_of_some_that_nobody_can_tell_of_the_others_are_labelled_and_they_follow(
@@ -115,17 +109,17 @@ def test_an_entry_that_was_labelled_and_is_gone_plans_nothing_and_is_counted(tmp
     put(folder, {"a.jpg": b"1", "b.jpg": b"12", "t.tar": tar([("x.jpg", b"123")])})
     corpus = manifest(folder, ["a.jpg", "b.jpg", "t.tar", "never.jpg"])
     finish(settled(corpus, table, "run-1").units, table)
-    before = areas(table)
+    before = latest_areas(table)
     for name in ("b.jpg", "t.tar"):
         (folder / name).unlink()
     plan = settled(corpus, table, "run-2")
     assert (plan.units, plan.gone, plan.first_gone) == ((), 2, str(folder / "b.jpg"))
-    assert areas(table) == before
+    assert latest_areas(table) == before
     put(folder, {"b.jpg": b"other"})
     plan = settled(corpus, table, "run-3")
     assert (names(plan), plan.gone, plan.first_gone) == (["b.jpg"], 1, str(folder / "t.tar"))
     finish(plan.units, table)
-    assert areas(table) == {**before, "b.jpg": 5}
+    assert latest_areas(table) == {**before, "b.jpg": 5}
 
 
 def test_where_all_that_a_manifest_names_is_gone_its_disk_is_asked_for(tmp_path, table):
@@ -133,7 +127,7 @@ def test_where_all_that_a_manifest_names_is_gone_its_disk_is_asked_for(tmp_path,
     put(folder, {"disk/a.jpg": b"1", "disk/b.jpg": b"12"})
     corpus = manifest(folder, ["disk/a.jpg", "disk/b.jpg"])
     finish(settled(corpus, table, "run-1").units, table)
-    before = areas(table)
+    before = latest_areas(table)
     shutil.move(folder / "disk", folder / "unmounted")
     corpus = manifest(folder, ["disk/a.jpg", "disk/b.jpg", "disk/new.jpg"])
     for wait in (False, True):
@@ -141,7 +135,7 @@ def test_where_all_that_a_manifest_names_is_gone_its_disk_is_asked_for(tmp_path,
             settled(
                 corpus, table, "run-2", waits=lambda file, wait=wait: wait and "new" in file.uri
             )
-    assert areas(table) == before
+    assert latest_areas(table) == before
     shutil.move(folder / "unmounted", folder / "disk")
     plan = settled(corpus, table, "run-3")
     assert (names(plan), plan.done) == (["new.jpg"], 1)
@@ -218,7 +212,7 @@ def test_over_any_nights_no_absence_comes_after_what_was_there(history):
         do(settled(corpus, table, "last"), None)
 
         # A tar has a row of its own while it is absent, and rows of its members then.
-        found = areas(table)
+        found = latest_areas(table)
         found |= {name: found.get(f"{name}/x") for name in NAMES if name.endswith("tar")}
         assert {name: found[name] for name in labelled} == labelled
         assert {name: found[name] for name in now} == now

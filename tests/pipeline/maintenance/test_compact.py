@@ -12,12 +12,11 @@ from compaction import (
     add_units,
     compact_table,
     file_contents,
-    is_sound,
     rows_by_pattern,
     rows_seen,
     target_that_keeps_files,
 )
-from drawn_tables import commit, draw_table, rewrite
+from drawn_tables import assert_is_sound, commit, draw_table, rewrite
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,7 +116,7 @@ def test_large_files_are_not_written_again(large):
     assert before.items() <= after.items()
     pointer = read_pointer(table.uri, storage=table.storage)
     assert [file.num_units for file in pointer.files] == [4, 2]
-    assert is_sound(table)
+    assert_is_sound(table)
 
 
 def test_files_end_at_a_units_end_near_the_target(table):
@@ -126,7 +125,7 @@ def test_files_end_at_a_units_end_near_the_target(table):
     pointer = read_pointer(table.uri, storage=table.storage)
     assert len(pointer.files) > 1
     assert sum(file.num_units for file in pointer.files) == 24
-    assert is_sound(table)
+    assert_is_sound(table)
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=120))

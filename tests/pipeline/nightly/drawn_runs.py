@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,8 @@ def _band(start: int, length: int, height: int, width: int) -> str:
             if not more:
                 break
     return text
+
+
+def published_report(table: TableStore, run_id: str) -> dict[str, Any]:
+    """Reads the report of a run as other programs read it."""
+    return json.loads(table.storage.read(table.file("_runs", run_id, "report.json")))

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import json
 import re
 import tarfile
 from html.parser import HTMLParser
@@ -19,6 +18,7 @@ from drawn_runs import (
     label_run,
     new_table,
     photograph,
+    published_report,
     report,
     usual_images,
 )
@@ -88,10 +88,6 @@ class Reader(HTMLParser):
 
 def html_of(table, run_id: str = RUN) -> str:
     return table.storage.read(table.file("_runs", run_id, "report.html")).decode()
-
-
-def said(table, run_id: str = RUN) -> dict:
-    return json.loads(table.storage.read(table.file("_runs", run_id, "report.json")))
 
 
 def photos(folder: Path, count: int, **changes) -> list[Drawn]:
@@ -251,7 +247,7 @@ def test_the_first_line_says_whether_to_act_and_how(tmp_path, changes, begins, h
     body = page.words.split("}")[-1].strip()  # after the title and the style
     assert body.startswith(begins)
     assert holds in body.split("Labelling run")[0]
-    assert said(table)["must_act"] == (begins == "Action needed.")
+    assert published_report(table, RUN)["must_act"] == (begins == "Action needed.")
 
 
 def test_errors_are_shown_by_class_with_examples(tmp_path):
@@ -282,7 +278,7 @@ def test_the_strangest_images_come_with_their_reasons(tmp_path):
     ]
     label_run(table, RUN, {"a": [*usual[:150], *strange[:2]], "b": [*usual[150:], *strange[2:]]})
     publish_report(table, RUN, report(RUN), ReportSettings())
-    found = said(table)["strangest"]
+    found = published_report(table, RUN)["strangest"]
     assert {row["image_id"] for row in found[:4]} == {image.image_id for image in strange}
     assert len(found) == 10
     assert [row["strangeness"] for row in found] == sorted(
@@ -302,8 +298,8 @@ def test_of_a_few_images_all_are_shown_each_with_a_reason(tmp_path):
     table = new_table(tmp_path)
     label_run(table, RUN, {"now": usual_images("now", 4, seed=4)})
     publish_report(table, RUN, report(RUN), ReportSettings())
-    assert len(said(table)["strangest"]) == 4
-    assert all(row["reasons"] for row in said(table)["strangest"])
+    assert len(published_report(table, RUN)["strangest"]) == 4
+    assert all(row["reasons"] for row in published_report(table, RUN)["strangest"])
 
 
 def test_the_strangest_do_not_depend_on_the_units(tmp_path):
@@ -315,7 +311,12 @@ def test_the_strangest_do_not_depend_on_the_units(tmp_path):
         units = {f"u{i:03}": images[i : i + size] for i in range(0, len(images), size)}
         label_run(table, RUN, units)
         publish_report(table, RUN, report(RUN), ReportSettings(sheet_images=0))
-        found.append([(row["image_id"], row["strangeness"]) for row in said(table)["strangest"]])
+        found.append(
+            [
+                (row["image_id"], row["strangeness"])
+                for row in published_report(table, RUN)["strangest"]
+            ]
+        )
     assert found[0] == found[1]
     assert len(found[0]) == 10
 
@@ -442,7 +443,7 @@ def test_a_run_that_had_nothing_to_do_has_a_page_too(tmp_path):
     )  # fmt: skip
     assert lines[0] == "No action needed. There were no new images."
     assert "No action needed. There were no new images." in Reader(html_of(table)).words
-    assert said(table)["images_labelled"] == 0
+    assert published_report(table, RUN)["images_labelled"] == 0
 
 
 def test_settings_that_make_no_sense_are_refused():
