@@ -48,11 +48,11 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=10)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        table = draw(f"{folder}/table", images=given.images, segments=given.segments)
-        print(json.dumps(measure(table, images=given.images)))
+        table = draw_grid_table(f"{folder}/table", images=given.images, segments=given.segments)
+        print(json.dumps(measure_first_grid(table, images=given.images)))
 
 
-def measure(table: str, *, images: int) -> dict[str, Any]:
+def measure_first_grid(table: str, *, images: int) -> dict[str, Any]:
     """Starts the command, asks for what a first screen needs, and ends it."""
     began = time.monotonic()
     process = subprocess.Popen(
@@ -127,7 +127,7 @@ def memory_mb(pid: int) -> float:
     return sum(each.memory_full_info().pss for each in processes) / 1e6
 
 
-def draw(place: str, *, images: int, segments: int) -> str:
+def draw_grid_table(place: str, *, images: int, segments: int) -> str:
     """Writes a table of units of a thousand images, whose photographs are eight files."""
     table = TableStore(place, Storage())
     table.create(SPEC)
@@ -143,7 +143,7 @@ def draw(place: str, *, images: int, segments: int) -> str:
     etags = [table.storage.file(photo).etag for photo in photos]  # type: ignore[union-attr]
     for unit, first in enumerate(range(0, images, UNIT_IMAGES)):
         count = min(UNIT_IMAGES, images - first)
-        for part, rows in unit_rows(
+        for part, rows in unit_tables(
             f"{unit:016x}", first, count, segments=segments, shapes=shapes, photos=photos,
             etags=etags, random=random,
         ):  # fmt: skip
@@ -153,7 +153,7 @@ def draw(place: str, *, images: int, segments: int) -> str:
     return table.uri
 
 
-def unit_rows(
+def unit_tables(
     unit: str,
     first: int,
     count: int,

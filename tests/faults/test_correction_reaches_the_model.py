@@ -103,7 +103,7 @@ def write_scenes(folder: Path, drawn: Sequence[Scene], *, boats_are: int = BOAT)
     return table
 
 
-class Page:
+class ReviewPage:
     """The review page of a table, asked as its own code in a browser asks it."""
 
     def __init__(self, address: str) -> None:
@@ -125,7 +125,7 @@ class Page:
 
 
 @contextlib.contextmanager
-def review_page(table: str) -> Iterator[Page]:
+def review_page(table: str) -> Iterator[ReviewPage]:
     """`maskformer review` in a process of its own."""
     command = [sys.executable, "-m", "pipeline.cli", "review", table, "--reviewer", "anna"]
     process = subprocess.Popen(
@@ -133,7 +133,7 @@ def review_page(table: str) -> Iterator[Page]:
     )
     try:
         assert process.stdout is not None
-        yield Page(process.stdout.readline().split()[-1])
+        yield ReviewPage(process.stdout.readline().split()[-1])
     finally:
         process.kill()
         process.communicate()
@@ -165,13 +165,13 @@ def correct(table: TableStore, drawn: Sequence[Scene], *, images: int) -> None:
             )  # fmt: skip
 
 
-def trained(
+def train_on_reviews(
     model: MaskFormerForInstanceSegmentation, dataset: LabelledImages, *, steps: int, batch: int
 ) -> MaskFormerForInstanceSegmentation:
     data = TrainingData(
         dataset=dataset,
         augmentation=Augmentation(short_edges=(SIZE[0],), pad_to=SIZE),
-        processor=processor(),
+        processor=model_processor(),
         seed=0,
     )
     settings = OptimisationSettings(
@@ -188,7 +188,7 @@ def trained(
     return trainer.delivered
 
 
-def processor() -> MaskFormerImageProcessor:
+def model_processor() -> MaskFormerImageProcessor:
     return MaskFormerImageProcessor.from_pretrained(SAMPLE_MODEL, size={"shortest_edge": SIZE[0]})
 
 
@@ -208,11 +208,11 @@ def boat_score(model: MaskFormerForInstanceSegmentation, truth: LabelledImages) 
         ValidationSettings(validation="scenes"), dataset=truth, labels=LABELS, task="semantic",
         resize_rule="transformers",
     )  # fmt: skip
-    result = validation.evaluate(model, processor=processor(), rank=0, world_size=1)
+    result = validation.evaluate(model, processor=model_processor(), rank=0, world_size=1)
     return result.per_label["boat"]
 
 
-def opened(table: TableStore, **settings: Any) -> LabelledImages:
+def open_reviewed(table: TableStore, **settings: Any) -> LabelledImages:
     return open_labelled(DatasetSettings(dataset=table.uri, **settings))
 
 
@@ -222,13 +222,13 @@ def scores(
     """The model's score for boats before and after it learnt from reviewed images."""
     drawn = scenes_with_boats(images, seed=101)
     table = write_scenes(folder, drawn, boats_are=CAR)
-    truth = opened(write_scenes(folder / "truth", scenes_with_boats(judged, seed=202)))
+    truth = open_reviewed(write_scenes(folder / "truth", scenes_with_boats(judged, seed=202)))
     model = model_that_calls_boats_cars()
     before = boat_score(model, truth)
     correct(table, drawn, images=corrected)
-    reviewed = opened(table)
+    reviewed = open_reviewed(table)
     assert len(reviewed) == corrected
-    return before, boat_score(trained(model, reviewed, steps=steps, batch=batch), truth)
+    return before, boat_score(train_on_reviews(model, reviewed, steps=steps, batch=batch), truth)
 
 
 def test_some_corrections_reach_the_model(tmp_path: Path) -> None:

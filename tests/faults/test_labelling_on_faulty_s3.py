@@ -42,7 +42,7 @@ def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
     return {f"{index:04}.png" for index in range(number)}
 
 
-def label(
+def run_to_last_commit(
     corpus: str, *, table: TableStore, run_id: str, limit: int | None, unit_images: int
 ) -> RunStats:
     """A run from its plan to its last commit."""
@@ -67,7 +67,7 @@ def label(
             receipts = [
                 receipt
                 for block in loader(unit.table())
-                for receipt in stager(rows(block)).to_pylist()
+                for receipt in stager(rows_without_segments(block)).to_pylist()
             ]
             assert not [receipt["fault"] for receipt in receipts if receipt["fault"]]
             for receipt in receipts:
@@ -89,7 +89,7 @@ def label(
     return stats
 
 
-def rows(block: pa.Table) -> pa.Table:
+def rows_without_segments(block: pa.Table) -> pa.Table:
     """Returns a block's rows as an actor makes them that finds no segment."""
     found = {"status": "ok", "num_segments": 0, "segments": []}
     return pa.Table.from_pylist(
@@ -102,7 +102,7 @@ def rows(block: pa.Table) -> pa.Table:
     )
 
 
-def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool) -> str:
+def race_to_label(server: S3Server, *, name: str, number: int, rate: float, ignores: bool) -> str:
     """Two runs at once that see different parts of a corpus and cut it differently; a figure.
 
     Whichever plan comes into force first, the other has to be made of what it leaves.
@@ -117,7 +117,9 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
 
         def run(run_id: str, limit: int | None, unit_images: int) -> None:
             stats.append(
-                label(corpus, table=table, run_id=run_id, limit=limit, unit_images=unit_images)
+                run_to_last_commit(
+                    corpus, table=table, run_id=run_id, limit=limit, unit_images=unit_images
+                )
             )
 
         began = time.monotonic()
@@ -157,7 +159,7 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
 @pytest.mark.parametrize("ignores", [False, True])
 def test_two_runs_that_meet_label_each_image_once_over_faults(server, monkeypatch, ignores):
     monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.02)
-    race(server, name=f"short-{ignores}", number=30, rate=0.05, ignores=ignores)
+    race_to_label(server, name=f"short-{ignores}", number=30, rate=0.05, ignores=ignores)
 
 
 @pytest.mark.faults
@@ -165,6 +167,8 @@ def test_two_runs_that_meet_label_each_image_once_over_faults(server, monkeypatc
 @pytest.mark.parametrize("ignores", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.2])
 def test_two_runs_label_a_corpus_once_at_any_rate_of_faults(server, capsys, rate, ignores):
-    figure = race(server, name=f"long-{rate}-{ignores}", number=150, rate=rate, ignores=ignores)
+    figure = race_to_label(
+        server, name=f"long-{rate}-{ignores}", number=150, rate=rate, ignores=ignores
+    )
     with capsys.disabled():
         print(f"\nfigure: {figure}")

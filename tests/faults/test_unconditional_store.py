@@ -20,7 +20,7 @@ def ignoring(server: S3Server) -> Iterator[S3Proxy]:
         yield proxy
 
 
-def race(storage: Storage, uri: str) -> list[bytes]:
+def race_for_new_object(storage: Storage, uri: str) -> list[bytes]:
     """Lets some try at once to make an object; returns who was told to have made it."""
     won: list[bytes] = []
     together = threading.Barrier(_WRITERS)
@@ -43,7 +43,7 @@ def lost_and_doubled(storage: Storage, root: str, *, rounds: int) -> tuple[int, 
     lost = doubled = 0
     for number in range(rounds):
         uri = join(root, f"{number:08}")
-        won = race(storage, uri)
+        won = race_for_new_object(storage, uri)
         storage.write_new(uri, b"late")
         doubled += len(won) > 1
         lost += storage.read(uri) not in won

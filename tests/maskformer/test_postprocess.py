@@ -58,19 +58,19 @@ def boxes(*columns, height=4, width=12, inside=9.0):
     return logits
 
 
-def panoptic(classes, masks, target_size=None, *, threshold=0.5, **settings_):
+def segment_panoptic(classes, masks, target_size=None, *, threshold=0.5, **settings_):
     kept = keep_panoptic(classes, threshold=threshold)
     return panoptic_segmentation(masks[kept.queries], kept, target_size, **settings_)
 
 
-def instances(classes, masks, target_size=None, *, threshold=0.5, **settings_):
+def segment_instances(classes, masks, target_size=None, *, threshold=0.5, **settings_):
     kept = keep_instance(classes, threshold=threshold)
     return instance_segmentation(
         masks[kept.queries], kept, target_size, threshold=threshold, **settings_
     )
 
 
-def rows(segmentation):
+def segment_rows_of(segmentation):
     return [(s.id, s.label_id, round(s.score, 3), s.was_fused) for s in segmentation.segments]
 
 
@@ -102,11 +102,11 @@ def test_without_target_sizes_maps_have_the_size_of_the_logits():
 
 
 def test_differs_from_transformers_void_is_0_also_when_nothing_is_kept():
-    empty = panoptic(class_logits((0.2, 1)), boxes((0, 12)), (8, 24))
+    empty = segment_panoptic(class_logits((0.2, 1)), boxes((0, 12)), (8, 24))
     assert empty.segments == ()
     assert empty.segmentation.dtype == torch.int32
     assert (empty.segmentation == torch.zeros(8, 24)).all()
-    nothing = instances(class_logits((0.2, 1)), boxes((0, 12)), (8, 24))
+    nothing = segment_instances(class_logits((0.2, 1)), boxes((0, 12)), (8, 24))
     assert (nothing.segments, nothing.segmentation.dtype) == ((), torch.int32)
     assert (nothing.segmentation == 0).all()
 
@@ -114,17 +114,17 @@ def test_differs_from_transformers_void_is_0_also_when_nothing_is_kept():
 def test_differs_from_transformers_segment_ids_are_unique_after_a_fused_label_is_met_again():
     classes = class_logits((0.9, 0), (0.9, 1), (0.9, 0), (0.9, 2))
     masks = boxes((0, 3), (3, 6), (6, 9), (9, 12))
-    found = panoptic(classes, masks, label_ids_to_fuse={0})
+    found = segment_panoptic(classes, masks, label_ids_to_fuse={0})
     assert found.segmentation[0].tolist() == [1, 1, 1, 2, 2, 2, 1, 1, 1, 3, 3, 3]
     assert [segment.id for segment in found.segments] == [1, 2, 3]
 
 
 def test_differs_from_transformers_a_fused_label_has_one_row_with_the_mean_score_by_area():
     classes = class_logits((0.9, 0), (0.6, 0), (0.8, 1))
-    found = panoptic(classes, boxes((0, 9), (9, 12), (0, 0)), label_ids_to_fuse={0})
-    assert rows(found) == [(1, 0, round(0.9 * 0.75 + 0.6 * 0.25, 3), True)]
-    apart = panoptic(classes, boxes((0, 9), (9, 12), (0, 0)))
-    assert rows(apart) == [(1, 0, 0.9, False), (2, 0, 0.6, False)]
+    found = segment_panoptic(classes, boxes((0, 9), (9, 12), (0, 0)), label_ids_to_fuse={0})
+    assert segment_rows_of(found) == [(1, 0, round(0.9 * 0.75 + 0.6 * 0.25, 3), True)]
+    apart = segment_panoptic(classes, boxes((0, 9), (9, 12), (0, 0)))
+    assert segment_rows_of(apart) == [(1, 0, 0.9, False), (2, 0, 0.6, False)]
 
 
 def test_differs_from_transformers_a_masks_own_area_is_not_weighted_by_its_score():
@@ -132,26 +132,26 @@ def test_differs_from_transformers_a_masks_own_area_is_not_weighted_by_its_score
     masks = boxes((0, 8), (8, 12))
     masks[1] = torch.where(masks[1] > 0, 9.0, 0.85)
     classes = class_logits((0.9, 0), (0.6, 1))
-    assert rows(panoptic(classes, masks)) == [(1, 0, 0.9, False)]
-    assert len(panoptic(classes, masks, overlap_mask_area_threshold=0.3).segments) == 2
+    assert segment_rows_of(segment_panoptic(classes, masks)) == [(1, 0, 0.9, False)]
+    assert len(segment_panoptic(classes, masks, overlap_mask_area_threshold=0.3).segments) == 2
 
 
 def test_differs_from_transformers_a_threshold_below_the_mask_threshold_has_effect():
     classes = torch.tensor([[0.2, 0.2, 0.3, 0.1, 0.2]]).log()
-    found = panoptic(classes, boxes((2, 6)), threshold=0.2)
-    assert rows(found) == [(1, 2, 0.3, False)]
-    assert panoptic(classes, boxes((2, 6)), threshold=0.4).segments == ()
+    found = segment_panoptic(classes, boxes((2, 6)), threshold=0.2)
+    assert segment_rows_of(found) == [(1, 2, 0.3, False)]
+    assert segment_panoptic(classes, boxes((2, 6)), threshold=0.4).segments == ()
 
 
 def test_differs_from_transformers_a_share_equal_to_the_overlap_threshold_is_enough():
     classes, masks = class_logits((0.9, 0), (0.8, 1)), boxes((0, 8), (4, 12))
-    kept = panoptic(classes, masks, overlap_mask_area_threshold=0.5)
+    kept = segment_panoptic(classes, masks, overlap_mask_area_threshold=0.5)
     assert len(kept.segments) == 2
-    assert len(panoptic(classes, masks, overlap_mask_area_threshold=0.51).segments) == 1
+    assert len(segment_panoptic(classes, masks, overlap_mask_area_threshold=0.51).segments) == 1
 
 
 def test_the_pixels_of_a_query_that_lost_too_much_are_void():
-    found = panoptic(class_logits((0.9, 0), (0.8, 1)), boxes((0, 8), (4, 12)))
+    found = segment_panoptic(class_logits((0.9, 0), (0.8, 1)), boxes((0, 8), (4, 12)))
     assert found.segmentation[0].tolist() == [1] * 8 + [0] * 4
 
 
@@ -161,7 +161,7 @@ def test_a_score_equal_to_the_threshold_is_not_kept():
     assert keep_panoptic(logits, threshold=0.49).queries.tolist() == [0]
 
 
-@pytest.mark.parametrize("task", [panoptic, instances])
+@pytest.mark.parametrize("task", [segment_panoptic, segment_instances])
 @pytest.mark.parametrize("padded", [{}, {"image_size": (70, 100), "padded_size": (80, 112)}])
 @pytest.mark.parametrize("byte_budget", [1, 3_000, 100_000])
 def test_segments_made_in_pieces_are_those_made_in_one(task, padded, byte_budget):
@@ -178,8 +178,8 @@ def test_segments_made_in_pieces_are_those_made_in_one(task, padded, byte_budget
 def test_bfloat16_logits_give_the_segments_of_float32():
     output = outputs(seed=1)
     arguments = output.class_queries_logits[0].bfloat16(), output.masks_queries_logits[0].bfloat16()
-    found = panoptic(*arguments, (60, 90))
-    expected = panoptic(*(argument.float() for argument in arguments), (60, 90))
+    found = segment_panoptic(*arguments, (60, 90))
+    expected = segment_panoptic(*(argument.float() for argument in arguments), (60, 90))
     assert found.segments == expected.segments
     assert torch.equal(found.segmentation, expected.segmentation)
 
@@ -239,9 +239,9 @@ def test_the_published_way_agrees_with_resizing_step_by_step():
 def test_an_image_size_needs_a_padded_size_around_it():
     logits = boxes((0, 3))
     with pytest.raises(ValueError, match="padded_size"):
-        panoptic(class_logits((0.9, 1)), logits, image_size=(4, 4))
+        segment_panoptic(class_logits((0.9, 1)), logits, image_size=(4, 4))
     with pytest.raises(ValueError, match="within"):
-        panoptic(class_logits((0.9, 1)), logits, image_size=(17, 4), padded_size=(16, 48))
+        segment_panoptic(class_logits((0.9, 1)), logits, image_size=(17, 4), padded_size=(16, 48))
 
 
 # Instances
@@ -266,13 +266,15 @@ def test_instances_agree_with_transformers_where_they_do_not_overlap(transformer
 
 
 def test_differs_from_transformers_instances_stand_in_the_order_of_their_scores():
-    found = instances(class_logits((0.7, 2), (0.9, 1), (0.8, 1)), boxes((0, 3), (5, 7), (8, 12)))
-    assert rows(found) == [(1, 1, 0.9, False), (2, 1, 0.8, False), (3, 2, 0.7, False)]
+    found = segment_instances(
+        class_logits((0.7, 2), (0.9, 1), (0.8, 1)), boxes((0, 3), (5, 7), (8, 12))
+    )
+    assert segment_rows_of(found) == [(1, 1, 0.9, False), (2, 1, 0.8, False), (3, 2, 0.7, False)]
 
 
 def test_differs_from_transformers_the_better_instance_has_the_pixels_that_two_cover():
     for order in ((0.9, 0.8), (0.8, 0.9)):
-        found = instances(
+        found = segment_instances(
             class_logits((order[0], 0), (order[1], 1)),
             boxes((0, 8), (6, 12)),
             overlap_mask_area_threshold=0.5,
@@ -283,8 +285,8 @@ def test_differs_from_transformers_the_better_instance_has_the_pixels_that_two_c
 
 def test_differs_from_transformers_an_instance_that_lost_too_much_is_dropped():
     classes, masks = class_logits((0.9, 0), (0.8, 1)), boxes((0, 8), (4, 12))
-    assert len(instances(classes, masks, overlap_mask_area_threshold=0.5).segments) == 2
-    dropped = instances(classes, masks, overlap_mask_area_threshold=0.51)
+    assert len(segment_instances(classes, masks, overlap_mask_area_threshold=0.5).segments) == 2
+    dropped = segment_instances(classes, masks, overlap_mask_area_threshold=0.51)
     assert len(dropped.segments) == 1
     assert dropped.segmentation[0].tolist() == [1] * 8 + [0] * 4
 
@@ -292,7 +294,9 @@ def test_differs_from_transformers_an_instance_that_lost_too_much_is_dropped():
 def test_the_second_label_of_an_instance_is_on_the_scale_of_its_score():
     """Takes a query with two labels: an instance of each, which is the other's second label."""
     classes = torch.tensor([[0.6, 0.3, 0.05, 0.05]]).log()
-    found = instances(classes, boxes((0, 8)), threshold=0.01, overlap_mask_area_threshold=0.0)
+    found = segment_instances(
+        classes, boxes((0, 8)), threshold=0.01, overlap_mask_area_threshold=0.0
+    )
     (first,) = found.segments  # the second one has no pixel left
     assert (first.label_id, first.second_label_id) == (0, 1)
     assert first.second_score / first.score == pytest.approx(0.3 / 0.6, abs=1e-5)
@@ -307,7 +311,9 @@ def test_an_instance_of_a_querys_second_label_has_its_first_as_the_second():
 
 def test_an_instance_that_was_dropped_hides_nobody():
     classes = class_logits((0.9, 0), (0.8, 1), (0.7, 2))
-    found = instances(classes, boxes((0, 6), (3, 9), (7, 12)), overlap_mask_area_threshold=0.8)
+    found = segment_instances(
+        classes, boxes((0, 6), (3, 9), (7, 12)), overlap_mask_area_threshold=0.8
+    )
     assert [segment.label_id for segment in found.segments] == [0, 2]
     assert found.segmentation[0].tolist() == [1] * 6 + [0] + [2] * 5
 
@@ -316,18 +322,22 @@ def test_differs_from_transformers_the_mask_threshold_has_effect_on_instances():
     masks = boxes((2, 6))
     masks[:, :, 6:9] = 0.85  # a probability of 0.7
     areas = [
-        int((instances(class_logits((0.9, 0)), masks, mask_threshold=t).segmentation == 1).sum())
+        int(
+            (
+                segment_instances(class_logits((0.9, 0)), masks, mask_threshold=t).segmentation == 1
+            ).sum()
+        )
         for t in (0.5, 0.8)
     ]
     assert areas == [4 * 7, 4 * 4]
 
 
 def test_differs_from_transformers_instance_masks_are_resized_as_logits():
-    found = instances(class_logits((0.9, 0)), boxes((0, 6)), (8, 120))
+    found = segment_instances(class_logits((0.9, 0)), boxes((0, 6)), (8, 120))
     # Resized as a 0/1 mask, by the nearest sample, a far stronger inside would change nothing.
     masks = boxes((0, 6))
     masks[masks > 0] = 90.0
-    stronger = instances(class_logits((0.9, 0)), masks, (8, 120))
+    stronger = segment_instances(class_logits((0.9, 0)), masks, (8, 120))
     assert (stronger.segmentation == 1).sum() > (found.segmentation == 1).sum()
 
 
@@ -343,7 +353,7 @@ def test_a_query_may_become_instances_of_several_labels_up_to_the_number_of_quer
 
 def test_a_score_that_the_mask_takes_below_the_threshold_is_dropped_before_resizing():
     masks = boxes((0, 6), (6, 12), inside=0.2)
-    found = instances(class_logits((0.9, 0), (0.8, 1)), masks, threshold=0.48)
+    found = segment_instances(class_logits((0.9, 0), (0.8, 1)), masks, threshold=0.48)
     assert [segment.label_id for segment in found.segments] == [0]
     probability = torch.tensor(0.2).sigmoid().item()
     assert found.segments[0].score == pytest.approx(0.9 * probability, abs=1e-4)
@@ -477,7 +487,7 @@ def test_sizes_may_be_a_tensor():
 def test_masks_that_are_not_numbers_do_no_harm():
     masks = boxes((0, 6), (6, 12))
     masks[0, 0, 0] = torch.nan
-    found = panoptic(class_logits((0.9, 0), (0.8, 1)), masks, (8, 24))
+    found = segment_panoptic(class_logits((0.9, 0), (0.8, 1)), masks, (8, 24))
     assert set(found.segmentation.unique().tolist()) <= {0, 1, 2}
 
 

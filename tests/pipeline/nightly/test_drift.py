@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drawn_runs import (
     LABELS,
-    Drawn,
+    DrawnImage,
     label_earlier_runs,
     label_run,
     new_table,
@@ -88,7 +88,7 @@ def test_scores_that_sank_are_found(tmp_path):
 def test_of_a_few_images_the_report_says_that_they_are_few(tmp_path, count):
     table = new_table(tmp_path)
     label_earlier_runs(table, 1)
-    images = [Drawn(image_id=f"{n}", shares={2: 0.9, 1: 0.05}) for n in range(count)]
+    images = [DrawnImage(image_id=f"{n}", shares={2: 0.9, 1: 0.05}) for n in range(count)]
     label_run(table, RUN, {"now": images})
     publish_report(table, RUN, report(RUN), QUIET)
     for drift in published_report(table, RUN)["drift"]:
@@ -136,7 +136,7 @@ def test_a_report_of_other_labels_is_not_compared(tmp_path):
 
 def test_the_report_counts_what_is_in_the_table(tmp_path):
     table = new_table(tmp_path)
-    images = [*usual_images("now", 40, seed=1), Drawn(image_id="bad", error="NotAnImage")]
+    images = [*usual_images("now", 40, seed=1), DrawnImage(image_id="bad", error="NotAnImage")]
     label_run(table, RUN, {"a": images[:20], "b": images[20:]})
     plain = report(RUN, images=41, gpu_seconds=7200.0, node_seconds=3600.0)
     settings = ReportSettings(gpu_hour_price=3.0, node_hour_price=1.5, sheet_images=0)

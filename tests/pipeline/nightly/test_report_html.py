@@ -12,7 +12,7 @@ import drawn_runs
 import pytest
 from drawn_runs import (
     LABELS,
-    Drawn,
+    DrawnImage,
     file_source,
     label_earlier_runs,
     label_run,
@@ -90,19 +90,19 @@ def html_of(table, run_id: str = RUN) -> str:
     return table.storage.read(table.file("_runs", run_id, "report.html")).decode()
 
 
-def photos(folder: Path, count: int, **changes) -> list[Drawn]:
+def drawn_photos(folder: Path, count: int, **changes) -> list[DrawnImage]:
     folder.mkdir(exist_ok=True)
     images = []
     for number in range(count):
         path = folder / f"{number:03}.jpg"
         path.write_bytes(photograph(number))
         images.append(
-            Drawn(image_id=path.name, uri=str(path), etag=file_source(path).etag, **changes)
+            DrawnImage(image_id=path.name, uri=str(path), etag=file_source(path).etag, **changes)
         )
     return images
 
 
-def label_photos(table, images: list[Drawn], run_id: str = RUN) -> None:
+def label_photos(table, images: list[DrawnImage], run_id: str = RUN) -> None:
     sources = {"now": [file_source(Path(image.uri)) for image in images]}
     label_run(table, run_id, {"now": images}, sources=sources)
 
@@ -112,7 +112,7 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path):
     table = new_table(tmp_path, labels=labels)
     label_earlier_runs(table, 2, labels=labels)
     images = [
-        Drawn(
+        DrawnImage(
             image_id=f"{name}{n}",
             uri=f"/data/{n}-{name[:9]}",
             member=name,
@@ -173,7 +173,7 @@ def test_the_bars_of_a_histogram_stand_at_their_bins():
 
 def test_the_page_stands_alone_without_scripts(tmp_path):
     table = new_table(tmp_path)
-    label_photos(table, photos(tmp_path / "photos", 6))
+    label_photos(table, drawn_photos(tmp_path / "photos", 6))
     publish_report(table, RUN, report(RUN), ReportSettings())
     html = html_of(table)
     page = Reader(html)
@@ -271,10 +271,10 @@ def test_the_strangest_images_come_with_their_reasons(tmp_path):
     label_earlier_runs(table, 2)
     usual = usual_images("now", 300, seed=4)
     strange = [
-        Drawn(image_id="unsure.jpg", shares={0: 0.95}, score=0.2),
-        Drawn(image_id="bare.jpg", shares={0: 0.05}),
-        Drawn(image_id="void.jpg", shares={}),
-        Drawn(image_id="woods.jpg", shares={3: 0.95}),
+        DrawnImage(image_id="unsure.jpg", shares={0: 0.95}, score=0.2),
+        DrawnImage(image_id="bare.jpg", shares={0: 0.05}),
+        DrawnImage(image_id="void.jpg", shares={}),
+        DrawnImage(image_id="woods.jpg", shares={3: 0.95}),
     ]
     label_run(table, RUN, {"a": [*usual[:150], *strange[:2]], "b": [*usual[150:], *strange[2:]]})
     publish_report(table, RUN, report(RUN), ReportSettings())
@@ -328,7 +328,7 @@ def pictures(table) -> list[Image.Image]:
 
 def test_pictures_show_images_and_segments(tmp_path):
     table = new_table(tmp_path)
-    images = photos(tmp_path / "photos", 1, shares={1: 0.5})
+    images = drawn_photos(tmp_path / "photos", 1, shares={1: 0.5})
     label_photos(table, images)
     publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
     (picture,) = pictures(table)
@@ -343,7 +343,7 @@ def test_pictures_show_images_and_segments(tmp_path):
 
 def test_images_that_cannot_be_read_any_more_are_shown_as_such(tmp_path):
     table = new_table(tmp_path)
-    images = photos(tmp_path / "photos", 5)
+    images = drawn_photos(tmp_path / "photos", 5)
     label_photos(table, images)
     Path(images[0].uri).unlink()
     Path(images[1].uri).write_bytes(photograph(77))
@@ -356,7 +356,7 @@ def test_images_that_cannot_be_read_any_more_are_shown_as_such(tmp_path):
 
 def test_a_mask_that_is_no_mask_costs_its_picture_alone(tmp_path, monkeypatch):
     table = new_table(tmp_path)
-    images = photos(tmp_path / "photos", 2)
+    images = drawn_photos(tmp_path / "photos", 2)
     monkeypatch.setattr(drawn_runs, "_band", lambda *_: "no mask")
     label_photos(table, [dataclasses.replace(images[0], shares={0: 0.5}), images[1]])
     publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
@@ -376,7 +376,7 @@ def test_images_are_found_in_archives_as_far_as_the_bytes_go(tmp_path):
         uri=found.uri, name="shard.tar", kind="tar", etag=found.etag, size=found.size, stop=None
     )
     images = [
-        Drawn(image_id=f"shard.tar/{n}", uri=found.uri, member=f"{n}.jpg", etag=found.etag)
+        DrawnImage(image_id=f"shard.tar/{n}", uri=found.uri, member=f"{n}.jpg", etag=found.etag)
         for n in range(6)
     ]
     table = new_table(tmp_path)
@@ -400,7 +400,7 @@ def test_a_large_report_fits_into_a_letter(tmp_path):
         noise = Image.effect_noise((1200, 900), 200).convert("RGB")
         noise.save(path, "JPEG")
         images.append(
-            Drawn(
+            DrawnImage(
                 image_id=path.name, uri=str(path), etag=file_source(path).etag, size=(900, 1200),
                 shares={(number + n) % 400: 0.2 for n in range(4)}, score=0.02 * number,
             )
@@ -424,7 +424,7 @@ def test_a_large_report_fits_into_a_letter(tmp_path):
 def test_labels_are_shown_by_area_and_by_count_beside_those_before(tmp_path):
     table = new_table(tmp_path)
     label_earlier_runs(table, 1)
-    label_run(table, RUN, {"now": [Drawn(image_id=f"{n}") for n in range(300)]})
+    label_run(table, RUN, {"now": [DrawnImage(image_id=f"{n}") for n in range(300)]})
     publish_report(table, RUN, report(RUN), ReportSettings())
     words = Reader(html_of(table)).words
     road = re.search(r"road (\S+) (\S+) (\S+) (\S+) (\S+) sky", words)
