@@ -37,8 +37,8 @@ from maskformer.preprocessing.pixel_arrays import (
     is_in_unit_range,
     pad_array,
 )
+from maskformer.preprocessing.preprocessor_config import ImageProcessorSettings, three_channels
 from maskformer.preprocessing.resizing import HeightWidth, Size
-from maskformer.preprocessing.settings import ImageProcessorSettings, three_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
