@@ -79,7 +79,7 @@ def draw_import_table(place: str, *, images: int, per_image: int) -> int:
     """Writes a table; returns its number of segments."""
     table = TableStore(place, Storage())
     table.create(SPEC)
-    drawn = [draw_map(number, per_image) for number in range(DRAWN_MAPS)]
+    drawn = [draw_ellipses(number, per_image) for number in range(DRAWN_MAPS)]
     units, total = [], 0
     for first in range(0, images, UNIT_IMAGES):
         unit_id = f"{first:08}"
@@ -106,7 +106,7 @@ def draw_import_table(place: str, *, images: int, per_image: int) -> int:
     return total
 
 
-def draw_map(number: int, per_image: int) -> list[dict[str, Any]]:
+def draw_ellipses(number: int, per_image: int) -> list[dict[str, Any]]:
     """Draws rows of segments: ellipses over each other, as many as are visible."""
     random = np.random.default_rng(number)
     y, x = np.mgrid[:HEIGHT, :WIDTH]

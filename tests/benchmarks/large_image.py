@@ -92,7 +92,7 @@ def resident_mb(name: str) -> float:
     raise AssertionError(name)
 
 
-def draw_logits(mask_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def random_logits(mask_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Classes that are all kept, and masks that share the image among them."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.randn(NUM_QUERIES, NUM_LABELS + 1, generator=generator) * 4
@@ -111,41 +111,41 @@ def network_sizes(size: tuple[int, int]) -> dict[str, tuple[int, int]]:
 
 
 def semantic(size: tuple[int, int]) -> Work:
-    scores = draw_logits((160, 240))
+    scores = random_logits((160, 240))
     return lambda: semantic_segmentation(*scores, size)
 
 
 def semantic_published(size: tuple[int, int]) -> Work:
     sizes = network_sizes(size)
-    scores = draw_logits(tuple(side // 4 for side in sizes["padded_size"]))
+    scores = random_logits(tuple(side // 4 for side in sizes["padded_size"]))
     return lambda: semantic_segmentation(*scores, size, **sizes)
 
 
 def semantic_rows(size: tuple[int, int]) -> Work:
-    scores = draw_logits((160, 240))
+    scores = random_logits((160, 240))
     return lambda: semantic_segments(*scores, size)
 
 
 def semantic_unresized(size: tuple[int, int]) -> Work:
-    scores = draw_logits((size[0] // 4, size[1] // 4))
+    scores = random_logits((size[0] // 4, size[1] // 4))
     return lambda: semantic_segmentation(*scores, size)
 
 
 def panoptic_work(size: tuple[int, int]) -> Work:
-    classes, masks = draw_logits((160, 240))
+    classes, masks = random_logits((160, 240))
     kept = keep_panoptic(classes, threshold=0.0)
     return lambda: panoptic_segmentation(masks[kept.queries], kept, size)
 
 
 def panoptic_unresized(size: tuple[int, int]) -> Work:
-    classes, masks = draw_logits((size[0] // 4, size[1] // 4))
+    classes, masks = random_logits((size[0] // 4, size[1] // 4))
     kept = keep_panoptic(classes, threshold=0.0)
     masks = masks[kept.queries]
     return lambda: panoptic_segmentation(masks, kept, size)
 
 
 def instance(size: tuple[int, int]) -> Work:
-    classes, masks = draw_logits((160, 240))
+    classes, masks = random_logits((160, 240))
     kept = keep_instance(classes, threshold=0.0)
     masks = masks[kept.queries]
     return lambda: instance_segmentation(masks, kept, size, threshold=0.0)
@@ -156,7 +156,7 @@ class OneLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        classes, _ = draw_logits((1, 1))
+        classes, _ = random_logits((1, 1))
         self.class_logits = nn.Parameter(classes)
         self.patches = nn.Conv2d(3, NUM_QUERIES, 4, stride=4)
 

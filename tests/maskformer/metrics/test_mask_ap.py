@@ -159,7 +159,7 @@ def test_an_image_may_have_hundreds_of_instances_on_both_sides():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_shards_merged_in_any_order_are_the_whole_exactly(seed):
+def test_mask_ap_of_shards_in_any_order_is_that_of_the_whole(seed):
     random = np.random.default_rng(seed)
     images = [draw_scored_image(random, has_ties=False) for _ in range(9)]
     shards = [mask_ap_of(images[start::3]) for start in range(3)]
@@ -256,7 +256,7 @@ def test_images_without_instances_on_either_side_count():
         ),
     ],
 )
-def test_pictures_that_do_not_fit_are_refused_and_count_nothing(prediction, message):
+def test_predictions_that_do_not_fit_are_refused_and_count_nothing(prediction, message):
     metric = MaskAP(NUM_LABELS)
     with pytest.raises(ValueError, match=message):
         metric.update(prediction, pictured([np.ones(SIZE)], [{"label_id": 0}]))

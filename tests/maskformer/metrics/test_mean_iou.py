@@ -71,7 +71,7 @@ def test_it_counts_as_published_on_any_maps(images):
 
 @settings(max_examples=50)
 @given(st.lists(pairs, min_size=2, max_size=6), st.randoms())
-def test_shards_merged_in_any_order_are_the_whole_exactly(images, random):
+def test_mean_iou_of_shards_in_any_order_is_that_of_the_whole(images, random):
     shards = [mean_iou_of(images[start::3]) for start in range(3)]
     random.shuffle(shards)
     merged = MeanIoU(NUM_LABELS, IGNORED)

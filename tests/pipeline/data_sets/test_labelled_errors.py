@@ -39,7 +39,7 @@ def open_root(root: object, **settings: object) -> LabelledImages:
     return open_labelled(DatasetSettings(dataset=str(root), **settings))
 
 
-def error_of(read: Callable[[], object]) -> str:
+def label_error_of(read: Callable[[], object]) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the callers look at the message
         read()
     text = str(caught.value)
@@ -65,7 +65,7 @@ MAP = "annotations/val/scene-1.png"
 )
 def test_a_wrong_map_is_named(tmp_path: Path, content: bytes, pieces: list[str]) -> None:
     dataset = open_root(put(tmp_path, label_maps(scenes()) | {MAP: content}))
-    text = error_of(lambda: check_images(dataset))
+    text = label_error_of(lambda: check_images(dataset))
     for piece in ["images/val/scene-1.jpg", *pieces]:
         assert piece in text
     if "upright" not in text:
@@ -76,20 +76,20 @@ def test_a_photograph_without_a_map_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes())
     del files[MAP]
     assert re.search(
-        r"scene-1.jpg has no label map", error_of(lambda: open_root(put(tmp_path, files)))
+        r"scene-1.jpg has no label map", label_error_of(lambda: open_root(put(tmp_path, files)))
     )
 
 
 def test_a_map_without_a_photograph_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes())
     del files["images/val/scene-1.jpg"]
-    text = error_of(lambda: open_root(put(tmp_path, files)))
+    text = label_error_of(lambda: open_root(put(tmp_path, files)))
     assert re.search(r"annotations/val/scene-1.png has no photograph", text)
 
 
 def test_a_photograph_that_is_none_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes()) | {"images/val/scene-1.jpg": b"<html>404</html>"}
-    text = error_of(lambda: check_images(open_root(put(tmp_path, files))))
+    text = label_error_of(lambda: check_images(open_root(put(tmp_path, files))))
     assert "image images/val/scene-1.jpg: NotAnImage" in text
 
 
@@ -101,7 +101,7 @@ def test_labels_of_a_photograph_that_exif_turns_say_so(tmp_path: Path) -> None:
     scene.photo.save(buffer, "JPEG", exif=exif)
     cut = replace(scene, ids=scene.ids[:, :-1])
     files = label_maps([cut]) | {"images/val/scene-0.jpg": buffer.getvalue()}
-    text = error_of(lambda: check_images(open_root(put(tmp_path, files))))
+    text = label_error_of(lambda: check_images(open_root(put(tmp_path, files))))
     assert "48 x 36 pixels upright after its EXIF orientation 6 and its labels 36 x 47" in text
 
 
@@ -114,7 +114,7 @@ def test_a_sample_of_a_shard_that_lacks_a_half_is_named(tmp_path: Path, lacking:
     ]
     put(tmp_path, {"all.tar": tar(members), "labels.json": names_json()})
     what = "photograph" if lacking == "jpg" else "label map"
-    assert f"image all.tar/b has no {what}" in error_of(lambda: open_root(tmp_path))
+    assert f"image all.tar/b has no {what}" in label_error_of(lambda: open_root(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_shard_that_cannot_be_used_is_named(
 ) -> None:
     name = "all.tar.gz" if archive[:2] == b"\x1f\x8b" else "all.tar"
     put(tmp_path, {name: archive, "labels.json": names_json()})
-    text = error_of(lambda: open_root(tmp_path))
+    text = label_error_of(lambda: open_root(tmp_path))
     for piece in pieces:
         assert piece in text
 
@@ -156,14 +156,14 @@ def test_segments_that_do_not_fit_their_map_are_named(
         ("a.json", json.dumps({"segments_info": said}).encode()),
     ]
     dataset = open_root(put(tmp_path, {"all.tar": tar(members), "labels.json": names_json()}))
-    text = error_of(lambda: check_images(dataset))
+    text = label_error_of(lambda: check_images(dataset))
     for piece in ["image all.tar/a", *pieces]:
         assert piece in text
 
 
 def test_shards_of_maps_and_of_segments_do_not_mix(tmp_path: Path) -> None:
     files = panoptic_shards(scenes()) | {"more.tar": shards(scenes())["part-1.tar"]}
-    assert "not both" in error_of(lambda: open_root(put(tmp_path, files)))
+    assert "not both" in label_error_of(lambda: open_root(put(tmp_path, files)))
 
 
 PANOPTIC, INSTANCES = "annotations/panoptic_val.json", "annotations/instances_val.json"
@@ -232,7 +232,7 @@ def test_a_json_that_contradicts_itself_is_named(
     else:
         changed += change
     put(tmp_path, files | {place: json.dumps(said).encode()})
-    assert piece in error_of(lambda: check_images(open_root(tmp_path / place)))
+    assert piece in label_error_of(lambda: check_images(open_root(tmp_path / place)))
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def test_a_json_that_contradicts_itself_is_named(
 )
 def test_a_wrong_labels_json_is_named(tmp_path: Path, said: bytes, piece: str) -> None:
     put(tmp_path, label_maps(scenes()) | {"labels.json": said})
-    assert piece in error_of(lambda: open_root(tmp_path))
+    assert piece in label_error_of(lambda: open_root(tmp_path))
 
 
 def test_maps_without_names_take_those_of_the_model_or_ask_for_them(tmp_path: Path) -> None:
     files = label_maps(scenes())
     del files["labels.json"]
     put(tmp_path, files)
-    assert "write" in error_of(lambda: open_root(tmp_path))
+    assert "write" in label_error_of(lambda: open_root(tmp_path))
     settings = DatasetSettings(dataset=str(tmp_path))
     assert open_labelled(settings, model_labels=LABELS).labels.names == LABELS
 
@@ -273,7 +273,7 @@ def test_a_setting_without_effect_is_refused(
     tmp_path: Path, write: Callable, name: str, settings: dict[str, object]
 ) -> None:
     put(tmp_path, write(scenes()))
-    text = error_of(lambda: open_root(tmp_path / name, **settings))
+    text = label_error_of(lambda: open_root(tmp_path / name, **settings))
     assert re.search(rf"{next(iter(settings))} has no effect", text)
 
 
@@ -282,14 +282,16 @@ def test_a_setting_without_effect_is_refused(
     [({}, "there is nothing at"), ({"notes.md": b"x"}, "holds no images, tars")],
 )
 def test_a_place_without_a_data_set_is_named(tmp_path: Path, files: Files, piece: str) -> None:
-    assert piece in error_of(lambda: open_root(put(tmp_path, files)))
+    assert piece in label_error_of(lambda: open_root(put(tmp_path, files)))
 
 
 def test_a_row_without_a_map_is_named(tmp_path: Path) -> None:
     scene = scenes()[0]
     rows = parquet({"image": [scene.jpeg] * 2, "label": [encode_image(scene.label_map), None]})
     dataset = open_root(put(tmp_path, {"rows.parquet": rows, "labels.json": names_json()}))
-    assert "rows.parquet, row 1: there are no bytes" in error_of(lambda: check_images(dataset))
+    assert "rows.parquet, row 1: there are no bytes" in label_error_of(
+        lambda: check_images(dataset)
+    )
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
@@ -298,16 +300,16 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     for place in (4, 100):  # the pages come first, the footer last
         damaged = rows[:place] + bytes(60) + rows[place + 60 :]
         dataset = open_root(put(tmp_path, {"rows.parquet": damaged, "labels.json": names_json()}))
-        assert "rows.parquet, row 0: " in error_of(lambda d=dataset: check_images(d))
+        assert "rows.parquet, row 0: " in label_error_of(lambda d=dataset: check_images(d))
     put(tmp_path, {"rows.parquet": rows[:-10]})
-    assert "rows.parquet cannot be read as Parquet" in error_of(lambda: open_root(tmp_path))
+    assert "rows.parquet cannot be read as Parquet" in label_error_of(lambda: open_root(tmp_path))
 
 
 def test_photographs_that_changed_since_a_table_was_made_are_named(tmp_path: Path) -> None:
     table = write_table(tmp_path, scenes())
     put(tmp_path / "photos", {"scene-1.jpg": scenes()[2].jpeg + b" "})
     assert re.search(
-        r"scene-1.jpg has changed since it was segmented", error_of(lambda: open_root(table))
+        r"scene-1.jpg has changed since it was segmented", label_error_of(lambda: open_root(table))
     )
 
 

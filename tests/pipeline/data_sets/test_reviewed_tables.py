@@ -57,7 +57,7 @@ def open_with_reviews(table, log, **settings):
     return open_labelled(DatasetSettings(dataset=table.uri, reviews=log.uri, **settings))
 
 
-def image_ids(dataset) -> list[str]:
+def dataset_image_ids(dataset) -> list[str]:
     return [dataset.image_id(index) for index in range(len(dataset))]
 
 

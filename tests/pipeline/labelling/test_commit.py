@@ -80,7 +80,7 @@ def committed(
     commit_unit(unit, parts=names, num_images=count, table=table, spec=SPEC)
 
 
-def label_unit(table: TableStore, *blocks: pa.Table, count: int, run_id: str = "run") -> None:
+def stage_and_commit(table: TableStore, *blocks: pa.Table, count: int, run_id: str = "run") -> None:
     """Everything that a run does with the rows of a unit."""
     parts = [receipt["part"] for receipt in staged(table, *blocks, run_id=run_id)]
     committed(table, parts, count=count)
@@ -138,7 +138,7 @@ def test_rows_come_out_as_they_went_in_by_position_then_segment(table):
         rows_table(drawn_row(0), drawn_row(1)),
         rows_table(drawn_row(2), drawn_row(3), drawn_row(4), drawn_row(5), end(6)),
     ]
-    label_unit(table, *blocks, count=6)
+    stage_and_commit(table, *blocks, count=6)
     assert is_close(images(table.uri).to_table().to_pylist(), expected_images(6))
     assert is_close(segments(table.uri).to_table().to_pylist(), expected_segments(6))
     assert table_contents(table).keys() == {
@@ -150,8 +150,8 @@ def test_a_table_on_s3_is_the_same_as_on_a_disk(s3_storage, table):
     remote = TableStore("s3://test/commit/table", s3_storage)
     remote.create(SPEC)
     blocks = [rows_table(drawn_row(0), drawn_row(1)), rows_table(drawn_row(2), end(3))]
-    label_unit(table, *blocks, count=3)
-    label_unit(remote, *blocks, count=3)
+    stage_and_commit(table, *blocks, count=3)
+    stage_and_commit(remote, *blocks, count=3)
     assert table_contents(remote) == table_contents(table)
     found = segments(remote.uri, storage=s3_storage).to_table()
     assert is_close(found.to_pylist(), expected_segments(3))
@@ -211,7 +211,7 @@ def test_a_fault_of_staging_is_told_and_nothing_counts(tmp_path):
 
 
 def test_a_unit_without_images_is_done_with_no_rows(table):
-    label_unit(table, rows_table(end(0)), count=0)
+    stage_and_commit(table, rows_table(end(0)), count=0)
     assert table.done_units() == {UNIT}
     for dataset, schema in ((images, IMAGES), (segments, SEGMENTS)):
         found = dataset(table.uri).to_table()
@@ -219,7 +219,7 @@ def test_a_unit_without_images_is_done_with_no_rows(table):
 
 
 def test_a_unit_of_images_in_error_has_rows_and_no_segments(table):
-    label_unit(table, rows_table(dict(drawn_row(4), position=0), end(1)), count=1)
+    stage_and_commit(table, rows_table(dict(drawn_row(4), position=0), end(1)), count=1)
     assert images(table.uri).to_table()["status"].to_pylist() == ["error"]
     assert segments(table.uri).count_rows() == 0
 
@@ -231,7 +231,7 @@ def test_a_unit_of_images_in_error_has_rows_and_no_segments(table):
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parts_doubled_overlapping_and_out_of_order_give_the_same_files(table, cuts, order):
     count = 12
-    label_unit(table, rows_table(*map(drawn_row, range(count)), end(count)), count=count)
+    stage_and_commit(table, rows_table(*map(drawn_row, range(count)), end(count)), count=count)
     before = table_contents(table)
     ranges = [*((start, min(count, start + size)) for start, size in cuts), (0, 5), (5, count)]
     blocks = [rows_table(*map(drawn_row, range(*each))) for each in ranges]
@@ -274,7 +274,7 @@ def test_a_crash_at_any_operation_leaves_no_half_and_the_same_again_ends_whole(t
     ]
     whole = TableStore(str(tmp_path / "whole"), Storage())
     whole.create(SPEC)
-    label_unit(whole, *blocks, count=5)
+    stage_and_commit(whole, *blocks, count=5)
     complete = table_contents(whole)
     crashes = 0
     for operation in range(100):
@@ -282,7 +282,7 @@ def test_a_crash_at_any_operation_leaves_no_half_and_the_same_again_ends_whole(t
         table.create(SPEC)
         storage, seen = crash_at(operation)
         try:
-            label_unit(TableStore(table.uri, storage), *blocks, count=5, run_id="first")
+            stage_and_commit(TableStore(table.uri, storage), *blocks, count=5, run_id="first")
         except Crash:
             crashes += 1
         visible = images(table.uri).to_table()["position"].to_pylist()
@@ -291,7 +291,7 @@ def test_a_crash_at_any_operation_leaves_no_half_and_the_same_again_ends_whole(t
             len(expected_segments(5)) if visible else 0
         )
         if UNIT not in table.done_units():  # else the next run would not plan it
-            label_unit(table, *blocks, count=5, run_id="second")
+            stage_and_commit(table, *blocks, count=5, run_id="second")
         clear_leftovers(table)
         assert table_contents(table) == complete, seen
         if len(seen) < operation:
@@ -302,7 +302,7 @@ def test_a_crash_at_any_operation_leaves_no_half_and_the_same_again_ends_whole(t
 def test_the_write_that_makes_a_unit_visible_is_the_last_one(tmp_path):
     storage, seen = crash_at(10**6)
     table = TableStore(str(tmp_path), storage)
-    label_unit(table, rows_table(drawn_row(0), end(1)), count=1)
+    stage_and_commit(table, rows_table(drawn_row(0), end(1)), count=1)
     writes = [uri.removeprefix(table.uri) for name, uri in seen if name == "write"]
     assert writes[1:] == [f"/segments/{UNIT}.parquet", f"/images/{UNIT}.parquet"]
 
@@ -316,7 +316,7 @@ def test_two_runs_that_do_one_unit_at_once_leave_it_once(tmp_path):
         def run(name: str, *, table: TableStore = table):
             def program(storage: Storage) -> bool:
                 try:
-                    label_unit(TableStore(table.uri, storage), *blocks, count=3, run_id=name)
+                    stage_and_commit(TableStore(table.uri, storage), *blocks, count=3, run_id=name)
                 except StorageFault:
                     return False  # the other cleared its parts: it will plan the unit again
                 return True
@@ -346,7 +346,9 @@ def labelled_until(operation: str, table: TableStore, *blocks: pa.Table, count: 
             raise Crash
 
     with pytest.raises(Crash):
-        label_unit(TableStore(table.uri, HookedStorage(hook)), *blocks, count=count, run_id="died")
+        stage_and_commit(
+            TableStore(table.uri, HookedStorage(hook)), *blocks, count=count, run_id="died"
+        )
 
 
 def test_a_unit_whose_run_died_between_its_files_is_finished_as_that_run_had_it(tmp_path):
@@ -362,7 +364,7 @@ def test_a_unit_whose_run_died_between_its_files_is_finished_as_that_run_had_it(
         counts = commit_unit(UNIT, parts=parts, num_images=9, table=table, spec=SPEC)
         clear_staging(table, UNIT)
         clear_leftovers(table)
-        label_unit(whole, rows_table(*map(stored, range(9)), end(9)), count=9)
+        stage_and_commit(whole, rows_table(*map(stored, range(9)), end(9)), count=9)
         assert table_contents(table) == table_contents(whole)
         assert counts.images == 9
         assert counts.segments == segments(table.uri).to_table().num_rows
@@ -380,14 +382,14 @@ def test_segments_that_cannot_be_finished_are_written_anew(there, table):
         buffer = io.BytesIO()
         pq.write_table(old, buffer)
         table.storage.write(place, buffer.getvalue())
-    label_unit(table, rows_table(*map(drawn_row, range(4)), end(4)), count=4)
+    stage_and_commit(table, rows_table(*map(drawn_row, range(4)), end(4)), count=4)
     assert is_close(images(table.uri).to_table().to_pylist(), expected_images(4))
     assert is_close(segments(table.uri).to_table().to_pylist(), expected_segments(4))
 
 
 def test_what_an_attempt_decides_takes_little_room_in_a_footer(table):
     many = [drawn_row(n, num_segments=13) for n in range(1000)]
-    label_unit(table, rows_table(*many, end(1000)), count=1000)
+    stage_and_commit(table, rows_table(*many, end(1000)), count=1000)
     data = table.storage.read(table.file("segments", f"{UNIT}.parquet"))
     footer = int.from_bytes(data[-8:-4], "little")
     assert footer < 16_000
@@ -395,17 +397,19 @@ def test_what_an_attempt_decides_takes_little_room_in_a_footer(table):
 
 def test_doing_a_unit_twice_leaves_the_same_bytes(tmp_path, table):
     blocks = [rows_table(drawn_row(0), drawn_row(1)), rows_table(drawn_row(2), end(3))]
-    label_unit(table, *blocks, count=3, run_id="monday")
+    stage_and_commit(table, *blocks, count=3, run_id="monday")
     first = table_contents(table)
     time.sleep(0.01)
-    label_unit(table, rows_table(*map(drawn_row, range(3)), end(3)), count=3, run_id="tuesday")
+    stage_and_commit(
+        table, rows_table(*map(drawn_row, range(3)), end(3)), count=3, run_id="tuesday"
+    )
     assert table_contents(table) == first
 
 
 def test_files_are_compressed_with_statistics_and_pieces_that_let_a_reader_prune(table):
     many = [drawn_row(n, num_segments=3) for n in range(0, 40_000, 5)]
     numbered = [dict(row, position=n) for n, row in enumerate(many)]
-    label_unit(table, rows_table(*numbered, end(len(numbered))), count=len(numbered))
+    stage_and_commit(table, rows_table(*numbered, end(len(numbered))), count=len(numbered))
     for part in ("segments", "images"):
         data = table.storage.read(table.file(part, f"{UNIT}.parquet"))
         metadata = pq.ParquetFile(io.BytesIO(data)).metadata
@@ -422,7 +426,7 @@ def test_files_are_compressed_with_statistics_and_pieces_that_let_a_reader_prune
 
 
 def test_files_say_what_made_them(table):
-    label_unit(table, rows_table(drawn_row(0), end(1)), count=1)
+    stage_and_commit(table, rows_table(drawn_row(0), end(1)), count=1)
     for part in ("segments", "images"):
         data = table.storage.read(table.file(part, f"{UNIT}.parquet"))
         found = pq.ParquetFile(io.BytesIO(data)).schema_arrow.metadata
@@ -434,7 +438,7 @@ def test_files_say_what_made_them(table):
 
 
 def test_what_crashed_runs_left_is_cleared_and_what_others_work_on_is_not(table):
-    label_unit(table, rows_table(drawn_row(0), end(1)), count=1)
+    stage_and_commit(table, rows_table(drawn_row(0), end(1)), count=1)
     staged(table, rows_table(drawn_row(0)), run_id="crashed-after-the-commit")
     old = staged(table, rows_table(drawn_row(0, unit="unit-old")))[0]["part"]
     staged(table, rows_table(drawn_row(0, unit="unit-young")))

@@ -198,7 +198,7 @@ def test_the_command_says_what_changed(table, capsys):
     assert capsys.readouterr().out.startswith("nothing to join: readers open 2 files of ")
 
 
-def test_the_module_runs_as_people_type_it(table):
+def test_compact_runs_as_people_type_it(table):
     command = [
         sys.executable,
         "-m",
@@ -224,7 +224,7 @@ def test_the_module_runs_as_people_type_it(table):
         (["/nowhere", "--remove_units_after_days", "0"], "remove_units_after_days must be at"),
     ],
 )
-def test_wrong_usage_is_one_line(capsys, words, message):
+def test_wrong_usage_of_compact_is_one_line(capsys, words, message):
     assert run_job("compact", words) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -381,7 +381,7 @@ def test_the_command_prints_json_and_says_by_its_exit_code(table, capsys):
     assert said["findings"]["box"]["must_hold"] == RULES["box"]
 
 
-def test_the_module_runs_as_people_type_it(table):
+def test_verify_runs_as_people_type_it(table):
     command = [sys.executable, "-m", "pipeline.cli", "verify", table.uri, "--sample", "0.5"]
     root = Path(pipeline.__file__).parents[1]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
@@ -398,7 +398,7 @@ def test_the_module_runs_as_people_type_it(table):
         (["/nowhere", "--unknown", "2"], "there is no setting"),
     ],
 )
-def test_wrong_usage_is_one_line(capsys, words, message):
+def test_wrong_usage_of_verify_is_one_line(capsys, words, message):
     assert run_job("verify", words) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -446,7 +446,7 @@ def test_a_run_that_had_nothing_to_do_has_a_page_too(tmp_path):
     assert published_report(table, RUN)["images_labelled"] == 0
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_report_settings_that_make_no_sense_are_refused():
     for wrong in (
         {"drift_watch": 0.3}, {"gpu_hour_price": -1.0}, {"sheet_images": 100},
         {"webhook_variable": "https://hooks.example.com/secret"},

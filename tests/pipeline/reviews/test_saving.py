@@ -76,7 +76,7 @@ def test_a_first_save_has_number_1_and_counts_what_changed(table, log):
     assert log.latest(IMAGE) == again
 
 
-def test_changes_of_different_pixels_are_joined_and_both_are_named(table, log):
+def test_saves_of_different_pixels_are_joined_and_both_are_named(table, log):
     first = looked_at(table, IMAGE)
     theirs = save(log, corrected(first, "anna", paint_columns(first, slice(0, 2), 9)))
     mine = corrected(first, "ben", paint_columns(first, slice(3, 5), 9), comment="mast")
