@@ -108,7 +108,7 @@ def test_drafts_and_staged_parts_go_when_they_are_old(table, capsys):
     compact_table(table)
     assert not any(Path(name).exists() for name in names)
     said = capsys.readouterr().out
-    assert "removed 3 files of 0.0 MB: 2 × draft of a write, 1 × staged part" in said
+    assert "removed 3 files of 12 bytes: 2 × draft of a write, 1 × staged part" in said
 
 
 def test_segments_of_a_stopped_commit_stay_unless_the_unit_was_given_up(table):
