@@ -116,7 +116,7 @@ class OptimisationSettings:
     batch_size: int = 16
     """Images of a step, on all workers together."""
     micro_batches: int = 1
-    """Parts of a worker's batch, one after another: less memory, same result."""
+    """Parts of a worker's batch: less memory, same result."""
     learning_rate: float = 1e-4
     """Highest learning rate."""
     weight_decay: float = 1e-4
