@@ -294,8 +294,11 @@ _COMMANDS = [
     ),
     Command(
         name="demo",
-        summary="Draw scenes, segment them with the sample model, show the result.",
-        details="Needs no network and no GPU; about a minute on two cores.",
+        summary="Draw scenes; label, look, correct, train, compare and export.",
+        details=(
+            "Prints each command that it runs. Needs no network and no GPU; two minutes on two\n"
+            "cores. The screenshot needs playwright and Chromium."
+        ),
         parts="pipeline.cli.settings:DEMO",
         run="pipeline.cli.demo:demo",
         usual="output",

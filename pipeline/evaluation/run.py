@@ -36,7 +36,7 @@ from pipeline.evaluation.report import MetricsReport, metrics_summary, report_me
 from pipeline.evaluation.scoring import EvaluationSums
 from pipeline.evaluation.settings import EvaluateSettings, InferenceSettings
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelling.model import read_model, with_stuff
+from pipeline.labelling.model import actor_files, read_model, with_stuff
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
@@ -132,6 +132,8 @@ def _of_model(settings: Settings) -> _Prepared:
         )
     if mode is not None:
         _refuse_to_resize(settings)
+        if segmenting.engine != "torch":
+            raise WrongUsage("--engine has no effect with --augment or --window; leave it out")
     return _Prepared(
         job=job,
         notes=unmatched_lines(model.labels, job.judge.data_label_of),
@@ -139,7 +141,7 @@ def _of_model(settings: Settings) -> _Prepared:
             settings=segmenting,
             actors=settings.of(ActorSettings),
             processor=model.processor,
-            model_files=model.files,
+            model_files=actor_files(model, segmenting=segmenting),
             mode=mode,
         ),
     )

@@ -47,7 +47,8 @@ class ExportSettings:
     """Copy the photographs, link to them, or leave them out. copy writes them upright; link makes
     symbolic links to those that are upright files on this machine, and copies the others."""
     image_root: str | None = None
-    """Where the corpus is now, if it has moved. A folder or prefix with the same paths below it."""
+    """Where the corpus is now, if it has moved. A folder or prefix with the same paths below it.
+    With --images none the tasks of label_studio name the photographs there."""
     shard_images: int | None = None
     """Most images of one shard or JSON. By default 50,000 for JSONs and 1,000 for other shards."""
     reviewed: Literal["only", "first", "ignore"] = "first"
@@ -66,8 +67,12 @@ class ExportSettings:
             raise ValueError(f"shard_images must be at least 1, got {self.shard_images}")
         if self.reviews is not None and self.reviewed == "ignore":
             raise ValueError("reviews has no effect with --reviewed ignore; leave one out")
-        if self.image_root is not None and self.images == "none":
-            raise ValueError("image_root has no effect with --images none; leave one out")
+        has_addresses = self.format == "label_studio"
+        if self.image_root is not None and self.images == "none" and not has_addresses:
+            raise ValueError(
+                "image_root with --images none is for label_studio, whose tasks name the "
+                f"photographs; the format is {self.format}: leave one out"
+            )
         _ = self.shares
 
     @property

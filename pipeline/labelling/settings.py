@@ -9,6 +9,7 @@ from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.storage import Storage
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Engine = Literal["torch", "onnx"]
 
 _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.8}
 
@@ -71,6 +72,10 @@ class SegmentSettings:
     """Number format of weights and activations. fp32 is exact on any device; tf32 is fp32 whose
     factors a GPU rounds to 10 bits, for speed; fp16 is for GPUs: CPUs emulate it a thousand times
     slower."""
+    engine: Engine = "torch"
+    """Library that computes the model. torch: on GPUs and CPUs; onnx: ONNX Runtime, for actors on
+    CPUs alone, faster for small models (see maskformer/export/README.md). The first run exports the
+    model, which takes a minute or more; the graph is kept. A table goes on with its own."""
     batch_pixels: int | None = None
     """Most pixels of a batch after resizing. By default 88 images and up to 131, as far as the GPU
     has memory for them; one image on a CPU."""
@@ -94,8 +99,20 @@ class SegmentSettings:
             )
         if self.batch_pixels is not None and self.batch_pixels < 1:
             raise ValueError(f"batch_pixels must be at least 1, got {self.batch_pixels}")
+        if self.engine == "onnx" and self.precision != "fp32":
+            raise ValueError(
+                f"engine onnx computes in fp32 alone, got precision {self.precision}; leave one out"
+            )
         if self.segment_seconds <= 0:
             raise ValueError(f"segment_seconds must be above 0, got {self.segment_seconds}")
+
+    def check_actors(self, *, actor_gpus: float) -> None:
+        """Raises ValueError where the engine has no use for the GPUs of actors."""
+        if self.engine == "onnx" and actor_gpus:
+            raise ValueError(
+                "--engine onnx is for actors on CPUs, and those of this cluster have GPUs; leave "
+                "it out, or add --actor_gpus 0"
+            )
 
     @property
     def resolved(self) -> "ResolvedThresholds":

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pycocotools.coco import COCO
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from peak_memory import peak_mb
 from table_care import DRAWN_MAPS, SPEC, drawn_image
 
 from pipeline.comparison.run import compare
@@ -124,8 +124,7 @@ def compared(table_a: str, table_b: str, output: str) -> dict[str, Any]:
         settings=CompareSettings(table_a=table_a, table_b=table_b, output=output, worst=0),
     )
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {"seconds": seconds, "peak_mb": round(peak)}
+    return {"seconds": seconds, "peak_mb": peak_mb()}
 
 
 def map_number(image: int, *, side: int) -> int:

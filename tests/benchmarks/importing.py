@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from peak_memory import peak_mb
 from specs import panoptic_spec
 from written_tables import plan_units, write_drawn_unit
 
@@ -171,7 +171,7 @@ def import_one(file: str, *, table: str) -> dict[str, Any]:
         "import_s": seconds[0],
         "again_s": seconds[1],
         "said": said.getvalue().splitlines()[1],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "peak_mb": peak_mb(),
         "threads": os.cpu_count(),
     }
 

@@ -12,7 +12,6 @@ Requests are what S3 would be asked: a listing takes one for each thousand objec
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from peak_memory import peak_mb
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
@@ -175,7 +175,7 @@ class Measured:
         self.found = {
             "seconds": round(time.monotonic() - wall, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_mb": peak_mb(),
             "requests": self._corpus.requests - requests,
         }
 

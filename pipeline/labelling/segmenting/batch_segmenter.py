@@ -28,7 +28,7 @@ from maskformer import (
 )
 from pipeline.labelling.segmenting.little_memory import free_memory, is_out_of_memory
 from pipeline.labelling.segmenting.model_inputs import LoadedImage, ModelInputs
-from pipeline.labelling.segmenting.model_loading import DTYPES, ModelSource, load_model
+from pipeline.labelling.segmenting.model_loading import DTYPES, ModelSource, load_engine
 from pipeline.labelling.segmenting.segmented_rows import SegmentedImages
 from pipeline.labelling.settings import SegmentSettings
 
@@ -70,14 +70,15 @@ class BatchSegmenter:
         num_threads: int | None = None,
         num_whole_instances: int | None = None,
     ) -> None:
-        self.model, self.processor = load_model(model_files, settings=settings)
-        self.model.keep_position_biases()
+        self._num_threads = num_threads or torch.get_num_threads()
+        self.model, self.processor = load_engine(
+            model_files, settings=settings, num_threads=self._num_threads
+        )
         self.labels = self.model.config.id2label
         self._settings = settings
         self.model_inputs = ModelInputs(
             self.processor, device=self.model.device, dtype=DTYPES[settings.precision]
         )
-        self._num_threads = num_threads or torch.get_num_threads()
         self._num_whole = num_whole_instances
         is_cuda = self.model.device.type == "cuda"
         # Its kernels go before those of the next batch's model, which is launched already.

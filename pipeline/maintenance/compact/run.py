@@ -28,9 +28,6 @@ from pipeline.storage import Storage
 from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
 from pipeline.table.store import TableStore
 
-DAMAGED = 1
-"""Exit code where a file of the table cannot be read."""
-
 
 def compact_table(settings: Settings) -> int:
     """Compacts a table; gives 0 done, 1 where a file of the table is damaged.
@@ -47,7 +44,7 @@ def compact_table(settings: Settings) -> int:
         except DamagedFile as error:
             line = f"maskformer compact: {error}; see maskformer verify {given.table}"
             print(line, file=sys.stderr)
-            return DAMAGED
+            return ExitCode.NOT_SOUND
     return ExitCode.DONE
 
 

@@ -114,7 +114,9 @@ def labelled_table(
     units = UnitSettings(unit_bytes=8000)
     plan = plan_corpus(corpus, table=table, spec=spec, reading=reading, units=units)
     assert len(plan.units) > 1
-    label_by_hand(plan.units, table=table, processor=model.processor, segmenter=segmenter)
+    label_by_hand(
+        plan.units, table=table, spec=spec, processor=model.processor, segmenter=segmenter
+    )
     return table
 
 
@@ -144,11 +146,14 @@ def test_two_actors_and_a_table_give_the_sums_of_one_process(
 
 
 def test_a_table_is_known_again_where_the_data_was_copied(
-    of_rows: EvaluationSums, table: TableStore, tmp_path: Path
+    dataset: LabelledImages, table: TableStore, tmp_path: Path
 ) -> None:
     put(tmp_path, panoptic_shards(scenes(6)))
     copy = open_labelled(DatasetSettings(dataset=str(tmp_path)))
-    assert numbers(from_table(copy, table)) == numbers(of_rows)
+    assert copy.uri != dataset.uri
+    found, expected = (list(prediction_tasks(table, dataset=each)) for each in (copy, dataset))
+    assert found == expected
+    assert sum(len(task) for task in expected) == 6
 
 
 def test_an_image_that_the_table_lacks_is_named(table: TableStore, tmp_path: Path) -> None:

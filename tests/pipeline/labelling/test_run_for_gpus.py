@@ -71,7 +71,10 @@ def label_for_gpus(
     )
     if by_hand:
         segmenter = Segmenter(model_files, settings=SEGMENTING, num_threads=1)
-        label_by_hand(plan.units, table=table, processor=processor, segmenter=segmenter)
+        label_by_hand(
+            plan.units, table=table, spec=spec, processor=processor, segmenter=segmenter,
+            reading=job.reading,
+        )  # fmt: skip
     else:
         stats = RunStats()
         assert not run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)

@@ -134,6 +134,7 @@ def test_an_rle_becomes_a_mask():
         ({"task": "instance"}, 'task: the table has "panoptic", this run "instance"'),
         ({"label_ids_to_fuse": (1,)}, r"label_ids_to_fuse: the table has \[\], this run \[1\]"),
         ({"precision": "bf16"}, 'precision: the table has "fp32", this run "bf16"'),
+        ({"engine": "onnx"}, 'engine: the table has "torch", this run "onnx"'),
         ({"model_fingerprint": "e" * 64}, "model_fingerprint: the table has .*fff.*eee"),
         ({"labels": ("road", "tree")}, r"labels: .*sky.*this run .*tree"),
     ],
@@ -154,6 +155,20 @@ def test_other_settings_are_refused_with_the_difference(tmp_path, changes, words
         assert "\n" not in message
         assert len(message) < 500
         assert message.count("the table has") == 1  # what is equal is not shown
+
+
+def test_a_table_that_names_no_engine_is_of_torch(tmp_path):
+    """As all tables from before there was a choice."""
+    from pipeline.storage import Storage
+
+    assert "engine" not in json.loads(SPEC.to_json())
+    assert TableSpec.of(json.loads(SPEC.to_json())).engine == "torch"
+    by_onnx = dataclasses.replace(SPEC, engine="onnx")
+    table = TableStore(str(tmp_path), Storage())
+    table.create(by_onnx)
+    assert TableSpec.of(table.spec()) == by_onnx
+    with pytest.raises(ValueError, match='engine: the table has "onnx", this run "torch"'):
+        table.check(SPEC)
 
 
 def test_a_table_of_an_earlier_or_later_version_is_refused(tmp_path):
@@ -203,6 +218,7 @@ def test_a_fingerprint_is_the_same_in_every_process_and_changes_with_any_field()
         "schema_version": 3, "model_fingerprint": "x", "task": "semantic", "threshold": 0.1,
         "mask_threshold": None, "overlap_mask_area_threshold": 0.0, "label_ids_to_fuse": None,
         "resize_rule": "detectron2", "precision": "fp16", "decode": "fast", "labels": ("a",),
+        "engine": "onnx",
     }  # fmt: skip
     assert values.keys() == {f.name for f in dataclasses.fields(TableSpec) if f.compare}
     prints = {

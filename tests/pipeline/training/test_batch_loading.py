@@ -306,7 +306,12 @@ class FailingImages(LabelledImages):
         return super().image(index)
 
 
-@pytest.mark.parametrize("error", [StorageFault, SourceChanged, LabelError, KeyError, Unpicklable])
+MORE = [
+    pytest.param(each, marks=pytest.mark.faults) for each in (SourceChanged, LabelError, KeyError)
+]
+
+
+@pytest.mark.parametrize("error", [StorageFault, Unpicklable, *MORE])
 def test_an_error_of_a_sample_is_raised_as_itself(
     error: type[Exception], data: TrainingData
 ) -> None:

@@ -59,7 +59,7 @@ print("equal")
 """
 
 
-# That blocks computed twice take the same steps is tested below without the compiler too.
+# A test below computes blocks twice without the compiler, which takes half of the time here.
 @pytest.mark.parametrize("how", ["once", pytest.param("twice", marks=pytest.mark.faults)])
 def test_compiled_blocks_take_the_steps_of_the_plain_model(how: str) -> None:
     ran = subprocess.run(
