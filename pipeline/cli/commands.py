@@ -202,6 +202,7 @@ _COMMANDS = [
         name="import",
         summary="Take corrections from COCO, CVAT or Label Studio back as reviews of a table.",
         details=(
+            "FORMAT: coco_panoptic, coco_instances, cvat, label_studio, label_maps.\n"
             "Only images that differ get a review; importing a file twice adds nothing.\n"
             "Exit codes: 0 done, 2 wrong usage or file, 3 some images not taken, 75 try again."
         ),
