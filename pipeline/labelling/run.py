@@ -6,7 +6,6 @@ written before the work, the report after it.
 
 import contextlib
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,7 +21,13 @@ from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.local_children import MOST_IMAGES, LocalChildren, may_be_local
 from pipeline.labelling.driving.local_engine import LocalEngine
 from pipeline.labelling.expectations import Rule, check_rules, read_rules
-from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
+from pipeline.labelling.model import (
+    actor_files,
+    fused_lines,
+    read_model,
+    table_spec,
+    with_stuff,
+)
 from pipeline.labelling.report import (
     Report,
     is_over_budget,
@@ -43,7 +48,7 @@ from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.machines import Machines
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
-from pipeline.runtime.settings import Settings, WrongUsage
+from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
 from pipeline.runtime.status_line import NO_STATUS, StatusLine
 from pipeline.storage import File, Storage
 from pipeline.storage.retries import take_retries
@@ -182,6 +187,8 @@ def _local_engine(
     if num_images > MOST_IMAGES and not local:
         children.end()
         return None
+    with as_wrong_usage():
+        job.segmenting.check_actors(actor_gpus=0)
     return LocalEngine(job, children=children, num_images=num_images)
 
 
@@ -196,7 +203,10 @@ def _connect(job: LabellingJob) -> None:
     from pipeline.runtime.cluster import connect
 
     connect(job.actors.ray_address, dashboard=job.actors.dashboard)
-    if job.reading.decode == "gpu" and not Machines.of_cluster(job.actors).actor_gpus:
+    actor_gpus = Machines.of_cluster(job.actors).actor_gpus
+    with as_wrong_usage():
+        job.segmenting.check_actors(actor_gpus=actor_gpus)
+    if job.reading.decode == "gpu" and not actor_gpus:
         raise WrongUsage(
             "--decode gpu needs actors with a GPU (CUDA), and there is none here; a table made "
             "with it is continued where there is one"
@@ -243,6 +253,7 @@ def _prepare(
             status.show("checking the model")
             check = check_shapes if children is None else children.check_model
             check_once(model.fingerprint, check=partial(check, model.folder))
+        model_files = actor_files(model, segmenting=segmenting)
         if not label.dry_run:
             table.create(spec)
             spec = table.as_made(spec)
@@ -252,7 +263,7 @@ def _prepare(
         raise WrongUsage(str(error)) from error
     was_given = settings.of(SegmentSettings).label_ids_to_fuse is not None
     for line in fused_lines(segmenting, model=model, was_given=was_given):
-        print(line, file=sys.stderr, flush=True)
+        status.say(line)
     job = LabellingJob(
         table=table,
         spec=spec,
@@ -261,7 +272,7 @@ def _prepare(
         segmenting=segmenting,
         actors=settings.of(ActorSettings),
         processor=model.processor,
-        model_files=model.files,
+        model_files=model_files,
         deadline=choice.deadline,
     )
     return _Prepared(job=job, plan=plan, rules=rules)

@@ -29,7 +29,7 @@ from pipeline.labelling.reading.unit_loader import block_in_place
 from pipeline.labelling.rows import ROWS, image_key
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.remote_objects import RemoteObject
-from pipeline.storage import StorageFault
+from pipeline.storage import Storage, StorageFault
 from pipeline.table.store import TableStore
 
 NO_UNIT_LEFT = "no unit is left to begin"
@@ -68,6 +68,7 @@ class WholeImageFactory:
 
     settings: SegmentSettings
     num_whole_instances: int | None = None
+    storage: Storage | None = None
 
     def __call__(self, model_files: ModelFiles, *, num_threads: int | None) -> BlockSegmenter:
         from pipeline.labelling.segmenting.segmenter import Segmenter
@@ -78,6 +79,7 @@ class WholeImageFactory:
             num_threads=num_threads,
             gpu_share=assigned_gpu_share(),
             num_whole_instances=self.num_whole_instances,
+            storage=self.storage,
         )
 
 
