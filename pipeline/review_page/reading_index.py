@@ -1,18 +1,22 @@
 """Reads the index of a table: the columns of its latest rows that the grid sorts and filters by."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.review_page.index import LabelSegments, TableIndex
-from pipeline.review_page.strangeness import strangeness, surprises
+from pipeline.runtime.threads import map_ahead
 from pipeline.storage import Storage
+from pipeline.storage.uris import LOCAL, local_path, protocol
 from pipeline.table.latest import latest_images, latest_segments
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore
+from pipeline.table.strangeness import strangeness, surprises
 
 COLUMNS = (
     "image_id", "uri", "member", "etag", "unit_id", "height", "width", "num_segments", "coverage",
@@ -20,6 +24,7 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of `images` that the index holds."""
 _REPEATED = ("uri", "etag", "unit_id")  # few of their values differ
+_THREADS = 4
 _OF_SEGMENTS = ("image_id", "label_id", "score", "area")
 
 
@@ -65,14 +70,34 @@ def read_index(table: str, *, num_labels: int, storage: Storage) -> TableIndex:
 def _latest_rows(table: str, *, storage: Storage) -> tuple[pa.Table, Iterable[pa.RecordBatch]]:
     """Reads the latest row of each image, and opens the segments that belong to them."""
     store = TableStore(table, storage)
-    columns = [*COLUMNS, "status"]
-    rows = store.dataset("images", IMAGES).to_table(columns=columns)
+    wanted = pa.schema([IMAGES.field(name) for name in (*COLUMNS, "status")])
+    rows = pa.Table.from_batches(_batches(store, "images", wanted=wanted), wanted)
     if pc.count_distinct(rows["image_id"]).as_py() == len(rows):
         # Every image was segmented once: there are no older rows to leave out.
-        scanner = store.dataset("segments", SEGMENTS).scanner(columns=[*_OF_SEGMENTS])
-        return rows, scanner.to_batches()
-    rows = latest_images(table, columns=columns, storage=storage).read_all()
+        of_segments = pa.schema([SEGMENTS.field(name) for name in _OF_SEGMENTS])
+        return rows, _batches(store, "segments", wanted=of_segments)
+    rows = latest_images(table, columns=wanted.names, storage=storage).read_all()
     return rows, latest_segments(table, columns=_OF_SEGMENTS, storage=storage)
+
+
+def _batches(
+    table: TableStore, part: Literal["images", "segments"], *, wanted: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Reads columns of all rows of a part of the table."""
+    columns = wanted.names
+    if protocol(table.uri) not in LOCAL:
+        yield from table.dataset(part, wanted).to_batches(columns=columns)
+        return
+    # Without Arrow's data sets, which import pandas: half a second until the first grid.
+    paths = [local_path(table.file(name)) for name in table.units().file_names(part)]
+
+    def read(path: str) -> list[pa.RecordBatch]:
+        with pq.ParquetFile(path) as file:
+            rows = file.read(columns=columns, use_threads=False)
+        return rows.select(columns).cast(wanted).to_batches()
+
+    for batches in map_ahead(read, paths, num_threads=_THREADS):
+        yield from batches
 
 
 def _segments(batches: Iterable[pa.RecordBatch], image_ids: pa.ChunkedArray) -> _Segments:

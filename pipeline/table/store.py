@@ -9,11 +9,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from maskformer import decode_rle
 from pipeline.corpora.parquet import end_after_readers
@@ -24,6 +23,9 @@ from pipeline.table.compacted import CompactedFile, compacted_units, read_pointe
 from pipeline.table.made_by import FIELD as MADE_BY
 from pipeline.table.made_by import MadeBy
 from pipeline.table.tombstones import is_tombstone, read_tombstones, write_tombstone
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
 
@@ -84,7 +86,7 @@ IMAGES = pa.schema(
 """One row per image, those that failed included."""
 
 
-def segments(table: str, *, storage: Storage | None = None) -> ds.Dataset:
+def segments(table: str, *, storage: Storage | None = None) -> "ds.Dataset":
     """Opens the segments of all done units, as a pyarrow dataset with the columns `SEGMENTS`.
 
     `storage` holds access to object storage where the AWS variables do not.
@@ -92,7 +94,7 @@ def segments(table: str, *, storage: Storage | None = None) -> ds.Dataset:
     return TableStore(table, storage or Storage().with_environment()).dataset("segments", SEGMENTS)
 
 
-def images(table: str, *, storage: Storage | None = None) -> ds.Dataset:
+def images(table: str, *, storage: Storage | None = None) -> "ds.Dataset":
     """Opens the images of all done units, as a pyarrow dataset with the columns `IMAGES`."""
     return TableStore(table, storage or Storage().with_environment()).dataset("images", IMAGES)
 
@@ -296,8 +298,10 @@ class TableStore:
         found |= {unit: own.get(unit) for unit in done.own}
         return {unit: file for unit, file in found.items() if file is not None}
 
-    def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> ds.Dataset:
+    def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> "ds.Dataset":
         """Opens one part of the table; FileNotFoundError if there is no table."""
+        import pyarrow.dataset as ds  # here, since it imports pandas: 0.4 s of a process
+
         if self.spec() is None:
             raise FileNotFoundError(f"{self.uri} is no segment table: it has no _table.json")
         fs, root = self.storage.filesystem(self.uri)
@@ -336,7 +340,7 @@ class DoneUnits:
 def rows_of_unit(file: str, unit_id: str) -> pc.Expression:
     """Returns the filter for a unit's rows in a file of `segments`; its own file has no others."""
     is_compacted = f"/{COMPACTED}/" in file
-    return ds.field("unit_id") == unit_id if is_compacted else ds.scalar(True)
+    return pc.field("unit_id") == unit_id if is_compacted else pc.scalar(True)
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:
