@@ -216,7 +216,8 @@ def test_of_an_image_that_was_labelled_again_only_the_latest_rows_count(tmp_path
         assert client.get("/api/segments", image_id="broken.jpg").status == 404
 
 
-def test_rows_of_a_later_run_appear_when_the_page_is_loaded_again(tmp_path):
+def test_rows_of_a_later_run_appear_when_the_page_is_loaded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.review_page.api._RELOAD_SECONDS", 60)
     table = make_table(tmp_path, count=2)
     with opened_page(table.uri) as (client, view):
         state = client.get("/api/segments", image_id="000.jpg").json
