@@ -16,7 +16,7 @@ READERS := .venv/readers/.installed
 demo: $(INSTALLED)
 	$(BIN)/maskformer demo
 
-# A file of tests at a time for each process, in order: those of jobs, which take longest, come first.
+# A file of tests at a time for each process, in the order of tests/conftest.py: the longest first.
 SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 readers: $(READERS)

@@ -202,6 +202,7 @@ _COMMANDS = [
         name="import",
         summary="Take corrections from COCO, CVAT or Label Studio back as reviews of a table.",
         details=(
+            "FORMAT: coco_panoptic, coco_instances, cvat, label_studio, label_maps.\n"
             "Only images that differ get a review; importing a file twice adds nothing.\n"
             "Exit codes: 0 done, 2 wrong usage or file, 3 some images not taken, 75 try again."
         ),
@@ -293,8 +294,11 @@ _COMMANDS = [
     ),
     Command(
         name="demo",
-        summary="Draw scenes, segment them with the sample model, show the result.",
-        details="Needs no network and no GPU; about a minute on two cores.",
+        summary="Draw scenes; label, look, correct, train, compare and export.",
+        details=(
+            "Prints each command that it runs. Needs no network and no GPU; two minutes on two\n"
+            "cores. The screenshot needs playwright and Chromium."
+        ),
         parts="pipeline.cli.settings:DEMO",
         run="pipeline.cli.demo:demo",
         usual="output",

@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.cli.help import PAGES
 from pipeline.cli.settings import DoctorSettings
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.settings import Settings
@@ -71,6 +72,8 @@ def doctor(settings: Settings) -> int:
 def _conclusion(findings: Sequence[Finding]) -> int:
     missing = [finding.subject for finding in findings if finding.state == "missing"]
     away = [finding.subject for finding in findings if finding.state == "away"]
+    if missing or away:
+        print(f"errors and exit codes are explained in {PAGES}")
     if missing:
         print(f"set right: {', '.join([*missing, *away])}")
         return ExitCode.WRONG_USAGE

@@ -38,7 +38,7 @@ def run_job(name: str, words: Sequence[str] | None = None, *, prog: str | None =
         if text is not None:
             show(text)
             return ExitCode.DONE
-        settings = _settings(command, own)
+        settings = read_settings(command, own)
     except WrongUsage as error:
         return _fail(str(error), ExitCode.WRONG_USAGE, prog=prog)
     if command.takes_command:
@@ -70,7 +70,12 @@ def _asked_for(command: Command, words: Sequence[str], *, prog: str) -> str | No
     return None
 
 
-def _settings(command: Command, words: Sequence[str]) -> Settings:
+def read_settings(command: Command, words: Sequence[str]) -> Settings:
+    """Reads the settings that the words after a command's name ask for.
+
+    Raises:
+        WrongUsage: an option is unknown, or a value is none that it takes.
+    """
     preset, words = _preset(command, words)
     return parse(
         command.kinds,
@@ -83,13 +88,13 @@ def _settings(command: Command, words: Sequence[str]) -> Settings:
 
 def _printed_config(command: Command, words: Sequence[str]) -> str:
     preset, words = _preset(command, words)
-    if preset is None:
-        return resolved_yaml(command.kinds, arguments=words).rstrip("\n")
-    values = _preset_values(command, preset)
-    comment = load_named(str(command.preset_comment))(preset)
-    return (
-        comment + "\n" + resolved_yaml(command.kinds, arguments=words, preset=values).rstrip("\n")
-    )
+    text = resolved_yaml(
+        command.kinds,
+        arguments=words,
+        positional=command.positional,
+        preset=_preset_values(command, preset),
+    ).rstrip("\n")
+    return text if preset is None else f"{load_named(str(command.preset_comment))(preset)}\n{text}"
 
 
 def _preset_values(command: Command, preset: str | None) -> Mapping[str, Any]:

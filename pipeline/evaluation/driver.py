@@ -118,8 +118,10 @@ def evaluate_model(
     Raises:
         LabelError: an image or its labels are wrong.
         StorageFault: storage or cluster failed.
+        ValueError: the actors have GPUs, which the engine cannot use.
     """
     machines = Machines.of_cluster(segmenting.actors)
+    segmenting.settings.check_actors(actor_gpus=machines.actor_gpus)
     processor = segmenting.loading_processor
     block_bytes = machines.block_bytes(processor)
     configure_ray_data(block_bytes=block_bytes)

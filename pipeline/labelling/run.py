@@ -18,7 +18,13 @@ from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.ray_dataset import LabellingJob
 from pipeline.labelling.expectations import Rule, check_rules, read_rules
 from pipeline.labelling.forecast import forecast
-from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
+from pipeline.labelling.model import (
+    actor_files,
+    fused_lines,
+    read_model,
+    table_spec,
+    with_stuff,
+)
 from pipeline.labelling.report import (
     Report,
     is_over_budget,
@@ -39,7 +45,7 @@ from pipeline.runtime.cluster import Machines, connect
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
-from pipeline.runtime.settings import Settings, WrongUsage
+from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
 from pipeline.storage import File, Storage
 from pipeline.storage.retries import take_retries
 from pipeline.table.plans import report_file
@@ -153,7 +159,10 @@ def _connect(job: LabellingJob) -> None:
         ConnectionError: no cluster answers.
     """
     connect(job.actors.ray_address, dashboard=job.actors.dashboard)
-    if job.reading.decode == "gpu" and not Machines.of_cluster(job.actors).actor_gpus:
+    actor_gpus = Machines.of_cluster(job.actors).actor_gpus
+    with as_wrong_usage():
+        job.segmenting.check_actors(actor_gpus=actor_gpus)
+    if job.reading.decode == "gpu" and not actor_gpus:
         raise WrongUsage(
             "--decode gpu needs actors with a GPU (CUDA), and there is none here; a table made "
             "with it is continued where there is one"
@@ -192,6 +201,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepa
         if table.spec() is None:
             # Takes seconds, since it imports torch: done once for a table, which keeps its model.
             check_shapes(model.folder)
+        model_files = actor_files(model, segmenting=segmenting)
         if not label.dry_run:
             table.create(spec)
             spec = table.as_made(spec)
@@ -210,7 +220,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepa
         segmenting=segmenting,
         actors=settings.of(ActorSettings),
         processor=model.processor,
-        model_files=model.files,
+        model_files=model_files,
         deadline=choice.deadline,
     )
     return _Prepared(job=job, plan=plan, rules=rules)

@@ -32,6 +32,9 @@ __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "image
 SCHEMA_VERSION = 2
 """Of new tables. Tables of schema 1 lack the second labels, and are continued without them."""
 
+_ENGINE = "torch"
+"""Of tables that name none."""
+
 SEGMENTS = pa.schema(
     [
         ("image_id", pa.string()),
@@ -114,6 +117,10 @@ class TableSpec:
     decode: str
     labels: tuple[str, ...]
     """Names by label_id."""
+    engine: Literal["torch", "onnx"] = _ENGINE
+    """Library that computed the model; files of tables by torch do not name it. Rows of both have
+    the same labels, scores within 0.001, and masks that differ by pixels at their edges; a query
+    whose score is that close to a threshold may be in one table and not in the other."""
     made_by: MadeBy | None = field(default=None, compare=False)
     """The model's name, for people; another name of the same model makes the same rows."""
 
@@ -145,6 +152,8 @@ class TableSpec:
     def to_json(self) -> str:
         """Writes what rows depend on: the fields that are compared."""
         fields = {name: value for name, value in asdict(self).items() if name != MADE_BY}
+        if self.engine == _ENGINE:  # files and units of tables from before have names without it
+            del fields["engine"]
         return json.dumps(fields, indent=1, sort_keys=True)
 
     def to_table_json(self) -> str:
@@ -165,7 +174,8 @@ class TableSpec:
 
     def difference(self, other: dict[str, Any]) -> str:
         """The fields in which a table's `_table.json` differs, as text; empty where none does."""
-        mine = json.loads(self.to_json())
+        mine = {"engine": _ENGINE} | json.loads(self.to_json())
+        other = {"engine": _ENGINE} | other
         return "; ".join(
             f"{name}: the table has {_brief(other.get(name))}, this run {_brief(mine.get(name))}"
             for name in sorted({*mine, *other} - {MADE_BY})

@@ -281,10 +281,3 @@ def running(job: Job) -> Iterator[Job]:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
         job.stop(seconds=3)
-
-
-def wait_until(condition: Any, *, what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
-        time.sleep(0.05)

@@ -10,26 +10,26 @@ from pipeline.labelling.commit import Stager, commit_unit
 from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.planning.planner import Unit
 from pipeline.storage import Storage
-from pipeline.table.store import TableStore
+from pipeline.table.store import TableSpec, TableStore
 
 
 def label_by_hand(
     units: Iterable[Unit],
     *,
     table: TableStore,
+    spec: TableSpec,
     processor: MaskFormerImageProcessor,
     segmenter: Callable[[pa.Table], pa.Table],
     reading: ReadSettings | None = None,
 ) -> None:
-    """Commits one unit after another to a table, which has its spec."""
+    """Commits one unit after another to a table of this spec."""
     loader = UnitLoader(
         storage=Storage(),
         reading=reading or ReadSettings(),
         processor=processor,
         block_bytes=10**9,
     )
-    stager, spec = Stager(table=table, run_id="hand"), table.spec()
-    assert spec is not None
+    stager = Stager(table=table, run_id="hand")
     for unit in units:
         rows = pa.concat_tables([segmenter(block) for block in loader(unit.table())])
         (receipt,) = stager(rows).to_pylist()

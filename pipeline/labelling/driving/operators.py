@@ -33,7 +33,7 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.cluster import Machines
 from pipeline.runtime.inside_ray import map_blocks
 from pipeline.runtime.node_groups import NodeGroup
-from pipeline.storage import StorageFault
+from pipeline.storage import Storage, StorageFault
 
 DONE_ELSEWHERE = "done by a run beside this one"
 """The fault in place of the rows of a unit that another run has committed."""
@@ -63,6 +63,7 @@ class WholeImageFactory:
 
     settings: SegmentSettings
     num_whole_instances: int | None = None
+    storage: Storage | None = None
 
     def __call__(self, model_files: ModelFiles, *, num_threads: int | None) -> BlockSegmenter:
         from pipeline.labelling.segmenting.segmenter import Segmenter
@@ -74,6 +75,7 @@ class WholeImageFactory:
             num_threads=num_threads,
             gpu_share=min(gpus, 1.0),
             num_whole_instances=self.num_whole_instances,
+            storage=self.storage,
         )
 
 

@@ -59,7 +59,7 @@ class LabellingJob:
     @property
     def segmenters(self) -> SegmenterFactory:
         """Builds the segmenters of actors."""
-        return WholeImageFactory(settings=self.segmenting)
+        return WholeImageFactory(settings=self.segmenting, storage=self.table.storage)
 
     def loader(self, machines: Machines, *, isolation: IsolationContext | None) -> LoadUnit:
         """Returns what reads a unit, in blocks that suit the machines."""

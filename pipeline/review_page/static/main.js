@@ -54,6 +54,7 @@ class Page {
     showKeys(table.can_save);
     this.#listen();
     this.saver.resume();
+    this.#waitForReviews();
   }
 
   /** Shows what the address names. */
@@ -141,6 +142,17 @@ class Page {
     const { counts, images } = this.table;
     const reviewed = images - (counts.unreviewed ?? images);
     setText(byId("progress"), `${count(reviewed)} of ${count(images)} reviewed`);
+  }
+
+  /** Shows the grid anew once the server, which may have just started, has read the reviews. */
+  async #waitForReviews() {
+    if (this.table.reviews_are_loaded !== false) return;
+    while (this.table.reviews_are_loaded === false) {
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      this.table = await getJson("/api/table").catch(() => this.table);
+    }
+    this.#isStale = true;
+    if (!this.#isImage) await this.route();
   }
 
   async #openImage(imageId) {

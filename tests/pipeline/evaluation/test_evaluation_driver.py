@@ -92,7 +92,9 @@ def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> EvaluationSums
     )
 
 
-def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -> EvaluationSums:
+def evaluate_by_hand(
+    dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter
+) -> EvaluationSums:
     """Evaluates in this process, all images at once."""
     loader = ImageLoader(dataset=dataset, processor=model.processor, block_bytes=10**9)
     [block] = loader(pa.table({"index": range(len(dataset))}, schema=INDICES))
@@ -112,7 +114,9 @@ def labelled_table(
     units = UnitSettings(unit_bytes=8000)
     plan = plan_corpus(corpus, table=table, spec=spec, reading=reading, units=units)
     assert len(plan.units) > 1
-    label_by_hand(plan.units, table=table, processor=model.processor, segmenter=segmenter)
+    label_by_hand(
+        plan.units, table=table, spec=spec, processor=model.processor, segmenter=segmenter
+    )
     return table
 
 
@@ -133,7 +137,7 @@ def numbers(sums: EvaluationSums) -> tuple[str, object]:
 def test_two_actors_and_a_table_give_the_sums_of_one_process(
     dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter, of_rows: EvaluationSums
 ) -> None:
-    one = by_hand(dataset, model, segmenter)
+    one = evaluate_by_hand(dataset, model, segmenter)
     assert one.indices == set(range(6))
     assert one.num_segments > 6
     assert len(one.worst) == 3
@@ -142,11 +146,14 @@ def test_two_actors_and_a_table_give_the_sums_of_one_process(
 
 
 def test_a_table_is_known_again_where_the_data_was_copied(
-    of_rows: EvaluationSums, table: TableStore, tmp_path: Path
+    dataset: LabelledImages, table: TableStore, tmp_path: Path
 ) -> None:
     put(tmp_path, panoptic_shards(scenes(6)))
     copy = open_labelled(DatasetSettings(dataset=str(tmp_path)))
-    assert numbers(from_table(copy, table)) == numbers(of_rows)
+    assert copy.uri != dataset.uri
+    found, expected = (list(prediction_tasks(table, dataset=each)) for each in (copy, dataset))
+    assert found == expected
+    assert sum(len(task) for task in expected) == 6
 
 
 def test_an_image_that_the_table_lacks_is_named(table: TableStore, tmp_path: Path) -> None:

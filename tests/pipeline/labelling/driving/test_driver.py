@@ -133,7 +133,7 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
 def by_hand(units, *, job: LabellingJob, table: TableStore) -> None:
     """Labels in this process, one unit after another."""
     segmenter = Segmenter(job.model_files, settings=SEGMENTING, num_threads=1)
-    label_by_hand(units, table=table, processor=job.processor, segmenter=segmenter)
+    label_by_hand(units, table=table, spec=SPEC, processor=job.processor, segmenter=segmenter)
 
 
 def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job):
