@@ -116,7 +116,7 @@ class SegmentSettings:
         """Raises ValueError where a setting is for other actors: with GPUs, or without."""
         if self.compile_cache is not None and not actor_gpus:
             raise ValueError(
-                "--compile_cache needs actors with a GPU (CUDA), and there is none here; leave it out"
+                "--compile_cache needs actors with a GPU (CUDA), and there is none here"
             )
         if self.engine == "onnx" and actor_gpus:
             raise ValueError(
