@@ -58,7 +58,7 @@ def test_segments_are_described_by_what_their_masks_show(make, block, settings):
 
 
 @TASKS
-def test_an_image_alone_gives_what_it_gives_in_a_batch(make, block, settings):
+def test_rows_of_an_image_alone_are_those_it_has_in_a_batch(make, block, settings):
     alone = make(settings)(block)
     assert_alike(make(settings, batch_pixels=10**7)(block), alone)
     assert_alike(make(settings, batch_pixels=2 * 64 * 96)(block), alone)
@@ -284,7 +284,7 @@ def test_more_threads_of_arithmetic_give_the_same(model_files, make, block):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_the_bits_give_nearly_the_same(make, block, precision):
+def test_half_the_bits_give_nearly_the_same_labels(make, block, precision):
     exact = make(SEMANTIC)(block).to_pylist()
     rough = make(SEMANTIC, precision=precision)(block).to_pylist()
     by_label = []
