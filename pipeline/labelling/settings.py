@@ -35,6 +35,9 @@ class LabelSettings:
     expect: str | None = None
     """YAML with rules on coverage, mean_score, errors and shares of labels, checked at the end;
     exit code 3 where one does not hold. See pipeline/labelling/expectations.py."""
+    local: bool | None = None
+    """Work in processes of this machine, without a Ray cluster, which takes longer to start. By
+    default for up to 2,000 images where there is no GPU and nothing asks for a cluster."""
     dry_run: bool = False
     """Plan, time a few images, forecast the run, write nothing."""
 

@@ -18,7 +18,7 @@ from table_rows import Run, assert_same, rows_of
 from waiting import wait_until
 
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 
 pytestmark = pytest.mark.timeout(600)
 

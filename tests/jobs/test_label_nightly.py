@@ -27,7 +27,7 @@ NIGHTLY = ROOT / "jobs" / "label_nightly.py"
 
 def start(jobs: Jobs, *, moments: tuple[Moment, ...] = (), **options: Any) -> Job:
     command = [sys.executable, str(NIGHTLY), *words(options)]
-    return jobs.start_command(command, moments=moments)
+    return jobs.start_command([*command, "--local=false"], moments=moments)
 
 
 def age(folder: Path, *, hours: float) -> None:

@@ -11,7 +11,7 @@ MODEL = "pipeline/demo/sample_model"
 
 
 def run_label(capsys, corpus: str, table: str, *more: str) -> tuple[int, str]:
-    words = [f"--corpus={corpus}", f"--table={table}", f"--model={MODEL}", *more]
+    words = [f"--corpus={corpus}", f"--table={table}", f"--model={MODEL}", "--local=false", *more]
     code = run_job("label", words)
     return code, capsys.readouterr().err
 
@@ -58,7 +58,7 @@ def test_a_table_where_a_file_is_is_wrong_usage(tmp_path, capsys):
 
 def test_how_a_manifest_is_read_is_said_before_work_begins(tmp_path, capsys, monkeypatch):
     """Here there is no work: what the manifest names is done already."""
-    monkeypatch.setattr("pipeline.labelling.run.connect", lambda *_: pytest.fail("no work"))
+    monkeypatch.setattr("pipeline.runtime.cluster.connect", lambda *_: pytest.fail("no work"))
     root = put(tmp_path / "c", {"a.jpg": b"1", "m.csv": b"image_url;n\na.jpg;1\n"})
     monkeypatch.setattr("pipeline.planning.planner.ListingDiff.new", lambda self: iter(()))
     code, said = run_label(capsys, f"{root}/m.csv", str(tmp_path / "table"))

@@ -17,7 +17,7 @@ from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving.driver import run_units
-from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus

@@ -24,7 +24,7 @@ from waiting import wait_until
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.ray_dataset import LoadUnit
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.runtime.node_groups import node_groups
 from pipeline.runtime.run_stats import RunStats
 from pipeline.table.store import images, segments

@@ -198,7 +198,7 @@ def test_without_a_gpu_in_the_cluster_the_run_says_so(monkeypatch):
     job = Mock(
         reading=ReadSettings(decode="gpu"), actors=ActorSettings(), segmenting=SegmentSettings()
     )
-    monkeypatch.setattr(run, "connect", lambda address, *, dashboard: None)
+    monkeypatch.setattr("pipeline.runtime.cluster.connect", lambda address, *, dashboard: None)
     nodes = [{"Alive": True, "Resources": {"CPU": 16}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     with pytest.raises(WrongUsage, match=r"--decode gpu needs actors with a GPU \(CUDA\)"):
