@@ -24,8 +24,8 @@ RAY = {
     "sub_drivers", "submission", "unit_queue", "worker",
 }  # fmt: skip
 TORCH = {
-    "batch_segmenter", "batches_in_flight", "compiled_model", "device_jpegs", "little_memory", "model_inputs",
-    "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenter",
+    "batch_segmenter", "batches_in_flight", "compiled_model", "device_jpegs", "little_memory",
+    "model_inputs", "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenter",
 }  # fmt: skip
 
 
