@@ -70,6 +70,7 @@ _HOME = {
     "kept_graph": "export.kept_graphs",
     "check_folder": "checkpoints.folder",
     "check_forward": "conversion",
+    "check_model": "conversion",
     "check_shapes": "weights",
     "convert_weights": "weights",
     "config_file": "checkpoints.folder",

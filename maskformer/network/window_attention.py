@@ -166,8 +166,9 @@ class WindowAttention(nn.Module):
 
     def _usable_kept_bias(self) -> Float[Tensor, "1 heads places aligned_places"] | None:
         kept = self._kept_bias
-        is_usable = not self.training and kept is not None
-        return kept if is_usable and kept.device == self.qkv.weight.device else None
+        if self.training or kept is None or kept.device != self.qkv.weight.device:
+            return None
+        return kept
 
     def _position_bias(self) -> Float[Tensor, "1 heads places places"]:
         index = relative_positions(self.window, self.relative_position_bias_table.device)

@@ -53,7 +53,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Gather:
-    """Where windows take their tokens from, in one image."""
+    """The tokens of one image by their places in windows."""
 
     token_of_place: Int[Tensor, " places"]
     """For padding any token."""

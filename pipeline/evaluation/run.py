@@ -44,6 +44,7 @@ from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore
 
@@ -66,8 +67,7 @@ def _evaluate(settings: Settings) -> int:
     wanted = settings.of(EvaluateSettings)
     prepared = _of_table(settings) if wanted.model is None else _of_model(settings)
     dataset = prepared.job.dataset
-    images = f"{len(dataset):,} image{'s' if len(dataset) != 1 else ''}"
-    print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr)
+    print(f"{count(len(dataset), 'image')} of {dataset.uri} ({dataset.kind})", file=sys.stderr)
     for line in (*dataset.notes, *prepared.notes, *_hidden_lines(dataset)):
         print(line, file=sys.stderr, flush=True)
     actors = settings.of(ActorSettings)
@@ -130,6 +130,8 @@ def _of_model(settings: Settings) -> _Prepared:
         raise WrongUsage(
             "decode=gpu has no effect on an evaluation: its readers decode; leave it out"
         )
+    if segmenting.compile_cache is not None:
+        raise WrongUsage("compile_cache has no effect on an evaluation; leave it out")
     if mode is not None:
         _refuse_to_resize(settings)
         if segmenting.engine != "torch":

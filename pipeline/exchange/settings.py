@@ -52,9 +52,9 @@ class ExportSettings:
     shard_images: int | None = None
     """Most images of one shard or JSON. By default 50,000 for JSONs and 1,000 for other shards."""
     reviewed: Literal["only", "first", "ignore"] = "first"
-    """What reviews do. first takes the newest review of an image before the model's segments; only
-    leaves out images without a review that was accepted or corrected; ignore takes the model's
-    alone."""
+    """Reviewed images only, reviews first, or no reviews. first takes the newest review of an image
+    before the model's segments; only leaves out images without a review that was accepted or
+    corrected; ignore takes the model's segments alone."""
     reviews: str | None = None
     """Folder or prefix of the reviews, if not in the table."""
     licence: str | None = None

@@ -6,6 +6,7 @@ request whose browser has gone is taken from their queue.
 
 import asyncio
 import hashlib
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ T = TypeVar("T")
 _MOST_BODY_BYTES = 2**25
 _MOST_LISTED = 1000
 _LONGEST_NAME = 100
-_RELOAD_SECONDS = 1.0
+_RELOAD_SECONDS = 2.0
 _PHOTO_SIDES = (32, 16384)
 _THUMBNAIL_SIDES = (32, 1024)
 _STATIC = Path(__file__).parent / "static"
@@ -102,7 +103,7 @@ class PageApi:
         if self._loaded.done():
             # A listing of a disk takes less time than this; one of a bucket goes on behind it.
             check = self._in(self._answers, self._view.reload)
-            check.add_done_callback(lambda done: done.exception())
+            check.add_done_callback(_say_failure)
             await asyncio.wait([check], timeout=_RELOAD_SECONDS)
         return await self._file("index.html")
 
@@ -273,6 +274,11 @@ class PageApi:
         if label.isascii() and label.isdecimal() and int(label[:9]) < len(labels):
             return int(label)
         raise BadRequest(f"label must be one of the table's, by name or id, got {label[:40]!r}")
+
+
+def _say_failure(reloading: "asyncio.Future[bool]") -> None:
+    if not reloading.cancelled() and (error := reloading.exception()) is not None:
+        print(f"the table could not be read again: {error}", file=sys.stderr, flush=True)
 
 
 @web.middleware

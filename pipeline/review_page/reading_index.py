@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.review_page.arrow_arrays import arrow_integers, numpy_numbers, places_in
 from pipeline.review_page.index import LabelSegments, TableIndex
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import Storage
@@ -41,8 +42,9 @@ class _Segments:
 def read_index(table: str, *, num_labels: int, storage: Storage) -> TableIndex:
     """Reads the images without error, and label, score and area of their segments."""
     rows, batches = _latest_rows(table, storage=storage)
-    images = rows.filter(pc.field("status") == "ok").select(COLUMNS)
-    images = images.take(pc.sort_indices(images["image_id"]))
+    is_ok = np.array([status == "ok" for status in rows["status"].to_pylist()], np.bool_)
+    order = numpy_numbers(pc.sort_indices(rows["image_id"])).astype(np.int64)
+    images = rows.select(COLUMNS).take(arrow_integers(order[is_ok[order]]))
     for name in _REPEATED:
         place = images.schema.get_field_index(name)
         images = images.set_column(place, name, images[name].combine_chunks().dictionary_encode())
@@ -110,12 +112,12 @@ def _segments(batches: Iterable[pa.RecordBatch], image_ids: pa.ChunkedArray) -> 
         # An image's segments are neighbours, so that few ids are looked up.
         runs = pc.run_end_encode(batch["image_id"])
         ids.append(runs.values)
-        lengths.append(np.diff(runs.run_ends.to_numpy(), prepend=0))
-        labels.append(batch["label_id"].to_numpy(zero_copy_only=False).astype(np.int32))
-        scores.append(batch["score"].to_numpy(zero_copy_only=False).astype(np.float32))
-        areas.append(batch["area"].to_numpy(zero_copy_only=False).astype(np.int64))
+        lengths.append(np.diff(numpy_numbers(runs.run_ends), prepend=0))
+        labels.append(numpy_numbers(batch["label_id"]))
+        scores.append(numpy_numbers(batch["score"], missing=np.nan))
+        areas.append(numpy_numbers(batch["area"]))
     every = pa.chunked_array(ids, pa.string())
-    places = pc.index_in(every, value_set=image_ids).fill_null(-1).to_numpy().astype(np.int32)
+    places = places_in(every, of=image_ids).astype(np.int32)
     images = np.repeat(places, _joined(lengths, np.int64))
     is_known = images >= 0
     return _Segments(
@@ -131,5 +133,4 @@ def _joined(arrays: list[np.ndarray], kind: type) -> np.ndarray:
 
 
 def _floats(images: pa.Table, name: str) -> npt.NDArray[np.float32]:
-    column = images[name].combine_chunks().cast(pa.float32())
-    return column.to_numpy(zero_copy_only=False)
+    return numpy_numbers(images[name], missing=np.nan)

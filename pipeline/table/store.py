@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +32,7 @@ __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "image
 SCHEMA_VERSION = 2
 """Of new tables. Tables of schema 1 lack the second labels, and are continued without them."""
 
-_ENGINE = "torch"
+_ENGINE: Final = "torch"
 """Of tables that name none."""
 
 SEGMENTS = pa.schema(

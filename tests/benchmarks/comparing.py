@@ -49,18 +49,22 @@ def main() -> None:
         print(json.dumps(compared(*given.compare)))
         return
     with tempfile.TemporaryDirectory() as name:
-        result = {"benchmark": "comparing", **speed(Path(name), images=given.images)}
+        result = {"benchmark": "comparing", **comparing_speed(Path(name), images=given.images)}
         if not given.no_memory:
             result |= memory(Path(name))
         print(json.dumps(result))
 
 
-def speed(folder: Path, *, images: int) -> dict[str, Any]:
+def comparing_speed(folder: Path, *, images: int) -> dict[str, Any]:
     """Seconds of a comparison, and of pycocotools."""
-    tables = [draw(folder / f"{side}-{images}", images=images, side=side) for side in (0, 1)]
-    in_own_process(*tables, str(folder / "warm"))  # compiles what is compiled once
-    ours = in_own_process(*tables, str(folder / "out"))
-    files = [annotations(folder / f"{side}.json", images=images, side=side) for side in (0, 1)]
+    tables = [
+        draw_table_side(folder / f"{side}-{images}", images=images, side=side) for side in (0, 1)
+    ]
+    compare_in_own_process(*tables, str(folder / "warm"))  # compiles what is compiled once
+    ours = compare_in_own_process(*tables, str(folder / "out"))
+    files = [
+        write_annotations(folder / f"{side}.json", images=images, side=side) for side in (0, 1)
+    ]
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         loaded = [COCO(str(file)) for file in files]
@@ -89,8 +93,11 @@ def memory(folder: Path) -> dict[str, Any]:
     """Peak memory of a process that compares 10,000 and 100,000 images."""
     peaks = {}
     for images in (10_000, 100_000):
-        tables = [draw(folder / f"{side}-{images}", images=images, side=side) for side in (0, 1)]
-        found = in_own_process(*tables, str(folder / f"out-{images}"))
+        tables = [
+            draw_table_side(folder / f"{side}-{images}", images=images, side=side)
+            for side in (0, 1)
+        ]
+        found = compare_in_own_process(*tables, str(folder / f"out-{images}"))
         peaks[images] = found["peak_mb"]
     return {
         "peak_mb": peaks,
@@ -98,7 +105,7 @@ def memory(folder: Path) -> dict[str, Any]:
     }
 
 
-def in_own_process(*words: str) -> dict[str, Any]:
+def compare_in_own_process(*words: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, __file__, "--compare", *words],
         check=True,
@@ -126,7 +133,7 @@ def map_number(image: int, *, side: int) -> int:
     return (image + changes) % DRAWN_MAPS
 
 
-def draw(folder: Path, *, images: int, side: int) -> str:
+def draw_table_side(folder: Path, *, images: int, side: int) -> str:
     """Writes a table."""
     table = TableStore(str(folder), Storage())
     table.create(SPEC)
@@ -159,7 +166,7 @@ def draw(folder: Path, *, images: int, side: int) -> str:
     return table.uri
 
 
-def annotations(file: Path, *, images: int, side: int) -> Path:
+def write_annotations(file: Path, *, images: int, side: int) -> Path:
     """Writes the segments as COCO JSON."""
     drawn = [drawn_image(number) for number in range(DRAWN_MAPS)]
     found = [

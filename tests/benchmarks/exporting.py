@@ -48,7 +48,7 @@ def main() -> None:
         base = TableStore(f"{folder}/base", Storage())
         draw_units(base, units=1, unit_images=UNIT_IMAGES)
         units = -(-given.segments // (SEGMENTS_PER_IMAGE * UNIT_IMAGES))
-        result = speed(repeat(base, f"{folder}/table", units=units), Path(folder))
+        result = exporting_speed(repeat(base, f"{folder}/table", units=units), Path(folder))
         for images in (given.most_images // 10, given.most_images):
             units = images // UNIT_IMAGES
             table = repeat(base, f"{folder}/{images}", units=units, image_segments=3)
@@ -59,7 +59,7 @@ def main() -> None:
     assert many - few <= MOST_GROWTH_MB, result
 
 
-def speed(table: TableStore, folder: Path) -> dict[str, Any]:
+def exporting_speed(table: TableStore, folder: Path) -> dict[str, Any]:
     """Seconds of an export, beside those of loading it."""
     from pycocotools.coco import COCO
 

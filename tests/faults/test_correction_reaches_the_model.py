@@ -126,13 +126,13 @@ def correct(table: TableStore, drawn: Sequence[Scene], *, images: int) -> None:
             )  # fmt: skip
 
 
-def trained(
+def train_on_reviews(
     model: MaskFormerForInstanceSegmentation, dataset: LabelledImages, *, steps: int, batch: int
 ) -> MaskFormerForInstanceSegmentation:
     data = TrainingData(
         dataset=dataset,
         augmentation=Augmentation(short_edges=(SIZE[0],), pad_to=SIZE),
-        processor=processor(),
+        processor=model_processor(),
         seed=0,
     )
     settings = OptimisationSettings(
@@ -149,7 +149,7 @@ def trained(
     return trainer.delivered
 
 
-def processor() -> MaskFormerImageProcessor:
+def model_processor() -> MaskFormerImageProcessor:
     return MaskFormerImageProcessor.from_pretrained(SAMPLE_MODEL, size={"shortest_edge": SIZE[0]})
 
 
@@ -169,11 +169,11 @@ def boat_score(model: MaskFormerForInstanceSegmentation, truth: LabelledImages) 
         ValidationSettings(validation="scenes"), dataset=truth, labels=LABELS, task="semantic",
         resize_rule="transformers",
     )  # fmt: skip
-    result = validation.evaluate(model, processor=processor(), rank=0, world_size=1)
+    result = validation.evaluate(model, processor=model_processor(), rank=0, world_size=1)
     return result.per_label["boat"]
 
 
-def opened(table: TableStore, **settings: Any) -> LabelledImages:
+def open_reviewed(table: TableStore, **settings: Any) -> LabelledImages:
     return open_labelled(DatasetSettings(dataset=table.uri, **settings))
 
 
@@ -183,13 +183,13 @@ def scores(
     """The model's score for boats before and after it learnt from reviewed images."""
     drawn = scenes_with_boats(images, seed=101)
     table = write_scenes(folder, drawn, boats_are=CAR)
-    truth = opened(write_scenes(folder / "truth", scenes_with_boats(judged, seed=202)))
+    truth = open_reviewed(write_scenes(folder / "truth", scenes_with_boats(judged, seed=202)))
     model = model_that_calls_boats_cars()
     before = boat_score(model, truth)
     correct(table, drawn, images=corrected)
-    reviewed = opened(table)
+    reviewed = open_reviewed(table)
     assert len(reviewed) == corrected
-    return before, boat_score(trained(model, reviewed, steps=steps, batch=batch), truth)
+    return before, boat_score(train_on_reviews(model, reviewed, steps=steps, batch=batch), truth)
 
 
 @pytest.mark.faults

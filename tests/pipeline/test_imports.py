@@ -20,12 +20,12 @@ LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
     "cluster", "doctor", "driver", "forecast", "gpu_actors", "inside_ray", "metrics", "node_groups",
-    "operators", "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass",
-    "unit_queue", "worker",
+    "operators", "ray_dataset", "ray_engine", "ray_workers", "remote_objects", "scheduling",
+    "sub_drivers", "submission", "unit_queue", "worker",
 }  # fmt: skip
 TORCH = {
-    "batch_segmenter", "batches_in_flight", "device_jpegs", "little_memory", "model_inputs",
-    "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenter",
+    "batch_segmenter", "batches_in_flight", "compiled_model", "device_jpegs", "little_memory",
+    "model_inputs", "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenter",
 }  # fmt: skip
 
 
@@ -234,6 +234,17 @@ def test_drivers_and_ray_workers_start_without_torch():
     modules = modules_after("import pipeline.labelling.run, pipeline.evaluation.run")
     assert "ray" in modules
     assert not modules & {"torch", "torchvision", "timm", "transformers"}
+
+
+def test_a_driver_without_a_cluster_starts_without_ray():
+    modules = modules_after("import pipeline.labelling.run, pipeline.labelling.driving.local_child")
+    assert not modules & {"ray", "torch", "torchvision", "timm", "scipy", "numba", "matplotlib"}
+
+
+def test_children_are_started_before_the_driver_loads_its_libraries():
+    """They load theirs meanwhile."""
+    modules = modules_after("import pipeline.cli.__main__, pipeline.labelling.start")
+    assert not modules & {"ray", "torch", "pandas", "pyarrow", "numpy", "duckdb", "rich"}
 
 
 def test_the_job_itself_starts_without_torch():

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from compared_tables import Drawn, Shape, write_drawn_table
 from corpora import parquet, put, tar
-from drawn_labels import encoded, scenes
+from drawn_labels import encode_image, scenes
 from small_tables import finish, settled
 
 from pipeline.cli.running import run_job
@@ -203,7 +203,7 @@ def test_a_part_of_an_archive_that_changed_is_not_read(tmp_path):
     place = corpus(tmp_path / "corpus")
     finish(settled(place, table, "first").units, table)
     rows = selected(table, tmp_path / "q.parquet", "--by=random", "--count=100")
-    put(tmp_path / "corpus", {"x/shard.tar": tar([("new.jpg", encoded(scenes(1)[0].photo))])})
+    put(tmp_path / "corpus", {"x/shard.tar": tar([("new.jpg", encode_image(scenes(1)[0].photo))])})
     again = TableStore(str(tmp_path / "again"), Storage())
     plan = settled(str(tmp_path / "q.parquet"), again, "second")
     assert plan.num_images == len(rows) - 4

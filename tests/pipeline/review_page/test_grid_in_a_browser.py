@@ -118,8 +118,9 @@ def check_scrolling(page: Any, names: list[str]) -> None:
 
 
 def test_images_of_a_later_run_appear_without_a_restart(
-    new_page: Callable[[str], Any], tmp_path: Path
+    new_page: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.review_page.api._RELOAD_SECONDS", 60)
     table = make_table(tmp_path, count=2)
 
     def run(number: int) -> None:

@@ -32,27 +32,31 @@ def table(place) -> TableStore:
     return TableStore(join(root, "table"), storage)
 
 
-def parquet(rows: list[dict], *, schema: pa.Schema) -> bytes:
+def parquet_bytes(rows: list[dict], *, schema: pa.Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
     return buffer.getvalue()
 
 
-def write_unit(table: TableStore, unit: str, *, parts: tuple[str, ...] = ("segments", "images")):
+def write_raw_unit(
+    table: TableStore, unit: str, *, parts: tuple[str, ...] = ("segments", "images")
+):
     rows = {
         "segments": ([{"image_id": f"{unit}/0", "segment_id": 1, "label": "sky"}], SEGMENTS),
         "images": ([{"image_id": f"{unit}/0", "unit_id": unit, "status": "ok"}], IMAGES),
     }
     for part in parts:
         content, schema = rows[part]
-        table.storage.write(table.file(part, f"{unit}.parquet"), parquet(content, schema=schema))
+        table.storage.write(
+            table.file(part, f"{unit}.parquet"), parquet_bytes(content, schema=schema)
+        )
 
 
 def test_only_units_that_are_done_are_seen(table):
     table.create(SPEC)
-    write_unit(table, "a")
-    write_unit(table, "b", parts=("segments",))  # stopped between the two writes
-    write_unit(table, "c")
+    write_raw_unit(table, "a")
+    write_raw_unit(table, "b", parts=("segments",))  # stopped between the two writes
+    write_raw_unit(table, "c")
     table.storage.write(table.file("_staging", "d", "part.parquet"), b"no reader looks here")
     table.storage.write(table.file("images", ".e.parquet.0123.tmp"), b"half")
     assert table.done_units() == {"a", "c"}
@@ -80,8 +84,8 @@ def test_what_is_no_table_says_so(table):
 
 def test_datasets_filter_and_project_as_pyarrow_does(table):
     table.create(SPEC)
-    write_unit(table, "a")
-    write_unit(table, "b")
+    write_raw_unit(table, "a")
+    write_raw_unit(table, "b")
     dataset = segments(table.uri, storage=table.storage)
     found = dataset.to_table(columns=["image_id"], filter=pa.compute.field("image_id") == "b/0")
     assert found.to_pylist() == [{"image_id": "b/0"}]
@@ -93,8 +97,8 @@ def test_any_tool_reads_the_files_by_a_pattern(tmp_path):
 
     table = TableStore(str(tmp_path), Storage())
     table.create(SPEC)
-    write_unit(table, "a")
-    write_unit(table, "b")
+    write_raw_unit(table, "a")
+    write_raw_unit(table, "b")
     rows = duckdb.sql(
         f"SELECT label, count(*) FROM '{tmp_path}/segments/*.parquet' GROUP BY label"
     ).fetchall()
