@@ -41,6 +41,7 @@ PICTURES = (
 _SOME_REVIEWED = re.compile(r"^[1-9]\d* of ")
 _REPORT_SIZE = {"width": 820, "height": 1180}
 _PICTURE_HEIGHT = 400
+_ATTEMPTS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,8 +101,15 @@ def write_screenshots(demo: Path, output: Path) -> None:
                 _select_segment(page, address, table=table)
                 _write_both(page, output, "review")
             page = browser.new_page(viewport=_REPORT_SIZE)
-            page.goto(report.as_uri())
+            _show_report(page, report)
             _write_both(page, output, "report")
+
+
+def _show_report(page: Any, report: Path) -> None:
+    """Opens a report, in a window that ends with its table of labels."""
+    page.goto(report.as_uri())
+    below = page.get_by_role("heading", name="Scores and coverage").bounding_box()
+    page.set_viewport_size({**_REPORT_SIZE, "height": int(below["y"]) - 12})
 
 
 def _select_segment(page: Any, address: str, *, table: str) -> None:
@@ -135,11 +143,21 @@ def _report_of_two_nights(corpus: Path, folder: Path) -> Path:
     for shards in nights.values():
         for shard in shards:
             shutil.copy2(shard, folder / "corpus")
-        run_command(
-            "nightly", "--corpus", str(folder / "corpus"), "--table", str(folder / "table"),
-            "--model", str(SAMPLE_MODEL), "--settle_minutes", "0",
-        )  # fmt: skip
+        _run_night(folder)
     return max((folder / "table" / "_runs").glob("*/report.html"), key=lambda file: file.parent)
+
+
+def _run_night(folder: Path) -> None:
+    words = ("nightly", "--corpus", str(folder / "corpus"), "--table", str(folder / "table"),
+             "--model", str(SAMPLE_MODEL), "--settle_minutes", "0")  # fmt: skip
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            run_command(*words)
+            return
+        except CommandFailed as failed:
+            # On a busy machine Ray may not start in time.
+            if failed.exit_code != ExitCode.TRY_AGAIN or attempt == _ATTEMPTS:
+                raise
 
 
 def _write_both(page: Any, output: Path, name: str) -> None:
