@@ -5,6 +5,7 @@ was made of and by. The folder is MASKFORMER_GRAPHS, or `maskformer/graphs` in t
 files may be deleted at any time. Starts without torch.
 """
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -119,7 +120,8 @@ def _export(files: Mapping[str, bytes], path: Path) -> None:
             f"{ROOT_VARIABLE}"
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # where the folder could not be made
+            unfinished.unlink(missing_ok=True)
 
 
 def _reason(done: "subprocess.CompletedProcess[str]") -> str:
