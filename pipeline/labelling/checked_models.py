@@ -22,13 +22,17 @@ def check_once(fingerprint: str, *, check: Callable[[], None]) -> None:
     Raises:
         ValueError: the check does; it is called again next time.
     """
-    verdict = _folder() / f"{fingerprint[:32]}-{_code_fingerprint()[:32]}"
-    if verdict.exists():
-        return
+    # A cache that cannot be read or written, or a user without a home, costs a check each time.
+    verdict: Path | None = None
+    with contextlib.suppress(OSError, RuntimeError):
+        verdict = _folder() / f"{fingerprint[:32]}-{_code_fingerprint()[:32]}"
+        if verdict.exists():
+            return
     check()
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a check each time
-        verdict.parent.mkdir(parents=True, exist_ok=True)
-        verdict.touch()  # empty: two processes may write it at once
+    with contextlib.suppress(OSError):
+        if verdict is not None:
+            verdict.parent.mkdir(parents=True, exist_ok=True)
+            verdict.touch()  # empty: two processes may write it at once
 
 
 def _folder() -> Path:

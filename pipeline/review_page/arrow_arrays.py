@@ -4,16 +4,17 @@
 half a second of the time until a page shows its first images.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = pa.Array | pa.ChunkedArray
 
-_KINDS = {
+_KINDS: Mapping[Any, Any] = {
     pa.int32(): np.int32, pa.int64(): np.int64, pa.uint64(): np.uint64, pa.float32(): np.float32,
     pa.float64(): np.float64,
 }  # fmt: skip

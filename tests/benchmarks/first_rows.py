@@ -99,7 +99,8 @@ def loop_over_transformers(photographs: Path, *, model: str) -> None:
     from transformers import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
 
     processor = MaskFormerImageProcessor.from_pretrained(model)
-    network = MaskFormerForInstanceSegmentation.from_pretrained(model).eval()
+    loaded = MaskFormerForInstanceSegmentation.from_pretrained(model, dtype=torch.float32)
+    network = loaded.eval()
     rows = []
     for path in sorted(photographs.iterdir()):
         image = Image.open(path).convert("RGB")

@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     with pytest.MonkeyPatch.context() as patch:
         be_the_only_worker(patch)
         patch.setattr(run, "connect", lambda *_, **__: None)
-        patch.setattr(run, "run_workers", lambda job, **_: train(job))
+        patch.setattr(run, "run_workers", lambda job, **_: train(replace(job, loader_processes=0)))
         patch.setattr(signal, "signal", lambda *_: None)
         assert run_job("train", words({"config": config, "output": output, "num_workers": 1})) == 0
     return losses(output)

@@ -103,8 +103,7 @@ class LocalChildren:
             raise ValueError(f"checking {folder} failed: {said}") from error
         self._idle["segmenter"].append(child)
         if answer.kind == "error":
-            error = answer.content
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(" ".join(str(answer.content).split())) from answer.content
 
 
 def _started(kind: Kind) -> ChildProcess:

@@ -13,7 +13,7 @@ from pipeline.labelling.driving.local_workers import LocalWorkers
 from pipeline.labelling.driving.unit_pass import PassResult, UnitPass
 from pipeline.labelling.failures.poison import AttemptTracker, IsolationContext
 from pipeline.runtime.machines import Machines, this_machine
-from pipeline.runtime.remote_objects import LocalObject
+from pipeline.runtime.remote_objects import LocalObject, RemoteObject
 from pipeline.runtime.run_stats import RunStats
 from pipeline.table.units import Unit
 
@@ -25,9 +25,10 @@ class LocalEngine:
         """Takes about how many images the run has in all."""
         self._job, self._children, self._num_images = job, children, num_images
         self.machines = Machines.of_nodes([this_machine()], job.actors).for_images(num_images)
-        self.attempts = LocalObject(AttemptTracker())
-        is_limited = job.deadline is not None
-        self._admission = LocalObject(DeadlineAdmission(job.deadline)) if is_limited else None
+        self.attempts: RemoteObject = LocalObject(AttemptTracker())
+        self._admission: RemoteObject | None = None
+        if job.deadline is not None:
+            self._admission = LocalObject(DeadlineAdmission(job.deadline))
 
     def run_pass(
         self,

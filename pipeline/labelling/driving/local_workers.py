@@ -23,7 +23,7 @@ from pipeline.labelling.driving.unit_pass import CommitFailed
 from pipeline.labelling.failures.poison import IsolationContext, reason
 from pipeline.runtime.child_process import ChildProcess
 from pipeline.runtime.machines import Machines
-from pipeline.runtime.remote_objects import LocalObject
+from pipeline.runtime.remote_objects import RemoteObject
 from pipeline.runtime.run_stats import Counts
 from pipeline.storage.retries import Retries
 from pipeline.table.units import Unit
@@ -63,12 +63,13 @@ class LocalWorkers:
         machines: Machines,
         num_images: int,
         children: LocalChildren,
-        attempts: LocalObject,
-        admission: LocalObject | None,
+        attempts: RemoteObject,
+        admission: RemoteObject | None,
     ) -> None:
         self._units, self._job, self._machines = units, job, machines
         self._num_segmenters = machines.first_actors(num_images)
-        self._children, self._attempts, self.admission = children, attempts, admission
+        self._children, self._attempts = children, attempts
+        self.admission: RemoteObject | None = admission
         self._workers: list[_Worker] = []
         self._failed_starts = 0
         self._waiting: dict[Kind, deque[Unit | pa.Table]] = {
@@ -116,11 +117,9 @@ class LocalWorkers:
             under_way = [worker for worker in self._workers if worker.task is not None]
             if not under_way and not any(self._waiting.values()):
                 return
-            by_connection = {
-                worker.child.connection: worker for worker in self._workers if self._listens(worker)
-            }
-            for connection in wait(list(by_connection)):
-                yield from self._heard(by_connection[connection])
+            heard = wait([each.child.connection for each in self._workers if self._listens(each)])
+            for worker in [each for each in self._workers if each.child.connection in heard]:
+                yield from self._heard(worker)
 
     def _listens(self, worker: _Worker) -> bool:
         """Returns whether to take answers of a worker: blocks come no faster than they go."""

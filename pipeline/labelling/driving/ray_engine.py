@@ -15,7 +15,7 @@ from pipeline.labelling.driving.unit_queue import StoredUnits
 from pipeline.labelling.failures.poison import IsolationContext
 from pipeline.runtime.machines import Machines
 from pipeline.runtime.node_groups import node_groups
-from pipeline.runtime.remote_objects import RayObject
+from pipeline.runtime.remote_objects import RayObject, RemoteObject
 from pipeline.runtime.run_stats import RunStats
 from pipeline.table.units import Unit
 
@@ -30,7 +30,7 @@ class RayEngine:
         """Puts the model into the object store and starts the actors of the run."""
         self._job = job
         self.machines = Machines.of_cluster(job.actors)
-        self.attempts = start_attempt_tracker()
+        self.attempts: RemoteObject = start_attempt_tracker()
         is_limited = job.deadline is not None
         self._actors = SharedActors(
             model=ray.put(dict(job.model_files)),

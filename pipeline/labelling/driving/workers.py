@@ -191,7 +191,7 @@ class SegmenterActor:
         num_threads: int | None,
     ) -> BlockSegmenter | None:
         """Returns the segmenter; None where the GPU is left alone."""
-        if self._gpu and self._attempts.ask("is_left_alone", self._gpu):
+        if self._gpu and self._attempts and self._attempts.ask("is_left_alone", self._gpu):
             return None
         try:
             return factory(model(), num_threads=num_threads)

@@ -57,10 +57,6 @@ def open_with_reviews(table, log, **settings):
     return open_labelled(DatasetSettings(dataset=table.uri, reviews=log.uri, **settings))
 
 
-def dataset_image_ids(dataset) -> list[str]:
-    return [dataset.image_id(index) for index in range(len(dataset))]
-
-
 @pytest.fixture
 def reviewed_log(table, log) -> ReviewLog:
     """The first image accepted, the second corrected, two others not settled, the last not seen."""

@@ -180,6 +180,7 @@ def test_a_card_that_fails_is_left_alone_and_the_others_do_its_work(run, failing
     assert "CUDA error: " in left_alone["error"]
     assert f"GPU 1 of node {left_alone['node']} failed" in summary
     assert "was left alone: " in summary
+    assert "; look at nvidia-smi" in summary
     assert faults.events["works 1"] == 0
     # At work: four attempts at each of two blocks at once, and one at the next.
     assert 2 <= faults.events["start 1"] <= 9
@@ -194,6 +195,7 @@ def test_a_card_that_fails_once_goes_on(run):
     assert "left alone" not in summary
 
 
+@SLOW
 def test_where_the_only_cards_fail_the_run_ends_and_says_what_to_do(run):
     began = time.monotonic()
     report, summary, faults = run(at_start=("0", "1"))

@@ -1,10 +1,7 @@
-"""Common shapes are compiled, rare ones are not, and the code is there for the next process."""
+"""Common shapes are compiled, rare ones are not, and code is kept for each kind of model."""
 
 import dataclasses
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -22,8 +19,6 @@ from pipeline.labelling.segmenting.compiled_model import (
 )
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.storage import Storage, StorageFault
-
-ROOT = Path(__file__).parents[4]
 
 
 class Compiler:
@@ -146,50 +141,3 @@ def test_code_that_cannot_be_read_is_compiled_again(tmp_path):
 def test_the_task_instance_refuses_what_would_have_no_effect():
     with pytest.raises(ValueError, match="compile_cache has no effect on the task instance"):
         SegmentSettings(task="instance", compile_cache="/code")
-
-
-PROGRAM = """
-import sys, torch
-from pathlib import Path
-from small_model import small_model
-from pipeline.labelling.segmenting import compiled_model
-from pipeline.labelling.segmenting.compiled_model import CodeCache, CompiledModel, logits_of
-from pipeline.storage import Storage
-
-compiled_model.CHUNK = compiled_model.COMMON_IMAGES = 2
-folder, inductor = sys.argv[1:]
-model = small_model().eval()
-cache = CodeCache.of(folder, storage=Storage(), config=b"{}", precision="fp32")
-compiled = CompiledModel(model, cache=cache)
-loaded = {path for path in Path(inductor).rglob("*.so")}
-values = torch.randn(2, 3, 64, 64)
-with torch.inference_mode():
-    found, expected = compiled(values), logits_of(model, values)
-torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-assert compiled._shapes == {(64, 64)}
-more = {path for path in Path(inductor).rglob("*.so")} - loaded
-print(len(loaded), len(more))
-"""
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(600)
-def test_another_process_takes_the_code_from_the_cache(tmp_path):
-    counts = []
-    for process in range(2):
-        inductor = tmp_path / f"inductor-{process}"
-        inductor.mkdir()
-        path = [str(ROOT), str(ROOT / "tests" / "pipeline")]
-        ran = subprocess.run(
-            [sys.executable, "-W", "error::UserWarning:__main__", "-c", PROGRAM,
-             str(tmp_path / "code"), str(inductor)],
-            env={"PYTHONPATH": ":".join(path), "TORCHINDUCTOR_CACHE_DIR": str(inductor),
-                 "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        counts.append([int(number) for number in ran.stdout.split()])
-    (first_loaded, first_made), (loaded, made) = counts
-    assert first_loaded == 0
-    assert first_made > 0
-    assert (loaded >= first_made, made) == (True, 0)
