@@ -62,6 +62,11 @@ export class Grid {
     this.#render();
   }
 
+  /** Returns the place of the image under the cursor. */
+  get place() {
+    return this.#cursor;
+  }
+
   /** Moves the keyboard's focus to the image under the cursor. */
   focus() {
     this.#tiles.get(this.#cursor)?.link.focus({ preventScroll: true });

@@ -152,7 +152,9 @@ class Page {
       this.table = await getJson("/api/table").catch(() => this.table);
     }
     this.#isStale = true;
-    if (!this.#isImage) await this.route();
+    if (this.#isImage) return;
+    this.#place = this.grid.place;
+    await this.route();
   }
 
   async #openImage(imageId) {
