@@ -7,7 +7,7 @@ import os
 
 from pipeline.corpora.settings import ReadSettings
 from pipeline.labelling.driving.local_child import KINDS, CheckModel, Kind
-from pipeline.labelling.settings import LabelSettings
+from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.child_process import ChildProcess
 from pipeline.runtime.gpus import has_gpu
@@ -39,6 +39,8 @@ def may_be_local(settings: Settings) -> bool:
     label = settings.of(LabelSettings)
     decode = settings.of(ReadSettings).decode
     why_not = _why_not_local(settings.of(ActorSettings), decode=decode)
+    if settings.of(SegmentSettings).compile_cache is not None:
+        why_not = why_not or "--compile_cache needs a GPU"
     if label.dry_run:
         why_not = why_not or "--dry_run uses it"
     if label.local and why_not:

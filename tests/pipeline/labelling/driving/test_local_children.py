@@ -5,15 +5,24 @@ import pytest
 from pipeline.corpora.settings import ReadSettings
 from pipeline.labelling.driving import local_children
 from pipeline.labelling.driving.local_children import may_be_local
-from pipeline.labelling.settings import LabelSettings
+from pipeline.labelling.settings import LabelSettings, SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.machines import Machines
 from pipeline.runtime.settings import Settings, WrongUsage
 
 
-def settings(*, local: bool | None = None, dry_run: bool = False, decode="exact", **actors):
+def settings(
+    *,
+    local: bool | None = None,
+    dry_run: bool = False,
+    decode="exact",
+    compile_cache: str | None = None,
+    **actors,
+):
     label = LabelSettings(corpus="c", table="t", model="m", local=local, dry_run=dry_run)
-    return Settings(parts=(label, ReadSettings(decode=decode), ActorSettings(**actors)))
+    segmenting = SegmentSettings(compile_cache=compile_cache)
+    reading = ReadSettings(decode=decode)
+    return Settings(parts=(label, segmenting, reading, ActorSettings(**actors)))
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +45,7 @@ def test_a_run_may_do_without_a_cluster(given):
         ({"actor_cpus": 0.5}, "--actor_cpus is for a Ray cluster"),
         ({"dashboard": True}, "--dashboard is for a Ray cluster"),
         ({"decode": "gpu"}, "--decode gpu needs a GPU"),
+        ({"compile_cache": "/code"}, "--compile_cache needs a GPU"),
         ({"dry_run": True}, "--dry_run uses it"),
     ],
 )
