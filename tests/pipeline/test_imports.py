@@ -256,7 +256,7 @@ def test_each_library_that_is_imported_is_declared_and_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[\[<>=]", each)[0].lower() for each in project["dependencies"]}
     of_package = packages_distributions()
-    declared |= {"playwright"}  # an extra: only pictures need it
+    declared |= {"playwright", "onnxruntime"}  # extras: pictures and --engine onnx need them
     used = set.union(*map(tops, FILES)) - set(sys.stdlib_module_names) - set(LAYERS)
     packages = {name: {each.lower() for each in of_package[name]} for name in used}
     assert [name for name, known in packages.items() if not known & declared] == []
