@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Segments scenes that code draws, with the sample model, and shows what came out.
+"""Labels scenes that code draws, corrects two, trains on them, compares and exports.
 
     jobs/demo.py --output FOLDER
 

@@ -87,7 +87,7 @@ def describe(*, zoo_name: str | None, config_file: str | None) -> Described:
     return Described()
 
 
-def check(location: str) -> None:
+def check_model(location: str) -> None:
     """Raises ValueError where weights, configuration and image processor are not of one model."""
     location = resolve_folder(location)
     check_folder(location)

@@ -24,8 +24,8 @@ from maskformer.preprocessing.label_masks import (
     IdToLabel,
     as_id_map,
     binary_masks,
-    check_same_length,
-    check_same_size,
+    check_map_count,
+    check_map_size,
 )
 from maskformer.preprocessing.pixel_arrays import (
     ChannelOrder,
@@ -215,7 +215,7 @@ class MaskFormerImageProcessor(OutputsToSegments, ImageProcessorSettings):
         maps = None
         if segmentation_maps is not None:
             maps = [as_id_map(item) for item in as_list(segmentation_maps, num_dims=2)]
-            check_same_length(pictures, maps)
+            check_map_count(pictures, maps)
             maps = [
                 chosen._resized_map(id_map, image, place=place)
                 for place, (id_map, image) in enumerate(zip(maps, pixels, strict=True))
@@ -249,9 +249,9 @@ class MaskFormerImageProcessor(OutputsToSegments, ImageProcessorSettings):
         maps = None
         if segmentation_maps is not None:
             maps = [as_id_map(item) for item in as_list(segmentation_maps, num_dims=2)]
-            check_same_length(pixel_values, maps)
+            check_map_count(pixel_values, maps)
             for place, (id_map, image) in enumerate(zip(maps, pixel_values, strict=True)):
-                check_same_size(id_map.shape, image.shape[1:], place=place)
+                check_map_size(id_map.shape, image.shape[1:], place=place)
         batch = chosen._batch(pixel_values, maps, instance_id_to_semantic_id)
         return _converted(batch, return_tensors=return_tensors, device=None)
 
@@ -306,7 +306,7 @@ class MaskFormerImageProcessor(OutputsToSegments, ImageProcessorSettings):
         )
 
     def _resized_map(self, id_map: np.ndarray, pixels: np.ndarray, *, place: int) -> np.ndarray:
-        check_same_size(id_map.shape, pixels.shape[:2], place=place)
+        check_map_size(id_map.shape, pixels.shape[:2], place=place)
         if not self.do_resize:
             return id_map
         size = self.resized_size((id_map.shape[0], id_map.shape[1]))

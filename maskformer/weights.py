@@ -72,7 +72,7 @@ def main(folder: str) -> int:
     from maskformer import conversion
 
     try:
-        conversion.check(folder)
+        conversion.check_model(folder)
     except (ValueError, OSError) as error:
         print(f"{_SPEAKER}{error}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """What every test shares: shapes in signatures are checked, and the shared data is looked for."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 SHARED = Path(os.environ.get("SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps exported models where all of pytest's processes find them, or where this is set."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = os.environ.get("MASKFORMER_GRAPHS") or str(base / "graphs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKFORMER_GRAPHS", folder)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -59,17 +59,26 @@ class _Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = operation(*args, **(kwargs or {}))
-        name = operation.overloadpacket.__name__
-        if name in _OF_ROWS:
-            whole, dim, index = args[:3]
-            self.total += whole.nbytes * len(index) // whole.shape[dim]
-            result_parts = [each for each in args[3:] if isinstance(each, torch.Tensor)]
-            self.total += sum(_own_bytes(part) for part in result_parts)
-        elif name not in _FREE:
-            inputs = () if name in _MAKE else (args, kwargs)
-            parts = tree_leaves((inputs, result))
-            self.total += sum(_own_bytes(p) for p in parts if isinstance(p, torch.Tensor))
+        if starts_something(operation):
+            self.total += bytes_of(operation, args, kwargs, result)
         return result
+
+
+def starts_something(operation: Any) -> bool:
+    """Returns whether a GPU would be asked for something."""
+    return operation.overloadpacket.__name__ not in _FREE
+
+
+def bytes_of(operation: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Counts the bytes that one operation reads and writes."""
+    name = operation.overloadpacket.__name__
+    if name in _OF_ROWS:
+        whole, dim, index = args[:3]
+        sources = [each for each in args[3:] if isinstance(each, torch.Tensor)]
+        written = whole.nbytes * len(index) // whole.shape[dim]
+        return written + sum(_own_bytes(source) for source in sources)
+    parts = tree_leaves((() if name in _MAKE else (args, kwargs), result))
+    return sum(_own_bytes(part) for part in parts if isinstance(part, torch.Tensor))
 
 
 def _own_bytes(tensor: torch.Tensor) -> int:

@@ -10,8 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ports import free_ports
+
+from pipeline.storage import Storage
 
 KEY, SECRET = "test-access-key-4711", "test-secret-that-must-not-leak-0815"
 
@@ -113,3 +116,10 @@ def _wait_for(server: S3Server, bucket: str, process: subprocess.Popen[bytes], l
             return
         time.sleep(0.2)
     raise RuntimeError(f"the S3 server did not start: {log.read_text()[-2000:]}")
+
+
+def storage_at(endpoint_url: str, **settings: Any) -> Storage:
+    """Makes a storage that reaches the server by settings alone."""
+    return Storage(
+        endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET, **settings
+    )

@@ -37,7 +37,6 @@ KINDS: tuple[Kind, ...] = (
     "truncated",
     "stall",
 )
-_HAVE_NO_ANSWER = {"slow down", "internal error", "reset"}
 _CONDITIONS = {"if-match", "if-none-match"}
 _ANSWERS = {
     "slow down": (503, "SlowDown", "Please reduce your request rate."),

@@ -19,11 +19,12 @@ from specs import panoptic_spec
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.corpora.sources import Source
-from pipeline.labelling.driving.ray_dataset import LabellingJob, LoadUnit
+from pipeline.labelling.driving.labelling_job import LabellingJob
+from pipeline.labelling.driving.workers import LoadUnit
 from pipeline.labelling.reading.unit_loader import BLOCK
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
 from pipeline.table.units import Unit, unit_id

@@ -20,7 +20,7 @@ _HIGHEST_AREA = np.array([1e10, 32**2, 96**2, 1e10], np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class DetectionOutcomes:
     """Detections that are neither do not count: for that size, at that threshold."""
 
     is_right: Bool[np.ndarray, "detections areas thresholds"]
@@ -32,7 +32,7 @@ def is_of_size(areas: Float64[np.ndarray, " instances"]) -> Bool[np.ndarray, "ar
     return (areas >= _LOWEST_AREA[:, None]) & (areas <= _HIGHEST_AREA[:, None])
 
 
-def match(detections: Instances, truths: Instances) -> Outcome:
+def match(detections: Instances, truths: Instances) -> DetectionOutcomes:
     """The outcome for each detection, for truths of each size, at each threshold."""
     shape = len(detections.rles), len(AREAS), len(IOU_THRESHOLDS)
     is_matched, is_excused = np.zeros(shape, bool), np.zeros(shape, bool)
@@ -52,7 +52,7 @@ def match(detections: Instances, truths: Instances) -> Outcome:
         areas, thresholds = found.nonzero()
         is_free[areas, thresholds, taken[found]] = False
     is_excused |= ~is_matched & ~is_of_size(detections.areas).T[:, :, None]
-    return Outcome(is_right=is_matched & ~is_excused, is_wrong=~is_matched & ~is_excused)
+    return DetectionOutcomes(is_right=is_matched & ~is_excused, is_wrong=~is_matched & ~is_excused)
 
 
 def _iou(detections: Instances, truths: Instances) -> Float64[np.ndarray, "detections truths"]:

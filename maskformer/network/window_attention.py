@@ -79,7 +79,9 @@ class WindowAttention(nn.Module):
         kept = self._usable_kept_bias()
         bias = self._position_bias() if kept is None else kept[..., : self.window**2]
         bias = bias.to(qkv.dtype)
-        edge_bias = bias + strangers[:, None].to(qkv.dtype) if len(strangers) else None
+        # Not `len`, which an export for maps of any size would take for a constant.
+        has_edges = strangers.shape[0] > 0
+        edge_bias = bias + strangers[:, None].to(qkv.dtype) if has_edges else None
         parts = self._attend(qkv, bias, edge_bias)
         attended = torch.cat(parts) if len(parts) > 1 else parts[0]
         return attended.index_select(0, plan.place_of_token).view(tokens.shape)
@@ -138,7 +140,7 @@ class WindowAttention(nn.Module):
         query, key, value = qkv.transpose(1, 3).unbind(2)
         if edge_bias is None:
             return [self._heads(query, key, value, bias)]
-        inner = len(query) - len(edge_bias)
+        inner = query.shape[0] - edge_bias.shape[0]
         parts = []
         if inner:
             parts.append(self._heads(query[:inner], key[:inner], value[:inner], bias))
@@ -164,8 +166,9 @@ class WindowAttention(nn.Module):
 
     def _usable_kept_bias(self) -> Float[Tensor, "1 heads places aligned_places"] | None:
         kept = self._kept_bias
-        is_usable = not self.training and kept is not None
-        return kept if is_usable and kept.device == self.qkv.weight.device else None
+        if self.training or kept is None or kept.device != self.qkv.weight.device:
+            return None
+        return kept
 
     def _position_bias(self) -> Float[Tensor, "1 heads places places"]:
         index = relative_positions(self.window, self.relative_position_bias_table.device)

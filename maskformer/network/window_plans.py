@@ -4,7 +4,6 @@
 the images of a batch. Corpora have photographs of many sizes: what is kept is bounded in bytes.
 """
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -54,7 +53,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Gather:
-    """Where windows take their tokens from, in one image."""
+    """The tokens of one image by their places in windows."""
 
     token_of_place: Int[Tensor, " places"]
     """For padding any token."""
@@ -158,7 +157,7 @@ def _batch_plan(batch: int, num_tokens: int, plan: ImagePlan) -> WindowPlan:
                 for part in (plan.inner, plan.edge)
             ]
         )
-        places = torch.arange(len(tokens), device=device)
+        places = torch.arange(tokens.shape[0], device=device)
         back = torch.zeros(batch * num_tokens + 1, dtype=torch.long, device=device)
         back = back.scatter(0, tokens, places)[:-1]
         return WindowPlan(token_of_place=tokens, place_of_token=back, strangers=plan.strangers)
@@ -168,18 +167,16 @@ def _image_plan(
     height: int, width: int, window: int, shift: int, device: torch.device
 ) -> ImagePlan:
     with torch.inference_mode(False), torch.no_grad():
-        rows, columns = math.ceil(height / window), math.ceil(width / window)
+        # Not minus the quotient of minus: integers of ONNX are divided towards zero.
+        rows, columns = (height + window - 1) // window, (width + window - 1) // window
         y = torch.arange(rows * window, device=device)
         x = torch.arange(columns * window, device=device)
-        source_y, source_x = (y + shift) % len(y), (x + shift) % len(x)
+        source_y, source_x = y.roll(-shift), x.roll(-shift)
         token = source_y[:, None] * width + source_x
         token = token.masked_fill((source_y[:, None] >= height) | (source_x >= width), -1)
         token = _cut(token, window)
 
-        # Only windows at the edge need a mask of their own.
-        edges = rows + columns - 1 if shift else 0
-        order = _edges_last(rows, columns, device)
-        inner, edge = order[: rows * columns - edges], order[rows * columns - edges :]
+        inner, edge = _inner_and_edge(rows, columns, shift, device)
 
         region = _cut(_regions(y, window, shift)[:, None] * 3 + _regions(x, window, shift), window)
         region = region[edge]
@@ -226,12 +223,21 @@ def _cut(grid: Tensor, window: int) -> Int[Tensor, "windows places"]:
     return grid.view(rows, window, columns, window).transpose(1, 2).reshape(-1, window * window)
 
 
-def _edges_last(rows: int, columns: int, device: torch.device) -> Int[Tensor, " windows"]:
-    grid = torch.arange(rows * columns, device=device).view(rows, columns)
-    right = grid[:-1, -1]
-    return torch.cat([grid[:-1, :-1].flatten(), right, grid[-1]])
+def _inner_and_edge(
+    rows: int, columns: int, shift: int, device: torch.device
+) -> tuple[Int[Tensor, " inner_windows"], Int[Tensor, " edge_windows"]]:
+    """Returns the windows that need no mask of their own, and those at the edge of a rolled map."""
+    every = torch.arange(rows * columns, device=device)
+    if not shift:
+        return every, every[:0]
+    if torch.compiler.is_exporting():
+        # A graph for maps of any size has one kind of window: its exporter reasons of products.
+        return every[:0], every
+    grid = every.view(rows, columns)
+    return grid[:-1, :-1].flatten(), torch.cat([grid[:-1, -1], grid[-1]])
 
 
 def _regions(axis: Int[Tensor, " n"], window: int, shift: int) -> Int[Tensor, " n"]:
     """Numbers three strips of the rolled axis: untouched, cut by the roll, wrapped around."""
-    return (axis >= len(axis) - window).long() + (axis >= len(axis) - shift).long()
+    length = axis.shape[0]
+    return (axis >= length - window).long() + (axis >= length - shift).long()

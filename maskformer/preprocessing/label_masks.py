@@ -60,7 +60,7 @@ def _mapped(ids: Int64[np.ndarray, " ids"], mapping: IdToLabel) -> Int64[np.ndar
     return np.array([mapping[int(i)] for i in ids], dtype=np.int64)
 
 
-def check_same_length(images: Sequence[Any], maps: Sequence[Any]) -> None:
+def check_map_count(images: Sequence[Any], maps: Sequence[Any]) -> None:
     if len(images) != len(maps):
         raise ValueError(
             "Images and segmentation maps must have the same length. "
@@ -68,7 +68,7 @@ def check_same_length(images: Sequence[Any], maps: Sequence[Any]) -> None:
         )
 
 
-def check_same_size(map_size: Sequence[int], image_size: Sequence[int], *, place: int) -> None:
+def check_map_size(map_size: Sequence[int], image_size: Sequence[int], *, place: int) -> None:
     if tuple(map_size) != tuple(image_size):
         raise ValueError(
             f"a segmentation map has its image's (height, width), got {tuple(map_size)} for an "

@@ -40,6 +40,8 @@ class Command:
     """Everything after `--` is a command that it passes on."""
     announces: bool = False
     """The function takes an `announcer`, and says by it what it is doing."""
+    shows_status: bool = False
+    """The function takes a `status`, and shows by it what it does before its work begins."""
     when_stopped: str = "run the same command again to go on"
     """What a user who pressed Ctrl-C reads."""
 
@@ -73,11 +75,12 @@ _COMMANDS = [
             "Exit codes: 0 done, 2 wrong usage, 3 some images in error, 4 too many, 75 try again."
         ),
         parts="pipeline.labelling.settings:PARTS",
-        run="pipeline.labelling.run:label_corpus",
+        run="pipeline.labelling.start:label_corpus",
         usual=(
             "corpus table model task threshold label_ids_to_fuse limit dry_run error_budget "
             "precision num_actors ray_address"
         ),
+        shows_status=True,
         examples=(
             "label --corpus photos/ --table segments/ --model maskformer-swin-tiny-coco-panoptic",
             "label --corpus s3://bucket/shards-{000..010}.tar --table s3://bucket/t --model DIR",
@@ -202,6 +205,7 @@ _COMMANDS = [
         name="import",
         summary="Take corrections from COCO, CVAT or Label Studio back as reviews of a table.",
         details=(
+            "FORMAT: coco_panoptic, coco_instances, cvat, label_studio, label_maps.\n"
             "Only images that differ get a review; importing a file twice adds nothing.\n"
             "Exit codes: 0 done, 2 wrong usage or file, 3 some images not taken, 75 try again."
         ),
@@ -293,8 +297,11 @@ _COMMANDS = [
     ),
     Command(
         name="demo",
-        summary="Draw scenes, segment them with the sample model, show the result.",
-        details="Needs no network and no GPU; about a minute on two cores.",
+        summary="Draw scenes; label, look, correct, train, compare and export.",
+        details=(
+            "Prints each command that it runs. Needs no network and no GPU; two minutes on two\n"
+            "cores. The screenshot needs playwright and Chromium."
+        ),
         parts="pipeline.cli.settings:DEMO",
         run="pipeline.cli.demo:demo",
         usual="output",

@@ -19,8 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.cli.help import PAGES
 from pipeline.cli.settings import DoctorSettings
 from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.machines import memory_bytes
 from pipeline.runtime.settings import Settings
 from pipeline.storage import Storage, StorageFault
 from pipeline.storage.faults import can_never_work
@@ -71,6 +73,8 @@ def doctor(settings: Settings) -> int:
 def _conclusion(findings: Sequence[Finding]) -> int:
     missing = [finding.subject for finding in findings if finding.state == "missing"]
     away = [finding.subject for finding in findings if finding.state == "away"]
+    if missing or away:
+        print(f"errors and exit codes are explained in {PAGES}")
     if missing:
         print(f"set right: {', '.join([*missing, *away])}")
         return ExitCode.WRONG_USAGE
@@ -103,7 +107,7 @@ def _version(name: str) -> str | None:
 
 
 def _machine() -> Finding:
-    cpus, memory = len(os.sched_getaffinity(0)), _memory_bytes()
+    cpus, memory = len(os.sched_getaffinity(0)), memory_bytes()
     text = f"{_count(cpus, 'CPU')}, {memory / 2**30:.1f} GiB of memory"
     if memory < _LEAST_BYTES:
         return Finding(
@@ -111,14 +115,6 @@ def _machine() -> Finding:
             hint=f"an actor and Ray need {_LEAST_BYTES / 2**30:.0f} GiB",
         )  # fmt: skip
     return Finding(subject="machine", state="ok", text=text)
-
-
-def _memory_bytes() -> int:
-    """The memory that this process may use: the machine's, or its container's share."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else ""
-    return min([*sizes, *([int(text)] if text.isdecimal() else [])])
 
 
 def _gpus() -> Finding:

@@ -3,9 +3,14 @@
 import shutil
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 
+import pipeline
 from pipeline.cli.commands import COMMANDS, Command
 from pipeline.runtime.options import Option, options_of
+
+PAGES = Path(pipeline.__file__).with_name("README.md")
+"""The page that leads to all others."""
 
 _WIDEST = 100
 _HEAD = 28
@@ -27,6 +32,7 @@ def list_of_commands(version: str) -> str:
         "maskformer COMMAND --help     usual options and examples",
         "maskformer COMMAND --help_all every option",
         'eval "$(maskformer --completion bash)"     completion by TAB; also zsh, tcsh',
+        f"pages for each task, errors, words: {PAGES}",
         "",
         f"maskformer-pipeline {version}",
     ]

@@ -7,6 +7,7 @@ before any library that works with them is loaded.
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.cli.help import all_options, full_help, short_help
 from pipeline.runtime.exit_codes import ExitCode, TryAgain
 from pipeline.runtime.options import option_name
 from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage, parse, resolved_yaml
+from pipeline.runtime.status_line import NO_STATUS, StatusLine, terminal_status
 from pipeline.runtime.versions import project_version
 
 _FLAGS = ("help", "help_all", "print_config", "version")
@@ -35,15 +37,21 @@ def run_job(name: str, words: Sequence[str] | None = None, *, prog: str | None =
         own, passed_on = words[: words.index("--")], words[words.index("--") + 1 :]
     try:
         text = _asked_for(command, own, prog=prog)
-        if text is not None:
-            show(text)
-            return ExitCode.DONE
-        settings = _settings(command, own)
     except WrongUsage as error:
         return _fail(str(error), ExitCode.WRONG_USAGE, prog=prog)
-    if command.takes_command:
-        return _ended(lambda: command.function()(settings, command=passed_on), command, prog=prog)
-    return _run(command, settings, prog=prog)
+    if text is not None:
+        show(text)
+        return ExitCode.DONE
+    with terminal_status() if command.shows_status else NO_STATUS as status:
+        status.show("loading")
+        try:
+            settings = read_settings(command, own)
+        except WrongUsage as error:
+            return _fail(str(error), ExitCode.WRONG_USAGE, prog=prog, say=status.say)
+        if command.takes_command:
+            run = partial(command.function(), settings, command=passed_on)
+            return _ended(run, command, prog=prog)
+        return _run(command, settings, prog=prog, status=status)
 
 
 def show(text: str) -> None:
@@ -70,7 +78,12 @@ def _asked_for(command: Command, words: Sequence[str], *, prog: str) -> str | No
     return None
 
 
-def _settings(command: Command, words: Sequence[str]) -> Settings:
+def read_settings(command: Command, words: Sequence[str]) -> Settings:
+    """Reads the settings that the words after a command's name ask for.
+
+    Raises:
+        WrongUsage: an option is unknown, or a value is none that it takes.
+    """
     preset, words = _preset(command, words)
     return parse(
         command.kinds,
@@ -83,13 +96,13 @@ def _settings(command: Command, words: Sequence[str]) -> Settings:
 
 def _printed_config(command: Command, words: Sequence[str]) -> str:
     preset, words = _preset(command, words)
-    if preset is None:
-        return resolved_yaml(command.kinds, arguments=words).rstrip("\n")
-    values = _preset_values(command, preset)
-    comment = load_named(str(command.preset_comment))(preset)
-    return (
-        comment + "\n" + resolved_yaml(command.kinds, arguments=words, preset=values).rstrip("\n")
-    )
+    text = resolved_yaml(
+        command.kinds,
+        arguments=words,
+        positional=command.positional,
+        preset=_preset_values(command, preset),
+    ).rstrip("\n")
+    return text if preset is None else f"{load_named(str(command.preset_comment))(preset)}\n{text}"
 
 
 def _preset_values(command: Command, preset: str | None) -> Mapping[str, Any]:
@@ -116,7 +129,13 @@ def _preset(command: Command, words: Sequence[str]) -> tuple[str | None, list[st
     return value, others
 
 
-def _run(command: Command, settings: Settings, *, prog: str) -> int:
+def _run(command: Command, settings: Settings, *, prog: str, status: StatusLine) -> int:
+    if command.shows_status:
+
+        def run_with_status() -> int:
+            return command.function()(settings, status=status)
+
+        return _ended(run_with_status, command, prog=prog, say=status.say)
     if not command.announces:
         return _ended(lambda: command.function()(settings), command, prog=prog)
     # Loaded here: it imports the terminal's library, which help and completion do without.

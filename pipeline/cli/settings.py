@@ -35,7 +35,8 @@ class DemoSettings:
     """Folder of the demo."""
 
     output: str = "demo"
-    """Folder for the drawn photos, table, scores and picture. An earlier demo there is replaced."""
+    """Folder for the drawn photos and all that the commands write. An earlier demo there is
+    replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,8 @@
 """Prints the published models."""
 
+from pathlib import Path
+
+import maskformer
 from maskformer import MODELS, zoo_table
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.settings import Settings
@@ -8,4 +11,6 @@ from pipeline.runtime.settings import Settings
 def show_zoo(_: Settings) -> int:
     """Prints a line for each model; gives the exit code."""
     print(zoo_table(MODELS.values()))
+    page = Path(maskformer.__file__).parent / "zoo" / "README.md"
+    print(f"Which one to take, how fast they are, who may use them: {page}")
     return ExitCode.DONE

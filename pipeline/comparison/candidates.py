@@ -13,6 +13,7 @@ from pipeline.comparison.agreement import AGREEMENT
 from pipeline.table.latest import latest_images, latest_segments
 from pipeline.table.scratch import ScratchDatabase
 from pipeline.table.store import TableStore
+from pipeline.table.strangeness import MEASURES, QUANTILES, SMALLEST_SHARE, distance_sql
 
 _IMAGES = ("image_id", "uri", "member", "etag", "height", "width", "status", "coverage",
            "mean_score")  # fmt: skip
@@ -34,10 +35,9 @@ _UNSURE = f"""
         score - coalesce(second_score, 0), area DESC, segment_id
     ) = 1
 """
-# As in the nightly report: the distance from the median over that of the 5 % or 95 % quantile.
-_STRANGE = """
+_STRANGE = f"""
     CREATE TABLE label_shares AS
-    SELECT label, greatest(sum(area) / sum(sum(area)) OVER (), 0.0001) AS share
+    SELECT label, greatest(sum(area) / sum(sum(area)) OVER (), {SMALLEST_SHARE}) AS share
     FROM segments GROUP BY label;
     CREATE TABLE measured AS
     SELECT image_id, any_value(mean_score) AS mean_score, any_value(coverage) AS coverage,
@@ -46,23 +46,22 @@ _STRANGE = """
     FROM images LEFT JOIN (SELECT * FROM segments JOIN label_shares USING (label)) USING (image_id)
     GROUP BY image_id;
     CREATE TABLE quantiles AS
-    SELECT quantile_cont(mean_score, [0.05, 0.5]) AS score,
-        quantile_cont(coverage, [0.05, 0.5, 0.95]) AS coverage,
-        quantile_cont(surprise, [0.5, 0.95]) AS surprise FROM measured;
+    SELECT {", ".join(f"quantile_cont({name}, {[*QUANTILES]}) AS {name}" for name in MEASURES)}
+    FROM measured;
     CREATE TABLE reasons AS
     SELECT image_id, rarest, unnest([
-        {'strength': (q.score[2] - m.mean_score) / greatest(q.score[2] - q.score[1], 0.02),
+        {{'strength': {distance_sql("mean_score", above=False)},
          'reason': printf('mean score %.2f; 95 %% of images have at least %.2f',
-                          m.mean_score, q.score[1])},
-        {'strength': (q.coverage[2] - m.coverage) / greatest(q.coverage[2] - q.coverage[1], 0.02),
+                          m.mean_score, q.mean_score[1])}},
+        {{'strength': {distance_sql("coverage", above=False)},
          'reason': printf('segments cover only %.1f %% of the image; 95 %% of images have at '
-                          'least %.1f %%', 100 * m.coverage, 100 * q.coverage[1])},
-        {'strength': (m.coverage - q.coverage[2]) / greatest(q.coverage[3] - q.coverage[2], 0.02),
+                          'least %.1f %%', 100 * m.coverage, 100 * q.coverage[1])}},
+        {{'strength': {distance_sql("coverage", above=True)},
          'reason': printf('segments cover %.1f %% of the image; 95 %% of images have at most '
-                          '%.1f %%', 100 * m.coverage, 100 * q.coverage[3])},
-        {'strength': (m.surprise - q.surprise[1]) / greatest(q.surprise[2] - q.surprise[1], 0.2),
+                          '%.1f %%', 100 * m.coverage, 100 * q.coverage[3])}},
+        {{'strength': {distance_sql("surprise", above=True)},
          'reason': printf('labels that are rare in the table, %s most; surprise %.1f, 95 %% of '
-                          'images have at most %.1f', m.rarest, m.surprise, q.surprise[2])}
+                          'images have at most %.1f', m.rarest, m.surprise, q.surprise[3])}}
     ], recursive := true) FROM measured m, quantiles q;
     CREATE TABLE candidates AS
     SELECT image_id, rarest AS label, strength, reason FROM reasons WHERE strength IS NOT NULL

@@ -6,7 +6,6 @@ are. A sort by DuckDB of rows with run lengths ran out of memory at a hundred me
 """
 
 import io
-import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pipeline.table.store import TableStore
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-_RANGE_BYTES = 2**23
+_RANGE_BYTES = 2**22
 """Bytes of segments files, compressed, whose rows are in memory at once."""
 _ROWS = pa.schema(
     [
@@ -67,19 +66,6 @@ class PairedImages:
     """By segment: its label, as a place in `CommonLabels.names`."""
     rle: pa.Array
     """By segment: its run lengths."""
-
-
-def read_pairs(
-    first: TableStore, second: TableStore, *, labels: CommonLabels
-) -> Iterator[PairedImages]:
-    """Yields all images of both tables, whole images at a time.
-
-    Raises:
-        ValueError: a row has a label that its table does not know.
-    """
-    with tempfile.TemporaryDirectory(prefix="pairs-") as folder:
-        files = spread_rows(first, second, folder=folder)
-        yield from pairs_of_files(files, labels=labels)
 
 
 def spread_rows(

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.comparison.image_sources import ImageSource, image_sources
 from pipeline.corpora.decoding import ImageError, decode
-from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
+from pipeline.corpora.image_parts import ImagePart, ImageParts, MissingImage
+from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.storage import SourceChanged, StorageFault
 from pipeline.table.drawing import draw_segments
 from pipeline.table.latest import rows_of_images
@@ -57,11 +57,12 @@ def draw_triples(
     # The second table is the newer one, so that its locations are more likely to be there still.
     rows = {row["image_id"]: row for row in sides[1][0]}
     found: dict[str, Triple] = {}
-    for part in image_sources([*rows.values()], storage=second.storage, reading=reading):
-        found[part.image_id] = _triple(
+    parts = ImageParts(storage=second.storage, reading=reading)
+    for image_id, part in parts.find_all([*rows.values()]):
+        found[image_id] = _triple(
             part,
-            rows[part.image_id],
-            [by_id[part.image_id] for by_id in of_image],
+            rows[image_id],
+            [by_id[image_id] for by_id in of_image],
             table=second,
             reading=reading,
             picture_bytes=picture_bytes,
@@ -70,7 +71,7 @@ def draw_triples(
 
 
 def _triple(
-    part: ImageSource,
+    part: ImagePart | MissingImage,
     row: Mapping[str, Any],
     segments: Sequence[Sequence[Mapping[str, Any]]],
     *,
@@ -78,16 +79,17 @@ def _triple(
     reading: ReadSettings,
     picture_bytes: int,
 ) -> Triple:
-    image_id = part.image_id
+    image_id = row["image_id"]
     size = (row["height"], row["width"])
-    if part.source is None:
-        return Triple(image_id=image_id, missing=part.missing)
+    if isinstance(part, MissingImage):
+        return Triple(image_id=image_id, missing=str(part))
     if size[0] * size[1] > _MOST_PIXELS:
         return Triple(image_id=image_id, missing=f"{size[0]} x {size[1]} is too large to draw")
     if part.source.kind != "parquet" and part.source.num_bytes > picture_bytes:
         return Triple(image_id=image_id, missing=f"it has more than {picture_bytes:,} bytes")
     try:
-        image = _image(part, table=table, reading=reading)
+        read = read_source(part.source, storage=table.storage, settings=reading)
+        image = next((image for image in read if image.image_id == image_id), None)
         if image is None or image.data is None:
             return Triple(image_id=image_id, missing="it cannot be read any more")
         small = shrunk_size(size)
@@ -111,9 +113,3 @@ def _triple(
         height=small[0],
         width=small[1],
     )
-
-
-def _image(part: ImageSource, *, table: TableStore, reading: ReadSettings) -> EncodedImage | None:
-    assert part.source is not None
-    images = read_source(part.source, storage=table.storage, settings=reading)
-    return next((image for image in images if image.image_id == part.image_id), None)

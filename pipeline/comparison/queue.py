@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.comparison.image_sources import ImageSource
 from pipeline.corpora.manifests import SLICE
+from pipeline.corpora.sources import Source
 from pipeline.storage import Storage
 
 QUEUE = pa.schema(
@@ -44,11 +44,11 @@ class Chosen:
     etag: str
 
 
-def queue_rows(chosen: Sequence[Chosen], *, sources: Mapping[str, ImageSource]) -> pa.Table:
-    """Returns the rows of a queue, in the given order."""
+def queue_rows(chosen: Sequence[Chosen], *, sources: Mapping[str, Source]) -> pa.Table:
+    """Returns the rows of a queue, in the given order; `sources` has those that are there still."""
     rows = []
     for rank, each in enumerate(chosen, 1):
-        source = sources[each.image_id].source
+        source = sources.get(each.image_id)
         row = {
             "image_id": each.image_id, "rank": rank, "reasons": list(each.reasons),
             "label": each.label, "strength": each.strength, "uri": each.uri,

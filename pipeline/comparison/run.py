@@ -14,32 +14,29 @@ The same command again does it anew and leaves the same.
 import heapq
 import io
 import json
-import tempfile
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.comparison.agreement import AGREEMENT, measure_agreement
+from pipeline.comparison.agreement import AGREEMENT
 from pipeline.comparison.common_labels import common_labels, spec_of
+from pipeline.comparison.measuring import measured_tables
 from pipeline.comparison.page import ComparisonPage, headline, render_comparison, summary
-from pipeline.comparison.pairs import pairs_of_files, spread_rows
 from pipeline.comparison.pictures import draw_triples
 from pipeline.comparison.settings import CompareSettings
 from pipeline.comparison.sums import Sums
 from pipeline.corpora.reading import ReadSettings
 from pipeline.runtime.exit_codes import ExitCode
-from pipeline.runtime.progress import ImageCount, ProgressDisplay
-from pipeline.runtime.run_stats import RunStats
 from pipeline.runtime.settings import Settings, as_wrong_usage
-from pipeline.runtime.threads import map_ahead
 from pipeline.storage import Storage, join
+from pipeline.storage.local_files import remove_drafts
+from pipeline.storage.uris import LOCAL, local_path, protocol
 from pipeline.table.made_by import FIELD as MADE_BY
 from pipeline.table.made_by import MadeBy
-from pipeline.table.store import IMAGES, TableStore
+from pipeline.table.store import TableStore
 
 _ROWS_PER_FILE = 2**20
 _ROWS_PER_GROUP = 2**16
@@ -79,24 +76,15 @@ def compare(first: TableStore, second: TableStore, *, settings: CompareSettings)
     output = storage.absolute(settings.output)
     # An earlier result must not stand for rows that are about to change.
     storage.delete([join(output, _RESULT)])
+    if protocol(output) in LOCAL:
+        remove_drafts(local_path(output))
     worst = _Worst(settings.worst)
     writer = _AgreementWriter(output, storage)
     sums = Sums.nothing(num_labels=len(labels.names))
-    may_overlap = any(spec["task"] == "instance" for spec in specs)
-    measure = partial(measure_agreement, labels=labels, may_overlap=may_overlap)
-    # Of the images to compare there are as many as in the larger table, which the other may share.
-    counts = [table.dataset("images", IMAGES).count_rows() for table in (first, second)]
-    with tempfile.TemporaryDirectory(prefix="pairs-") as folder:
-        reading, comparing = RunStats(), RunStats()
-        with ProgressDisplay(reading, ImageCount(num_images=sum(counts)), doing="reading"):
-            files = spread_rows(first, second, folder=folder, on_images=reading.add_images)
-        with ProgressDisplay(comparing, ImageCount(num_images=max(counts)), doing="comparing"):
-            pairs = pairs_of_files(files, labels=labels)
-            for found in map_ahead(measure, pairs, num_threads=2):
-                sums = sums.plus(found.sums)
-                worst.add(found.rows)
-                writer.write(found.rows)
-                comparing.add_images(len(found.rows))
+    for found in measured_tables(first, second, labels=labels):
+        sums = sums.plus(found.sums)
+        worst.add(found.rows)
+        writer.write(found.rows)
     writer.close()
     if not sums.images.get("both"):
         raise ValueError(

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline.comparison import candidates
-from pipeline.comparison.agreement import AGREEMENT, measure_agreement
+from pipeline.comparison.agreement import AGREEMENT
 from pipeline.comparison.common_labels import common_labels, spec_of
-from pipeline.comparison.image_sources import image_sources
-from pipeline.comparison.pairs import read_pairs
+from pipeline.comparison.measuring import measured_tables
 from pipeline.comparison.queue import Chosen, queue_rows, write_queue
 from pipeline.comparison.settings import SelectSettings
+from pipeline.corpora.image_parts import ImagePart, ImageParts
 from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.reading import ReadSettings
 from pipeline.reviews.log import ReviewLog
@@ -30,6 +30,8 @@ from pipeline.runtime.wording import count, list_some
 from pipeline.storage import Storage, join
 from pipeline.table.scratch import ScratchDatabase, scratch_database
 from pipeline.table.store import IMAGES, TableStore
+
+_OF_PART = ("image_id", "uri", "member", "etag")
 
 # Labels take turns: the best of each come first, then the second of each, and so on.
 _CHOSEN = """
@@ -96,11 +98,10 @@ def select(table: TableStore, *, settings: SelectSettings) -> list[Chosen]:
     # Balanced by now; a reviewer begins with the strongest reasons.
     chosen.sort(key=lambda each: -each.strength)
     reading = ReadSettings(key_column=settings.key_column)
-    rows = [{"image_id": c.image_id, "uri": c.uri, "etag": c.etag} for c in chosen]
-    sources = {
-        each.image_id: each for each in image_sources(rows, storage=table.storage, reading=reading)
-    }
-    missing = [c.image_id for c in chosen if sources[c.image_id].source is None]
+    rows = [{name: getattr(c, name) for name in _OF_PART} for c in chosen]
+    parts = ImageParts(storage=table.storage, reading=reading).find_all(rows)
+    sources = {image_id: part.source for image_id, part in parts if isinstance(part, ImagePart)}
+    missing = [c.image_id for c in chosen if c.image_id not in sources]
     if missing:
         print(
             f"{count(len(missing), 'image')} could not be found any more, and no run on the queue "
@@ -134,11 +135,8 @@ def _agreement(table: TableStore, settings: SelectSettings) -> Iterator[pa.Recor
         yield from _written_agreement(table.storage, settings.agreement)
         return
     other = TableStore(str(settings.table_b), table.storage)
-    specs = spec_of(table), spec_of(other)
-    labels = common_labels(specs[0]["labels"], specs[1]["labels"])
-    may_overlap = any(spec["task"] == "instance" for spec in specs)
-    for pairs in read_pairs(table, other, labels=labels):
-        found = measure_agreement(pairs, labels=labels, may_overlap=may_overlap)
+    labels = common_labels(spec_of(table)["labels"], spec_of(other)["labels"])
+    for found in measured_tables(table, other, labels=labels):
         yield from found.rows.to_batches()
 
 

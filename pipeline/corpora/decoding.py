@@ -4,21 +4,8 @@ Takes the bytes that `reading.py` yields; the loader resizes the pixels. Only fo
 tried, none that runs a program (PostScript) or draws (SVG, PDF). Of animations and files of several
 pages the first image counts, without a TIFF's smaller copies. Samples of more than 8 bits become 8
 by the file's own tags and depth (`tiff.py`, `levels.py`), never by a guess. A damaged image is an
-error, never half a picture, as far as its format shows the damage.
-
-| class | what was found |
-|---|---|
-| EmptyFile | no bytes |
-| NotAnImage | bytes that begin like no image, as a web page called .jpg |
-| UnsupportedFormat | an image of a kind that is not read here, as HEIC, PSD or DNG |
-| TruncatedImage | an image that ends before its end |
-| DamagedImage | an image whose bytes contradict its format |
-| DecompressionBomb | more pixels than `max_pixels`, by the header; none was decoded |
-| UnsupportedPixels | pixels of a kind that is not read, or that RGB would be a guess for |
-| OutOfMemory | an image within `max_pixels` that there was no memory for |
-
-`labelling/` adds the classes of processes that ended, DecoderCrashed, DecoderHung, SegmenterCrashed
-and SegmenterHung, and of the model's device, SegmenterOutOfMemory.
+error, never half a picture, as far as its format shows the damage. `error_classes.py` lists the
+classes of errors, `pipeline/README.md` says what each means.
 """
 
 import io
@@ -48,6 +35,7 @@ from PIL import (  # noqa: F401  the plugins that may run: importing one registe
 
 from maskformer import to_rgb
 from pipeline.corpora import jpeg, png, tiff, tiff_pages
+from pipeline.corpora.error_classes import ErrorClass
 from pipeline.corpora.levels import UnsupportedPixels, check_high_bytes, grey
 
 HeightWidth = tuple[int, int]
@@ -68,9 +56,9 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 class ImageError(Exception):
     """The error of one image, as the table stores it."""
 
-    def __init__(self, error_class: str, message: str) -> None:
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
         super().__init__(error_class, message)
-        self.error_class = error_class
+        self.error_class: ErrorClass = error_class
         """A name to count errors by, stable across versions."""
         self.message = message
         """A sentence for people: which image, what was found, what would be right."""
@@ -107,7 +95,7 @@ def decode(
             upright image's size to it.
 
     Raises:
-        ImageError: of one of the classes above.
+        ImageError: the bytes are no image, or none that is read.
     """
     if mode == "fast" and target_size is None:
         raise ValueError("mode='fast' needs a target_size, below which no image is decoded")
@@ -285,9 +273,9 @@ def _image_error(error: Exception, data: bytes, *, name: str, max_pixels: int) -
         return ImageError("UnsupportedFormat", f"{name}: {reason}")
     kind = _kind(data)
     if isinstance(error, UnidentifiedImageError) and (kind is None or not kind.is_read):
-        error_class = "UnsupportedFormat" if kind is not None and kind.is_image else "NotAnImage"
-        hint = guess_content(data)
-        return ImageError(error_class, f"{name}: it is no image in a format that is read{hint}")
+        text = f"{name}: it is no image in a format that is read{guess_content(data)}"
+        is_image = kind is not None and kind.is_image
+        return ImageError("UnsupportedFormat" if is_image else "NotAnImage", text)
     is_unidentified = isinstance(error, UnidentifiedImageError)
     if is_unidentified:
         reason = "its header cannot be read"

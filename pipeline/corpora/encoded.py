@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.corpora.decoding import ImageError, guess_content
 from pipeline.corpora.endings import OTHER_UNREAD_ENDINGS, RAW_ENDINGS, ending
+from pipeline.corpora.error_classes import ErrorClass
 from pipeline.corpora.settings import ReadSettings
 from pipeline.corpora.sources import Source
 
@@ -48,7 +49,7 @@ def too_large(size: int, *, settings: ReadSettings) -> str:
 
 
 def failed_source(
-    source: Source, error_class: str, message: str, *, at: int | None = None
+    source: Source, error_class: ErrorClass, message: str, *, at: int | None = None
 ) -> EncodedImage:
     """Returns an error of the source itself, with an id that no other slice of it uses."""
     at = source.start if at is None else at

@@ -23,20 +23,22 @@ from pipeline.evaluation.loading import INDICES, ImageLoader
 from pipeline.evaluation.predictions import PredictionLoader
 from pipeline.evaluation.scoring import EvaluationSums, Scorer
 from pipeline.labelling.driving.operators import (
-    ATTEMPT_TRACKER,
+    configure_ray_data,
+    receipts,
+    segmented,
+    start_attempt_tracker,
+)
+from pipeline.labelling.driving.workers import (
     BlockSegmenter,
     BoundedLoad,
     SegmenterFactory,
     WholeImageFactory,
-    configure_ray_data,
-    receipts,
-    segmented,
 )
 from pipeline.labelling.failures.poison import reason
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.storage import StorageFault
 
 _TASK_IMAGES = 64
@@ -118,8 +120,10 @@ def evaluate_model(
     Raises:
         LabelError: an image or its labels are wrong.
         StorageFault: storage or cluster failed.
+        ValueError: the actors have GPUs, which the engine cannot use.
     """
     machines = Machines.of_cluster(segmenting.actors)
+    segmenting.settings.check_actors(actor_gpus=machines.actor_gpus)
     processor = segmenting.loading_processor
     block_bytes = machines.block_bytes(processor)
     configure_ray_data(block_bytes=block_bytes)
@@ -131,7 +135,7 @@ def evaluate_model(
         factory=segmenting.factory,
         machines=machines,
         num_images=len(job.dataset),
-        attempts=ATTEMPT_TRACKER.remote(),
+        attempts=start_attempt_tracker(),
     )
     return _summed(rows, job=job, num_cpus=machines.stager_cpus, on_progress=on_progress)
 
@@ -153,7 +157,7 @@ def evaluate_rows(
     loader = PredictionLoader(storage=job.dataset.storage)
     reader_cpus = actors.reader_cpus_beside(actor_gpus=0.0)
     rows = ray.data.from_arrow(list(tasks)).map_batches(
-        BoundedLoad(load=loader.__call__, attempts=ATTEMPT_TRACKER.remote()).__call__,
+        BoundedLoad(load=loader.__call__, attempts=start_attempt_tracker()).__call__,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=reader_cpus,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pipeline.evaluation.instance_ap import PUBLISHED
 from pipeline.evaluation.judging import SCORES, Judge, Metric
+from pipeline.runtime.wording import count
 
 _PER_LABEL = "_per_label"
 _MOST_ROWS = 40
@@ -81,7 +82,7 @@ def report_metrics(
 def metrics_summary(report: MetricsReport, *, files: Sequence[str]) -> str:
     """Returns the report in tables for people: in percent, labels from the worst on."""
     console = Console(file=io.StringIO(), width=100, highlight=False)
-    images = f"{report.num_images:,} image{'s' if report.num_images != 1 else ''}"
+    images = count(report.num_images, "image")
     console.print(_overall_table(report, title=f"{report.task}, {images}, in percent"))
     console.print(_label_table(report))
     for file in files:
@@ -115,7 +116,7 @@ def _label_table(report: MetricsReport) -> Table:
     shown = [row for row in report.labels if row[score] is not None]
     shown.sort(key=lambda row: row[score])
     absent = len(report.labels) - len(shown)
-    notes = [f"{absent} labels occur in no image" if absent else ""]
+    notes = [f"{count(absent, 'label')} in no image" if absent else ""]
     if len(shown) > _MOST_ROWS:
         notes.append(f"the {_MOST_ROWS} worst labels; all are in metrics.json")
         shown = shown[:_MOST_ROWS]

@@ -36,7 +36,7 @@ from pipeline.evaluation.report import MetricsReport, metrics_summary, report_me
 from pipeline.evaluation.scoring import EvaluationSums
 from pipeline.evaluation.settings import EvaluateSettings, InferenceSettings
 from pipeline.evaluation.worst import worst_image, worst_sheet
-from pipeline.labelling.model import read_model, with_stuff
+from pipeline.labelling.model import actor_files, read_model, with_stuff
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.cluster import connect
@@ -44,6 +44,7 @@ from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.runtime.wording import count
 from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore
 
@@ -66,8 +67,7 @@ def _evaluate(settings: Settings) -> int:
     wanted = settings.of(EvaluateSettings)
     prepared = _of_table(settings) if wanted.model is None else _of_model(settings)
     dataset = prepared.job.dataset
-    images = f"{len(dataset):,} image{'s' if len(dataset) != 1 else ''}"
-    print(f"{images} of {dataset.uri} ({dataset.kind})", file=sys.stderr)
+    print(f"{count(len(dataset), 'image')} of {dataset.uri} ({dataset.kind})", file=sys.stderr)
     for line in (*dataset.notes, *prepared.notes, *_hidden_lines(dataset)):
         print(line, file=sys.stderr, flush=True)
     actors = settings.of(ActorSettings)
@@ -130,8 +130,12 @@ def _of_model(settings: Settings) -> _Prepared:
         raise WrongUsage(
             "decode=gpu has no effect on an evaluation: its readers decode; leave it out"
         )
+    if segmenting.compile_cache is not None:
+        raise WrongUsage("compile_cache has no effect on an evaluation; leave it out")
     if mode is not None:
         _refuse_to_resize(settings)
+        if segmenting.engine != "torch":
+            raise WrongUsage("--engine has no effect with --augment or --window; leave it out")
     return _Prepared(
         job=job,
         notes=unmatched_lines(model.labels, job.judge.data_label_of),
@@ -139,7 +143,7 @@ def _of_model(settings: Settings) -> _Prepared:
             settings=segmenting,
             actors=settings.of(ActorSettings),
             processor=model.processor,
-            model_files=model.files,
+            model_files=actor_files(model, segmenting=segmenting),
             mode=mode,
         ),
     )

@@ -17,7 +17,7 @@ from pipeline.datasets.checking import fitted
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.datasets.target import LabelError
 from pipeline.evaluation.judging import Judge, Metric
-from pipeline.labelling.failures.gpu_actors import LEFT_ALONE
+from pipeline.labelling.failures.gpu_work import LEFT_ALONE
 from pipeline.labelling.failures.poison import LOST, MISTAKE
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES
 from pipeline.storage import SourceChanged, StorageFault

@@ -47,13 +47,14 @@ class ExportSettings:
     """Copy the photographs, link to them, or leave them out. copy writes them upright; link makes
     symbolic links to those that are upright files on this machine, and copies the others."""
     image_root: str | None = None
-    """Where the corpus is now, if it has moved. A folder or prefix with the same paths below it."""
+    """Where the corpus is now, if it has moved. A folder or prefix with the same paths below it.
+    With --images none the tasks of label_studio name the photographs there."""
     shard_images: int | None = None
     """Most images of one shard or JSON. By default 50,000 for JSONs and 1,000 for other shards."""
     reviewed: Literal["only", "first", "ignore"] = "first"
-    """What reviews do. first takes the newest review of an image before the model's segments; only
-    leaves out images without a review that was accepted or corrected; ignore takes the model's
-    alone."""
+    """Reviewed images only, reviews first, or no reviews. first takes the newest review of an image
+    before the model's segments; only leaves out images without a review that was accepted or
+    corrected; ignore takes the model's segments alone."""
     reviews: str | None = None
     """Folder or prefix of the reviews, if not in the table."""
     licence: str | None = None
@@ -66,8 +67,12 @@ class ExportSettings:
             raise ValueError(f"shard_images must be at least 1, got {self.shard_images}")
         if self.reviews is not None and self.reviewed == "ignore":
             raise ValueError("reviews has no effect with --reviewed ignore; leave one out")
-        if self.image_root is not None and self.images == "none":
-            raise ValueError("image_root has no effect with --images none; leave one out")
+        has_addresses = self.format == "label_studio"
+        if self.image_root is not None and self.images == "none" and not has_addresses:
+            raise ValueError(
+                "image_root with --images none is for label_studio, whose tasks name the "
+                f"photographs; the format is {self.format}: leave one out"
+            )
         _ = self.shares
 
     @property

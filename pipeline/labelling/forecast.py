@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 
-from pipeline.labelling.driving.operators import WholeImageFactory
-from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.driving.labelling_job import LabellingJob
+from pipeline.labelling.driving.workers import WholeImageFactory
 from pipeline.labelling.reading.unit_loader import UnitLoader
 from pipeline.planning.planner import Plan
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.runtime.progress import duration
 
 _SAMPLE_IMAGES = 16

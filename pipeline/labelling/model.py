@@ -5,7 +5,8 @@ Starts without torch, so that a folder without a model is refused before any act
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,12 +16,13 @@ from maskformer import (
     MaskFormerConfig,
     MaskFormerImageProcessor,
     check_folder,
+    kept_graph,
     known_things,
     resolve_folder,
 )
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.origin import model_origin
-from pipeline.labelling.settings import SegmentSettings
+from pipeline.labelling.settings import Engine, SegmentSettings
 from pipeline.table.made_by import MadeBy
 from pipeline.table.store import SCHEMA_VERSION, TableSpec
 
@@ -109,6 +111,36 @@ def read_model(name_or_folder: str, *, resize_rule: str) -> ModelFolder:
         processor=_processor(folder, resize_rule=resize_rule),
         origin=model_origin(name_or_folder, folder=folder),
     )
+
+
+def actor_files(model: ModelFolder, *, segmenting: SegmentSettings) -> ModelFiles:
+    """Returns the files that the actors need: the model's, or its exported graph in their place.
+
+    A graph is exported at its first use; a line says so.
+
+    Raises:
+        ValueError: the model cannot be exported.
+    """
+    return _ACTOR_FILES[segmenting.engine](model)
+
+
+def _files_for_torch(model: ModelFolder) -> ModelFiles:
+    return model.files
+
+
+def _files_for_onnx(model: ModelFolder) -> ModelFiles:
+    graph = kept_graph(model.files, fingerprint=model.fingerprint, announce=_announce)
+    return {name: model.files[name] for name in _NEEDED} | graph.by_name
+
+
+def _announce(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+_ACTOR_FILES: Mapping[Engine, Callable[[ModelFolder], ModelFiles]] = {
+    "torch": _files_for_torch,
+    "onnx": _files_for_onnx,
+}
 
 
 def with_stuff(
@@ -246,6 +278,7 @@ def table_spec(
         precision=segmenting.precision,
         decode=reading.decode,
         labels=model.labels,
+        engine=segmenting.engine,
         made_by=model.origin,
     )
 

@@ -11,6 +11,7 @@ from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.skips import OF_NO_KNOWN_KIND, SkipCounts
+from pipeline.runtime.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,22 +169,21 @@ def run_summary(report: Report, *, report_file: str) -> str:
         lines.append(f"units that were done before: {report.units_done_before:,}")
     rate = report.images_per_second
     lines.append(
-        f"labelled {report.images:,} images with {report.segments:,} segments "
+        f"labelled {count(report.images, 'image')} with {count(report.segments, 'segment')} "
         f"in {duration(report.seconds)}" + (f", {rate:.3g} images/s" if rate else "")
     )
-    for name, count in report.errors.items():
+    for name, number in report.errors.items():
         example = report.error_examples[name][0]["message"]
-        lines.append(f"  {count:,} × {name}, for example {example}")
+        lines.append(f"  {number:,} × {name}, for example {example}")
     for reason, said in report.passed_over.items():
-        files = "file" if said["count"] == 1 else "files"
         example = said["examples"][0]
-        lines.append(f"skipped {said['count']:,} {files} ({reason}), for example {example}")
+        lines.append(f"skipped {count(said['count'], 'file')} ({reason}), for example {example}")
     if report.files_named_twice:
         lines.append(
             f"files that the corpus names twice, labelled once: {report.files_named_twice:,}"
         )
     if report.storage_retries:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.storage_retries.items())
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in report.storage_retries.items())
         waited = duration(report.storage_wait_seconds)
         lines.append(f"storage requests that were repeated: {kinds}; they waited {waited} in total")
     if report.faults:

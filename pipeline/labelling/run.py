@@ -1,24 +1,33 @@
 """Runs a labelling job from its settings to its report.
 
-`jobs/` and the nightly run call it. Wrong settings are found before a process starts; the plan is
+`start.py` and the nightly run call it. Wrong settings are found before work starts; the plan is
 written before the work, the report after it.
 """
 
+import contextlib
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from maskformer import check_shapes
 from pipeline.corpora.reading import ReadSettings
+from pipeline.labelling.checked_models import check_once
 from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.driving.driver import run_units
-from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.driving.labelling_job import LabellingJob
+from pipeline.labelling.driving.local_children import MOST_IMAGES, LocalChildren, may_be_local
+from pipeline.labelling.driving.local_engine import LocalEngine
 from pipeline.labelling.expectations import Rule, check_rules, read_rules
-from pipeline.labelling.forecast import forecast
-from pipeline.labelling.model import fused_lines, read_model, table_spec, with_stuff
+from pipeline.labelling.model import (
+    actor_files,
+    fused_lines,
+    read_model,
+    table_spec,
+    with_stuff,
+)
 from pipeline.labelling.report import (
     Report,
     is_over_budget,
@@ -35,11 +44,12 @@ from pipeline.planning.planner import (
     settle_plan,
 )
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines, connect
 from pipeline.runtime.exit_codes import ExitCode
+from pipeline.runtime.machines import Machines
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
-from pipeline.runtime.settings import Settings, WrongUsage
+from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage
+from pipeline.runtime.status_line import NO_STATUS, StatusLine
 from pipeline.storage import File, Storage
 from pipeline.storage.retries import take_retries
 from pipeline.table.plans import report_file
@@ -78,16 +88,6 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
 
 
-def label_corpus(settings: Settings) -> int:
-    """Labels the images of the corpus that the table lacks. Returns the exit code.
-
-    Raises:
-        WrongUsage: settings, corpus, table or model are wrong.
-        StorageFault, ConnectionError: storage or cluster failed.
-    """
-    return label(settings, run_id=new_run_id())
-
-
 def label(
     settings: Settings,
     *,
@@ -95,25 +95,57 @@ def label(
     choice: SourceFilter | None = None,
     publish: Publish = write_report,
     watch: Watch = lambda plan, stats: lambda: None,
+    status: StatusLine = NO_STATUS,
+    children: LocalChildren | None = None,
 ) -> int:
-    """Labels the selected sources. Returns the exit code; raises as `label_corpus` does."""
+    """Labels the selected sources. Returns the exit code.
+
+    Args:
+        status: shows what is done until work begins.
+        children: may have been started already, for a run that takes no cluster.
+
+    Raises:
+        WrongUsage: settings, corpus, table or model are wrong.
+        StorageFault, ConnectionError: storage or cluster failed.
+    """
     began = time.monotonic()
     label, choice = settings.of(LabelSettings), choice or SourceFilter()
-    prepared = _prepare(settings, run_id=run_id, choice=choice)
-    job, plan = prepared.job, prepared.plan
-    for line in (*plan.notices, _opening(plan, label)):
-        print(line, file=sys.stderr, flush=True)
-    if label.dry_run:
-        _connect(job)
-        print(forecast(plan, job=job))
-        return ExitCode.DONE
-    stats, was_stopped = RunStats(), False
-    if plan.units:
-        _connect(job)
-        show = watch(plan, stats)
-        was_stopped = _run_plan(
-            plan, job=job, stats=stats, show=show, error_budget=label.error_budget
+    with contextlib.ExitStack() as stack:
+        children = stack.enter_context(children or LocalChildren())
+        if not may_be_local(settings):
+            children = None
+        status.show("reading the model and the corpus")
+        prepared = _prepare(
+            settings, run_id=run_id, choice=choice, children=children, status=status
         )
+        job, plan = prepared.job, prepared.plan
+        for line in (*plan.notices, _opening(plan, label)):
+            status.say(line)
+        if label.dry_run:
+            status.show("starting Ray")
+            _connect(job)
+            status.show("timing the first images")
+            text = _forecast(plan, job=job)
+            status.end()
+            print(text)
+            return ExitCode.DONE
+        stats, was_stopped = RunStats(), False
+        if plan.units:
+            engine = _local_engine(job, plan=plan, children=children, local=label.local)
+            if engine is None:
+                status.show("starting Ray")
+                _connect(job)
+            show = watch(plan, stats)
+            status.end()
+            was_stopped = _run_plan(
+                plan,
+                job=job,
+                stats=stats,
+                show=show,
+                error_budget=label.error_budget,
+                engine=engine,
+            )
+    status.end()
     stats.add_retries(take_retries())
     outcomes = check_rules(prepared.rules, table=job.table, run_id=job.run_id)
     report = report_run(
@@ -145,6 +177,21 @@ class _Prepared:
     """What is expected of its images."""
 
 
+def _local_engine(
+    job: LabellingJob, *, plan: Plan, children: LocalChildren | None, local: bool | None
+) -> LocalEngine | None:
+    """Returns the engine of a run without a cluster; None where it takes one."""
+    if children is None:
+        return None
+    num_images = sum(unit.about_images for unit in plan.units)
+    if num_images > MOST_IMAGES and not local:
+        children.end()
+        return None
+    with as_wrong_usage():
+        job.segmenting.check_actors(actor_gpus=0)
+    return LocalEngine(job, children=children, num_images=num_images)
+
+
 def _connect(job: LabellingJob) -> None:
     """Connects to the cluster.
 
@@ -152,16 +199,29 @@ def _connect(job: LabellingJob) -> None:
         WrongUsage: no actor would have the GPU that the settings need.
         ConnectionError: no cluster answers.
     """
+    # Loaded here: Ray takes a second, which a run without a cluster does without.
+    from pipeline.runtime.cluster import connect
+
     connect(job.actors.ray_address, dashboard=job.actors.dashboard)
-    if job.reading.decode == "gpu" and not Machines.of_cluster(job.actors).actor_gpus:
+    actor_gpus = Machines.of_cluster(job.actors).actor_gpus
+    with as_wrong_usage():
+        job.segmenting.check_actors(actor_gpus=actor_gpus)
+    if job.reading.decode == "gpu" and not actor_gpus:
         raise WrongUsage(
             "--decode gpu needs actors with a GPU (CUDA), and there is none here; a table made "
             "with it is continued where there is one"
         )
 
 
-def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepared:
-    """Finds what is wrong with the settings, and plans, before a process starts."""
+def _prepare(
+    settings: Settings,
+    *,
+    run_id: str,
+    choice: SourceFilter,
+    children: LocalChildren | None,
+    status: StatusLine,
+) -> _Prepared:
+    """Finds what is wrong with the settings, and plans, before work starts."""
     label, segmenting = settings.of(LabelSettings), settings.of(SegmentSettings)
     reading = settings.of(ReadSettings)
     try:
@@ -190,8 +250,10 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepa
 
         plan = plan_now()
         if table.spec() is None:
-            # Takes seconds, since it imports torch: done once for a table, which keeps its model.
-            check_shapes(model.folder)
+            status.show("checking the model")
+            check = check_shapes if children is None else children.check_model
+            check_once(model.fingerprint, check=partial(check, model.folder))
+        model_files = actor_files(model, segmenting=segmenting)
         if not label.dry_run:
             table.create(spec)
             spec = table.as_made(spec)
@@ -201,7 +263,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepa
         raise WrongUsage(str(error)) from error
     was_given = settings.of(SegmentSettings).label_ids_to_fuse is not None
     for line in fused_lines(segmenting, model=model, was_given=was_given):
-        print(line, file=sys.stderr, flush=True)
+        status.say(line)
     job = LabellingJob(
         table=table,
         spec=spec,
@@ -210,7 +272,7 @@ def _prepare(settings: Settings, *, run_id: str, choice: SourceFilter) -> _Prepa
         segmenting=segmenting,
         actors=settings.of(ActorSettings),
         processor=model.processor,
-        model_files=model.files,
+        model_files=model_files,
         deadline=choice.deadline,
     )
     return _Prepared(job=job, plan=plan, rules=rules)
@@ -223,6 +285,7 @@ def _run_plan(
     stats: RunStats,
     show: Callable[[], None],
     error_budget: float,
+    engine: LocalEngine | None,
 ) -> bool:
     """Labels the units of the plan. Returns whether it was stopped before its end."""
 
@@ -236,9 +299,15 @@ def _run_plan(
     with ProgressDisplay(stats, plan):
         try:
             units = plan.units_in_turn(job.run_id)
-            return run_units(units, job=job, stats=stats, on_progress=goes_on)
+            return run_units(units, job=job, stats=stats, on_progress=goes_on, engine=engine)
         except KeyboardInterrupt:
             return True
+
+
+def _forecast(plan: Plan, *, job: LabellingJob) -> str:
+    from pipeline.labelling.forecast import forecast  # loads Ray
+
+    return forecast(plan, job=job)
 
 
 def _opening(plan: Plan, label: LabelSettings) -> str:

@@ -9,6 +9,7 @@ from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.storage import Storage
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Engine = Literal["torch", "onnx"]
 
 _DEFAULTS = {"threshold": 0.5, "mask_threshold": 0.5, "overlap_mask_area_threshold": 0.8}
 
@@ -34,6 +35,9 @@ class LabelSettings:
     expect: str | None = None
     """YAML with rules on coverage, mean_score, errors and shares of labels, checked at the end;
     exit code 3 where one does not hold. See pipeline/labelling/expectations.py."""
+    local: bool | None = None
+    """Work in processes of this machine, without a Ray cluster, which takes longer to start. By
+    default for up to 2,000 images where there is no GPU and nothing asks for a cluster."""
     dry_run: bool = False
     """Plan, time a few images, forecast the run, write nothing."""
 
@@ -71,9 +75,17 @@ class SegmentSettings:
     """Number format of weights and activations. fp32 is exact on any device; tf32 is fp32 whose
     factors a GPU rounds to 10 bits, for speed; fp16 is for GPUs: CPUs emulate it a thousand times
     slower."""
+    engine: Engine = "torch"
+    """Library that computes the model. torch: on GPUs and CPUs; onnx: ONNX Runtime, for actors on
+    CPUs alone, faster for small models (see maskformer/export/README.md). The first run exports the
+    model, which takes a minute or more; the graph is kept. A table goes on with its own."""
     batch_pixels: int | None = None
     """Most pixels of a batch after resizing. By default 88 images and up to 131, as far as the GPU
     has memory for them; one image on a CPU."""
+    compile_cache: str | None = None
+    """Compile the model on GPUs, for the shapes that come most, and keep the compiled code in this
+    folder or prefix for the next run. The first run takes minutes longer; rows may differ in the
+    last bits of the arithmetic."""
     out_of_memory: Literal["record", "shrink", "tile"] = "record"
     """Result for an image that does not fit into memory. record: an error; shrink: segment it at
     half its size and less; tile: segment it part by part. With the last two, rows may depend on the
@@ -92,10 +104,29 @@ class SegmentSettings:
             raise ValueError(
                 f"label_ids_to_fuse has no effect on the task {self.task}; leave it out"
             )
+        if self.compile_cache is not None and self.task == "instance":
+            raise ValueError("compile_cache has no effect on the task instance; leave it out")
         if self.batch_pixels is not None and self.batch_pixels < 1:
             raise ValueError(f"batch_pixels must be at least 1, got {self.batch_pixels}")
+        if self.engine == "onnx" and self.precision != "fp32":
+            raise ValueError(
+                f"engine onnx computes in fp32 alone, got precision {self.precision}; leave one out"
+            )
         if self.segment_seconds <= 0:
             raise ValueError(f"segment_seconds must be above 0, got {self.segment_seconds}")
+
+    def check_actors(self, *, actor_gpus: float) -> None:
+        """Raises ValueError where a setting is for other actors: with GPUs, or without."""
+        if self.compile_cache is not None and not actor_gpus:
+            raise ValueError(
+                "--compile_cache needs actors with a GPU (CUDA), and there is none here; "
+                "leave it out"
+            )
+        if self.engine == "onnx" and actor_gpus:
+            raise ValueError(
+                "--engine onnx is for actors on CPUs, and those of this cluster have GPUs; leave "
+                "it out, or add --actor_gpus 0"
+            )
 
     @property
     def resolved(self) -> "ResolvedThresholds":

@@ -19,7 +19,6 @@ from pipeline.nightly.settings import SubmitSettings
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.settings import Settings, WrongUsage
 
-_STOPPED = 143
 _ASK_EVERY_SECONDS = 2.0
 _MOST_ATTEMPTS = 100
 
@@ -125,7 +124,7 @@ def _code(info: Any) -> int | None:
     A driver that was killed, or lost with its node, has no code or that of a signal: try again.
     """
     if info.status == JobStatus.STOPPED:
-        return _STOPPED
+        return ExitCode.STOPPED
     if info.status == JobStatus.SUCCEEDED:
         return ExitCode.DONE
     if info.status != JobStatus.FAILED:

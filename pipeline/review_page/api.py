@@ -6,6 +6,7 @@ request whose browser has gone is taken from their queue.
 
 import asyncio
 import hashlib
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ T = TypeVar("T")
 _MOST_BODY_BYTES = 2**25
 _MOST_LISTED = 1000
 _LONGEST_NAME = 100
+_RELOAD_SECONDS = 2.0
 _PHOTO_SIDES = (32, 16384)
 _THUMBNAIL_SIDES = (32, 1024)
 _STATIC = Path(__file__).parent / "static"
@@ -98,6 +100,11 @@ class PageApi:
             pool.shutdown(wait=True, cancel_futures=True)
 
     async def page(self, request: web.Request) -> web.Response:
+        if self._loaded.done():
+            # A listing of a disk takes less time than this; one of a bucket goes on behind it.
+            check = self._in(self._answers, self._view.reload)
+            check.add_done_callback(_say_failure)
+            await asyncio.wait([check], timeout=_RELOAD_SECONDS)
         return await self._file("index.html")
 
     async def static(self, request: web.Request) -> web.Response:
@@ -153,7 +160,7 @@ class PageApi:
             raise BadRequest("image_id must be text")
 
         def change() -> dict[str, Any]:
-            self._view.index.known_place(image_id)
+            self._view.now.index.known_place(image_id)
             act = self._view.claims.release if content.get("release") else self._view.claims.make
             act(image_id, reviewer=reviewer)
             return self._claims_of(image_id)
@@ -238,7 +245,7 @@ class PageApi:
         return asyncio.get_running_loop().run_in_executor(pool, call)
 
     def _grid_query(self, query: Mapping[str, str]) -> GridQuery:
-        sorts = self._view.grid.sorts
+        sorts = self._view.now.grid.sorts
         sort = query.get("sort") or sorts[0]
         if sort not in sorts:
             raise BadRequest(f"sort must be one of {', '.join(sorts)}, got {sort[:40]!r}")
@@ -267,6 +274,11 @@ class PageApi:
         if label.isascii() and label.isdecimal() and int(label[:9]) < len(labels):
             return int(label)
         raise BadRequest(f"label must be one of the table's, by name or id, got {label[:40]!r}")
+
+
+def _say_failure(reloading: "asyncio.Future[bool]") -> None:
+    if not reloading.cancelled() and (error := reloading.exception()) is not None:
+        print(f"the table could not be read again: {error}", file=sys.stderr, flush=True)
 
 
 @web.middleware

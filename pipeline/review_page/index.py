@@ -6,13 +6,14 @@
 
 import bisect
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from pipeline.review_page.arrow_arrays import Column, arrow_integers, numpy_numbers, places_in
 
 
 class UnknownImage(LookupError):
@@ -146,21 +147,19 @@ class TableIndex:
 
     def rows(self, places: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
         """Returns the columns of images."""
-        return self.images.take(pa.array(places)).to_pylist()
+        return self.images.take(arrow_integers(places)).to_pylist()
 
-    def add_column(self, name: str, image_ids: Sequence[str], values: Sequence[float]) -> None:
+    def add_column(self, name: str, image_ids: Column, values: npt.NDArray[np.float32]) -> None:
         """Adds a column to sort by; ids that the table lacks are left out."""
         column = np.full(len(self), np.nan, np.float32)
         places = self.places(image_ids)
         is_known = places >= 0
-        column[places[is_known]] = np.asarray(values, np.float32)[is_known]
+        column[places[is_known]] = values[is_known]
         self.values[name] = column
 
-    def places(self, image_ids: Sequence[str] | pa.Array) -> npt.NDArray[np.int64]:
+    def places(self, image_ids: Column) -> npt.NDArray[np.int64]:
         """Returns the places of images, -1 where the table lacks one."""
-        ids = pa.array(image_ids, pa.string()) if not isinstance(image_ids, pa.Array) else image_ids
-        found = pa.compute.index_in(ids, value_set=self._ids)
-        return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return places_in(image_ids, of=self._ids)
 
     def sorted_by(self, column: str, *, descending: bool) -> npt.NDArray[np.int64]:
         """Returns all places in the order of a column, those without a value last.
@@ -186,4 +185,4 @@ class TableIndex:
 
 
 def _floats(column: pa.Array) -> Floats:
-    return column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+    return numpy_numbers(column, missing=np.nan)

@@ -25,6 +25,18 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Known:
+    """The newest revision of an image as it is kept, whether the table has the image or not."""
+
+    revision: Revision
+    """Without its segments."""
+    has_its_labels: bool
+    """True if the table has all labels of its segments."""
+    labels: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReviewedImage:
     """The newest revision of an image, as the grid shows it."""
 
@@ -44,7 +56,7 @@ class ReviewedState:
     def __init__(self, index: TableIndex, log: ReviewLog, *, spec: TableSpec) -> None:
         self._index, self._log, self._spec = index, log, spec
         self._images: dict[int, ReviewedImage] = {}
-        self._known: dict[str, int] = {}
+        self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
         self.is_loaded = False
         """True once the newest revision of every image was read."""
@@ -56,7 +68,7 @@ class ReviewedState:
             DamagedRevision: one cannot be read; all others are known.
         """
         listing = self._log.listing()
-        wanted = [each for each in listing.newest() if self._known.get(each[0], 0) < each[1]]
+        wanted = [each for each in listing.newest() if self._number(each[0]) < each[1]]
         damage: DamagedRevision | None = None
         try:
             for revision in self._log.revisions(wanted, listing=listing):
@@ -75,16 +87,41 @@ class ReviewedState:
 
     def add(self, revision: Revision) -> None:
         """Adds a revision, unless a newer one of its image is known."""
-        place = self._index.place(revision.image_id)
-        key = review_key(revision.image_id)
+        has_its_labels = {each.label for each in revision.segments} <= {*self._spec.labels}
+        segments = with_labels_of(self._spec, revision).segments if has_its_labels else ()
+        known = _Known(
+            revision=revision.replace(segments=(), operations=()),
+            has_its_labels=has_its_labels,
+            labels=np.array([each.label_id for each in segments], np.int32),
+            scores=np.array(
+                [np.nan if each.score is None else each.score for each in segments], np.float32
+            ),
+        )
+        self._take(review_key(revision.image_id), known)
+
+    def take(self, other: "ReviewedState") -> None:
+        """Takes over the revisions that are known of another state of this table."""
+        with other._lock:
+            known = dict(other._known)
+        for key, each in known.items():
+            self._take(key, each)
+        self.is_loaded |= other.is_loaded
+
+    def _take(self, key: str, known: _Known) -> None:
+        place = self._index.place(known.revision.image_id)
         with self._lock:
-            if self._known.get(key, 0) >= revision.revision:
+            if self._number(key) >= known.revision.revision:
                 return
-            self._known[key] = revision.revision
+            self._known[key] = known
             if place is not None:
                 row = {**self._index.row(place), "status": "ok"}
-                is_stale = reason_stale(revision, row, spec=self._spec) is not None
-                self._images[place] = self._summary(revision, is_stale=is_stale)
+                is_other = reason_stale(known.revision, row, spec=self._spec) is not None
+                is_stale = is_other or not known.has_its_labels
+                self._images[place] = _summary(known, is_stale=is_stale)
+
+    def _number(self, key: str) -> int:
+        known = self._known.get(key)
+        return 0 if known is None else known.revision.revision
 
     def of(self, place: int) -> ReviewedImage | None:
         """Returns what is known of an image; None where nobody has reviewed it."""
@@ -153,19 +190,18 @@ class ReviewedState:
             counts += np.bincount(labels, minlength=len(counts))
         return counts
 
-    def _summary(self, revision: Revision, *, is_stale: bool) -> ReviewedImage:
-        segments = () if is_stale else with_labels_of(self._spec, revision).segments
-        return ReviewedImage(
-            revision=revision.revision,
-            status=revision.status,
-            reviewer=revision.reviewer,
-            saved_at=revision.created_at.isoformat(),
-            is_stale=is_stale,
-            labels=np.array([each.label_id for each in segments], np.int32),
-            scores=np.array(
-                [np.nan if each.score is None else each.score for each in segments], np.float32
-            ),
-        )
+
+def _summary(known: _Known, *, is_stale: bool) -> ReviewedImage:
+    revision = known.revision
+    return ReviewedImage(
+        revision=revision.revision,
+        status=revision.status,
+        reviewer=revision.reviewer,
+        saved_at=revision.created_at.isoformat(),
+        is_stale=is_stale,
+        labels=known.labels,
+        scores=known.scores,
+    )
 
 
 def _state(image: ReviewedImage) -> str:

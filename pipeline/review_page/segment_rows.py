@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
@@ -60,7 +59,7 @@ class SegmentRows:
                 self._files = None
                 return self._read(self._file(unit), unit=unit, is_its=is_its)
 
-    def _read(self, file: File, *, unit: str, is_its: ds.Expression) -> pa.Table:
+    def _read(self, file: File, *, unit: str, is_its: pc.Expression) -> pa.Table:
         is_of_unit = rows_of_unit(file.uri, unit)
         is_small = file.size <= _LARGEST_UNIT_BYTES
         wanted = is_of_unit if is_small else is_of_unit & is_its
@@ -86,14 +85,14 @@ class SegmentRows:
 
     def _file(self, unit: str) -> File:
         files = self._files
-        if files is None:
+        if files is None or unit not in files:  # a later run has added units
             files = self._files = self._table.segment_files()
         try:
             return files[unit]
         except KeyError:
             raise SourceChanged(
                 f"{self._table.uri} has no file with the segments of unit {unit}; "
-                "start again to read the table as it is now"
+                "load the page again to see the table as it is now"
             ) from None
 
 

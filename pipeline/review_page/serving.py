@@ -22,6 +22,8 @@ from pipeline.storage import SourceChanged, StorageFault
 
 _SHUTDOWN_SECONDS = 10.0
 _REFRESH_SECONDS = 30.0
+_REST = 20
+"""Least time between two readings of the table, as a multiple of the time that one takes."""
 
 
 async def serve(
@@ -78,15 +80,26 @@ async def serve(
 
 
 async def keep_fresh(view: TableView) -> None:
-    """Starts the decoders and reads the reviews, then again and again those of other servers."""
+    """Starts the decoders and reads the reviews, then again and again what others add.
+
+    Those are reviews of other servers, and units of later runs.
+    """
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, view.pictures.warm_up)
+    wait = _REFRESH_SECONDS
     while True:
         try:
-            await loop.run_in_executor(None, view.state.refresh)
+            await loop.run_in_executor(None, view.now.state.refresh)
         except (StorageFault, SourceChanged, DamagedRevision, FileNotFoundError) as error:
             print(f"the reviews could not all be read: {error}", file=sys.stderr, flush=True)
-        await asyncio.sleep(_REFRESH_SECONDS)
+        await asyncio.sleep(wait)
+        started = loop.time()
+        try:
+            await loop.run_in_executor(None, view.reload)
+        except (StorageFault, SourceChanged, FileNotFoundError) as error:
+            print(f"the table could not be read again: {error}", file=sys.stderr, flush=True)
+        # A table that grows all the time is read again for a small share of the time.
+        wait = max(_REFRESH_SECONDS, _REST * (loop.time() - started))
 
 
 def listening(host: str, port: int) -> socket.socket:

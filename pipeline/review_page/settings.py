@@ -61,7 +61,7 @@ class PageSettings:
     """Address to listen on. Another than this machine's own is refused without a token of at least
     16 characters in the environment variable MASKFORMER_REVIEW_TOKEN."""
     port: int | None = None
-    """Port to listen on; by default one that the table's location gives. So a browser finds the
+    """Port to listen on; by default one made from the table's location. So a browser finds the
     drafts of the last time again. 0 takes any free one."""
     public_address: str | None = None
     """Address of the page behind a proxy, as https://review.example.org."""

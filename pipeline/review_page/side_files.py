@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
+from pipeline.review_page.arrow_arrays import numpy_numbers
 from pipeline.review_page.index import TableIndex
 from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import Storage, join
@@ -19,9 +22,8 @@ def add_queue(index: TableIndex, uri: str, *, storage: Storage) -> int:
         WrongUsage: the file is no queue.
     """
     rows = _read(uri, columns=["image_id", "rank", "reasons"], option="queue", storage=storage)
-    image_ids = rows["image_id"].to_pylist()
-    index.add_column("rank", image_ids, rows["rank"].to_pylist())
-    places = index.places(image_ids).tolist()
+    index.add_column("rank", rows["image_id"], _floats(rows["rank"]))
+    places = index.places(rows["image_id"]).tolist()
     for place, reasons in zip(places, rows["reasons"].to_pylist(), strict=True):
         if place >= 0:
             index.reasons[place] = list(reasons or ())
@@ -40,8 +42,12 @@ def add_agreement(index: TableIndex, uri: str, *, storage: Storage) -> None:
     inside = join(uri, "agreement")  # where `compare` puts it in its own output
     place = inside if next(iter(storage.files(inside)), None) else uri
     rows = _read(place, columns=columns, option="agreement", storage=storage)
-    rows = rows.filter(pa.compute.field("disagreement").is_valid())
-    index.add_column("disagreement", rows["image_id"].to_pylist(), rows["disagreement"].to_pylist())
+    rows = rows.filter(pa.compute.is_valid(rows["disagreement"]))
+    index.add_column("disagreement", rows["image_id"], _floats(rows["disagreement"]))
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    return numpy_numbers(column.cast(pa.float64()), missing=np.nan).astype(np.float32)
 
 
 def _read(uri: str, *, columns: Sequence[str], option: str, storage: Storage) -> pa.Table:

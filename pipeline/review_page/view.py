@@ -12,15 +12,13 @@ from typing import Any
 from pipeline.corpora.settings import ReadSettings
 from pipeline.review_page.cache import ByteCache
 from pipeline.review_page.claims import Claims
-from pipeline.review_page.grid import GridQuery, ImageGrid
+from pipeline.review_page.grid import GridQuery
+from pipeline.review_page.loaded_table import LoadedTable, TableLoader
 from pipeline.review_page.photographs import PhotographReader
 from pipeline.review_page.pictures import THUMBNAIL_QUALITY, PictureMaker, PictureRequest
-from pipeline.review_page.reading_index import read_index
 from pipeline.review_page.requests import BadRequest
-from pipeline.review_page.reviewed_state import ReviewedState
 from pipeline.review_page.segment_rows import SegmentRows
 from pipeline.review_page.settings import ReviewSettings, ViewSettings
-from pipeline.review_page.side_files import add_agreement, add_queue
 from pipeline.review_page.submissions import Submission, posted_revision
 from pipeline.reviews.log import ReviewLog
 from pipeline.reviews.model_rows import model_segment
@@ -56,7 +54,6 @@ class TableView:
             ValueError: its `_table.json` is of another version.
         """
         self.settings, self.review, self.reading = settings, review, reading
-        self._patient_storage = storage
         # Nobody waits at a page for minutes; the browser keeps a draft and sends it again.
         seconds = min(storage.storage_seconds, _LONGEST_WAIT_SECONDS)
         self.storage = dataclasses.replace(storage, storage_seconds=seconds)
@@ -77,9 +74,17 @@ class TableView:
         self._thumbnails = ByteCache(most_bytes=_THUMBNAIL_BYTES)
         self._photos = ByteCache(most_bytes=_PHOTO_BYTES)
         self._plans: Mapping[str, int] | None = None
-        self._lock = threading.Lock()
-        self.queue_missing = 0
-        """Number of images of the queue that the table lacks or has in error."""
+        self._lock, self._reloading = threading.Lock(), threading.Lock()
+        self._loader = TableLoader(
+            table=self.table.uri,
+            spec=self.spec,
+            log=self.log,
+            storage=storage,
+            queue=review.queue if review else None,
+            agreement=settings.agreement,
+        )
+        self.now: LoadedTable
+        """The table as it was read last. A request takes it once: places differ between two."""
 
     def load(self) -> None:
         """Reads the index and the files beside the table.
@@ -88,17 +93,27 @@ class TableView:
             WrongUsage: the queue or the agreement is none.
             StorageFault: the storage failed, after retries.
         """
-        self.index = read_index(
-            self.table.uri, num_labels=len(self.spec.labels), storage=self._patient_storage
-        )
-        if self.review is not None and self.review.queue is not None:
-            self.queue_missing = add_queue(
-                self.index, self.review.queue, storage=self._patient_storage
-            )
-        if self.settings.agreement is not None:
-            add_agreement(self.index, self.settings.agreement, storage=self._patient_storage)
-        self.state = ReviewedState(self.index, self.log, spec=self.spec)
-        self.grid = ImageGrid(self.index, self.state)
+        self.now = self._loader.load()
+
+    def reload(self) -> bool:
+        """Reads the table again if its units have changed; returns whether they have.
+
+        Returns False at once where another thread is at it.
+
+        Raises:
+            StorageFault: the storage failed, after retries; the table is shown as it was.
+        """
+        if not self._reloading.acquire(blocking=False):
+            return False
+        try:
+            if self._loader.version() == self.now.version:
+                return False
+            before = self.now
+            self.now = self._loader.load(before=before)
+            self.now.state.take(before.state)  # what was saved meanwhile
+            return True
+        finally:
+            self._reloading.release()
 
     def close(self) -> None:
         """Ends the child processes that decode."""
@@ -110,9 +125,11 @@ class TableView:
 
     def about(self, *, reviewer: str | None) -> dict[str, Any]:
         """Describes the table: `GET /api/table`."""
-        counts = self.state.label_counts().tolist()
+        now = self.now
+        counts = now.state.label_counts().tolist()
         return {
             "table": self.table.uri,
+            "version": now.version,
             "task": self.spec.task,
             "labels": [
                 {
@@ -124,28 +141,29 @@ class TableView:
                 }
                 for label_id, name in enumerate(self.spec.labels)
             ],
-            "images": len(self.index),
-            "images_in_error": self.index.num_errors,
+            "images": len(now.index),
+            "images_in_error": now.index.num_errors,
             "reviewer": reviewer,
-            "reviewers": self.state.reviewers(),
+            "reviewers": now.state.reviewers(),
             "can_save": self.can_save,
-            "queue": "rank" in self.index.values,
-            "queue_missing": self.queue_missing,
-            "counts": self.state.counts(),
-            "reviews_are_loaded": self.state.is_loaded,
-            "sorts": self.grid.sorts,
+            "queue": "rank" in now.index.values,
+            "queue_missing": now.queue_missing,
+            "counts": now.state.counts(),
+            "reviews_are_loaded": now.state.is_loaded,
+            "sorts": now.grid.sorts,
         }
 
     def images(self, query: GridQuery) -> dict[str, Any]:
         """Returns a part of the grid: `GET /api/images`."""
-        return self.grid.part(query)
+        now = self.now
+        return {"version": now.version, **now.grid.part(query)}
 
     def image_segments(self, image_id: str) -> dict[str, Any]:
         """Returns the newest state of an image: `GET /api/segments`."""
         row = self._row(image_id)
         newest = self.log.latest(image_id)
         if newest is not None:
-            self.state.add(newest)
+            self.now.state.add(newest)
         is_other_photo = newest is not None and newest.base_etag != row["etag"]
         if newest is not None and self._counts(newest, row):
             return state_of(with_labels_of(self.spec, newest))
@@ -187,7 +205,7 @@ class TableView:
             saved = save(self.log, revision, base=lambda: self._model_segments(row))
         except ValueError as error:
             raise BadRequest(str(error)) from error
-        self.state.add(saved.theirs if isinstance(saved, Conflict) else saved)
+        self.now.state.add(saved.theirs if isinstance(saved, Conflict) else saved)
         return saved
 
     def photo(self, image_id: str, *, longest_side: int | None) -> bytes:
@@ -202,9 +220,10 @@ class TableView:
 
     def thumbnail_version(self, image_id: str) -> str:
         """Returns a text that changes with what a thumbnail of the image shows."""
-        place = self.index.known_place(image_id)
-        review = self.state.of(place)
-        row = self.index.row(place)
+        now = self.now
+        place = now.index.known_place(image_id)
+        review = now.state.of(place)
+        row = now.index.row(place)
         return f"{image_id} {row['etag']} {row['unit_id']} {review.revision if review else 0}"
 
     def thumbnail(self, image_id: str, *, size: int, overlay: bool) -> bytes:
@@ -223,7 +242,8 @@ class TableView:
         return kept
 
     def _drawn(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        review = self.state.of(self.index.known_place(row["image_id"]))
+        now = self.now
+        review = now.state.of(now.index.known_place(row["image_id"]))
         segments = self._model_segments(row)
         if review is not None and not review.is_stale:
             newest = self.log.read(row["image_id"], review.revision)
@@ -247,7 +267,8 @@ class TableView:
         return self.pictures.make(request)
 
     def _row(self, image_id: str) -> dict[str, Any]:
-        return self.index.row(self.index.known_place(image_id))
+        index = self.now.index
+        return index.row(index.known_place(image_id))
 
     def _model_segments(self, row: Mapping[str, Any]) -> tuple[ReviewedSegment, ...]:
         return tuple(map(model_segment, self._segments.of_image(row)))

@@ -4,13 +4,17 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Lists the exit codes that all commands share."""
+    """Lists the exit codes of all commands; `pipeline/README.md` says what to do after each."""
 
     DONE = 0
+    NOT_SOUND = 1
+    """Of verify and compact: a file of the table is damaged, or its rows break a rule."""
     WRONG_USAGE = 2
     DONE_WITH_ERRORS = 3
     BUDGET_EXCEEDED = 4
     TRY_AGAIN = 75
+    STOPPED = 143
+    """Of submit: somebody stopped the job on the cluster."""
 
 
 class TryAgain(Exception):

@@ -7,7 +7,7 @@ import base64
 import re
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 # HTML has no place for control characters, and those of direction would disguise a name.
 _UNSEEN = re.compile(
@@ -16,9 +16,9 @@ _UNSEEN = re.compile(
 
 
 def page_environment(package: str) -> Environment:
-    """Returns the templates of a package and their filters."""
+    """Returns the templates of a package, which extend `page.html`, and their filters."""
     found = Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("pipeline.runtime")]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_visible,

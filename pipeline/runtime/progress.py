@@ -1,13 +1,14 @@
 """Shows the progress of a run: a bar on a terminal, elsewhere a line now and then.
 
-Reads the stats that the driver keeps, in a thread of its own, so that slow batches do not stop it.
+Reads what the driver counts, in a thread of its own, so that slow batches do not stop it.
 """
 
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -38,20 +39,12 @@ class ImageCount:
     num_bytes: int = 0
 
 
-class ProgressDisplay:
-    """A context manager that shows a run's stats while it is open."""
+class Display(ABC):
+    """A context manager that shows how far a work is while it is open."""
 
-    def __init__(
-        self,
-        stats: RunStats,
-        plan: Extent,
-        *,
-        doing: str = "labelling",
-        output: TextIO | None = None,
-    ) -> None:
-        self._stats, self._plan, self._doing = stats, plan, doing
+    def __init__(self, *, doing: str, output: TextIO | None = None) -> None:
+        self._doing = doing
         self._output = output or sys.stderr
-        self._started = time.monotonic()
         self._stop = threading.Event()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -65,7 +58,7 @@ class ProgressDisplay:
             )
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task("starting", total=1.0, facts="")
@@ -78,8 +71,49 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.stop()
 
+    @abstractmethod
     def line(self) -> str:
-        """Returns a line with images done, rate, errors and time left."""
+        """Returns a line with what is done, the rate and the time left."""
+
+    @property
+    @abstractmethod
+    def share(self) -> float:
+        """Returns the share that is done, in [0, 1]."""
+
+    @property
+    @abstractmethod
+    def has_begun(self) -> bool:
+        """Returns whether anything is done."""
+
+    def _run(self) -> None:
+        every = _LINE_EVERY_SECONDS if self._bar is None else _BAR_EVERY_SECONDS
+        while not self._stop.wait(every):
+            if self._bar is None:
+                print(f"{time.strftime('%H:%M:%S')}  {self.line()}", file=self._output, flush=True)
+            elif self._task is not None:
+                self._bar.update(
+                    self._task,
+                    description=self._doing if self.has_begun else "starting",
+                    completed=self.share,
+                    facts=self.line(),
+                )
+
+
+class ProgressDisplay(Display):
+    """Shows a run's stats: images, their rate and errors."""
+
+    def __init__(
+        self,
+        stats: RunStats,
+        plan: Extent,
+        *,
+        doing: str = "labelling",
+        output: TextIO | None = None,
+    ) -> None:
+        super().__init__(doing=doing, output=output)
+        self._stats, self._plan = stats, plan
+
+    def line(self) -> str:
         counts, rate = self._stats.counts, self._stats.images_per_second
         parts = [f"{counts.images:,} images"]
         if self._plan.num_images is not None:
@@ -91,31 +125,56 @@ class ProgressDisplay:
             parts.append(f"{duration(seconds)} left")
         return ", ".join(parts)
 
-    def _run(self) -> None:
-        every = _LINE_EVERY_SECONDS if self._bar is None else _BAR_EVERY_SECONDS
-        while not self._stop.wait(every):
-            if self._bar is None:
-                print(f"{time.strftime('%H:%M:%S')}  {self.line()}", file=self._output, flush=True)
-            elif self._task is not None:
-                started = self._stats.has_begun
-                self._bar.update(
-                    self._task,
-                    description=self._doing if started else "starting",
-                    completed=self._share(),
-                    facts=self.line(),
-                )
+    @property
+    def has_begun(self) -> bool:
+        return self._stats.has_begun
 
-    def _share(self) -> float:
-        """Returns the share that is done, in [0, 1]: of the images, or of bytes if not known."""
+    @property
+    def share(self) -> float:
+        """Returns the share of the images, or of the bytes if their number is not known."""
         if self._plan.num_images:
             return min(1.0, self._stats.counts.images / self._plan.num_images)
         return min(1.0, self._stats.counts.bytes_read / max(1, self._plan.num_bytes))
 
     def _seconds_left(self) -> float | None:
-        share, rate = self._share(), self._stats.images_per_second
+        share, rate = self.share, self._stats.images_per_second
         if rate is None or not 0 < share < 1:
             return None
         return self._stats.counts.images / rate * (1 - share) / share
+
+
+class FileProgress(Display):
+    """Shows how much of a file is read, for work whose speed is that of reading."""
+
+    def __init__(
+        self, num_bytes: int, *, doing: str = "reading", output: TextIO | None = None
+    ) -> None:
+        super().__init__(doing=doing, output=output)
+        self._num_bytes, self._read = num_bytes, 0
+        self._started = time.monotonic()
+
+    def add(self, num_bytes: int) -> None:
+        """Counts bytes that were just read."""
+        self._read += num_bytes
+
+    def line(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-3)
+        megabytes = self._read / 1e6
+        parts = [
+            f"{megabytes:,.1f} of {self._num_bytes / 1e6:,.1f} MB",
+            f"{megabytes / seconds:.3g} MB/s",
+        ]
+        if 0 < self.share < 1:
+            parts.append(f"{duration(seconds * (1 - self.share) / self.share)} left")
+        return ", ".join(parts)
+
+    @property
+    def has_begun(self) -> bool:
+        return self._read > 0
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self._read / max(1, self._num_bytes))
 
 
 def duration(seconds: float) -> str:

@@ -90,6 +90,7 @@ def resolved_yaml(
     kinds: Sequence[type],
     *,
     arguments: Sequence[str] | None = None,
+    positional: Sequence[str] = (),
     preset: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes the settings that `parse` would read, as a file for `--config` to start from.
@@ -98,7 +99,9 @@ def resolved_yaml(
     """
     needed = [option.name for option in options_of(kinds) if option.is_required]
     placeholders = dict.fromkeys(needed, "")
-    values = _parsed(kinds, arguments, positional=(), preset={**placeholders, **(preset or {})})
+    values = _parsed(
+        kinds, arguments, positional=positional, preset={**placeholders, **(preset or {})}
+    )
     blocks = []
     for kind in kinds:
         options = [option for option in options_of([kind]) if not option.is_secret]

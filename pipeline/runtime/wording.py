@@ -12,3 +12,14 @@ def list_some(names: Sequence[object], *, at_most: int = 5) -> str:
     """Returns the first names, and the number of the others: "a, b and 3 more"."""
     more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
     return ", ".join(map(str, names[:at_most])) + more
+
+
+def data_size(num_bytes: int) -> str:
+    """Returns the size in the unit that fits: "12 bytes", "3.4 kB", "1.2 GB"."""
+    if num_bytes < 1000:
+        return count(num_bytes, "byte")
+    size, units = num_bytes / 1000, iter(("kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 999.95 and (larger := next(units, None)):
+        size, unit = size / 1000, larger
+    return f"{size:,.1f} {unit}"

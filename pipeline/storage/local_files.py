@@ -24,6 +24,7 @@ from pipeline.storage.uris import local_uri
 _COPY_BYTES = 2**20
 _READABLE_BY_ALL = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _SYSTEM_FOLDER = re.compile(r"\.|(lost\+found|System Volume Information|\$RECYCLE\.BIN)$")
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -187,6 +188,18 @@ def _replaced(path: str) -> Iterator[Any]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def remove_drafts(folder: str, *, of: str = "") -> None:
+    """Removes what a process that was killed left of files that it was writing below a folder.
+
+    Args:
+        of: begin of their names, to leave all others.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _DRAFT.fullmatch(name) and name.lstrip(".").startswith(of):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def _draft(target: Path) -> Path:

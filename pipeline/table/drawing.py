@@ -68,9 +68,11 @@ def photograph_beside_overlay(
     rows, segments = latest.rows_of_images(TableStore(table, storage), [image_id])
     photo = find_images(rows, storage=storage, reading=ReadSettings())[image_id].convert("RGB")
     width = round(height * photo.width / photo.height)
+    photo = photo.resize((width, height), Image.Resampling.LANCZOS)
+    drawn = draw_segments(photo, segments, mask_of=lambda row: _mask_of_size(row, photo.size))
     pair = Image.new("RGB", (2 * width + height // 64, height), "white")
-    for left, picture in ((0, photo), (pair.width - width, draw_segments(photo, segments))):
-        pair.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, 0))
+    for left, picture in ((0, photo), (pair.width - width, drawn)):
+        pair.paste(picture, (left, 0))
     return pair
 
 
@@ -122,7 +124,7 @@ def draw_segments(
     """Tints and outlines each segment in the photo, and names it if it is large enough.
 
     A label has one colour in all pictures; segments of one label differ in brightness. A score of
-    None is left out.
+    None is left out, and so is a name that would lie over that of a larger segment.
 
     Args:
         mask_of: returns the mask of a row, for a photo that is not of the image's full size.
@@ -143,15 +145,33 @@ def draw_segments(
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(10, photo.height // 28))
+    taken: list[tuple[float, float, float, float]] = []
     for (x, y), name in names:
         half = draw.textlength(name, font) / 2 + 3
         x = int(min(max(x, half), max(half, photo.width - half)))  # keeps names at the edge whole
+        box = draw.textbbox((x, y), name, font, anchor="mm", stroke_width=2)
+        if any(_is_touching(box, other) for other in taken):
+            continue
+        taken.append(box)
         draw.text((x, y), name, "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
     return picture
 
 
+def _mask_of_size(row: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Returns a mask in the size of a picture (width, height), with smooth edges."""
+    mask = Image.fromarray(_full_mask(row).astype(np.uint8) * 255)
+    return np.asarray(mask.resize(size, Image.Resampling.BICUBIC)) > 127
+
+
 def _full_mask(row: Mapping[str, Any]) -> np.ndarray:
     return decode_rle(row["rle"], height=row["height"], width=row["width"])
+
+
+def _is_touching(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> bool:
+    """Returns whether two boxes (left, top, right, bottom) share a point."""
+    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
 def _sheet(tiles: Sequence[Image.Image], *, layout: SheetLayout) -> Image.Image:

@@ -15,18 +15,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.storage import Storage
 from pipeline.table.plans import plan_numbers
 from pipeline.table.scratch import scratch_database
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore, rows_of_unit
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 _Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
@@ -83,7 +86,7 @@ def rows_of_images(
 
     Reads the identifiers of all images, but segments only in the units that hold these images.
     """
-    is_chosen = ds.field("image_id").isin(pa.array(image_ids, pa.string()))
+    is_chosen = pc.field("image_id").isin(pa.array(image_ids, pa.string()))
     every = table.dataset("images", IMAGES).to_table(filter=is_chosen)
     rows = newest(every.to_pylist(), table=table)
     of_unit: dict[str, list[str]] = defaultdict(list)
@@ -93,7 +96,7 @@ def rows_of_images(
     found: list[dict[str, Any]] = []
     for unit_id, ids in of_unit.items():
         file = files[unit_id]
-        is_of_these = ds.field("image_id").isin(pa.array(ids, pa.string()))
+        is_of_these = pc.field("image_id").isin(pa.array(ids, pa.string()))
         is_of_these &= rows_of_unit(file.uri, unit_id)
         with table.storage.open(file.uri, etag=file.etag, size=file.size) as data:
             read = read_parquet(data, rows=is_of_these)
@@ -127,6 +130,8 @@ def generations(table: TableStore) -> Generations:
     )
 
 
+_READAHEAD = {"batch_size": 2**14, "batch_readahead": 4, "fragment_readahead": 1}
+"""Run lengths are long: by default, two million rows of them may wait for their reader."""
 _IDS = pa.schema([IMAGES.field("image_id"), IMAGES.field("unit_id")])
 _PLANS = pa.schema([("unit_id", pa.string()), ("plan", pa.int64())])
 # A unit that is in no plan is older than all others.
@@ -161,13 +166,15 @@ def _read_latest(
     return pa.RecordBatchReader.from_batches(wanted, _rows(dataset, now, wanted=wanted))
 
 
-def _rows(dataset: ds.Dataset, now: Generations, *, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _rows(
+    dataset: "ds.Dataset", now: Generations, *, wanted: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     for fragment in dataset.get_fragments():
         # A unit's own file of segments is named after it; a compacted file has a column of units.
         has_units = "unit_id" in fragment.physical_schema.names
         needed = {*wanted.names, "image_id", *(["unit_id"] if has_units else [])}
         needed &= {*fragment.physical_schema.names}
-        for batch in fragment.to_batches(columns=sorted(needed)):
+        for batch in fragment.to_batches(columns=sorted(needed), **_READAHEAD):
             own = pa.repeat(Path(fragment.path).stem, len(batch))
             units = batch["unit_id"] if has_units else own
             latest = batch.filter(pa.array(now.is_latest(batch["image_id"], units)))

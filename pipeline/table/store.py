@@ -9,11 +9,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from maskformer import decode_rle
 from pipeline.corpora.parquet import end_after_readers
@@ -25,10 +24,16 @@ from pipeline.table.made_by import FIELD as MADE_BY
 from pipeline.table.made_by import MadeBy
 from pipeline.table.tombstones import is_tombstone, read_tombstones, write_tombstone
 
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
 
 SCHEMA_VERSION = 2
 """Of new tables. Tables of schema 1 lack the second labels, and are continued without them."""
+
+_ENGINE: Final = "torch"
+"""Of tables that name none."""
 
 SEGMENTS = pa.schema(
     [
@@ -81,7 +86,7 @@ IMAGES = pa.schema(
 """One row per image, those that failed included."""
 
 
-def segments(table: str, *, storage: Storage | None = None) -> ds.Dataset:
+def segments(table: str, *, storage: Storage | None = None) -> "ds.Dataset":
     """Opens the segments of all done units, as a pyarrow dataset with the columns `SEGMENTS`.
 
     `storage` holds access to object storage where the AWS variables do not.
@@ -89,7 +94,7 @@ def segments(table: str, *, storage: Storage | None = None) -> ds.Dataset:
     return TableStore(table, storage or Storage().with_environment()).dataset("segments", SEGMENTS)
 
 
-def images(table: str, *, storage: Storage | None = None) -> ds.Dataset:
+def images(table: str, *, storage: Storage | None = None) -> "ds.Dataset":
     """Opens the images of all done units, as a pyarrow dataset with the columns `IMAGES`."""
     return TableStore(table, storage or Storage().with_environment()).dataset("images", IMAGES)
 
@@ -112,6 +117,10 @@ class TableSpec:
     decode: str
     labels: tuple[str, ...]
     """Names by label_id."""
+    engine: Literal["torch", "onnx"] = _ENGINE
+    """Library that computed the model; files of tables by torch do not name it. Rows of both have
+    the same labels, scores within 0.001, and masks that differ by pixels at their edges; a query
+    whose score is that close to a threshold may be in one table and not in the other."""
     made_by: MadeBy | None = field(default=None, compare=False)
     """The model's name, for people; another name of the same model makes the same rows."""
 
@@ -143,6 +152,8 @@ class TableSpec:
     def to_json(self) -> str:
         """Writes what rows depend on: the fields that are compared."""
         fields = {name: value for name, value in asdict(self).items() if name != MADE_BY}
+        if self.engine == _ENGINE:  # files and units of tables from before have names without it
+            del fields["engine"]
         return json.dumps(fields, indent=1, sort_keys=True)
 
     def to_table_json(self) -> str:
@@ -163,7 +174,8 @@ class TableSpec:
 
     def difference(self, other: dict[str, Any]) -> str:
         """The fields in which a table's `_table.json` differs, as text; empty where none does."""
-        mine = json.loads(self.to_json())
+        mine = {"engine": _ENGINE} | json.loads(self.to_json())
+        other = {"engine": _ENGINE} | other
         return "; ".join(
             f"{name}: the table has {_brief(other.get(name))}, this run {_brief(mine.get(name))}"
             for name in sorted({*mine, *other} - {MADE_BY})
@@ -286,8 +298,10 @@ class TableStore:
         found |= {unit: own.get(unit) for unit in done.own}
         return {unit: file for unit, file in found.items() if file is not None}
 
-    def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> ds.Dataset:
+    def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> "ds.Dataset":
         """Opens one part of the table; FileNotFoundError if there is no table."""
+        import pyarrow.dataset as ds  # here, since it imports pandas: 0.4 s of a process
+
         if self.spec() is None:
             raise FileNotFoundError(f"{self.uri} is no segment table: it has no _table.json")
         fs, root = self.storage.filesystem(self.uri)
@@ -326,7 +340,7 @@ class DoneUnits:
 def rows_of_unit(file: str, unit_id: str) -> pc.Expression:
     """Returns the filter for a unit's rows in a file of `segments`; its own file has no others."""
     is_compacted = f"/{COMPACTED}/" in file
-    return ds.field("unit_id") == unit_id if is_compacted else ds.scalar(True)
+    return pc.field("unit_id") == unit_id if is_compacted else pc.scalar(True)
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _DO_NOT_FIT = (
 )  # fmt: skip
 
 
-def check_model(
+def check_training_model(
     start: Start, *, data: TrainingData, optimisation: OptimisationSettings, num_images: int
 ) -> LoadReport:
     """Checks the model; returns the report on the weights that it keeps.

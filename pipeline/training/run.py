@@ -34,7 +34,7 @@ from pipeline.training.checkpoint import Checkpoints, best_of
 from pipeline.training.chosen_revisions import ChosenRevisions
 from pipeline.training.export import ModelCard, export_model
 from pipeline.training.initial_model import read_start, reduced_labels
-from pipeline.training.model_check import check_model
+from pipeline.training.model_check import check_training_model
 from pipeline.training.optimisation import check_device
 from pipeline.training.recipes import Augmentation
 from pipeline.training.sampler import Mixture
@@ -233,7 +233,7 @@ def _checked_model(job: TrainingJob, *, settings: Settings, announcer: Announcer
     announcer.doing("checking that the model, the settings and the images fit")
     optimisation = job.optimisation
     share = settings.of(WorkerSettings).num_workers * optimisation.micro_batches
-    return check_model(
+    return check_training_model(
         job.start,
         data=job.data,
         optimisation=optimisation,

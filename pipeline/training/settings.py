@@ -100,8 +100,8 @@ class TargetSettings:
     """Masks to learn from the labels."""
 
     task: Task | None = None
-    """Kind of masks; by default as much as the labels tell. semantic: one for each label in an
-    image; panoptic: for each segment; instance: for each thing."""
+    """Kind of masks; by default the most detailed that the labels give. semantic: one for each
+    label in an image; panoptic: for each segment; instance: for each thing."""
     ignore_void: bool = False
     """Pixels without a label, crowds and padding count for nothing. Else they are outside of every
     mask, as published."""
@@ -116,7 +116,7 @@ class OptimisationSettings:
     batch_size: int = 16
     """Images of a step, on all workers together."""
     micro_batches: int = 1
-    """Pieces of a worker's images of a step: less memory, same result."""
+    """Parts of a worker's batch: less memory, same result."""
     learning_rate: float = 1e-4
     """Highest learning rate."""
     weight_decay: float = 1e-4

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pycocotools.coco import COCO
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from peak_memory import peak_mb
 from table_care import DRAWN_MAPS, SPEC, drawn_image
 
 from pipeline.comparison.run import compare
@@ -49,18 +49,22 @@ def main() -> None:
         print(json.dumps(compared(*given.compare)))
         return
     with tempfile.TemporaryDirectory() as name:
-        result = {"benchmark": "comparing", **speed(Path(name), images=given.images)}
+        result = {"benchmark": "comparing", **comparing_speed(Path(name), images=given.images)}
         if not given.no_memory:
             result |= memory(Path(name))
         print(json.dumps(result))
 
 
-def speed(folder: Path, *, images: int) -> dict[str, Any]:
+def comparing_speed(folder: Path, *, images: int) -> dict[str, Any]:
     """Seconds of a comparison, and of pycocotools."""
-    tables = [draw(folder / f"{side}-{images}", images=images, side=side) for side in (0, 1)]
-    in_own_process(*tables, str(folder / "warm"))  # compiles what is compiled once
-    ours = in_own_process(*tables, str(folder / "out"))
-    files = [annotations(folder / f"{side}.json", images=images, side=side) for side in (0, 1)]
+    tables = [
+        draw_table_side(folder / f"{side}-{images}", images=images, side=side) for side in (0, 1)
+    ]
+    compare_in_own_process(*tables, str(folder / "warm"))  # compiles what is compiled once
+    ours = compare_in_own_process(*tables, str(folder / "out"))
+    files = [
+        write_annotations(folder / f"{side}.json", images=images, side=side) for side in (0, 1)
+    ]
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         loaded = [COCO(str(file)) for file in files]
@@ -89,8 +93,11 @@ def memory(folder: Path) -> dict[str, Any]:
     """Peak memory of a process that compares 10,000 and 100,000 images."""
     peaks = {}
     for images in (10_000, 100_000):
-        tables = [draw(folder / f"{side}-{images}", images=images, side=side) for side in (0, 1)]
-        found = in_own_process(*tables, str(folder / f"out-{images}"))
+        tables = [
+            draw_table_side(folder / f"{side}-{images}", images=images, side=side)
+            for side in (0, 1)
+        ]
+        found = compare_in_own_process(*tables, str(folder / f"out-{images}"))
         peaks[images] = found["peak_mb"]
     return {
         "peak_mb": peaks,
@@ -98,7 +105,7 @@ def memory(folder: Path) -> dict[str, Any]:
     }
 
 
-def in_own_process(*words: str) -> dict[str, Any]:
+def compare_in_own_process(*words: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, __file__, "--compare", *words],
         check=True,
@@ -117,8 +124,7 @@ def compared(table_a: str, table_b: str, output: str) -> dict[str, Any]:
         settings=CompareSettings(table_a=table_a, table_b=table_b, output=output, worst=0),
     )
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {"seconds": seconds, "peak_mb": round(peak)}
+    return {"seconds": seconds, "peak_mb": peak_mb()}
 
 
 def map_number(image: int, *, side: int) -> int:
@@ -127,7 +133,7 @@ def map_number(image: int, *, side: int) -> int:
     return (image + changes) % DRAWN_MAPS
 
 
-def draw(folder: Path, *, images: int, side: int) -> str:
+def draw_table_side(folder: Path, *, images: int, side: int) -> str:
     """Writes a table."""
     table = TableStore(str(folder), Storage())
     table.create(SPEC)
@@ -160,7 +166,7 @@ def draw(folder: Path, *, images: int, side: int) -> str:
     return table.uri
 
 
-def annotations(file: Path, *, images: int, side: int) -> Path:
+def write_annotations(file: Path, *, images: int, side: int) -> Path:
     """Writes the segments as COCO JSON."""
     drawn = [drawn_image(number) for number in range(DRAWN_MAPS)]
     found = [

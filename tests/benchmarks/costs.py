@@ -52,15 +52,15 @@ def main() -> None:
         bucket = s3fs.S3FileSystem(endpoint_url=server.endpoint_url, key=KEY, secret=SECRET)
         for kind in arguments.kinds:
             runs = [
-                measured(kind, count, folder, server=server, bucket=bucket, more=more)
+                measure_run(kind, count, folder, server=server, bucket=bucket, more=more)
                 for count in SIZES
             ]
-            found[kind] = marginal(*runs)
+            found[kind] = cost_per_million(*runs)
     settings = {"unit_images": UNIT_IMAGES, "block_images": arguments.block_images}
     print(json.dumps({"benchmark": "costs", **settings, **found}))
 
 
-def measured(
+def measure_run(
     kind: str,
     count: int,
     folder: Path,
@@ -81,12 +81,14 @@ def measured(
             bucket.put(str(unpacked), f"{place}/corpus/{shard.stem}", recursive=True)
     with s3_proxy(server, keeps_heads=True) as proxy:
         environment = {**os.environ, **proxy.environment}
-        seconds = run(place, model=folder / "model", environment=environment, more=more)
+        seconds = driver_seconds(place, model=folder / "model", environment=environment, more=more)
         requests = Counter(_kind(head, place) for head in proxy.seen)
     return {"images": count, "driver_seconds": seconds, "requests": requests}
 
 
-def run(place: str, *, model: Path, environment: dict[str, str], more: list[str]) -> float:
+def driver_seconds(
+    place: str, *, model: Path, environment: dict[str, str], more: list[str]
+) -> float:
     """CPU seconds of the driver alone."""
     command = [
         sys.executable, str(ROOT / "jobs" / "segment_corpus.py"), f"--corpus=s3://{place}/corpus",
@@ -116,7 +118,7 @@ def _bytes_of_an_image(model: Path) -> int:
     return shard.stat().st_size // SHARD_IMAGES
 
 
-def marginal(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
+def cost_per_million(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
     """Per million images, from what the larger run took more."""
     more = (large["images"] - small["images"]) / 1e6
     requests = Counter(large["requests"])

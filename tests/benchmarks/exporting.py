@@ -48,18 +48,18 @@ def main() -> None:
         base = TableStore(f"{folder}/base", Storage())
         draw_units(base, units=1, unit_images=UNIT_IMAGES)
         units = -(-given.segments // (SEGMENTS_PER_IMAGE * UNIT_IMAGES))
-        result = speed(repeat(base, f"{folder}/table", units=units), Path(folder))
+        result = exporting_speed(repeat(base, f"{folder}/table", units=units), Path(folder))
         for images in (given.most_images // 10, given.most_images):
             units = images // UNIT_IMAGES
             table = repeat(base, f"{folder}/{images}", units=units, image_segments=3)
-            result |= {f"peak_mb_{images}": peak_mb(table, f"{folder}/of-{images}")}
+            result |= {f"peak_mb_{images}": export_peak_mb(table, f"{folder}/of-{images}")}
     print(json.dumps({"benchmark": "exporting", **result}))
     few, many = (result[f"peak_mb_{n}"] for n in (given.most_images // 10, given.most_images))
     assert result["times_of_loading"] <= MOST_TIMES, result
     assert many - few <= MOST_GROWTH_MB, result
 
 
-def speed(table: TableStore, folder: Path) -> dict[str, Any]:
+def exporting_speed(table: TableStore, folder: Path) -> dict[str, Any]:
     """Seconds of an export, beside those of loading it."""
     from pycocotools.coco import COCO
 
@@ -92,14 +92,12 @@ def _exporting(table: str, output: str) -> float:
     return time.perf_counter() - started
 
 
-def peak_mb(table: TableStore, output: str) -> int:
+def export_peak_mb(table: TableStore, output: str) -> int:
     """The most memory of a process that exports a table."""
     code = (
-        "import re, sys; from pipeline.cli.running import run_job; "
-        "code = run_job('export', sys.argv[1:]); "
-        # A child begins with the peak of its parent in getrusage, and not here.
-        "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024); "
-        "sys.exit(code)"
+        "import sys; sys.path.append('tests/benchmarks'); from peak_memory import peak_mb; "
+        "from pipeline.cli.running import run_job; "
+        "code = run_job('export', sys.argv[1:]); print(peak_mb()); sys.exit(code)"
     )
     words = [table.uri, output, "--format", "coco_instances", "--images", "none"]
     said = subprocess.run(

@@ -43,7 +43,7 @@ MOST_SECONDS = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class StepMeasurements:
     """The measurements of one run, an entry for each step that counts."""
 
     seconds: list[float]
@@ -68,7 +68,7 @@ def main() -> None:
         return
     num_threads = len(os.sched_getaffinity(0))
     cores = _two_cores()
-    sides: dict[str, list[Steps]] = {"hand": [], "job": [], "one": [], "two": []}
+    sides: dict[str, list[StepMeasurements]] = {"hand": [], "job": [], "one": [], "two": []}
     with tempfile.TemporaryDirectory() as folder:
         words = [f"--config={arguments.config}", *_data(arguments.shared, folder=folder)]
         num_steps = WARM_UP + arguments.steps + TAIL
@@ -91,7 +91,9 @@ def main() -> None:
     print(json.dumps(_result(sides, cores=num_threads, batch_size=batch_size)))
 
 
-def _result(sides: dict[str, list[Steps]], *, cores: int, batch_size: int) -> dict[str, Any]:
+def _result(
+    sides: dict[str, list[StepMeasurements]], *, cores: int, batch_size: int
+) -> dict[str, Any]:
     mean_loss = {
         side: round(statistics.mean(loss for run in runs for loss in run.losses), 3)
         for side, runs in sides.items()
@@ -150,7 +152,7 @@ def _job(
     num_workers: int,
     worker_cpus: int,
     kept_on: Sequence[int] = (),
-) -> Steps:
+) -> StepMeasurements:
     command = [
         sys.executable, str(ROOT / "jobs" / "finetune.py"), *words,
         f"--num_workers={num_workers}", f"--worker_cpus={worker_cpus}",
@@ -171,7 +173,7 @@ def _job(
     lines = [json.loads(line) for line in Path(output, "metrics.jsonl").read_text().splitlines()]
     counted = [line for line in lines if line["kind"] == "train"][WARM_UP:-TAIL]
     settings = yaml.safe_load(Path(output, "settings.yaml").read_text())
-    return Steps(
+    return StepMeasurements(
         seconds=[settings["batch_size"] / line["images_per_second"] for line in counted],
         losses=[line["loss"] for line in counted],
         data_wait=[line["data_wait"] for line in counted],
@@ -245,16 +247,16 @@ def _environment() -> dict[str, str]:
 # By hand
 
 
-def _hand(words: Sequence[str]) -> Steps:
+def _hand(words: Sequence[str]) -> StepMeasurements:
     command = [sys.executable, __file__, "--one", *words]
     ran = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env=_environment(),
         timeout=MOST_SECONDS,
     )  # fmt: skip
-    return Steps(**json.loads(ran.stdout.splitlines()[-1]))
+    return StepMeasurements(**json.loads(ran.stdout.splitlines()[-1]))
 
 
-def hand_written(words: Sequence[str]) -> Steps:
+def hand_written(words: Sequence[str]) -> StepMeasurements:
     """The loop that one would write for this model, in one process on all cores."""
     import torch
     from torch import nn
@@ -304,7 +306,7 @@ def hand_written(words: Sequence[str]) -> Steps:
         seconds.append(now - began)
         began = now
     counted = slice(WARM_UP, -TAIL)
-    return Steps(seconds=seconds[counted], losses=losses[counted], data_wait=[])
+    return StepMeasurements(seconds=seconds[counted], losses=losses[counted], data_wait=[])
 
 
 def _share_of(group: dict[str, Any], recipe: Any, rate_share: Any) -> Any:

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--one", choices=CASES)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measured(CASES[arguments.one], units=arguments.units)))
+        print(json.dumps(measure_case(CASES[arguments.one], units=arguments.units)))
         return
     found = {}
     for name in CASES:
@@ -84,7 +84,7 @@ def main() -> None:
     print(json.dumps({"benchmark": "fleet", "cores": os.cpu_count(), "cases": found}))
 
 
-def measured(case: Case, *, units: tuple[int, int]) -> dict[str, Any]:
+def measure_case(case: Case, *, units: tuple[int, int]) -> dict[str, Any]:
     """Runs the case at its rate, or on fewer and on more units at full speed."""
     import ray
     from ray.cluster_utils import Cluster
@@ -103,17 +103,21 @@ def measured(case: Case, *, units: tuple[int, int]) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             # The first run starts workers, and imports what later ones have.
-            run(case, count=_WARM_UP_UNITS, table=f"{folder}/warm-up")
+            label_units(case, count=_WARM_UP_UNITS, table=f"{folder}/warm-up")
             if case.rate is not None:
-                return kept_up(case, run(case, count=_UNITS_AT_A_RATE, table=f"{folder}/table"))
-            small, large = (run(case, count=count, table=f"{folder}/{count}") for count in units)
+                return kept_up(
+                    case, label_units(case, count=_UNITS_AT_A_RATE, table=f"{folder}/table")
+                )
+            small, large = (
+                label_units(case, count=count, table=f"{folder}/{count}") for count in units
+            )
             return costs(small, large)
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def run(case: Case, *, count: int, table: str) -> dict[str, float]:
+def label_units(case: Case, *, count: int, table: str) -> dict[str, float]:
     """Labels so many units. Returns seconds, CPU seconds of drivers and memory of this one."""
     from simulated_fleet import drawn_units, fleet_job
 

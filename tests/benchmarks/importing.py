@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from peak_memory import peak_mb
 from specs import panoptic_spec
 from written_tables import plan_units, write_drawn_unit
 
@@ -58,9 +58,9 @@ def main() -> None:
         tables += [("memory", images, 1) for images in given.images]
         for what, images, per_image in tables:
             place = Path(folder, f"{what}-{images}")
-            num_segments = draw(f"{place}/table", images=images, per_image=per_image)
-            file = export(f"{place}/table", place / "coco")
-            found = in_own_process(file, table=f"{place}/table")
+            num_segments = draw_import_table(f"{place}/table", images=images, per_image=per_image)
+            file = export_with_changes(f"{place}/table", place / "coco")
+            found = import_in_own_process(file, table=f"{place}/table")
             if what == "time":
                 found["pycocotools_s"] = pycocotools_seconds(file)
                 found["times_pycocotools"] = round(found["import_s"] / found["pycocotools_s"], 2)
@@ -75,11 +75,11 @@ def main() -> None:
     assert result[f"time_{first}_images"]["times_pycocotools"] <= MOST_TIMES, result
 
 
-def draw(place: str, *, images: int, per_image: int) -> int:
+def draw_import_table(place: str, *, images: int, per_image: int) -> int:
     """Writes a table; returns its number of segments."""
     table = TableStore(place, Storage())
     table.create(SPEC)
-    drawn = [draw_map(number, per_image) for number in range(DRAWN_MAPS)]
+    drawn = [draw_ellipses(number, per_image) for number in range(DRAWN_MAPS)]
     units, total = [], 0
     for first in range(0, images, UNIT_IMAGES):
         unit_id = f"{first:08}"
@@ -106,7 +106,7 @@ def draw(place: str, *, images: int, per_image: int) -> int:
     return total
 
 
-def draw_map(number: int, per_image: int) -> list[dict[str, Any]]:
+def draw_ellipses(number: int, per_image: int) -> list[dict[str, Any]]:
     """Draws rows of segments: ellipses over each other, as many as are visible."""
     random = np.random.default_rng(number)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -128,7 +128,7 @@ def draw_map(number: int, per_image: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def export(table: str, out: Path) -> Path:
+def export_with_changes(table: str, out: Path) -> Path:
     """Exports the table and changes the label of a segment in some images of the file."""
     from pipeline.cli.__main__ import main as maskformer
 
@@ -148,7 +148,7 @@ def export(table: str, out: Path) -> Path:
     return file
 
 
-def in_own_process(file: Path, *, table: str) -> dict[str, Any]:
+def import_in_own_process(file: Path, *, table: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--import_one", str(file), "--table", table]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -171,7 +171,7 @@ def import_one(file: str, *, table: str) -> dict[str, Any]:
         "import_s": seconds[0],
         "again_s": seconds[1],
         "said": said.getvalue().splitlines()[1],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "peak_mb": peak_mb(),
         "threads": os.cpu_count(),
     }
 

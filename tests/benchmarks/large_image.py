@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     size = arguments.height, arguments.width
     if arguments.case:
-        print(json.dumps(measured(CASES[arguments.case], size=size)))
+        print(json.dumps(peak_of_work(CASES[arguments.case], size=size)))
         return
     program = [sys.executable, __file__, f"--height={size[0]}", f"--width={size[1]}"]
     cases = {
@@ -66,7 +66,9 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def measured(case: Callable[[tuple[int, int]], Work], *, size: tuple[int, int]) -> dict[str, Any]:
+def peak_of_work(
+    case: Callable[[tuple[int, int]], Work], *, size: tuple[int, int]
+) -> dict[str, Any]:
     """The peak of the process's memory while it works, over what it holds before."""
     with torch.inference_mode():
         case((size[0] // 10, size[1] // 10))()
@@ -90,7 +92,7 @@ def resident_mb(name: str) -> float:
     raise AssertionError(name)
 
 
-def logits(mask_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def random_logits(mask_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Classes that are all kept, and masks that share the image among them."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.randn(NUM_QUERIES, NUM_LABELS + 1, generator=generator) * 4
@@ -109,41 +111,41 @@ def network_sizes(size: tuple[int, int]) -> dict[str, tuple[int, int]]:
 
 
 def semantic(size: tuple[int, int]) -> Work:
-    scores = logits((160, 240))
+    scores = random_logits((160, 240))
     return lambda: semantic_segmentation(*scores, size)
 
 
 def semantic_published(size: tuple[int, int]) -> Work:
     sizes = network_sizes(size)
-    scores = logits(tuple(side // 4 for side in sizes["padded_size"]))
+    scores = random_logits(tuple(side // 4 for side in sizes["padded_size"]))
     return lambda: semantic_segmentation(*scores, size, **sizes)
 
 
 def semantic_rows(size: tuple[int, int]) -> Work:
-    scores = logits((160, 240))
+    scores = random_logits((160, 240))
     return lambda: semantic_segments(*scores, size)
 
 
 def semantic_unresized(size: tuple[int, int]) -> Work:
-    scores = logits((size[0] // 4, size[1] // 4))
+    scores = random_logits((size[0] // 4, size[1] // 4))
     return lambda: semantic_segmentation(*scores, size)
 
 
-def panoptic(size: tuple[int, int]) -> Work:
-    classes, masks = logits((160, 240))
+def panoptic_work(size: tuple[int, int]) -> Work:
+    classes, masks = random_logits((160, 240))
     kept = keep_panoptic(classes, threshold=0.0)
     return lambda: panoptic_segmentation(masks[kept.queries], kept, size)
 
 
 def panoptic_unresized(size: tuple[int, int]) -> Work:
-    classes, masks = logits((size[0] // 4, size[1] // 4))
+    classes, masks = random_logits((size[0] // 4, size[1] // 4))
     kept = keep_panoptic(classes, threshold=0.0)
     masks = masks[kept.queries]
     return lambda: panoptic_segmentation(masks, kept, size)
 
 
 def instance(size: tuple[int, int]) -> Work:
-    classes, masks = logits((160, 240))
+    classes, masks = random_logits((160, 240))
     kept = keep_instance(classes, threshold=0.0)
     masks = masks[kept.queries]
     return lambda: instance_segmentation(masks, kept, size, threshold=0.0)
@@ -154,7 +156,7 @@ class OneLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        classes, _ = logits((1, 1))
+        classes, _ = random_logits((1, 1))
         self.class_logits = nn.Parameter(classes)
         self.patches = nn.Conv2d(3, NUM_QUERIES, 4, stride=4)
 
@@ -166,7 +168,7 @@ class OneLayer(nn.Module):
         )
 
 
-def picture(size: tuple[int, int]) -> Image.Image:
+def noisy_picture(size: tuple[int, int]) -> Image.Image:
     coarse = np.random.default_rng(0).integers(0, 255, (12, 18, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
 
@@ -177,7 +179,7 @@ def windows(size: tuple[int, int]) -> tuple[SlidingWindows, Image.Image]:
     processor = MaskFormerImageProcessor(size={"shortest_edge": side, "longest_edge": 2560})
     return (
         SlidingWindows(OneLayer(), processor, window_size=(side, side), overlap=side // 5),
-        picture(size),
+        noisy_picture(size),
     )
 
 
@@ -191,10 +193,10 @@ def windows_panoptic(size: tuple[int, int]) -> Work:
     return lambda: sliding.panoptic(image, threshold=0.0)
 
 
-def augmented(size: tuple[int, int]) -> Work:
+def augmenting_work(size: tuple[int, int]) -> Work:
     processor = MaskFormerImageProcessor(size={"shortest_edge": 640, "longest_edge": 2560})
     augmentation = SemanticTestTimeAugmentation(OneLayer(), processor)
-    image = picture(size)
+    image = noisy_picture(size)
     return lambda: augmentation(image)
 
 
@@ -203,12 +205,12 @@ CASES: dict[str, Callable[[tuple[int, int]], Work]] = {
     "semantic_published": semantic_published,
     "semantic_rows": semantic_rows,
     "semantic_unresized": semantic_unresized,
-    "panoptic": panoptic,
+    "panoptic": panoptic_work,
     "panoptic_unresized": panoptic_unresized,
     "instance": instance,
     "windows_semantic": windows_semantic,
     "windows_panoptic": windows_panoptic,
-    "augmented": augmented,
+    "augmented": augmenting_work,
 }
 
 

@@ -161,7 +161,7 @@ class Watcher:
         if process == self._driver:
             return "driver"
         title = " ".join(process.cmdline())
-        if "_SegmenterActor" in title:
+        if "SegmenterActor" in title:
             return "actor"
         return "reader" if title.startswith("ray::") else None
 

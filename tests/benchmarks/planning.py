@@ -12,7 +12,6 @@ Requests are what S3 would be asked: a listing takes one for each thousand objec
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from peak_memory import peak_mb
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
@@ -117,9 +117,9 @@ def step(name: str, folder: Path, *, options: argparse.Namespace) -> dict[str, A
     corpus = MadeUpCorpus.of(options.images, changed_every=100 if name == "changed" else 0)
     table = TableStore(str(folder / "table"), corpus)
     with Measured(corpus) as measured:
-        plan = planned(table, write=name == "new")
+        plan = plan_listing(table, write=name == "new")
     if name == "new":
-        finish(plan, table)
+        mark_units_done(plan, table)
     return measured.found | {"units": len(plan.units), "images": plan.num_images}
 
 
@@ -127,16 +127,16 @@ def resume(folder: Path, *, done_units: int) -> dict[str, Any]:
     """Many small units, of which the last ones are not done."""
     corpus = MadeUpCorpus.of((done_units + UNDONE_UNITS) * RESUMED_UNIT_IMAGES)
     table = TableStore(str(folder), corpus)
-    first = planned(table, write=True, unit_images=RESUMED_UNIT_IMAGES)
-    finish(first, table, leave=UNDONE_UNITS)
+    first = plan_listing(table, write=True, unit_images=RESUMED_UNIT_IMAGES)
+    mark_units_done(first, table, leave=UNDONE_UNITS)
     with Measured(corpus) as measured:
-        plan = planned(table, unit_images=RESUMED_UNIT_IMAGES)
+        plan = plan_listing(table, unit_images=RESUMED_UNIT_IMAGES)
         first_unit = plan.units[0].table()
     assert (len(plan.units), len(first_unit)) == (UNDONE_UNITS, RESUMED_UNIT_IMAGES)
     return measured.found | {"units": len(plan.units), "done": plan.done}
 
 
-def planned(table: TableStore, *, write: bool = False, unit_images: int = 1000) -> Plan:
+def plan_listing(table: TableStore, *, write: bool = False, unit_images: int = 1000) -> Plan:
     def plan() -> Plan:
         return plan_corpus(
             CORPUS,
@@ -151,7 +151,7 @@ def planned(table: TableStore, *, write: bool = False, unit_images: int = 1000) 
     return settle_plan(plan(), plan_again=plan, table=table, run_id="first")
 
 
-def finish(plan: Plan, table: TableStore, *, leave: int = 0) -> None:
+def mark_units_done(plan: Plan, table: TableStore, *, leave: int = 0) -> None:
     """Marks units as done; planning looks at the names only."""
     folder = Path(table.file("images"))
     folder.mkdir()
@@ -175,7 +175,7 @@ class Measured:
         self.found = {
             "seconds": round(time.monotonic() - wall, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_mb": peak_mb(),
             "requests": self._corpus.requests - requests,
         }
 

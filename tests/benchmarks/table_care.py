@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from pycocotools import mask as coco
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from peak_memory import peak_mb
 from specs import panoptic_spec
 from written_tables import plan_units, write_drawn_unit
 
@@ -71,7 +71,7 @@ def measure(table: TableStore, drawn: list[dict[str, Any]]) -> dict[str, Any]:
         "verify_images_per_s": round(verify.num_images / verify.seconds),
         "verify_rles_per_s": round(verify.num_rles / verify.seconds),
         "pycocotools_rles_per_s": round(_one_at_a_time(drawn)),
-        "verify_peak_mb": _peak_mb(),
+        "verify_peak_mb": peak_mb(),
     }
     pattern, image = f"'{table.uri}/segments/*.parquet'", verify.num_images // 2
     name = f"{image // 10:05}/{image % 10}.jpg"
@@ -87,7 +87,7 @@ def measure(table: TableStore, drawn: list[dict[str, Any]]) -> dict[str, Any]:
         "compact_rows_per_s": round((verify.num_segments + verify.num_images) / seconds),
         "compact_said": said.getvalue().splitlines()[0],
         "compacted_files": 2 * len(pointer.files),
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_mb(),
     }
     after = queries(f"read_parquet({segments(table.uri).files})", image=name)
     for query in before:
@@ -207,10 +207,6 @@ def _seconds(call: Callable[[], object], *, repeats: int = 5) -> float:
         call()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def _peak_mb() -> int:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

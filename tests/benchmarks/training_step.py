@@ -82,7 +82,7 @@ def transformers_step(folder: str, arguments: argparse.Namespace) -> dict[str, f
     from transformers import MaskFormerForInstanceSegmentation
 
     model = MaskFormerForInstanceSegmentation.from_pretrained(folder).to(DEVICE)
-    pixels, id_maps, labels = batch(num_images=arguments.images, num_targets=20)
+    pixels, id_maps, labels = draw_step_batch(num_images=arguments.images, num_targets=20)
     ids = torch.arange(20, device=DEVICE)[:, None, None]
     masks = [(id_map == ids).float() for id_map in id_maps]
     return _measured(model, pixels, masks, labels, repeats=arguments.repeats)
@@ -91,14 +91,14 @@ def transformers_step(folder: str, arguments: argparse.Namespace) -> dict[str, f
 def our_step(folder: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Our step, with the losses of all decoder layers."""
     model = _our_model(folder)
-    pixels, id_maps, labels = batch(num_images=arguments.images, num_targets=20)
+    pixels, id_maps, labels = draw_step_batch(num_images=arguments.images, num_targets=20)
     return _measured(model, pixels, _targets(id_maps, 20), labels, repeats=arguments.repeats)
 
 
 def matching(folder: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Our matcher alone, and our step, for a batch of 8 with 40 targets each."""
     model = _our_model(folder)
-    pixels, id_maps, labels = batch(num_images=8, num_targets=40)
+    pixels, id_maps, labels = draw_step_batch(num_images=8, num_targets=40)
     targets = _targets(id_maps, 40)
     result = _measured(model, pixels, targets, labels, repeats=1)
     side = SIZE // 4
@@ -118,7 +118,7 @@ SIDES: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {
 }
 
 
-def batch(
+def draw_step_batch(
     *, num_images: int, num_targets: int
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Noise, id maps of rectangles that part each image among its targets, and their labels."""

@@ -40,12 +40,14 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("CORPUS", "TABLE"), help="of this PYTHONPATH")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(run(*arguments.one)))
+        print(json.dumps(label_without_model(*arguments.one)))
         return
     checkouts = [ROOT, *([arguments.other.resolve()] if arguments.other else [])]
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
-        corpora = {count: draw_corpus(Path(name), count, arguments.shared) for count in SIZES}
+        corpora = {
+            count: repeat_photographs(Path(name), count, arguments.shared) for count in SIZES
+        }
         for number in range(arguments.rounds):
             for checkout in checkouts:
                 runs = [
@@ -54,7 +56,7 @@ def main() -> None:
                     )
                     for count in SIZES
                 ]
-                found[str(checkout)].append(marginal(*runs))
+                found[str(checkout)].append(milliseconds_an_image(*runs))
     results = [summary(rounds) for rounds in found.values()]
     line: dict[str, Any] = {"benchmark": "without_model", "cores": CORES, "this": results[0]}
     if arguments.other:
@@ -67,7 +69,7 @@ def main() -> None:
     print(json.dumps(line))
 
 
-def draw_corpus(folder: Path, count: int, shared: Path) -> Path:
+def repeat_photographs(folder: Path, count: int, shared: Path) -> Path:
     """Writes photographs again and again, so many in all, into tars."""
     # Imported here because processes that measure another checkout import that one's code.
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -101,7 +103,7 @@ def run_in(checkout: Path, corpus: Path, table: Path) -> dict[str, Any]:
         )  # fmt: skip
         seconds: dict[int, tuple[str, float]] = {}
         while process.poll() is None:
-            for each in descendants(process):
+            for each in process_tree(process):
                 with contextlib.suppress(psutil.Error, KeyError):
                     times = each.cpu_times()
                     # A process that ends has no title any more.
@@ -118,7 +120,7 @@ def run_in(checkout: Path, corpus: Path, table: Path) -> dict[str, Any]:
     return {**json.loads(text.splitlines()[-1]), "cpu": cpu}
 
 
-def descendants(process: psutil.Process) -> list[psutil.Process]:
+def process_tree(process: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         return [process, *process.children(recursive=True)]
     return []
@@ -135,7 +137,7 @@ def kind_of(process: psutil.Process, driver: psutil.Process) -> str | None:
     return "tasks" if title.startswith("ray::") else "ray"
 
 
-def run(corpus: str, table: str) -> dict[str, Any]:
+def label_without_model(corpus: str, table: str) -> dict[str, Any]:
     """Labels a corpus, and returns the seconds of its processes."""
     import ray
     from free_segmenter import FreeFactory
@@ -152,7 +154,7 @@ def run(corpus: str, table: str) -> dict[str, Any]:
     from pipeline.storage import Storage
     from pipeline.table.store import TableStore
 
-    vars(ray_dataset)["WholeImageFactory"] = lambda settings: FreeFactory()
+    vars(ray_dataset)["WholeImageFactory"] = lambda **_: FreeFactory()
     spec, reading = panoptic_spec("road", "sky"), ReadSettings()
     store = TableStore(table, Storage())
     store.create(spec)
@@ -180,7 +182,7 @@ def run(corpus: str, table: str) -> dict[str, Any]:
     return {"images": stats.counts.images, "wall": seconds}
 
 
-def marginal(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
+def milliseconds_an_image(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
     """Returns milliseconds of an image, from what the larger run took more."""
     more = large["images"] - small["images"]
     cpu = {

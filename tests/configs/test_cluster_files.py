@@ -24,7 +24,6 @@ from pipeline.runtime.settings import parse
 ROOT = Path(pipeline.__file__).parents[1]
 FOLDER = ROOT / "configs" / "cluster"
 KUBERNETES = ("raycluster.yaml", "rayjob.yaml", "cronjob.yaml")
-WITH_COMMAND = ("cronjob.yaml", "rayjob.yaml", "crontab", "label-nightly.service")
 HOME = "/opt/maskformer"
 COMMAND = ["jobs/label_nightly.py", "--config", "configs/nightly/s3.yaml"]
 
@@ -49,7 +48,7 @@ def cron_command() -> list[str]:
     return shlex.split(script.replace("$(date -u +%Y-%m-%d)", "2026-01-20"))
 
 
-def unit(name: str) -> configparser.ConfigParser:
+def systemd_unit(name: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(strict=True, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string((FOLDER / name).read_text())
@@ -77,7 +76,7 @@ def commands() -> dict[str, list[str]]:
     submitted = cron_command()
     shell = shlex.split(crontab_line()["command"])
     job = shell.index("jobs/label_nightly.py")
-    service = shlex.split(unit("label-nightly.service")["Service"]["ExecStart"])
+    service = shlex.split(systemd_unit("label-nightly.service")["Service"]["ExecStart"])
     assert service[0] == f"{HOME}/.venv/bin/python"
     return {
         "cronjob.yaml": submitted[submitted.index("--") + 1 :],
@@ -311,14 +310,14 @@ def test_cron_passes_the_environment_on(tmp_path):
 
 
 def test_systemd_tries_again_what_is_worth_it():
-    service = unit("label-nightly.service")["Service"]
+    service = systemd_unit("label-nightly.service")["Service"]
     assert service["Type"] == "oneshot"
     assert service["SuccessExitStatus"] == "3"
     assert service["Restart"] == "on-failure"
     assert service["RestartPreventExitStatus"].split() == ["2", "4"]
     assert service["KillMode"] == "mixed", "the job is told, and not its workers"
-    assert int(unit("label-nightly.service")["Unit"]["StartLimitBurst"]) <= 6
-    timer = unit("label-nightly.timer")["Timer"]
+    assert int(systemd_unit("label-nightly.service")["Unit"]["StartLimitBurst"]) <= 6
+    timer = systemd_unit("label-nightly.timer")["Timer"]
     assert timer["OnCalendar"] == "*-*-* 02:00:00"
     assert timer["Persistent"] == "true"
 

@@ -49,7 +49,7 @@ class Contestant:
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class CampaignFindings:
     """The findings of a campaign."""
 
     job: str
@@ -72,7 +72,7 @@ class Outcome:
         return json.dumps(asdict(self) | {"kills": dict(self.kills), "again": round(self.again, 3)})
 
 
-def ours(corpus: Path, usual: Mapping[str, object]) -> Contestant:
+def our_contestant(corpus: Path, usual: Mapping[str, object]) -> Contestant:
     def command(folder: Path) -> list[str]:
         options = {"corpus": corpus, "table": folder / "table", "unit_images": 8, **usual}
         return [sys.executable, str(SEGMENT_CORPUS), *words(options)]
@@ -103,13 +103,15 @@ def rival(corpus: Path, usual: Mapping[str, object], *, has_checkpoint: bool) ->
     return Contestant(name=name, command=command, rows=rows)
 
 
-def campaign(contestant: Contestant, *, kills: int, seed: int, jobs: Jobs, folder: Path) -> Outcome:
+def campaign(
+    contestant: Contestant, *, kills: int, seed: int, jobs: Jobs, folder: Path
+) -> CampaignFindings:
     """Table after table, each made by runs of which all but the last are disturbed.
 
     Workers are killed as long as a run lives; one actor at most, since an image over which two died
     is taken for what ended them.
     """
-    random, outcome = Random(seed), Outcome(job=contestant.name)
+    random, outcome = Random(seed), CampaignFindings(job=contestant.name)
     began = time.monotonic()
     _end(_start(contestant, folder / "unbroken", jobs=jobs), outcome, expect_zero=True)
     seconds = time.monotonic() - began
@@ -133,7 +135,7 @@ def _make_table(
     seconds: float,
     random: Random,
     jobs: Jobs,
-    outcome: Outcome,
+    outcome: CampaignFindings,
 ) -> None:
     """Runs until one ends well; each is disturbed, as long as kills are left for the table."""
     outcome.tables += 1
@@ -205,7 +207,7 @@ def _kind(process: psutil.Process) -> Victim | None:
     return "actor" if title.startswith("ray::MapWorker(") else "worker"
 
 
-def _end(job: Job, outcome: Outcome, *, expect_zero: bool = False) -> int:
+def _end(job: Job, outcome: CampaignFindings, *, expect_zero: bool = False) -> int:
     """The exit code of the run; all that it left running is ended, by its mark and ids."""
     deadline = time.monotonic() + _RUN_SECONDS
     while job.process.poll() is None and time.monotonic() < deadline:
@@ -221,7 +223,7 @@ def _end(job: Job, outcome: Outcome, *, expect_zero: bool = False) -> int:
 
 
 def _judge(
-    contestant: Contestant, place: Path, expected: Mapping[str, int], outcome: Outcome
+    contestant: Contestant, place: Path, expected: Mapping[str, int], outcome: CampaignFindings
 ) -> None:
     try:
         rows = contestant.rows(place)

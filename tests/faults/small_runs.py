@@ -26,7 +26,7 @@ SPEC = panoptic_spec("road")
 UNIT_IMAGES = 2
 
 
-def label(
+def label_what_lacks(
     corpus: Path,
     place: Path,
     *,
@@ -134,7 +134,7 @@ def begun(corpus: Path, place: Path, *, run_id: str, **options: Any) -> int:
     if child:
         return child
     try:
-        label(corpus, place, run_id=run_id, **options)
+        label_what_lacks(corpus, place, run_id=run_id, **options)
         os._exit(0)
     finally:
         os._exit(75)
@@ -144,7 +144,7 @@ def exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def rows_of(place: Path) -> list[dict[str, Any]]:
+def all_rows(place: Path) -> list[dict[str, Any]]:
     """All rows that a reader sees, of images and of segments; none where there is no table yet."""
     if not (place / "_table.json").exists():
         return []

@@ -18,7 +18,7 @@ class FoundOut(Exception):
     """The reader said that something is wrong, after the images that it gave before."""
 
 
-def ours(data: bytes, images: Images) -> None:
+def of_this_project(data: bytes, images: Images) -> None:
     source = Source(uri="/a.tar", name="a.tar", kind="tar", etag="e", size=len(data))
     errors = []
     for image in read_source(source, storage=_Held(data), settings=ReadSettings()):
@@ -79,7 +79,7 @@ def of_ray(data: bytes, images: Images) -> None:
 
 
 READERS: dict[str, Callable[[bytes, Images], None]] = {
-    "ours": ours,
+    "ours": of_this_project,
     "tarfile": of_tarfile,
     "webdataset": of_webdataset,
     "ray": of_ray,

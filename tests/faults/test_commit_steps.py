@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import label, rows_of, written_corpus
+from small_runs import all_rows, label_what_lacks, written_corpus
 
 import pipeline.storage
 from pipeline.table.store import images
@@ -38,21 +38,21 @@ def test_a_death_at_every_step_of_a_run_leaves_what_an_unbroken_run_leaves(
     corpus: Path, tmp_path: Path, apart: int
 ) -> None:
     """At every second step in the tests of each change, at each in those of faults."""
-    label(corpus, tmp_path / "unbroken", run_id="unbroken")
-    expected = rows_of(tmp_path / "unbroken")
+    label_what_lacks(corpus, tmp_path / "unbroken", run_id="unbroken")
+    expected = all_rows(tmp_path / "unbroken")
     assert len(expected) == 2 * len(NAMES)
     steps = 0
     while (step := _died_at(steps, corpus, tmp_path / "table")) is not None:
-        _assert_whole_units(rows_of(tmp_path / "table"), expected, step)
+        _assert_whole_units(all_rows(tmp_path / "table"), expected, step)
 
-        label(corpus, tmp_path / "table", run_id="next")
+        label_what_lacks(corpus, tmp_path / "table", run_id="next")
 
-        assert rows_of(tmp_path / "table") == expected, step
+        assert all_rows(tmp_path / "table") == expected, step
         assert _files_below(tmp_path / "table" / "_staging") == [], step
         shutil.rmtree(tmp_path / "table")
         steps += apart
     # The last process came to its end.
-    assert rows_of(tmp_path / "table") == expected
+    assert all_rows(tmp_path / "table") == expected
     assert steps > 60
     print(f"died at each of {steps} steps")
 
@@ -63,8 +63,8 @@ def test_a_second_death_at_every_step_of_the_run_that_goes_on_does_no_harm(
     corpus: Path, tmp_path: Path
 ) -> None:
     """After every tenth first death; what dies before its first step leaves nothing."""
-    label(corpus, tmp_path / "unbroken", run_id="unbroken")
-    expected = rows_of(tmp_path / "unbroken")
+    label_what_lacks(corpus, tmp_path / "unbroken", run_id="unbroken")
+    expected = all_rows(tmp_path / "unbroken")
     first, deaths = 1, 0
     while _died_at(first, corpus, tmp_path / "first") is not None:
         second = 0
@@ -72,9 +72,9 @@ def test_a_second_death_at_every_step_of_the_run_that_goes_on_does_no_harm(
             shutil.copytree(tmp_path / "first", tmp_path / "table", dirs_exist_ok=True)
             step = _died_at(second, corpus, tmp_path / "table", run_id="second")
             if step is not None:
-                _assert_whole_units(rows_of(tmp_path / "table"), expected, step)
-                label(corpus, tmp_path / "table", run_id="third")
-            assert rows_of(tmp_path / "table") == expected, (first, step)
+                _assert_whole_units(all_rows(tmp_path / "table"), expected, step)
+                label_what_lacks(corpus, tmp_path / "table", run_id="third")
+            assert all_rows(tmp_path / "table") == expected, (first, step)
             shutil.rmtree(tmp_path / "table")
             if step is None:
                 break
@@ -94,7 +94,7 @@ def test_a_corpus_that_grew_after_a_death_at_any_step_has_each_image_once(tmp_pa
         corpus, table = written_corpus(tmp_path / f"{steps}", names=NAMES), tmp_path / "table"
         died = _died_at(steps, corpus, table)
         written_corpus(corpus, names=["0.jpg"])  # before all others, so that units would shift
-        label(corpus, table, run_id="next")
+        label_what_lacks(corpus, table, run_id="next")
         found = [row["image_id"] for row in images(str(table)).to_table().to_pylist()]
         assert sorted(found) == ["0.jpg", *NAMES], steps
         shutil.rmtree(table)
@@ -125,7 +125,7 @@ def _died_at(step: int, corpus: Path, place: Path, *, run_id: str = "first") -> 
     if child == 0:
         _die_before(step, below=str(place), tell=lambda name: os.write(write_end, name.encode()))
         try:
-            label(corpus, place, run_id=run_id)
+            label_what_lacks(corpus, place, run_id=run_id)
             os._exit(0)
         finally:
             os._exit(1)

@@ -55,7 +55,7 @@ def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
     assert abs(found.astype(float) - expected).max() <= 1
 
 
-def tiff(samples: np.ndarray, *, order: str, is_big: bool = False, **page: Any) -> bytes:
+def tiff_of_samples(samples: np.ndarray, *, order: str, is_big: bool = False, **page: Any) -> bytes:
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer, byteorder=order, bigtiff=is_big) as writer:
         writer.write(samples, metadata=None, **page)
@@ -66,7 +66,7 @@ def tiffs(order: str) -> list[bytes]:
     grey, rgb = {"photometric": "minisblack"}, {"photometric": "rgb"}
     planes = np.ascontiguousarray(RGB.transpose(2, 0, 1))
     return [
-        tiff(samples.astype(samples.dtype.newbyteorder(order)), order=order, **page)
+        tiff_of_samples(samples.astype(samples.dtype.newbyteorder(order)), order=order, **page)
         for samples, page in [
             (GREY, grey),
             (GREY, {"photometric": "miniswhite", "rowsperstrip": 5}),
@@ -84,7 +84,7 @@ def tiffs(order: str) -> list[bytes]:
             (planes.astype(np.uint16) * 257, {**rgb, "planarconfig": "separate"}),
             (RGB.astype(np.uint16) * 257, rgb),
         ]
-    ] + [tiff(RGB, order=order, is_big=True, **rgb)]
+    ] + [tiff_of_samples(RGB, order=order, is_big=True, **rgb)]
 
 
 TIFFS = [*tiffs("<"), *tiffs(">")]
@@ -197,7 +197,9 @@ def a_tiff_is_right_or_refused(
         assert_near(found, expected)
 
 
-def png(samples: np.ndarray, *, colour: int, depth: int, between: Sequence[bytes] = ()) -> bytes:
+def png_of_rows(
+    samples: np.ndarray, *, colour: int, depth: int, between: Sequence[bytes] = ()
+) -> bytes:
     """Rows without a filter, in two chunks."""
     rows = samples.reshape(len(samples), -1)
     if depth < 8:
@@ -212,18 +214,20 @@ def png(samples: np.ndarray, *, colour: int, depth: int, between: Sequence[bytes
 
 PALETTE = chunk(b"PLTE", COLOURS.T.tobytes())
 PNGS = [
-    png(GREY, colour=0, depth=8),
-    png(GREY, colour=0, depth=8, between=[chunk(b"tRNS", b"\0\x07"), chunk(b"tEXt", b"a\0b")]),
-    png(GREY >> 7, colour=0, depth=1),
-    png(GREY >> 6, colour=0, depth=2),
-    png(GREY >> 4, colour=0, depth=4),
-    png(WIDE, colour=0, depth=16),
-    png(GREY, colour=3, depth=8, between=[PALETTE, chunk(b"tRNS", bytes(7))]),
-    png(GREY >> 4, colour=3, depth=4, between=[PALETTE]),
-    png(DRAWN[..., :2], colour=4, depth=8),
-    png(RGB, colour=2, depth=8, between=[chunk(b"gAMA", struct.pack(">I", 45455))]),
-    png(RGB.astype(np.uint16) * 257, colour=2, depth=16),
-    png(DRAWN, colour=6, depth=8, between=[chunk(b"pHYs", struct.pack(">IIB", 1, 1, 0))]),
+    png_of_rows(GREY, colour=0, depth=8),
+    png_of_rows(
+        GREY, colour=0, depth=8, between=[chunk(b"tRNS", b"\0\x07"), chunk(b"tEXt", b"a\0b")]
+    ),
+    png_of_rows(GREY >> 7, colour=0, depth=1),
+    png_of_rows(GREY >> 6, colour=0, depth=2),
+    png_of_rows(GREY >> 4, colour=0, depth=4),
+    png_of_rows(WIDE, colour=0, depth=16),
+    png_of_rows(GREY, colour=3, depth=8, between=[PALETTE, chunk(b"tRNS", bytes(7))]),
+    png_of_rows(GREY >> 4, colour=3, depth=4, between=[PALETTE]),
+    png_of_rows(DRAWN[..., :2], colour=4, depth=8),
+    png_of_rows(RGB, colour=2, depth=8, between=[chunk(b"gAMA", struct.pack(">I", 45455))]),
+    png_of_rows(RGB.astype(np.uint16) * 257, colour=2, depth=16),
+    png_of_rows(DRAWN, colour=6, depth=8, between=[chunk(b"pHYs", struct.pack(">IIB", 1, 1, 0))]),
 ]
 png_changes = st.lists(
     st.tuples(

@@ -4,9 +4,9 @@ import gzip
 import io
 import tarfile
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from hooked import OneArchive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +14,6 @@ from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.runtime.skips import EMPTY_ARCHIVE, OF_NO_KNOWN_KIND, SkipCounts
-from pipeline.storage import Storage
 
 TYPES = {
     "file": tarfile.REGTYPE, "hard": tarfile.LNKTYPE, "symbolic": tarfile.SYMTYPE,
@@ -41,13 +40,6 @@ Drawn = list[tuple[str, str, str]]
 """Names, types and targets of members."""
 
 
-class Held(Storage):
-    """Storage that holds one archive."""
-
-    def open(self, uri: str, **_: Any) -> Any:
-        return io.BytesIO(self.data)  # type: ignore[attr-defined]
-
-
 def each_image_is_a_row_or_is_counted(
     drawn: Drawn, compress: Callable[[bytes], bytes], format: int
 ) -> None:
@@ -63,8 +55,7 @@ def each_image_is_a_row_or_is_counted(
             if kind == "file":
                 content[data] = name
     data = compress(buffer.getvalue())
-    storage = Held()
-    object.__setattr__(storage, "data", data)
+    storage = OneArchive.of(data)
     source = Source(uri="/a.tar", name="a.tar", kind="tar", etag="e", size=len(data))
     skipped = SkipCounts()
     images = list(read_source(source, storage=storage, settings=ReadSettings(), skipped=skipped))

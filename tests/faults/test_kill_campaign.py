@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign import VICTIMS, Outcome, campaign, ours, rival
+from campaign import VICTIMS, CampaignFindings, campaign, our_contestant, rival
 from drawn import plain_corpus, written
 from job_runs import Jobs
 
@@ -25,7 +25,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_random_kills_lose_and_double_nothing(
     jobs: Jobs, usual: dict[str, Any], corpus: Path, tmp_path: Path
 ) -> None:
-    outcome = campaign(ours(corpus, usual), kills=_KILLS, seed=_SEED, jobs=jobs, folder=tmp_path)
+    outcome = campaign(
+        our_contestant(corpus, usual), kills=_KILLS, seed=_SEED, jobs=jobs, folder=tmp_path
+    )
     print(outcome.to_json())
     assert outcome.kills.total() == _KILLS
     assert (outcome.lost, outcome.doubled, outcome.wrong) == (0, 0, 0)
@@ -44,5 +46,5 @@ def test_the_same_kills_on_the_job_that_a_user_of_ray_data_writes(
     contestant = rival(corpus, usual, has_checkpoint=has_checkpoint)
     outcome = campaign(contestant, kills=_KILLS, seed=_SEED, jobs=jobs, folder=tmp_path)
     print(outcome.to_json())
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, CampaignFindings)
     assert outcome.kills.total() == _KILLS

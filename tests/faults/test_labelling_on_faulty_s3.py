@@ -8,12 +8,11 @@ import io
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 from PIL import Image
-from s3 import KEY, SECRET, S3Server, s3_server
+from s3 import S3Server, storage_at
 from s3_proxy import s3_proxy
 from specs import panoptic_spec
 
@@ -34,19 +33,6 @@ _PASSES = 3
 SPEC = panoptic_spec("road", "sky")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-def storage_at(endpoint_url: str) -> Storage:
-    return Storage(
-        endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET,
-        read_timeout_seconds=2,
-    )  # fmt: skip
-
-
 def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
     """Writes so many pictures; returns their names."""
     for index in range(number):
@@ -56,7 +42,7 @@ def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
     return {f"{index:04}.png" for index in range(number)}
 
 
-def label(
+def run_to_last_commit(
     corpus: str, *, table: TableStore, run_id: str, limit: int | None, unit_images: int
 ) -> RunStats:
     """A run from its plan to its last commit."""
@@ -81,7 +67,7 @@ def label(
             receipts = [
                 receipt
                 for block in loader(unit.table())
-                for receipt in stager(rows(block)).to_pylist()
+                for receipt in stager(rows_without_segments(block)).to_pylist()
             ]
             assert not [receipt["fault"] for receipt in receipts if receipt["fault"]]
             for receipt in receipts:
@@ -103,7 +89,7 @@ def label(
     return stats
 
 
-def rows(block: pa.Table) -> pa.Table:
+def rows_without_segments(block: pa.Table) -> pa.Table:
     """Returns a block's rows as an actor makes them that finds no segment."""
     found = {"status": "ok", "num_segments": 0, "segments": []}
     return pa.Table.from_pylist(
@@ -116,7 +102,7 @@ def rows(block: pa.Table) -> pa.Table:
     )
 
 
-def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool) -> str:
+def race_to_label(server: S3Server, *, name: str, number: int, rate: float, ignores: bool) -> str:
     """Two runs at once that see different parts of a corpus and cut it differently; a figure.
 
     Whichever plan comes into force first, the other has to be made of what it leaves.
@@ -127,11 +113,13 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
     take_retries()
     stats: list[RunStats] = []
     with s3_proxy(server, rate=rate, seed=number, strips_conditions=ignores) as proxy:
-        table = TableStore(table_uri, storage_at(proxy.endpoint_url))
+        table = TableStore(table_uri, storage_at(proxy.endpoint_url, read_timeout_seconds=2))
 
         def run(run_id: str, limit: int | None, unit_images: int) -> None:
             stats.append(
-                label(corpus, table=table, run_id=run_id, limit=limit, unit_images=unit_images)
+                run_to_last_commit(
+                    corpus, table=table, run_id=run_id, limit=limit, unit_images=unit_images
+                )
             )
 
         began = time.monotonic()
@@ -171,7 +159,7 @@ def race(server: S3Server, *, name: str, number: int, rate: float, ignores: bool
 @pytest.mark.parametrize("ignores", [False, True])
 def test_two_runs_that_meet_label_each_image_once_over_faults(server, monkeypatch, ignores):
     monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.02)
-    race(server, name=f"short-{ignores}", number=30, rate=0.05, ignores=ignores)
+    race_to_label(server, name=f"short-{ignores}", number=30, rate=0.05, ignores=ignores)
 
 
 @pytest.mark.faults
@@ -179,6 +167,8 @@ def test_two_runs_that_meet_label_each_image_once_over_faults(server, monkeypatc
 @pytest.mark.parametrize("ignores", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.2])
 def test_two_runs_label_a_corpus_once_at_any_rate_of_faults(server, capsys, rate, ignores):
-    figure = race(server, name=f"long-{rate}-{ignores}", number=150, rate=rate, ignores=ignores)
+    figure = race_to_label(
+        server, name=f"long-{rate}-{ignores}", number=150, rate=rate, ignores=ignores
+    )
     with capsys.disabled():
         print(f"\nfigure: {figure}")

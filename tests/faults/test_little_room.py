@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from drawn import plain_corpus, written
-from job_runs import ROOT, Jobs, running, wait_until
-from small_runs import UNIT_IMAGES, begun, exit_code, rows_of, written_corpus
+from job_runs import ROOT, Jobs, running
+from small_runs import UNIT_IMAGES, all_rows, begun, exit_code, written_corpus
 from table_rows import assert_same
 from table_rows import rows_of as rows_of_table
+from waiting import wait_until
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.table.store import images
@@ -57,15 +58,15 @@ def _fill_and_go_on(folder: Path, corpus: Path, *, kilobytes: int) -> int:
     """The number of images that a run left that found the disk full; the next one did the rest."""
     with small_disk(folder, kilobytes=kilobytes) as disk:
         code = exit_code(begun(corpus, disk.folder / "table", run_id="first"))
-        seen = [row for row in rows_of(disk.folder / "table") if "unit_id" in row]
-        segments = [row for row in rows_of(disk.folder / "table") if "rle" in row]
+        seen = [row for row in all_rows(disk.folder / "table") if "unit_id" in row]
+        segments = [row for row in all_rows(disk.folder / "table") if "rle" in row]
         assert {*Counter(row["unit_id"] for row in seen).values()} <= {UNIT_IMAGES}
         assert {row["image_id"] for row in seen} <= {row["image_id"] for row in segments}
         assert (code == 0) == (len(seen) == len(_NAMES))
 
         disk.grow(kilobytes=_ENOUGH)
         assert exit_code(begun(corpus, disk.folder / "table", run_id="second")) == 0
-        rows = rows_of(disk.folder / "table")
+        rows = all_rows(disk.folder / "table")
         assert [row["image_id"] for row in rows if "unit_id" in row] == _NAMES
         assert [row["image_id"] for row in rows if "rle" in row] == _NAMES
         assert not list(disk.folder.glob("table/**/*.tmp"))

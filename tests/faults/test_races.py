@@ -12,7 +12,7 @@ from drawn import plain_corpus
 from hooked import interleaved
 from job_runs import Jobs
 from s3 import KEY, SECRET, rclone_server, s3_server
-from small_runs import begun, exit_code, label, rows_of, written_corpus
+from small_runs import all_rows, begun, exit_code, label_what_lacks, written_corpus
 from table_rows import assert_same
 from table_rows import rows_of as rows_of_table
 
@@ -39,7 +39,7 @@ def test_processes_that_race_on_a_growing_corpus_leave_every_image_once(
     assert 0 in codes
     last = begun(corpus, table, run_id="last")
     assert exit_code(last) == 0
-    found = [row["image_id"] for row in rows_of(table) if "unit_id" in row]
+    found = [row["image_id"] for row in all_rows(table) if "unit_id" in row]
     assert found == sorted([*names, *(f"{number}.jpg" for number in range(runs))])
 
 
@@ -64,13 +64,15 @@ def test_runs_whose_segmenters_differ_leave_units_of_one_attempt_each(
     def program(run_id: str) -> Callable[[Storage], None]:
         def run(storage: Storage) -> None:
             with contextlib.suppress(StorageFault):  # the other cleared its parts
-                label(corpus, tmp_path / "table", run_id=run_id, is_noisy=True, storage=storage)
+                label_what_lacks(
+                    corpus, tmp_path / "table", run_id=run_id, is_noisy=True, storage=storage
+                )
 
         return run
 
     interleaved(program(f"one-{seed}"), program(f"two-{seed}"), seed=seed)
-    label(corpus, tmp_path / "table", run_id="last", is_noisy=True)
-    found = [row for row in rows_of(tmp_path / "table") if "unit_id" in row]
+    label_what_lacks(corpus, tmp_path / "table", run_id="last", is_noisy=True)
+    found = [row for row in all_rows(tmp_path / "table") if "unit_id" in row]
     assert [row["image_id"] for row in found] == [f"{n}.jpg" for n in range(6)]
     assert_of_one_attempt(tmp_path / "table")
 
@@ -81,7 +83,7 @@ def test_processes_whose_segmenters_differ_leave_units_of_one_attempt_each(tmp_p
     children = [begun(corpus, table, run_id=f"run-{n}", is_noisy=True) for n in range(3)]
     assert {exit_code(child) for child in children} <= {0, 75}
     assert exit_code(begun(corpus, table, run_id="last", is_noisy=True)) == 0
-    found = [row["image_id"] for row in rows_of(table) if "unit_id" in row]
+    found = [row["image_id"] for row in all_rows(table) if "unit_id" in row]
     assert found == names
     assert_of_one_attempt(table)
 

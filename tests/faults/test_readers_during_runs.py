@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from drawn import plain_corpus, written
 from job_runs import Job, Jobs
-from small_runs import UNIT_IMAGES, begun, exit_code, rows_of, written_corpus
+from small_runs import UNIT_IMAGES, all_rows, begun, exit_code, written_corpus
 
 from pipeline.table.store import images, segments
 
@@ -112,7 +112,7 @@ def test_readers_see_whole_units_only_while_small_runs_are_killed(tmp_path: Path
     assert min(seen.looks[reader] for reader in ("duckdb", "pyarrow")) >= 5
     assert seen.most_images == len(names)
     assert kills >= 3
-    assert [row["image_id"] for row in rows_of(table) if "unit_id" in row] == names
+    assert [row["image_id"] for row in all_rows(table) if "unit_id" in row] == names
 
 
 def _killed_until_done(corpus: Path, table: Path, *, random: Random) -> int:

@@ -5,13 +5,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from s3 import KEY, SECRET, S3Server, s3_server
+from s3 import KEY, SECRET, S3Server
 from s3_proxy import KINDS, S3Proxy, s3_proxy
 
 import pipeline.storage.retries
@@ -23,12 +22,6 @@ from pipeline.reviews.shapes import rle_of_mask
 from pipeline.storage import Storage, StorageFault
 
 _HEIGHT, _WIDTH, _STRIPES = 4, 32, 8
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +57,9 @@ def save_until_answered(log: ReviewLog, wanted: Revision) -> Revision | Conflict
     raise AssertionError("the store failed 50 times")
 
 
-def work(endpoint_url: str, root: str, *, reviewer: int, images: int, saved: list[str]) -> None:
+def save_stripes(
+    endpoint_url: str, root: str, *, reviewer: int, images: int, saved: list[str]
+) -> None:
     """Saves one stripe of each image; every third reviewer draws in the stripe of the first."""
     storage = Storage(
         endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET,
@@ -83,7 +78,7 @@ def work(endpoint_url: str, root: str, *, reviewer: int, images: int, saved: lis
                 continue
 
 
-def check(log: ReviewLog, saved: list[str], *, images: int) -> None:
+def check_saves(log: ReviewLog, saved: list[str], *, images: int) -> None:
     """All saves are there once, in numbers without a gap, and joined states hold all stripes."""
     kept: Counter[str] = Counter()
     for image in range(images):
@@ -106,7 +101,7 @@ def run_reviewers(
     saved: list[str] = []
     threads = [
         threading.Thread(
-            target=work, args=(proxy.endpoint_url, root),
+            target=save_stripes, args=(proxy.endpoint_url, root),
             kwargs={"reviewer": number, "images": images, "saved": saved},
         )
         for number in range(reviewers)
@@ -117,7 +112,7 @@ def run_reviewers(
         thread.join()
     assert len(saved) == reviewers * images
     own = Storage(endpoint_url=server.endpoint_url, region="us-east-1", key=KEY, secret=SECRET)
-    check(ReviewLog(root, own), saved, images=images)
+    check_saves(ReviewLog(root, own), saved, images=images)
     return len(saved)
 
 
@@ -176,4 +171,4 @@ def test_processes_that_save_at_once_on_a_disk_lose_and_double_nothing(tmp_path)
     saved = [line for process in processes for line in process.communicate()[0].split()]
     assert [process.returncode for process in processes] == [0] * 4
     assert len(saved) == 4 * images
-    check(ReviewLog(root, Storage()), saved, images=images)
+    check_saves(ReviewLog(root, Storage()), saved, images=images)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from s3 import KEY, SECRET, S3Server, s3_server
+from s3 import KEY, SECRET, S3Server, storage_at
 from s3_proxy import KINDS, Request, S3Proxy, s3_proxy
 
 import pipeline.storage.retries
@@ -25,23 +25,11 @@ _THREADS = 8
 _ANSWERED = ("slow down", "internal error")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
 def proxy(server: S3Server) -> Iterator[S3Proxy]:
     """Starts a proxy that does nothing yet."""
     with s3_proxy(server) as proxy:
         yield proxy
-
-
-def storage_at(place: S3Server | S3Proxy, **settings: Any) -> Storage:
-    return Storage(
-        endpoint_url=place.endpoint_url, region="us-east-1", key=KEY, secret=SECRET, **settings
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +96,7 @@ def look(storage: Storage, uri: str, data: bytes, *, kind: str, drawn: random.Ra
 def test_some_faults_of_each_kind_change_no_result(server, proxy):
     """The short part of what follows."""
     proxy.rate, proxy.seed, proxy.kinds = 0.1, 3, KINDS[:-1]  # a stall takes half a second
-    operate(storage_at(proxy), "s3://test/short", number=240, seed=0)
+    operate(storage_at(proxy.endpoint_url), "s3://test/short", number=240, seed=0)
     assert proxy.faults.keys() == set(KINDS[:-1])
     told = {each.kind: each.count for each in take_retries()}
     assert told["throttled"] == proxy.faults["slow down"]
@@ -125,7 +113,7 @@ def test_storage_keeps_its_word_at_1_5_and_20_percent_of_faults(server, monkeypa
             take_retries()
             began = time.monotonic()
             operate(
-                storage_at(proxy, read_timeout_seconds=2),
+                storage_at(proxy.endpoint_url, read_timeout_seconds=2),
                 f"s3://test/rate-{rate}",
                 number=2000,
                 seed=0,
@@ -151,7 +139,7 @@ def test_storage_keeps_its_word_at_1_5_and_20_percent_of_faults(server, monkeypa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [100_000, 0])
 def test_a_request_that_meets_one_fault_is_done_at_the_second_attempt(proxy, kind, size):
-    storage = storage_at(proxy, read_timeout_seconds=0.5 if kind == "stall" else 10)
+    storage = storage_at(proxy.endpoint_url, read_timeout_seconds=0.5 if kind == "stall" else 10)
     uri, data = f"s3://test/once/{kind}-{size}", bytes(size)
     for action in (
         lambda: storage.write(uri, data),
@@ -195,17 +183,17 @@ def test_a_large_object_has_its_parts_tried_again_by_the_client(proxy, monkeypat
     monkeypatch.setattr(s3_objects, "LARGEST_PUT_BYTES", 10)
     passing = _faults_end_after(proxy, 0)
     proxy.kinds, proxy.rate = ("internal error",), 1.0
-    storage_at(proxy).write("s3://test/large", bytes(1000))
+    storage_at(proxy.endpoint_url).write("s3://test/large", bytes(1000))
     passing()
     proxy.rate = 0
     assert proxy.faults == {"internal error": 1}
     assert proxy.requests == {"PUT": 2}
     assert take_retries() == []
-    assert storage_at(proxy).read("s3://test/large") == bytes(1000)
+    assert storage_at(proxy.endpoint_url).read("s3://test/large") == bytes(1000)
 
 
 def test_a_new_object_whose_answer_was_lost_is_known_as_ones_own(proxy):
-    storage = storage_at(proxy)
+    storage = storage_at(proxy.endpoint_url)
     assert storage.write_new("s3://test/lost/warm", b"first")
     passing = _faults_end_after(proxy, proxy.requests.total())
     proxy.kinds, proxy.rate = ("lost answer",), 1.0
@@ -217,7 +205,9 @@ def test_a_new_object_whose_answer_was_lost_is_known_as_ones_own(proxy):
 
 
 def test_faults_that_stay_end_in_bounded_time_with_a_fault(proxy):
-    storage = storage_at(proxy, storage_attempts=1000, storage_seconds=3, read_timeout_seconds=0.5)
+    storage = storage_at(
+        proxy.endpoint_url, storage_attempts=1000, storage_seconds=3, read_timeout_seconds=0.5
+    )
     storage.write("s3://test/x", b"")  # the first request makes the client, for a second or two
     proxy.rate, proxy.kinds = 1.0, ("stall",)
     began = time.monotonic()
@@ -226,7 +216,7 @@ def test_faults_that_stay_end_in_bounded_time_with_a_fault(proxy):
     assert time.monotonic() - began < 20
     proxy.kinds = ("reset",)
     with pytest.raises(StorageFault, match=r"3 attempts"):
-        storage_at(proxy, storage_attempts=3).write("s3://test/x", b"")
+        storage_at(proxy.endpoint_url, storage_attempts=3).write("s3://test/x", b"")
 
 
 def test_a_server_that_takes_the_connection_and_never_listens_is_a_fault(monkeypatch):
@@ -253,7 +243,7 @@ def test_an_object_replaced_between_two_ranges_is_never_read_as_a_mixture(
 ):
     """Relies on the server (If-Match), and where that is ignored on the etag of each answer."""
     uri = f"s3://test/swapped/{swap_at}-{strips_conditions}"
-    direct, storage = storage_at(server), storage_at(proxy)
+    direct, storage = storage_at(server.endpoint_url), storage_at(proxy.endpoint_url)
     direct.write(uri, bytes(3 * 2**20))
     planned = direct.file(uri)
     assert planned is not None
@@ -281,7 +271,7 @@ def test_an_object_replaced_between_two_ranges_is_never_read_as_a_mixture(
 def test_a_whole_object_is_replaced_while_its_answer_is_lost(server, proxy):
     """The first attempt meets the old object, the second the new one."""
     uri = "s3://test/swapped/whole"
-    direct, storage = storage_at(server), storage_at(proxy)
+    direct, storage = storage_at(server.endpoint_url), storage_at(proxy.endpoint_url)
     direct.write(uri, bytes(100_000))
     planned = direct.file(uri)
     assert planned is not None
@@ -309,7 +299,7 @@ def test_credentials_that_expire_are_asked_for_again_where_there_may_be_new_ones
 
     proxy.rejects = lambda request: "old-key" in request.headers["authorization"]
     credentials("old-key", "old-secret")
-    storage = replace(storage_at(proxy), key=None, secret=None)
+    storage = replace(storage_at(proxy.endpoint_url), key=None, secret=None)
     with pytest.raises(StorageFault, match=r"ExpiredToken.*set new credentials") as caught:
         storage.read("s3://test/x")
     assert "old-key" not in str(caught.value)
@@ -350,7 +340,7 @@ def test_no_fault_shows_a_credential_even_where_the_server_repeats_it(proxy, mon
         "internal error": (500, "InternalError", f"aws_secret_access_key={SECRET}"),
     }
     monkeypatch.setattr("s3_proxy._ANSWERS", refusals)
-    storage = storage_at(proxy, storage_attempts=2, read_timeout_seconds=0.2)
+    storage = storage_at(proxy.endpoint_url, storage_attempts=2, read_timeout_seconds=0.2)
     proxy.rate = 1.0
     shown = []
     for kind in (*KINDS, "expired"):
@@ -373,11 +363,11 @@ def test_no_fault_shows_a_credential_even_where_the_server_repeats_it(proxy, mon
 
 
 def test_a_listing_of_many_pages_asks_again_for_the_page_that_failed_alone(server, proxy):
-    direct = storage_at(server)
+    direct = storage_at(server.endpoint_url)
     names = [f"s3://test/pages/{name}" for name in ("a-1", "a.txt", "a/b", "a0", "b")]
     for name in names:
         direct.write(name, b"1")
-    storage = storage_at(proxy)
+    storage = storage_at(proxy.endpoint_url)
     original = s3_objects.Pages
 
     class SmallPages(original):  # type: ignore[misc,valid-type]

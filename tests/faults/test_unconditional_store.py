@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from s3 import KEY, SECRET, S3Server, rclone_server, s3_server
+from s3 import KEY, SECRET, S3Server, rclone_server, storage_at
 from s3_proxy import S3Proxy, s3_proxy
 
 import pipeline.storage
@@ -15,22 +15,12 @@ _WRITERS = 6
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def ignoring(server: S3Server) -> Iterator[S3Proxy]:
     with s3_proxy(server, strips_conditions=True) as proxy:
         yield proxy
 
 
-def storage_at(endpoint_url: str) -> Storage:
-    return Storage(endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET)
-
-
-def race(storage: Storage, uri: str) -> list[bytes]:
+def race_for_new_object(storage: Storage, uri: str) -> list[bytes]:
     """Lets some try at once to make an object; returns who was told to have made it."""
     won: list[bytes] = []
     together = threading.Barrier(_WRITERS)
@@ -53,7 +43,7 @@ def lost_and_doubled(storage: Storage, root: str, *, rounds: int) -> tuple[int, 
     lost = doubled = 0
     for number in range(rounds):
         uri = join(root, f"{number:08}")
-        won = race(storage, uri)
+        won = race_for_new_object(storage, uri)
         storage.write_new(uri, b"late")
         doubled += len(won) > 1
         lost += storage.read(uri) not in won

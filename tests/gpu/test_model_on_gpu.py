@@ -10,15 +10,18 @@ import pytest
 import torch
 from tiny import make_tiny
 from torch import nn
-from waits import waits
+from waits import no_hidden_waits, waits
 
 from maskformer import (
     MaskFormerForInstanceSegmentation,
     MaskFormerImageProcessor,
     ResNetConfig,
 )
+from pipeline.labelling.segmenting import compiled_model
+from pipeline.labelling.segmenting.compiled_model import CodeCache, CompiledModel, logits_of
 from pipeline.labelling.segmenting.model_loading import load_model
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 GPU = torch.device("cuda")
@@ -143,3 +146,25 @@ def test_it_learns_in_half_the_bits_with_drop_path_and_frozen_norms():
     assert len(gradients) > 50
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_windows_of_a_new_shape_are_planned_without_a_wait():
+    encoder = make_tiny().model.pixel_level_module.encoder.to(GPU)
+    inputs = [pixels(size).to(GPU) for size in [(64, 96), (72, 104), (80, 56)]]
+    with torch.inference_mode():
+        encoder(inputs[0])  # constants that all shapes share
+        with no_hidden_waits():
+            for values in inputs:
+                encoder(values)
+
+
+def test_a_compiled_model_gives_nearly_the_same_and_keeps_its_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled_model, "COMMON_IMAGES", 1)
+    monkeypatch.setattr(compiled_model, "CHUNK", 2)
+    model, values = make_tiny().to(GPU), pixels((64, 96), batch=5).to(GPU)
+    cache = CodeCache.of(str(tmp_path), storage=Storage(), config=b"{}", precision="fp32")
+    with torch.inference_mode():
+        found, expected = CompiledModel(model, cache=cache)(values), logits_of(model, values)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert cache.load()

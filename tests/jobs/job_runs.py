@@ -188,8 +188,9 @@ class Jobs:
         moments: Sequence[Moment] = (),
         **options: Any,
     ) -> Job:
-        """`jobs/segment_corpus.py`; `limit=3` is `--limit 3`, a True is an option without value."""
-        command = [sys.executable, str(SEGMENT_CORPUS), *words(options)]
+        """`jobs/segment_corpus.py`, on Ray unless told; `limit=3` is `--limit 3`, a True is an
+        option without value."""
+        command = [sys.executable, str(SEGMENT_CORPUS), *words({"local": "false", **options})]
         return self.start_command(command, environment=environment, moments=moments)
 
     def start_command(self, command: Sequence[str], **settings: Any) -> Job:
@@ -214,6 +215,8 @@ class Here:
         """A job's `main` with the options; a start of Ray fails the test."""
         with self._monkeypatch.context() as patch:
             name = str(main.__module__).removeprefix("jobs.")
+            if name in ("segment_corpus", "label_nightly"):
+                options = {"local": "false", **options}
             patch.setattr(sys, "argv", [f"jobs/{name}.py", *words(options)])
             patch.setattr(ray, "init", _no_ray)
             exit_code = main()
@@ -281,10 +284,3 @@ def running(job: Job) -> Iterator[Job]:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
         job.stop(seconds=3)
-
-
-def wait_until(condition: Any, *, what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
-        time.sleep(0.05)

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import ray
-from job_runs import ROOT, Job, Jobs, Moment, running, wait_until, words
+from job_runs import ROOT, Job, Jobs, Moment, running, words
 from ports import free_ports
 from table_rows import Run, assert_same, rows_of
+from waiting import wait_until
 
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -14,12 +14,13 @@ import pytest
 import transformers
 import yaml
 from drawn import encoded, tar, written
-from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, Outcome, wait_until, words
+from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, Outcome, words
 from one_worker import be_the_only_worker
 from PIL import Image
 from s3 import KEY, SECRET, s3_server
 from small_training import SMALL_MODEL
 from table_rows import rows_of
+from waiting import wait_until
 
 from jobs import finetune
 from pipeline.cli.running import run_job

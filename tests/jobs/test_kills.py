@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from drawn import plain_corpus, spoil, written
-from job_runs import Jobs, Moment, wait_until
+from job_runs import Jobs, Moment
 from table_rows import Run, assert_same, rows_of
+from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from drawn import plain_corpus, png, written
-from job_runs import ROOT, Here, Job, Jobs, Moment, wait_until, words
+from job_runs import ROOT, Here, Job, Jobs, Moment, words
 from table_rows import rows_of
+from waiting import wait_until
 
 from jobs import label_nightly
 from pipeline.nightly.settings import PARTS
@@ -26,7 +27,7 @@ NIGHTLY = ROOT / "jobs" / "label_nightly.py"
 
 def start(jobs: Jobs, *, moments: tuple[Moment, ...] = (), **options: Any) -> Job:
     command = [sys.executable, str(NIGHTLY), *words(options)]
-    return jobs.start_command(command, moments=moments)
+    return jobs.start_command([*command, "--local=false"], moments=moments)
 
 
 def age(folder: Path, *, hours: float) -> None:

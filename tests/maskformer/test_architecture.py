@@ -117,11 +117,11 @@ VARIANTS = {
 }
 
 
-def make(variant):
+def make_variant(variant):
     return make_tiny(use_auxiliary_loss=True, **VARIANTS[variant])
 
 
-def targets():
+def draw_target_masks():
     generator = torch.Generator().manual_seed(3)
     masks = [(torch.rand(n + 1, 64, 96, generator=generator) > 0.5).float() for n in range(2)]
     return {"mask_labels": masks, "class_labels": [torch.arange(n + 1) % 4 for n in range(2)]}
@@ -129,9 +129,9 @@ def targets():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_reaches_every_parameter_of_every_variant(variant):
-    model = make(variant).train()
+    model = make_variant(variant).train()
 
-    model(torch.randn(2, 3, 64, 96), **targets()).loss.backward()
+    model(torch.randn(2, 3, 64, 96), **draw_target_masks()).loss.backward()
 
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert [name for name, p in trained.items() if p.grad is None] == []
@@ -140,7 +140,7 @@ def test_training_reaches_every_parameter_of_every_variant(variant):
 @torch.no_grad()
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_query_first_gives_the_masks_of_the_forward_for_every_variant(variant):
-    model = make(variant)
+    model = make_variant(variant)
     pixels = torch.randn(2, 3, 60, 90)
 
     full, decoding = model(pixels), model.decode_queries(pixels)
@@ -152,7 +152,7 @@ def test_query_first_gives_the_masks_of_the_forward_for_every_variant(variant):
 
 @torch.no_grad()
 def test_the_encoder_is_that_of_pytorch_with_positions_added_to_queries_and_keys():
-    model = make("6enc").model.pixel_level_module.decoder.encoder
+    model = make_variant("6enc").model.pixel_level_module.decoder.encoder
     features = torch.randn(1, 128, 3, 5)
 
     encoded = model(features)
@@ -230,7 +230,7 @@ def test_what_transformers_can_express_it_reads_and_computes_alike(tmp_path):
 
 @pytest.mark.parametrize("variant", ["6enc", "res4", "r101c"])
 def test_what_transformers_cannot_express_it_refuses_and_we_read(variant, tmp_path):
-    model = make(variant)
+    model = make_variant(variant)
     model.save_pretrained(tmp_path)
 
     with pytest.raises((ValueError, KeyError)):
@@ -251,14 +251,14 @@ def test_fields_of_ours_are_written_only_where_they_differ():
 
 @pytest.mark.parametrize("variant", ["res4", "resnet", "frozen resnet, 6enc", "timm"])
 def test_gradient_checkpointing_changes_no_gradient(variant):
-    model = make(variant).train()
+    model = make_variant(variant).train()
     # Each time anew: dropout draws, and batch norm counts.
     gradients = []
     for enable in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
         enable()
         model.zero_grad()
         torch.manual_seed(5)
-        model(torch.randn(2, 3, 64, 96), **targets()).loss.backward()
+        model(torch.randn(2, 3, 64, 96), **draw_target_masks()).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=lambda m, n=name: f"{n}: {m}")
@@ -273,7 +273,7 @@ def test_gradient_checkpointing_keeps_less_for_the_backward_pass():
             model(torch.randn(1, 3, 64, 96))
         return sum(sizes)
 
-    model = make("res4").train()
+    model = make_variant("res4").train()
     before = kept(model)
     model.gradient_checkpointing_enable()
     assert kept(model) < 0.7 * before

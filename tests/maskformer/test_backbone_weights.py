@@ -20,7 +20,7 @@ from maskformer.configuration import (
 TIMM_SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4)}
 
 
-def saved(model, path):
+def save_backbone(model, path):
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return str(path)
 
@@ -60,7 +60,7 @@ def our_swin(*, window=4):
 def test_timms_swin_gives_its_features(tmp_path):
     theirs, ours = timm_swin(), our_swin()
 
-    report = load_backbone(ours, saved(theirs, tmp_path / "swin.safetensors"))
+    report = load_backbone(ours, save_backbone(theirs, tmp_path / "swin.safetensors"))
 
     assert all(name.startswith("hidden_states_norms.") for name in report.missing)
     # Every map is a multiple of the window, where padding and rolling agree.
@@ -74,7 +74,7 @@ def test_timms_swin_gives_its_features(tmp_path):
 def test_swin_of_another_window_gets_its_tables_resized(tmp_path):
     theirs, ours = timm_swin(window=4), our_swin(window=7)
 
-    load_backbone(ours, saved(theirs, tmp_path / "swin.safetensors"))
+    load_backbone(ours, save_backbone(theirs, tmp_path / "swin.safetensors"))
 
     table = "layers.1.blocks.0.attn.relative_position_bias_table"
     grid = theirs.state_dict()[table].T.reshape(1, 2, 7, 7)
@@ -95,7 +95,7 @@ def test_timms_resnet_gives_its_features(name, tmp_path):
         config = DeepLabResNetConfig(out_features=STAGES, depths=(3, 4, 6, 3), multi_grid=(1, 1, 1))
     ours = with_backbone(config)
 
-    report = load_backbone(ours, saved(theirs, tmp_path / "resnet.safetensors"))
+    report = load_backbone(ours, save_backbone(theirs, tmp_path / "resnet.safetensors"))
 
     assert not report.missing
     pixels = torch.randn(1, 3, 64, 96)
@@ -110,7 +110,7 @@ def test_any_backbone_of_timm_gets_its_weights(name, tmp_path):
     theirs = shaken(timm.create_model(name, num_classes=5))
     ours = with_backbone(TimmBackboneConfig(backbone=name, out_indices=[0, 1, 2, 3]))
 
-    load_backbone(ours, saved(theirs, tmp_path / "timm.safetensors"))
+    load_backbone(ours, save_backbone(theirs, tmp_path / "timm.safetensors"))
 
     pixels = torch.randn(1, 3, 64, 64)
     expected = theirs.forward_intermediates(pixels, intermediates_only=True)

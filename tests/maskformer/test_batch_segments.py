@@ -51,7 +51,7 @@ class Batch:
         return sizes
 
 
-def batch(
+def draw_outputs(
     *,
     is_padded: bool = False,
     num_queries: int = 20,
@@ -99,7 +99,7 @@ def of_each_image(task: Any, drawn: Batch, *, threshold: float = 0.5, **settings
     return EncodedSegments.joined(parts)
 
 
-def assert_equal(found: EncodedSegments, expected: EncodedSegments) -> None:
+def assert_same_segments(found: EncodedSegments, expected: EncodedSegments) -> None:
     for field in fields(EncodedSegments):
         ours, theirs = getattr(found, field.name), getattr(expected, field.name)
         assert ours.dtype == theirs.dtype, field.name
@@ -114,14 +114,14 @@ RULES = pytest.mark.parametrize("is_padded", [False, True], ids=["stretched", "p
 @FUSED
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.8])
 def test_panoptic_segments_are_those_of_each_image(is_padded, fused, overlap):
-    drawn = batch(is_padded=is_padded)
+    drawn = draw_outputs(is_padded=is_padded)
     settings = {
         "threshold": 0.4,
         "overlap_mask_area_threshold": overlap,
         "label_ids_to_fuse": frozenset(fused),
     }
     found = of_the_batch("panoptic", drawn, **settings)
-    assert_equal(found, of_each_image("panoptic", drawn, **settings))
+    assert_same_segments(found, of_each_image("panoptic", drawn, **settings))
     assert found.num_segments[2] == 0
     assert found.num_segments.max() > (1 if overlap < 0.5 else 0)
 
@@ -132,7 +132,7 @@ def softmax_without_null(drawn: Batch, image: int, query: int) -> list[float]:
 
 @FUSED
 def test_the_second_label_is_the_best_other_of_the_query_with_most_pixels(fused):
-    drawn = batch()
+    drawn = draw_outputs()
     settings = {"overlap_mask_area_threshold": 0.0, "label_ids_to_fuse": frozenset(fused)}
     found = of_the_batch("panoptic", drawn, threshold=0.4, **settings)
     ends = found.num_segments.cumsum()
@@ -153,31 +153,31 @@ def test_the_second_label_is_the_best_other_of_the_query_with_most_pixels(fused)
 
 
 def test_a_model_of_one_label_has_no_second_one():
-    drawn = batch()
+    drawn = draw_outputs()
     classes = drawn.class_logits[..., -2:].contiguous()
     one = Batch(class_logits=classes, mask_logits=drawn.mask_logits, sizes=drawn.sizes)
     found = of_the_batch("panoptic", one)
     assert len(found.scores)
     assert set(found.second_label_ids.tolist()) == {-1}
-    assert_equal(found, of_each_image("panoptic", one))
+    assert_same_segments(found, of_each_image("panoptic", one))
 
 
 def test_semantic_segments_are_no_querys_and_have_no_second_label():
-    assert set(of_the_batch("semantic", batch()).second_label_ids.tolist()) == {-1}
+    assert set(of_the_batch("semantic", draw_outputs()).second_label_ids.tolist()) == {-1}
 
 
 @RULES
 def test_semantic_segments_are_those_of_each_image(is_padded):
-    drawn = batch(is_padded=is_padded)
+    drawn = draw_outputs(is_padded=is_padded)
     # Labels that are exactly as likely are told apart by the last bits of sums.
     drawn.class_logits[2] = drawn.class_logits[0].flip(0)
     found = of_the_batch("semantic", drawn)
-    assert_equal(found, of_each_image("semantic", drawn))
+    assert_same_segments(found, of_each_image("semantic", drawn))
     assert found.num_segments.max() > 1
 
 
 def test_where_nothing_is_kept_in_any_image_there_are_no_segments():
-    found = of_the_batch("panoptic", batch(), threshold=1.0)
+    found = of_the_batch("panoptic", draw_outputs(), threshold=1.0)
     assert found.num_segments.tolist() == [0] * len(TARGETS)
     assert (len(found.scores), len(found.rle_text)) == (0, 0)
     assert found.rle_begins.tolist() == [0]
@@ -185,12 +185,12 @@ def test_where_nothing_is_kept_in_any_image_there_are_no_segments():
 
 @FUSED
 def test_more_kept_queries_than_a_byte_counts(fused):
-    drawn = batch(num_queries=300, targets=[(16, 20)] * 4, masks=(16, 20))
+    drawn = draw_outputs(num_queries=300, targets=[(16, 20)] * 4, masks=(16, 20))
     settings = {"overlap_mask_area_threshold": 0.0, "label_ids_to_fuse": frozenset(fused)}
     found = of_the_batch("panoptic", drawn, **settings)
     kept = keep_panoptic(drawn.class_logits[3], threshold=0.5)
     assert len(kept.queries) > 255
-    assert_equal(found, of_each_image("panoptic", drawn, **settings))
+    assert_same_segments(found, of_each_image("panoptic", drawn, **settings))
 
 
 def test_a_pixel_of_a_segment_beyond_the_255th():
@@ -202,31 +202,31 @@ def test_a_pixel_of_a_segment_beyond_the_255th():
     drawn = Batch(class_logits=classes, mask_logits=logits, sizes={"target_sizes": [(2, 300)]})
     found = of_the_batch("panoptic", drawn)
     assert found.num_segments.tolist() == [300]
-    assert_equal(found, of_each_image("panoptic", drawn))
+    assert_same_segments(found, of_each_image("panoptic", drawn))
 
 
 @RULES
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_logits_of_half_the_bits(is_padded, dtype):
-    drawn = batch(is_padded=is_padded, dtype=dtype)
+    drawn = draw_outputs(is_padded=is_padded, dtype=dtype)
     settings = {"threshold": 0.4, "overlap_mask_area_threshold": 0.3}
     found = of_the_batch("panoptic", drawn, **settings)
-    assert_equal(found, of_each_image("panoptic", drawn, **settings))
+    assert_same_segments(found, of_each_image("panoptic", drawn, **settings))
 
 
 @RULES
 def test_more_runs_than_there_is_room_for_come_in_a_second_transfer(is_padded):
-    drawn = batch(is_padded=is_padded)
+    drawn = draw_outputs(is_padded=is_padded)
     settings = {"threshold": 0.4, "overlap_mask_area_threshold": 0.0}
     processor = BatchPostprocessor("panoptic", uses_kernels=IS_INTERPRETED, **settings)
     processor._runs_per_column = 0.1
     found = processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes).result()
-    assert_equal(found, of_each_image("panoptic", drawn, **settings))
+    assert_same_segments(found, of_each_image("panoptic", drawn, **settings))
     assert processor._runs_per_column > 0.1
 
 
 def test_an_image_alone_gives_what_it_gives_in_a_batch():
-    drawn = batch()
+    drawn = draw_outputs()
     alone = []
     for index, size in enumerate(TARGETS):
         one = Batch(
@@ -235,11 +235,13 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch():
             sizes={"target_sizes": [size]},
         )
         alone.append(of_the_batch("panoptic", one, threshold=0.4))
-    assert_equal(of_the_batch("panoptic", drawn, threshold=0.4), EncodedSegments.joined(alone))
+    assert_same_segments(
+        of_the_batch("panoptic", drawn, threshold=0.4), EncodedSegments.joined(alone)
+    )
 
 
 def test_sizes_are_one_for_each_image():
-    drawn = batch()
+    drawn = draw_outputs()
     processor = BatchPostprocessor("panoptic")
     with pytest.raises(ValueError, match="target_sizes must hold a size for each image"):
         processor.start(drawn.class_logits, drawn.mask_logits, target_sizes=TARGETS[:2])
@@ -365,7 +367,7 @@ def test_a_semantic_batch_of_64_is_few_launches_and_one_transfer(kernels, monkey
 
 
 def test_scores_of_a_batch_are_those_of_each_image():
-    drawn = batch()
+    drawn = draw_outputs()
     at_once = semantic_scores_at_once(drawn.class_logits, drawn.mask_logits)
     alone = batch_semantic_scores(drawn.class_logits, drawn.mask_logits)
     torch.testing.assert_close(at_once, alone, atol=1e-6, rtol=1e-6)
@@ -374,7 +376,7 @@ def test_scores_of_a_batch_are_those_of_each_image():
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 @RULES
 def test_plain_operations_wait_for_nothing_either(task, is_padded):
-    drawn = batch(is_padded=is_padded)
+    drawn = draw_outputs(is_padded=is_padded)
     processor = BatchPostprocessor(task, uses_kernels=False)
     pending = processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)
     pending.result()

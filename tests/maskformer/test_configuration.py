@@ -60,14 +60,14 @@ def test_derived_values_are_those_of_transformers(name):
     assert getattr(MaskFormerDetrConfig(), name) == getattr(TheirDetrConfig(), name)
 
 
-def tiny(**values):
+def tiny_configuration(**values):
     backbone = SwinConfig(embed_dim=32, depths=(1, 1), num_heads=(2, 4), window_size=4)
     decoder = MaskFormerDetrConfig(d_model=64, num_queries=7, decoder_layers=2)
     return MaskFormerConfig.from_backbone_and_decoder_configs(backbone, decoder, **values)
 
 
 def test_a_config_is_composed_of_a_backbone_and_a_decoder():
-    config = tiny(num_labels=5, mask_weight=3.0)
+    config = tiny_configuration(num_labels=5, mask_weight=3.0)
 
     assert config.backbone_config.embed_dim == 32
     assert config.decoder_config.num_queries == 7
@@ -75,7 +75,7 @@ def test_a_config_is_composed_of_a_backbone_and_a_decoder():
 
 
 def test_json_gives_back_what_went_in(tmp_path):
-    config = tiny(id2label={0: "sky", 1: "road", 2: "tree"}, use_auxiliary_loss=True)
+    config = tiny_configuration(id2label={0: "sky", 1: "road", 2: "tree"}, use_auxiliary_loss=True)
     config.save_pretrained(tmp_path)
 
     assert MaskFormerConfig.from_pretrained(tmp_path) == config
@@ -83,7 +83,7 @@ def test_json_gives_back_what_went_in(tmp_path):
 
 
 def test_labels_and_their_number_are_tied():
-    config = tiny(id2label={"0": "sky", "1": "road", "2": "tree"})
+    config = tiny_configuration(id2label={"0": "sky", "1": "road", "2": "tree"})
 
     assert config.num_labels == 3
     assert config.id2label == {0: "sky", 1: "road", 2: "tree"}
@@ -91,11 +91,11 @@ def test_labels_and_their_number_are_tied():
     config.num_labels = 2
     assert config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     with pytest.raises(ValueError, match="num_labels must be the length of id2label, got 4"):
-        tiny(id2label={0: "sky"}, num_labels=4)
+        tiny_configuration(id2label={0: "sky"}, num_labels=4)
 
 
 def test_overrides_win_over_the_file(tmp_path):
-    tiny(id2label={0: "sky", 1: "road"}).save_pretrained(tmp_path)
+    tiny_configuration(id2label={0: "sky", 1: "road"}).save_pretrained(tmp_path)
 
     assert MaskFormerConfig.from_pretrained(tmp_path, num_labels=9).num_labels == 9
     labels = MaskFormerConfig.from_pretrained(tmp_path, id2label={0: "car"})
@@ -205,7 +205,7 @@ def test_configurations_and_folders_are_read_without_torch():
 
 def test_things_are_written_where_they_are_known_and_transformers_passes_over_them(tmp_path):
     names = dict(enumerate(["road", "sky", "car"]))
-    config = tiny(id2label=names, things=[2])
+    config = tiny_configuration(id2label=names, things=[2])
     assert config.stuff == {0, 1}
     config.save_pretrained(tmp_path)
     assert MaskFormerConfig.from_pretrained(tmp_path) == config
@@ -213,16 +213,16 @@ def test_things_are_written_where_they_are_known_and_transformers_passes_over_th
     assert (theirs.decoder_config.model_type, theirs.id2label) == ("detr", names)
     theirs.save_pretrained(tmp_path / "theirs")
     assert MaskFormerConfig.from_pretrained(tmp_path / "theirs").things == [2]
-    assert "things" not in tiny(id2label=names).to_dict()
-    assert tiny(id2label=names).stuff is None
+    assert "things" not in tiny_configuration(id2label=names).to_dict()
+    assert tiny_configuration(id2label=names).stuff is None
 
 
 def test_labels_that_are_named_anew_have_no_known_things():
-    config = tiny(id2label={0: "road", 1: "car"}, things=[1])
+    config = tiny_configuration(id2label={0: "road", 1: "car"}, things=[1])
     for change in ({"id2label": {0: "a", 1: "b"}}, {"num_labels": 2}):
         assert MaskFormerConfig.from_dict(config.to_dict(), **change).things is None
     assert MaskFormerConfig.from_dict(config.to_dict(), dice_weight=2.0).things == [1]
     config.num_labels = 5
     assert config.things is None
     with pytest.raises(ValueError, match=r"things must be ids of labels, 0 to 1, got \[2\]"):
-        tiny(id2label={0: "road", 1: "car"}, things=[2])
+        tiny_configuration(id2label={0: "road", 1: "car"}, things=[2])

@@ -25,7 +25,7 @@ def trained(tmp_path):
     return model, tmp_path
 
 
-def load(folder, **values):
+def load_converted(folder, **values):
     return MaskFormerForInstanceSegmentation.from_pretrained(folder, **values)
 
 
@@ -34,7 +34,7 @@ def test_labels_of_the_same_name_keep_their_rows_and_the_others_start_afresh(tra
     labels = ["car", "road", "Sky", "sky", "bus"]
 
     with caplog.at_level(logging.INFO):
-        new = load(folder, labels=labels)
+        new = load_converted(folder, labels=labels)
 
     for kind in ("weight", "bias"):
         was, now = (getattr(m.class_predictor, kind) for m in (old, new))
@@ -57,7 +57,7 @@ def test_the_same_labels_in_another_order_give_the_same_classes(trained):
     old, folder = trained
     pixels = torch.randn(1, 3, 64, 64)
 
-    new = load(folder, labels=["tree", "sky", "road"])
+    new = load_converted(folder, labels=["tree", "sky", "road"])
 
     with torch.no_grad():
         before, after = (m(pixels).class_queries_logits for m in (old, new))
@@ -66,10 +66,10 @@ def test_the_same_labels_in_another_order_give_the_same_classes(trained):
 
 def test_new_labels_can_be_saved_and_loaded(trained, tmp_path):
     _, folder = trained
-    new = load(folder, labels=["road", "car"])
+    new = load_converted(folder, labels=["road", "car"])
     new.save_pretrained(tmp_path / "new")
 
-    again = load(tmp_path / "new")
+    again = load_converted(tmp_path / "new")
 
     assert torch.equal(again.class_predictor.weight, new.class_predictor.weight)
     assert again.load_report.kept_labels == ()
@@ -79,17 +79,17 @@ def test_labels_that_make_no_sense_are_refused(trained):
     _, folder = trained
 
     with pytest.raises(ValueError, match=r"each once, got \['road'\] more than once"):
-        load(folder, labels=["road", "car", "road"])
+        load_converted(folder, labels=["road", "car", "road"])
     with pytest.raises(ValueError, match="a list of names"):
-        load(folder, labels=[])
+        load_converted(folder, labels=[])
     with pytest.raises(ValueError, match="num_labels, id2label and label2id have no effect"):
-        load(folder, labels=["road"], num_labels=1)
+        load_converted(folder, labels=["road"], num_labels=1)
     with pytest.raises(ValueError, match="no effect on a model without a class head"):
         MaskFormerModel.from_pretrained(folder, labels=["road"])
     # The configuration must be that of the trained head.
     config = MaskFormerConfig.from_pretrained(folder, num_labels=9)
     with pytest.raises(ValueError, match="the configuration's 9 labels"):
-        load(folder, config=config, labels=["road"])
+        load_converted(folder, config=config, labels=["road"])
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained,
 
     convert_weights(str(folder), str(tmp_path / "out"))
 
-    assert load(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
+    assert load_converted(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
     assert (tmp_path / "out/preprocessor_config.json").read_text() == '{"size": 640}'
 
 
@@ -155,7 +155,7 @@ def test_weights_are_written_in_the_type_that_is_asked_for(trained, tmp_path):
 
     convert_weights(str(folder), str(tmp_path / "out"), dtype="float16")
 
-    halved = load(tmp_path / "out", dtype="auto").state_dict()
+    halved = load_converted(tmp_path / "out", dtype="auto").state_dict()
     assert all(
         torch.equal(halved[n], w.half())
         for n, w in model.state_dict().items()
@@ -173,7 +173,7 @@ def test_a_file_needs_a_configuration_from_somewhere(trained, tmp_path):
 
     assert not (tmp_path / "out").exists()
     config = MaskFormerConfig.from_pretrained(folder)
-    assert load(alone, config=config).config.id2label == OLD
+    assert load_converted(alone, config=config).config.id2label == OLD
 
 
 def test_weights_of_another_shape_are_found_out_without_torch_in_this_process(trained):

@@ -13,7 +13,7 @@ from maskformer.preprocessing import device_resize, resizing
 SIDES = st.integers(1, 120)
 
 
-def drawn(count: int, height: int, width: int, *, seed: int = 0) -> np.ndarray:
+def noisy_pixels(count: int, height: int, width: int, *, seed: int = 0) -> np.ndarray:
     """Pixels of noise, with black and white beside each other, where sums go past 0 and 255."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (count, height, width, 3), np.uint8)
@@ -35,7 +35,7 @@ def differing(pixels: np.ndarray, size: tuple[int, int], resample: int) -> int:
 @example(5, 2, 1, 1, Image.Resampling.BILINEAR)  # Pillow 13 begins with the height
 @example(33, 47, 33, 47, Image.Resampling.BILINEAR)
 def test_no_byte_differs_from_pillows_up_or_down_along_either_axis(h, w, new_h, new_w, resample):
-    assert differing(drawn(2, h, w), (new_h, new_w), resample) == 0
+    assert differing(noisy_pixels(2, h, w), (new_h, new_w), resample) == 0
 
 
 @pytest.mark.parametrize("rule", ["transformers", "detectron2"])
@@ -44,7 +44,7 @@ def test_no_byte_of_a_photographs_size_differs_from_the_image_processors(rule, s
     processor = MaskFormerImageProcessor(
         size={"shortest_edge": 512, "longest_edge": 2048}, resize_rule=rule
     )
-    (pixels,) = drawn(1, *size)
+    (pixels,) = noisy_pixels(1, *size)
     expected = processor.resize(Image.fromarray(pixels))
     found = processor.resize_on_device(
         torch.from_numpy(pixels)[None], size=processor.resized_size(size)
@@ -54,7 +54,7 @@ def test_no_byte_of_a_photographs_size_differs_from_the_image_processors(rule, s
 
 def test_a_batch_is_resized_in_pieces_of_bounded_memory(monkeypatch):
     monkeypatch.setattr(device_resize, "_VALUES_AT_ONCE", 2 * 40 * 50 * 3)
-    assert differing(drawn(5, 40, 50), (20, 30), Image.Resampling.BILINEAR) == 0
+    assert differing(noisy_pixels(5, 40, 50), (20, 30), Image.Resampling.BILINEAR) == 0
 
 
 def test_a_filter_that_is_not_known_is_left_to_the_reader():
@@ -64,7 +64,7 @@ def test_a_filter_that_is_not_known_is_left_to_the_reader():
 
 
 def test_an_image_of_the_right_size_is_not_touched():
-    pixels = torch.from_numpy(drawn(2, 32, 64))
+    pixels = torch.from_numpy(noisy_pixels(2, 32, 64))
     processor = MaskFormerImageProcessor(do_resize=False)
     assert processor.resize_on_device(pixels, size=(32, 64)) is pixels
     assert MaskFormerImageProcessor().resize_on_device(pixels, size=(32, 64)) is pixels

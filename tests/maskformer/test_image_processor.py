@@ -13,28 +13,17 @@ from maskformer.image_processor import MaskFormerFeatureExtractor, MaskFormerIma
 SIZE = {"shortest_edge": 60, "longest_edge": 90}
 
 
-@pytest.fixture(scope="module")
-def transformers_processor():
-    """transformers' processor, the PIL-backed one, which resizes as we do."""
-    pytest.importorskip("transformers")
-    from transformers.models.maskformer.image_processing_pil_maskformer import (
-        MaskFormerImageProcessorPil,
-    )
-
-    return MaskFormerImageProcessorPil
-
-
-def picture(height=50, width=73, seed=0):
+def draw_picture(height=50, width=73, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-def id_map(height=50, width=73, highest=5, seed=0):
+def draw_id_map(height=50, width=73, highest=5, seed=0):
     small = np.random.default_rng(seed).integers(0, highest + 1, (height // 5 + 1, width // 5 + 1))
     return np.kron(small, np.ones((5, 5), np.int64))[:height, :width]
 
 
-def assert_equal(ours, theirs):
+def assert_close(ours, theirs):
     torch.testing.assert_close(
         torch.as_tensor(ours), torch.as_tensor(theirs), atol=1e-5, rtol=1e-6, check_dtype=False
     )
@@ -43,10 +32,10 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P", "1", "LA", "YCbCr"])
 @pytest.mark.parametrize("shape", [(50, 73), (73, 50), (20, 140), (64, 64), (60, 77)])
 def test_pixel_values_are_those_of_transformers_for_every_mode(transformers_processor, mode, shape):
-    image = picture(*shape).convert(mode)
+    image = draw_picture(*shape).convert(mode)
     ours = MaskFormerImageProcessor(size=SIZE)(image, return_tensors="pt")
     theirs = transformers_processor(size=SIZE)(image.convert("RGB"), return_tensors="pt")
-    assert_equal(ours.pixel_values, theirs.pixel_values)
+    assert_close(ours.pixel_values, theirs.pixel_values)
     assert (ours.pixel_mask == theirs.pixel_mask).all()
     assert ours.pixel_mask.dtype == theirs.pixel_mask.dtype == torch.int64
 
@@ -57,12 +46,12 @@ def test_pixel_values_of_an_image_that_exif_turns_are_those_of_the_upright_one(
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
-    picture().save(file, "JPEG", exif=exif)
+    draw_picture().save(file, "JPEG", exif=exif)
     image = Image.open(file)
     ours = MaskFormerImageProcessor(size=SIZE)(image, return_tensors="pt")
     upright = ImageOps.exif_transpose(image)
     theirs = transformers_processor(size=SIZE)(upright, return_tensors="pt")
-    assert_equal(ours.pixel_values, theirs.pixel_values)
+    assert_close(ours.pixel_values, theirs.pixel_values)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +71,7 @@ def test_pixel_values_of_an_image_that_exif_turns_are_those_of_the_upright_one(
 def test_every_setting_works_as_in_transformers_in_the_constructor_and_in_the_call(
     transformers_processor, settings_
 ):
-    images = [np.asarray(picture()), np.asarray(picture(30, 90))]
+    images = [np.asarray(draw_picture()), np.asarray(draw_picture(30, 90))]
     if "image_std" in settings_:
         theirs_settings = {**settings_, "image_std": [0.7] * 3}
     else:
@@ -96,33 +85,33 @@ def test_every_setting_works_as_in_transformers_in_the_constructor_and_in_the_ca
         made_so(images, return_tensors="np"),
         called_so.preprocess(images, return_tensors="np", **settings_),
     ):
-        assert_equal(ours.pixel_values, theirs.pixel_values)
+        assert_close(ours.pixel_values, theirs.pixel_values)
         assert (ours.pixel_mask == theirs.pixel_mask).all()
 
 
 @pytest.mark.parametrize("form", ["chw", "tensor", "float", "pil", "batch", "nested"])
 def test_images_of_every_kind_give_the_same_pixel_values(form):
     processor = MaskFormerImageProcessor(size=SIZE)
-    image = np.asarray(picture())
+    image = np.asarray(draw_picture())
     images = {
         "chw": [np.moveaxis(image, -1, 0)],
         "tensor": torch.from_numpy(np.moveaxis(image, -1, 0).copy()),
         "float": [image.astype(np.float32)],
-        "pil": picture(),
+        "pil": draw_picture(),
         "batch": image[None],
-        "nested": [[picture()]],
+        "nested": [[draw_picture()]],
     }[form]
-    assert_equal(
+    assert_close(
         processor(images, return_tensors="np").pixel_values,
         processor(image, return_tensors="np").pixel_values,
     )
 
 
 def test_floats_in_the_unit_range_are_resized_as_transformers_does(transformers_processor):
-    image = np.asarray(picture()).astype(np.float32) / 255
+    image = np.asarray(draw_picture()).astype(np.float32) / 255
     ours = MaskFormerImageProcessor(size=SIZE, do_rescale=False)(image, return_tensors="np")
     theirs = transformers_processor(size=SIZE, do_rescale=False)(image, return_tensors="np")
-    assert_equal(ours.pixel_values, theirs.pixel_values)
+    assert_close(ours.pixel_values, theirs.pixel_values)
 
 
 def test_the_channel_order_is_told_apart_and_can_be_given():
@@ -139,19 +128,19 @@ def test_the_channel_order_is_told_apart_and_can_be_given():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_batch_jobs_way_gives_the_pixel_values_of_the_processor(rule, dtype):
     processor = MaskFormerImageProcessor(size=SIZE, resize_rule=rule)
-    pixels = processor.resize(picture())
+    pixels = processor.resize(draw_picture())
     assert pixels.shape[:2] == processor.resized_size((50, 73))
     values = processor.normalize(torch.from_numpy(pixels)[None], dtype=dtype)
-    expected = processor(picture(), return_tensors="pt").pixel_values
+    expected = processor(draw_picture(), return_tensors="pt").pixel_values
     assert values.shape[2:] == processor.padded_size(pixels.shape[:2])
     assert values.dtype == dtype
     assert values.is_contiguous(memory_format=torch.channels_last)
-    assert_equal(values.float(), expected.to(dtype).float())
+    assert_close(values.float(), expected.to(dtype).float())
 
 
 def test_the_detectron2_rule_pads_with_zeros_after_normalising_and_marks_them():
     processor = MaskFormerImageProcessor(size=SIZE, resize_rule="detectron2")
-    batch = processor(picture(), return_tensors="pt")
+    batch = processor(draw_picture(), return_tensors="pt")
     height, width = processor.resized_size((50, 73))
     assert (height, width) == (60, 88)
     assert batch.pixel_values.shape[2:] == (64, 96)
@@ -163,7 +152,7 @@ def test_the_detectron2_rule_pads_with_zeros_after_normalising_and_marks_them():
 
 def test_images_of_several_sizes_in_one_array_are_padded_each_for_itself():
     processor = MaskFormerImageProcessor(size=SIZE, resize_rule="detectron2")
-    pixels = [processor.resize(picture()), processor.resize(picture(50, 70))]
+    pixels = [processor.resize(draw_picture()), processor.resize(draw_picture(50, 70))]
     together = torch.full((2, 64, 96, 3), 77, dtype=torch.uint8)
     for place, image in zip(together, pixels, strict=True):
         place[: image.shape[0], : image.shape[1]] = torch.from_numpy(image)
@@ -181,7 +170,10 @@ def test_label_maps_become_the_masks_of_transformers(seed, ignore_index):
         MaskFormerImageProcessorPil,
     )
 
-    images, maps = [picture(), picture()], [id_map(seed=seed), id_map(seed=seed + 1, highest=2)]
+    images, maps = (
+        [draw_picture(), draw_picture()],
+        [draw_id_map(seed=seed), draw_id_map(seed=seed + 1, highest=2)],
+    )
     given_ = {"size": SIZE, "ignore_index": ignore_index}
     ours = MaskFormerImageProcessor(**given_)(images, maps, return_tensors="pt")
     theirs = MaskFormerImageProcessorPil(**given_)(images, maps, return_tensors="pt")
@@ -193,8 +185,8 @@ def test_label_maps_become_the_masks_of_transformers(seed, ignore_index):
 
 def test_differs_from_transformers_padding_of_masks_is_0_and_not_ignore_index():
     processor = MaskFormerImageProcessor(do_resize=False, ignore_index=255)
-    images = [picture(40, 40), picture(60, 70)]
-    batch = processor(images, [id_map(40, 40), id_map(60, 70)], return_tensors="pt")
+    images = [draw_picture(40, 40), draw_picture(60, 70)]
+    batch = processor(images, [draw_id_map(40, 40), draw_id_map(60, 70)], return_tensors="pt")
     assert [masks.shape[1:] for masks in batch.mask_labels] == [(60, 70)] * 2
     assert batch.mask_labels[0][:, 40:].sum() == batch.mask_labels[0][:, :, 40:].sum() == 0
     assert set(torch.cat(batch.mask_labels).unique().tolist()) == {0.0, 1.0}
@@ -219,7 +211,7 @@ def test_differs_from_transformers_an_ignore_index_beyond_the_maps_type_is_no_pr
 
 def test_differs_from_transformers_a_map_of_another_size_than_its_image_is_an_error():
     with pytest.raises(ValueError, match=r"got \(73, 50\) for an image of \(50, 73\) at position"):
-        MaskFormerImageProcessor()([picture()], [id_map(73, 50)])
+        MaskFormerImageProcessor()([draw_picture()], [draw_id_map(73, 50)])
 
 
 def test_ids_above_16_bits_and_maps_without_labels_are_kept_apart():
@@ -256,7 +248,7 @@ def test_as_many_maps_as_images_are_needed(call):
 
 def test_reducing_labels_needs_an_ignore_index():
     with pytest.raises(ValueError, match="ignore_index"):
-        MaskFormerImageProcessor(do_reduce_labels=True)([picture()], [id_map()])
+        MaskFormerImageProcessor(do_reduce_labels=True)([draw_picture()], [draw_id_map()])
 
 
 def test_encode_inputs_gives_the_example_of_its_documentation():
@@ -279,7 +271,9 @@ def test_encode_inputs_pads_images_to_one_size_and_marks_what_is_image():
 
 
 def test_a_batch_has_keys_and_attributes_and_goes_to_devices_and_types():
-    batch = MaskFormerImageProcessor(size=SIZE)([picture()], [id_map()], return_tensors="pt")
+    batch = MaskFormerImageProcessor(size=SIZE)(
+        [draw_picture()], [draw_id_map()], return_tensors="pt"
+    )
     assert set(batch) == {"pixel_values", "pixel_mask", "mask_labels", "class_labels"}
     moved = batch.to("meta")
     assert moved.pixel_values.device == moved["class_labels"][0].device == torch.device("meta")
@@ -292,13 +286,15 @@ def test_a_batch_has_keys_and_attributes_and_goes_to_devices_and_types():
 
 
 def test_without_return_tensors_everything_is_lists_of_arrays():
-    batch = MaskFormerImageProcessor(size=SIZE)([picture(), picture()])
+    batch = MaskFormerImageProcessor(size=SIZE)([draw_picture(), draw_picture()])
     assert [type(image) for image in batch.pixel_values] == [np.ndarray] * 2
 
 
 def test_a_pad_size_that_an_image_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="pad_size"):
-        MaskFormerImageProcessor(do_resize=False, pad_size={"height": 10, "width": 99})([picture()])
+        MaskFormerImageProcessor(do_resize=False, pad_size={"height": 10, "width": 99})(
+            [draw_picture()]
+        )
 
 
 def test_settings_survive_a_file(tmp_path):
@@ -322,9 +318,9 @@ def test_files_go_from_transformers_to_us_and_back(tmp_path, transformers_proces
     assert (ours.size, ours.ignore_index, ours.do_reduce_labels) == (SIZE, 255, True)
     ours.save_pretrained(tmp_path)
     theirs = transformers_processor.from_pretrained(tmp_path)
-    assert_equal(
-        ours(picture(), return_tensors="pt").pixel_values,
-        theirs(picture(), return_tensors="pt").pixel_values,
+    assert_close(
+        ours(draw_picture(), return_tensors="pt").pixel_values,
+        theirs(draw_picture(), return_tensors="pt").pixel_values,
     )
 
 

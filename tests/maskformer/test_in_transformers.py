@@ -18,7 +18,7 @@ from maskformer.model import MaskFormerForInstanceSegmentation
 CAMVID = "maskformer-efficientnet-lite0-camvid"
 
 
-class Drawn(torch.utils.data.Dataset):
+class DrawnSamples(torch.utils.data.Dataset):
     def __len__(self):
         return 2
 
@@ -54,8 +54,8 @@ def trainer_of(model, folder, **settings):
             disable_tqdm=True,
             **settings,
         ),
-        train_dataset=Drawn(),
-        eval_dataset=Drawn(),
+        train_dataset=DrawnSamples(),
+        eval_dataset=DrawnSamples(),
         data_collator=collated,
         processing_class=MaskFormerImageProcessor(),
     )

@@ -53,7 +53,7 @@ def test_a_model_is_checked_and_loaded_without_the_compiler_of_torch(tmp_path):
     make_tiny().save_pretrained(tmp_path)
     code = (
         "import sys; from maskformer import MaskFormerForInstanceSegmentation as Model, conversion;"
-        "conversion.check(sys.argv[1]); Model.from_pretrained(sys.argv[1]);"
+        "conversion.check_model(sys.argv[1]); Model.from_pretrained(sys.argv[1]);"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert not subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode

@@ -35,7 +35,7 @@ NUM_TARGETS = [
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_object", "broadcast", "reduce", "barrier")
 
 
-class TinyModel(nn.Module):
+class TwoLayerModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -53,7 +53,7 @@ class TinyModel(nn.Module):
         ]
 
 
-def draw(process: int, micro_batch: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def draw_batch(process: int, micro_batch: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     generator = torch.Generator().manual_seed(10 * process + micro_batch)
     counts = NUM_TARGETS[process][micro_batch]
     return (
@@ -68,7 +68,7 @@ def step_gradient(
 ) -> Tensor:
     """The gradient of one process's step, added over its micro-batches."""
     matcher = MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)
-    model, criterion = TinyModel(), MaskFormerLoss(NUM_LABELS, matcher, {}, EOS)
+    model, criterion = TwoLayerModel(), MaskFormerLoss(NUM_LABELS, matcher, {}, EOS)
     for images, mask_labels, class_labels in batches:
         last, *auxiliary = model(images)
         losses = criterion(*last.values(), mask_labels, class_labels, auxiliary, **normalisers)
@@ -78,7 +78,7 @@ def step_gradient(
 
 
 def joined_gradient(num_processes: int, num_micro_batches: int) -> Tensor:
-    parts = [draw(p, m) for p in range(num_processes) for m in range(num_micro_batches)]
+    parts = [draw_batch(p, m) for p in range(num_processes) for m in range(num_micro_batches)]
     images, mask_labels, class_labels = zip(*parts, strict=True)
     return step_gradient([(torch.cat(images), [*chain(*mask_labels)], [*chain(*class_labels)])])
 
@@ -111,7 +111,7 @@ def count_locally(class_labels: list[Tensor]) -> dict[str, Tensor]:
     }
 
 
-def run_process(rank: int, folder: str) -> None:
+def run_loss_process(rank: int, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -123,7 +123,7 @@ def run_process(rank: int, folder: str) -> None:
         if rank >= num_processes:
             continue
         for num_micro_batches in (1, 2):
-            batches = [draw(rank, micro_batch) for micro_batch in range(num_micro_batches)]
+            batches = [draw_batch(rank, micro_batch) for micro_batch in range(num_micro_batches)]
             with counted_collectives() as called:
                 normalisers = step_normalisers(
                     [class_labels for *_, class_labels in batches],
@@ -135,10 +135,10 @@ def run_process(rank: int, folder: str) -> None:
                 gradient = step_gradient(batches, **vars(normalisers))
             results[f"{num_processes}, {num_micro_batches}"] = (average(gradient, group), called)
     with counted_collectives() as called:
-        gradient = step_gradient([draw(rank, 0)])
+        gradient = step_gradient([draw_batch(rank, 0)])
     results["by itself"] = (average(gradient, None), called)
     with counted_collectives() as called:
-        gradient = step_gradient([draw(rank, 0)], **count_locally(draw(rank, 0)[2]))
+        gradient = step_gradient([draw_batch(rank, 0)], **count_locally(draw_batch(rank, 0)[2]))
     results["local"] = (average(gradient, None), called)
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")
@@ -148,7 +148,7 @@ def run_process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, list[str]]]:
     folder: Path = tmp_path_factory.mktemp("gloo")
-    run_processes(run_process, folder=folder, count=len(NUM_TARGETS))
+    run_processes(run_loss_process, folder=folder, count=len(NUM_TARGETS))
     return torch.load(folder / "results.pt")
 
 

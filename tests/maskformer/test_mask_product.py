@@ -23,7 +23,7 @@ def inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, nn.Conv2d]:
     )
 
 
-def plain(embeddings: torch.Tensor, projected: Projected) -> torch.Tensor:
+def plain_product(embeddings: torch.Tensor, projected: Projected) -> torch.Tensor:
     return torch.einsum("blqc,bchw->blqhw", embeddings, projected.features)
 
 
@@ -42,7 +42,7 @@ def test_the_gradient_is_that_of_einsum_and_convolution(learning, dtype, toleran
     leaves = (embeddings, source, projection.weight, projection.bias)
 
     found = mask_product(embeddings, Projected.by(projection, source))
-    expected = plain(embeddings, Projected.by(projection, source))
+    expected = plain_product(embeddings, Projected.by(projection, source))
 
     assert torch.equal(found, expected)
     for ours, theirs in zip(
@@ -63,7 +63,7 @@ def test_features_that_are_used_elsewhere_too_get_both_gradients():
         total = product(embeddings, projected).square().sum() + projected.features.square().sum()
         return torch.autograd.grad(total, (embeddings, source, projection.weight, projection.bias))
 
-    for ours, theirs in zip(gradients(mask_product), gradients(plain), strict=True):
+    for ours, theirs in zip(gradients(mask_product), gradients(plain_product), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

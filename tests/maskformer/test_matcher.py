@@ -12,7 +12,7 @@ from maskformer.criterion.targets import IdMap, expand_masks, pad_to_batch, samp
 NUM_LABELS, QUERIES, SIZE, FULL_SIZE = 5, 6, (7, 9), (28, 33)
 
 
-def draw(num_targets: list[int], *, seed: int = 0) -> dict[str, Tensor | list[Tensor]]:
+def draw_problem(num_targets: list[int], *, seed: int = 0) -> dict[str, Tensor | list[Tensor]]:
     """Logits and targets of one batch; masks may overlap."""
     generator = torch.Generator().manual_seed(seed)
     images = len(num_targets)
@@ -50,7 +50,7 @@ def matcher() -> MaskFormerHungarianMatcher:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_assignment_is_cheaper(matcher: MaskFormerHungarianMatcher, seed: int) -> None:
-    batch = draw([3], seed=seed)
+    batch = draw_problem([3], seed=seed)
     costs = reference_costs(*(value[0] for value in batch.values()))
     match = matcher(**batch)[0]
     cheapest = min(
@@ -62,7 +62,7 @@ def test_no_assignment_is_cheaper(matcher: MaskFormerHungarianMatcher, seed: int
 
 def test_matches_are_those_of_transformers(matcher: MaskFormerHungarianMatcher) -> None:
     theirs = pytest.importorskip("transformers.models.maskformer.modeling_maskformer")
-    batch = draw([3, 1, QUERIES + 2])
+    batch = draw_problem([3, 1, QUERIES + 2])
     as_floats = {**batch, "mask_labels": [masks.float() for masks in batch["mask_labels"]]}
     expected = theirs.MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)(
         **as_floats
@@ -76,7 +76,7 @@ def test_matches_are_those_of_transformers(matcher: MaskFormerHungarianMatcher) 
 def test_a_match_is_as_long_as_the_shorter_side(
     matcher: MaskFormerHungarianMatcher, count: int
 ) -> None:
-    match = matcher(**draw([count]))[0]
+    match = matcher(**draw_problem([count]))[0]
     assert len(match.queries) == len(match.targets) == min(count, QUERIES)
     assert (
         len(set(match.queries.tolist())) == len(set(match.targets.tolist())) == len(match.targets)
@@ -84,7 +84,7 @@ def test_a_match_is_as_long_as_the_shorter_side(
 
 
 def test_the_order_of_targets_does_not_matter(matcher: MaskFormerHungarianMatcher) -> None:
-    batch = draw([4])
+    batch = draw_problem([4])
     order = torch.tensor([2, 0, 3, 1])
     shuffled = {
         **batch,
@@ -97,7 +97,10 @@ def test_the_order_of_targets_does_not_matter(matcher: MaskFormerHungarianMatche
 
 
 def test_layers_together_are_matched_as_each_alone(matcher: MaskFormerHungarianMatcher) -> None:
-    batches = [{**draw([2, 0, 7]), **logits_of(draw([2, 0, 7], seed=seed))} for seed in (1, 2, 3)]
+    batches = [
+        {**draw_problem([2, 0, 7]), **logits_of(draw_problem([2, 0, 7], seed=seed))}
+        for seed in (1, 2, 3)
+    ]
     together = matcher.match_layers(
         [batch["masks_queries_logits"] for batch in batches],
         [batch["class_queries_logits"] for batch in batches],
@@ -118,7 +121,7 @@ def logits_of(batch: dict) -> dict:
 def test_pixels_that_are_not_valid_are_as_if_cut_off(
     matcher: MaskFormerHungarianMatcher, seed: int
 ) -> None:
-    batch = draw([5], seed=seed)
+    batch = draw_problem([5], seed=seed)
     valid = torch.zeros(FULL_SIZE, dtype=torch.bool)
     valid[:8] = True  # two of seven rows of logits
     matching = matcher.match_layers(
@@ -141,7 +144,7 @@ def test_pixels_that_are_not_valid_are_as_if_cut_off(
 def test_all_costs_come_to_the_host_in_one_copy(
     matcher: MaskFormerHungarianMatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, copies, to_host = draw([2, 0, 7]), [], Tensor.cpu
+    batch, copies, to_host = draw_problem([2, 0, 7]), [], Tensor.cpu
     monkeypatch.setattr(
         Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or to_host(tensor)
     )
@@ -153,7 +156,7 @@ def test_all_costs_come_to_the_host_in_one_copy(
 def test_a_broken_query_is_counted_and_left_to_the_last(
     matcher: MaskFormerHungarianMatcher,
 ) -> None:
-    batch = draw([3, 0])
+    batch = draw_problem([3, 0])
     good = [batch["masks_queries_logits"].clone(), batch["class_queries_logits"].clone()]
     taken = matcher(**batch)[0].queries[0]
     batch["masks_queries_logits"][0, taken, 2, 3] = torch.nan
@@ -173,7 +176,7 @@ def test_a_broken_query_is_counted_and_left_to_the_last(
 def test_autocast_does_not_change_a_match(
     matcher: MaskFormerHungarianMatcher, dtype: torch.dtype
 ) -> None:
-    batch = draw([4, 2])
+    batch = draw_problem([4, 2])
     with torch.autocast("cpu", dtype=dtype):
         inside = matcher(**batch)
     for match, alone in zip(inside, matcher(**batch), strict=True):
@@ -184,14 +187,14 @@ def test_autocast_does_not_change_a_match(
 def test_a_label_out_of_range_is_told_with_its_image(
     matcher: MaskFormerHungarianMatcher, wrong: int
 ) -> None:
-    batch = draw([2, 3])
+    batch = draw_problem([2, 3])
     batch["class_labels"][1][2] = wrong
     with pytest.raises(ValueError, match=rf"\[0, 5\), image 1 of the batch has {wrong}"):
         matcher(**batch)
 
 
 def test_as_many_labels_as_masks_are_needed(matcher: MaskFormerHungarianMatcher) -> None:
-    batch = draw([2, 3])
+    batch = draw_problem([2, 3])
     batch["class_labels"][1] = batch["class_labels"][1][:2]
     with pytest.raises(ValueError, match=r"\[2, 3\] masks by image, class_labels \[2, 2\]"):
         matcher(**batch)

@@ -40,7 +40,7 @@ PARITY = [
 
 
 @cache
-def folder_of(name, root):
+def saved_folder(name, root):
     """A folder that transformers saved, with random weights."""
     torch.manual_seed(0)
     backbone = transformers.AutoConfig.for_model(**BACKBONES[name]().to_dict())
@@ -59,7 +59,7 @@ def both(tmp_path_factory):
     def load(name, shared):
         if name not in held:
             held.clear()
-            folder = folder_of(name, root) if shared is None else shared / "weights" / CAMVID
+            folder = saved_folder(name, root) if shared is None else shared / "weights" / CAMVID
             theirs = transformers.MaskFormerForInstanceSegmentation.from_pretrained(
                 folder, attn_implementation="eager"
             )
@@ -97,7 +97,7 @@ def tiny():
     return make_tiny()
 
 
-def targets(batch):
+def draw_masks(batch):
     masks = [(torch.rand(index + 1, 64, 96) > 0.5).float() for index in range(batch)]
     classes = [torch.arange(index + 1) % 4 for index in range(batch)]
     return {"mask_labels": masks, "class_labels": classes}
@@ -158,7 +158,7 @@ def test_auxiliary_logits_come_from_the_normed_layers_but_the_last():
 
 def test_the_loss_is_the_weighted_sum_of_its_parts_without_hidden_states():
     model = make_tiny(use_auxiliary_loss=True, mask_weight=3.0, dice_weight=0.5)
-    pixels, labels = torch.randn(2, 3, 64, 96), targets(2)
+    pixels, labels = torch.randn(2, 3, 64, 96), draw_masks(2)
 
     output = model(pixels, **labels)
 
@@ -178,7 +178,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts_without_hidden_states():
 def test_training_reaches_every_parameter():
     model = make_tiny(use_auxiliary_loss=True).train()
 
-    model(torch.randn(2, 3, 64, 96), **targets(2)).loss.backward()
+    model(torch.randn(2, 3, 64, 96), **draw_masks(2)).loss.backward()
 
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []

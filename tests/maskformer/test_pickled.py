@@ -28,7 +28,7 @@ TENSORS = {
 }
 
 
-def saved(tree, **options) -> bytes:
+def pickled_bytes(tree, **options) -> bytes:
     file = io.BytesIO()
     torch.save(tree, file, **options)
     return file.getvalue()
@@ -55,9 +55,11 @@ def python_2(name: bytes, array: np.ndarray) -> bytes:
 
 
 FILES = {
-    "torch": saved(TENSORS),
-    "torch before 1.6": saved(TENSORS, _use_new_zipfile_serialization=False),
-    "training run": saved({"model": TENSORS, "optimizer": {"state": {0: {"step": 3}}}, "epoch": 1}),
+    "torch": pickled_bytes(TENSORS),
+    "torch before 1.6": pickled_bytes(TENSORS, _use_new_zipfile_serialization=False),
+    "training run": pickled_bytes(
+        {"model": TENSORS, "optimizer": {"state": {0: {"step": 3}}}, "epoch": 1}
+    ),
     **{f"numpy {p}": pickle.dumps({"model": arrays(), "n": 1}, protocol=p) for p in (2, 3, 4, 5)},
     "numpy 1": pickle.dumps({"model": arrays(), "__author__": "x"}, protocol=2).replace(
         b"numpy._core.", b"numpy.core."
@@ -97,7 +99,7 @@ def test_tensors_that_lie_askew_or_share_memory_are_read():
     }
     columns = np.asfortranarray(whole.numpy())
 
-    read = pickled_tensors(memoryview(bytearray(saved(tree))))
+    read = pickled_tensors(memoryview(bytearray(pickled_bytes(tree))))
     by_column = pickled_tensors(memoryview(pickle.dumps({"w": columns}, protocol=4)))
 
     for name, tensor in tree.items():
@@ -108,7 +110,7 @@ def test_tensors_that_lie_askew_or_share_memory_are_read():
 def test_a_module_with_metadata_is_read():
     state = torch.nn.BatchNorm1d(3).state_dict()
 
-    assert pickled_tensors(memoryview(saved(state))).keys() == state.keys()
+    assert pickled_tensors(memoryview(pickled_bytes(state))).keys() == state.keys()
 
 
 class Calls:
@@ -181,7 +183,7 @@ def bombs():
     yield b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.", "no checkpoint"
     one = pickle.dumps({"w": np.zeros(1, np.float32)}, protocol=4)
     yield one.replace(b"K\x01\x85", b"J\xff\xff\xff\x7f\x85"), "needs 8,589,934,588 bytes"
-    wide = saved({"w": torch.zeros(1).expand(10**9)})
+    wide = pickled_bytes({"w": torch.zeros(1).expand(10**9)})
     yield wide, "needs 4,000,000,000 bytes"
     old = bytearray(FILES["torch before 1.6"])
     place = old.rindex(b".") + 1
@@ -211,7 +213,7 @@ def test_a_file_that_is_cut_anywhere_is_refused(kind):
 
 
 def test_a_file_that_ends_before_an_empty_storage_is_refused():
-    data = saved({"empty": torch.zeros(0, 3)}, _use_new_zipfile_serialization=False)
+    data = pickled_bytes({"empty": torch.zeros(0, 3)}, _use_new_zipfile_serialization=False)
 
     for missing in range(1, 9):  # of the bytes that say how long it is
         with pytest.raises(ValueError, match="ends before its last storage"):

@@ -21,7 +21,7 @@ COCO = {"shortest_edge": 800, "longest_edge": 1333}
 ADE = {"shortest_edge": 512, "longest_edge": 2048}
 
 
-def picture(height=30, width=41, seed=0):
+def noise_picture(height=30, width=41, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -106,7 +106,7 @@ def test_padding_goes_to_the_next_multiple_and_stays_there():
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1", "LA", "YCbCr", "HSV", "LAB"])
 def test_every_mode_becomes_rgb_as_pillow_makes_it(mode):
-    image = picture().convert("RGB")
+    image = noise_picture().convert("RGB")
     if mode == "LAB":
         pytest.importorskip("PIL.ImageCms")
         return
@@ -115,7 +115,7 @@ def test_every_mode_becomes_rgb_as_pillow_makes_it(mode):
 
 
 def test_a_palette_with_transparency_keeps_its_colours_without_a_warning(recwarn):
-    image = picture().quantize(16)
+    image = noise_picture().quantize(16)
     opaque = np.asarray(image.convert("RGB"))
     file = io.BytesIO()
     image.save(file, "PNG", transparency=bytes(range(0, 256, 16)))
@@ -130,7 +130,7 @@ def test_an_image_is_turned_upright_once(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    picture().save(file, "PNG", exif=exif)
+    noise_picture().save(file, "PNG", exif=exif)
     image = Image.open(file)
     expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     upright = to_rgb(image)
@@ -139,9 +139,9 @@ def test_an_image_is_turned_upright_once(orientation):
 
 
 def test_damaged_exif_leaves_the_image_as_it_is_stored():
-    image = picture()
+    image = noise_picture()
     image.info["exif"] = b"Exif\x00\x00 this is not TIFF"
-    assert (np.asarray(to_rgb(image)) == np.asarray(picture())).all()
+    assert (np.asarray(to_rgb(image)) == np.asarray(noise_picture())).all()
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
@@ -164,7 +164,7 @@ def test_a_16_bit_png_is_read_by_its_high_byte():
 
 
 def test_arrays_and_pil_images_are_resized_alike():
-    image = picture()
+    image = noise_picture()
     resized = resize_image(image, size=(17, 60))
     assert resized.shape == (17, 60, 3)
     assert (resized == resize_image(np.asarray(image), size=(17, 60))).all()

@@ -27,11 +27,11 @@ def folder(model, tmp_path):
     return tmp_path
 
 
-def load(folder, **values):
+def load_weights_of(folder, **values):
     return MaskFormerForInstanceSegmentation.from_pretrained(folder, **values)
 
 
-def assert_equal(ours, theirs):
+def assert_same_weights(ours, theirs):
     ours, theirs = ours.state_dict(), theirs.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -42,9 +42,9 @@ def restore(folder, tensors, name="model.safetensors"):
 
 
 def test_what_was_saved_comes_back(model, folder):
-    loaded = load(folder)
+    loaded = load_weights_of(folder)
 
-    assert_equal(loaded, model)
+    assert_same_weights(loaded, model)
     assert not loaded.training
     assert loaded.config.num_labels == 4
 
@@ -76,7 +76,7 @@ def test_what_we_save_gives_the_same_in_transformers_which_misses_nothing(kind, 
     for field in ("class_queries_logits", "masks_queries_logits"):
         torch.testing.assert_close(output[field], expected[field], atol=1e-4, rtol=1e-4)
     theirs.save_pretrained(tmp_path / "theirs")
-    assert_equal(load(tmp_path / "theirs"), model)
+    assert_same_weights(load_weights_of(tmp_path / "theirs"), model)
 
 
 def test_names_of_transformers_5_in_memory_load(model, folder):
@@ -90,7 +90,7 @@ def test_names_of_transformers_5_in_memory_load(model, folder):
     assert renamed.keys() != tensors.keys()
     restore(folder, renamed)
 
-    assert_equal(load(folder), model)
+    assert_same_weights(load_weights_of(folder), model)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "shards", "pickled shards"])
@@ -111,7 +111,7 @@ def test_other_files_of_weights_load(model, folder, kind):
         index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
     check_folder(str(folder))
-    assert_equal(load(folder), model)
+    assert_same_weights(load_weights_of(folder), model)
 
 
 def test_a_pickle_that_runs_code_is_refused(folder):
@@ -123,7 +123,7 @@ def test_a_pickle_that_runs_code_is_refused(folder):
     torch.save({"weight": Evil()}, folder / "pytorch_model.bin")
 
     with pytest.raises(ValueError, match=r"pytorch_model\.bin .* would run __builtin__\.print"):
-        load(folder)
+        load_weights_of(folder)
 
 
 def test_missing_unexpected_and_misshapen_weights_are_listed(folder):
@@ -133,7 +133,7 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(folder):
     restore(folder, tensors)
 
     with pytest.raises(ValueError, match="must be those of its configuration") as error:
-        load(folder)
+        load_weights_of(folder)
     for part in (
         "missing: mask_embedder.0.0.bias",
         "unexpected: stranger",
@@ -142,7 +142,7 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(folder):
     ):
         assert part in str(error.value)
 
-    allowed = load(
+    allowed = load_weights_of(
         folder,
         allow_missing=["mask_embedder.*", "class_predictor.weight"],
         allow_unexpected=["stranger"],
@@ -153,7 +153,7 @@ def test_missing_unexpected_and_misshapen_weights_are_listed(folder):
 def test_a_trained_model_takes_new_labels(model, folder):
     labels = {0: "sky", 1: "road"}
 
-    other = load(folder, id2label=labels, allow_missing=["class_predictor.*"])
+    other = load_weights_of(folder, id2label=labels, allow_missing=["class_predictor.*"])
 
     assert other.class_predictor.out_features == 3
     assert other.config.label2id == {"sky": 0, "road": 1}
@@ -172,29 +172,31 @@ def test_files_without_derived_and_optional_tensors_load(model, folder):
     assert len(fewer) < len(tensors)
     restore(folder, fewer)
 
-    assert_equal(load(folder), model)
+    assert_same_weights(load_weights_of(folder), model)
 
 
 def test_the_base_model_reads_a_whole_one_and_the_reverse(model, folder, tmp_path):
     base = MaskFormerModel.from_pretrained(folder)
-    assert_equal(base, model.model)
+    assert_same_weights(base, model.model)
 
     base.save_pretrained(tmp_path / "base")
     with pytest.raises(ValueError, match=r"missing: class_predictor\.bias"):
-        load(tmp_path / "base")
-    whole = load(tmp_path / "base", allow_missing=["class_predictor.*", "mask_embedder.*"])
-    assert_equal(whole.model, model.model)
+        load_weights_of(tmp_path / "base")
+    whole = load_weights_of(
+        tmp_path / "base", allow_missing=["class_predictor.*", "mask_embedder.*"]
+    )
+    assert_same_weights(whole.model, model.model)
 
 
 def test_the_type_of_weights_is_float32_unless_asked_for(model, folder):
     model.to(torch.bfloat16).save_pretrained(folder)
 
-    assert load(folder).dtype == torch.float32
-    assert load(folder, dtype="auto").dtype == torch.bfloat16
-    assert load(folder, torch_dtype=torch.float16).dtype == torch.float16
+    assert load_weights_of(folder).dtype == torch.float32
+    assert load_weights_of(folder, dtype="auto").dtype == torch.bfloat16
+    assert load_weights_of(folder, torch_dtype=torch.float16).dtype == torch.float16
     assert MaskFormerConfig.from_pretrained(folder).dtype == "bfloat16"
     with pytest.raises(ValueError, match=r"dtype must be auto or a floating point type .* 'int8'"):
-        load(folder, dtype="int8")
+        load_weights_of(folder, dtype="int8")
 
 
 @pytest.mark.parametrize("name", ["someone/some-model", "hf://someone/some-model"])
@@ -207,13 +209,13 @@ def test_a_name_on_the_hub_is_fetched(model, folder, monkeypatch, name):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
 
-    assert_equal(load(name), model)
+    assert_same_weights(load_weights_of(name), model)
     assert asked == [("someone/some-model", False)]
 
     (folder / "model.safetensors").unlink()
     asked.clear()
     with pytest.raises(ValueError, match="must hold its weights"):
-        load(name)
+        load_weights_of(name)
     assert [pickles for _, pickles in asked] == [False, True]
 
 
@@ -230,7 +232,7 @@ def test_a_model_that_is_nowhere_is_one_clear_line(monkeypatch):
             resolve_folder(name)
 
 
-def broken(folder, kind):
+def break_folder(folder, kind):
     config, tensors = folder / "config.json", folder / "model.safetensors"
     whole = tensors.read_bytes()
     if kind == "no config":
@@ -278,7 +280,7 @@ def broken(folder, kind):
 )
 def test_a_folder_that_is_no_model_is_refused_in_one_line_without_torch(folder, kind, message):
     check_folder(str(folder))
-    broken(folder, kind)
+    break_folder(folder, kind)
 
     with pytest.raises(ValueError, match=message) as error:
         check_folder(str(folder))
@@ -329,7 +331,7 @@ def safetensors_of(described):
 def test_a_header_that_lies_is_one_line_before_anything_is_allocated(folder, tensor, words):
     (folder / "model.safetensors").write_bytes(safetensors_of({"a": tensor}))
 
-    for attempt in (check_folder, load):
+    for attempt in (check_folder, load_weights_of):
         with pytest.raises(ValueError, match=words) as error:
             attempt(str(folder))
         assert "\n" not in str(error.value)
@@ -338,9 +340,9 @@ def test_a_header_that_lies_is_one_line_before_anything_is_allocated(folder, ten
 def test_one_file_of_another_name_in_a_folder_or_by_itself_loads(model, folder):
     (folder / "model.safetensors").rename(folder / "epoch-7.safetensors")
 
-    assert_equal(load(folder), model)
-    assert_equal(load(folder / "epoch-7.safetensors"), model)
+    assert_same_weights(load_weights_of(folder), model)
+    assert_same_weights(load_weights_of(folder / "epoch-7.safetensors"), model)
 
     (folder / "epoch-8.pth").write_bytes(b"")
     with pytest.raises(ValueError, match=r"but epoch-7\.safetensors, epoch-8\.pth"):
-        load(folder)
+        load_weights_of(folder)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from s3 import KEY, SECRET, S3Server, s3_server
+from s3 import S3Server, s3_server, storage_at
 
 import pipeline.storage.retries
 from pipeline.storage import Storage
@@ -25,7 +25,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3_storage(s3: S3Server) -> Storage:
     """Makes a storage that reaches the server, with credentials in the settings."""
-    return Storage(endpoint_url=s3.endpoint_url, region="us-east-1", key=KEY, secret=SECRET)
+    return storage_at(s3.endpoint_url)
 
 
 @pytest.fixture(params=["local", "s3"])

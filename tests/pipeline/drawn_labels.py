@@ -42,7 +42,7 @@ class Scene:
 
     @property
     def jpeg(self) -> bytes:
-        return encoded(self.photo, "JPEG")
+        return encode_image(self.photo, "JPEG")
 
 
 def scenes(count: int = 3) -> list[Scene]:
@@ -68,7 +68,7 @@ def _scene(seed: int) -> Scene:
     )
 
 
-def encoded(image: Image.Image | np.ndarray, kind: str = "PNG") -> bytes:
+def encode_image(image: Image.Image | np.ndarray, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     image.save(buffer, kind)
@@ -86,7 +86,7 @@ def label_maps(drawn: list[Scene]) -> dict[str, bytes]:
     files = {"labels.json": names_json()}
     for scene in drawn:
         files[f"images/val/{scene.name}.jpg"] = scene.jpeg
-        files[f"annotations/val/{scene.name}.png"] = encoded(scene.label_map)
+        files[f"annotations/val/{scene.name}.png"] = encode_image(scene.label_map)
     return files
 
 
@@ -99,7 +99,7 @@ def shards(drawn: list[Scene]) -> dict[str, bytes]:
             for scene in part
             for member in (
                 (f"{scene.name}.jpg", scene.jpeg),
-                (f"{scene.name}.png", encoded(scene.label_map)),
+                (f"{scene.name}.png", encode_image(scene.label_map)),
             )
         )
         for number, part in enumerate(parts)
@@ -113,7 +113,7 @@ def panoptic_shards(drawn: list[Scene]) -> dict[str, bytes]:
         said = {"segments_info": segments_info(scene)}
         members += [
             (f"{scene.name}.jpg", scene.jpeg),
-            (f"{scene.name}.png", encoded(scene.ids.astype(np.uint16))),
+            (f"{scene.name}.png", encode_image(scene.ids.astype(np.uint16))),
             (f"{scene.name}.json", json.dumps(said).encode()),
         ]
     return {"labels.json": names_json(), "all.tar": tar(members)}
@@ -123,7 +123,7 @@ def parquet_rows(drawn: list[Scene]) -> dict[str, bytes]:
     """Label maps in rows, some rows to a group."""
     columns = {
         "image": [scene.jpeg for scene in drawn],
-        "label": [encoded(scene.label_map) for scene in drawn],
+        "label": [encode_image(scene.label_map) for scene in drawn],
     }
     return {"labels.json": names_json(), "rows.parquet": parquet(columns, rows_per_group=2)}
 
@@ -131,7 +131,7 @@ def parquet_rows(drawn: list[Scene]) -> dict[str, bytes]:
 def panoptic_rows(drawn: list[Scene]) -> dict[str, bytes]:
     columns = {
         "image": [scene.jpeg for scene in drawn],
-        "label": [encoded(scene.ids.astype(np.uint8)) for scene in drawn],
+        "label": [encode_image(scene.ids.astype(np.uint8)) for scene in drawn],
         "segments_info": [segments_info(scene) for scene in drawn],
     }
     return {"labels.json": names_json(), "rows.parquet": parquet(columns)}
@@ -152,7 +152,7 @@ def coco_panoptic(drawn: list[Scene]) -> dict[str, bytes]:
         ids = np.where(scene.ids > 0, scene.ids * 70_001, 0)
         channels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
         files[f"val/{scene.name}.jpg"] = scene.jpeg
-        files[f"annotations/panoptic_val/{scene.name}.png"] = encoded(channels)
+        files[f"annotations/panoptic_val/{scene.name}.png"] = encode_image(channels)
         annotations.append(
             {
                 "image_id": number,
@@ -303,6 +303,6 @@ def coco_objects(
     }
     photo = photo or scenes(1)[0].photo.resize((width, height))
     return {
-        "images/a.jpg": encoded(photo, "JPEG"),
+        "images/a.jpg": encode_image(photo, "JPEG"),
         "instances.json": json.dumps(said).encode(),
     }

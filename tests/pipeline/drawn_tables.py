@@ -14,9 +14,10 @@ from maskformer import encode_segments
 from pipeline.corpora.sources import Source
 from pipeline.labelling.commit import Stager, clear_staging, commit_unit
 from pipeline.labelling.rows import ROWS
+from pipeline.maintenance.verify.tables import verify_table
 from pipeline.storage import Storage
 from pipeline.table.plans import put_in_force, write_plan
-from pipeline.table.store import TableStore
+from pipeline.table.store import TableSpec, TableStore
 from pipeline.table.units import Unit
 
 SPEC = panoptic_spec("car", "sky", "tree", label_ids_to_fuse=(1,))
@@ -81,13 +82,13 @@ def plan(table: TableStore, units: Sequence[Unit], *, run_id: str, number: int) 
     assert put_in_force(table, run_id=run_id, number=number)
 
 
-def commit(table: TableStore, unit: str, rows: Sequence[Row]) -> None:
+def commit(table: TableStore, unit: str, rows: Sequence[Row], *, spec: TableSpec = SPEC) -> None:
     """Commits the rows of a unit as a run does."""
     receipts = []
     if rows:
         staged = Stager(table=table, run_id="run")(pa.Table.from_pylist(list(rows), schema=ROWS))
         receipts = [receipt["part"] for receipt in staged.to_pylist()]
-    commit_unit(unit, parts=receipts, num_images=len(rows), table=table, spec=SPEC)
+    commit_unit(unit, parts=receipts, num_images=len(rows), table=table, spec=spec)
     clear_staging(table, unit)
 
 
@@ -132,3 +133,9 @@ def rewrite(
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
     table.storage.write(table.file(name), buffer.getvalue())
+
+
+def assert_is_sound(table: TableStore) -> None:
+    """Verifies the whole table."""
+    found = verify_table(table, sample=1.0, num_threads=2, most_examples=5)
+    assert found.findings.counts == {}, found.findings

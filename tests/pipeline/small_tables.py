@@ -10,6 +10,7 @@ from specs import panoptic_spec
 from pipeline.corpora.reading import ReadSettings, read_source
 from pipeline.planning.planner import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.storage import Storage
+from pipeline.table.latest import latest_segments
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 
 SPEC = panoptic_spec("road")
@@ -77,3 +78,10 @@ def finish(
             files.append(buffer.getvalue())
         table.storage.write(table.file("segments", f"{unit.unit_id}.parquet"), files[0])
         table.finish(unit.unit_id, files[1])
+
+
+def latest_areas(table: TableStore) -> dict[str, int]:
+    """Returns the area of each image's segment by the latest rows."""
+    rows = latest_segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
+    assert len({row["image_id"] for row in rows}) == len(rows)
+    return {row["image_id"]: row["area"] for row in rows}

@@ -20,12 +20,12 @@ LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
     "cluster", "doctor", "driver", "forecast", "gpu_actors", "inside_ray", "metrics", "node_groups",
-    "operators", "poison", "ray_dataset", "scheduling", "sub_drivers", "submission", "unit_pass",
-    "unit_queue", "worker",
+    "operators", "ray_dataset", "ray_engine", "ray_workers", "remote_objects", "scheduling",
+    "sub_drivers", "submission", "unit_queue", "worker",
 }  # fmt: skip
 TORCH = {
-    "batch_segmenter", "batches_in_flight", "device_jpegs", "little_memory", "model_inputs",
-    "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenter",
+    "batch_segmenter", "batches_in_flight", "compiled_model", "device_jpegs", "little_memory",
+    "model_inputs", "model_loading", "multi_view_segmenter", "pinned_uploads", "segmenter",
 }  # fmt: skip
 
 
@@ -236,6 +236,17 @@ def test_drivers_and_ray_workers_start_without_torch():
     assert not modules & {"torch", "torchvision", "timm", "transformers"}
 
 
+def test_a_driver_without_a_cluster_starts_without_ray():
+    modules = modules_after("import pipeline.labelling.run, pipeline.labelling.driving.local_child")
+    assert not modules & {"ray", "torch", "torchvision", "timm", "scipy", "numba", "matplotlib"}
+
+
+def test_children_are_started_before_the_driver_loads_its_libraries():
+    """They load theirs meanwhile."""
+    modules = modules_after("import pipeline.cli.__main__, pipeline.labelling.start")
+    assert not modules & {"ray", "torch", "pandas", "pyarrow", "numpy", "duckdb", "rich"}
+
+
 def test_the_job_itself_starts_without_torch():
     modules = modules_after("import jobs.segment_corpus")
     assert not modules & {"torch", "torchvision", "timm", "transformers"}
@@ -245,6 +256,7 @@ def test_each_library_that_is_imported_is_declared_and_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[\[<>=]", each)[0].lower() for each in project["dependencies"]}
     of_package = packages_distributions()
+    declared |= {"playwright"}  # an extra: only pictures need it
     used = set.union(*map(tops, FILES)) - set(sys.stdlib_module_names) - set(LAYERS)
     packages = {name: {each.lower() for each in of_package[name]} for name in used}
     assert [name for name, known in packages.items() if not known & declared] == []

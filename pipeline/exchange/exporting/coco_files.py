@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.corpora.image_parts import source_kind
 from pipeline.exchange.exporting.output import GrowingFile, Output
 from pipeline.exchange.exporting.writer import ExportPlan
 from pipeline.exchange.records import ExportSegment, ImageExport
@@ -80,7 +81,8 @@ class _CocoFile:
         }
         if self._plan.licence is not None:
             entry["license"] = 1
-        if image.member is None and image.uri.startswith(("http://", "https://", "s3://")):
+        is_file = source_kind(image.uri) == "file"
+        if is_file and image.uri.startswith(("http://", "https://", "s3://")):
             entry["coco_url"] = image.uri
         self._images.add(json_line(entry))
 

@@ -6,7 +6,8 @@
 
 Label Studio serves files of its machine with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and
 LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=OUT, once OUT/images is a local storage of the project. In a
-bucket, tasks name the objects themselves, for a cloud storage of the project.
+bucket, tasks name the objects themselves, for a cloud storage of the project. With --images none
+the photographs stay where they are: below --image_root, which on a disk is the document root.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from pipeline.corpora.image_parts import place_below, source_kind, source_name
 from pipeline.exchange.box_masks import box_mask, row_runs
 from pipeline.exchange.exporting.output import GrowingFile
 from pipeline.exchange.exporting.writer import ExportPlan
@@ -30,7 +32,7 @@ MOST_REGIONS = 30
 _IMAGES = "images"
 _NO_ADDRESS = (
     "the address of a photograph inside an archive, or on this machine outside of the export; "
-    "export with --images copy"
+    "export with --images copy, or name the document root by --image_root"
 )
 
 
@@ -96,8 +98,14 @@ class LabelStudio:
             return f"/data/local-files/?d={quote(name)}"
         if self._plan.has_photos:
             return self._plan.output.file(name)
-        if image.member is None and protocol(image.uri) not in LOCAL:
-            return image.uri
+        if source_kind(image.uri) == "file":
+            root = self._plan.image_root
+            own = source_name(image.uri, image_id=image.image_id)
+            place = image.uri if root is None else place_below(root, own)
+            if protocol(place) not in LOCAL:
+                return place
+            if root is not None:
+                return f"/data/local-files/?d={quote(own)}"
         self._plan.losses[_NO_ADDRESS] += 1
         return f"/data/local-files/?d={quote(name)}"
 

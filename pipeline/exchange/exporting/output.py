@@ -6,20 +6,18 @@ memory does not grow with them. Small files are made and written in threads; `cl
 
 import contextlib
 import os
-import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.exchange.records import ImageExport
 from pipeline.storage import Storage, StorageFault, join
+from pipeline.storage.local_files import remove_drafts
 from pipeline.storage.uris import LOCAL, local_path, protocol
 
 _WRITES_AT_ONCE = 8
-_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 class Output:
@@ -89,12 +87,8 @@ class Output:
         Args:
             of: begin of their names, to leave all others.
         """
-        if not self.is_local:
-            return  # a bucket shows whole objects alone
-        for folder, _, names in os.walk(local_path(self.uri)):
-            for name in names:
-                if _DRAFT.fullmatch(name) and name.lstrip(".").startswith(of):
-                    Path(folder, name).unlink(missing_ok=True)
+        if self.is_local:  # a bucket shows whole objects alone
+            remove_drafts(local_path(self.uri), of=of)
 
     def _link(self, name: str, target: str) -> None:
         path = local_path(self.file(name))

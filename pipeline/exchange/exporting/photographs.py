@@ -10,19 +10,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.decoding import ImageError, decode, image_size, orientation
+from pipeline.corpora.image_parts import place_below, source_kind, source_name
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.exchange.exporting.survey import known_ending
-from pipeline.storage import File, SourceChanged, Storage, join
-from pipeline.storage.uris import HTTP, LOCAL, local_path, protocol
+from pipeline.storage import File, SourceChanged, Storage
+from pipeline.storage.uris import LOCAL, local_path, protocol
 from pipeline.table.plans import plan_numbers, read_plan, runs_in_order
 from pipeline.table.scratch import scratch_database
 from pipeline.table.store import TableStore
@@ -101,8 +100,7 @@ class SourcePhotographs:
     def _where_it_is_now(self, source: Source) -> Source:
         if self.image_root is None:
             return source
-        root, parts = self.storage.absolute(self.image_root), source.name.split("/")
-        uri = join(root, *(map(quote, parts) if protocol(root) in HTTP else parts))
+        uri = place_below(self.storage.absolute(self.image_root), source.name)
         file = self.storage.file(uri)
         if file is None or (source.size and file.size != source.size):
             state = "is not there" if file is None else f"has {file.size} bytes"
@@ -195,17 +193,13 @@ def sources_of_rows(rows: Iterable[Mapping[str, Any]], *, storage: Storage) -> l
         by_uri[row["uri"], row["etag"] or ""].append(row["image_id"])
     sources = []
     for (uri, etag), image_ids in by_uri.items():
-        kind, last = kind_of(uri), uri.rpartition("/")[2]
-        # An image_id in an archive begins with the archive's name; that of a file is its name.
-        is_file = kind not in ("tar", "parquet")
-        first = image_ids[0]
-        name = first if is_file else first[: first.find(last) + len(last)]
+        kind, first = source_kind(uri), image_ids[0]
         file: File | None = storage.file(uri)
         sources.append(
             Source(
                 uri=uri,
-                name=name,
-                kind="file" if is_file else kind,  # type: ignore[arg-type]
+                name=first if kind == "file" else source_name(uri, image_id=first),
+                kind=kind,
                 etag=etag,
                 size=file.size if file else 0,
             )

@@ -103,6 +103,7 @@ def export(settings: ExportSettings, *, storage: Storage, reading: ReadSettings)
             shard_images=settings.shard_images,
             has_photos=settings.images != "none",
             model=model,
+            image_root=settings.image_root and storage.absolute(settings.image_root),
             licence=settings.licence,
         )
         _write(format, plan, reader)

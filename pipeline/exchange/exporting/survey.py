@@ -7,7 +7,7 @@ a name; only a look at all of them tells. Names are joined in a temporary databa
 import bisect
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,6 +18,8 @@ from pipeline.corpora.corpus import kind_of
 from pipeline.corpora.endings import READ_ENDINGS, ending
 from pipeline.exchange.exporting.formats import Format
 from pipeline.exchange.names import same_place, stem_of, told_apart
+from pipeline.runtime.progress import ImageCount, ProgressDisplay
+from pipeline.runtime.run_stats import RunStats
 from pipeline.table.latest import Generations, generations
 from pipeline.table.scratch import scratch_database
 from pipeline.table.store import IMAGES, DoneUnits, TableStore
@@ -84,9 +86,12 @@ def survey(table: TableStore, *, format: Format, splits: Splits) -> Survey:
     first: dict[str, str] = {}
     counts: Counter[str] = Counter(dict.fromkeys(splits.shares, 0))
     errors = 0
-    with scratch_database() as database:
+    dataset, stats = table.dataset("images", IMAGES), RunStats()
+    extent = ImageCount(num_images=dataset.count_rows())
+    with scratch_database() as database, ProgressDisplay(stats, extent, doing="listing"):
         database.run(_IDS)
-        for batch in _batches(table):
+        for batch in dataset.to_batches(columns=list(_COLUMNS)):
+            stats.add_images(len(batch))
             _note_first(first, batch)
             latest = batch.filter(pa.array(now.is_latest(batch["image_id"], batch["unit_id"])))
             rows = latest.to_pylist()
@@ -127,10 +132,6 @@ def _stem(row: Mapping[str, Any], format: Format) -> str:
         allows_dots=format.allows_dots,
         allows_folders=format.allows_folders,
     )
-
-
-def _batches(table: TableStore) -> Iterator[pa.RecordBatch]:
-    yield from table.dataset("images", IMAGES).to_batches(columns=list(_COLUMNS))
 
 
 def _note_first(first: dict[str, str], batch: pa.RecordBatch) -> None:

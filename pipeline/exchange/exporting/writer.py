@@ -36,6 +36,8 @@ class ExportPlan:
     """True if the export holds the photographs, or links to them."""
     model: Mapping[str, object]
     """What the table says of its model: fingerprint, thresholds, place and so on."""
+    image_root: str | None = None
+    """Where the corpus is now, absolute; None where the table says."""
     licence: str | None = None
     """Licence of the exported data, as the user gives it."""
     losses: Counter[str] = field(default_factory=Counter)

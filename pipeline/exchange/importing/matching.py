@@ -12,9 +12,12 @@ import pyarrow as pa
 from pipeline.corpora.endings import IMAGE_ENDINGS, ending
 from pipeline.exchange.importing.findings import ImportFindings
 from pipeline.exchange.names import stem_of, told_apart
+from pipeline.runtime.progress import ImageCount, ProgressDisplay
+from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
 from pipeline.table.latest import latest_images
 from pipeline.table.scratch import ScratchDatabase
+from pipeline.table.store import images
 
 _COLUMNS = ("image_id", "unit_id", "position", "etag", "height", "width", "status")
 _NAMES = pa.schema([("name", pa.string()), ("rank", pa.int32()), ("owner", pa.string())])
@@ -38,9 +41,18 @@ def match_images(
 
     Images that are not in the table, or not as they were, are findings.
     """
-    rows = latest_images(table, columns=_COLUMNS, storage=storage)
-    with database.view("rows", rows):
-        database.run("CREATE TABLE table_images AS SELECT * FROM rows")
+    stats = RunStats()
+    extent = ImageCount(num_images=images(table, storage=storage).count_rows())
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for batch in latest:
+            stats.add_images(len(batch))
+            yield batch
+
+    with ProgressDisplay(stats, extent, doing="matching"):
+        latest = latest_images(table, columns=_COLUMNS, storage=storage)
+        with database.view("rows", pa.RecordBatchReader.from_batches(latest.schema, rows())):
+            database.run("CREATE TABLE table_images AS SELECT * FROM rows")
     database.run(_LISTED_TWICE)
     database.run(_CANDIDATES)
     if next(database.rows(f"SELECT count(*) FROM ({_UNMATCHED})"))[0]:

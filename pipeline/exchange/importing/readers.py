@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 from pipeline.exchange.importing.annotations import AnnotationReader, UnreadableFile
 from pipeline.exchange.importing.coco import CocoReader
@@ -11,6 +11,7 @@ from pipeline.exchange.importing.cvat import CvatReader
 from pipeline.exchange.importing.label_maps import LabelMapReader
 from pipeline.exchange.importing.label_studio import LabelStudioReader
 from pipeline.exchange.importing.settings import ImportSettings
+from pipeline.runtime.progress import FileProgress
 from pipeline.storage import Storage
 
 _ZIP = b"PK\x03\x04"
@@ -18,7 +19,7 @@ _ZIP = b"PK\x03\x04"
 
 @contextlib.contextmanager
 def open_reader(settings: ImportSettings, *, storage: Storage) -> Iterator[AnnotationReader]:
-    """Opens the file that the settings name.
+    """Opens the file that the settings name, and shows how much of it is read.
 
     Raises:
         UnreadableFile: it is not there, or an archive.
@@ -52,5 +53,23 @@ def _opened(uri: str, *, storage: Storage) -> Iterator[io.BufferedReader]:
         raise UnreadableFile(f"there is no file {uri}")
     if not file.size:
         raise UnreadableFile(f"{uri} is empty")
-    with storage.open(uri, etag=file.etag, size=file.size) as data:
-        yield data if isinstance(data, io.BufferedReader) else io.BufferedReader(data)
+    with (
+        storage.open(uri, etag=file.etag, size=file.size) as data,
+        FileProgress(file.size) as progress,
+    ):
+        yield io.BufferedReader(_CountedFile(data, on_bytes=progress.add))
+
+
+class _CountedFile(io.RawIOBase):
+    """A file that says how many bytes were read of it."""
+
+    def __init__(self, file: BinaryIO, *, on_bytes: Callable[[int], object]) -> None:
+        self._file, self._on_bytes = file, on_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        self._on_bytes(count)
+        return count

@@ -16,8 +16,10 @@ from typing import Any
 
 import ray
 
-from pipeline.labelling.driving.ray_dataset import LabellingJob, TaskSource
-from pipeline.labelling.driving.unit_pass import PassResult, SharedActors, UnitPass, UnitWork
+from pipeline.labelling.driving.labelling_job import LabellingJob
+from pipeline.labelling.driving.ray_dataset import TaskSource
+from pipeline.labelling.driving.ray_workers import RayWorkers, SharedActors, UnitWork
+from pipeline.labelling.driving.unit_pass import PassResult, UnitPass
 from pipeline.labelling.driving.unit_queue import (
     OpenTicket,
     OpenUnit,
@@ -76,12 +78,10 @@ class SubDriver:
             num_images=work.num_images,
         )
         self._pass = UnitPass(
-            unit_work,
+            RayWorkers(unit_work, job=work.job, actors=work.actors, group=work.group),
             job=work.job,
-            actors=work.actors,
             stats=self._stats,
             on_progress=self._goes_on,
-            group=work.group,
         )
 
     def run(self) -> tuple[PassResult, Snapshot]:

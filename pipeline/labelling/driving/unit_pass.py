@@ -1,26 +1,26 @@
 """Executes one pass over units: iterates over receipts, and commits units that are complete.
 
-`driver.py` runs a pass in its own process, or in one process for each group of nodes
-(`sub_drivers.py`).
+The receipts come from workers, on Ray (`ray_workers.py`) or of this machine (`local_workers.py`).
+A pass runs in the process of the driver, or in one for each group of nodes (`sub_drivers.py`).
+Starts without Ray.
 """
 
 import collections
-import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import ray
-from ray.data.exceptions import ExecutionTimeoutError
-
-from pipeline.labelling.commit import clear_staging, commit_unit
 from pipeline.labelling.driving.deadline import NOT_BEGUN
-from pipeline.labelling.driving.operators import DONE_ELSEWHERE, false_if_storage_fails, receipts
-from pipeline.labelling.driving.ray_dataset import LabellingJob, TaskSource, label_dataset
-from pipeline.labelling.driving.unit_queue import NO_UNIT_LEFT
+from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.unit_receipts import UnitReceipts
-from pipeline.labelling.failures.gpu_actors import LEFT_ALONE, gpus_left_alone, held
+from pipeline.labelling.driving.workers import (
+    DONE_ELSEWHERE,
+    NO_UNIT_LEFT,
+    false_if_storage_fails,
+)
+from pipeline.labelling.failures.gpu_work import LEFT_ALONE
 from pipeline.labelling.failures.poison import (
     LOST,
     MISTAKE,
@@ -28,41 +28,66 @@ from pipeline.labelling.failures.poison import (
     is_of_the_cluster,
     reason,
 )
-from pipeline.labelling.model import ModelFiles
-from pipeline.runtime.cluster import Machines
-from pipeline.runtime.node_groups import NodeGroup
+from pipeline.runtime.remote_objects import RemoteObject
 from pipeline.runtime.run_stats import Counts, RunStats
-from pipeline.storage import StorageFault
-from pipeline.storage.retries import Retries, take_retries
-from pipeline.table.store import TableSpec, TableStore
+from pipeline.storage.retries import Retries
 
-_COMMIT_RETRIES = 3
 _COMMITS_AT_ONCE = 16
 # Each look at the commits under way takes 75 microseconds, and receipts come by the thousand.
 _LOOK_AT_COMMITS_SECONDS = 0.05
 _NO_END = "some of its images were lost, with the process that worked on them"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedActors:
-    """The model and the actors that the workers of a pass share."""
-
-    model: "ray.ObjectRef[ModelFiles]"
-    attempts: Any
-    """The actor of an `AttemptTracker`."""
-    admission: Any = None
-    """The actor of a `DeadlineAdmission`; None for a run without a deadline."""
+class WorkersFailed(Exception):
+    """The workers end a pass early; the message says why."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnitWork:
-    """The units of a pass, as tasks and by their names."""
+class CommitFailed(Exception):
+    """A commit may not have been made; the message says why."""
 
-    source: TaskSource
-    unit_ids: Callable[[], Collection[str]]
-    """Returns the units that the pass has begun or will begin, as far as it is known."""
-    num_images: int
-    """About how many images the units have in all."""
+
+class EveryGpuLeftAlone(Exception):
+    """There is no GPU left that may work on a pass."""
+
+
+class Workers(Protocol):
+    """The processes that label the units of a pass."""
+
+    admission: RemoteObject | None
+    """The `DeadlineAdmission`; None for a run without a deadline."""
+
+    def unit_ids(self) -> Collection[str]:
+        """Returns the units that the pass has begun or will begin, as far as it is known."""
+        ...
+
+    def receipts(
+        self, *, isolation: IsolationContext | None
+    ) -> AbstractContextManager[Iterator[Mapping[str, Any]]]:
+        """Starts the work; gives its receipts as they come.
+
+        Args:
+            isolation: images that end processes, in a pass that looks for them; None in others.
+
+        Raises:
+            WorkersFailed, EveryGpuLeftAlone: the pass ends without the rest of its receipts.
+        """
+        ...
+
+    def start_commit(self, unit_id: str, *, parts: list[str], num_images: int) -> Any:
+        """Starts the commit of a unit whose images are all staged."""
+        ...
+
+    def ended_commits(self, commits: list[Any], *, at_least: int) -> list[Any]:
+        """Returns commits that have ended, after it waited for `at_least` of them."""
+        ...
+
+    def committed(self, commit: Any) -> tuple[Counts, list[Retries]]:
+        """Returns what a commit that has ended wrote, and its process's retries.
+
+        Raises:
+            CommitFailed: it failed, or its process ended.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +109,16 @@ class PassResult:
 
 
 class UnitPass:
-    """Executes a dataset once over units."""
+    """Has workers label units, and commits these."""
 
     def __init__(
         self,
-        work: UnitWork,
+        workers: Workers,
         *,
         job: LabellingJob,
-        actors: SharedActors,
         stats: RunStats,
         on_progress: Callable[[], bool],
         isolation: IsolationContext | None = None,
-        group: NodeGroup | None = None,
     ) -> None:
         """Takes what `run` needs.
 
@@ -104,10 +127,9 @@ class UnitPass:
             on_progress: is called after each receipt; False ends the pass after the commits that
                 are under way.
             isolation: images that end processes, in a pass that looks for them; None in others.
-            group: the nodes that work on the units; None for all.
         """
-        self._work, self._job, self._stats, self._on_progress = work, job, stats, on_progress
-        self._actors, self._isolation, self._group = actors, isolation, group
+        self._workers, self._job, self._stats = workers, job, stats
+        self._on_progress, self._isolation = on_progress, isolation
         self._collected: dict[str, UnitReceipts] = collections.defaultdict(UnitReceipts)
         self._commits: dict[Any, str] = {}
         self._looked_at_commits = 0.0
@@ -120,46 +142,17 @@ class UnitPass:
 
     def run(self) -> PassResult:
         """Labels and commits the units, as far as nothing fails."""
-        failed = gpus_left_alone(self._actors.attempts, group=self._group)
-        if self._group is not None and len(failed) >= self._group.num_gpus:
-            return PassResult(done=(), met_gpu_left_alone=True)
-        with held(failed):
-            return self._run(num_gpus_left_alone=len(failed))
-
-    def _run(self, *, num_gpus_left_alone: int) -> PassResult:
-        machines = Machines.of_cluster(
-            self._job.actors, group=self._group, gpus_left_alone=num_gpus_left_alone
-        )
-        dataset = label_dataset(
-            self._work.source,
-            job=self._job,
-            machines=machines,
-            num_images=self._work.num_images,
-            model=self._actors.model,
-            admission=self._actors.admission,
-            attempts=self._actors.attempts,
-            isolation=self._isolation,
-            group=self._group,
-        )
         try:
-            with contextlib.closing(receipts(dataset)) as arriving:
-                for receipt in arriving:
-                    self._add(receipt)
-                    self._finish_commits(at_most=_COMMITS_AT_ONCE)
-                    if not self._on_progress():
-                        self._was_stopped = True
-                        break
-                    if self._gpu_left_alone is not None:
-                        self._mark_lost(self._gpu_left_alone)
-                        break
-                    if self._last_units is not None and not self._awaits_receipts():
-                        break
+            with self._workers.receipts(isolation=self._isolation) as arriving:
+                self._take(arriving)
             if not (self._was_stopped or self._is_shut):
                 self._mark_lost(_NO_END)
+        except EveryGpuLeftAlone:
+            return PassResult(done=(), met_gpu_left_alone=True)
         except MistakeInTask:
             raise
-        except ExecutionTimeoutError as error:
-            self._mark_lost(reason(error))
+        except WorkersFailed as error:
+            self._mark_lost(str(error))
         except Exception as error:  # Ray Data wraps its workers' errors in classes of its own
             if not is_of_the_cluster(error.__cause__ or error) and not is_of_the_cluster(error):
                 raise
@@ -175,6 +168,20 @@ class UnitPass:
             lost_workers=self._lost_workers and self._gpu_left_alone is None,
             met_gpu_left_alone=self._gpu_left_alone is not None,
         )
+
+    def _take(self, arriving: Iterator[Mapping[str, Any]]) -> None:
+        """Takes receipts until there are no more, or no more are needed."""
+        for receipt in arriving:
+            self._add(receipt)
+            self._finish_commits(at_most=_COMMITS_AT_ONCE)
+            if not self._on_progress():
+                self._was_stopped = True
+                return
+            if self._gpu_left_alone is not None:
+                self._mark_lost(self._gpu_left_alone)
+                return
+            if self._last_units is not None and not self._awaits_receipts():
+                return
 
     def counts_under_way(self) -> Counts:
         """Returns the counts of images whose units are not done."""
@@ -212,19 +219,13 @@ class UnitPass:
         collected = self._collected[unit_id]
         counts, errors = collected.add(receipt)
         self._stats.add(counts, errors=errors)
-        if collected.is_complete:
+        if collected.is_complete and collected.num_images is not None:
             self._stats.faults.pop(unit_id, None)
             collected.is_committing = True
-            self._commits[self._commit(unit_id, collected)] = unit_id
-
-    def _commit(self, unit_id: str, collected: UnitReceipts) -> Any:
-        return _commit.remote(
-            unit_id,
-            parts=collected.parts,
-            num_images=collected.num_images,
-            table=self._job.table,
-            spec=self._job.spec,
-        )
+            commit = self._workers.start_commit(
+                unit_id, parts=collected.parts, num_images=collected.num_images
+            )
+            self._commits[commit] = unit_id
 
     def _finish_commits(self, *, at_most: int) -> None:
         """Notes commits that are over, now and then; waits until `at_most` are under way."""
@@ -234,30 +235,26 @@ class UnitPass:
         self._looked_at_commits = time.monotonic()
         while self._commits:
             wait_for = max(0, len(self._commits) - at_most)
-            ready, _ = ray.wait(
-                list(self._commits),
-                num_returns=max(1, wait_for),
-                timeout=None if wait_for else 0,
-            )
-            if not ready:
+            ended = self._workers.ended_commits(list(self._commits), at_least=wait_for)
+            if not ended:
                 return
-            for each in ready:
+            for each in ended:
                 self._finish_commit(each, unit_id=self._commits.pop(each))
 
     def _finish_commit(self, commit: Any, *, unit_id: str) -> None:
         try:
-            committed, retries = ray.get(commit)
+            committed, retries = self._workers.committed(commit)
             self._stats.add_retries(retries)
             self._stats.settle(self._collected[unit_id].counts, committed)
-        except (ray.exceptions.RayError, StorageFault) as error:
+        except CommitFailed as error:
             # The commit's process may have ended after the commit.
             if not false_if_storage_fails(self._job.table.is_done)(unit_id):
-                self._stats.faults[unit_id] = reason(error)
+                self._stats.faults[unit_id] = str(error)
                 return
         self._stats.units += 1
         self._note_done(unit_id)
-        if self._actors.admission is not None:
-            self._actors.admission.note_done.remote(unit_id)
+        if self._workers.admission is not None:
+            self._workers.admission.tell("note_done", unit_id)
 
     def _note_done(self, unit_id: str) -> None:
         self.done[unit_id] = None
@@ -267,12 +264,13 @@ class UnitPass:
 
     def _shut(self) -> None:
         if not self._is_shut:
-            self._is_shut, self._begun = True, ray.get(self._actors.admission.begun.remote())
+            assert self._workers.admission is not None
+            self._is_shut, self._begun = True, self._workers.admission.ask("begun")
             self._note_last_units()
 
     def _note_last_units(self) -> None:
         """Notes that no unit begins any more but those that have begun."""
-        units = set(self._work.unit_ids())
+        units = set(self._workers.unit_ids())
         self._last_units = units.intersection(self._begun) if self._is_shut else units
 
     def _awaits_receipts(self) -> bool:
@@ -286,7 +284,7 @@ class UnitPass:
 
     def _mark_lost(self, fault: str) -> None:
         """Notes `fault` for all undone units without a fault of their own, as lost to workers."""
-        for unit_id in self._work.unit_ids():
+        for unit_id in self._workers.unit_ids():
             undone = unit_id not in self.done and not self._collected[unit_id].is_committing
             if undone and unit_id not in self._stats.faults:
                 self._stats.faults[unit_id] = fault
@@ -295,12 +293,3 @@ class UnitPass:
 
 class MistakeInTask(RuntimeError):
     """A task raised an error of our own code; the message has its traceback."""
-
-
-@ray.remote(num_cpus=0, max_retries=_COMMIT_RETRIES)
-def _commit(
-    unit_id: str, *, parts: list[str], num_images: int, table: TableStore, spec: TableSpec
-) -> tuple[Counts, list[Retries]]:
-    committed = commit_unit(unit_id, parts=parts, num_images=num_images, table=table, spec=spec)
-    clear_staging(table, unit_id)
-    return committed, take_retries()

@@ -9,15 +9,12 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import ray
 
 from pipeline.table.units import Unit
-
-NO_UNIT_LEFT = "no unit is left to begin"
-"""The fault in place of the images of a unit, where a ticket came to an empty queue."""
 
 _TABLE_ROWS = 20_000
 # Tasks without a unit cost the driver as much as others: they come no faster than this.
@@ -58,12 +55,6 @@ class StoredUnits:
     def tasks(self) -> "ray.data.Dataset":
         """Returns a dataset with a block for each unit, which `OpenUnit` opens."""
         return _one_row_blocks([vars(rows) for rows in self.rows.values()])
-
-
-class TaskOpener(Protocol):
-    """Returns the rows of a unit for the row that a task has; None where no unit is left."""
-
-    def __call__(self, task: pa.Table) -> pa.Table | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Finds poison images, which crash or hang the process that works on them, and quarantines them.
 
-Functions that Ray calls ask an `AttemptTracker` before they begin, and return a row of the kind
+Functions that workers call ask an `AttemptTracker` before they begin, and return a row of the kind
 `lost` in place of images over which processes ended too often. Errors become rows as well: nothing
 here depends on Ray's logs or exceptions. A unit that lost a worker is worked on again in isolation:
 its images are decoded by a guard (`guard.py`) and go to the actors one at a time. An image over
@@ -14,11 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 from pipeline.corpora.decoding import ImageError
 from pipeline.labelling.failures.gpu_errors import is_gpu_memory_error
 from pipeline.labelling.failures.gpu_failures import FailedGpu, Gpu, GpuFailures
+from pipeline.runtime.remote_objects import loaded_ray
 from pipeline.storage import SourceChanged, StorageFault
 
 ATTEMPTS = 4
@@ -132,9 +131,9 @@ def failure(error: BaseException) -> tuple[str, str]:
         return "fault", reason(error)
     if isinstance(cause, MemoryError | ChildProcessError) or is_gpu_memory_error(cause):
         return LOST, reason(error)
-    if isinstance(cause, ray.exceptions.RayError) and not isinstance(
-        cause, ray.exceptions.RayTaskError
-    ):
+    ray = loaded_ray()
+    is_of_ray = ray is not None and isinstance(cause, ray.exceptions.RayError)
+    if is_of_ray and not _is_of_task(cause):
         return LOST, reason(error)
     return MISTAKE, "".join(traceback.format_exception(error))
 
@@ -153,7 +152,12 @@ def reason(error: BaseException) -> str:
 
 def root_cause(error: BaseException) -> BaseException:
     """Returns the error that a task raised, without the errors that Ray wraps around it."""
-    cause = error
-    while isinstance(cause, ray.exceptions.RayTaskError) and cause.cause is not None:
+    cause: Any = error
+    while _is_of_task(cause) and cause.cause is not None:
         cause = cause.cause
     return cause
+
+
+def _is_of_task(error: BaseException) -> bool:
+    ray = loaded_ray()
+    return ray is not None and isinstance(error, ray.exceptions.RayTaskError)

@@ -5,18 +5,17 @@ row with an error.
 """
 
 import contextlib
-import os
 import pickle
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.reading import EncodedImage
 from pipeline.labelling.reading.limits import memory_limit, time_limit
+from pipeline.runtime.child_process import ChildProcess, end_with_parent
 
 _START_SECONDS = 120
 
@@ -81,18 +80,11 @@ def _death(status: int, *, image: EncodedImage) -> ImageError:
     )
 
 
-class _Child:
-    """The child process and the connection to it."""
+class _Child(ChildProcess):
+    """The child process, ready to decode."""
 
     def __init__(self, decode: DecodeImage, *, seconds: float, memory_bytes: int) -> None:
-        self.connection, theirs = Pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                process_group=0,  # Ctrl-C reaches the parent alone, which ends this process
-            )
+        super().__init__(__name__)
         try:
             self.connection.send_bytes(pickle.dumps((decode, seconds, memory_bytes)))
             if not self.connection.poll(_START_SECONDS):
@@ -101,11 +93,6 @@ class _Child:
         except (EOFError, OSError) as error:
             self.end()
             raise ChildProcessError(f"the process that decodes did not start: {error!r}") from error
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
 
 
 def _serve(connection: Connection) -> None:
@@ -121,5 +108,6 @@ def _serve(connection: Connection) -> None:
 
 if __name__ == "__main__":
     # The parent closes the connection when it is done, or has ended: nobody is left to tell.
+    end_with_parent(int(sys.argv[2]))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _serve(Connection(int(sys.argv[1])))

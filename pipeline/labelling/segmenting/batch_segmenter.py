@@ -7,6 +7,7 @@ has no memory for one. Here a batch fits or an error is raised.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -26,11 +27,18 @@ from maskformer import (
     semantic_segments,
     whole_instances,
 )
+from pipeline.labelling.segmenting.compiled_model import (
+    CodeCache,
+    CompiledModel,
+    Logits,
+    logits_of,
+)
 from pipeline.labelling.segmenting.little_memory import free_memory, is_out_of_memory
 from pipeline.labelling.segmenting.model_inputs import LoadedImage, ModelInputs
-from pipeline.labelling.segmenting.model_loading import DTYPES, ModelSource, load_model
+from pipeline.labelling.segmenting.model_loading import DTYPES, ModelSource, load_engine
 from pipeline.labelling.segmenting.segmented_rows import SegmentedImages
 from pipeline.labelling.settings import SegmentSettings
+from pipeline.storage import Storage
 
 _Made = TypeVar("_Made")
 
@@ -69,16 +77,30 @@ class BatchSegmenter:
         settings: SegmentSettings,
         num_threads: int | None = None,
         num_whole_instances: int | None = None,
+        storage: Storage | None = None,
     ) -> None:
-        self.model, self.processor = load_model(model_files, settings=settings)
-        self.model.keep_position_biases()
+        """Loads the model; see `Segmenter`."""
+        self._num_threads = num_threads or torch.get_num_threads()
+        self.model, self.processor = load_engine(
+            model_files, settings=settings, num_threads=self._num_threads
+        )
         self.labels = self.model.config.id2label
         self._settings = settings
         self.model_inputs = ModelInputs(
             self.processor, device=self.model.device, dtype=DTYPES[settings.precision]
         )
-        self._num_threads = num_threads or torch.get_num_threads()
         self._num_whole = num_whole_instances
+        self._logits: Callable[[Tensor], Logits] = partial(logits_of, self.model)
+        if settings.compile_cache is not None and self.can_start:
+            self._logits = CompiledModel(
+                self.model,
+                cache=CodeCache.of(
+                    settings.compile_cache,
+                    storage=storage or Storage(),
+                    config=self.model.config.to_json_string().encode(),
+                    precision=settings.precision,
+                ),
+            )
         is_cuda = self.model.device.type == "cuda"
         # Its kernels go before those of the next batch's model, which is launched already.
         self._stream = torch.cuda.Stream(self.model.device, priority=-1) if is_cuda else None
@@ -136,8 +158,7 @@ class BatchSegmenter:
         if torch.get_num_threads() != self._num_threads:  # it is each thread's own
             torch.set_num_threads(self._num_threads)
         pixel_values = self.model_inputs(batch)
-        decoding = self.model.decode_queries(pixel_values)
-        logits = decoding.class_queries_logits, self.model.all_masks(decoding)
+        logits = self._logits(pixel_values)
         sizes = self._batch_sizes(batch, (pixel_values.shape[2], pixel_values.shape[3]))
         if self._stream is None:
             return self._postprocessor.start(*logits, **sizes)

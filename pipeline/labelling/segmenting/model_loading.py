@@ -1,24 +1,33 @@
-"""Loads a run's model onto an actor's device, in the precision of the settings.
+"""Loads a run's model onto an actor's device, with the engine and precision of the settings.
 
 Labelling and evaluation load their models here, so that one precision means one arithmetic
-everywhere: `_table.json` records it by name.
+everywhere: `_table.json` records it by name, and the engine too.
 """
 
 import copy
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from maskformer import MaskFormerForInstanceSegmentation, MaskFormerImageProcessor
+from maskformer import (
+    GraphFiles,
+    MaskFormerConfig,
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
+    OnnxModel,
+    QueryDecoding,
+)
 from pipeline.labelling.model import ModelFiles
 from pipeline.labelling.segmenting.little_memory import check_computes
-from pipeline.labelling.settings import Precision, SegmentSettings
+from pipeline.labelling.settings import Engine, Precision, SegmentSettings
 
 DTYPES = {
     "fp32": torch.float32,
@@ -41,6 +50,35 @@ class ModelInMemory:
 
 ModelSource: TypeAlias = ModelFiles | ModelInMemory
 """The model of a run: its files, or itself."""
+
+
+class ForwardModel(Protocol):
+    """A model as segmenters call it: pixels to classes, and to the masks of kept queries."""
+
+    @property
+    def config(self) -> MaskFormerConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def decode_queries(self, pixel_values: Float[Tensor, "batch colours _ _"]) -> QueryDecoding: ...
+
+    def kept_masks(
+        self, decoding: QueryDecoding, kept: Sequence[Int[Tensor, " _"]]
+    ) -> list[Float[Tensor, "_ height width"]]: ...
+
+    def all_masks(self, decoding: QueryDecoding) -> Float[Tensor, "batch queries height width"]: ...
+
+
+def load_engine(
+    source: ModelSource, *, settings: SegmentSettings, num_threads: int
+) -> tuple[ForwardModel, MaskFormerImageProcessor]:
+    """Builds what computes the model, as `load_model` does, with the engine of the settings.
+
+    Args:
+        num_threads: of an engine with threads of its own; torch's belong to each calling thread.
+    """
+    return _ENGINES[settings.engine](source, settings=settings, num_threads=num_threads)
 
 
 def load_model(
@@ -67,9 +105,7 @@ def load_model(
 def _from_files(
     files: ModelFiles, *, settings: SegmentSettings
 ) -> tuple[MaskFormerForInstanceSegmentation, MaskFormerImageProcessor]:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            Path(folder, name).write_bytes(data)
+    with _as_folder(files) as folder:
         model = MaskFormerForInstanceSegmentation.from_pretrained(
             folder, dtype=DTYPES[settings.precision]
         )
@@ -77,6 +113,41 @@ def _from_files(
             folder, resize_rule=settings.resize_rule
         )
     return model, processor
+
+
+@contextmanager
+def _as_folder(files: ModelFiles) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        yield folder
+
+
+def _torch_engine(
+    source: ModelSource, *, settings: SegmentSettings, num_threads: int
+) -> tuple[ForwardModel, MaskFormerImageProcessor]:
+    model, processor = load_model(source, settings=settings)
+    model.keep_position_biases()
+    return model, processor
+
+
+def _onnx_engine(
+    source: ModelSource, *, settings: SegmentSettings, num_threads: int
+) -> tuple[ForwardModel, MaskFormerImageProcessor]:
+    assert isinstance(source, Mapping), "a model in memory is torch's"
+    with _as_folder(source) as folder:
+        config = MaskFormerConfig.from_pretrained(folder)
+        processor = MaskFormerImageProcessor.from_pretrained(
+            folder, resize_rule=settings.resize_rule
+        )
+    model = OnnxModel(GraphFiles.of(source), config=config, num_threads=num_threads)
+    return model, processor
+
+
+_ENGINES: Mapping[Engine, Callable[..., tuple[ForwardModel, MaskFormerImageProcessor]]] = {
+    "torch": _torch_engine,
+    "onnx": _onnx_engine,
+}
 
 
 def _working_device() -> torch.device:

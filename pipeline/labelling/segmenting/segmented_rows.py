@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from maskformer import EncodedSegments
+from pipeline.corpora.error_classes import ErrorClass
 from pipeline.labelling.rows import ROWS, WHOLE_INSTANCES, ImageKey, image_key
 from pipeline.labelling.settings import SegmentSettings
 
@@ -22,7 +23,7 @@ _BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 class ImageFailure:
     """Why an image has no segments."""
 
-    error_class: str
+    error_class: ErrorClass
     message: str
 
 

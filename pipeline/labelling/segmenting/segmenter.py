@@ -52,13 +52,11 @@ from pipeline.labelling.segmenting.segmented_rows import (
 )
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.allocator import keep_memory
+from pipeline.storage import Storage
 
 _BYTES_PER_PIXEL_ON_A_GPU = 1024
 """Of the model's input, with 4 bytes a number; half of it with 2. A larger model takes more, and
 halves its batches once."""
-
-_MOST_IN_FLIGHT = 3
-"""Batches: one is computed, one is queued behind it, one is being finished."""
 
 _NUM_FINISHERS = 2
 _SWITCH_SECONDS = 0.0005
@@ -78,6 +76,7 @@ class Segmenter:
         gpu_share: float = 1.0,
         num_whole_instances: int | None = None,
         way: Literal["by_image", "by_batch"] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         """Loads the model onto the GPU, or the CPU where there is none.
 
@@ -87,6 +86,7 @@ class Segmenter:
                 rows, for published AP. For the task instance alone.
             way: by default by batch on a GPU, by image on a CPU. The task instance is always
                 done by image.
+            storage: where compiled code is kept; None for one of default settings.
         """
         # Beside a GPU the threads that finish batches would wait for each other's allocations.
         keep_memory(has_one_arena=not torch.cuda.is_available())
@@ -101,6 +101,7 @@ class Segmenter:
             settings=settings,
             num_threads=num_threads,
             num_whole_instances=num_whole_instances,
+            storage=storage,
         )
         device = self._batch_segmenter.model.device
         self._batch_pixels = settings.batch_pixels or _pixels_at_once(
@@ -116,9 +117,7 @@ class Segmenter:
                 # A thread that wants the interpreter's lock waits so long for one that computes:
                 # launches are short, and the default of 5 ms is that of a hundred of them.
                 sys.setswitchinterval(_SWITCH_SECONDS)
-            self._in_flight = BatchesInFlight[_Parts](
-                most=_MOST_IN_FLIGHT, num_threads=_NUM_FINISHERS
-            )
+            self._in_flight = BatchesInFlight[_Parts](num_threads=_NUM_FINISHERS)
         compiling.result()
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -190,7 +189,7 @@ class Segmenter:
         is_alone = False
         while not is_alone:
             try:
-                return self._in_flight.start(partial(self._launched, batch))
+                return self._in_flight.start(partial(self._launched, batch), num_images=len(batch))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -23,13 +23,10 @@ from pipeline.reviews.log import ReviewLog
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import duration
 from pipeline.runtime.settings import Settings, as_wrong_usage
-from pipeline.runtime.wording import count
+from pipeline.runtime.wording import count, data_size
 from pipeline.storage import Storage
 from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
 from pipeline.table.store import TableStore
-
-DAMAGED = 1
-"""Exit code where a file of the table cannot be read."""
 
 
 def compact_table(settings: Settings) -> int:
@@ -47,7 +44,7 @@ def compact_table(settings: Settings) -> int:
         except DamagedFile as error:
             line = f"maskformer compact: {error}; see maskformer verify {given.table}"
             print(line, file=sys.stderr)
-            return DAMAGED
+            return ExitCode.NOT_SOUND
     return ExitCode.DONE
 
 
@@ -105,13 +102,13 @@ def _join(table: TableStore, *, target_bytes: int, started: float) -> str:
     return (
         f"joined {joined.num_units:,} units in {duration(time.monotonic() - started)}: readers "
         f"opened {_extent(own, before.files)} before, and {_extent(left, joined.pointer.files)} "
-        f"now; wrote {sum(file.num_bytes for file in joined.written) / 1e6:,.1f} MB"
+        f"now; wrote {data_size(sum(file.num_bytes for file in joined.written))}"
     )
 
 
 def _extent(own: Mapping[str, int], files: Sequence[CompactedFile]) -> str:
     num_bytes = sum(own.values()) + sum(file.num_bytes for file in files)
-    return f"{2 * (len(own) + len(files)):,} files of {num_bytes / 1e6:,.1f} MB"
+    return f"{2 * (len(own) + len(files)):,} files of {data_size(num_bytes)}"
 
 
 def _cleared(gone: Sequence[Leftover]) -> str:
@@ -120,4 +117,4 @@ def _cleared(gone: Sequence[Leftover]) -> str:
     kinds = Counter(leftover.kind for leftover in gone)
     kinds_text = ", ".join(f"{count:,} × {what}" for what, count in sorted(kinds.items()))
     size = sum(leftover.file.size for leftover in gone)
-    return f"removed {count(len(gone), 'file')} of {size / 1e6:,.1f} MB: {kinds_text}"
+    return f"removed {count(len(gone), 'file')} of {data_size(size)}: {kinds_text}"

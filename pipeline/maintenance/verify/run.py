@@ -21,10 +21,6 @@ from pipeline.runtime.wording import count
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
 
-NOT_SOUND = 1
-NOT_FINISHED = 3
-"""Exit codes of verification: a rule is broken; sound, but planned units are not done."""
-
 
 def verify(settings: Settings) -> int:
     """Verifies a table and prints what was found; gives 0 sound, 1 not sound, 3 not finished.
@@ -48,10 +44,10 @@ def verify(settings: Settings) -> int:
 
 
 def exit_code(report: VerifyReport) -> int:
-    """Returns 0, NOT_SOUND or NOT_FINISHED."""
+    """Returns the code of a sound table, of one that breaks a rule, or of one with work to do."""
     if report.findings.total:
-        return NOT_SOUND
-    return NOT_FINISHED if report.undone else ExitCode.DONE
+        return ExitCode.NOT_SOUND
+    return ExitCode.DONE_WITH_ERRORS if report.undone else ExitCode.DONE
 
 
 def as_json(report: VerifyReport) -> dict[str, Any]:

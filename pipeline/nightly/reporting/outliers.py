@@ -1,18 +1,14 @@
 """Finds the most unusual images of a run, and says why they are.
 
-An image is unusual if its mean score is low, its coverage is low or high, or its labels are rare in
-earlier runs. Its outlier score is the largest distance of these three values to the median of the
-run, as a multiple of the distance from the median to the 5 % or 95 % quantile on the same side: at
-1, one image in twenty is as far out or farther.
+Its outlier score is the strangeness of `table/strangeness.py` among the images of the run, with
+labels that are rare in earlier runs.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.nightly.reporting.run_data import Measured, Quantiles, RunData
-
-# Where nearly all images agree, smaller differences than these are not unusual.
-_SHORTEST_DISTANCE = {"mean_score": 0.02, "coverage": 0.02, "surprise": 0.2}
+from pipeline.table.strangeness import MEASURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +51,7 @@ def _reasons(measured: Measured, quantiles: dict[str, Quantiles]) -> Iterator[tu
         is_low = value < quantile.median
         text, end = (below, quantile.low) if is_low else (above, quantile.high)
         if text is not None:
-            distance = max(abs(end - quantile.median), _SHORTEST_DISTANCE[name])
+            distance = max(abs(end - quantile.median), MEASURES[name].shortest_distance)
             score = abs(value - quantile.median) / distance
             if score <= 1:
                 text = _USUAL[name]

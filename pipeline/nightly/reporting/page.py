@@ -21,6 +21,7 @@ from pipeline.nightly.reporting.run_verdict import RunVerdict
 from pipeline.reviews.corrections import Corrections
 from pipeline.runtime.html_pages import page_environment
 from pipeline.runtime.progress import duration
+from pipeline.runtime.wording import data_size
 
 _LEVELS: dict[Level, str] = {
     "unknown": "not judged",
@@ -99,7 +100,7 @@ def _numbers(page: PageContents) -> list[tuple[str, str]]:
         ("mean score", "–" if mean_score is None else f"{mean_score:.3f}"),
         ("coverage", "–" if coverage is None else f"{coverage:.1%}"),
         ("units done", f"{report.units_committed:,} of {report.units_planned:,}"),
-        ("read", f"{report.bytes_read / 1e6:,.1f} MB"),
+        ("read", data_size(report.bytes_read)),
     ]
 
 

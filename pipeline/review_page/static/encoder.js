@@ -2,10 +2,30 @@
 
 import { boxOf } from "./annotation.js";
 import { union } from "./boxes.js";
+import { encodeSegment } from "./rle.js";
 
 const waiting = new Map();
-let worker = null;
+/** The worker, once it has said that it is there: later, there may be no server to load it from. */
+let ready = null;
 let requests = 0;
+
+/** Loads the worker; until it is there, segments are encoded by the page itself. */
+export function startEncoder() {
+  const worker = new Worker(new URL("./encoder_worker.js", import.meta.url), { type: "module" });
+  worker.onmessage = ({ data: { isReady, number, encoded } }) => {
+    if (isReady) {
+      ready = worker;
+      return;
+    }
+    waiting.get(number).resolve(encoded);
+    waiting.delete(number);
+  };
+  worker.onerror = (event) => {
+    for (const { reject } of waiting.values()) reject(new Error(event.message));
+    waiting.clear();
+    ready = null;
+  };
+}
 
 /**
  * Gives each segment of an annotation its run lengths.
@@ -36,20 +56,13 @@ export async function encodedRows(annotation) {
 }
 
 function ask(request) {
-  if (worker === null) {
-    worker = new Worker(new URL("./encoder_worker.js", import.meta.url), { type: "module" });
-    worker.onmessage = ({ data: { number, encoded } }) => {
-      waiting.get(number).resolve(encoded);
-      waiting.delete(number);
-    };
-    worker.onerror = (event) => {
-      for (const { reject } of waiting.values()) reject(new Error(event.message));
-      waiting.clear();
-      worker = null;
-    };
-  }
+  if (ready === null) return encodedHere(request);
   const number = ++requests;
   const result = new Promise((resolve, reject) => waiting.set(number, { resolve, reject }));
-  worker.postMessage({ ...request, number }, [request.ids.buffer]);
+  ready.postMessage({ ...request, number }, [request.ids.buffer]);
   return result;
+}
+
+function encodedHere({ ids, width, height, firstRow, segments }) {
+  return segments.map(({ id, box }) => encodeSegment(ids, { width, height, id, box, firstRow }));
 }

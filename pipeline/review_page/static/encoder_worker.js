@@ -6,3 +6,5 @@ self.onmessage = ({ data: { number, ids, width, height, firstRow, segments } }) 
   const encoded = segments.map(({ id, box }) => encodeSegment(ids, { width, height, id, box, firstRow }));
   self.postMessage({ number, encoded });
 };
+
+self.postMessage({ isReady: true });

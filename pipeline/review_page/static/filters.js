@@ -65,6 +65,7 @@ export class Filters {
     const isDescending = Boolean(query.descending);
     byId("descending").setAttribute("aria-pressed", String(isDescending));
     setText(byId("descending"), isDescending ? "↓" : "↑");
+    byId("descending").title = isDescending ? "The largest first" : "The smallest first";
     for (const [name, id] of Object.entries(FIELDS)) {
       if (document.activeElement !== byId(id)) byId(id).value = query[name] ?? "";
     }

@@ -3,7 +3,7 @@
 import { address, reason } from "./api.js";
 import { byId, element, setText } from "./dom.js";
 import { notify, dismiss } from "./notices.js";
-import { DRAFT_WORD, STATUS_WORDS } from "./words.js";
+import { DRAFT_WORD, STATUS_WORDS, clock, percent } from "./words.js";
 
 const TILE_WIDTH = 220;
 const CAPTION_HEIGHT = 46;
@@ -84,6 +84,12 @@ export class Grid {
     this.#drafts.delete(imageId);
     for (const tile of this.#tiles.values()) if (tile.imageId === imageId) tile.shown = null;
     this.#render();
+  }
+
+  /** Shows the list as it is now, where it is scrolled to: the table has changed. */
+  update() {
+    for (const tile of this.#tiles.values()) tile.shown = null;
+    this.#layout();
   }
 
   #clear() {
@@ -194,7 +200,7 @@ export class Grid {
     tile.link.href = this.hrefOf(image.image_id, place);
     setText(tile.name, image.image_id);
     tile.name.title = image.image_id;
-    setText(tile.facts, factsOf(image));
+    setText(tile.facts, factsOf(image, this.#list.query.sort));
     const status = this.#drafts.has(image.image_id) ? "draft" : image.is_stale ? "stale" : (image.status ?? "");
     setText(tile.badge, status === "draft" ? DRAFT_WORD : (STATUS_WORDS[status] ?? ""));
     tile.badge.dataset.status = status;
@@ -252,10 +258,20 @@ export class Grid {
   }
 }
 
-function factsOf(image) {
+/** Says what an image has, the value first that the images are sorted by. */
+function factsOf(image, sort) {
   const segments = `${image.num_segments} ${image.num_segments === 1 ? "segment" : "segments"}`;
   const score = image.mean_score === null ? null : `score ${image.mean_score.toFixed(2)}`;
   const reasons = image.reasons?.length ? image.reasons.join(", ") : null;
-  const who = image.reviewer ? `by ${image.reviewer}` : null;
-  return [segments, score, who, reasons].filter(Boolean).join(" · ");
+  const when = sort === "saved_at" && image.saved_at ? ` at ${clock(image.saved_at)}` : "";
+  const who = image.reviewer ? `by ${image.reviewer}${when}` : null;
+  return [sortedBy(image, sort), segments, score, who, reasons].filter(Boolean).join(" · ");
+}
+
+/** Returns the value of an order that no other fact shows. */
+function sortedBy(image, sort) {
+  if (image[sort] === null) return null;
+  if (sort === "strangeness") return `strangeness ${image.strangeness.toFixed(1)}`;
+  if (sort === "coverage" || sort === "disagreement") return `${sort} ${percent(image[sort])}`;
+  return null;
 }

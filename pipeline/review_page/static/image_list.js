@@ -9,11 +9,22 @@ const MOST_CHUNKS = 60;
 export class ImageList {
   /** Number of images, null until the first part is here. @type {number | null} */
   total = null;
+  /** Version of the table that the parts are of. @type {string | null} */
+  version = null;
   #chunks = new Map();
 
-  /** @param {Record<string, string>} query parameters of `/api/images` but offset and limit */
-  constructor(query) {
+  /**
+   * @param {Record<string, string>} query parameters of `/api/images` but offset and limit
+   * @param {{onNewVersion?: () => void}} of is called once other parts than before are shown
+   */
+  constructor(query, { onNewVersion = () => {} } = {}) {
     this.query = query;
+    this.onNewVersion = onNewVersion;
+  }
+
+  /** Forgets the parts that are loaded: the next ones are of the table as it is then. */
+  forget() {
+    this.#chunks.clear();
   }
 
   /**
@@ -77,9 +88,14 @@ export class ImageList {
   async #fetch(number) {
     try {
       const range = { offset: number * CHUNK, limit: CHUNK };
-      const { total, images } = await getJson("/api/images", { ...this.query, ...range });
+      const { total, images, version } = await getJson("/api/images", { ...this.query, ...range });
+      // Places of two versions differ: parts of the other one would show images twice, or never.
+      const isOther = this.version !== null && version !== this.version;
+      if (isOther) this.forget();
+      this.version = version;
       this.total = total;
       this.#chunks.set(number, images);
+      if (isOther) this.onNewVersion();
       return images;
     } catch (error) {
       this.#chunks.delete(number);

@@ -3,19 +3,18 @@
 import { boxOf } from "./annotation.js";
 import { reason } from "./api.js";
 import { Claims } from "./claims.js";
-import { choose } from "./conflict.js";
 import { byId, setText } from "./dom.js";
-import { LabelPicker } from "./label_picker.js";
+import { Labelling } from "./labelling.js";
 import { Legend } from "./legend.js";
 import { ImageLoader } from "./loading.js";
 import { dismiss, notify, say } from "./notices.js";
 import { Painter } from "./painter.js";
 import { segmentColour } from "./palette.js";
 import { showRecent, showSelected, showState, showTools } from "./panel.js";
-import { RecentLabels } from "./recent_labels.js";
 import { Session } from "./session.js";
 import { Stage } from "./stage.js";
-import { STATUS_WORDS, clock, count } from "./words.js";
+import { Verdict } from "./verdict.js";
+import { count } from "./words.js";
 
 const NOTHING = { x: 0, y: 0, width: 0, height: 0 };
 const ZOOM_STEP = 1.3;
@@ -49,8 +48,23 @@ export class ImageView {
       changed: () => this.session && this.#showTools(),
     });
     this.loader = new ImageLoader();
-    this.picker = new LabelPicker();
-    this.recent = new RecentLabels(table);
+    this.labelling = new Labelling({
+      table,
+      session: () => this.session,
+      selected: () => this.#selected,
+      changed: (step) => this.#changed(step),
+      usedLabel: () => this.#showTools(),
+      paintNew: (label) => this.#paintNew(label),
+    });
+    this.verdict = new Verdict({
+      saver,
+      drafts,
+      session: () => this.session,
+      endPainting: () => this.painter.end(),
+      go: (step) => this.go(step),
+      openAgain: () => this.open(this.session.imageId, { position: byId("position").textContent }),
+      colourOf: (segment) => this.#colourOf(segment),
+    });
     this.legend = new Legend({
       select: (id, isAdded) => this.select(id, isAdded),
       hover: (id) => this.#hover(id),
@@ -124,17 +138,17 @@ export class ImageView {
     const { annotation } = session;
     const selected = [...this.#selected];
     switch (action) {
-      case "accept": return this.#save(session.isCorrected ? "corrected" : "accepted", { goesOn: true });
-      case "unusable": return this.#save("unusable", { goesOn: true });
-      case "flag": return this.#flag();
-      case "save": return this.#save(session.isCorrected ? "corrected" : "accepted", { goesOn: false });
+      case "accept": return this.verdict.accept({ goesOn: true });
+      case "unusable": return this.verdict.reject();
+      case "flag": return this.verdict.flag();
+      case "save": return this.verdict.accept({ goesOn: false });
       case "relabel": return this.#enter(key);
-      case "second": return this.#takeSecond();
+      case "second": return this.labelling.takeSecond();
       case "delete": return this.#changed(selected.length ? annotation.delete(selected) : null);
       case "merge": return this.#changed(annotation.merge(selected));
       case "split": return this.#changed(selected.length === 1 ? annotation.split(selected[0]) : null);
       case "fill": return this.#changed(selected.length === 1 ? annotation.fillHoles(selected[0], this.painter.over) : null);
-      case "new": return this.#newSegment();
+      case "new": return this.labelling.newSegment();
       case "undo": return this.#timeTravel(() => annotation.undo(), "Undone");
       case "redo": return this.#timeTravel(() => annotation.redo(), "Done again");
       case "select": case "brush": case "eraser": case "polygon": return this.painter.choose(action);
@@ -170,7 +184,7 @@ export class ImageView {
     } else if (arrow) {
       this.stage.pan(arrow === "ArrowLeft" ? 60 : -60, 0);
     } else if (/^[1-9]$/.test(key) && this.table.can_save) {
-      this.#useRecent(Number(key) - 1);
+      this.labelling.useRecent(Number(key) - 1);
     } else return false;
     return true;
   }
@@ -195,45 +209,6 @@ export class ImageView {
     this.#showSelection();
     const segment = this.session.annotation.segments.get(id);
     if (segment) say(`${segment.label} ${segment.segment_id} selected`);
-  }
-
-  /** Takes over how a save went, if it is of this image. */
-  async saveWent(progress) {
-    const session = this.session;
-    if (session === null || session.imageId !== progress.job.imageId) return false;
-    if (progress.state === "saved") {
-      const { answer, job } = progress;
-      if (answer.merged_with && !job.annotation.isPainting && !hasNewSteps(session, job)) {
-        await this.drafts.delete(session.imageId);
-        await this.open(session.imageId, { position: byId("position").textContent });
-        const names = answer.merged_with.map(({ reviewer }) => reviewer).join(", ");
-        notify("draft", `Your changes were joined with those of ${names}.`);
-      } else {
-        await session.wasSaved(answer, job);
-      }
-      say(`saved at ${clock(answer.created_at)} by ${answer.reviewer}`);
-    }
-    if (this.session === session) showState(session, progress);
-    return true;
-  }
-
-  /** Shows two reviews side by side and does what is chosen. */
-  async settle(progress) {
-    const { theirs, job } = progress;
-    const yours = { height: job.image.height, width: job.image.width, status: job.status, segments: job.rows };
-    const coloursOf = (segments) => new Map(segments.map((segment) => [segment.segment_id, this.#colourOf(segment)]));
-    const choice = await choose({ imageId: job.imageId, theirs, yours, coloursOf });
-    if (choice === null) return;
-    dismiss(`conflict ${job.imageId}`);
-    if (choice === "yours") {
-      await this.saver.save({ ...job, parentRevision: theirs.revision });
-    } else {
-      await this.drafts.delete(job.imageId);
-      this.saver.progress.delete(job.imageId);
-    }
-    if (this.session?.imageId === job.imageId && choice === "theirs") {
-      await this.open(job.imageId, { position: byId("position").textContent });
-    }
   }
 
   // What follows is the open image.
@@ -299,7 +274,7 @@ export class ImageView {
   #showTools() {
     const { tool, over, radius, target } = this.painter;
     showTools({ tool, over, radius, target });
-    showRecent(this.recent.labels, (place) => this.#useRecent(place));
+    showRecent(this.labelling.recent, (place) => this.labelling.useRecent(place));
     this.#showHint(0);
     this.stage.root.dataset.tool = tool;
     this.stage.invalidate(NOTHING);
@@ -338,56 +313,18 @@ export class ImageView {
     say(`${words}: ${step.operation.kind}`);
   }
 
-  // What follows is labels.
+  // What follows is painting and choosing.
 
   #enter(key) {
     if (key === "Enter" && this.painter.closePolygon()) return undefined;
-    return this.#selected.length ? this.#relabel() : undefined;
-  }
-
-  async #relabel() {
-    const session = this.session;
-    const ids = [...this.#selected];
-    const label = await this.picker.ask(this.recent.first(this.table.labels), "Relabel");
-    if (label !== null && this.session === session) this.#giveLabel(ids, label);
-  }
-
-  #giveLabel(ids, label) {
-    this.recent.use(label);
-    this.#changed(this.session.annotation.relabel(ids, label));
-    this.#showTools();
-  }
-
-  #useRecent(place) {
-    const label = this.recent.labels[place];
-    if (label === undefined) return;
-    if (this.#selected.length > 0) this.#giveLabel(this.#selected, label);
-    else this.#paintNew(label);
-  }
-
-  #takeSecond() {
-    const { annotation } = this.session;
-    const [id] = this.#selected;
-    const name = annotation.segments.get(id)?.second_label;
-    const label = this.table.labels.find((each) => each.name === name);
-    if (label) this.#giveLabel([id], label);
-    else say("There is no second-best label");
-  }
-
-  async #newSegment() {
-    const session = this.session;
-    const label = await this.picker.ask(this.recent.first(this.table.labels), "New segment");
-    if (label !== null && this.session === session) this.#paintNew(label);
+    return this.#selected.length ? this.labelling.relabel() : undefined;
   }
 
   #paintNew(label) {
-    this.recent.use(label);
     this.#selected = [];
     this.painter.paintNew(label);
     this.#showSelection();
   }
-
-  // What follows is painting and choosing.
 
   #painted(step, newId) {
     this.#changed(step);
@@ -424,38 +361,6 @@ export class ImageView {
     this.select(order[next], isAdded);
   }
 
-  // What follows is the verdict.
-
-  async #flag() {
-    const dialog = byId("flag");
-    const session = this.session;
-    byId("flag-comment").value = session.comment;
-    dialog.returnValue = "";
-    dialog.showModal();
-    await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-    if (dialog.returnValue !== "flag" || this.session !== session) return;
-    session.comment = byId("flag-comment").value.trim();
-    this.#save("flagged", { goesOn: true });
-  }
-
-  #save(status, { goesOn }) {
-    const session = this.session;
-    this.painter.end();
-    const { annotation } = session;
-    const wanted = { status, comment: session.comment, seconds: session.seconds, operations: session.operations };
-    session.store(wanted).catch((error) => notify("draft", `The draft could not be stored: ${error.message}`));
-    this.saver.save({
-      imageId: session.imageId,
-      image: session.image,
-      annotation,
-      parentRevision: session.parentRevision,
-      steps: annotation.steps.slice(0, annotation.done),
-      ...wanted,
-    });
-    say(`${STATUS_WORDS[status]}, saving`);
-    if (goesOn) this.go(1);
-  }
-
   #bindFields() {
     byId("opacity").addEventListener("input", () => this.#setOpacity(Number(byId("opacity").value)));
     this.#setOpacity(Number(byId("opacity").value));
@@ -465,10 +370,4 @@ export class ImageView {
     });
     byId("brush-size").addEventListener("input", () => this.painter.setRadius(Number(byId("brush-size").value)));
   }
-}
-
-/** Tells whether something was changed after a save was asked for. */
-function hasNewSteps(session, job) {
-  const { steps, done } = session.annotation;
-  return done !== job.steps.length || job.steps.some((step, i) => step !== steps[i]);
 }

@@ -3,6 +3,7 @@
 import { getJson, reason } from "./api.js";
 import { byId, element, setText } from "./dom.js";
 import { Drafts } from "./drafts.js";
+import { startEncoder } from "./encoder.js";
 import { Filters } from "./filters.js";
 import { Grid } from "./grid.js";
 import { ImageList } from "./image_list.js";
@@ -14,6 +15,7 @@ import { count } from "./words.js";
 
 const FILTERS = ["sort", "descending", "label", "min_score", "max_score", "status", "reviewer"];
 const RETRY_MS = 2000;
+const POLL_MS = 30_000;
 
 /** Holds what is in front: the grid or an image. */
 class Page {
@@ -52,6 +54,7 @@ class Page {
     showKeys(table.can_save);
     this.#listen();
     this.saver.resume();
+    this.#waitForReviews();
   }
 
   /** Shows what the address names. */
@@ -59,7 +62,7 @@ class Page {
     const { view, query, imageId, at } = routeOf(location.hash);
     this.filters.show(query);
     const isSameList = JSON.stringify(query) === JSON.stringify(this.#list.query);
-    if (!isSameList || (view === "grid" && this.#isStale)) this.#list = new ImageList(query);
+    if (!isSameList || (view === "grid" && this.#isStale)) this.#list = this.#newList(query);
     const wasImage = this.#isImage;
     this.#isImage = view === "image";
     byId("grid-view").hidden = this.#isImage;
@@ -73,6 +76,42 @@ class Page {
     await this.#showGrid({ hasFocus: wasImage || document.activeElement === document.body });
   }
 
+  #newList(query) {
+    return new ImageList(query, {
+      onNewVersion: () => {
+        if (this.#isImage) this.#isStale = true;
+        else this.#showChange();
+      },
+    });
+  }
+
+  /** Shows what a later run has added to the table. */
+  #showChange() {
+    this.grid.update();
+    this.#showTotal();
+    this.#refreshTable();
+  }
+
+  #showTotal() {
+    const { total } = this.#list;
+    if (total !== null) setText(byId("total"), `${count(total)} ${total === 1 ? "image" : "images"}`);
+  }
+
+  /** Asks whether the table or its reviews have changed, while somebody looks at the grid. */
+  async #poll() {
+    // New entries would close a list that is open.
+    if (document.hidden || this.#isImage || document.activeElement?.tagName === "SELECT") return;
+    const before = JSON.stringify(this.table);
+    const table = await getJson("/api/table").catch(() => null);
+    if (table === null || this.#isImage || JSON.stringify(table) === before) return;
+    const list = this.#list;
+    // The answer of the list says that it is of another version, and shows the change.
+    if (list.version !== null && list.version !== table.version) {
+      list.forget();
+      this.grid.update();
+    } else this.#showTable(table);
+  }
+
   async #showGrid({ hasFocus }) {
     if (this.#isStale) this.#refreshTable();
     this.#isStale = false;
@@ -80,21 +119,40 @@ class Page {
     const drafts = new Set(await this.drafts.imageIds().catch(() => []));
     await this.grid.show(list, { place: this.#place, drafts });
     if (this.#list !== list || list.total === null) return;
-    setText(byId("total"), `${count(list.total)} ${list.total === 1 ? "image" : "images"}`);
+    this.#showTotal();
     if (hasFocus) this.grid.focus();
     performance.measure("grid on screen", { start: 0 });
   }
 
   async #refreshTable() {
     try {
-      this.table = await getJson("/api/table");
+      this.#showTable(await getJson("/api/table"));
     } catch {
       return; // the list says that there is no server
     }
-    this.filters.setTable(this.table);
+  }
+
+  #showTable(table) {
+    const added = table.images - this.table.images;
+    if (table.version !== this.table.version && added > 0) {
+      notify("table", `A later run has added ${count(added)} ${added === 1 ? "image" : "images"}.`);
+    }
+    this.table = table;
+    this.filters.setTable(table);
     const { counts, images } = this.table;
     const reviewed = images - (counts.unreviewed ?? images);
     setText(byId("progress"), `${count(reviewed)} of ${count(images)} reviewed`);
+  }
+
+  /** Shows the grid anew once the server, which may have just started, has read the reviews. */
+  async #waitForReviews() {
+    if (this.table.reviews_are_loaded !== false) return;
+    while (this.table.reviews_are_loaded === false) {
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      this.table = await getJson("/api/table").catch(() => this.table);
+    }
+    this.#isStale = true;
+    if (!this.#isImage) await this.route();
   }
 
   async #openImage(imageId) {
@@ -135,7 +193,7 @@ class Page {
 
   async #saveWent(progress) {
     const { state, message, job, answer } = progress;
-    const isOpen = await this.image.saveWent(progress);
+    const isOpen = await this.image.verdict.saveWent(progress);
     this.#isStale = true;
     if (state === "saved") {
       dismiss(`save ${job.imageId}`);
@@ -151,7 +209,7 @@ class Page {
         await this.#refreshTable();
       }
     } else if (state === "conflict") {
-      const settle = () => this.image.settle(progress);
+      const settle = () => this.image.verdict.settle(progress);
       notify(`conflict ${job.imageId}`, `${job.imageId}: ${message.toLowerCase()}.`, { does: "Compare", run: settle });
       if (isOpen) settle();
     } else if (state !== "saving" && !isOpen) {
@@ -161,7 +219,8 @@ class Page {
 
   #listen() {
     window.addEventListener("hashchange", () => {
-      dismiss("end");
+      // The last image leads back to the grid, which says so until another image is opened.
+      if (routeOf(location.hash).view === "image") dismiss("end");
       this.route();
     });
     window.addEventListener("keydown", (event) => this.#keyDown(event));
@@ -171,6 +230,8 @@ class Page {
       const does = /** @type {Element} */ (event.target).closest("[data-does]");
       if (does !== null) this.#do(does.dataset.does, "");
     });
+    setInterval(() => this.#poll(), POLL_MS);
+    document.addEventListener("visibilitychange", () => this.#poll());
     byId("grid-overlay").addEventListener("change", () => this.grid.setOverlay(byId("grid-overlay").checked));
   }
 
@@ -250,6 +311,7 @@ function showKeys(canSave) {
 }
 
 async function start() {
+  startEncoder();
   let table = null;
   while (table === null) {
     try {

@@ -35,7 +35,7 @@ def overlapped(
     )
 
 
-def expected(images: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, int, int]]:
+def decoded_overlaps(images: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[int, int, int]]:
     found, place = [], 0
     for first, second in images:
         for a, one in enumerate(first):
@@ -54,7 +54,7 @@ def triples(overlaps: RleOverlaps) -> list[tuple[int, int, int]]:
 @given(st.lists(SIDES, min_size=1, max_size=4))
 def test_shared_pixels_are_those_of_the_masks(images):
     overlaps = overlapped(images)
-    assert triples(overlaps) == expected(images)
+    assert triples(overlaps) == decoded_overlaps(images)
     assert overlaps.areas.tolist() == [int(m.sum()) for a, b in images for m in (*a, *b)]
     assert overlaps.is_valid.all()
 
@@ -68,7 +68,7 @@ def disjoint(masks: np.ndarray) -> np.ndarray:
 def test_masks_that_share_no_pixel_give_the_same_when_painted(images):
     apart = [(disjoint(one), two) for one, two in images]
     overlaps = overlapped(apart, is_disjoint=True)
-    assert triples(overlaps) == expected(apart)
+    assert triples(overlaps) == decoded_overlaps(apart)
 
 
 def test_iou_is_that_of_pycocotools():

@@ -53,7 +53,7 @@ def test_one_window_is_no_window(resize_rule):
         assert segment.score == pytest.approx(info["score"], abs=1e-6)
 
 
-def test_it_takes_the_models_of_this_package():
+def test_windows_take_the_models_of_this_package():
     processor = MaskFormerImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
     windows = SlidingWindows(make_tiny(), processor, window_size=(40, 50), overlap=8)
     assert windows.semantic(photo((60, 70))).shape == (60, 70)
@@ -88,7 +88,7 @@ def test_a_scene_cut_over_windows_gives_its_segments_back_in_place(window_size, 
     assert (labels.numpy() == np.array(LABELS)[places]).all()
 
 
-def test_the_budget_of_bytes_changes_nothing():
+def test_the_budget_of_bytes_changes_no_window():
     processor = MaskFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 200})
     image = photo((150, 190))
     maps = [

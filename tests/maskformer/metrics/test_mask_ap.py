@@ -19,7 +19,7 @@ NAMES = (
 )
 
 
-def drawn_mask(random, centre=None, radii=None):
+def draw_ellipse(random, centre=None, radii=None):
     """An ellipse from a few pixels to most of the picture."""
     rows, columns = np.ogrid[: SIZE[0], : SIZE[1]]
     y, x = random.uniform((0, 0), SIZE) if centre is None else centre
@@ -29,22 +29,22 @@ def drawn_mask(random, centre=None, radii=None):
     return ((rows - y) / tall) ** 2 + ((columns - x) / wide) ** 2 <= 1, (y, x), (tall, wide)
 
 
-def drawn_image(random, *, has_ties, max_instances=7):
+def draw_scored_image(random, *, has_ties, max_instances=7):
     """Truths, some of them crowds, and predictions: shifted truths, doubles and strangers."""
     true, predicted = [], []
     for _ in range(random.integers(0, max_instances)):
-        mask, centre, radii = drawn_mask(random)
+        mask, centre, radii = draw_ellipse(random)
         label = int(random.integers(0, NUM_LABELS))
         true.append((mask, {"label_id": label, "iscrowd": int(random.random() < 0.15)}))
         if random.random() < 0.2:
             true[-1][1]["area"] = float(mask.sum() * random.uniform(0.7, 1.3))
         for _ in range(random.integers(0, 3)):
             spread = random.choice([0.02, 0.1, 0.3]) * np.array(radii)
-            near, *_ = drawn_mask(random, np.array(centre) + random.normal(0, spread), radii)
+            near, *_ = draw_ellipse(random, np.array(centre) + random.normal(0, spread), radii)
             guess = label if random.random() < 0.9 else int(random.integers(0, NUM_LABELS))
             predicted.append((near, guess))
     for _ in range(random.integers(0, 3)):
-        predicted.append((drawn_mask(random)[0], int(random.integers(0, NUM_LABELS))))
+        predicted.append((draw_ellipse(random)[0], int(random.integers(0, NUM_LABELS))))
     scores = random.choice([0.2, 0.5, 0.9], len(predicted)) if has_ties else random.random(99)
     return (
         pictured(
@@ -113,7 +113,7 @@ def cocos_own(images):
     return dict(zip(NAMES, stats, strict=True)) | {"ap_per_label": per_label}
 
 
-def metric_of(images):
+def mask_ap_of(images):
     metric = MaskAP(NUM_LABELS)
     for prediction, target in images:
         metric.update(prediction, target)
@@ -124,8 +124,8 @@ def metric_of(images):
 @pytest.mark.parametrize("seed", range(12))
 def test_it_equals_cocos_own_evaluation(seed, has_ties):
     random = np.random.default_rng(seed)
-    images = [drawn_image(random, has_ties=has_ties) for _ in range(random.integers(2, 9))]
-    result = metric_of(images).compute()
+    images = [draw_scored_image(random, has_ties=has_ties) for _ in range(random.integers(2, 9))]
+    result = mask_ap_of(images).compute()
     assert result.keys() == {*NAMES, "ap_per_label"}
     for name, expected in cocos_own(images).items():
         assert result[name] == pytest.approx(expected, abs=1e-12, nan_ok=True), name
@@ -133,7 +133,7 @@ def test_it_equals_cocos_own_evaluation(seed, has_ties):
 
 def test_only_the_best_hundred_of_a_label_count_as_in_cocos():
     random = np.random.default_rng(0)
-    images = [drawn_image(random, has_ties=False, max_instances=40) for _ in range(2)]
+    images = [draw_scored_image(random, has_ties=False, max_instances=40) for _ in range(2)]
     prediction, target = images[0]
     many = {
         "segmentation": np.tile(prediction["segmentation"], (25, 1, 1)),
@@ -143,7 +143,7 @@ def test_only_the_best_hundred_of_a_label_count_as_in_cocos():
     }
     assert sum(info["label_id"] == 0 for info in many["segments_info"]) > 100
     images[0] = many, target
-    result = metric_of(images).compute()
+    result = mask_ap_of(images).compute()
     for name, expected in cocos_own(images).items():
         assert result[name] == pytest.approx(expected, abs=1e-12, nan_ok=True), name
 
@@ -159,36 +159,36 @@ def test_an_image_may_have_hundreds_of_instances_on_both_sides():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_shards_merged_in_any_order_are_the_whole_exactly(seed):
+def test_mask_ap_of_shards_in_any_order_is_that_of_the_whole(seed):
     random = np.random.default_rng(seed)
-    images = [drawn_image(random, has_ties=False) for _ in range(9)]
-    shards = [metric_of(images[start::3]) for start in range(3)]
+    images = [draw_scored_image(random, has_ties=False) for _ in range(9)]
+    shards = [mask_ap_of(images[start::3]) for start in range(3)]
     merged = MaskAP(NUM_LABELS)
     for place in random.permutation(3):
         merged.merge(pickle.loads(pickle.dumps(shards[place])))
-    np.testing.assert_equal(merged.compute(), metric_of(images).compute())
+    np.testing.assert_equal(merged.compute(), mask_ap_of(images).compute())
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_with_image_ids_the_order_does_not_matter_where_scores_tie_either(seed):
     random = np.random.default_rng(seed)
-    images = [drawn_image(random, has_ties=True) for _ in range(9)]
+    images = [draw_scored_image(random, has_ties=True) for _ in range(9)]
     merged = MaskAP(NUM_LABELS)
     for place in random.permutation(9).tolist():
         one = MaskAP(NUM_LABELS)
         one.update(*images[place], image_id=place)
         merged.merge(one)
-    np.testing.assert_equal(merged.compute(), metric_of(images).compute())
+    np.testing.assert_equal(merged.compute(), mask_ap_of(images).compute())
 
 
 def test_it_goes_on_counting_after_it_was_asked():
     random = np.random.default_rng(3)
-    images = [drawn_image(random, has_ties=False) for _ in range(4)]
-    metric = metric_of(images[:2])
+    images = [draw_scored_image(random, has_ties=False) for _ in range(4)]
+    metric = mask_ap_of(images[:2])
     metric.compute()
     for image in images[2:]:
         metric.update(*image)
-    np.testing.assert_equal(metric.compute(), metric_of(images).compute())
+    np.testing.assert_equal(metric.compute(), mask_ap_of(images).compute())
 
 
 def test_a_map_a_stack_and_a_list_of_rle_are_the_same_instances():
@@ -256,7 +256,7 @@ def test_images_without_instances_on_either_side_count():
         ),
     ],
 )
-def test_pictures_that_do_not_fit_are_refused_and_count_nothing(prediction, message):
+def test_predictions_that_do_not_fit_are_refused_and_count_nothing(prediction, message):
     metric = MaskAP(NUM_LABELS)
     with pytest.raises(ValueError, match=message):
         metric.update(prediction, pictured([np.ones(SIZE)], [{"label_id": 0}]))

@@ -22,14 +22,14 @@ pairs = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(
 )
 
 
-def metric_of(images):
+def mean_iou_of(images):
     metric = MeanIoU(NUM_LABELS, IGNORED)
     for prediction, target in images:
         metric.update(prediction, target)
     return metric
 
 
-def published(images):
+def published_iou(images):
     """IoU and accuracy of each label, from their definition, pixel by pixel."""
     pixels = [
         (predicted, true)
@@ -52,8 +52,8 @@ def published(images):
 @settings(max_examples=150)
 @given(st.lists(pairs, min_size=1, max_size=4))
 def test_it_counts_as_published_on_any_maps(images):
-    iou, accuracy, pixels = published(images)
-    result = metric_of(images).compute()
+    iou, accuracy, pixels = published_iou(images)
+    result = mean_iou_of(images).compute()
     assert result["iou_per_label"] == pytest.approx(iou, nan_ok=True)
     assert result["acc_per_label"] == pytest.approx(accuracy, nan_ok=True)
     known = [value for value in iou if not math.isnan(value)]
@@ -71,17 +71,17 @@ def test_it_counts_as_published_on_any_maps(images):
 
 @settings(max_examples=50)
 @given(st.lists(pairs, min_size=2, max_size=6), st.randoms())
-def test_shards_merged_in_any_order_are_the_whole_exactly(images, random):
-    shards = [metric_of(images[start::3]) for start in range(3)]
+def test_mean_iou_of_shards_in_any_order_is_that_of_the_whole(images, random):
+    shards = [mean_iou_of(images[start::3]) for start in range(3)]
     random.shuffle(shards)
     merged = MeanIoU(NUM_LABELS, IGNORED)
     for shard in shards:
         merged.merge(pickle.loads(pickle.dumps(shard)))
-    np.testing.assert_equal(merged.compute(), metric_of(images).compute())
+    np.testing.assert_equal(merged.compute(), mean_iou_of(images).compute())
 
 
 def test_a_label_without_truth_is_left_out_but_its_predictions_count_against_others():
-    metric = metric_of([(np.array([[0, 0, 1, 2]]), np.array([[0, 0, 1, 1]]))])
+    metric = mean_iou_of([(np.array([[0, 0, 1, 2]]), np.array([[0, 0, 1, 1]]))])
     result = metric.compute()
     assert result["iou_per_label"][:2] == [1.0, 0.5]
     assert all(math.isnan(value) for value in result["iou_per_label"][2:])
@@ -91,14 +91,14 @@ def test_a_label_without_truth_is_left_out_but_its_predictions_count_against_oth
 def test_predictions_on_ignored_pixels_do_not_count():
     target = np.array([[0, 1, IGNORED, IGNORED]])
     one, other = (
-        metric_of([(np.array([[0, 1, *rest]]), target)]).compute() for rest in ([0, 1], [3, 3])
+        mean_iou_of([(np.array([[0, 1, *rest]]), target)]).compute() for rest in ([0, 1], [3, 3])
     )
     np.testing.assert_equal(one, other)
     assert one["miou"] == 1
 
 
 def test_where_nothing_is_predicted_the_truth_is_missed():
-    result = metric_of([(np.array([[0, IGNORED]]), np.array([[0, 0]]))]).compute()
+    result = mean_iou_of([(np.array([[0, IGNORED]]), np.array([[0, 0]]))]).compute()
     assert result["iou_per_label"][0] == 0.5
     assert result["pacc"] == 0.5
 
@@ -115,8 +115,8 @@ def test_where_nothing_is_predicted_the_truth_is_missed():
 def test_maps_of_any_form_and_type_count_alike(form):
     random = np.random.default_rng(0)
     prediction, target = random.choice([0, 1, 2, 3, IGNORED], (2, 20, 30)).astype(np.uint8)
-    expected = metric_of([(prediction, target)]).compute()
-    np.testing.assert_equal(metric_of([(form(prediction), form(target))]).compute(), expected)
+    expected = mean_iou_of([(prediction, target)]).compute()
+    np.testing.assert_equal(mean_iou_of([(form(prediction), form(target))]).compute(), expected)
 
 
 def test_an_ignore_index_below_0_or_beyond_a_byte_is_one_too():

@@ -16,7 +16,7 @@ from maskformer.metrics import PanopticQuality
 NUM_LABELS, THINGS = 4, (0, 2)
 
 
-def picture(segmentation, labels, crowds=()):
+def draw_truth(segmentation, labels, crowds=()):
     """`labels` maps the ids in the map to labels."""
     return {
         "segmentation": np.asarray(segmentation),
@@ -39,7 +39,7 @@ def picture_pairs(draw):
         # One crowd for each label: which of several counts is a matter of its own.
         crowds = {labels[i]: i for i in ids if can_crowd and draw(st.integers(0, 4)) == 0}
         pixels = np.kron(coarse, np.ones(block, coarse.dtype))
-        return picture(pixels, labels, tuple(crowds.values()))
+        return draw_truth(pixels, labels, tuple(crowds.values()))
 
     maps = hnp.arrays(np.int32, (height, width), elements=st.integers(0, 6))
     true = draw(maps)
@@ -121,7 +121,7 @@ def assert_as_published(result, images, *, num_labels):
             assert result[f"{name}_per_label"][label] == pytest.approx(value, nan_ok=True)
 
 
-def metric_of(images, num_labels=NUM_LABELS, things=THINGS):
+def panoptic_quality_of(images, num_labels=NUM_LABELS, things=THINGS):
     metric = PanopticQuality(num_labels, things)
     for prediction, target in images:
         metric.update(prediction, target)
@@ -131,7 +131,7 @@ def metric_of(images, num_labels=NUM_LABELS, things=THINGS):
 @settings(max_examples=150)
 @given(st.lists(picture_pairs(), min_size=1, max_size=3))
 def test_it_counts_as_published_on_any_pictures(images):
-    result = metric_of(images).compute()
+    result = panoptic_quality_of(images).compute()
     assert_as_published(result, images, num_labels=NUM_LABELS)
     for name in ("pq", "sq", "rq"):
         values = np.array(result[f"{name}_per_label"])
@@ -144,73 +144,73 @@ def test_it_counts_as_published_on_any_pictures(images):
 @settings(max_examples=60)
 @given(st.lists(picture_pairs(), min_size=2, max_size=7), st.randoms())
 def test_shards_merged_in_any_order_are_the_whole_exactly(images, random):
-    shards = [metric_of(images[start::3]) for start in range(3)]
+    shards = [panoptic_quality_of(images[start::3]) for start in range(3)]
     random.shuffle(shards)
     merged = PanopticQuality(NUM_LABELS, THINGS)
     for shard in shards:
         merged.merge(pickle.loads(pickle.dumps(shard)))
-    np.testing.assert_equal(merged.compute(), metric_of(images).compute())
+    np.testing.assert_equal(merged.compute(), panoptic_quality_of(images).compute())
 
 
 @settings(max_examples=60)
 @given(picture_pairs())
 def test_a_truth_against_itself_is_perfect(pair):
     _, target = pair
-    result = metric_of([(target, target)]).compute()
+    result = panoptic_quality_of([(target, target)]).compute()
     has_segments = any(not info["iscrowd"] for info in target["segments_info"])
     assert result["pq"] == pytest.approx(1 if has_segments else math.nan, nan_ok=True)
 
 
 def test_an_iou_of_one_half_is_no_match():
-    target = picture([[1, 1, 1, 0, 2]], {1: 0, 2: 1})
-    half = picture([[1, 1, 0, 0, 1]], {1: 0})
-    result = metric_of([(half, target)]).compute()
+    target = draw_truth([[1, 1, 1, 0, 2]], {1: 0, 2: 1})
+    half = draw_truth([[1, 1, 0, 0, 1]], {1: 0})
+    result = panoptic_quality_of([(half, target)]).compute()
     assert result["true_positives_per_label"] == [0, 0, 0, 0]
     assert result["false_positives_per_label"][0] == 1
     assert result["sq"] == 0
 
 
 def test_of_several_crowds_of_a_label_the_last_excuses():
-    target = picture([[1, 1, 2, 2]], {1: 0, 2: 0}, crowds=(1, 2))
-    on_first, on_last = picture([[5, 5, 0, 0]], {5: 0}), picture([[0, 0, 5, 5]], {5: 0})
-    assert metric_of([(on_first, target)]).false_positives[0] == 1
-    assert metric_of([(on_last, target)]).false_positives[0] == 0
+    target = draw_truth([[1, 1, 2, 2]], {1: 0, 2: 0}, crowds=(1, 2))
+    on_first, on_last = draw_truth([[5, 5, 0, 0]], {5: 0}), draw_truth([[0, 0, 5, 5]], {5: 0})
+    assert panoptic_quality_of([(on_first, target)]).false_positives[0] == 1
+    assert panoptic_quality_of([(on_last, target)]).false_positives[0] == 0
 
 
 def test_tensors_count_as_arrays_do_and_ids_may_be_as_large_as_cocos():
-    target = picture([[1, 1, 2, 0]], {1: 0, 2: 1})
+    target = draw_truth([[1, 1, 2, 0]], {1: 0, 2: 1})
     prediction = {
         "segmentation": torch.tensor([[16777215, 16777215, 3, 3]], dtype=torch.int32),
         "segments_info": [{"id": 3, "label_id": 1}, {"id": 16777215, "label_id": 0}],
     }
-    assert metric_of([(prediction, target)]).compute()["pq"] == 1
+    assert panoptic_quality_of([(prediction, target)]).compute()["pq"] == 1
 
 
 @pytest.mark.parametrize(
     ("prediction", "target", "message"),
     [
-        (picture([[1, 2]], {1: 0}), None, r"prediction's map has a row.*none for \[2\]"),
-        (picture([[1, -1]], {1: 0}), None, r"none for \[-1\]"),
-        (picture([[1, 1]], {1: 0, 3: 0}), None, r"ids without any: \[3\]"),
-        (picture([[1, 1]], {1: 4}), None, r"labels are 0 to 3.*4 \(id 1\)"),
-        (picture([[1, 1]], {1: 0, 0: 1}), None, "0 is void"),
-        (picture([[1], [1]], {1: 0}), None, r"\(2, 1\) and \(1, 2\)"),
-        (picture([[1, 1]], {1: 0}), picture([[1, 5]], {1: 0}), "a target's map"),
+        (draw_truth([[1, 2]], {1: 0}), None, r"prediction's map has a row.*none for \[2\]"),
+        (draw_truth([[1, -1]], {1: 0}), None, r"none for \[-1\]"),
+        (draw_truth([[1, 1]], {1: 0, 3: 0}), None, r"ids without any: \[3\]"),
+        (draw_truth([[1, 1]], {1: 4}), None, r"labels are 0 to 3.*4 \(id 1\)"),
+        (draw_truth([[1, 1]], {1: 0, 0: 1}), None, "0 is void"),
+        (draw_truth([[1], [1]], {1: 0}), None, r"\(2, 1\) and \(1, 2\)"),
+        (draw_truth([[1, 1]], {1: 0}), draw_truth([[1, 5]], {1: 0}), "a target's map"),
         ({"segmentation": [[1, 1]]}, None, r"got \['segmentation'\]"),
     ],
 )
 def test_pictures_that_do_not_fit_are_refused_and_count_nothing(prediction, target, message):
     metric = PanopticQuality(NUM_LABELS, THINGS)
     with pytest.raises(ValueError, match=message):
-        metric.update(prediction, target or picture([[1, 1]], {1: 0}))
+        metric.update(prediction, target or draw_truth([[1, 1]], {1: 0}))
     assert math.isnan(metric.compute()["pq"])
 
 
 def test_an_id_for_two_segments_is_refused():
-    doubled = picture([[1, 1]], {1: 0})
+    doubled = draw_truth([[1, 1]], {1: 0})
     doubled["segments_info"] *= 2
     with pytest.raises(ValueError, match=r"repeats \[1\]"):
-        metric_of([(doubled, doubled)])
+        panoptic_quality_of([(doubled, doubled)])
 
 
 def test_things_are_labels_and_metrics_of_different_things_do_not_merge():
@@ -241,7 +241,7 @@ def coco(shared):
     return truths, things
 
 
-def damaged(target, random):
+def damaged_truth(target, random):
     """The truth with segments moved, cut, joined, lost and mislabelled, and crowds as things."""
     id_map = np.asarray(target["segmentation"]).copy()
     labels = {info["id"]: info["label_id"] for info in target["segments_info"]}
@@ -267,12 +267,12 @@ def damaged(target, random):
         elif what == "mislabelled":
             labels[segment_id] = int(random.integers(0, 133))
     left = set(np.unique(id_map).tolist()) - {0}
-    return picture(id_map, {key: value for key, value in labels.items() if key in left})
+    return draw_truth(id_map, {key: value for key, value in labels.items() if key in left})
 
 
 def test_cocos_truth_against_itself_is_perfect(coco):
     truths, things = coco
-    result = metric_of([(truth, truth) for truth in truths], 133, things).compute()
+    result = panoptic_quality_of([(truth, truth) for truth in truths], 133, things).compute()
     assert (result["pq"], result["pq_things"], result["pq_stuff"]) == (1, 1, 1)
 
 
@@ -280,7 +280,7 @@ def test_cocos_truth_against_itself_is_perfect(coco):
 def test_damaged_cocos_truth_counts_as_published(coco, seed):
     truths, things = coco
     random = np.random.default_rng(seed)
-    images = [(damaged(truth, random), truth) for truth in truths]
-    result = metric_of(images, 133, things).compute()
+    images = [(damaged_truth(truth, random), truth) for truth in truths]
+    result = panoptic_quality_of(images, 133, things).compute()
     assert 0.05 < result["pq"] < 0.95
     assert_as_published(result, images, num_labels=133)

@@ -18,7 +18,7 @@ stacks = hnp.arrays(
 )
 
 
-def encoded(mask: np.ndarray) -> str:
+def cocos_counts(mask: np.ndarray) -> str:
     return coco.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
 
 
@@ -26,7 +26,7 @@ def encoded(mask: np.ndarray) -> str:
 @given(stacks)
 def test_runs_have_the_pixels_of_their_masks(stack: np.ndarray) -> None:
     _, height, width = stack.shape
-    masks = [rle_runs(encoded(mask), height=height, width=width) for mask in stack]
+    masks = [rle_runs(cocos_counts(mask), height=height, width=width) for mask in stack]
     assert [area_of(runs) for runs in masks] == stack.sum((1, 2)).tolist()
     assert is_overlapping(masks) == bool((stack.sum(0) > 1).any())
     expected = np.zeros((height, width), int)
@@ -39,7 +39,7 @@ def test_runs_have_the_pixels_of_their_masks(stack: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (256, np.uint16)])
 def test_a_painted_map_has_the_smallest_type_that_holds_its_ids(highest: int, dtype: type) -> None:
-    runs = rle_runs(encoded(np.ones((2, 3))), height=2, width=3)
+    runs = rle_runs(cocos_counts(np.ones((2, 3))), height=2, width=3)
     assert painted([runs], [highest], height=2, width=3).dtype == dtype
     assert not painted([], [], height=2, width=3).any()
 
@@ -47,12 +47,12 @@ def test_a_painted_map_has_the_smallest_type_that_holds_its_ids(highest: int, dt
 def test_runs_of_another_size_are_refused_as_decoding_refuses_them() -> None:
     for read in (rle_runs, decode_rle):
         with pytest.raises(ValueError, match="must add up to its mask's pixels, got 6 for 2x4"):
-            read(encoded(np.ones((2, 3))), height=2, width=4)
+            read(cocos_counts(np.ones((2, 3))), height=2, width=4)
 
 
 def test_painting_takes_memory_by_the_image_and_not_by_its_masks() -> None:
     height, width = 1500, 2000
-    rle = encoded(np.ones((height, width)))
+    rle = cocos_counts(np.ones((height, width)))
     tracemalloc.start()
     masks = [rle_runs(rle, height=height, width=width) for _ in range(100)]
     painted(masks, range(1, 101), height=height, width=width)

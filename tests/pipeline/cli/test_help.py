@@ -26,13 +26,13 @@ def _a_terminal_of_100_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def shown(command: Command, *, every: bool = False) -> str:
+def help_of(command: Command, *, every: bool = False) -> str:
     return (full_help if every else short_help)(command, prog=f"maskformer {command.name}")
 
 
 @command
 def test_the_usual_options_fit_on_one_screen(command):
-    lines = shown(command).splitlines()
+    lines = help_of(command).splitlines()
     assert max(map(len, lines)) <= 100
     options = [line for line in lines if line.startswith("  ") and "maskformer" not in line]
     assert len(options) <= SCREEN
@@ -50,7 +50,7 @@ def test_each_usual_option_is_explained_in_a_line(command):
 
 @command
 def test_each_option_is_there_and_explained(command):
-    text = shown(command, every=True)
+    text = help_of(command, every=True)
     for option in all_options(command):
         assert option.help, f"--{option.name} has no docstring"
         heading = option.takes_word if option.name in command.positional else f"--{option.name}"
@@ -61,7 +61,7 @@ def test_each_option_is_there_and_explained(command):
 
 @command
 def test_help_is_in_words(command):
-    text = shown(command, every=True)
+    text = help_of(command, every=True)
     for strange in ("Optional", "tuple[", "Union", "Literal", "null", "None", "default:", "<class"):
         assert strange not in text, strange
 

@@ -17,7 +17,9 @@ from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import SourceChanged, StorageFault
 
 JOBS = {
-    "label": (pipeline.labelling.run, "label", ["--corpus=c", "--table=t", "--model=m"]),
+    "label": (
+        pipeline.labelling.run, "label", ["--corpus=c", "--table=t", "--model=m", "--local=false"],
+    ),
     "evaluate": (
         pipeline.evaluation.run, "_evaluate",
         ["--model=m", "--dataset=d", "--task=semantic", "--output=o"],

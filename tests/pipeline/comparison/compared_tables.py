@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from corpora import put
-from drawn_labels import encoded
+from drawn_labels import encode_image
 from specs import panoptic_spec
 
 from maskformer import encode_mask
@@ -55,7 +55,7 @@ def write_drawn_table(
     for name, drawn in images.items():
         if not (photos / name).exists():
             grey = np.full((*drawn.size, 3), 120, np.uint8)
-            put(photos, {name: encoded(grey, "JPEG")})
+            put(photos, {name: encode_image(grey, "JPEG")})
     table = TableStore(str(folder), Storage())
     spec = panoptic_spec(*labels, **changes)
     table.create(spec)

@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +14,7 @@ from compared_tables import Drawn, Shape, write_drawn_table
 from pipeline.cli.running import run_job
 from pipeline.comparison.agreement import AGREEMENT
 from pipeline.comparison.common_labels import common_labels
-from pipeline.comparison.pairs import read_pairs
+from pipeline.comparison.pairs import pairs_of_files, spread_rows
 from pipeline.comparison.run import compare
 from pipeline.comparison.settings import CompareSettings
 from pipeline.storage import Storage
@@ -184,6 +187,37 @@ def test_a_crash_at_any_write_leaves_no_result_and_the_same_again_ends_whole(
     assert files_below(tmp_path / "broken") == expected
 
 
+KILLED = """
+import os, signal, sys
+import pipeline.comparison.pairs, pipeline.comparison.run
+from pipeline.cli.running import run_job
+
+pipeline.comparison.run._ROWS_PER_FILE, pipeline.comparison.pairs._RANGE_BYTES = 1, 1000
+replace, count = os.replace, iter(range(100))
+
+def replace_or_end(draft, target):
+    if next(count) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(draft, target)
+
+os.replace = replace_or_end
+run_job("compare", sys.argv[1:])
+"""
+
+
+def test_a_comparison_that_is_killed_is_done_again_by_the_same_command(tables, tmp_path):
+    words = [*(table.uri for table in tables), "--worst=1", "--output"]
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    ended = subprocess.run([sys.executable, "-c", KILLED, *words, str(out)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    left = files_below(out)
+    assert len(left) == 4, "three files, and the draft of one"
+    assert Path("comparison.json") not in left
+    for folder in (out, whole):
+        assert run_job("compare", [*words, str(folder)]) == 0
+    assert files_below(out) == files_below(whole)
+
+
 def test_tables_and_output_may_be_in_a_bucket(tables, tmp_path, s3, monkeypatch):
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
@@ -202,12 +236,19 @@ def test_tables_and_output_may_be_in_a_bucket(tables, tmp_path, s3, monkeypatch)
     assert b"relabelled.jpg" in storage.read("s3://test/compare/out/report.html")
 
 
-def test_ranges_of_ids_hold_whole_images_in_order(tables, monkeypatch):
+def test_ranges_of_ids_hold_whole_images_in_order(tables, tmp_path, monkeypatch):
     first, second = tables
     labels = common_labels(("sky", "car"), ("boat", "car", "sky"))
-    whole = [p.image_ids.to_pylist() for p in read_pairs(first, second, labels=labels)]
+
+    def pairs(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        files = spread_rows(first, second, folder=str(folder))
+        return list(pairs_of_files(files, labels=labels))
+
+    whole = [p.image_ids.to_pylist() for p in pairs("whole")]
     monkeypatch.setattr("pipeline.comparison.pairs._RANGE_BYTES", 1000)
-    cut = list(read_pairs(first, second, labels=labels))
+    cut = pairs("cut")
     assert len(cut) > 3
     assert [i for p in cut for i in p.image_ids.to_pylist()] == [i for ids in whole for i in ids]
     assert sum(len(p.image) for p in cut) == sum(

@@ -1,15 +1,18 @@
 """The command `select`: reasons, balance, seed; and queues as corpora."""
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from compared_tables import Drawn, Shape, write_drawn_table
 from corpora import parquet, put, tar
-from drawn_labels import encoded, scenes
+from drawn_labels import encode_image, scenes
 from small_tables import finish, settled
 
 from pipeline.cli.running import run_job
 from pipeline.comparison.queue import QUEUE
 from pipeline.corpora.reading import ReadSettings, read_source
+from pipeline.review_page.reading_index import read_index
+from pipeline.runtime.progress import ProgressDisplay
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore
 
@@ -67,10 +70,45 @@ def test_strange_is_what_few_images_are_and_says_why(table, tmp_path):
     assert "cover only 0.0 %" in found["empty.jpg"]
 
 
-def test_disagree_takes_an_agreement_or_the_other_table(table, tmp_path):
+def test_a_queue_and_the_page_find_the_same_images_strange(tmp_path):
+    random = np.random.default_rng(11)
+    labels = ("boat", "car", "sky")
+
+    def shapes(rows: int) -> list[Shape]:
+        splits = sorted(random.integers(0, 24, rows).tolist())
+        bounds = zip([0, *splits], [*splits, int(random.integers(18, 25))], strict=True)
+        return [
+            Shape(labels[int(random.choice(3, p=[0.05, 0.25, 0.7]))], (top, 0, bottom, 32),
+                  score=float(random.beta(9, 2)))
+            for top, bottom in bounds if bottom > top
+        ]  # fmt: skip
+
+    images = {f"{n:03}.jpg": Drawn(shapes=shapes(n % 4)) for n in range(40)}
+    images |= {"empty.jpg": Drawn(shapes=[]), "error.jpg": Drawn(shapes=None)}
+    table = write_drawn_table(tmp_path / "t", images, labels=labels)
+    rows = selected(table, tmp_path / "q.parquet", "--by=strange", "--count=99")
+    chosen = {row["image_id"]: row["strength"] for row in rows}
+    index = read_index(table.uri, num_labels=len(labels), storage=Storage())
+    shown = dict(zip(index.images["image_id"].to_pylist(), index.values["strangeness"].tolist(),
+                     strict=True))  # fmt: skip
+    assert len(shown) == 41
+    assert max(shown.values()) > 1
+    assert chosen == pytest.approx(shown, abs=1e-4)
+
+
+def test_disagree_takes_an_agreement_or_the_other_table(table, tmp_path, monkeypatch):
     other = {**IMAGES, "low.jpg": Drawn(shapes=[Shape("sky", SKY), Shape("boat", CAR)])}
     second = write_drawn_table(tmp_path / "b", other, labels=LABELS)
+    shown = []
+
+    class Noted(ProgressDisplay):
+        def __exit__(self, *error):
+            shown.append(self.line())
+            super().__exit__(*error)
+
+    monkeypatch.setattr("pipeline.comparison.measuring.ProgressDisplay", Noted)
     (now,) = selected(table, tmp_path / "q.parquet", "--by=disagree", f"--table_b={second.uri}")
+    assert shown == ["48 of 52 images, 0 errors", "26 of 26 images, 0 errors"]
     assert run_job("compare", [table.uri, second.uri, f"--output={tmp_path / 'c'}"]) == 0
     (before,) = selected(
         table, tmp_path / "q.parquet", "--by=disagree", f"--agreement={tmp_path / 'c'}"
@@ -165,7 +203,7 @@ def test_a_part_of_an_archive_that_changed_is_not_read(tmp_path):
     place = corpus(tmp_path / "corpus")
     finish(settled(place, table, "first").units, table)
     rows = selected(table, tmp_path / "q.parquet", "--by=random", "--count=100")
-    put(tmp_path / "corpus", {"x/shard.tar": tar([("new.jpg", encoded(scenes(1)[0].photo))])})
+    put(tmp_path / "corpus", {"x/shard.tar": tar([("new.jpg", encode_image(scenes(1)[0].photo))])})
     again = TableStore(str(tmp_path / "again"), Storage())
     plan = settled(str(tmp_path / "q.parquet"), again, "second")
     assert plan.num_images == len(rows) - 4

@@ -34,7 +34,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 Files = dict[str, bytes] | list[tuple[str, bytes]]
 
 
-def tar(files: Files, *, format: int = tarfile.PAX_FORMAT) -> bytes:
+def tar_in_format(files: Files, *, format: int = tarfile.PAX_FORMAT) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
         for name, data in files.items() if isinstance(files, dict) else files:
@@ -51,7 +51,7 @@ def special(name: str, *, kind: bytes, target: str = "", data: bytes = b"") -> b
     return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
 
 
-def read(data: bytes, **options: int) -> tuple[list[ArchiveSample], ArchiveDamage | None]:
+def read_members(data: bytes, **options: int) -> tuple[list[ArchiveSample], ArchiveDamage | None]:
     """The samples before damage, and the damage."""
     found = []
     try:
@@ -64,7 +64,7 @@ def read(data: bytes, **options: int) -> tuple[list[ArchiveSample], ArchiveDamag
     return found, None
 
 
-def images(found: list[ArchiveSample]) -> dict[str, bytes | None]:
+def images_by_name(found: list[ArchiveSample]) -> dict[str, bytes | None]:
     return {sample.image.name: sample.data for sample in found if sample.image is not None}
 
 
@@ -72,7 +72,7 @@ def photographs(count: int, *, format: int = tarfile.PAX_FORMAT, longest: bool =
     names = [f"{index}.jpg" for index in range(count)]
     if longest and format != tarfile.USTAR_FORMAT:
         names[1] = f"{LONG}.jpg"
-    return tar(
+    return tar_in_format(
         {name: bytes([index + 1]) * (200 + 450 * index) for index, name in enumerate(names)},
         format=format,
     )
@@ -82,13 +82,13 @@ def photographs(count: int, *, format: int = tarfile.PAX_FORMAT, longest: bool =
 def test_a_tar_cut_at_any_block_keeps_its_whole_images_and_says_where_it_ends(format):
     whole = photographs(5, format=FORMATS[format])
     kept = list(members(io.BytesIO(whole)))
-    expected = images(read(whole)[0])
+    expected = images_by_name(read_members(whole)[0])
     first_zeros = max(member.data_offset + member.size for member in kept)
     first_zeros += -first_zeros % 512
     for cut in range(0, len(whole) + 1, 512):
-        found, damage = read(whole[:cut])
+        found, damage = read_members(whole[:cut])
         inside = [member for member in kept if member.data_offset + member.size <= cut]
-        assert images(found) == {member.name: expected[member.name] for member in inside}
+        assert images_by_name(found) == {member.name: expected[member.name] for member in inside}
         if cut > first_zeros:
             assert damage is None
             continue
@@ -104,21 +104,21 @@ def test_tarfile_is_silent_where_we_are_not():
     for cut in (third.offset, third.offset + 100, third.offset + 511):
         with tarfile.open(fileobj=io.BytesIO(whole[:cut])) as archive:
             assert len(archive.getmembers()) == 2
-        assert read(whole[:cut])[1] is not None
+        assert read_members(whole[:cut])[1] is not None
 
 
 @pytest.mark.parametrize("cut", [1, 100, 511, 513, 700, 1023])
 def test_a_cut_within_a_block_is_found_out_too(cut):
     whole = photographs(5)
-    found, damage = read(whole[:cut])
-    assert not images(found) or cut >= 712
+    found, damage = read_members(whole[:cut])
+    assert not images_by_name(found) or cut >= 712
     assert damage is not None
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_header_with_any_byte_changed_is_found_out_or_harmless(format):
     whole = photographs(3, format=FORMATS[format])
-    expected = images(read(whole)[0])
+    expected = images_by_name(read_members(whole)[0])
     headers = [m.data_offset - 512 for m in members(io.BytesIO(whole))]
     headers += [m.offset for m in members(io.BytesIO(whole)) if m.offset not in headers]
     for header in headers:
@@ -126,9 +126,9 @@ def test_a_header_with_any_byte_changed_is_found_out_or_harmless(format):
             for change in (0x01, 0x80, 0xFF, whole[position]):
                 damaged = bytearray(whole)
                 damaged[position] ^= change
-                found, damage = read(bytes(damaged))
-                assert damage is not None or images(found) == expected
-                assert images(found).items() <= expected.items()
+                found, damage = read_members(bytes(damaged))
+                assert damage is not None or images_by_name(found) == expected
+                assert images_by_name(found).items() <= expected.items()
 
 
 @settings(max_examples=150)
@@ -139,8 +139,8 @@ def test_random_damage_is_never_any_other_error(data):
     for _ in range(data.draw(st.integers(1, 6))):
         if damaged:
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    read(bytes(damaged))
-    read(COMPRESS["gzip"](whole)[: len(damaged)])
+    read_members(bytes(damaged))
+    read_members(COMPRESS["gzip"](whole)[: len(damaged)])
 
 
 NAMES = st.text(
@@ -154,7 +154,7 @@ NAMES = st.text(
     format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )
 def test_members_are_those_that_tarfile_wrote(files, format):
-    whole = io.BytesIO(tar(files, format=format))
+    whole = io.BytesIO(tar_in_format(files, format=format))
     ours = []
     for member in members(whole):
         whole.seek(member.data_offset)
@@ -172,9 +172,9 @@ def test_archives_of_gnu_tar_are_read(tmp_path, format):
         (tmp_path / name).write_bytes(data)
     command = ["tar", f"--format={format}", "-cf", "-", "-C", str(tmp_path), "d" * 60]
     whole = subprocess.run(command, check=True, capture_output=True).stdout
-    found, damage = read(whole)
+    found, damage = read_members(whole)
     assert damage is None
-    assert images(found) == files
+    assert images_by_name(found) == files
 
 
 @pytest.mark.parametrize("options", [["--format=gnu"], ["--format=pax"]])
@@ -191,9 +191,9 @@ def test_a_sparse_file_has_no_data_of_its_own_and_harms_no_other(tmp_path, optio
     whole = subprocess.run(command, check=True, capture_output=True).stdout
     if len(whole) > 2**21:
         pytest.skip("this file system knows no holes")
-    found, damage = read(whole)
+    found, damage = read_members(whole)
     assert damage is None
-    assert images(found) == {"0.jpg": None, "1.jpg": b"whole"}
+    assert images_by_name(found) == {"0.jpg": None, "1.jpg": b"whole"}
     assert [sample.image.kind for sample in found if sample.image] == ["partial", "file"]
 
 
@@ -203,7 +203,7 @@ def test_links_are_images_whose_data_are_elsewhere_and_directories_are_none():
         special("folder", kind=tarfile.DIRTYPE)
         + special("folder/a.jpg", kind=tarfile.LNKTYPE, target="b.jpg")
         + special("folder/pipe.jpg", kind=tarfile.FIFOTYPE)
-        + tar({"b.jpg": b"b"})[:1024]
+        + tar_in_format({"b.jpg": b"b"})[:1024]
         + end
     )
     assert [m.kind for m in members(io.BytesIO(whole))] == [
@@ -212,25 +212,25 @@ def test_links_are_images_whose_data_are_elsewhere_and_directories_are_none():
         "other",
         "file",
     ]
-    found, damage = read(whole)
+    found, damage = read_members(whole)
     assert damage is None
     assert [sample.key for sample in found] == ["folder/a", "b"]
-    assert images(found) == {"folder/a.jpg": None, "b.jpg": b"b"}
+    assert images_by_name(found) == {"folder/a.jpg": None, "b.jpg": b"b"}
 
 
 def test_names_are_only_names():
     files = {"/etc/a.jpg": b"1", "../../b.jpg": b"2", "./c.jpg": b"3"}
-    found, damage = read(tar(files, format=tarfile.GNU_FORMAT))
+    found, damage = read_members(tar_in_format(files, format=tarfile.GNU_FORMAT))
     assert damage is None
-    assert images(found) == files
+    assert images_by_name(found) == files
     assert [sample.key for sample in found] == ["/etc/a", "../../b", "c"]
 
 
 def test_a_name_that_is_no_utf8_can_be_stored_all_the_same():
-    whole = bytearray(tar({"a.jpg": b"1"}, format=tarfile.USTAR_FORMAT))
+    whole = bytearray(tar_in_format({"a.jpg": b"1"}, format=tarfile.USTAR_FORMAT))
     whole[0] = 0xE9
     whole[148:156] = b"%06o\0 " % (sum(whole[:148]) + sum(whole[156:512]) + 8 * 32)
-    (sample,), damage = read(bytes(whole))
+    (sample,), damage = read_members(bytes(whole))
     assert damage is None
     assert sample.key.encode() == b"\\xe9"
 
@@ -239,74 +239,77 @@ def test_a_name_that_is_no_utf8_can_be_stored_all_the_same():
 def test_a_size_beyond_the_end_is_damage_not_memory(size):
     info = tarfile.TarInfo("huge.jpg")
     info.size = size
-    whole = tar({"a.jpg": b"a"})[:1024] + info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    whole = tar_in_format({"a.jpg": b"a"})[:1024] + info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
     for limit in (2**20, 2**50):
-        found, damage = read(whole, max_image_bytes=limit)
-        assert images(found) == {"a.jpg": b"a"}
+        found, damage = read_members(whole, max_image_bytes=limit)
+        assert images_by_name(found) == {"a.jpg": b"a"}
         assert damage is not None
         assert damage.offset == 1024
         assert "huge.jpg" in damage.message
 
 
 def test_one_block_of_zeros_is_an_end_and_none_is_not():
-    whole = tar({"a.jpg": b"a"})[:1024]
-    assert read(whole + bytes(512))[1] is None
-    assert read(whole)[1] is not None
+    whole = tar_in_format({"a.jpg": b"a"})[:1024]
+    assert read_members(whole + bytes(512))[1] is None
+    assert read_members(whole)[1] is not None
 
 
 def test_an_empty_file_is_a_tar_cut_at_its_first_byte_and_zeros_alone_are_an_empty_tar():
-    _, damage = read(b"")
+    _, damage = read_members(b"")
     assert damage is not None
     assert damage.offset == 0
-    assert read(bytes(10240)) == ([], None)
+    assert read_members(bytes(10240)) == ([], None)
 
 
 def test_archives_laid_end_to_end_are_read_as_one():
-    first, second = tar({"a.jpg": b"a"}), tar({"b.jpg": b"b"})
+    first, second = tar_in_format({"a.jpg": b"a"}), tar_in_format({"b.jpg": b"b"})
     for whole in (first + second, first[:2048] + second):
-        found, damage = read(whole)
+        found, damage = read_members(whole)
         assert damage is None
-        assert images(found) == {"a.jpg": b"a", "b.jpg": b"b"}
+        assert images_by_name(found) == {"a.jpg": b"a", "b.jpg": b"b"}
 
 
 @pytest.mark.parametrize("position", [0, 1, 124, 148, 156, 345, 500])
 def test_damage_to_the_first_header_of_a_second_archive_is_found_out(position):
-    first, second = tar({"a.jpg": b"a"}), bytearray(tar({"b.jpg": b"b", "c.jpg": b"c"}))
+    first, second = (
+        tar_in_format({"a.jpg": b"a"}),
+        bytearray(tar_in_format({"b.jpg": b"b", "c.jpg": b"c"})),
+    )
     second[position] ^= 0x55
-    found, damage = read(first + bytes(second))
-    assert images(found) == {"a.jpg": b"a"}
+    found, damage = read_members(first + bytes(second))
+    assert images_by_name(found) == {"a.jpg": b"a"}
     assert damage is not None
     assert damage.offset == len(first)
 
 
 def test_a_second_archive_without_its_first_header_is_missed_by_nobody():
-    first, second = tar({"a.jpg": b"a"}), tar({"b.jpg": b"b", "c.jpg": b"c"})
-    found, damage = read(first + b"\xaa" * 512 + second[512:])
-    assert images(found) == {"a.jpg": b"a"}
+    first, second = tar_in_format({"a.jpg": b"a"}), tar_in_format({"b.jpg": b"b", "c.jpg": b"c"})
+    found, damage = read_members(first + b"\xaa" * 512 + second[512:])
+    assert images_by_name(found) == {"a.jpg": b"a"}
     assert damage is not None
 
 
 def test_bytes_behind_the_end_that_hold_no_archive_are_left_alone():
-    found, damage = read(tar({"a.jpg": b"a"}) + b"signature " * 300)
+    found, damage = read_members(tar_in_format({"a.jpg": b"a"}) + b"signature " * 300)
     assert damage is None
-    assert images(found) == {"a.jpg": b"a"}
+    assert images_by_name(found) == {"a.jpg": b"a"}
 
 
 def test_a_hole_in_an_archive_is_no_end():
-    whole = bytearray(tar({f"{index}.jpg": b"x" * 2000 for index in range(9)}))
+    whole = bytearray(tar_in_format({f"{index}.jpg": b"x" * 2000 for index in range(9)}))
     one, two = (member.offset for member in list(members(io.BytesIO(whole)))[2:4])
     for start, stop in [(one, one + 512), (one, one + 1024), (one, two - 512), (one, two + 512)]:
         holed = bytes(whole[:start]) + bytes(stop - start) + bytes(whole[stop:])
-        found, damage = read(holed)
-        assert list(images(found)) == ["0.jpg", "1.jpg"]
+        found, damage = read_members(holed)
+        assert list(images_by_name(found)) == ["0.jpg", "1.jpg"]
         assert damage is not None
 
 
 def test_an_unfinished_download_that_was_allocated_in_full_is_found_out():
-    whole = tar({f"{index}.jpg": b"x" * 2000 for index in range(9)})
+    whole = tar_in_format({f"{index}.jpg": b"x" * 2000 for index in range(9)})
     start = list(members(io.BytesIO(whole)))[2].offset
-    found, damage = read(whole[:start] + bytes(2**22))
-    assert list(images(found)) == ["0.jpg", "1.jpg"]
+    found, damage = read_members(whole[:start] + bytes(2**22))
+    assert list(images_by_name(found)) == ["0.jpg", "1.jpg"]
     assert damage is not None
     assert damage.offset == start
 
@@ -314,21 +317,21 @@ def test_an_unfinished_download_that_was_allocated_in_full_is_found_out():
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_a_compressed_tar_holds_the_same_images(compression):
     whole = photographs(5)
-    found, damage = read(COMPRESS[compression](whole))
+    found, damage = read_members(COMPRESS[compression](whole))
     assert damage is None
-    assert found == read(whole)[0]
+    assert found == read_members(whole)[0]
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_a_compressed_tar_cut_anywhere_is_found_out_and_keeps_what_arrived(compression):
     noise = random.Random(0)
     pieces = {f"{index}.jpg": noise.randbytes(60_000) for index in range(6)}
-    data = COMPRESS[compression](tar(pieces))
+    data = COMPRESS[compression](tar_in_format(pieces))
     kept = 0
     for cut in range(0, len(data), max(1, len(data) // 40)):
-        found, damage = read(data[:cut])
+        found, damage = read_members(data[:cut])
         assert damage is not None
-        assert images(found).items() <= pieces.items()
+        assert images_by_name(found).items() <= pieces.items()
         kept = max(kept, len(found))
     # Compressors work in blocks that come whole or not at all, bzip2's of 900 kB.
     assert kept >= {"gzip": 5, "xz": 5, "zstd": 4, "bzip2": 0}[compression]
@@ -337,20 +340,24 @@ def test_a_compressed_tar_cut_anywhere_is_found_out_and_keeps_what_arrived(compr
 @pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz"])
 def test_a_compressed_tar_with_a_byte_changed_is_found_out(compression):
     noise = random.Random(0)
-    data = COMPRESS[compression](tar({f"{i}.jpg": noise.randbytes(1000) for i in range(5)}))
+    data = COMPRESS[compression](
+        tar_in_format({f"{i}.jpg": noise.randbytes(1000) for i in range(5)})
+    )
     for position in range(20, len(data), 41):
         changed = bytearray(data)
         changed[position] ^= 0x10
-        _, damage = read(bytes(changed))
+        _, damage = read_members(bytes(changed))
         assert damage is not None
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_compressed_archives_end_to_end_are_read_as_one(compression):
     compress = COMPRESS[compression]
-    found, damage = read(compress(tar({"a.jpg": b"a"})) + compress(tar({"b.jpg": b"b"})))
+    found, damage = read_members(
+        compress(tar_in_format({"a.jpg": b"a"})) + compress(tar_in_format({"b.jpg": b"b"}))
+    )
     assert damage is None
-    assert images(found) == {"a.jpg": b"a", "b.jpg": b"b"}
+    assert images_by_name(found) == {"a.jpg": b"a", "b.jpg": b"b"}
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -364,7 +371,9 @@ def test_a_fault_of_storage_is_never_taken_for_damage(compression):
                 raise Fault
             return super().read(min(size or 0, 2**16) if size != -1 else 2**16)
 
-    file = Failing(COMPRESS[compression](tar({"a.jpg": random.Random(0).randbytes(2**18)})))
+    file = Failing(
+        COMPRESS[compression](tar_in_format({"a.jpg": random.Random(0).randbytes(2**18)}))
+    )
     with pytest.raises(Fault):
         list(samples(file, image_members=["jpg"], max_image_bytes=2**20))
 
@@ -380,31 +389,33 @@ def test_a_sample_is_what_shares_a_name_up_to_the_first_dot():
         "b/._1.png": b"a Mac's",
         "__MACOSX/b/1.png": b"another Mac's",
     }
-    found, damage = read(tar(files))
+    found, damage = read_members(tar_in_format(files))
     assert damage is None
     assert [sample.key for sample in found] == ["a/1", "a/2", "b/1"]
-    assert images(found) == {"a/1.JPG": b"photograph", "b/1.png": b"alone"}
+    assert images_by_name(found) == {"a/1.JPG": b"photograph", "b/1.png": b"alone"}
 
 
 def test_a_label_map_does_not_stand_in_for_a_photograph_that_is_cut():
-    whole = tar({"1.png": b"labels", "1.jpg": b"photograph" * 100})
-    found, damage = read(whole[: 1024 + 512 + 512])
+    whole = tar_in_format({"1.png": b"labels", "1.jpg": b"photograph" * 100})
+    found, damage = read_members(whole[: 1024 + 512 + 512])
     assert found == []
     assert damage is not None
 
 
 def test_a_key_that_comes_again_is_another_sample_and_says_so():
     files = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("c.jpg", b"4"), ("c.jpg", b"5")]
-    found, damage = read(tar(files))
+    found, damage = read_members(tar_in_format(files))
     assert damage is None
     assert [sample.data for sample in found] == [b"1", b"2", b"3", b"4", b"5"]
     assert [sample.is_repeated for sample in found] == [False, False, True, False, True]
 
 
 def test_an_image_larger_than_allowed_is_not_read():
-    found, damage = read(tar({"a.jpg": b"x" * 2000, "b.jpg": b"y"}), max_image_bytes=1999)
+    found, damage = read_members(
+        tar_in_format({"a.jpg": b"x" * 2000, "b.jpg": b"y"}), max_image_bytes=1999
+    )
     assert damage is None
-    assert images(found) == {"a.jpg": None, "b.jpg": b"y"}
+    assert images_by_name(found) == {"a.jpg": None, "b.jpg": b"y"}
 
 
 @settings(max_examples=60)
@@ -412,7 +423,7 @@ def test_an_image_larger_than_allowed_is_not_read():
 def test_slices_hold_every_sample_of_the_whole_once(data):
     names = [f"{index}.{ext}" for index in range(8) for ext in ("cls", "jpg", "json", LONG)]
     names = [name for name in names if data.draw(st.booleans())]
-    whole = tar({name: name.encode() * 90 for name in names}, format=tarfile.GNU_FORMAT)
+    whole = tar_in_format({name: name.encode() * 90 for name in names}, format=tarfile.GNU_FORMAT)
     offsets = [s.offset for s in sample_offsets(io.BytesIO(whole), image_members=EXTENSIONS)]
     inner = data.draw(st.sets(st.sampled_from(offsets))) if offsets else set()
     cuts = [0, *sorted(inner), None]
@@ -427,7 +438,7 @@ def test_slices_hold_every_sample_of_the_whole_once(data):
             stop=stop,
         )
     ]
-    assert parts == read(whole)[0]
+    assert parts == read_members(whole)[0]
 
 
 def test_sample_offsets_read_headers_and_nothing_else():
@@ -439,7 +450,9 @@ def test_sample_offsets_read_headers_and_nothing_else():
             self.num_bytes += len(data)
             return data
 
-    whole = tar({f"{index}.jpg": bytes(50_000) for index in range(20)}, format=tarfile.GNU_FORMAT)
+    whole = tar_in_format(
+        {f"{index}.jpg": bytes(50_000) for index in range(20)}, format=tarfile.GNU_FORMAT
+    )
     file = Counting(whole)
     found = list(sample_offsets(file, image_members=EXTENSIONS))
     assert [sample.image is not None for sample in found] == [True] * 20
@@ -450,7 +463,11 @@ def test_sample_offsets_count_no_image_that_is_cut():
     whole = photographs(3)
     for cut in range(0, len(whole), 512):
         walked = []
-        with pytest.raises(ArchiveDamage) if read(whole[:cut])[1] else contextlib.nullcontext():
+        with (
+            pytest.raises(ArchiveDamage)
+            if read_members(whole[:cut])[1]
+            else contextlib.nullcontext()
+        ):
             for sample in sample_offsets(io.BytesIO(whole[:cut]), image_members=EXTENSIONS):
                 walked.append(sample.offset)
-        assert walked == [sample.offset for sample in read(whole[:cut])[0]]
+        assert walked == [sample.offset for sample in read_members(whole[:cut])[0]]

@@ -24,7 +24,7 @@ STANDARD = ["gzip", "bzip2", "xz"]
 MIXED = random.Random(0).randbytes(100_000) + bytes(300_000) + random.Random(1).randbytes(70_000)
 
 
-def content(data: bytes, *, compression: str) -> bytes:
+def decompressed_content(data: bytes, *, compression: str) -> bytes:
     return decompressed(io.BytesIO(data), compression=compression).read()
 
 
@@ -33,7 +33,7 @@ def content(data: bytes, *, compression: str) -> bytes:
 def test_what_was_compressed_comes_out(compression, data):
     compressed = COMPRESS[compression](data)
     assert compression_of(compressed) == compression
-    assert content(compressed, compression=compression) == data
+    assert decompressed_content(compressed, compression=compression) == data
 
 
 def test_what_is_not_compressed_is_told_apart():
@@ -44,16 +44,16 @@ def test_what_is_not_compressed_is_told_apart():
 @pytest.mark.parametrize("compression", COMPRESS)
 def test_streams_end_to_end_are_one(compression):
     compressed = COMPRESS[compression](MIXED) + COMPRESS[compression](b"more")
-    assert content(compressed, compression=compression) == MIXED + b"more"
+    assert decompressed_content(compressed, compression=compression) == MIXED + b"more"
 
 
 @pytest.mark.parametrize("compression", STANDARD)
 def test_zeros_behind_a_stream_are_padding_and_other_bytes_are_damage(compression):
     compressed = COMPRESS[compression](MIXED)
-    assert content(compressed + bytes(5000), compression=compression) == MIXED
+    assert decompressed_content(compressed + bytes(5000), compression=compression) == MIXED
     for more in (b"x", bytes(5000) + b"no stream", compressed[:2]):
         with pytest.raises(StreamDamage):
-            content(compressed + more, compression=compression)
+            decompressed_content(compressed + more, compression=compression)
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -73,7 +73,7 @@ def test_a_wrong_checksum_is_damage(compression):
     compressed = bytearray(COMPRESS[compression](MIXED))
     compressed[len(compressed) // 3] ^= 4
     with pytest.raises(StreamDamage) as caught:
-        content(bytes(compressed), compression=compression)
+        decompressed_content(bytes(compressed), compression=compression)
     assert not caught.value.truncated
 
 

@@ -23,12 +23,14 @@ STORAGE = Storage()
 IMAGES = parquet({"image": [b"1", b"2"]})
 
 
-def listed(uri: str, *, storage: Storage = STORAGE, **options) -> tuple[list[Source], Listing]:
+def list_sources(
+    uri: str, *, storage: Storage = STORAGE, **options
+) -> tuple[list[Source], Listing]:
     listing = list_corpus(uri, storage=storage, settings=ReadSettings(**options))
     return list(listing.sources), listing
 
 
-def names(sources: list[Source]) -> list[str]:
+def source_names(sources: list[Source]) -> list[str]:
     return [source.name for source in sources]
 
 
@@ -56,7 +58,7 @@ def test_every_kind_of_source_in_one_prefix_is_found_in_the_order_of_its_path(tm
             "numbers.parquet": parquet({"n": [1, 2]}),
         },
     )
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert listing.root == root
     assert [(source.name, source.kind) for source in sources] == [
         ("a/deep/c.png", "file"),
@@ -111,8 +113,8 @@ def test_hidden_files_and_those_of_other_programs_are_no_part_of_the_corpus(tmp_
             "d/e_f.g.jpg": b"1",
         },
     )
-    sources, listing = listed(root)
-    assert names(sources) == ["d/e_f.g.jpg"]
+    sources, listing = list_sources(root)
+    assert source_names(sources) == ["d/e_f.g.jpg"]
     assert listing.skipped.counts == {"hidden": 8}
     assert f"{root}/.a.jpg" in listing.skipped.examples["hidden"]
 
@@ -122,8 +124,8 @@ def test_a_name_that_begins_with_an_underscore_is_one_like_others(place):
     visible = ["_DSC0001.JPG", "_MG_1.jpg", "_images/x.jpg", "_runs/x.jpg", "a/__b/_c.png", "_.tar"]
     for name in visible:
         storage.write(f"{root}/{name}", b"1")
-    sources, listing = listed(root, storage=storage)
-    assert names(sources) == sorted(visible)
+    sources, listing = list_sources(root, storage=storage)
+    assert source_names(sources) == sorted(visible)
     assert not listing.skipped
 
 
@@ -140,9 +142,9 @@ def test_a_segment_table_below_its_own_corpus_is_no_part_of_it(place, folder):
     storage.write(f"{root}/{folder}_table.json", b"{}")
     for name in ("a.jpg", "images/b.jpg", f"{folder}images/c.jpg", "other/images/d.parquet"):
         storage.write(f"{root}/{name}", IMAGES)
-    sources, listing = listed(root, storage=storage)
+    sources, listing = list_sources(root, storage=storage)
     expected = {"a.jpg", "images/b.jpg", f"{folder}images/c.jpg", "other/images/d.parquet"}
-    assert set(names(sources)) == expected
+    assert set(source_names(sources)) == expected
     assert listing.skipped.counts == {"in the folder of a segment table": len(left_out)}
     named = listing.skipped.examples["in the folder of a segment table"]
     assert set(named) <= {f"{root}/{folder}{name}" for name in left_out}
@@ -159,7 +161,7 @@ def test_a_table_is_looked_for_once_and_only_where_one_may_be(tmp_path):
     content = {f"{n}/images/{m}.jpg": b"1" for n in range(3) for m in range(3)}
     content |= {f"{n}/segments/{m}.parquet": IMAGES for n in range(2) for m in range(3)}
     root = put(tmp_path / "c", content)
-    assert len(listed(root, storage=Asked())[0]) == 15
+    assert len(list_sources(root, storage=Asked())[0]) == 15
     assert asked == [root, f"{root}/0/_table.json", f"{root}/1/_table.json"]
 
 
@@ -174,7 +176,7 @@ def test_links_in_a_folder_are_what_they_lead_to(tmp_path):
         (tmp_path / "c" / name).symlink_to(target)
     (away / "deep" / "around").symlink_to("..")
     (tmp_path / "c" / "whole").symlink_to("/")
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert [(source.name, source.kind, source.size) for source in sources] == [
         ("a-again.jpg", "file", 1),
         ("a.jpg", "file", 1),
@@ -201,7 +203,7 @@ def test_a_cache_of_the_hub_is_read_through_its_links(tmp_path):
     data = tmp_path / "datasets--x--y" / "snapshots" / "abc" / "data"
     data.mkdir(parents=True)
     (data / "train.parquet").symlink_to("../../../blobs/5d3e")
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert [(s.name, s.kind) for s in sources] == [("snapshots/abc/data/train.parquet", "parquet")]
     assert listing.skipped.examples == {"of no known kind": [f"{root}/blobs/5d3e"]}
 
@@ -216,7 +218,7 @@ def test_a_cache_of_the_hub_is_read_through_its_links(tmp_path):
 )
 def test_a_single_source_is_a_corpus(tmp_path, name, data, kind):
     root = put(tmp_path, {name: data, "other.jpg": b"2"})
-    sources, listing = listed(f"{root}/{name}")
+    sources, listing = list_sources(f"{root}/{name}")
     assert [(source.name, source.kind) for source in sources] == [(name, kind)]
     assert listing.root == root
 
@@ -225,23 +227,23 @@ def test_a_prefix_is_a_folder_and_not_the_beginning_of_a_name(place):
     storage, root = place
     storage.write(f"{root}/train/a.jpg", b"1")
     storage.write(f"{root}/train-2/b.jpg", b"1")
-    sources, _ = listed(f"{root}/train", storage=storage)
-    assert names(sources) == ["a.jpg"]
-    assert names(listed(f"{root}/train/", storage=storage)[0]) == ["a.jpg"]
+    sources, _ = list_sources(f"{root}/train", storage=storage)
+    assert source_names(sources) == ["a.jpg"]
+    assert source_names(list_sources(f"{root}/train/", storage=storage)[0]) == ["a.jpg"]
 
 
 @pytest.mark.parametrize("content", [{}, {"a.txt": b"1"}, {"a.csv": csv_of()}])
 def test_a_corpus_may_be_empty(tmp_path, content):
     tmp_path.joinpath("corpus").mkdir()
     root = put(tmp_path / "corpus", content)
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert sources == []
     assert listing.skipped.counts.total() == ("a.txt" in content)
 
 
 def test_a_corpus_that_is_not_there_is_empty(place):
     storage, root = place
-    assert listed(f"{root}/no", storage=storage)[0] == []
+    assert list_sources(f"{root}/no", storage=storage)[0] == []
 
 
 MANIFESTS = {
@@ -276,7 +278,7 @@ def test_a_manifest_names_sources_of_any_kind_anywhere(tmp_path, name):
         {"uri": "../far/away.jpg"},
     ]
     put(tmp_path / "lists", {name: MANIFESTS[name](rows)})
-    sources, listing = listed(f"{root}/{name}")
+    sources, listing = list_sources(f"{root}/{name}")
     assert [(source.name, source.kind, source.uri) for source in sources] == [
         ("near.jpg", "file", f"{root}/near.jpg"),
         ("my-own-id", "file", f"{far}/away.jpg"),
@@ -295,7 +297,7 @@ def test_a_manifest_names_sources_of_any_kind_anywhere(tmp_path, name):
 def test_ids_in_a_manifest_may_be_numbers(tmp_path, name):
     rows = [{"uri": "a.jpg", "image_id": 17}, {"uri": "b.jpg", "image_id": 0}]
     root = put(tmp_path, {"a.jpg": b"1", "b.jpg": b"2", name: MANIFESTS[name](rows)})
-    assert names(listed(f"{root}/{name}")[0]) == ["17", "0"]
+    assert source_names(list_sources(f"{root}/{name}")[0]) == ["17", "0"]
 
 
 def test_a_manifest_on_s3_names_neighbours_and_other_buckets(s3_storage):
@@ -303,7 +305,7 @@ def test_a_manifest_on_s3_names_neighbours_and_other_buckets(s3_storage):
     s3_storage.write(f"{root}/images/a.jpg", b"1")
     s3_storage.write("s3://test/others/b.jpg", b"2")
     s3_storage.write(f"{root}/list.csv", csv_of("images/a.jpg", "s3://test/others/b.jpg", "no.jpg"))
-    sources, _ = listed(f"{root}/list.csv", storage=s3_storage)
+    sources, _ = list_sources(f"{root}/list.csv", storage=s3_storage)
     assert [(source.name, source.size) for source in sources] == [
         ("images/a.jpg", 1),
         ("s3://test/others/b.jpg", 1),
@@ -315,13 +317,13 @@ def test_a_long_manifest_keeps_its_order(tmp_path):
     files = {f"{number:04}.jpg": b"1" for number in range(700)}
     order = sorted(files, key=lambda name: name[::-1])
     root = put(tmp_path, {**files, "list.csv": csv_of(*order)})
-    assert names(listed(f"{root}/list.csv")[0]) == order
+    assert source_names(list_sources(f"{root}/list.csv")[0]) == order
 
 
 @pytest.mark.parametrize("data", [b"", b"no json", b'{"url": 1}', b"[1]", b"\xff\xfe\x00"])
 def test_a_jsonl_file_without_locations_is_skipped(tmp_path, data):
     root = put(tmp_path, {"list.jsonl": data})
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert sources == []
     assert listing.skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/list.jsonl"]}
 
@@ -329,7 +331,7 @@ def test_a_jsonl_file_without_locations_is_skipped(tmp_path, data):
 @pytest.mark.parametrize("data", [b"", b"a,b\n1,2\n", b"\x00\x01\x02", b"x" * 200_000])
 def test_a_csv_file_without_locations_is_skipped(tmp_path, data):
     root = put(tmp_path, {"list.csv": data})
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert sources == []
     assert listing.skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/list.csv"]}
 
@@ -337,29 +339,29 @@ def test_a_csv_file_without_locations_is_skipped(tmp_path, data):
 @pytest.mark.parametrize("data", [b"", b"no Parquet", IMAGES[:-20], IMAGES[:40] + IMAGES[60:]])
 def test_a_damaged_parquet_file_stays_a_source_so_that_it_gets_a_row(tmp_path, data):
     root = put(tmp_path, {"a.parquet": data})
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert [(source.name, source.kind) for source in sources] == [("a.parquet", "parquet")]
     assert not listing.skipped
 
 
 def test_a_parquet_file_with_bytes_and_locations_holds_images(tmp_path):
     root = put(tmp_path, {"a.parquet": parquet({"image": [b"1"], "uri": ["http://origin/1.jpg"]})})
-    sources, _ = listed(root)
+    sources, _ = list_sources(root)
     assert [(source.name, source.kind) for source in sources] == [("a.parquet", "parquet")]
 
 
 def test_the_column_of_images_may_be_named(tmp_path):
     root = put(tmp_path, {"a.parquet": parquet({"one": [b"1"], "two": [b"2"]})})
-    assert listed(root)[1].skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/a.parquet"]}
-    assert names(listed(root, image_column="two")[0]) == ["a.parquet"]
+    assert list_sources(root)[1].skipped.examples == {WITHOUT_LOCATIONS: [f"{root}/a.parquet"]}
+    assert source_names(list_sources(root, image_column="two")[0]) == ["a.parquet"]
 
 
 def test_a_source_has_the_same_etag_until_it_changes(tmp_path):
     root = put(tmp_path, {"a.jpg": b"1", "b.jpg": b"1"})
-    before, _ = listed(root)
-    assert listed(root)[0] == before
+    before, _ = list_sources(root)
+    assert list_sources(root)[0] == before
     put(tmp_path, {"a.jpg": b"12"})
-    after, _ = listed(root)
+    after, _ = list_sources(root)
     assert after[1] == before[1]
     assert dataclasses.replace(after[0], etag=before[0].etag, size=1) == before[0]
     assert after[0].etag != before[0].etag
@@ -367,7 +369,7 @@ def test_a_source_has_the_same_etag_until_it_changes(tmp_path):
 
 def test_what_reads_a_source_that_changed_since_is_told(tmp_path):
     root = put(tmp_path, {"a.jpg": b"1"})
-    (source,), _ = listed(root)
+    (source,), _ = list_sources(root)
     put(tmp_path, {"a.jpg": b"12"})
     with pytest.raises(SourceChanged):
         STORAGE.read(source.uri, etag=source.etag)
@@ -385,7 +387,7 @@ def test_of_many_files_that_are_no_images_the_first_are_named_and_all_counted(
             "list.csv": csv_of(*(f"{n}.jpg" for n in range(5))),
         },
     )
-    sources, listing = listed(root)
+    sources, listing = list_sources(root)
     assert len(sources) == 5
     assert listing.skipped.to_dict() == {
         "of no known kind": {"count": 9, "examples": [f"{root}/{n}.txt" for n in range(5)]}
@@ -398,6 +400,6 @@ def test_what_a_prefix_has_is_taken_under_its_path_wherever_its_manifest_stands(
     """Not every store lists in the order of names."""
     entries = [{"uri": "a.jpg", "image_id": "first"}, {"uri": "z.jpg", "image_id": "last"}]
     root = put(tmp_path / "c", {"a.jpg": b"1", "m.jsonl": jsonl_of(*entries), "z.jpg": b"1"})
-    sources, listing = listed(root)
-    assert names(sources) == ["a.jpg", "z.jpg"]
+    sources, listing = list_sources(root)
+    assert source_names(sources) == ["a.jpg", "z.jpg"]
     assert listing.doubled == [f"{root}/a.jpg", f"{root}/z.jpg"]

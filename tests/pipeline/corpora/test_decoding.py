@@ -27,14 +27,14 @@ pytestmark = [
 MAX_PIXELS = 10**7
 
 
-def picture(height: int = 36, width: int = 48) -> Image.Image:
+def block_picture(height: int = 36, width: int = 48) -> Image.Image:
     """Blocks of random colours."""
     generator = np.random.default_rng(0)
     blocks = generator.integers(0, 256, (-(-height // 4), -(-width // 4), 3), dtype=np.uint8)
     return Image.fromarray(blocks.repeat(4, 0).repeat(4, 1)[:height, :width])
 
 
-def encoded(image: Image.Image, *, format: str, **options) -> bytes:
+def encoded_as(image: Image.Image, *, format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -50,40 +50,40 @@ def pages(image: Image.Image) -> dict:
     return {"save_all": True, "append_images": [image.rotate(180)]}
 
 
-def read(data: bytes, **options) -> Decoded:
+def decode_picture(data: bytes, **options) -> Decoded:
     return decode(data, name="corpus/a.jpg", **{"max_pixels": MAX_PIXELS, **options})
 
 
-def pixels(data: bytes) -> np.ndarray:
-    return np.asarray(read(data).image)
+def decoded_pixels(data: bytes) -> np.ndarray:
+    return np.asarray(decode_picture(data).image)
 
 
-def error(data: bytes, **options) -> ImageError:
+def decoding_error(data: bytes, **options) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        read(data, **options)
+        decode_picture(data, **options)
     assert "corpus/a.jpg" in caught.value.message
     return caught.value
 
 
-IMAGE = picture()
+IMAGE = block_picture()
 SIXTEEN_BITS = Image.fromarray(np.asarray(IMAGE)[..., 0].astype(np.uint16) * 257)
 FILES: dict[str, bytes] = {
-    "JPEG": encoded(IMAGE, format="JPEG"),
-    "progressive JPEG": encoded(IMAGE, format="JPEG", progressive=True),
-    "CMYK JPEG": encoded(IMAGE.convert("CMYK"), format="JPEG"),
-    "MPO": encoded(IMAGE, format="MPO", **pages(IMAGE)),
-    "PNG": encoded(IMAGE, format="PNG"),
-    "palette PNG": encoded(IMAGE.convert("P"), format="PNG"),
-    "16-bit PNG": encoded(SIXTEEN_BITS, format="PNG"),
-    "animated PNG": encoded(IMAGE, format="PNG", **pages(IMAGE)),
-    "GIF": encoded(IMAGE.convert("P"), format="GIF"),
-    "animated GIF": encoded(IMAGE.convert("P"), format="GIF", **pages(IMAGE.convert("P"))),
-    "WebP": encoded(IMAGE, format="WEBP", lossless=True),
-    "animated WebP": encoded(IMAGE, format="WEBP", lossless=True, **pages(IMAGE)),
-    "BMP": encoded(IMAGE, format="BMP"),
-    "TIFF": encoded(IMAGE, format="TIFF"),
-    "LZW TIFF": encoded(IMAGE, format="TIFF", compression="tiff_lzw"),
-    "TIFF of two pages": encoded(IMAGE, format="TIFF", **pages(IMAGE)),
+    "JPEG": encoded_as(IMAGE, format="JPEG"),
+    "progressive JPEG": encoded_as(IMAGE, format="JPEG", progressive=True),
+    "CMYK JPEG": encoded_as(IMAGE.convert("CMYK"), format="JPEG"),
+    "MPO": encoded_as(IMAGE, format="MPO", **pages(IMAGE)),
+    "PNG": encoded_as(IMAGE, format="PNG"),
+    "palette PNG": encoded_as(IMAGE.convert("P"), format="PNG"),
+    "16-bit PNG": encoded_as(SIXTEEN_BITS, format="PNG"),
+    "animated PNG": encoded_as(IMAGE, format="PNG", **pages(IMAGE)),
+    "GIF": encoded_as(IMAGE.convert("P"), format="GIF"),
+    "animated GIF": encoded_as(IMAGE.convert("P"), format="GIF", **pages(IMAGE.convert("P"))),
+    "WebP": encoded_as(IMAGE, format="WEBP", lossless=True),
+    "animated WebP": encoded_as(IMAGE, format="WEBP", lossless=True, **pages(IMAGE)),
+    "BMP": encoded_as(IMAGE, format="BMP"),
+    "TIFF": encoded_as(IMAGE, format="TIFF"),
+    "LZW TIFF": encoded_as(IMAGE, format="TIFF", compression="tiff_lzw"),
+    "TIFF of two pages": encoded_as(IMAGE, format="TIFF", **pages(IMAGE)),
     "TIFF with a thumbnail": tiff(
         (np.asarray(IMAGE)[::4, ::4], {"subfiletype": 1, "subifds": 1}),
         (np.asarray(IMAGE), {"compression": "deflate"}),
@@ -92,9 +92,9 @@ FILES: dict[str, bytes] = {
         (np.asarray(IMAGE).transpose(2, 0, 1).astype(np.uint16) * 257, {"photometric": "rgb"})
     ),
     "float TIFF": tiff((np.asarray(IMAGE)[..., 0].astype(np.float32) / 255, {})),
-    "PPM": encoded(IMAGE, format="PPM"),
-    "AVIF": encoded(IMAGE, format="AVIF"),
-    "JPEG 2000": encoded(IMAGE, format="JPEG2000"),
+    "PPM": encoded_as(IMAGE, format="PPM"),
+    "AVIF": encoded_as(IMAGE, format="AVIF"),
+    "JPEG 2000": encoded_as(IMAGE, format="JPEG2000"),
 }
 LOSSLESS = [
     "PNG", "animated PNG", "WebP", "animated WebP", "BMP", "TIFF", "LZW TIFF",
@@ -104,7 +104,7 @@ LOSSLESS = [
 
 @pytest.mark.parametrize("kind", FILES)
 def test_an_image_of_each_format_is_its_first_one_in_rgb(kind):
-    decoded = read(FILES[kind])
+    decoded = decode_picture(FILES[kind])
     assert decoded.image.mode == "RGB"
     assert (
         (decoded.height, decoded.width) == (decoded.image.height, decoded.image.width) == (36, 48)
@@ -118,11 +118,11 @@ def test_an_image_of_each_format_is_its_first_one_in_rgb(kind):
 
 @pytest.mark.parametrize("kind", FILES)
 def test_an_image_cut_anywhere_is_an_error_and_never_half_a_picture(kind):
-    whole = pixels(FILES[kind])
+    whole = decoded_pixels(FILES[kind])
     found = set()
     for cut in range(0, len(FILES[kind]), 1 + len(FILES[kind]) // 600):
         try:
-            assert np.array_equal(pixels(FILES[kind][:cut]), whole)
+            assert np.array_equal(decoded_pixels(FILES[kind][:cut]), whole)
         except ImageError as error:
             found.add(error.error_class)
     assert {"EmptyFile", "TruncatedImage"} <= found
@@ -143,7 +143,7 @@ def test_random_damage_is_an_image_error_or_an_image(kind, seed, cut):
     if cut:
         del damaged[chance.randrange(len(damaged)) :]
     with contextlib.suppress(ImageError):
-        assert read(bytes(damaged)).image.mode == "RGB"
+        assert decode_picture(bytes(damaged)).image.mode == "RGB"
 
 
 @settings(max_examples=100)
@@ -152,11 +152,11 @@ def test_random_damage_is_an_image_error_or_an_image(kind, seed, cut):
     st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"BM"]),
 )
 def test_arbitrary_bytes_are_an_image_error(data, start):
-    error(start + data)
+    decoding_error(start + data)
 
 
 def test_an_empty_file_has_a_class_of_its_own():
-    assert error(b"").error_class == "EmptyFile"
+    assert decoding_error(b"").error_class == "EmptyFile"
 
 
 @pytest.mark.parametrize(
@@ -180,15 +180,15 @@ def test_an_empty_file_has_a_class_of_its_own():
     ],
 )
 def test_what_is_no_image_is_told_by_what_it_looks_like(data, error_class, hint):
-    found = error(data)
+    found = decoding_error(data)
     assert found.error_class == error_class
     assert hint in found.message
     assert hint in guess_content(data)
 
 
 def test_formats_that_run_programs_or_draw_are_not_tried():
-    assert error(encoded(IMAGE, format="EPS")).error_class == "NotAnImage"
-    assert error(encoded(IMAGE, format="PDF")).error_class == "NotAnImage"
+    assert decoding_error(encoded_as(IMAGE, format="EPS")).error_class == "NotAnImage"
+    assert decoding_error(encoded_as(IMAGE, format="PDF")).error_class == "NotAnImage"
 
 
 def png_header(height: int, width: int) -> bytes:
@@ -210,7 +210,7 @@ def png_header(height: int, width: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(3000, 4000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_a_decompression_bomb_is_found_out_by_its_header(size):
-    found = error(png_header(*size))
+    found = decoding_error(png_header(*size))
     assert found.error_class == "DecompressionBomb"
     assert str(MAX_PIXELS) in found.message
     assert "max_image_pixels" in found.message
@@ -219,11 +219,11 @@ def test_a_decompression_bomb_is_found_out_by_its_header(size):
 
 def test_the_bound_on_pixels_is_exact_and_goes_beyond_that_of_pillow(monkeypatch):
     data = FILES["PNG"]
-    assert read(data, max_pixels=36 * 48).height == 36
-    assert error(data, max_pixels=36 * 48 - 1).error_class == "DecompressionBomb"
+    assert decode_picture(data, max_pixels=36 * 48).height == 36
+    assert decoding_error(data, max_pixels=36 * 48 - 1).error_class == "DecompressionBomb"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert error(data, max_pixels=200).error_class == "DecompressionBomb"
-    assert read(data, max_pixels=36 * 48).height == 36
+    assert decoding_error(data, max_pixels=200).error_class == "DecompressionBomb"
+    assert decode_picture(data, max_pixels=36 * 48).height == 36
 
 
 UPRIGHT: dict[int, Callable[[Image.Image], Image.Image]] = {
@@ -242,8 +242,8 @@ UPRIGHT: dict[int, Callable[[Image.Image], Image.Image]] = {
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_an_image_is_put_upright(orientation, format):
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
-    decoded = read(
-        encoded(IMAGE, format=format, exif=turned(orientation), **options.get(format, {}))
+    decoded = decode_picture(
+        encoded_as(IMAGE, format=format, exif=turned(orientation), **options.get(format, {}))
     )
     expected = np.asarray(UPRIGHT[orientation](IMAGE)).astype(int)
     assert (decoded.height, decoded.width) == expected.shape[:2]
@@ -251,14 +251,14 @@ def test_an_image_is_put_upright(orientation, format):
 
 
 def test_damaged_metadata_do_not_cost_an_image():
-    data = encoded(IMAGE, format="JPEG", exif=b"Exif\0\0" + b"\xff" * 40)
-    assert np.array_equal(pixels(data), pixels(FILES["JPEG"]))
-    assert read(data, mode="fast", target_size=(9, 12)).height == 36
+    data = encoded_as(IMAGE, format="JPEG", exif=b"Exif\0\0" + b"\xff" * 40)
+    assert np.array_equal(decoded_pixels(data), decoded_pixels(FILES["JPEG"]))
+    assert decode_picture(data, mode="fast", target_size=(9, 12)).height == 36
 
 
 def test_grayscale_of_16_bits_keeps_its_range():
     values = np.asarray(SIXTEEN_BITS) >> 8
-    assert np.array_equal(pixels(FILES["16-bit PNG"])[..., 0], values)
+    assert np.array_equal(decoded_pixels(FILES["16-bit PNG"])[..., 0], values)
 
 
 @pytest.mark.parametrize(
@@ -269,18 +269,18 @@ def test_a_pnm_is_scaled_by_its_largest_value(kind, most, channels):
     levels = np.asarray(IMAGE)[..., :channels]
     values = (levels / 255 * most).round().astype(">u2" if most > 255 else "u1")
     data = f"{kind} 48 36 {most}\n".encode() + values.tobytes()
-    assert np.abs(pixels(data) - values.astype(float) * 255 / most).max() <= 1
+    assert np.abs(decoded_pixels(data) - values.astype(float) * 255 / most).max() <= 1
 
 
 def test_a_float_map_is_grey_from_0_to_1_or_refused():
     levels = np.asarray(IMAGE)[..., 0]
     values = (levels[::-1] / 255).astype("<f4")
-    assert (pixels(b"Pf\n48 36\n-1.0\n" + values.tobytes())[..., 0] == levels).all()
+    assert (decoded_pixels(b"Pf\n48 36\n-1.0\n" + values.tobytes())[..., 0] == levels).all()
     for data in (
         b"Pf\n48 36\n-1.0\n" + (2 * values).tobytes(),
         b"PF\n48 36\n-1.0\n" + values.repeat(3).tobytes(),
     ):
-        assert error(data).error_class == "UnsupportedPixels"
+        assert decoding_error(data).error_class == "UnsupportedPixels"
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -297,9 +297,9 @@ def test_a_float_map_is_grey_from_0_to_1_or_refused():
     ],
 )
 def test_fast_reduces_a_jpeg_but_never_below_the_target(orientation, target, scale):
-    data = encoded(picture(401, 535), format="JPEG", exif=turned(orientation))
+    data = encoded_as(block_picture(401, 535), format="JPEG", exif=turned(orientation))
     wanted = target if orientation == 1 else target[::-1]
-    decoded = read(data, mode="fast", target_size=wanted)
+    decoded = decode_picture(data, mode="fast", target_size=wanted)
     full = (401, 535) if orientation == 1 else (535, 401)
     assert (decoded.height, decoded.width) == full
     assert decoded.image.size[::-1] == tuple(-(-side // scale) for side in full)
@@ -309,8 +309,8 @@ def test_fast_reduces_a_jpeg_but_never_below_the_target(orientation, target, sca
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_the_size_by_the_header_is_that_of_the_decoded_image(orientation, format):
-    data = encoded(picture(36, 48), format=format, exif=turned(orientation))
-    decoded = read(data)
+    data = encoded_as(block_picture(36, 48), format=format, exif=turned(orientation))
+    decoded = decode_picture(data)
     size = image_size(data, name="a", max_pixels=MAX_PIXELS)
     assert size == (decoded.height, decoded.width)
 
@@ -332,40 +332,40 @@ def test_fast_asks_for_the_target_with_the_size_of_the_upright_image():
         asked.append(size)
         return size[0] // 2, size[1] // 2
 
-    data = encoded(picture(80, 120), format="JPEG", exif=turned(8))
-    decoded = read(data, mode="fast", target_size=half)
+    data = encoded_as(block_picture(80, 120), format="JPEG", exif=turned(8))
+    decoded = decode_picture(data, mode="fast", target_size=half)
     assert asked == [(120, 80)]
     assert decoded.image.size == (40, 60)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FILES if "JPEG" not in kind and kind != "MPO"])
 def test_fast_is_exact_for_all_other_formats(kind):
-    fast = read(FILES[kind], mode="fast", target_size=(1, 1))
-    assert np.array_equal(np.asarray(fast.image), pixels(FILES[kind]))
+    fast = decode_picture(FILES[kind], mode="fast", target_size=(1, 1))
+    assert np.array_equal(np.asarray(fast.image), decoded_pixels(FILES[kind]))
 
 
 def test_fast_is_near_exact():
     """Averages of the full image, up to what the colour planes lose."""
-    smooth = picture(12, 16).resize((512, 384), Image.Resampling.BICUBIC)
-    data = encoded(smooth, format="JPEG", quality=95)
-    fast = read(data, mode="fast", target_size=(96, 128)).image
-    exact = read(data).image.resize((128, 96), Image.Resampling.BOX)
+    smooth = block_picture(12, 16).resize((512, 384), Image.Resampling.BICUBIC)
+    data = encoded_as(smooth, format="JPEG", quality=95)
+    fast = decode_picture(data, mode="fast", target_size=(96, 128)).image
+    exact = decode_picture(data).image.resize((128, 96), Image.Resampling.BOX)
     assert fast.size == (128, 96)
     assert np.abs(np.asarray(fast).astype(int) - np.asarray(exact)).mean() < 2
 
 
 def test_fast_without_a_target_is_refused():
     with pytest.raises(ValueError, match="target_size"):
-        read(FILES["JPEG"], mode="fast")
+        decode_picture(FILES["JPEG"], mode="fast")
 
 
 def test_decoding_changes_no_global_of_pillow_that_hides_damage():
-    read(FILES["JPEG"])
+    decode_picture(FILES["JPEG"])
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
 def test_an_error_survives_the_way_between_processes():
-    before = error(b"")
+    before = decoding_error(b"")
     after = pickle.loads(pickle.dumps(before))
     assert (after.error_class, after.message) == (before.error_class, before.message)
 
@@ -377,7 +377,7 @@ def test_whatever_a_decoder_raises_is_an_image_error(monkeypatch, fault):
 
     monkeypatch.setattr(Image, "open", fail)
     expected = "OutOfMemory" if isinstance(fault, MemoryError) else "DamagedImage"
-    assert error(FILES["JPEG"]).error_class == expected
+    assert decoding_error(FILES["JPEG"]).error_class == expected
 
 
 PROGRAM = """
@@ -393,6 +393,6 @@ def test_decoding_is_quiet_and_starts_without_torch(tmp_path):
     path = tmp_path / "a.png"
     palette = IMAGE.convert("P")
     palette.info["transparency"] = bytes(range(256))
-    path.write_bytes(encoded(palette, format="PNG", transparency=bytes(range(256))))
+    path.write_bytes(encoded_as(palette, format="PNG", transparency=bytes(range(256))))
     run = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

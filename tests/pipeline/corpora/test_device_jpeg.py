@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline.corpora.device_jpeg import is_for_device
 
 
-def jpeg(mode: str = "RGB", **options) -> bytes:
+def random_jpeg(mode: str = "RGB", **options) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     image = Image.fromarray(pixels).resize((80, 60)).convert(mode)
     buffer = io.BytesIO()
@@ -20,14 +20,14 @@ def jpeg(mode: str = "RGB", **options) -> bytes:
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 2}])
 def test_baseline_jpegs_are_for_a_device(subsampling, options):
-    assert is_for_device(jpeg(subsampling=subsampling, **options))
-    assert is_for_device(jpeg("L", **options))
+    assert is_for_device(random_jpeg(subsampling=subsampling, **options))
+    assert is_for_device(random_jpeg("L", **options))
 
 
 def test_metadata_do_not_matter():
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert is_for_device(jpeg(exif=exif, comment=b"a word", icc_profile=b"x" * 70000))
+    assert is_for_device(random_jpeg(exif=exif, comment=b"a word", icc_profile=b"x" * 70000))
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def test_metadata_do_not_matter():
     [
         b"",
         b"\xff\xd8\xff\xd9",
-        jpeg(format="PNG"),
-        jpeg("CMYK"),
-        jpeg(progressive=True),
-        jpeg(keep_rgb=True),
-        jpeg(format="MPO", save_all=True, append_images=[Image.new("RGB", (80, 60))]),
-        jpeg()[:-2],
-        jpeg()[: len(jpeg()) // 2],
-        jpeg() + b"more",
-        jpeg()[:200] + b"\xff\xd9",
-        jpeg()[:-60] + b"\xff\xc4\0\x04ab" + jpeg()[-60:],
+        random_jpeg(format="PNG"),
+        random_jpeg("CMYK"),
+        random_jpeg(progressive=True),
+        random_jpeg(keep_rgb=True),
+        random_jpeg(format="MPO", save_all=True, append_images=[Image.new("RGB", (80, 60))]),
+        random_jpeg()[:-2],
+        random_jpeg()[: len(random_jpeg()) // 2],
+        random_jpeg() + b"more",
+        random_jpeg()[:200] + b"\xff\xd9",
+        random_jpeg()[:-60] + b"\xff\xc4\0\x04ab" + random_jpeg()[-60:],
     ],
     ids=[
         "empty", "no frame", "png", "cmyk", "progressive", "rgb", "several pictures", "no end",
@@ -59,5 +59,5 @@ def test_an_inverted_file_of_adobes_is_for_pillow():
     """An Adobe marker that says RGB, over samples whose names say YCbCr."""
     adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
     for transform, expected in ((1, True), (0, False)):
-        data = jpeg()
+        data = random_jpeg()
         assert is_for_device(data[:2] + adobe + bytes([transform]) + data[2:]) is expected

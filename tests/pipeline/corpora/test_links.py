@@ -6,20 +6,20 @@ import io
 import tarfile
 
 import pytest
+from hooked import OneArchive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.corpora.sources import Source
 from pipeline.planning.splitting import Cutter
-from pipeline.storage import Storage
 
 KINDS = {"hard": tarfile.LNKTYPE, "symbolic": tarfile.SYMTYPE}
 Members = list[tuple[str, bytes | tuple[str, str]]]
 """Names, with data or with the kind and the target of a link."""
 
 
-def tar(members: Members, *, format: int = tarfile.GNU_FORMAT) -> bytes:
+def tar_with_links(members: Members, *, format: int = tarfile.GNU_FORMAT) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
         for name, content in members:
@@ -33,26 +33,15 @@ def tar(members: Members, *, format: int = tarfile.GNU_FORMAT) -> bytes:
     return buffer.getvalue()
 
 
-class Held(Storage):
-    """Storage that holds one archive."""
-
-    @classmethod
-    def of(cls, data: bytes) -> "Held":
-        storage = cls()
-        object.__setattr__(storage, "data", data)
-        return storage
-
-    def open(self, uri, **_):
-        return io.BytesIO(self.data)
-
-
-def whole(data: bytes) -> Source:
+def whole_archive(data: bytes) -> Source:
     return Source(uri="/a.tar", name="a.tar", kind="tar", etag="e", size=len(data))
 
 
-def read(data: bytes, source: Source | None = None, **options) -> list[EncodedImage]:
+def read_links(data: bytes, source: Source | None = None, **options) -> list[EncodedImage]:
     settings = ReadSettings(**options)
-    return list(read_source(source or whole(data), storage=Held.of(data), settings=settings))
+    return list(
+        read_source(source or whole_archive(data), storage=OneArchive.of(data), settings=settings)
+    )
 
 
 def by_id(images: list[EncodedImage]) -> dict[str, bytes | str]:
@@ -86,7 +75,7 @@ EXPECTED = {
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress])
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_links_of_all_kinds_give_the_bytes_that_they_lead_to(compress, format):
-    images = read(compress(tar(MEMBERS, format=format)))
+    images = read_links(compress(tar_with_links(MEMBERS, format=format)))
     assert by_id(images) == EXPECTED
     assert {image.member for image in images} == {name for name, _ in MEMBERS} - {"blob"}
 
@@ -95,7 +84,7 @@ def test_targets_with_long_names_are_found():
     name = "folder/" * 20 + "x" * 120 + ".jpg"
     for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         members: Members = [(name, b"1"), ("a.jpg", ("hard", name))]
-        assert by_id(read(tar(members, format=format)))["a"] == b"1"
+        assert by_id(read_links(tar_with_links(members, format=format)))["a"] == b"1"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +98,7 @@ def test_targets_with_long_names_are_found():
     ],
 )
 def test_a_link_that_leads_nowhere_is_an_image_in_error(members):
-    (image,) = read(tar(members))
+    (image,) = read_links(tar_with_links(members))
     assert by_id([image]) == {"a": "NotFound"}
     assert "link to" in image.error.message
     assert image.member == "a.jpg"
@@ -117,36 +106,39 @@ def test_a_link_that_leads_nowhere_is_an_image_in_error(members):
 
 def test_a_link_to_what_is_no_good_says_why():
     members: Members = [("a.jpg", b"x" * 99), ("b.jpg", ("hard", "a.jpg"))]
-    found = by_id(read(tar(members), max_image_bytes=98))
+    found = by_id(read_links(tar_with_links(members), max_image_bytes=98))
     assert found == {"a": "TooLarge", "b": "TooLarge"}
 
 
 def test_a_hard_link_is_to_what_had_the_name_before_it():
     members: Members = [("a", b"1"), ("b.jpg", ("hard", "a")), ("a", b"2"),
                         ("c.jpg", ("symbolic", "a"))]  # fmt: skip
-    assert by_id(read(tar(members))) == {"b": b"1", "c": b"2"}
+    assert by_id(read_links(tar_with_links(members))) == {"b": b"1", "c": b"2"}
 
 
 def test_the_archive_of_a_link_that_is_cut_gives_what_is_whole():
-    data = tar([("b.jpg", ("symbolic", "a.jpg")), ("a.jpg", b"x" * 2000)])
-    assert by_id(read(data[:2048])) == {"b": "TruncatedArchive", "a.tar@512": "TruncatedArchive"}
+    data = tar_with_links([("b.jpg", ("symbolic", "a.jpg")), ("a.jpg", b"x" * 2000)])
+    assert by_id(read_links(data[:2048])) == {
+        "b": "TruncatedArchive",
+        "a.tar@512": "TruncatedArchive",
+    }
 
 
 def test_links_lead_out_of_the_slice_that_is_read():
-    data = tar(MEMBERS)
-    cutter = Cutter(storage=Held.of(data), reading=ReadSettings())
-    slices = list(cutter.slices(whole(data), max_images=1, max_bytes=1))
+    data = tar_with_links(MEMBERS)
+    cutter = Cutter(storage=OneArchive.of(data), reading=ReadSettings())
+    slices = list(cutter.slices(whole_archive(data), max_images=1, max_bytes=1))
     assert len(slices) > 5
-    images = [image for each in slices for image in read(data, each)]
+    images = [image for each in slices for image in read_links(data, each)]
     assert by_id(images) == EXPECTED
     assert sum(each.num_images for each in slices) == len(EXPECTED)
-    (piece,) = cutter.around(whole(data), members={"chain.jpg"})
-    assert by_id(read(data, piece)) == {"chain": b"a"}
+    (piece,) = cutter.around(whole_archive(data), members={"chain.jpg"})
+    assert by_id(read_links(data, piece)) == {"chain": b"a"}
 
 
 def test_a_label_map_that_is_a_link_is_left_alone():
     members: Members = [("x.jpg", b"1"), ("x.png", ("hard", "x.jpg"))]
-    assert by_id(read(tar(members))) == {"x": b"1"}
+    assert by_id(read_links(tar_with_links(members))) == {"x": b"1"}
 
 
 NAMES = st.sampled_from(["a.jpg", "b.jpg", "p/a.jpg", "p/b.png", "c", "../d.jpg"])
@@ -159,7 +151,7 @@ CONTENT = st.one_of(
 @settings(max_examples=100)
 @given(st.lists(st.tuples(NAMES, CONTENT), max_size=8), st.sampled_from([bytes, gzip.compress]))
 def test_whatever_links_lead_to_each_image_has_one_row(members, compress):
-    images = read(compress(tar(members)))
+    images = read_links(compress(tar_with_links(members)))
     rows = [image for image in images if image.member is not None]
     assert sorted(image.member for image in rows) == sorted(
         name for name, _ in members if name != "c"

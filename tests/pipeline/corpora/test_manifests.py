@@ -20,25 +20,25 @@ STORAGE = Storage()
 PHOTOS = {f"i/p{number}.jpg": picture(number) for number in range(3)}
 
 
-def listed(uri: str) -> tuple[list[Source], Listing]:
+def list_manifest(uri: str) -> tuple[list[Source], Listing]:
     listing = list_corpus(uri, storage=STORAGE, settings=ReadSettings())
     return list(listing.sources), listing
 
 
-def names(uri: str) -> list[str]:
-    return [source.name for source in listed(uri)[0]]
+def names_in_manifest(uri: str) -> list[str]:
+    return [source.name for source in list_manifest(uri)[0]]
 
 
 def outcomes(uri: str) -> list[tuple[str, str | None]]:
     """The id of each image, and the class of its error."""
     return [
         (image.image_id, image.error.error_class if image.error else None)
-        for source in listed(uri)[0]
+        for source in list_manifest(uri)[0]
         for image in read_source(source, storage=STORAGE, settings=ReadSettings())
     ]
 
 
-def written(tmp_path, name: str, text: str | bytes) -> str:
+def write_manifest_file(tmp_path, name: str, text: str | bytes) -> str:
     data = text.encode() if isinstance(text, str) else text
     return put(tmp_path, {**PHOTOS, name: data}) + f"/{name}"
 
@@ -72,19 +72,21 @@ BY_PATH = ["i/p0.jpg", "i/p1.jpg", "i/p2.jpg"]
     ],
 )
 def test_manifests_are_read_as_tools_write_them(tmp_path, name, text, expected):
-    assert names(written(tmp_path, name, text)) == expected
+    assert names_in_manifest(write_manifest_file(tmp_path, name, text)) == expected
 
 
 def test_a_column_of_repeated_text_is_read(tmp_path):
     column = pa.array(BY_PATH).dictionary_encode()
     buffer = io.BytesIO()
     pq.write_table(pa.table({"uri": column}), buffer)
-    assert names(written(tmp_path, "m.parquet", buffer.getvalue())) == BY_PATH
+    assert (
+        names_in_manifest(write_manifest_file(tmp_path, "m.parquet", buffer.getvalue())) == BY_PATH
+    )
 
 
 def test_what_was_taken_for_locations_is_said(tmp_path):
-    place = written(tmp_path, "m.csv", "image_url;n\ni/p0.jpg;1\n")
-    _, listing = listed(place)
+    place = write_manifest_file(tmp_path, "m.csv", "image_url;n\ni/p0.jpg;1\n")
+    _, listing = list_manifest(place)
     assert listing.notices == [
         f"{place}: the locations are taken from its column image_url; its columns are separated "
         "by ';'"
@@ -106,12 +108,14 @@ def test_a_manifest_that_is_asked_for_and_none_says_what_is_there_and_what_to_ty
     tmp_path, name, text, found
 ):
     with pytest.raises(ValueError, match=f"{name}: .*{found}"):
-        listed(written(tmp_path, name, text))
+        list_manifest(write_manifest_file(tmp_path, name, text))
 
 
 def test_in_a_folder_a_table_with_another_column_of_locations_is_counted_and_not_followed(tmp_path):
-    place = written(tmp_path, "m.csv", "image_url,caption\nhttp://127.0.0.1:1/x.jpg,x\n")
-    sources, listing = listed(str(tmp_path))
+    place = write_manifest_file(
+        tmp_path, "m.csv", "image_url,caption\nhttp://127.0.0.1:1/x.jpg,x\n"
+    )
+    sources, listing = list_manifest(str(tmp_path))
     assert [source.name for source in sources] == BY_PATH
     assert listing.skipped.examples == {WITHOUT_LOCATIONS: [place]}
 
@@ -131,14 +135,14 @@ def test_a_quote_that_would_swallow_rows_is_an_error_with_the_line_where_it_open
     tmp_path, text, line
 ):
     with pytest.raises(ValueError, match=rf"m\.csv, line {line}: the row that begins here .*quote"):
-        listed(written(tmp_path, "m.csv", text))
+        list_manifest(write_manifest_file(tmp_path, "m.csv", text))
 
 
 def test_fields_may_be_long_and_have_lines_and_quotes(tmp_path):
     text = (
         f'uri,caption\ni/p0.jpg,{"x" * 200_000}\ni/p1.jpg,"two\nlines, ""so"""\ni/p2.jpg,5" pipe\n'
     )
-    assert names(written(tmp_path, "m.csv", text)) == BY_PATH
+    assert names_in_manifest(write_manifest_file(tmp_path, "m.csv", text)) == BY_PATH
 
 
 def test_a_name_with_a_separator_in_a_file_of_one_column_is_one_name(tmp_path):
@@ -158,7 +162,7 @@ def test_an_entry_that_no_storage_can_have_is_one_row_in_error(tmp_path, kind, l
         "jsonl": "".join(json.dumps({"uri": row}) + "\n" for row in rows).encode(),
         "parquet": parquet({"uri": rows}),
     }[kind]
-    bad, good = outcomes(written(tmp_path, f"m.{kind}", text))
+    bad, good = outcomes(write_manifest_file(tmp_path, f"m.{kind}", text))
     assert good == ("i/p1.jpg", None)
     is_impossible = "\0" in location or "://" in location
     assert bad[1] == ("BadLocation" if is_impossible else "NotFound")
@@ -207,33 +211,35 @@ def test_an_entry_that_no_storage_can_have_is_one_row_in_error(tmp_path, kind, l
 def test_a_row_without_a_location_is_an_image_in_error_that_names_its_line(
     tmp_path, name, text, expected
 ):
-    assert outcomes(written(tmp_path, name, text)) == expected
+    assert outcomes(write_manifest_file(tmp_path, name, text)) == expected
 
 
 @pytest.mark.parametrize("line", ['{"uri": "i/p1.jpg"', "[1]", '"i/p1.jpg"', "[" * 100_000])
 def test_a_line_that_is_no_json_object_stops_with_its_number(tmp_path, line):
-    place = written(tmp_path, "m.jsonl", '{"uri": "i/p0.jpg"}\n\n' + line + "\n")
+    place = write_manifest_file(tmp_path, "m.jsonl", '{"uri": "i/p0.jpg"}\n\n' + line + "\n")
     with pytest.raises(ValueError, match=r"m\.jsonl, line 3: .*must be a JSON object with a `uri`"):
-        listed(place)
+        list_manifest(place)
 
 
 def test_half_a_character_in_a_name_is_one_row_in_error(tmp_path):
-    place = written(tmp_path, "m.jsonl", '{"uri": "i/\\ud800.jpg"}\n{"uri": "i/p0.jpg"}\n')
+    place = write_manifest_file(
+        tmp_path, "m.jsonl", '{"uri": "i/\\ud800.jpg"}\n{"uri": "i/p0.jpg"}\n'
+    )
     assert outcomes(place) == [("i/\\ud800.jpg", "NotFound"), ("i/p0.jpg", None)]
 
 
 @pytest.mark.parametrize("uri", ["i/\\u0000\\ud800.jpg", "ipfs://Qm/\\ud800.jpg"])
 def test_half_a_character_in_a_name_that_can_never_be_is_one_row_in_error_too(tmp_path, uri):
-    place = written(tmp_path, "m.jsonl", f'{{"uri": "{uri}"}}\n{{"uri": "i/p0.jpg"}}\n')
+    place = write_manifest_file(tmp_path, "m.jsonl", f'{{"uri": "{uri}"}}\n{{"uri": "i/p0.jpg"}}\n')
     (_, error), good = outcomes(place)
     assert (error, good) == ("BadLocation", ("i/p0.jpg", None))
 
 
 def test_a_location_whose_package_is_missing_stops_with_the_line_and_the_package(tmp_path):
     pytest.importorskip("fsspec")
-    place = written(tmp_path, "m.csv", "uri\ni/p0.jpg\ngs://bucket/x.jpg\n")
+    place = write_manifest_file(tmp_path, "m.csv", "uri\ni/p0.jpg\ngs://bucket/x.jpg\n")
     with pytest.raises(ValueError, match=r"m\.csv, line 3: gs:// needs .*pip install gcsfs"):
-        listed(place)
+        list_manifest(place)
 
 
 CELLS = st.text(st.sampled_from('ab01.,;"\n\r\t\0\ud800\ufeff /:?#é'), max_size=12)
@@ -258,7 +264,7 @@ def test_whatever_a_csv_file_holds_it_is_rows_or_one_line(tmp_path, num_examples
         text = "\n".join([header, *(",".join(row) for row in rows)])
         place = put(tmp_path, {"m.csv": text.encode("utf-8", "surrogatepass")}) + "/m.csv"
         try:
-            sources, _ = listed(place)
+            sources, _ = list_manifest(place)
         except ValueError as error:
             message = str(error)
         else:
@@ -277,7 +283,7 @@ def test_whatever_a_jsonl_file_holds_it_is_rows(tmp_path, num_examples):
     def check(rows: list[object]) -> None:
         lines = [json.dumps({"uri": row}) for row in ("first.jpg", *rows)]
         place = put(tmp_path, {"m.jsonl": "\n".join(lines).encode()}) + "/m.jsonl"
-        sources, listing = listed(place)
+        sources, listing = list_manifest(place)
         assert len(sources) + len(listing.doubled) == len(lines)
 
     check()

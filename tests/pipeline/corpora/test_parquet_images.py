@@ -18,13 +18,13 @@ PHOTOS = [picture(number) for number in range(4)]
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def written(columns: dict[str, pa.Array | list], **options) -> bytes:
+def parquet_columns(columns: dict[str, pa.Array | list], **options) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, **options)
     return buffer.getvalue()
 
 
-def read(corpus: str, **options) -> list[EncodedImage]:
+def read_corpus(corpus: str, **options) -> list[EncodedImage]:
     reading = ReadSettings(**options)
     return [
         image
@@ -35,8 +35,8 @@ def read(corpus: str, **options) -> list[EncodedImage]:
 
 def test_a_dictionary_encoded_column_is_read(tmp_path):
     column = pa.array([PHOTOS[0], PHOTOS[1], PHOTOS[0]]).dictionary_encode()
-    root = put(tmp_path, {"a.parquet": written({"image": column})})
-    assert [image.data for image in read(root)] == [PHOTOS[0], PHOTOS[1], PHOTOS[0]]
+    root = put(tmp_path, {"a.parquet": parquet_columns({"image": column})})
+    assert [image.data for image in read_corpus(root)] == [PHOTOS[0], PHOTOS[1], PHOTOS[0]]
 
 
 @pytest.mark.parametrize("make", [pa.list_, pa.large_list])
@@ -45,8 +45,8 @@ def test_every_image_of_a_list_is_a_row(tmp_path, make, is_struct):
     cells = [{"bytes": photo, "path": None} for photo in PHOTOS] if is_struct else PHOTOS
     rows = [cells[:2], [], cells[2:3], None, [cells[3], None]]
     column = pa.array(rows, make(CELL if is_struct else pa.binary()))
-    root = put(tmp_path, {"a.parquet": written({"images": column, "id": list("vwxyz")})})
-    images = read(root)
+    root = put(tmp_path, {"a.parquet": parquet_columns({"images": column, "id": list("vwxyz")})})
+    images = read_corpus(root)
     assert [(image.image_id, image.data) for image in images] == [
         ("a.parquet/0/0", PHOTOS[0]),
         ("a.parquet/0/1", PHOTOS[1]),
@@ -56,13 +56,13 @@ def test_every_image_of_a_list_is_a_row(tmp_path, make, is_struct):
         ("a.parquet/4/1", None),
     ]
     assert [image.error.error_class for image in images if image.error] == ["EmptyFile"] * 2
-    keyed = [image.image_id for image in read(root, key_column="id")]
+    keyed = [image.image_id for image in read_corpus(root, key_column="id")]
     assert keyed == ["v/0", "v/1", "x/0", "y", "z/0", "z/1"]
 
 
 def test_a_row_whose_list_is_empty_is_counted(tmp_path):
     column = pa.array([[PHOTOS[0]], []], pa.list_(pa.binary()))
-    root = put(tmp_path, {"a.parquet": written({"images": column})})
+    root = put(tmp_path, {"a.parquet": parquet_columns({"images": column})})
     (source,) = list_corpus(root, storage=STORAGE, settings=ReadSettings()).sources
     told = SkipCounts()
     list(read_source(source, storage=STORAGE, settings=ReadSettings(), skipped=told))
@@ -71,7 +71,7 @@ def test_a_row_whose_list_is_empty_is_counted(tmp_path):
 
 def test_how_many_images_lists_hold_is_not_claimed_before_they_are_read(tmp_path):
     column = pa.array([PHOTOS[:2]] * 6, pa.list_(pa.binary()))
-    data = written({"images": column}, row_group_size=2)
+    data = parquet_columns({"images": column}, row_group_size=2)
     root = put(tmp_path, {"a.parquet": data})
     cutter = Cutter(storage=STORAGE, reading=ReadSettings())
     sources = list(list_corpus(root, storage=STORAGE, settings=ReadSettings()).sources)
@@ -99,13 +99,13 @@ def test_a_path_in_place_of_bytes_is_followed_from_the_file(tmp_path):
     root = put(
         tmp_path / "c",
         {
-            "data/t.parquet": written({"image": pa.array(cells, CELL)}),
+            "data/t.parquet": parquet_columns({"image": pa.array(cells, CELL)}),
             "data/photos/b.png": PHOTOS[1],
             "data/machine/c.png": PHOTOS[2],
             "up/d.png": PHOTOS[2],
         },
     )
-    images = read(f"{root}/data/t.parquet")
+    images = read_corpus(f"{root}/data/t.parquet")
     assert [image.data for image in images] == [
         PHOTOS[0], PHOTOS[1], PHOTOS[2], PHOTOS[2], PHOTOS[3], None, None, None, None,
     ]  # fmt: skip
@@ -117,10 +117,10 @@ def test_a_path_in_place_of_bytes_is_followed_from_the_file(tmp_path):
 def test_the_name_alone_of_a_path_of_another_machine_is_no_image(tmp_path):
     """Below other folders it names other images: none is better than that of another row."""
     cells = [{"bytes": None, "path": f"/data/{kind}/0.png"} for kind in ("cat", "dog")]
-    table = written({"image": pa.array(cells, CELL)})
+    table = parquet_columns({"image": pa.array(cells, CELL)})
     root = put(tmp_path, {"t.parquet": table, "0.png": PHOTOS[0], "dog/0.png": PHOTOS[1]})
 
-    cat, dog = read(f"{root}/t.parquet")
+    cat, dog = read_corpus(f"{root}/t.parquet")
 
     assert cat.error.error_class == "EmptyFile"
     assert dog.data == PHOTOS[1]
@@ -132,7 +132,7 @@ def test_a_hub_cache_gives_the_images_that_its_snapshots_name(tmp_path):
     cells.append({"bytes": None, "path": "photos/c.png"})
     root = put(
         tmp_path,
-        {"blobs/5d3e": written({"image": pa.array(cells, CELL)}), "blobs/9a": PHOTOS[1]},
+        {"blobs/5d3e": parquet_columns({"image": pa.array(cells, CELL)}), "blobs/9a": PHOTOS[1]},
     )
     snapshot = tmp_path / "snapshots" / "abc"
     for name, blob in (("data/train.parquet", "5d3e"), ("photos/c.png", "9a")):
@@ -156,8 +156,8 @@ def test_a_hub_cache_gives_the_images_that_its_snapshots_name(tmp_path):
 
 def test_a_file_behind_a_path_may_be_too_large_too(tmp_path):
     cells = pa.array([{"bytes": None, "path": "b.png"}], CELL)
-    root = put(tmp_path, {"t.parquet": written({"image": cells}), "b.png": bytes(11)})
-    (image,) = read(f"{root}/t.parquet", max_image_bytes=10)
+    root = put(tmp_path, {"t.parquet": parquet_columns({"image": cells}), "b.png": bytes(11)})
+    (image,) = read_corpus(f"{root}/t.parquet", max_image_bytes=10)
     assert image.error.error_class == "TooLarge"
 
 
@@ -175,12 +175,12 @@ def test_a_column_of_other_bytes_is_not_taken_for_images(tmp_path):
 
 def test_a_column_of_images_may_have_any_name(tmp_path):
     root = put(tmp_path, {"a.parquet": parquet({"foto": [None, PHOTOS[0]], "n": [1, 2]})})
-    assert [image.data for image in read(root)] == [None, PHOTOS[0]]
+    assert [image.data for image in read_corpus(root)] == [None, PHOTOS[0]]
 
 
 def test_null_is_no_key_and_an_empty_text_is_one(tmp_path):
     rows = {"image": PHOTOS, "id": ["x", None, "", None]}
     root = put(tmp_path, {"a.parquet": parquet(rows)})
-    images = read(root, key_column="id")
+    images = read_corpus(root, key_column="id")
     assert [image.image_id for image in images] == ["x", "a.parquet/1", "", "a.parquet/3"]
     assert [image.data for image in images] == PHOTOS

@@ -13,7 +13,7 @@ from pipeline.corpora.samples import ArchiveSample, key_and_extension, sample_of
 from pipeline.runtime.skips import SkipCounts
 
 
-def tar(names: list[str]) -> bytes:
+def tar_of_names(names: list[str]) -> bytes:
     """An archive whose members hold their own names."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
@@ -24,9 +24,9 @@ def tar(names: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def read(names: list[str], **options) -> tuple[list[ArchiveSample], SkipCounts]:
+def read_samples(names: list[str], **options) -> tuple[list[ArchiveSample], SkipCounts]:
     skipped = SkipCounts()
-    data = io.BytesIO(tar(names))
+    data = io.BytesIO(tar_of_names(names))
     options = {"image_members": IMAGE_ENDINGS, "max_image_bytes": 2**20, **options}
     return list(samples(data, count_skipped=skipped.add, **options)), skipped
 
@@ -55,7 +55,7 @@ def keys(found: list[ArchiveSample]) -> dict[str, str]:
     ],
 )
 def test_a_photograph_with_dots_in_its_name_is_an_image_called_as_it_is(names):
-    found, skipped = read(names)
+    found, skipped = read_samples(names)
     assert keys(found) == {name.rpartition(".")[0]: name for name in names}
     assert not any(sample.is_repeated for sample in found)
     assert not skipped
@@ -74,7 +74,7 @@ def test_a_photograph_with_dots_in_its_name_is_an_image_called_as_it_is(names):
     ],
 )  # fmt: skip
 def test_what_stands_beside_an_image_of_its_name_is_left_alone_and_counted(names, images):
-    found, skipped = read(names)
+    found, skipped = read_samples(names)
     assert keys(found) == images
     others = [name for name in names if ending(name) in IMAGE_ENDINGS]
     others = [name for name in others if name not in images.values()]
@@ -82,7 +82,7 @@ def test_what_stands_beside_an_image_of_its_name_is_left_alone_and_counted(names
 
 
 def test_what_is_hidden_or_of_no_known_kind_is_counted():
-    found, skipped = read(
+    found, skipped = read_samples(
         ["._a.jpg", "__MACOSX/a.jpg", ".DS_Store", "a.txt", "a.json", "b.jpg", "b.txt", "noext"]
     )
     assert keys(found) == {"b": "b.jpg"}
@@ -93,7 +93,7 @@ def test_what_is_hidden_or_of_no_known_kind_is_counted():
 
 
 def test_endings_that_are_not_asked_for_are_counted():
-    found, skipped = read(["a.jpg", "a.png", "b.png"], image_members=["jpg"])
+    found, skipped = read_samples(["a.jpg", "a.png", "b.png"], image_members=["jpg"])
     assert keys(found) == {"a": "a.jpg"}
     assert skipped.examples == {
         "beside the image of the same name": ["a.png"],
@@ -102,12 +102,14 @@ def test_endings_that_are_not_asked_for_are_counted():
 
 
 def test_extensions_with_dots_may_be_asked_for():
-    found, _ = read(["x.jpg", "x.left.jpg", "x.right.jpg"], image_members=["left.jpg", "jpg"])
+    found, _ = read_samples(
+        ["x.jpg", "x.left.jpg", "x.right.jpg"], image_members=["left.jpg", "jpg"]
+    )
     assert keys(found) == {"x": "x.left.jpg"}
 
 
 def test_a_name_that_had_no_image_before_is_none_that_comes_again():
-    found, _ = read(["a.json", "b.json", "a.jpg", "b.jpg", "a.png"])
+    found, _ = read_samples(["a.json", "b.json", "a.jpg", "b.jpg", "a.png"])
     assert [(sample.key, sample.is_repeated) for sample in found if sample.image] == [
         ("a", False),
         ("b", False),
@@ -118,7 +120,7 @@ def test_a_name_that_had_no_image_before_is_none_that_comes_again():
 def test_more_images_than_one_sample_has_are_photographs_and_take_no_memory():
     words = [f"x.{chr(97 + n // 26)}{chr(97 + n % 26)}.jpg" for n in range(60)]
     arrived = []
-    data = io.BytesIO(tar([*words, "x.jpg"]))
+    data = io.BytesIO(tar_of_names([*words, "x.jpg"]))
     for sample in samples(data, image_members=["jpg"], max_image_bytes=2**20):
         arrived.append((sample.key, data.tell()))
     assert [key for key, _ in arrived] == [name.removesuffix(".jpg") for name in [*words, "x.jpg"]]
@@ -154,7 +156,7 @@ NAMES = st.builds(
 @settings(max_examples=150)
 @given(st.lists(NAMES, max_size=12), st.data())
 def test_every_member_that_could_be_an_image_is_one_or_is_counted(names, data):
-    found, skipped = read(names)
+    found, skipped = read_samples(names)
     images = [sample for sample in found if sample.image is not None]
     could_be = [name for name in names if ending(name) in IMAGE_ENDINGS]
     counted = skipped.counts.total() - skipped.counts["of no known kind"]
@@ -163,7 +165,7 @@ def test_every_member_that_could_be_an_image_is_one_or_is_counted(names, data):
     ids = [sample.key for sample in images if not sample.is_repeated]
     assert len(set(ids)) == len(ids)
     assert all(sample.image.name.removeprefix("./").startswith(sample.key) for sample in images)
-    whole = io.BytesIO(tar(names))
+    whole = io.BytesIO(tar_of_names(names))
     walked = list(sample_offsets(whole, image_members=IMAGE_ENDINGS))
     assert [(s.key, s.offset, s.image) for s in walked] == [
         (s.key, s.offset, s.image) for s in found

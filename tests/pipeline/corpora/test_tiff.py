@@ -22,7 +22,7 @@ LINEAR_MIN, LINEAR_MAX, LARGEST, ORIENTATION = 340, 341, 281, 274
 TWELVE = GREY.astype(np.uint16) * 16 + 7
 
 
-def samples(levels: np.ndarray, kind: str, order: str = "<") -> np.ndarray:
+def full_range_samples(levels: np.ndarray, kind: str, order: str = "<") -> np.ndarray:
     """Levels of 8 bits over the whole range of a type."""
     whole = levels / 255 * FULL[kind]
     return (whole if kind[0] == "f" else whole.round()).astype(f"{order}{kind}")
@@ -36,7 +36,8 @@ def test_grey_of_each_depth_has_its_brightness(order, kind, is_inverted):
     name = "miniswhite" if is_inverted else "minisblack"
     for packed in PACKED:
         data = tiff(
-            (samples(levels, kind, order), {"photometric": name, **packed}), byteorder=order
+            (full_range_samples(levels, kind, order), {"photometric": name, **packed}),
+            byteorder=order,
         )
         if order == ">" and kind in ("u4", "f4") and "compression" in packed:
             # Pillow swaps these once too often.
@@ -57,7 +58,7 @@ def test_colours_have_their_pixels_in_planes_and_without(order, kind, is_separat
         (RGBA, "rgb", {"extrasamples": ["unspecified"]}, RGB),
         (RGBA, "separated", {}, ink),
     ]:
-        drawn = samples(levels, kind, order)
+        drawn = full_range_samples(levels, kind, order)
         drawn = np.ascontiguousarray(drawn.transpose(2, 0, 1)) if is_separate else drawn
         for packed in PACKED:
             page = {
@@ -77,7 +78,7 @@ def test_jpeg_within_tiff_is_what_tifffile_reads(subsampling):
     assert is_near(data, tifffile.imread(io.BytesIO(data)), by=2)
 
 
-def palette() -> tuple[Image.Image, np.ndarray]:
+def palette_image() -> tuple[Image.Image, np.ndarray]:
     image = Image.fromarray(RGB).quantize(64)
     colours = np.zeros((256, 3), np.uint16)
     colours[:64] = np.array(image.getpalette()[: 3 * 64]).reshape(-1, 3)
@@ -86,7 +87,7 @@ def palette() -> tuple[Image.Image, np.ndarray]:
 
 @pytest.mark.parametrize("scale", [257, 1])
 def test_a_palette_has_its_colours_in_16_bits_and_as_old_programs_write_it(scale):
-    image, colours = palette()
+    image, colours = palette_image()
     page = {"photometric": "palette", "colormap": np.ascontiguousarray(colours * scale)}
     assert is_near(tiff((np.asarray(image), page)), np.asarray(image.convert("RGB")), by=0)
 
@@ -192,7 +193,7 @@ UPRIGHT = {
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_deep_samples_and_planes_are_put_upright(orientation):
     said = {"extratags": [tag(ORIENTATION, orientation)]}
-    deep = samples(GREY, "u2")
+    deep = full_range_samples(GREY, "u2")
     planes = {"photometric": "rgb", "planarconfig": "separate"}
     for drawn, page in [(deep, {}), (np.stack([deep] * 3), planes)]:
         assert is_near(tiff((drawn, {**page, **said})), UPRIGHT[orientation](GREY))
@@ -200,7 +201,7 @@ def test_deep_samples_and_planes_are_put_upright(orientation):
 
 def test_a_cut_file_of_planes_is_an_error_wherever_it_is_cut():
     page = {"photometric": "rgb", "planarconfig": "separate"}
-    data = tiff((np.stack([samples(GREY, "u2")] * 3), page))
+    data = tiff((np.stack([full_range_samples(GREY, "u2")] * 3), page))
     whole = pixels(data)
     for cut in range(1, len(data), 997):
         assert error(data[:-cut]).error_class in ("TruncatedImage", "DamagedImage", "NotAnImage")

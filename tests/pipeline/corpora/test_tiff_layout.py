@@ -19,7 +19,7 @@ HEIGHT, WIDTH, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 257, 256, 259, 262, 266
 STRIP_ROWS, STRIP_SIZES, PLANAR, COLORMAP = 278, 279, 284, 320
 
 
-def changed(data: bytes, tag: int, field: str, value: int) -> bytes:
+def with_changed_entry(data: bytes, tag: int, field: str, value: int) -> bytes:
     """The file with another `tag`, `type`, `count` or `value` in the entry of a tag."""
     (count,) = struct.unpack_from("<H", data, 8)
     [at] = [10 + 12 * n for n in range(count) if data[10 + 12 * n :][:2] == struct.pack("<H", tag)]
@@ -58,7 +58,7 @@ def with_entry(data: bytes, tag: int, value: int) -> bytes:
     ],
 )
 def test_a_contradiction_is_damage_that_names_the_tag(data, tag, field, value, said):
-    found = error(changed(data, tag, field, value))
+    found = error(with_changed_entry(data, tag, field, value))
     assert found.error_class == "DamagedImage"
     assert said in found.message
 
@@ -66,7 +66,7 @@ def test_a_contradiction_is_damage_that_names_the_tag(data, tag, field, value, s
 @pytest.mark.parametrize("compression", ["packbits", "lzw"])
 def test_a_compressed_strip_of_no_bytes_is_damage(compression):
     page = {"photometric": "minisblack", "compression": compression}
-    found = error(changed(tiff((GREY, page)), STRIP_SIZES, "value", 0))
+    found = error(with_changed_entry(tiff((GREY, page)), STRIP_SIZES, "value", 0))
     assert found.error_class == "DamagedImage"
     assert "its strips must have 1 byte or more, got 0" in found.message
 
@@ -78,7 +78,9 @@ def test_pixels_beyond_the_file_are_cut_off():
 
 @pytest.mark.parametrize("rows", [1, 63, 65, 640])
 def test_deflated_data_of_another_number_of_pixels_are_damage(rows, capfd):
-    data = changed(changed(DEFLATED, HEIGHT, "value", rows), STRIP_ROWS, "value", rows)
+    data = with_changed_entry(
+        with_changed_entry(DEFLATED, HEIGHT, "value", rows), STRIP_ROWS, "value", rows
+    )
     found = error(data)
     assert found.error_class == "DamagedImage"
     assert f"must hold {rows * 80} bytes for its pixels, got " in found.message
@@ -100,7 +102,7 @@ def test_deflated_data_that_are_cut_off_are_cut_off_and_libtiff_prints_nothing(c
 
 def test_a_last_deflated_strip_may_be_padded_to_its_full_height():
     data = tiff((GREY, {"compression": "deflate", "rowsperstrip": 16}))
-    assert is_near(changed(data, HEIGHT, "value", 50), GREY[:50])
+    assert is_near(with_changed_entry(data, HEIGHT, "value", 50), GREY[:50])
 
 
 def test_deflated_data_in_reversed_bit_order_are_read():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import put
-from drawn_labels import Scene, coco_instances, coco_panoptic, encoded, label_maps, scenes
+from drawn_labels import Scene, coco_instances, coco_panoptic, encode_image, label_maps, scenes
 from PIL import ExifTags, Image
 
 from maskformer import decode_rle
@@ -40,7 +40,7 @@ def maps_beside(folder: Path, drawn: Scene, orientation: int, *, labels: np.ndar
     """The target of a photograph that is stored at an orientation, beside a map."""
     files = label_maps([drawn])
     files[f"images/val/{drawn.name}.jpg"] = stored(drawn.photo, orientation)
-    files[f"annotations/val/{drawn.name}.png"] = encoded(
+    files[f"annotations/val/{drawn.name}.png"] = encode_image(
         Image.fromarray(np.ascontiguousarray(labels))
     )
     return target_of(open_labelled(DatasetSettings(dataset=put(folder, files))))
@@ -57,7 +57,7 @@ def values(drawn: Scene) -> np.ndarray:
     return np.asarray(drawn.label_map)
 
 
-def shown(target: Target) -> np.ndarray:
+def label_map_of(target: Target) -> np.ndarray:
     return target.label_map(ignore_index=255)
 
 
@@ -65,7 +65,7 @@ def shown(target: Target) -> np.ndarray:
 def test_a_map_of_the_upright_size_is_taken_as_it_is(tmp_path, orientation):
     (drawn,) = scenes(1)
     target = maps_beside(tmp_path, drawn, orientation, labels=values(drawn))
-    np.testing.assert_array_equal(shown(target), values(drawn))
+    np.testing.assert_array_equal(label_map_of(target), values(drawn))
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -74,7 +74,7 @@ def test_a_map_of_the_stored_size_is_put_upright_with_its_photograph(tmp_path, o
     raw = STORED[orientation](values(drawn))
     assert raw.shape != values(drawn).shape
     target = maps_beside(tmp_path, drawn, orientation, labels=raw)
-    np.testing.assert_array_equal(shown(target), values(drawn))
+    np.testing.assert_array_equal(label_map_of(target), values(drawn))
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
@@ -82,7 +82,7 @@ def test_where_sizes_cannot_tell_a_map_is_upright(tmp_path, orientation):
     (drawn,) = scenes(1)
     raw = STORED[orientation](values(drawn))
     target = maps_beside(tmp_path, drawn, orientation, labels=raw)
-    np.testing.assert_array_equal(shown(target), raw)
+    np.testing.assert_array_equal(label_map_of(target), raw)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -96,7 +96,7 @@ def test_a_map_of_a_square_photograph_is_upright(tmp_path, orientation):
         label_of=drawn.label_of,
     )
     target = maps_beside(tmp_path, square, orientation, labels=values(square))
-    np.testing.assert_array_equal(shown(target), values(square))
+    np.testing.assert_array_equal(label_map_of(target), values(square))
 
 
 @pytest.mark.parametrize("orientation", range(1, 5))
@@ -113,9 +113,9 @@ def test_each_format_says_how_it_is_stored(tmp_path, format, orientation):
     files = label_maps([drawn])
     files[f"images/val/{drawn.name}.jpg"] = stored(drawn.photo, orientation, format=format)
     raw = np.ascontiguousarray(STORED[orientation](values(drawn)))
-    files[f"annotations/val/{drawn.name}.png"] = encoded(Image.fromarray(raw))
+    files[f"annotations/val/{drawn.name}.png"] = encode_image(Image.fromarray(raw))
     dataset = open_labelled(DatasetSettings(dataset=put(tmp_path, files)))
-    np.testing.assert_array_equal(shown(target_of(dataset)), values(drawn))
+    np.testing.assert_array_equal(label_map_of(target_of(dataset)), values(drawn))
     assert check_images(dataset).num_images == 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from corpora import put
-from drawn_labels import encoded
+from drawn_labels import encode_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,12 +20,12 @@ from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError
 
 HEIGHT, WIDTH = 24, 32
-PHOTO = encoded(Image.new("RGB", (WIDTH, HEIGHT)), "JPEG")
+PHOTO = encode_image(Image.new("RGB", (WIDTH, HEIGHT)), "JPEG")
 SQUARE = [[4, 4, 12, 4, 12, 12, 4, 12]]
 Json = dict[str, Any]
 
 
-def instances() -> Json:
+def instances_json() -> Json:
     """Two photographs with two objects each, as exporters write them."""
     return {
         "info": {},
@@ -50,7 +50,7 @@ def instances() -> Json:
     }
 
 
-def panoptic() -> Json:
+def panoptic_json() -> Json:
     return {
         "images": [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)],
         "annotations": [
@@ -68,19 +68,19 @@ def panoptic() -> Json:
     }
 
 
-def opened(folder: Path, said: Json | bytes, **options: Any) -> LabelledImages:
+def open_coco(folder: Path, said: Json | bytes, **options: Any) -> LabelledImages:
     ids = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     ids[4:12, 4:12, 0] = 7
     files = {f"images/{number}.jpg": PHOTO for number in (1, 2)}
-    files |= {f"data/{number}.png": encoded(ids) for number in (1, 2)}
+    files |= {f"data/{number}.png": encode_image(ids) for number in (1, 2)}
     data = said if isinstance(said, bytes) else json.dumps(said).encode()
     put(folder, {**files, "data.json": data})
     return open_labelled(DatasetSettings(dataset=str(folder / "data.json"), **options))
 
 
-def message(folder: Path, said: Json | bytes, **options: Any) -> str:
+def refusal_of(folder: Path, said: Json | bytes, **options: Any) -> str:
     with pytest.raises(LabelError) as caught:
-        opened(folder, said, **options)
+        open_coco(folder, said, **options)
     text = str(caught.value)
     assert text.startswith(f"{folder}/data.json")
     assert "\n" not in text
@@ -88,7 +88,7 @@ def message(folder: Path, said: Json | bytes, **options: Any) -> str:
     return text.removeprefix(f"{folder}/data.json").removeprefix(": ")
 
 
-def changed(said: Json, *path: str | int, to: Any) -> Json:
+def with_value(said: Json, *path: str | int, to: Any) -> Json:
     place: Any = said
     for step in path[:-1]:
         place = place[step]
@@ -233,7 +233,7 @@ UNQUOTED = "; write it without quotation marks"
 def test_what_is_wrong_in_a_json_of_instances_is_named(
     path: tuple[str | int, ...], value: Any, said: str, tmp_path: Path
 ) -> None:
-    assert said in message(tmp_path, changed(instances(), *path, to=value))
+    assert said in refusal_of(tmp_path, with_value(instances_json(), *path, to=value))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_what_is_wrong_in_a_json_of_instances_is_named(
 def test_what_is_wrong_in_a_panoptic_json_is_named(
     path: tuple[str | int, ...], value: Any, said: str, tmp_path: Path
 ) -> None:
-    assert said in message(tmp_path, changed(panoptic(), *path, to=value))
+    assert said in refusal_of(tmp_path, with_value(panoptic_json(), *path, to=value))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_what_is_wrong_in_a_panoptic_json_is_named(
     [
         (b"", "must be JSON, and is not: Input data was truncated"),
         (
-            json.dumps(instances()).encode()[:-40],
+            json.dumps(instances_json()).encode()[:-40],
             "must be JSON, and is not: Input data was truncated",
         ),
         (b"<html>404</html>", "must be JSON"),
@@ -294,15 +294,15 @@ def test_what_is_wrong_in_a_panoptic_json_is_named(
             "must be JSON, and is not: it nests too deep",
         ),
         (b"[]", "must be COCO's JSON"),
-        (json.dumps(instances()).replace("1.jpg", "é.jpg").encode("latin-1"), "must be JSON"),
+        (json.dumps(instances_json()).replace("1.jpg", "é.jpg").encode("latin-1"), "must be JSON"),
         (b'{"version": "5.0.1", "shapes": []}', "must be COCO's JSON, with lists of images"),
     ],
 )
 def test_what_is_no_json_of_coco_is_named(data: bytes, said: str, tmp_path: Path) -> None:
-    assert said in message(tmp_path, data)
+    assert said in refusal_of(tmp_path, data)
 
 
-def ids_of(dataset: LabelledImages, index: int) -> list[int]:
+def label_ids_of(dataset: LabelledImages, index: int) -> list[int]:
     return [segment.label_id for segment in dataset.target(index).segments]
 
 
@@ -330,18 +330,18 @@ def ids_of(dataset: LabelledImages, index: int) -> list[int]:
 def test_what_exporters_write_beside_the_rule_is_read(
     written: Callable[[str], bytes], tmp_path: Path
 ) -> None:
-    dataset = opened(tmp_path, written(json.dumps(instances())))
+    dataset = open_coco(tmp_path, written(json.dumps(instances_json())))
     assert check_images(dataset).images_of_label == {0: 2, 1: 2}
     assert dataset.notes == ()
     assert not any(segment.is_crowd for segment in dataset.target(0).segments)
 
 
 def test_a_category_that_is_called_as_another_and_is_not_used_is_left_out(tmp_path: Path) -> None:
-    said = instances()
+    said = instances_json()
     said["categories"].insert(0, {"id": 0, "name": "car", "supercategory": "none"})
-    dataset = opened(tmp_path, said)
+    dataset = open_coco(tmp_path, said)
     assert dataset.labels.names == ("car", "person")
-    assert ids_of(dataset, 0) == [0, 1]
+    assert label_ids_of(dataset, 0) == [0, 1]
     assert dataset.notes == (
         "category 0 is left out: it is unused, and another is called 'car' too",
     )
@@ -354,51 +354,51 @@ UNUSABLE = (None, [], [[]], [4, 4, 8, 8], [[4, 4, 8, 8]], [[4, 4, 4, 12, 4, 20]]
 def test_an_annotation_without_a_usable_segmentation_is_an_error_or_left_out_and_named(
     unusable: Any, tmp_path: Path
 ) -> None:
-    said = changed(instances(), "annotations", 1, "segmentation", to=unusable)
-    text = message(tmp_path, said)
+    said = with_value(instances_json(), "annotations", 1, "segmentation", to=unusable)
+    text = refusal_of(tmp_path, said)
     assert text.startswith(f"annotations[1].segmentation {SECOND} must ")
     assert text.endswith(
         "; 1 of 4 annotations has no usable segmentation: correct it, or leave such annotations "
         "out by --skip_unusable"
     )
-    dataset = opened(tmp_path, said, skip_unusable=True)
+    dataset = open_coco(tmp_path, said, skip_unusable=True)
     shown = "nothing" if unusable is ... else json.dumps(unusable)
     assert dataset.notes == (
         "1 of 4 annotations has no usable segmentation and is left out: annotation 4 of image "
         f"1.jpg ({shown})",
     )
-    assert (ids_of(dataset, 0), ids_of(dataset, 1)) == ([0], [0, 1])
+    assert (label_ids_of(dataset, 0), label_ids_of(dataset, 1)) == ([0], [0, 1])
 
 
 def test_many_unusable_annotations_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
-    said = instances()
+    said = instances_json()
     said["annotations"] += [
         said["annotations"][3] | {"id": n, "segmentation": []} for n in range(7)
     ]
-    assert "; 7 of 11 annotations have no usable segmentation: correct them" in message(
+    assert "; 7 of 11 annotations have no usable segmentation: correct them" in refusal_of(
         tmp_path, said
     )
-    [note] = opened(tmp_path, said, skip_unusable=True).notes
+    [note] = open_coco(tmp_path, said, skip_unusable=True).notes
     assert note.startswith("7 of 11 annotations have no usable segmentation and are left out: ")
     assert note.endswith("annotation 2 of image 2.jpg ([]) and 4 more")
 
 
 def test_a_json_without_any_usable_segmentation_is_refused(tmp_path: Path) -> None:
-    said = instances()
+    said = instances_json()
     for annotation in said["annotations"]:
         annotation["segmentation"] = []
-    text = message(tmp_path, said, skip_unusable=True)
+    text = refusal_of(tmp_path, said, skip_unusable=True)
     assert text.endswith("4 of 4 annotations have no usable segmentation: correct them")
 
 
 def test_what_is_wrong_beside_the_segmentation_is_not_skipped(tmp_path: Path) -> None:
-    said = changed(instances(), "annotations", 1, "iscrowd", to="0")
-    assert "must be the number 0 or 1" in message(tmp_path, said, skip_unusable=True)
+    said = with_value(instances_json(), "annotations", 1, "iscrowd", to="0")
+    assert "must be the number 0 or 1" in refusal_of(tmp_path, said, skip_unusable=True)
 
 
 def test_skipping_has_no_effect_on_maps_and_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="skip_unusable has no effect on COCO's panoptic maps"):
-        opened(tmp_path, panoptic(), skip_unusable=True)
+        open_coco(tmp_path, panoptic_json(), skip_unusable=True)
     with pytest.raises(
         ValueError, match="skip_unusable has no effect on data of the kind webdataset"
     ):
@@ -408,18 +408,18 @@ def test_skipping_has_no_effect_on_maps_and_is_refused(tmp_path: Path) -> None:
 
 
 def test_images_without_an_annotation_are_counted_in_panoptic_data(tmp_path: Path) -> None:
-    said = panoptic()
+    said = panoptic_json()
     del said["annotations"][1]
-    dataset = opened(tmp_path, said)
+    dataset = open_coco(tmp_path, said)
     assert len(dataset) == 1
     assert dataset.notes == ("1 of 2 images has no annotation and is left out",)
 
 
 def test_a_size_that_is_not_the_photographs_is_named_before_masks_are_made(tmp_path: Path) -> None:
-    said = instances()
+    said = instances_json()
     said["images"][0] |= {"height": 12_000, "width": 14_000}
     with pytest.raises(LabelError, match="24 x 32 pixels upright and its labels 12000 x 14000"):
-        check_images(opened(tmp_path, said))
+        check_images(open_coco(tmp_path, said))
 
 
 anything = st.recursive(
@@ -454,14 +454,14 @@ def places_in(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
     ]
 
 
-def check_outcome(
+def check_opening_or_refusal(
     folder: Path, said: Json, *, path: tuple[str | int, ...], value: Any, skip: bool
 ) -> None:
     """A data set whose targets can be made, or one line; never anything else."""
-    changed(said, *path, to=value)
+    with_value(said, *path, to=value)
     options = {"skip_unusable": True} if skip and "segmentation" in json.dumps(said) else {}
     try:
-        dataset = opened(folder, said, **options)
+        dataset = open_coco(folder, said, **options)
         check_images(dataset)
     except ValueError as error:
         text = str(error)
@@ -478,7 +478,7 @@ def check_outcome(
 
 @st.composite
 def damages(draw: st.DrawFn) -> tuple[Json, tuple[str | int, ...], Any]:
-    said = draw(st.sampled_from([instances, panoptic]))()
+    said = draw(st.sampled_from([instances_json, panoptic_json]))()
     return said, draw(st.sampled_from(places_in(said))), draw(anything | st.just(...))
 
 
@@ -488,7 +488,7 @@ def test_a_json_with_any_value_in_any_place_is_read_or_refused(
     tmp_path: Path, damage: tuple[Json, tuple[str | int, ...], Any], skip: bool
 ) -> None:
     said, path, value = damage
-    check_outcome(tmp_path, said, path=path, value=value, skip=skip)
+    check_opening_or_refusal(tmp_path, said, path=path, value=value, skip=skip)
 
 
 @pytest.mark.faults
@@ -499,4 +499,4 @@ def test_each_of_ten_thousand_jsons_is_read_or_refused(
     tmp_path: Path, damage: tuple[Json, tuple[str | int, ...], Any], skip: bool
 ) -> None:
     said, path, value = damage
-    check_outcome(tmp_path, said, path=path, value=value, skip=skip)
+    check_opening_or_refusal(tmp_path, said, path=path, value=value, skip=skip)

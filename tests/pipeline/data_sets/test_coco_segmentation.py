@@ -155,7 +155,7 @@ segmentations = (
 )
 
 
-def check_outcome(segmentation: object) -> None:
+def check_mask_or_refusal(segmentation: object) -> None:
     """The mask that pycocotools makes, or a refusal: never anything else."""
     try:
         check_segmentation(text(segmentation), **SIZE)
@@ -174,14 +174,14 @@ def check_outcome(segmentation: object) -> None:
 @settings(max_examples=100)
 @given(segmentations)
 def test_whatever_is_drawn_is_a_right_mask_or_refused(segmentation: object) -> None:
-    check_outcome(segmentation)
+    check_mask_or_refusal(segmentation)
 
 
 @pytest.mark.faults
 @settings(max_examples=10_000)
 @given(segmentations)
 def test_of_ten_thousand_each_is_a_right_mask_or_refused(segmentation: object) -> None:
-    check_outcome(segmentation)
+    check_mask_or_refusal(segmentation)
 
 
 @settings(max_examples=100)

@@ -15,18 +15,18 @@ JSON = INSTANCES["annotations/instances_val.json"]
 PHOTOS = {name.removeprefix("val/"): data for name, data in INSTANCES.items() if "val/" in name}
 
 
-def files(folder: str, json_name: str) -> dict[str, bytes]:
+def exported_files(folder: str, json_name: str) -> dict[str, bytes]:
     return {f"{folder}{name}": data for name, data in PHOTOS.items()} | {json_name: JSON}
 
 
 @pytest.mark.parametrize(
     ("export", "folder"),
     [
-        (files("images/default/", "annotations/instances_default.json"), ""),  # CVAT
-        (files("train/", "train/_annotations.coco.json"), ""),  # Roboflow
-        (files("train/", "train/_annotations.coco.json"), "train"),
-        (files("data/", "labels.json"), ""),  # FiftyOne
-        (files("images/", "result.json"), ""),  # Label Studio
+        (exported_files("images/default/", "annotations/instances_default.json"), ""),  # CVAT
+        (exported_files("train/", "train/_annotations.coco.json"), ""),  # Roboflow
+        (exported_files("train/", "train/_annotations.coco.json"), "train"),
+        (exported_files("data/", "labels.json"), ""),  # FiftyOne
+        (exported_files("images/", "result.json"), ""),  # Label Studio
         (INSTANCES, ""),
     ],
 )
@@ -42,7 +42,9 @@ def test_the_one_coco_json_of_a_folder_is_the_data_set(
 
 
 def test_of_several_one_must_be_named(tmp_path: Path) -> None:
-    parts = [files(f"{part}/", f"{part}/_annotations.coco.json") for part in ("train", "valid")]
+    parts = [
+        exported_files(f"{part}/", f"{part}/_annotations.coco.json") for part in ("train", "valid")
+    ]
     put(tmp_path, parts[0] | parts[1])
     with pytest.raises(LabelError, match=r"2 COCO JSONs: .*train/_ann.*valid/_ann.*--dataset"):
         open_labelled(DatasetSettings(dataset=str(tmp_path)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import put
-from drawn_labels import encoded
+from drawn_labels import encode_image
 from PIL import Image
 
 from pipeline.datasets.dataset import LabelledImages
@@ -14,13 +14,13 @@ from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.target import LabelError
 
-PHOTO = encoded(Image.new("RGB", (3, 2)), "JPEG")
+PHOTO = encode_image(Image.new("RGB", (3, 2)), "JPEG")
 VALUES = np.array([[7, 24, 7], [7, 255, 24]], np.uint8)
 ROAD, CAR, BORDER = (128, 64, 128), (0, 0, 142), (224, 224, 192)
 VOID = 999
 
 
-def opened(
+def open_named(
     root: Path, label_map: bytes, said: object = None, *, name: str = "labels.json", **known: object
 ) -> LabelledImages:
     files = {"a.jpg": PHOTO, "a.png": label_map}
@@ -29,7 +29,7 @@ def opened(
     return open_labelled(DatasetSettings(dataset=put(root, files)), **known)
 
 
-def read(dataset: LabelledImages) -> list[list[int]]:
+def read_label_ids(dataset: LabelledImages) -> list[list[int]]:
     return dataset.target(0).label_map(ignore_index=VOID).tolist()
 
 
@@ -44,29 +44,31 @@ def read(dataset: LabelledImages) -> list[list[int]]:
     ],
 )
 def test_names_by_value_say_what_the_values_are(tmp_path: Path, said: object) -> None:
-    dataset = opened(tmp_path, encoded(VALUES), said)
+    dataset = open_named(tmp_path, encode_image(VALUES), said)
     assert dataset.labels.names == ("road", "car")
-    assert read(dataset) == [[0, 1, 0], [0, VOID, 1]]
+    assert read_label_ids(dataset) == [[0, 1, 0], [0, VOID, 1]]
     if "things" in said:
         assert dataset.labels.things == {1}
 
 
 def test_names_by_value_may_stand_in_id2label_json(tmp_path: Path) -> None:
-    dataset = opened(tmp_path, encoded(VALUES % 7), {"0": "road", "3": "car"}, name="id2label.json")
-    assert read(dataset) == [[0, 1, 0], [0, 1, 1]]
+    dataset = open_named(
+        tmp_path, encode_image(VALUES % 7), {"0": "road", "3": "car"}, name="id2label.json"
+    )
+    assert read_label_ids(dataset) == [[0, 1, 0], [0, 1, 1]]
 
 
 def test_a_value_that_no_name_has_is_an_error_that_says_how_to_name_it(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"one of 7, 255, as the names .* the map holds 24"):
-        read(opened(tmp_path, encoded(VALUES), {"7": "road"}))
+        read_label_ids(open_named(tmp_path, encode_image(VALUES), {"7": "road"}))
     with pytest.raises(LabelError, match=r'beside its name .*"7": "road".* the map holds 7, 24'):
-        read(opened(tmp_path, encoded(VALUES), ["road", "car"]))
+        read_label_ids(open_named(tmp_path, encode_image(VALUES), ["road", "car"]))
 
 
 def test_255_may_be_a_label(tmp_path: Path) -> None:
     binary = np.array([[0, 255, 0], [255, 0, 0]], np.uint8)
-    dataset = opened(tmp_path, encoded(binary), {"0": "background", "255": "lesion"})
-    assert read(dataset) == [[0, 1, 0], [1, 0, 0]]
+    dataset = open_named(tmp_path, encode_image(binary), {"0": "background", "255": "lesion"})
+    assert read_label_ids(dataset) == [[0, 1, 0], [1, 0, 0]]
 
 
 def coloured(*colours: tuple[int, int, int]) -> np.ndarray:
@@ -90,23 +92,31 @@ COLOURED = coloured(ROAD, CAR, ROAD, BORDER, ROAD, CAR)
 def test_colours_tell_labels(tmp_path: Path, name: str, said: object, mode: str) -> None:
     image = Image.fromarray(COLOURED)
     image = image.quantize(3) if mode == "P" else image.convert(mode)
-    dataset = opened(tmp_path, encoded(image), said, name=name)
+    dataset = open_named(tmp_path, encode_image(image), said, name=name)
     assert dataset.labels.names == ("road", "car")
-    assert read(dataset) == [[0, 1, 0], [VOID, 0, 1]]
+    assert read_label_ids(dataset) == [[0, 1, 0], [VOID, 0, 1]]
 
 
 def test_labelmap_txt_gives_the_colours_of_labels_json_beside_it(tmp_path: Path) -> None:
     put(tmp_path, {"labelmap.txt": b"road:128,64,128::\ncar:0,0,142::\nborder:224,224,192::\n"})
-    assert read(opened(tmp_path, encoded(COLOURED), ["car", "road"])) == [[1, 0, 1], [VOID, 1, 0]]
+    assert read_label_ids(open_named(tmp_path, encode_image(COLOURED), ["car", "road"])) == [
+        [1, 0, 1],
+        [VOID, 1, 0],
+    ]
     grey = np.array([[0, 1, 0], [1, 255, 0]], np.uint8)
-    assert read(opened(tmp_path, encoded(grey), ["car", "road"])) == [[0, 1, 0], [1, VOID, 0]]
+    assert read_label_ids(open_named(tmp_path, encode_image(grey), ["car", "road"])) == [
+        [0, 1, 0],
+        [1, VOID, 0],
+    ]
 
 
 def test_an_unknown_colour_is_named_with_its_pixels_and_its_image(tmp_path: Path) -> None:
     said = {"colors": {"road": ROAD}}
     with pytest.raises(LabelError, match=r"image a.jpg, .*\[0, 0, 142\] is not \(2 pixels\)"):
-        read(opened(tmp_path, encoded(COLOURED), said))
-    assert read(opened(tmp_path, encoded(COLOURED), said | {"ignore_color": CAR})) == [
+        read_label_ids(open_named(tmp_path, encode_image(COLOURED), said))
+    assert read_label_ids(
+        open_named(tmp_path, encode_image(COLOURED), said | {"ignore_color": CAR})
+    ) == [
         [0, VOID, 0],
         [VOID, 0, VOID],
     ]
@@ -129,13 +139,13 @@ def test_an_unknown_colour_is_named_with_its_pixels_and_its_image(tmp_path: Path
 )
 def test_what_labels_json_says_wrongly_is_named(tmp_path: Path, said: object, piece: str) -> None:
     with pytest.raises(ValueError, match="labels") as caught:
-        opened(tmp_path, encoded(VALUES), said)
+        open_named(tmp_path, encode_image(VALUES), said)
     assert piece in str(caught.value)
 
 
 def test_a_line_of_a_text_file_that_names_no_colour_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"labelmap.txt, line 2: .* got 'car'"):
-        opened(tmp_path, encoded(VALUES), b"road:1,2,3::\ncar\n", name="labelmap.txt")
+        open_named(tmp_path, encode_image(VALUES), b"road:1,2,3::\ncar\n", name="labelmap.txt")
 
 
 REDUCED = np.array([[0, 1, 2], [2, 255, 1]], np.uint8)
@@ -158,7 +168,7 @@ def test_the_models_own_rule_counts_where_the_names_are_the_models(
     values = REDUCED
     if settings.get("ignore_index") == 2:
         values = np.where(REDUCED == 255, 0, REDUCED)
-    files = {"a.jpg": PHOTO, "a.png": encoded(values.astype(np.uint8))}
+    files = {"a.jpg": PHOTO, "a.png": encode_image(values.astype(np.uint8))}
     if said is not None:
         files["labels.json"] = json.dumps(said).encode()
     names = ("wall", "sky")
@@ -167,6 +177,6 @@ def test_the_models_own_rule_counts_where_the_names_are_the_models(
         model_labels=names,
         reduced_labels=names if reduced else None,
     )
-    assert read(dataset) == expected
+    assert read_label_ids(dataset) == expected
     is_by_the_model = reduced and said in (None, ["wall", "sky"])
     assert any("do_reduce_labels" in note for note in dataset.notes) == is_by_the_model

@@ -15,7 +15,7 @@ from drawn_labels import (
     LABELS,
     coco_instances,
     coco_panoptic,
-    encoded,
+    encode_image,
     label_maps,
     names_json,
     panoptic_shards,
@@ -35,11 +35,11 @@ from pipeline.datasets.target import LabelError
 Files = dict[str, bytes]
 
 
-def opened(root: object, **settings: object) -> LabelledImages:
+def open_root(root: object, **settings: object) -> LabelledImages:
     return open_labelled(DatasetSettings(dataset=str(root), **settings))
 
 
-def message(read: Callable[[], object]) -> str:
+def label_error_of(read: Callable[[], object]) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the callers look at the message
         read()
     text = str(caught.value)
@@ -54,18 +54,18 @@ MAP = "annotations/val/scene-1.png"
 @pytest.mark.parametrize(
     ("content", "pieces"),
     [
-        (encoded(np.full((36, 48), 4, np.uint8)), ["0 to 3", "ignore_index 255", "holds 4"]),
-        (encoded(np.full((36, 48), 300, np.uint16)), ["0 to 3", "holds 300"]),
-        (encoded(np.zeros((36, 47), np.uint8)), ["36 x 48", "36 x 47", "scene-1.jpg"]),
-        (encoded(scenes()[1].label_map)[:-60], ["cannot be decoded"]),
-        (encoded(Image.new("RGB", (48, 36), "red")), ["colours (RGB)", "8 or 16 bit"]),
-        (encoded(Image.new("L", (48, 36)), "JPEG"), ["no PNG", "JPEG"]),
+        (encode_image(np.full((36, 48), 4, np.uint8)), ["0 to 3", "ignore_index 255", "holds 4"]),
+        (encode_image(np.full((36, 48), 300, np.uint16)), ["0 to 3", "holds 300"]),
+        (encode_image(np.zeros((36, 47), np.uint8)), ["36 x 48", "36 x 47", "scene-1.jpg"]),
+        (encode_image(scenes()[1].label_map)[:-60], ["cannot be decoded"]),
+        (encode_image(Image.new("RGB", (48, 36), "red")), ["colours (RGB)", "8 or 16 bit"]),
+        (encode_image(Image.new("L", (48, 36)), "JPEG"), ["no PNG", "JPEG"]),
         (b"", ["empty"]),
     ],
 )
 def test_a_wrong_map_is_named(tmp_path: Path, content: bytes, pieces: list[str]) -> None:
-    dataset = opened(put(tmp_path, label_maps(scenes()) | {MAP: content}))
-    text = message(lambda: check_images(dataset))
+    dataset = open_root(put(tmp_path, label_maps(scenes()) | {MAP: content}))
+    text = label_error_of(lambda: check_images(dataset))
     for piece in ["images/val/scene-1.jpg", *pieces]:
         assert piece in text
     if "upright" not in text:
@@ -75,19 +75,21 @@ def test_a_wrong_map_is_named(tmp_path: Path, content: bytes, pieces: list[str])
 def test_a_photograph_without_a_map_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes())
     del files[MAP]
-    assert re.search(r"scene-1.jpg has no label map", message(lambda: opened(put(tmp_path, files))))
+    assert re.search(
+        r"scene-1.jpg has no label map", label_error_of(lambda: open_root(put(tmp_path, files)))
+    )
 
 
 def test_a_map_without_a_photograph_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes())
     del files["images/val/scene-1.jpg"]
-    text = message(lambda: opened(put(tmp_path, files)))
+    text = label_error_of(lambda: open_root(put(tmp_path, files)))
     assert re.search(r"annotations/val/scene-1.png has no photograph", text)
 
 
 def test_a_photograph_that_is_none_is_named(tmp_path: Path) -> None:
     files = label_maps(scenes()) | {"images/val/scene-1.jpg": b"<html>404</html>"}
-    text = message(lambda: check_images(opened(put(tmp_path, files))))
+    text = label_error_of(lambda: check_images(open_root(put(tmp_path, files))))
     assert "image images/val/scene-1.jpg: NotAnImage" in text
 
 
@@ -99,20 +101,20 @@ def test_labels_of_a_photograph_that_exif_turns_say_so(tmp_path: Path) -> None:
     scene.photo.save(buffer, "JPEG", exif=exif)
     cut = replace(scene, ids=scene.ids[:, :-1])
     files = label_maps([cut]) | {"images/val/scene-0.jpg": buffer.getvalue()}
-    text = message(lambda: check_images(opened(put(tmp_path, files))))
+    text = label_error_of(lambda: check_images(open_root(put(tmp_path, files))))
     assert "48 x 36 pixels upright after its EXIF orientation 6 and its labels 36 x 47" in text
 
 
 @pytest.mark.parametrize("lacking", ["jpg", "png"])
 def test_a_sample_of_a_shard_that_lacks_a_half_is_named(tmp_path: Path, lacking: str) -> None:
     scene = scenes()[0]
-    halves = {"jpg": scene.jpeg, "png": encoded(scene.label_map)}
+    halves = {"jpg": scene.jpeg, "png": encode_image(scene.label_map)}
     members = [
         (f"{key}.{e}", halves[e]) for key in ("a", "b") for e in halves if key + e != "b" + lacking
     ]
     put(tmp_path, {"all.tar": tar(members), "labels.json": names_json()})
     what = "photograph" if lacking == "jpg" else "label map"
-    assert f"image all.tar/b has no {what}" in message(lambda: opened(tmp_path))
+    assert f"image all.tar/b has no {what}" in label_error_of(lambda: open_root(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_shard_that_cannot_be_used_is_named(
 ) -> None:
     name = "all.tar.gz" if archive[:2] == b"\x1f\x8b" else "all.tar"
     put(tmp_path, {name: archive, "labels.json": names_json()})
-    text = message(lambda: opened(tmp_path))
+    text = label_error_of(lambda: open_root(tmp_path))
     for piece in pieces:
         assert piece in text
 
@@ -150,18 +152,18 @@ def test_segments_that_do_not_fit_their_map_are_named(
     said[0] |= change
     members = [
         ("a.jpg", scene.jpeg),
-        ("a.png", encoded(scene.ids.astype(np.uint16))),
+        ("a.png", encode_image(scene.ids.astype(np.uint16))),
         ("a.json", json.dumps({"segments_info": said}).encode()),
     ]
-    dataset = opened(put(tmp_path, {"all.tar": tar(members), "labels.json": names_json()}))
-    text = message(lambda: check_images(dataset))
+    dataset = open_root(put(tmp_path, {"all.tar": tar(members), "labels.json": names_json()}))
+    text = label_error_of(lambda: check_images(dataset))
     for piece in ["image all.tar/a", *pieces]:
         assert piece in text
 
 
 def test_shards_of_maps_and_of_segments_do_not_mix(tmp_path: Path) -> None:
     files = panoptic_shards(scenes()) | {"more.tar": shards(scenes())["part-1.tar"]}
-    assert "not both" in message(lambda: opened(put(tmp_path, files)))
+    assert "not both" in label_error_of(lambda: open_root(put(tmp_path, files)))
 
 
 PANOPTIC, INSTANCES = "annotations/panoptic_val.json", "annotations/instances_val.json"
@@ -230,7 +232,7 @@ def test_a_json_that_contradicts_itself_is_named(
     else:
         changed += change
     put(tmp_path, files | {place: json.dumps(said).encode()})
-    assert piece in message(lambda: check_images(opened(tmp_path / place)))
+    assert piece in label_error_of(lambda: check_images(open_root(tmp_path / place)))
 
 
 @pytest.mark.parametrize(
@@ -245,14 +247,14 @@ def test_a_json_that_contradicts_itself_is_named(
 )
 def test_a_wrong_labels_json_is_named(tmp_path: Path, said: bytes, piece: str) -> None:
     put(tmp_path, label_maps(scenes()) | {"labels.json": said})
-    assert piece in message(lambda: opened(tmp_path))
+    assert piece in label_error_of(lambda: open_root(tmp_path))
 
 
 def test_maps_without_names_take_those_of_the_model_or_ask_for_them(tmp_path: Path) -> None:
     files = label_maps(scenes())
     del files["labels.json"]
     put(tmp_path, files)
-    assert "write" in message(lambda: opened(tmp_path))
+    assert "write" in label_error_of(lambda: open_root(tmp_path))
     settings = DatasetSettings(dataset=str(tmp_path))
     assert open_labelled(settings, model_labels=LABELS).labels.names == LABELS
 
@@ -271,7 +273,7 @@ def test_a_setting_without_effect_is_refused(
     tmp_path: Path, write: Callable, name: str, settings: dict[str, object]
 ) -> None:
     put(tmp_path, write(scenes()))
-    text = message(lambda: opened(tmp_path / name, **settings))
+    text = label_error_of(lambda: open_root(tmp_path / name, **settings))
     assert re.search(rf"{next(iter(settings))} has no effect", text)
 
 
@@ -280,32 +282,34 @@ def test_a_setting_without_effect_is_refused(
     [({}, "there is nothing at"), ({"notes.md": b"x"}, "holds no images, tars")],
 )
 def test_a_place_without_a_data_set_is_named(tmp_path: Path, files: Files, piece: str) -> None:
-    assert piece in message(lambda: opened(put(tmp_path, files)))
+    assert piece in label_error_of(lambda: open_root(put(tmp_path, files)))
 
 
 def test_a_row_without_a_map_is_named(tmp_path: Path) -> None:
     scene = scenes()[0]
-    rows = parquet({"image": [scene.jpeg] * 2, "label": [encoded(scene.label_map), None]})
-    dataset = opened(put(tmp_path, {"rows.parquet": rows, "labels.json": names_json()}))
-    assert "rows.parquet, row 1: there are no bytes" in message(lambda: check_images(dataset))
+    rows = parquet({"image": [scene.jpeg] * 2, "label": [encode_image(scene.label_map), None]})
+    dataset = open_root(put(tmp_path, {"rows.parquet": rows, "labels.json": names_json()}))
+    assert "rows.parquet, row 1: there are no bytes" in label_error_of(
+        lambda: check_images(dataset)
+    )
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     scene = scenes()[0]
-    rows = parquet({"image": [scene.jpeg], "label": [encoded(scene.label_map)]})
+    rows = parquet({"image": [scene.jpeg], "label": [encode_image(scene.label_map)]})
     for place in (4, 100):  # the pages come first, the footer last
         damaged = rows[:place] + bytes(60) + rows[place + 60 :]
-        dataset = opened(put(tmp_path, {"rows.parquet": damaged, "labels.json": names_json()}))
-        assert "rows.parquet, row 0: " in message(lambda d=dataset: check_images(d))
+        dataset = open_root(put(tmp_path, {"rows.parquet": damaged, "labels.json": names_json()}))
+        assert "rows.parquet, row 0: " in label_error_of(lambda d=dataset: check_images(d))
     put(tmp_path, {"rows.parquet": rows[:-10]})
-    assert "rows.parquet cannot be read as Parquet" in message(lambda: opened(tmp_path))
+    assert "rows.parquet cannot be read as Parquet" in label_error_of(lambda: open_root(tmp_path))
 
 
 def test_photographs_that_changed_since_a_table_was_made_are_named(tmp_path: Path) -> None:
     table = write_table(tmp_path, scenes())
     put(tmp_path / "photos", {"scene-1.jpg": scenes()[2].jpeg + b" "})
     assert re.search(
-        r"scene-1.jpg has changed since it was segmented", message(lambda: opened(table))
+        r"scene-1.jpg has changed since it was segmented", label_error_of(lambda: open_root(table))
     )
 
 

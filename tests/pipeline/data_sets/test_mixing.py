@@ -25,7 +25,7 @@ from pipeline.datasets.target import LabelError
 DRAWN = scenes(5)
 
 
-def opened(dataset: str, **settings):
+def open_set(dataset: str, **settings):
     return open_labelled(DatasetSettings(dataset=dataset, **settings))
 
 
@@ -42,7 +42,7 @@ def parts(tmp_path_factory):
     ]
     told = {"labels": names, "things": ["tree", "car"]}
     files = panoptic_shards(turned) | {"labels.json": json.dumps(told).encode()}
-    return [opened(write_table(folder, DRAWN[:3])), opened(put(folder / "tars", files))]
+    return [open_set(write_table(folder, DRAWN[:3])), open_set(put(folder / "tars", files))]
 
 
 def test_images_come_one_after_the_other_with_labels_joined_by_name(parts):
@@ -59,11 +59,11 @@ def test_images_come_one_after_the_other_with_labels_joined_by_name(parts):
 
 
 def test_the_task_is_one_that_all_can_teach(parts, tmp_path):
-    maps = opened(put(tmp_path / "maps", label_maps(DRAWN)))
+    maps = open_set(put(tmp_path / "maps", label_maps(DRAWN)))
     assert mixed_images([parts[0], maps]).truths == "labels"
     root = put(tmp_path / "coco", coco_instances(DRAWN))
     name = next(name for name in coco_instances(DRAWN) if name.endswith(".json"))
-    objects = opened(f"{root}/{name}", images=f"{root}/val")
+    objects = open_set(f"{root}/{name}", images=f"{root}/val")
     assert mixed_images([parts[0], objects]).truths == "instances"
     with pytest.raises(LabelError, match="must teach the same task"):
         mixed_images([maps, objects])
@@ -72,4 +72,4 @@ def test_the_task_is_one_that_all_can_teach(parts, tmp_path):
 def test_a_thing_of_one_must_not_be_stuff_of_another(parts, tmp_path):
     files = panoptic_shards(DRAWN) | {"labels.json": names_json(things=["car"])}
     with pytest.raises(LabelError, match="tree is a thing in"):
-        mixed_images([parts[0], opened(put(tmp_path / "other", files))])
+        mixed_images([parts[0], open_set(put(tmp_path / "other", files))])

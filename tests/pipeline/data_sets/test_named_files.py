@@ -16,7 +16,9 @@ from pipeline.datasets.target import LabelError
 JSON = "annotations/instances_val.json"
 
 
-def opened(root: Path, names: list[str], files: list[str], **settings: str) -> LabelledImages:
+def open_with_names(
+    root: Path, names: list[str], files: list[str], **settings: str
+) -> LabelledImages:
     """The JSON with these names of photographs, over files of these names below val/."""
     drawn = scenes(len(names))
     said = json.loads(coco_instances(drawn)[JSON])
@@ -52,7 +54,7 @@ def found(dataset: LabelledImages) -> list[str]:
 def test_a_name_in_another_writing_is_of_the_one_file_that_ends_so(
     tmp_path: Path, name: str, file: str
 ) -> None:
-    dataset = opened(tmp_path, [name, "2.jpg"], [file, "2.jpg", "other.jpg"])
+    dataset = open_with_names(tmp_path, [name, "2.jpg"], [file, "2.jpg", "other.jpg"])
     assert found(dataset) == [file, "2.jpg"]
     [note] = [note for note in dataset.notes if "in another spelling" in note]
     assert "1 of 2 files" in note
@@ -85,7 +87,7 @@ def test_an_image_without_a_name_is_found_by_the_last_name_of_its_url(
 def test_names_to_the_letter_win_and_the_longest_end_comes_next(tmp_path: Path) -> None:
     files = ["1.jpg", "1.JPG", "sub/1.jpg", "./2.jpg"]
     names = ["1.JPG", "./1.jpg", "/home/sub/1.jpg"]
-    assert found(opened(tmp_path, names, files)) == ["1.JPG", "1.jpg", "sub/1.jpg"]
+    assert found(open_with_names(tmp_path, names, files)) == ["1.JPG", "1.jpg", "sub/1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_where_there_is_doubt_the_message_says_what_was_looked_for(
     tmp_path: Path, names: list[str], files: list[str], pieces: list[str]
 ) -> None:
     with pytest.raises(LabelError) as caught:
-        opened(tmp_path, names, files)
+        open_with_names(tmp_path, names, files)
     for piece in pieces:
         assert piece in str(caught.value)
 

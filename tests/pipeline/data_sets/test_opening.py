@@ -17,7 +17,7 @@ from drawn_labels import (
     Scene,
     coco_instances,
     coco_panoptic,
-    encoded,
+    encode_image,
     label_maps,
     panoptic_rows,
     panoptic_shards,
@@ -50,7 +50,7 @@ WITH_SEGMENTS = {
 }
 
 
-def opened(root: str, name: str = "", **settings: object) -> LabelledImages:
+def open_at(root: str, name: str = "", **settings: object) -> LabelledImages:
     dataset = join(root, name) if name else root
     return open_labelled(DatasetSettings(dataset=dataset, **settings))
 
@@ -82,7 +82,7 @@ def check_segments(dataset: LabelledImages, drawn: list[Scene]) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_tells_the_label_of_each_pixel(kind: str, tmp_path: Path) -> None:
     write, name = FORMATS[kind]
-    dataset = opened(put(tmp_path, write(scenes())), name)
+    dataset = open_at(put(tmp_path, write(scenes())), name)
     assert dataset.kind == kind
     check_labels(dataset, scenes())
 
@@ -90,21 +90,21 @@ def test_every_format_tells_the_label_of_each_pixel(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", WITH_SEGMENTS)
 def test_formats_with_segments_tell_objects_apart(kind: str, tmp_path: Path) -> None:
     write, name = WITH_SEGMENTS[kind]
-    dataset = opened(put(tmp_path, write(scenes())), name)
+    dataset = open_at(put(tmp_path, write(scenes())), name)
     assert (dataset.kind, dataset.truths) == (kind, "segments")
     check_labels(dataset, scenes())
     check_segments(dataset, scenes())
 
 
 def test_a_segment_table_is_a_data_set(tmp_path: Path) -> None:
-    dataset = opened(write_table(tmp_path, scenes()))
+    dataset = open_at(write_table(tmp_path, scenes()))
     assert (dataset.kind, dataset.truths) == ("segment_table", "segments")
     check_labels(dataset, scenes())
     check_segments(dataset, scenes())
 
 
 def test_coco_instances_keep_whole_masks(tmp_path: Path) -> None:
-    dataset = opened(put(tmp_path, coco_instances(scenes())), "annotations/instances_val.json")
+    dataset = open_at(put(tmp_path, coco_instances(scenes())), "annotations/instances_val.json")
     assert (dataset.kind, dataset.truths) == ("coco_instances", "instances")
     assert dataset.labels.names == ("tree", "car")
     for index, scene in enumerate(scenes()):
@@ -132,7 +132,7 @@ def test_data_sets_are_read_from_a_bucket(kind: str, s3: S3Server, s3_storage: S
 def test_any_image_comes_alone_after_pickling(kind: str, tmp_path: Path) -> None:
     write, name = FORMATS[kind]
     drawn = scenes(5)
-    dataset = pickle.loads(pickle.dumps(opened(put(tmp_path, write(drawn)), name)))
+    dataset = pickle.loads(pickle.dumps(open_at(put(tmp_path, write(drawn)), name)))
     for index in (4, 0, 3):
         found = dataset.target(index).label_map(ignore_index=IGNORED)
         np.testing.assert_array_equal(found, drawn[index].label_map)
@@ -142,7 +142,7 @@ def test_any_image_comes_alone_after_pickling(kind: str, tmp_path: Path) -> None
 
 def test_a_census_counts_images_and_pixels_of_each_label(tmp_path: Path) -> None:
     drawn = scenes()
-    census = check_images(opened(put(tmp_path, shards(drawn))))
+    census = check_images(open_at(put(tmp_path, shards(drawn))))
     pixels = np.bincount(
         np.concatenate([scene.label_map[scene.label_map != IGNORED] for scene in drawn])
     )
@@ -152,10 +152,10 @@ def test_a_census_counts_images_and_pixels_of_each_label(tmp_path: Path) -> None
 
 
 def test_the_development_data_is_read(shared: Path) -> None:
-    camvid = opened(str(shared / "data" / "camvid" / "val-0000.tar"))
+    camvid = open_at(str(shared / "data" / "camvid" / "val-0000.tar"))
     assert (len(camvid), len(camvid.labels.names)) == (101, 11)
     assert check_images(camvid, indices=range(3)).num_images == 3
-    coco = opened(str(shared / "data" / "coco_panoptic_sample" / "panoptic_examples.json"))
+    coco = open_at(str(shared / "data" / "coco_panoptic_sample" / "panoptic_examples.json"))
     assert (len(coco), len(coco.labels.names), len(coco.labels.things)) == (2, 133, 80)
     assert check_images(coco).num_empty == 0
 
@@ -163,11 +163,11 @@ def test_the_development_data_is_read(shared: Path) -> None:
 def test_a_pattern_names_some_tars_of_a_folder_with_the_labels_beside_them(tmp_path: Path):
     drawn = scenes(4)
     put(tmp_path, shards(drawn))
-    dataset = opened(str(tmp_path), "part-*.tar")
+    dataset = open_at(str(tmp_path), "part-*.tar")
     check_labels(dataset, drawn)
-    check_labels(opened(str(tmp_path), "*-1.tar"), drawn[2:])
+    check_labels(open_at(str(tmp_path), "*-1.tar"), drawn[2:])
     with pytest.raises(ValueError, match="a pattern must be of tars"):
-        opened(str(tmp_path), "part-*")
+        open_at(str(tmp_path), "part-*")
 
 
 CATEGORY_IDS = {str(7 + 3 * label): name for label, name in enumerate(LABELS)}
@@ -189,7 +189,7 @@ def rows_of_the_hub(drawn: list[Scene], said: list, **features: object) -> dict[
         {
             "image": [{"bytes": scene.jpeg, "path": None} for scene in drawn],
             "label": [
-                {"bytes": encoded(scene.ids.astype(np.uint8)), "path": ""} for scene in drawn
+                {"bytes": encode_image(scene.ids.astype(np.uint8)), "path": ""} for scene in drawn
             ],
             "segments_info": said,
         }
@@ -208,7 +208,7 @@ def test_rows_of_the_hub_have_their_names_with_them(is_transposed: bool, tmp_pat
     if is_transposed:
         said = [{key: [each[key] for each in one] for key in one[0]} for one in said]
         feature = {"feature": feature[0], "_type": "Sequence"}  # type: ignore[index]
-    dataset = opened(put(tmp_path, rows_of_the_hub(scenes(), said, segments_info=feature)))
+    dataset = open_at(put(tmp_path, rows_of_the_hub(scenes(), said, segments_info=feature)))
     assert dataset.labels.names == LABELS
     check_segments(dataset, scenes())
 
@@ -216,10 +216,10 @@ def test_rows_of_the_hub_have_their_names_with_them(is_transposed: bool, tmp_pat
 def test_category_ids_are_the_values_in_labels_json(tmp_path: Path) -> None:
     said = by_category(scenes(), shift=7, scale=3)
     files = rows_of_the_hub(scenes(), said) | {"labels.json": json.dumps(CATEGORY_IDS).encode()}
-    check_segments(opened(put(tmp_path, files)), scenes())
+    check_segments(open_at(put(tmp_path, files)), scenes())
     put(tmp_path, {"labels.json": json.dumps(dict(list(CATEGORY_IDS.items())[1:])).encode()})
     with pytest.raises(ValueError, match=r"rows\.parquet, row 0: segment 1 has label 7"):
-        opened(str(tmp_path)).target(0)
+        open_at(str(tmp_path)).target(0)
 
 
 @pytest.mark.parametrize("is_struct", [False, True])
@@ -238,8 +238,8 @@ def test_rows_whose_map_is_null_can_be_left_out_and_are_counted(
     column = table.column_names.index(name)
     pq.write_table(table.set_column(column, name, pa.array(cells, kind)), path, row_group_size=2)
     with pytest.raises(LabelError, match=r"row 1: there are no bytes in the column label"):
-        check_images(opened(str(tmp_path)))
-    dataset = opened(str(tmp_path), skip_unlabelled=True)
+        check_images(open_at(str(tmp_path)))
+    dataset = open_at(str(tmp_path), skip_unlabelled=True)
     check_images(dataset)
     assert len(dataset) == 2
     np.testing.assert_array_equal(

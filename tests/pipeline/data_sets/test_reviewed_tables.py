@@ -53,12 +53,8 @@ def with_cars_called(label: str, revision: Revision) -> Revision:
     return revision.replace(status="corrected", segments=segments)
 
 
-def opened(table, log, **settings):
+def open_with_reviews(table, log, **settings):
     return open_labelled(DatasetSettings(dataset=table.uri, reviews=log.uri, **settings))
-
-
-def ids_of(dataset) -> list[str]:
-    return [dataset.image_id(index) for index in range(len(dataset))]
 
 
 @pytest.fixture
@@ -71,7 +67,7 @@ def reviewed_log(table, log) -> ReviewLog:
     return log
 
 
-def label_maps(dataset) -> dict[str, np.ndarray]:
+def label_maps_by_image(dataset) -> dict[str, np.ndarray]:
     return {
         dataset.image_id(index): dataset.target(index).label_map(ignore_index=IGNORED)
         for index in range(len(dataset))
@@ -88,8 +84,8 @@ def test_only_settled_images_are_taken_as_they_were_corrected(table, reviewed_lo
     if is_joined:
         join_reviews(reviewed_log, target_bytes=2**20)
         STORAGE.delete([reviewed_log.file(name, 1) for name in NAMES[:4]])
-    dataset = opened(table, reviewed_log)
-    maps = label_maps(dataset)
+    dataset = open_with_reviews(table, reviewed_log)
+    maps = label_maps_by_image(dataset)
     assert sorted(maps) == NAMES[:2]
     np.testing.assert_array_equal(maps[NAMES[0]], drawn_map(0))
     np.testing.assert_array_equal(maps[NAMES[1]], drawn_map(1, cars="tree"))
@@ -99,8 +95,8 @@ def test_only_settled_images_are_taken_as_they_were_corrected(table, reviewed_lo
 
 
 def test_first_takes_images_without_a_review_too(table, reviewed_log):
-    dataset = opened(table, reviewed_log, reviewed="first")
-    maps = label_maps(dataset)
+    dataset = open_with_reviews(table, reviewed_log, reviewed="first")
+    maps = label_maps_by_image(dataset)
     assert sorted(maps) == [NAMES[0], NAMES[1], NAMES[4]]
     np.testing.assert_array_equal(maps[NAMES[1]], drawn_map(1, cars="tree"))
     np.testing.assert_array_equal(maps[NAMES[4]], drawn_map(4))
@@ -108,8 +104,8 @@ def test_first_takes_images_without_a_review_too(table, reviewed_log):
 
 
 def test_ignore_takes_all_images_as_the_model_labelled_them(table, reviewed_log):
-    dataset = opened(table, reviewed_log, reviewed="ignore")
-    maps = label_maps(dataset)
+    dataset = open_with_reviews(table, reviewed_log, reviewed="ignore")
+    maps = label_maps_by_image(dataset)
     assert sorted(maps) == NAMES
     np.testing.assert_array_equal(maps[NAMES[1]], drawn_map(1))
 
@@ -119,13 +115,13 @@ def test_a_table_without_reviews_is_taken_as_it_is_unless_reviews_are_asked_for(
     with pytest.raises(LabelError, match="there are no reviews at"):
         open_labelled(DatasetSettings(dataset=table.uri, reviewed="only"))
     with pytest.raises(LabelError, match="there are no reviews at"):
-        opened(table, log)
+        open_with_reviews(table, log)
 
 
 def test_where_nothing_is_settled_the_way_out_is_named(table, log):
     save(log, accepted(table, NAMES[2]).replace(status="unusable"))
     with pytest.raises(LabelError, match="--reviewed ignore"):
-        opened(table, log)
+        open_with_reviews(table, log)
 
 
 def test_other_data_has_no_use_for_reviews(tmp_path):
@@ -140,7 +136,7 @@ def test_other_data_has_no_use_for_reviews(tmp_path):
 
 
 def test_a_table_is_judged_by_its_reviewed_images(table, reviewed_log):
-    dataset = opened(table, reviewed_log)
+    dataset = open_with_reviews(table, reviewed_log)
     tasks = list(prediction_tasks(table, dataset=dataset))
     assert sorted(row["image_id"] for task in tasks for row in task.to_pylist()) == NAMES[:2]
 
@@ -148,14 +144,17 @@ def test_a_table_is_judged_by_its_reviewed_images(table, reviewed_log):
 def test_a_run_that_resumes_takes_the_revisions_that_it_began_with(table, reviewed_log, tmp_path):
     settings = DatasetSettings(dataset=table.uri, reviews=reviewed_log.uri)
     begun = ChosenRevisions(str(tmp_path / "model"), storage=STORAGE, is_new=True)
-    before = label_maps(begun.open_labelled(settings))
+    before = label_maps_by_image(begun.open_labelled(settings))
     begun.write()
     save(reviewed_log, accepted(table, NAMES[4]))
     second = reviewed_log.read(NAMES[1], 1).replace(parent_revision=1, status="unusable")
     save(reviewed_log, second)
-    assert sorted(label_maps(opened(table, reviewed_log))) == [NAMES[0], NAMES[4]]
+    assert sorted(label_maps_by_image(open_with_reviews(table, reviewed_log))) == [
+        NAMES[0],
+        NAMES[4],
+    ]
     resumed = ChosenRevisions(str(tmp_path / "model"), storage=STORAGE, is_new=False)
-    after = label_maps(resumed.open_labelled(settings))
+    after = label_maps_by_image(resumed.open_labelled(settings))
     assert after.keys() == before.keys()
     for name, labels in before.items():
         np.testing.assert_array_equal(after[name], labels)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import put
-from drawn_labels import LABELS, encoded
+from drawn_labels import LABELS, encode_image
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -46,7 +46,7 @@ _CHECK = textwrap.dedent(
 
 @pytest.fixture(scope="module")
 def photo() -> bytes:
-    return encoded(Image.new("L", (WIDTH, HEIGHT)), "PNG")
+    return encode_image(Image.new("L", (WIDTH, HEIGHT)), "PNG")
 
 
 def coco_json(height: int, width: int) -> dict[str, object]:
@@ -68,12 +68,12 @@ def coco_json(height: int, width: int) -> dict[str, object]:
     }
 
 
-def instances(folder: Path, photo: bytes, *, height: int, width: int) -> str:
+def write_instances(folder: Path, photo: bytes, *, height: int, width: int) -> str:
     said = json.dumps(coco_json(height, width)).encode()
     return put(folder, {"images/a.png": photo, "instances.json": said}) + "/instances.json"
 
 
-def panoptic(folder: Path, photo: bytes, *, height: int, width: int) -> str:
+def write_panoptic(folder: Path, photo: bytes, *, height: int, width: int) -> str:
     """A map of so many stripes, its ids over three channels."""
     ids = np.broadcast_to(np.arange(height)[:, None] * OBJECTS // height + 1, (height, width))
     channels = np.stack([ids % 16, ids // 16 + 1, np.zeros_like(ids)], -1).astype(np.uint8)
@@ -93,16 +93,16 @@ def panoptic(folder: Path, photo: bytes, *, height: int, width: int) -> str:
         "categories": [{"id": 1, "name": LABELS[0], "isthing": 1}],
     }
     put(folder, {"images/a.png": photo, "panoptic.json": json.dumps(said).encode()})
-    put(folder, {"panoptic/a.png": encoded(channels)})
+    put(folder, {"panoptic/a.png": encode_image(channels)})
     return f"{folder}/panoptic.json"
 
 
-@pytest.mark.parametrize("written", [instances, panoptic])
+@pytest.mark.parametrize("written", [write_instances, write_panoptic])
 def test_sixteen_photographs_at_once_stay_within_the_budget(
     written, photo: bytes, tmp_path: Path
 ) -> None:
     """A mask for each object took 300 MB of one photograph, and 4.8 GB of sixteen."""
-    little = encoded(Image.new("L", (40, 30)), "PNG")
+    little = encode_image(Image.new("L", (40, 30)), "PNG")
     small = written(tmp_path / "small", little, height=30, width=40)
     large = written(tmp_path / "large", photo, height=HEIGHT, width=WIDTH)
     done = subprocess.run(

@@ -17,7 +17,7 @@ from pipeline.labelling.rows import ROWS
 
 def true_rows(drawn: Sequence[Scene], *, task: str = "panoptic") -> pa.Table:
     """Returns the rows of a model that makes no mistake."""
-    return rows_of([predicted(scene, task=task) for scene in drawn])
+    return predicted_rows([predicted(scene, task=task) for scene in drawn])
 
 
 def predicted(scene: Scene, *, task: str = "panoptic") -> tuple[np.ndarray, dict[int, int]]:
@@ -29,7 +29,7 @@ def predicted(scene: Scene, *, task: str = "panoptic") -> tuple[np.ndarray, dict
     return ids, {label + 1: label for label in labels}
 
 
-def rows_of(pictures: Sequence[tuple[np.ndarray, dict[int, int]]]) -> pa.Table:
+def predicted_rows(pictures: Sequence[tuple[np.ndarray, dict[int, int]]]) -> pa.Table:
     return pa.Table.from_pylist(
         [_row(index, ids, label_of) for index, (ids, label_of) in enumerate(pictures)], schema=ROWS
     )

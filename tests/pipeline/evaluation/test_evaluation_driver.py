@@ -92,7 +92,9 @@ def on_two_actors(dataset: LabelledImages, model: ModelFolder) -> EvaluationSums
     )
 
 
-def by_hand(dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter) -> EvaluationSums:
+def evaluate_by_hand(
+    dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter
+) -> EvaluationSums:
     """Evaluates in this process, all images at once."""
     loader = ImageLoader(dataset=dataset, processor=model.processor, block_bytes=10**9)
     [block] = loader(pa.table({"index": range(len(dataset))}, schema=INDICES))
@@ -135,7 +137,7 @@ def numbers(sums: EvaluationSums) -> tuple[str, object]:
 def test_two_actors_and_a_table_give_the_sums_of_one_process(
     dataset: LabelledImages, model: ModelFolder, segmenter: Segmenter, of_rows: EvaluationSums
 ) -> None:
-    one = by_hand(dataset, model, segmenter)
+    one = evaluate_by_hand(dataset, model, segmenter)
     assert one.indices == set(range(6))
     assert one.num_segments > 6
     assert len(one.worst) == 3

@@ -33,11 +33,10 @@ from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 
 # The model's labels by the data's, which are tree and car.
-MODEL_LABELS = ("tree", "car", "tree", "car")
 JUDGED = (0, 1, 0, 1)
 
 
-def opened(files: dict[str, bytes], folder: Path, name: str) -> LabelledImages:
+def open_instances(files: dict[str, bytes], folder: Path, name: str) -> LabelledImages:
     return open_labelled(DatasetSettings(dataset=f"{put(folder, files)}/{name}"))
 
 
@@ -106,7 +105,9 @@ def test_a_models_ap_is_that_of_detectrons_instances_by_cocoeval(
     photo = scenes(1)[0].photo
     model = read_model(str(model_folder_of(tmp_path / "model")), resize_rule="transformers")
     network = small_model().eval()
-    bare = opened(coco_objects(overlapping_objects(), photo), tmp_path / "bare", "instances.json")
+    bare = open_instances(
+        coco_objects(overlapping_objects(), photo), tmp_path / "bare", "instances.json"
+    )
     loader = ImageLoader(dataset=bare, processor=model.processor, block_bytes=10**9)
     [block] = loader(pa.table({"index": [0]}, schema=INDICES))
     [row] = block.to_pylist()
@@ -118,7 +119,7 @@ def test_a_models_ap_is_that_of_detectrons_instances_by_cocoeval(
         output.class_queries_logits[0], output.masks_queries_logits[0], (36, 48)
     )
     files = coco_objects(objects_near(found), photo)
-    dataset = opened(files, tmp_path / "data", "instances.json")
+    dataset = open_instances(files, tmp_path / "data", "instances.json")
     assert dataset.target(0).is_overlapping
 
     settings = SegmentSettings(task="instance", threshold=threshold)
@@ -156,7 +157,7 @@ def drawn_predictions(random: np.random.Generator, count: int) -> list[dict[str,
 @pytest.mark.parametrize("seed", range(5))
 def test_overlapping_truths_are_judged_by_their_whole_masks(seed: int, tmp_path: Path) -> None:
     files = coco_objects(overlapping_objects())
-    dataset = opened(files, tmp_path, "instances.json")
+    dataset = open_instances(files, tmp_path, "instances.json")
     whole = drawn_predictions(np.random.default_rng(seed), 12)
     metric = judge_of(dataset).judged([], dataset.target(0), index=0, whole=whole)
     found = [
@@ -182,7 +183,7 @@ def test_overlapping_truths_are_judged_by_their_whole_masks(seed: int, tmp_path:
 
 def test_the_truth_itself_has_an_ap_of_one_by_whole_masks_alone(tmp_path: Path) -> None:
     """Rows of a table share no pixel, so that they cannot show two objects alike."""
-    dataset = opened(coco_objects(overlapping_objects()), tmp_path, "instances.json")
+    dataset = open_instances(coco_objects(overlapping_objects()), tmp_path, "instances.json")
     target = dataset.target(0)
     whole = [
         {"label_id": each.label_id, "score": 0.9, "rle": each.rle}
@@ -195,7 +196,7 @@ def test_the_truth_itself_has_an_ap_of_one_by_whole_masks_alone(tmp_path: Path) 
 
 
 def test_where_only_rows_are_known_nothing_is_published(tmp_path: Path) -> None:
-    dataset = opened(coco_objects(overlapping_objects()), tmp_path, "instances.json")
+    dataset = open_instances(coco_objects(overlapping_objects()), tmp_path, "instances.json")
     judge, target = judge_of(dataset), dataset.target(0)
     with_whole = judge.judged([], target, index=0, whole=[])
     without = judge.judged([], target, index=1)
@@ -206,7 +207,7 @@ def test_where_only_rows_are_known_nothing_is_published(tmp_path: Path) -> None:
 
 
 def test_people_see_both_ways_side_by_side(tmp_path: Path) -> None:
-    dataset = opened(coco_objects(overlapping_objects()), tmp_path, "instances.json")
+    dataset = open_instances(coco_objects(overlapping_objects()), tmp_path, "instances.json")
     judge = judge_of(dataset)
     whole = drawn_predictions(np.random.default_rng(1), 12)
     report = report_metrics(

@@ -66,7 +66,7 @@ def looked(
     return row
 
 
-def photo(scene: int) -> Image.Image:
+def scene_photo(scene: int) -> Image.Image:
     return Image.open(io.BytesIO(scenes(2)[scene].jpeg))
 
 
@@ -92,7 +92,7 @@ def test_augmented_rows_are_those_of_augmentation_by_hand(
     augment = {"augment": True, "augmented_short_edges": EDGES}
     labels = map_of(looked(dataset, folder, settings, scene=FIRST, **augment), "label_id")
     by_hand = SemanticTestTimeAugmentation(model, processor, short_edges=EDGES)
-    np.testing.assert_array_equal(labels, by_hand(photo(FIRST)).numpy())
+    np.testing.assert_array_equal(labels, by_hand(scene_photo(FIRST)).numpy())
     augment["augmented_flip"] = False
     unmirrored = map_of(looked(dataset, folder, settings, scene=FIRST, **augment), "label_id")
     assert (unmirrored != labels).any()
@@ -110,10 +110,10 @@ def test_rows_of_windows_are_those_of_windows_by_hand(
     windows = SlidingWindows(model, processor, window_size=(24, 32), overlap=6)
     assert len(row["segments"]) > 1
     if task == "semantic":
-        expected_labels = windows.semantic(photo(SECOND)).numpy()
+        expected_labels = windows.semantic(scene_photo(SECOND)).numpy()
         np.testing.assert_array_equal(map_of(row, "label_id"), expected_labels)
         return
-    expected = windows.panoptic(photo(SECOND), **thresholds, **fused)
+    expected = windows.panoptic(scene_photo(SECOND), **thresholds, **fused)
     ids = expected.segmentation.numpy()
     np.testing.assert_array_equal(map_of(row, "segment_id"), np.where(ids == 0, -1, ids))
     told = [(s["segment_id"], s["label_id"], s["score"]) for s in row["segments"]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from drawn_labels import LABELS, scenes
-from predicted import judge, predicted, rows_of
+from predicted import judge, predicted, predicted_rows
 
 from pipeline.datasets.dataset import LabelledImages
 from pipeline.evaluation.worst import WorstImage, worst_sheet
@@ -12,7 +12,7 @@ from pipeline.evaluation.worst import WorstImage, worst_sheet
 @pytest.mark.parametrize("task", ["semantic", "panoptic", "instance"])
 def test_a_perfect_prediction_is_drawn_as_its_truth(dataset: LabelledImages, task: str) -> None:
     scene = scenes(1)[0]
-    [row] = rows_of([predicted(scene)]).to_pylist()
+    [row] = predicted_rows([predicted(scene)]).to_pylist()
     segments = [
         {**segment, "label": LABELS[segment["label_id"]], "score": None}
         for segment in row["segments"]

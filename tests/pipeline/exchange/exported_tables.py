@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from corpora import parquet, put, tar
+from drawn_tables import commit
 from PIL import Image
 from specs import panoptic_spec
 
@@ -21,8 +21,6 @@ from pipeline.corpora.decoding import ImageError, image_size
 from pipeline.corpora.reading import EncodedImage, ReadSettings, read_source
 from pipeline.exchange.exporting.run import export
 from pipeline.exchange.settings import ExportSettings
-from pipeline.labelling.commit import Stager, clear_staging, commit_unit
-from pipeline.labelling.rows import ROWS
 from pipeline.planning.planner import Plan, Unit, UnitSettings, plan_corpus, settle_plan
 from pipeline.runtime.exit_codes import ExitCode
 from pipeline.storage import Storage
@@ -126,15 +124,8 @@ def label_unit(store: TableStore, unit: Unit, *, storage: Storage) -> list[dict[
         _row(image, unit_id=unit.unit_id, position=position)
         for position, image in enumerate(images)
     ]
-    commit(store, unit.unit_id, rows)
+    commit(store, unit.unit_id, rows, spec=SPEC)
     return rows
-
-
-def commit(store: TableStore, unit_id: str, rows: list[dict[str, Any]]) -> None:
-    staged = Stager(table=store, run_id="run")(pa.Table.from_pylist(rows, schema=ROWS))
-    parts = [receipt["part"] for receipt in staged.to_pylist()]
-    commit_unit(unit_id, parts=parts, num_images=len(rows), table=store, spec=SPEC)
-    clear_staging(store, unit_id)
 
 
 def _row(image: EncodedImage, *, unit_id: str, position: int) -> dict[str, Any]:

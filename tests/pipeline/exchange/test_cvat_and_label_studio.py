@@ -109,6 +109,26 @@ def test_many_regions_are_warned_of(tmp_path: Path, capsys, monkeypatch) -> None
     assert "label_studio cannot hold it: the address of a photograph" in said.out
 
 
+@pytest.mark.parametrize(
+    ("root", "address"),
+    [
+        ("https://photos.example/corpus", "https://photos.example/corpus/a/0000.jpg"),
+        ("s3://photos/corpus", "s3://photos/corpus/a/0000.jpg"),
+        ("/srv/photos", "/data/local-files/?d=a/0000.jpg"),
+    ],
+)
+def test_tasks_name_photographs_that_stay_below_an_image_root(
+    tmp_path: Path, capsys, root: str, address: str
+) -> None:
+    table = draw_table(str(tmp_path / "table"), units=("a",)).uri
+    export(table, tmp_path / "out", "label_studio", "--image_root", root)
+    assert "cannot hold it" not in capsys.readouterr().out
+    tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
+    assert address in [task["data"]["image"] for task in tasks]
+    asked = ("--reviews", str(tmp_path / "r"), "--reviewer", "ana")
+    assert take(table, tmp_path / "out" / "tasks.json", "label_studio", *asked) == 0
+
+
 def test_splits_are_files_of_their_own(tmp_path: Path) -> None:
     table = draw_table(str(tmp_path / "table"), units=("a", "b")).uri
     for name, ending in (("cvat", "xml"), ("label_studio", "json")):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from exported_tables import Drawn, corpus, draw, exported, files_below, photo
-from s3 import KEY, SECRET, S3Server
+from s3 import S3Server, storage_at
 from s3_proxy import s3_proxy
 
 from pipeline.datasets.exports import UNFINISHED
@@ -189,13 +189,6 @@ def remote(s3: S3Server) -> tuple[Drawn, S3Server]:
         corpus_uri="s3://test/exports/photos",
     )  # fmt: skip
     return drawn, s3
-
-
-def storage_at(endpoint_url: str, **settings: float) -> Storage:
-    return Storage(
-        endpoint_url=endpoint_url, region="us-east-1", key=KEY, secret=SECRET,
-        **settings,  # type: ignore[arg-type]
-    )  # fmt: skip
 
 
 def objects_below(storage: Storage, uri: str) -> dict[str, bytes]:

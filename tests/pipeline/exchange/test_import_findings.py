@@ -21,6 +21,7 @@ from PIL import Image
 
 from maskformer import encode_mask
 from pipeline.reviews.log import ReviewLog
+from pipeline.runtime.progress import FileProgress
 from pipeline.storage import Storage
 
 
@@ -383,3 +384,20 @@ def test_a_stale_review_counts_for_nothing(attempt, table):
     assert newest.parent_revision == 0
     assert newest.segments[0].rle == encode_mask(drawn_mask(sizes[DRAWN]))
     assert DRAWN not in state
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("coco_instances", INSTANCES), ("cvat", "annotations.xml"), ("label_studio", "tasks.json")],
+)
+def test_a_file_is_read_with_progress_to_its_end(attempt, monkeypatch, name, file):
+    shares, add = [], FileProgress.add
+
+    def noted(self, num_bytes):
+        add(self, num_bytes)
+        shares.append(self.share)
+
+    monkeypatch.setattr(FileProgress, "add", noted)
+    assert attempt.take(name, attempt.copy(name) / file) == 0
+    assert shares == sorted(shares)
+    assert (shares[0] > 0, shares[-1]) == (True, 1)

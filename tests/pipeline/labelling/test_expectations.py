@@ -26,7 +26,7 @@ def read(tmp_path, text: str) -> tuple[Rule, ...]:
     return read_rules(place, labels=SPEC.labels, storage=Storage())
 
 
-def report(**changes) -> Report:
+def run_report(**changes) -> Report:
     fields = {
         "run_id": "night-1", "table": "t", "corpus": "c", "exit_code": ExitCode.DONE,
         "seconds": 1.0, "images": 18, "images_in_error": 0, "segments": 9,
@@ -60,7 +60,7 @@ def test_values_are_those_of_the_rows(table, tmp_path):
 
 def test_a_rule_that_fails_is_a_line_and_exit_code_3(table, tmp_path):
     outcomes = check_rules(read(tmp_path, RULES), table=table, run_id="night-1")
-    found = with_expectations(report(), outcomes)
+    found = with_expectations(run_report(), outcomes)
     assert found.exit_code == 3
     summary = run_summary(found, report_file="r").splitlines()
     assert sum(line.startswith("as expected: ") for line in summary) == 3
@@ -76,10 +76,10 @@ def test_a_rule_that_fails_is_a_line_and_exit_code_3(table, tmp_path):
 
 def test_rules_that_hold_change_nothing(table, tmp_path):
     outcomes = check_rules(read(tmp_path, "errors: {max: 1}"), table=table, run_id="night-1")
-    assert with_expectations(report(), outcomes).exit_code == 0
+    assert with_expectations(run_report(), outcomes).exit_code == 0
     for code in (ExitCode.BUDGET_EXCEEDED, ExitCode.TRY_AGAIN):
         failed = [Outcome(rule=outcomes[0].rule, value=2.0)]
-        assert with_expectations(report(exit_code=code), failed).exit_code == code
+        assert with_expectations(run_report(exit_code=code), failed).exit_code == code
 
 
 def test_a_run_without_images_has_nothing_to_judge(table, tmp_path):

@@ -20,7 +20,7 @@ def passed(count: int, *, reason: str = "of no known kind") -> SkipCounts:
     return found
 
 
-def plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -> Plan:
+def drawn_plan(units: int, *, done: int = 0, passed_over: int = 0, doubled: int = 0) -> Plan:
     return Plan(
         units=tuple(Unit(unit_id=f"{n}", sources=()) for n in range(units)),
         done=done,
@@ -41,7 +41,7 @@ def stats(*, units: int, images: int = 100, errors: int = 0, faults: int = 0) ->
     )
 
 
-def report(
+def report_of(
     planned: Plan, counted: RunStats, *, budget: float = 0.1, was_stopped: bool = False
 ) -> Report:
     return report_run(
@@ -53,28 +53,28 @@ def report(
 @pytest.mark.parametrize(
     ("planned", "counted", "was_stopped", "code"),
     [
-        (plan(2), stats(units=2), False, 0),
-        (plan(0, done=5), stats(units=0, images=0), False, 0),
-        (plan(2), stats(units=2, errors=1), False, 3),
-        (plan(2), stats(units=2, errors=10), False, 3),  # the budget itself is within it
-        (plan(2), stats(units=2, errors=11), False, 4),
-        (plan(2), stats(units=1, errors=11), False, 4),
-        (plan(2), stats(units=1, errors=11), True, 4),  # trying again would not help
-        (plan(2), stats(units=1), False, 75),
-        (plan(2), stats(units=1, errors=1), False, 75),
-        (plan(2), stats(units=1, faults=1), False, 75),
-        (plan(2), stats(units=2), True, 75),
+        (drawn_plan(2), stats(units=2), False, 0),
+        (drawn_plan(0, done=5), stats(units=0, images=0), False, 0),
+        (drawn_plan(2), stats(units=2, errors=1), False, 3),
+        (drawn_plan(2), stats(units=2, errors=10), False, 3),  # the budget itself is within it
+        (drawn_plan(2), stats(units=2, errors=11), False, 4),
+        (drawn_plan(2), stats(units=1, errors=11), False, 4),
+        (drawn_plan(2), stats(units=1, errors=11), True, 4),  # trying again would not help
+        (drawn_plan(2), stats(units=1), False, 75),
+        (drawn_plan(2), stats(units=1, errors=1), False, 75),
+        (drawn_plan(2), stats(units=1, faults=1), False, 75),
+        (drawn_plan(2), stats(units=2), True, 75),
     ],
 )
 def test_exit_codes_say_whether_to_worry_and_whether_to_try_again(
     planned, counted, was_stopped, code
 ):
-    assert report(planned, counted, was_stopped=was_stopped).exit_code == code
+    assert report_of(planned, counted, was_stopped=was_stopped).exit_code == code
 
 
 def test_files_that_the_storage_did_not_answer_for_are_worth_trying_again():
-    away = replace(plan(2), out_of_reach=3, storage_faults=("look at http://h/a.jpg: 503",))
-    assert report(away, stats(units=2)).exit_code == 75
+    away = replace(drawn_plan(2), out_of_reach=3, storage_faults=("look at http://h/a.jpg: 503",))
+    assert report_of(away, stats(units=2)).exit_code == 75
     text = lines(away, stats(units=2))
     assert (
         "files that the storage could not look up, left for another run: 3, "
@@ -84,8 +84,8 @@ def test_files_that_the_storage_did_not_answer_for_are_worth_trying_again():
 
 
 def test_files_that_were_labelled_and_are_absent_are_named_and_no_reason_to_worry():
-    away = replace(plan(2), gone=3, first_gone="/corpus/a.jpg")
-    assert report(away, stats(units=2)).exit_code == 0
+    away = replace(drawn_plan(2), gone=3, first_gone="/corpus/a.jpg")
+    assert report_of(away, stats(units=2)).exit_code == 0
     text = lines(away, stats(units=2))
     assert (
         "files that were labelled before and do not exist now (the table keeps their rows): 3, "
@@ -110,8 +110,8 @@ def test_a_budget_is_a_share_of_the_images(errors, budget, is_over):
 
 def test_programs_read_counts_and_reasons(tmp_path):
     found = json.loads(
-        report(
-            plan(3, done=4, passed_over=9, doubled=1), stats(units=1, errors=2, faults=2)
+        report_of(
+            drawn_plan(3, done=4, passed_over=9, doubled=1), stats(units=1, errors=2, faults=2)
         ).to_json()
     )
     assert found["exit_code"] == 75
@@ -137,26 +137,28 @@ def test_what_archives_passed_over_is_counted_with_what_the_listing_did():
     counted.counts.add(again := Counts(skipped=passed(1)))
     counted.counts.take_back(again)
     counted.counts.add(Counts(skipped=passed(1)))
-    found = json.loads(report(plan(1, passed_over=3), counted).to_json())
+    found = json.loads(report_of(drawn_plan(1, passed_over=3), counted).to_json())
     assert {reason: said["count"] for reason, said in found["passed_over"].items()} == {
         "of no known kind": 4, "hidden": 2,
     }  # fmt: skip
     assert found["files_passed_over"] == 3
-    text = lines(plan(1, passed_over=3), counted)
+    text = lines(drawn_plan(1, passed_over=3), counted)
     assert "skipped 4 files (of no known kind), for example /corpus/0.txt" in text
     assert "skipped 2 files (hidden), for example /corpus/0.txt" in text
 
 
 def test_a_report_stays_small_whatever_went_wrong():
-    assert len(report(plan(5000), stats(units=0, faults=5000)).to_json()) < 20_000
+    assert len(report_of(drawn_plan(5000), stats(units=0, faults=5000)).to_json()) < 20_000
 
 
 def lines(*arguments, **options) -> list[str]:
-    return run_summary(report(*arguments, **options), report_file="s3://b/report.json").splitlines()
+    return run_summary(
+        report_of(*arguments, **options), report_file="s3://b/report.json"
+    ).splitlines()
 
 
 def test_people_read_that_all_is_well():
-    assert lines(plan(2), stats(units=2)) == [
+    assert lines(drawn_plan(2), stats(units=2)) == [
         "labelled 100 images with 7 segments in 12 s",
         "done",
         "table: s3://b/table",
@@ -165,7 +167,9 @@ def test_people_read_that_all_is_well():
 
 
 def test_people_read_what_went_wrong_and_what_to_do():
-    text = lines(plan(3, done=4, passed_over=2, doubled=1), stats(units=1, errors=2, faults=2))
+    text = lines(
+        drawn_plan(3, done=4, passed_over=2, doubled=1), stats(units=1, errors=2, faults=2)
+    )
     assert text[0] == "units that were done before: 4"
     assert "  2 × EmptyFile, for example /corpus/a.jpg: the file is empty" in text
     assert any("skipped 2 files" in line and "/corpus/0.txt" in line for line in text)
@@ -175,11 +179,13 @@ def test_people_read_what_went_wrong_and_what_to_do():
 
 
 def test_people_read_that_there_were_too_many_errors():
-    (advice,) = [line for line in lines(plan(1), stats(units=1, errors=50)) if "budget" in line]
+    (advice,) = [
+        line for line in lines(drawn_plan(1), stats(units=1, errors=50)) if "budget" in line
+    ]
     assert "50 of 100 images are in error" in advice
     assert "the table keeps the finished units" in advice
 
 
 def test_a_stopped_run_without_faults_says_to_go_on():
-    text = lines(plan(2), stats(units=1), was_stopped=True)
+    text = lines(drawn_plan(2), stats(units=1), was_stopped=True)
     assert "not finished; run the same command again to continue" in text

@@ -10,8 +10,8 @@ from pipeline.storage import Storage
 MODEL = "pipeline/demo/sample_model"
 
 
-def run(capsys, corpus: str, table: str, *more: str) -> tuple[int, str]:
-    words = [f"--corpus={corpus}", f"--table={table}", f"--model={MODEL}", *more]
+def run_label(capsys, corpus: str, table: str, *more: str) -> tuple[int, str]:
+    words = [f"--corpus={corpus}", f"--table={table}", f"--model={MODEL}", "--local=false", *more]
     code = run_job("label", words)
     return code, capsys.readouterr().err
 
@@ -41,7 +41,7 @@ def test_a_corpus_that_cannot_be_read_as_it_stands_is_wrong_usage_in_one_line(
             "names.csv": b"name\ni/photo.jpg\n",
         },
     )
-    code, said = run(capsys, corpus.format(root=root), str(tmp_path / "table"))
+    code, said = run_label(capsys, corpus.format(root=root), str(tmp_path / "table"))
     assert code == ExitCode.WRONG_USAGE
     assert found.format(root=root) in said
     assert said.count("\n") == 1
@@ -51,17 +51,17 @@ def test_a_corpus_that_cannot_be_read_as_it_stands_is_wrong_usage_in_one_line(
 
 def test_a_table_where_a_file_is_is_wrong_usage(tmp_path, capsys):
     root = put(tmp_path, {"c/a.jpg": b"1", "file": b""})
-    code, said = run(capsys, f"{root}/c", f"{root}/file")
+    code, said = run_label(capsys, f"{root}/c", f"{root}/file")
     assert (code, said.count("\n")) == (ExitCode.WRONG_USAGE, 1)
     assert f"{root}/file is a file" in said
 
 
 def test_how_a_manifest_is_read_is_said_before_work_begins(tmp_path, capsys, monkeypatch):
     """Here there is no work: what the manifest names is done already."""
-    monkeypatch.setattr("pipeline.labelling.run.connect", lambda *_: pytest.fail("no work"))
+    monkeypatch.setattr("pipeline.runtime.cluster.connect", lambda *_: pytest.fail("no work"))
     root = put(tmp_path / "c", {"a.jpg": b"1", "m.csv": b"image_url;n\na.jpg;1\n"})
     monkeypatch.setattr("pipeline.planning.planner.ListingDiff.new", lambda self: iter(()))
-    code, said = run(capsys, f"{root}/m.csv", str(tmp_path / "table"))
+    code, said = run_label(capsys, f"{root}/m.csv", str(tmp_path / "table"))
     assert code == ExitCode.DONE
     assert "m.csv: the locations are taken from its column image_url" in said
     assert Storage().file(f"{tmp_path}/table/_table.json") is not None

@@ -17,7 +17,7 @@ from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving.driver import run_units
-from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
@@ -50,7 +50,9 @@ def corpus(tmp_path: Path) -> str:
     return put(tmp_path / "c", {"a.tar": tar(pictures), **{f"b/{n}": d for n, d in pictures}} | cut)
 
 
-def labelled(corpus: str, uri: Path, *, model_files, processor, decode="exact", by_hand=False):
+def label_for_gpus(
+    corpus: str, uri: Path, *, model_files, processor, decode="exact", by_hand=False
+):
     table = TableStore(str(uri), Storage())
     spec = dataclasses.replace(SPEC, decode=decode)
     table.create(spec)
@@ -87,9 +89,9 @@ def labelled(corpus: str, uri: Path, *, model_files, processor, decode="exact", 
 
 def test_the_table_is_that_of_cpus(tmp_path, corpus, model_files, processor):
     made = {"model_files": model_files, "processor": processor}
-    on_cpus = labelled(corpus, tmp_path / "cpus", by_hand=True, **made)
-    for_gpus = labelled(corpus, tmp_path / "gpus", **made)
-    decoding = labelled(corpus, tmp_path / "decoding", decode="gpu", **made)
+    on_cpus = label_for_gpus(corpus, tmp_path / "cpus", by_hand=True, **made)
+    for_gpus = label_for_gpus(corpus, tmp_path / "gpus", **made)
+    decoding = label_for_gpus(corpus, tmp_path / "decoding", decode="gpu", **made)
     for theirs, ours in zip(on_cpus, for_gpus, strict=True):
         # Actors have other numbers of threads: the last bits of scores differ.
         scores = [field.name for field in theirs.schema if field.type == pa.float32()]

@@ -48,7 +48,7 @@ class Failing(Storage):
         super().write(uri, data)
 
 
-def counts(told: list[dict]) -> dict[str, int]:
+def storage_counts(told: list[dict]) -> dict[str, int]:
     stats = RunStats()
     stats.add_retries(Retries(**each) for each in told)
     return dict(stats.storage_retries)
@@ -62,7 +62,11 @@ def test_the_last_row_of_a_unit_tells_what_its_reader_asked_again(tmp_path, proc
     )
     unit = pa.Table.from_pylist([{"unit_index": 0, "unit_id": "u", **vars(s)} for s in sources])
     rows = [row for block in loader(unit) for row in block.to_pylist()]
-    assert [counts(row["storage_retries"] or []) for row in rows] == [{}, {}, {"transient": 2}]
+    assert [storage_counts(row["storage_retries"] or []) for row in rows] == [
+        {},
+        {},
+        {"transient": 2},
+    ]
     assert take_retries() == []
 
     gone = pa.Table.from_pylist(
@@ -74,7 +78,7 @@ def test_the_last_row_of_a_unit_tells_what_its_reader_asked_again(tmp_path, proc
     )  # fmt: skip
     [fault] = [row for block in loader(gone) for row in block.to_pylist()]
     assert fault["kind"] == "fault"
-    assert counts(fault["storage_retries"]) == {"transient": 1}
+    assert storage_counts(fault["storage_retries"]) == {"transient": 1}
 
 
 def test_a_receipt_tells_what_reader_and_stager_asked_again(tmp_path):
@@ -87,7 +91,7 @@ def test_a_receipt_tells_what_reader_and_stager_asked_again(tmp_path):
     end = {"unit_id": "u", "kind": "end", "position": 1, "storage_retries": of_reader}
     stager = Stager(table=TableStore(str(tmp_path), Failing()), run_id="run")
     [receipt] = stager(pa.Table.from_pylist([image, end], schema=ROWS)).to_pylist()
-    assert counts(receipt["storage_retries"]) == {"transient": 4}
+    assert storage_counts(receipt["storage_retries"]) == {"transient": 4}
     assert take_retries() == []
 
 

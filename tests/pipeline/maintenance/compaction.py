@@ -10,7 +10,6 @@ from drawn_tables import commit, plan, plan_unit, unit_rows
 
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.settings import CompactSettings
-from pipeline.maintenance.verify.tables import verify_table
 from pipeline.table.compacted import read_pointer
 from pipeline.table.store import TableStore, images, segments
 
@@ -62,12 +61,6 @@ def add_units(table: TableStore, *units: str, number: int, count: int = 6) -> No
     plan(table, [plan_unit(u, drawn[u]) for u in units], run_id=f"run-{number}", number=number)
     for unit in units:
         commit(table, unit, drawn[unit])
-
-
-def is_sound(table: TableStore) -> bool:
-    verdict = verify_table(table, sample=1.0, num_threads=2, most_examples=5)
-    assert verdict.findings.examples == {}
-    return True
 
 
 def target_that_keeps_files(table: TableStore) -> int:

@@ -11,13 +11,12 @@ from compaction import (
     add_units,
     compact_table,
     file_contents,
-    is_sound,
     make_older,
     rows_by_pattern,
     rows_seen,
     target_that_keeps_files,
 )
-from drawn_tables import commit, unit_rows
+from drawn_tables import assert_is_sound, commit, unit_rows
 from hooked import Crash, crash_at, interleaved
 
 from pipeline.storage import Storage
@@ -165,5 +164,5 @@ def test_of_two_that_join_the_same_units_one_counts(table, capsys):
         said = capsys.readouterr().out
         assert said.count("joined 4 units") == 1
         assert said.count("another compaction finished first") + said.count("nothing to join") == 1
-        assert is_sound(table)
+        assert_is_sound(table)
         shutil.rmtree(Path(table.uri, "_compacted"))

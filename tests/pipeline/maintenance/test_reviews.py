@@ -40,7 +40,7 @@ def log(table, tmp_path) -> ReviewLog:
     return ReviewLog.of_table(table.uri, reviews=str(tmp_path / "reviews"), storage=STORAGE)
 
 
-def first_of(table: TableStore, image_id: str, **fields) -> Revision:
+def first_revision(table: TableStore, image_id: str, **fields) -> Revision:
     return model_state(table, image_id).revision(
         status="accepted", reviewer="anna", created_at=datetime(2026, 1, 1, tzinfo=UTC),
         tool="test", **fields,
@@ -51,7 +51,7 @@ def first_of(table: TableStore, image_id: str, **fields) -> Revision:
 def filled(table, log) -> ReviewLog:
     """Three images with two revisions each."""
     for image_id in IMAGES:
-        first = save(log, first_of(table, image_id))
+        first = save(log, first_revision(table, image_id))
         save(
             log,
             first.replace(
@@ -61,7 +61,7 @@ def filled(table, log) -> ReviewLog:
     return log
 
 
-def verified(table, log):
+def verify_reviews(table, log):
     return verify_table(table, sample=1.0, num_threads=2, most_examples=5, reviews=log.uri)
 
 
@@ -74,8 +74,8 @@ def seen(log: ReviewLog) -> Counter[Revision]:
 
 
 def test_sound_reviews_are_said_to_be_sound(table, filled):
-    save(filled, first_of(table, IMAGES[0], comment="other").replace(status="unusable"))
-    verdict = verified(table, filled)
+    save(filled, first_revision(table, IMAGES[0], comment="other").replace(status="unusable"))
+    verdict = verify_reviews(table, filled)
     assert verdict.findings.counts == {}
     assert verdict.num_revisions == 6
     assert "6 revisions: sound" in as_text(verdict)
@@ -84,8 +84,8 @@ def test_sound_reviews_are_said_to_be_sound(table, filled):
 
 
 def test_a_stale_review_is_no_fault(table, log):
-    log.append(first_of(table, IMAGES[0]).replace(base_etag="older"))
-    verdict = verified(table, log)
+    log.append(first_revision(table, IMAGES[0]).replace(base_etag="older"))
+    verdict = verify_reviews(table, log)
     assert verdict.findings.counts == {}
     assert "the photograph has changed" in verdict.notices[0]
 
@@ -120,28 +120,28 @@ def test_a_broken_rule_is_found_and_no_other(table, filled, rule):
     place = filled.file(IMAGES[0], 2)
     wrong = DAMAGES[rule](filled.read(IMAGES[0], 2))
     STORAGE.write(place, to_parquet(wrong))
-    findings = verified(table, filled).findings
+    findings = verify_reviews(table, filled).findings
     assert findings.counts == {rule: 1}
     assert findings.examples[rule][0].place == place.removeprefix(f"{filled.uri}/")
 
 
 def test_a_gap_in_the_numbers_is_found(table, filled):
     STORAGE.delete([filled.file(IMAGES[0], 1)])
-    findings = verified(table, filled).findings
+    findings = verify_reviews(table, filled).findings
     assert findings.counts == {"review_number": 1, "review_parent": 1}
     assert findings.examples["review_number"][0].found == "00000001 is missing, 00000002 is there"
 
 
 def test_a_revision_of_another_size_is_found(table, log):
-    first = first_of(table, IMAGES[0])
+    first = first_revision(table, IMAGES[0])
     log.append(first.replace(segments=(), height=first.height + 1))
-    assert verified(table, log).findings.counts == {"review_image": 1}
+    assert verify_reviews(table, log).findings.counts == {"review_image": 1}
 
 
 def test_a_damaged_file_is_named(table, filled):
     place = filled.file(IMAGES[1], 2)
     STORAGE.write(place, STORAGE.read(place)[:-20])
-    findings = verified(table, filled).findings
+    findings = verify_reviews(table, filled).findings
     assert findings.counts == {"review_file": 1}
     with pytest.raises(DamagedFile, match="00000002"):
         join_reviews(filled, target_bytes=2**20)
@@ -149,10 +149,10 @@ def test_a_damaged_file_is_named(table, filled):
 
 def test_joined_files_are_compared_with_the_log(table, filled):
     join_reviews(filled, target_bytes=2**20)
-    assert verified(table, filled).findings.counts == {}
+    assert verify_reviews(table, filled).findings.counts == {}
     place = filled.file(IMAGES[0], 2)
     STORAGE.write(place, to_parquet(filled.read(IMAGES[0], 2).replace(comment="other")))
-    assert verified(table, filled).findings.counts == {"review_joined": 1}
+    assert verify_reviews(table, filled).findings.counts == {"review_joined": 1}
 
 
 def test_all_rules_of_reviews_are_tried_here():
@@ -182,7 +182,7 @@ def test_readers_see_the_same_revisions_in_fewer_files(table, filled):
     assert third.revision == 3
     assert "joined" in (join_reviews(filled, target_bytes=2**20) or "")
     assert seen(filled) == before + Counter([third])
-    assert verified(table, filled).findings.counts == {}
+    assert verify_reviews(table, filled).findings.counts == {}
 
 
 def test_the_log_stays_readable_by_patterns(table, filled):
@@ -202,7 +202,7 @@ def test_the_command_joins_units_and_reviews(tmp_path, capsys):
     table = draw_table(str(tmp_path / "table"))
     log = ReviewLog.of_table(table.uri, reviews=None, storage=STORAGE)
     for image_id in IMAGES:
-        save(log, first_of(table, image_id))
+        save(log, first_revision(table, image_id))
     before = seen(log)
     compact(table, CompactSettings(table=table.uri))
     assert "joined 3 revisions" in capsys.readouterr().out
@@ -223,7 +223,7 @@ def test_a_crash_anywhere_changes_nothing_that_readers_see(table, filled):
     assert operation > 8
     assert seen(filled) == before
     assert filled.joined().places
-    assert verified(table, filled).findings.counts == {}
+    assert verify_reviews(table, filled).findings.counts == {}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -233,7 +233,7 @@ def test_reviewers_and_compactions_at_once_lose_and_double_nothing(
     """Even if compaction removes the files of the log at once, which it does after days."""
     monkeypatch.setattr("pipeline.maintenance.compact.reviews.is_old", lambda *_, **__: True)
     place = str(tmp_path / "reviews")
-    first = first_of(table, IMAGES[0])
+    first = first_revision(table, IMAGES[0])
 
     def opened(storage: Storage) -> ReviewLog:
         return ReviewLog(place, storage, table=table.uri)
@@ -267,7 +267,7 @@ def test_reviewers_and_compactions_at_once_lose_and_double_nothing(
     assert history[1].segments == first.segments[1:-1]
     assert {each.image_id for each in log.latest_revisions()} == {IMAGES[0], "anna", "ben"}
     assert len(list(log.all_revisions())) == 4
-    assert verified(table, log).findings.counts == {}
+    assert verify_reviews(table, log).findings.counts == {}
 
 
 def test_reviews_and_units_lie_beside_each_other_in_a_bucket(place):
@@ -275,7 +275,7 @@ def test_reviews_and_units_lie_beside_each_other_in_a_bucket(place):
     table = draw_table(join(root, "table"), storage=storage, units=("a",))
     log = ReviewLog.of_table(table.uri, reviews=None, storage=storage)
     for image_id in IMAGES:
-        save(log, first_of(table, image_id))
+        save(log, first_revision(table, image_id))
     before = seen(log)
     compact(table, CompactSettings(table=table.uri))
     assert seen(log) == before

@@ -32,12 +32,12 @@ from pipeline.storage import Storage, join
 from pipeline.table.store import TableStore, images
 
 
-def verified(table: TableStore, *, sample: float = 1.0) -> VerifyReport:
+def verify_sampled(table: TableStore, *, sample: float = 1.0) -> VerifyReport:
     return verify_table(table, sample=sample, num_threads=2, most_examples=5)
 
 
-def broken(table: TableStore) -> dict[str, int]:
-    return verified(table).findings.counts
+def broken_rules(table: TableStore) -> dict[str, int]:
+    return verify_sampled(table).findings.counts
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def table(tmp_path) -> TableStore:
 
 def test_a_sound_table_is_said_to_be_sound(place):
     storage, root = place
-    verdict = verified(draw_table(join(root, "table"), storage=storage))
+    verdict = verify_sampled(draw_table(join(root, "table"), storage=storage))
     assert verdict.findings.counts == {}
     assert (verdict.num_images, verdict.num_units) == (18, 3)
     assert verdict.num_rles == verdict.num_segments > 20
@@ -67,17 +67,17 @@ def test_what_other_programs_keep_beside_the_units_disturbs_nobody(table):
         for part in ("images", "segments"):
             table.storage.write(table.file(part, name), data)
     assert table.units() == before
-    assert broken(table) == {}
+    assert broken_rules(table) == {}
     rows = images(table.uri).to_table()
     compact(table, CompactSettings(table=table.uri))
     compacted = images(table.uri).to_table()
     assert compacted.sort_by("image_id").equals(rows.sort_by("image_id"))
-    assert broken(table) == {}
+    assert broken_rules(table) == {}
     assert table.storage.file(table.file("images", "_delta_log/_last_checkpoint")) is not None
 
 
 def test_a_table_without_units_is_sound(tmp_path):
-    verdict = verified(draw_table(str(tmp_path), units=()))
+    verdict = verify_sampled(draw_table(str(tmp_path), units=()))
     assert (verdict.num_images, verdict.findings.counts) == (0, {})
 
 
@@ -88,7 +88,7 @@ def test_a_changed_image_and_one_tried_again_are_there_twice_by_right(table):
     plan(table, [plan_unit("e", again, again=1)], run_id="night-3", number=2)
     commit(table, "d", changed)
     commit(table, "e", again)
-    assert broken(table) == {}
+    assert broken_rules(table) == {}
 
 
 def test_what_a_run_left_in_the_middle_of_a_commit_is_a_notice(table):
@@ -97,12 +97,12 @@ def test_what_a_run_left_in_the_middle_of_a_commit_is_a_notice(table):
     staged, draft = table.file("_staging", "c", "part"), table.file("images", f".x.{'0' * 32}.tmp")
     for name in (staged, draft):
         table.storage.write(name, b"half")
-    verdict = verified(table)
+    verdict = verify_sampled(table)
     assert len(verdict.notices) == 1
     assert "files in segments/ of units that are not done: 1," in verdict.notices[0]
     for name in (staged, draft):
         os.utime(name, (time.time() - 2 * 24 * 3600,) * 2)
-    verdict = verified(table)
+    verdict = verify_sampled(table)
     assert verdict.findings.counts == {}
     assert [notice.split()[0] for notice in verdict.notices] == ["staged", "drafts", "files"]
     assert verdict.undone == ("c",)
@@ -113,11 +113,11 @@ def test_what_a_run_left_in_the_middle_of_a_commit_is_a_notice(table):
 def test_a_unit_that_planning_gave_up_is_not_called_undone(table):
     rows = unit_rows("d", images=2)
     plan(table, [plan_unit("d", rows)], run_id="night-2", number=1)
-    assert verified(table).undone == ("d",)
+    assert verify_sampled(table).undone == ("d",)
     changed = [rows[0] | {"etag": "another", "unit_id": "e"}]
     plan(table, [plan_unit("e", changed)], run_id="night-3", number=2)
     commit(table, "e", changed)
-    verdict = verified(table)
+    verdict = verify_sampled(table)
     assert (verdict.undone, verdict.findings.counts) == ((), {})
 
 
@@ -180,7 +180,7 @@ DAMAGES = [
 @pytest.mark.parametrize(("name", "change", "rules"), DAMAGES)
 def test_wrong_rows_are_found_under_the_rules_they_break(table, name, change, rules):
     rewrite(table, name, change)
-    verdict = verified(table)
+    verdict = verify_sampled(table)
     assert verdict.findings.counts.keys() == rules
     assert exit_code(verdict) == 1
     shown = [example for rule in rules for example in verdict.findings.examples[rule]]
@@ -190,7 +190,7 @@ def test_wrong_rows_are_found_under_the_rules_they_break(table, name, change, ru
 
 def test_the_line_names_file_image_and_segment_and_both_values(table):
     rewrite(table, SEGMENTS, lambda rows: rows[1].update(area=7000))
-    text = as_text(verified(table))
+    text = as_text(verify_sampled(table))
     assert "1 × area: the area is that of the rle's mask, and not 0\n" in text
     place = r"  segments/b\.parquet, image b/0000\.jpg, segment 2: area is 7000, the mask has \d+ "
     assert re.search(place, text)
@@ -201,7 +201,7 @@ def test_the_line_names_file_image_and_segment_and_both_values(table):
 
 def test_many_findings_are_counted_and_some_shown(table):
     rewrite(table, SEGMENTS, lambda rows: [row.update(bbox_x=1000) for row in rows])
-    said = as_json(verified(table))["findings"]["box"]
+    said = as_json(verify_sampled(table))["findings"]["box"]
     assert said["count"] > 5 == len(said["examples"])
 
 
@@ -211,13 +211,13 @@ def test_instances_may_overlap(tmp_path, monkeypatch):
     table.storage.write(table.file("_table.json"), json.dumps(spec | {"task": "instance"}).encode())
     shape = ("rle", "area", "bbox_x", "bbox_y", "bbox_w", "bbox_h")
     rewrite(table, SEGMENTS, lambda rows: rows[1].update({k: rows[0][k] for k in shape}))
-    assert "overlap" not in broken(table)
+    assert "overlap" not in broken_rules(table)
 
 
 def test_a_sample_of_the_run_lengths_is_the_same_each_time(table):
-    counts = {verified(table, sample=0.4).num_rles for _ in range(3)}
+    counts = {verify_sampled(table, sample=0.4).num_rles for _ in range(3)}
     assert len(counts) == 1
-    assert 0 < counts.pop() < verified(table).num_rles
+    assert 0 < counts.pop() < verify_sampled(table).num_rles
 
 
 # Damaged files, plans and reports
@@ -228,7 +228,7 @@ def test_files_that_cannot_be_read_are_named(table, name):
     data = table.storage.read(table.file(name))
     for damaged in (b"", data[:-9], data[: len(data) // 2], b"no Parquet at all"):
         table.storage.write(table.file(name), damaged)
-        verdict = verified(table)
+        verdict = verify_sampled(table)
         assert verdict.findings.counts == {"file": 1}
         assert verdict.findings.examples["file"][0].place == name
         assert verdict.num_units == 2
@@ -240,13 +240,13 @@ def test_a_file_with_other_columns_is_named(table):
 
     path = table.file(SEGMENTS)
     pq.write_table(pq.read_table(path).drop_columns(["score"]), path)
-    (example,) = verified(table).findings.examples["file"]
+    (example,) = verify_sampled(table).findings.examples["file"]
     assert (example.place, "score" in example.found) == (SEGMENTS, True)
 
 
 def test_a_unit_that_lost_its_segments_is_named(table):
     table.storage.delete([table.file(SEGMENTS)])
-    assert broken(table) == {"pair": 1}
+    assert broken_rules(table) == {"pair": 1}
 
 
 @pytest.mark.parametrize(
@@ -254,12 +254,12 @@ def test_a_unit_that_lost_its_segments_is_named(table):
 )
 def test_files_of_another_unit_or_table_are_named(table, metadata):
     rewrite(table, IMAGES, lambda rows: None, **metadata)
-    assert broken(table) == {"metadata": 1}
+    assert broken_rules(table) == {"metadata": 1}
 
 
 def test_a_unit_that_nobody_planned_is_named(table):
     commit(table, "d", unit_rows("d"))
-    verdict = verified(table)
+    verdict = verify_sampled(table)
     assert verdict.findings.counts == {"planned": 1}
     assert verdict.findings.examples["planned"][0].place == "images/d.parquet"
 
@@ -268,7 +268,7 @@ def test_images_that_two_units_hold_are_named(table):
     rows = [image_row(n, unit="d", image_id=f"a/{n:04}.jpg") for n in range(2)]
     plan(table, [plan_unit("d", rows)], run_id="night-2", number=1)
     commit(table, "d", rows)
-    verdict = verified(table)
+    verdict = verify_sampled(table)
     assert verdict.findings.counts == {"twice": 2}
     names = {example.place for example in verdict.findings.examples["twice"]}
     assert names == {f"images/d.parquet, image a/{n:04}.jpg" for n in range(2)}
@@ -284,13 +284,13 @@ def test_an_archive_cut_short_may_have_fewer_images_than_planned_if_it_says_so(t
     source = dataclasses.replace(unit.sources[0], kind="tar", num_images=9)
     plan(table, [dataclasses.replace(unit, sources=[source])], run_id="night-2", number=1)
     commit(table, "d", rows)
-    assert broken(table) == {"missing": 1}
+    assert broken_rules(table) == {"missing": 1}
     damaged = image_row(4, unit="d") | {
         "uri": "/data/d.tar", "etag": "t", "error_class": "TruncatedArchive", "position": 2,
     }  # fmt: skip
     table.storage.delete([table.file("images", "d.parquet")])
     commit(table, "d", [*rows, damaged])
-    assert broken(table) == {}
+    assert broken_rules(table) == {}
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_report_that_says_something_else_is_named(table, said):
     name = table.file("_runs", "night-1", "report.json")
     there = json.loads(table.storage.read(name))
     table.storage.write(name, json.dumps(there | said).encode())
-    verdict = verified(table)
+    verdict = verify_sampled(table)
     assert verdict.findings.counts.keys() == {"report"}
     assert str(next(iter(said.values()))) in verdict.findings.examples["report"][0].found or (
         "errors" in said
@@ -319,9 +319,9 @@ def test_a_report_of_a_run_that_did_a_part_says_no_more_than_there_is(table):
     name = table.file("_runs", "2", "report.json")
     said = json.loads(table.storage.read(name)) | {"units_planned": 2}
     table.storage.write(name, json.dumps(said).encode())
-    assert broken(table) == {}
+    assert broken_rules(table) == {}
     table.storage.write(name, json.dumps(said | {"images": 7}).encode())
-    assert broken(table) == {"report": 1}
+    assert broken_rules(table) == {"report": 1}
 
 
 @pytest.mark.parametrize("damaged", [None, b"", b"no Parquet"])
@@ -330,14 +330,14 @@ def test_a_plan_that_cannot_be_read_is_named(table, damaged):
     table.storage.delete([name])
     if damaged is not None:
         table.storage.write(name, damaged)
-    counts = broken(table)
+    counts = broken_rules(table)
     assert counts["file"] == 1
     assert counts["planned"] == 3  # without its plan, nobody knows the next run's
 
 
 def test_a_report_that_cannot_be_read_is_named(table):
     table.storage.write(table.file("_runs", "night-1", "report.json"), b"{")
-    assert broken(table) == {"file": 1}
+    assert broken_rules(table) == {"file": 1}
 
 
 def test_all_rules_are_tried_here():
@@ -353,19 +353,19 @@ def test_all_rules_are_tried_here():
 def test_a_compacted_table_is_looked_at_in_both_forms(table):
     commit(table, "empty", [])
     plan(table, [plan_unit("empty", [])], run_id="night-2", number=1)
-    before = verified(table)
+    before = verify_sampled(table)
     compact(table, CompactSettings(table=table.uri))
-    after = verified(table)
+    after = verify_sampled(table)
     (images,) = Path(table.uri).glob("_compacted/*/images/000.parquet")
     name = str(images.relative_to(table.uri))
     assert after.findings.counts == before.findings.counts
     assert (after.num_images, after.num_segments) == (before.num_images, before.num_segments)
     rewrite(table, name, lambda rows: rows[0].update(error_message="changed"))
-    assert broken(table)["compacted"] == 1
+    assert broken_rules(table)["compacted"] == 1
     rewrite(table, name, lambda rows: rows.pop())
-    assert {"compacted", "missing", "report"} <= broken(table).keys()
+    assert {"compacted", "missing", "report"} <= broken_rules(table).keys()
     images.unlink()
-    assert broken(table)["file"] == 1
+    assert broken_rules(table)["file"] == 1
 
 
 # The command
@@ -381,7 +381,7 @@ def test_the_command_prints_json_and_says_by_its_exit_code(table, capsys):
     assert said["findings"]["box"]["must_hold"] == RULES["box"]
 
 
-def test_the_module_runs_as_people_type_it(table):
+def test_verify_runs_as_people_type_it(table):
     command = [sys.executable, "-m", "pipeline.cli", "verify", table.uri, "--sample", "0.5"]
     root = Path(pipeline.__file__).parents[1]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
@@ -398,7 +398,7 @@ def test_the_module_runs_as_people_type_it(table):
         (["/nowhere", "--unknown", "2"], "there is no setting"),
     ],
 )
-def test_wrong_usage_is_one_line(capsys, words, message):
+def test_wrong_usage_of_verify_is_one_line(capsys, words, message):
     assert run_job("verify", words) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def spec(labels: Sequence[str] = LABELS) -> TableSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Drawn:
+class DrawnImage:
     """One drawn image: shares of its pixels by label, and a score for all segments."""
 
     image_id: str
@@ -51,14 +52,14 @@ class Drawn:
 
 def usual_images(
     name: str, count: int, *, seed: int, shares: Sequence[float] = (0.4, 0.3, 0.2, 0.1)
-) -> list[Drawn]:
+) -> list[DrawnImage]:
     """Images that are all alike, but for chance."""
     random = np.random.default_rng(seed)
     images = []
     for number in range(count):
         mixed = random.dirichlet(20 * np.array(shares)) * random.uniform(0.9, 0.99)
         images.append(
-            Drawn(
+            DrawnImage(
                 image_id=f"{name}/{number:05}.jpg",
                 shares=dict(enumerate(mixed.tolist())),
                 score=float(random.uniform(0.8, 0.95)),
@@ -70,7 +71,7 @@ def usual_images(
 def label_run(
     table: TableStore,
     run_id: str,
-    units: dict[str, list[Drawn]],
+    units: dict[str, list[DrawnImage]],
     *,
     labels: Sequence[str] = LABELS,
     sources: dict[str, list[Source]] | None = None,
@@ -140,14 +141,16 @@ def file_source(path: Path) -> Source:
     )  # fmt: skip
 
 
-def _files(images: Sequence[Drawn]) -> list[Source]:
+def _files(images: Sequence[DrawnImage]) -> list[Source]:
     return [
         Source(uri=i.uri, name=i.image_id, kind="file", etag=i.etag, size=9, stop=1, num_images=1)
         for i in images
     ]
 
 
-def _row(image: Drawn, unit_id: str, position: int, *, labels: Sequence[str]) -> dict[str, Any]:
+def _row(
+    image: DrawnImage, unit_id: str, position: int, *, labels: Sequence[str]
+) -> dict[str, Any]:
     height, width = image.size
     segments, top = [], 0
     for number, (label_id, share) in enumerate(image.shares.items()):
@@ -187,3 +190,8 @@ def _band(start: int, length: int, height: int, width: int) -> str:
             if not more:
                 break
     return text
+
+
+def published_report(table: TableStore, run_id: str) -> dict[str, Any]:
+    """Reads the report of a run as other programs read it."""
+    return json.loads(table.storage.read(table.file("_runs", run_id, "report.json")))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from drawn_runs import (
     LABELS,
-    Drawn,
+    DrawnImage,
     label_earlier_runs,
     label_run,
     new_table,
+    published_report,
     report,
     usual_images,
 )
@@ -24,10 +25,6 @@ from pipeline.nightly.settings import ReportSettings
 
 RUN = "20260120T020000-thisone"
 QUIET = ReportSettings(strangest_images=0, sheet_images=0)
-
-
-def said(table, run_id: str = RUN) -> dict:
-    return json.loads(table.storage.read(table.file("_runs", run_id, "report.json")))
 
 
 def by_measure(found: dict) -> dict[str, dict]:
@@ -53,8 +50,8 @@ def test_a_run_like_the_others_is_stable(tmp_path):
     label_earlier_runs(table, 3)
     label_run(table, RUN, {"now": usual_images("now", 300, seed=50)})
     publish_report(table, RUN, report(RUN), QUIET)
-    assert {drift["level"] for drift in said(table)["drift"]} == {"none"}
-    assert said(table)["must_act"] is False
+    assert {drift["level"] for drift in published_report(table, RUN)["drift"]} == {"none"}
+    assert published_report(table, RUN)["must_act"] is False
 
 
 def test_what_moved_is_named_with_its_shares_before_and_now(tmp_path):
@@ -63,14 +60,14 @@ def test_what_moved_is_named_with_its_shares_before_and_now(tmp_path):
     images = usual_images("now", 300, seed=50, shares=(0.1, 0.3, 0.5, 0.1))
     label_run(table, RUN, {"now": images})
     lines = publish_report(table, RUN, report(RUN), QUIET)
-    moved = by_measure(said(table))["labels_by_area"]
+    moved = by_measure(published_report(table, RUN))["labels_by_area"]
     assert moved["level"] == "alarm"
     assert {change["what"] for change in moved["changes"][:2]} == {"road", "car"}
     (road,) = [change for change in moved["changes"] if change["what"] == "road"]
     assert road["before"] == pytest.approx(0.4, abs=0.02)
     assert road["now"] == pytest.approx(0.1, abs=0.02)
     # Each image has one segment of each label still.
-    assert by_measure(said(table))["labels_by_count"]["level"] == "none"
+    assert by_measure(published_report(table, RUN))["labels_by_count"]["level"] == "none"
     assert any(line.startswith("Action needed. ") and "labels by area" in line for line in lines)
 
 
@@ -83,29 +80,31 @@ def test_scores_that_sank_are_found(tmp_path):
     ]
     label_run(table, RUN, {"now": images})
     publish_report(table, RUN, report(RUN), QUIET)
-    assert by_measure(said(table))["mean_score"]["level"] == "alarm"
-    assert by_measure(said(table))["coverage"]["level"] == "none"
+    assert by_measure(published_report(table, RUN))["mean_score"]["level"] == "alarm"
+    assert by_measure(published_report(table, RUN))["coverage"]["level"] == "none"
 
 
 @pytest.mark.parametrize("count", [1, 5, 20])
 def test_of_a_few_images_the_report_says_that_they_are_few(tmp_path, count):
     table = new_table(tmp_path)
     label_earlier_runs(table, 1)
-    images = [Drawn(image_id=f"{n}", shares={2: 0.9, 1: 0.05}) for n in range(count)]
+    images = [DrawnImage(image_id=f"{n}", shares={2: 0.9, 1: 0.05}) for n in range(count)]
     label_run(table, RUN, {"now": images})
     publish_report(table, RUN, report(RUN), QUIET)
-    for drift in said(table)["drift"]:
+    for drift in published_report(table, RUN)["drift"]:
         assert drift["level"] == "unknown"
         assert f"too few images to tell ({count} now" in drift["reason"]
-    assert said(table)["must_act"] is False
+    assert published_report(table, RUN)["must_act"] is False
 
 
 def test_the_first_run_has_nothing_to_compare_with(tmp_path):
     table = new_table(tmp_path)
     label_run(table, RUN, {"now": usual_images("now", 50, seed=1)})
     publish_report(table, RUN, report(RUN), QUIET)
-    assert {drift["reason"] for drift in said(table)["drift"]} == {"no earlier run to compare with"}
-    assert said(table)["compared_with"] == []
+    assert {drift["reason"] for drift in published_report(table, RUN)["drift"]} == {
+        "no earlier run to compare with"
+    }
+    assert published_report(table, RUN)["compared_with"] == []
 
 
 def test_seven_runs_that_labelled_something_are_compared_and_no_other(tmp_path):
@@ -119,7 +118,7 @@ def test_seven_runs_that_labelled_something_are_compared_and_no_other(tmp_path):
     publish_report(table, later, report(later), QUIET)
     label_run(table, RUN, {"now": usual_images("now", 20, seed=1)})
     publish_report(table, RUN, report(RUN), QUIET)
-    days = [run_id[6:8] for run_id in said(table)["compared_with"]]
+    days = [run_id[6:8] for run_id in published_report(table, RUN)["compared_with"]]
     assert days == ["09", "08", "07", "06", "05", "04", "03"]
 
 
@@ -132,17 +131,17 @@ def test_a_report_of_other_labels_is_not_compared(tmp_path):
     table.storage.write(file, json.dumps(other).encode())
     label_run(table, RUN, {"now": usual_images("now", 20, seed=1)})
     publish_report(table, RUN, report(RUN), QUIET)
-    assert said(table)["compared_with"] == []
+    assert published_report(table, RUN)["compared_with"] == []
 
 
 def test_the_report_counts_what_is_in_the_table(tmp_path):
     table = new_table(tmp_path)
-    images = [*usual_images("now", 40, seed=1), Drawn(image_id="bad", error="NotAnImage")]
+    images = [*usual_images("now", 40, seed=1), DrawnImage(image_id="bad", error="NotAnImage")]
     label_run(table, RUN, {"a": images[:20], "b": images[20:]})
     plain = report(RUN, images=41, gpu_seconds=7200.0, node_seconds=3600.0)
     settings = ReportSettings(gpu_hour_price=3.0, node_hour_price=1.5, sheet_images=0)
     publish_report(table, RUN, plain, settings)
-    found = said(table)
+    found = published_report(table, RUN)
     assert found | json.loads(plain.to_json()) == found
     assert found["images_labelled"] == 40
     assert found["units_reported"] == 2
@@ -164,7 +163,7 @@ def test_units_of_other_runs_are_not_counted(tmp_path):
     label_run(table, "20260101T020000-x", {"other": usual_images("x", 30, seed=1)})
     label_run(table, RUN, {"now": usual_images("now", 10, seed=2)})
     publish_report(table, RUN, report(RUN), QUIET)
-    assert said(table)["images_labelled"] == 10
+    assert published_report(table, RUN)["images_labelled"] == 10
 
 
 def test_units_that_go_away_meanwhile_are_left_out(tmp_path):
@@ -173,8 +172,8 @@ def test_units_that_go_away_meanwhile_are_left_out(tmp_path):
     label_run(table, RUN, {"a": images[:10], "b": images[10:30], "c": images[30:]})
     table.storage.delete([table.file("segments", "b.parquet")])
     publish_report(table, RUN, report(RUN), ReportSettings())
-    assert said(table)["images_labelled"] == 20
-    assert said(table)["units_reported"] == 2
+    assert published_report(table, RUN)["images_labelled"] == 20
+    assert published_report(table, RUN)["units_reported"] == 2
 
 
 def _aggregates(

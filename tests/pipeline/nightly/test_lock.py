@@ -35,7 +35,7 @@ def held(table: TableStore, run_id: str = "second", *, stale: float = STALE, bea
     return holding_lock(table, run_id=run_id, heartbeat_seconds=beat, stale_seconds=stale)
 
 
-def lock_of(table: TableStore) -> dict:
+def read_lock(table: TableStore) -> dict:
     return json.loads(table.storage.read(table.file("_runs", "lock.json")))
 
 
@@ -65,14 +65,14 @@ def holder(tmp_path):
 
 def test_a_lock_says_who_holds_it_beats_and_goes(table):
     with held(table, "mine"):
-        first = lock_of(table)
+        first = read_lock(table)
         assert (first["run_id"], first["pid"]) == ("mine", os.getpid())
         assert {"host", "user", "started", "heartbeat"} <= first.keys()
         deadline = time.monotonic() + 10
-        while lock_of(table)["beats"] < 2 and time.monotonic() < deadline:
+        while read_lock(table)["beats"] < 2 and time.monotonic() < deadline:
             time.sleep(BEAT / 2)
-        assert lock_of(table)["beats"] >= 2
-        assert lock_of(table)["started"] == first["started"]
+        assert read_lock(table)["beats"] >= 2
+        assert read_lock(table)["started"] == first["started"]
     assert not is_locked(table)
 
 
@@ -82,11 +82,11 @@ def test_a_second_run_ends_at_once_and_says_who_is_at_it(tmp_path, holder, monke
         without_waiting.setattr(time, "sleep", None)
         with pytest.raises(LockHeld) as error, held(table, stale=60):
             pass
-    since = lock_of(table)["started"]
+    since = read_lock(table)["started"]
     assert f"run first (process {holder.pid} of " in str(error.value)
     assert f"since {since}" in str(error.value)
     assert re.search(r"last seen \d+ s ago$", str(error.value))
-    assert lock_of(table)["run_id"] == "first"
+    assert read_lock(table)["run_id"] == "first"
 
 
 def test_a_lock_whose_holder_was_killed_is_taken_over_when_it_is_stale(tmp_path, holder, capsys):
@@ -97,7 +97,7 @@ def test_a_lock_whose_holder_was_killed_is_taken_over_when_it_is_stale(tmp_path,
         pass
     time.sleep(STALE)
     with held(table):
-        assert lock_of(table)["run_id"] == "second"
+        assert read_lock(table)["run_id"] == "second"
     assert "took over the lock of run first" in capsys.readouterr().err
     assert not is_locked(table)
 
@@ -142,7 +142,7 @@ def test_of_many_that_take_over_a_dead_lock_one_has_it(tmp_path):
 
 def test_who_lost_the_lock_says_so_and_leaves_it_to_the_new_holder(table, capsys):
     with held(table, "slept"):
-        theirs = lock_of(table) | {"run_id": "other"}
+        theirs = read_lock(table) | {"run_id": "other"}
         table.storage.write(table.file("_runs", "lock.json"), json.dumps(theirs).encode())
         deadline = time.monotonic() + 10
         said = ""
@@ -150,7 +150,7 @@ def test_who_lost_the_lock_says_so_and_leaves_it_to_the_new_holder(table, capsys
             said += capsys.readouterr().err
             time.sleep(BEAT)
         assert "the lock is now held by run other" in said
-    assert lock_of(table)["run_id"] == "other"
+    assert read_lock(table)["run_id"] == "other"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"run": 3}'])

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import json
 import re
 import tarfile
 from html.parser import HTMLParser
@@ -13,12 +12,13 @@ import drawn_runs
 import pytest
 from drawn_runs import (
     LABELS,
-    Drawn,
+    DrawnImage,
     file_source,
     label_earlier_runs,
     label_run,
     new_table,
     photograph,
+    published_report,
     report,
     usual_images,
 )
@@ -90,23 +90,19 @@ def html_of(table, run_id: str = RUN) -> str:
     return table.storage.read(table.file("_runs", run_id, "report.html")).decode()
 
 
-def said(table, run_id: str = RUN) -> dict:
-    return json.loads(table.storage.read(table.file("_runs", run_id, "report.json")))
-
-
-def photos(folder: Path, count: int, **changes) -> list[Drawn]:
+def drawn_photos(folder: Path, count: int, **changes) -> list[DrawnImage]:
     folder.mkdir(exist_ok=True)
     images = []
     for number in range(count):
         path = folder / f"{number:03}.jpg"
         path.write_bytes(photograph(number))
         images.append(
-            Drawn(image_id=path.name, uri=str(path), etag=file_source(path).etag, **changes)
+            DrawnImage(image_id=path.name, uri=str(path), etag=file_source(path).etag, **changes)
         )
     return images
 
 
-def label_photos(table, images: list[Drawn], run_id: str = RUN) -> None:
+def label_photos(table, images: list[DrawnImage], run_id: str = RUN) -> None:
     sources = {"now": [file_source(Path(image.uri)) for image in images]}
     label_run(table, run_id, {"now": images}, sources=sources)
 
@@ -116,7 +112,7 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path):
     table = new_table(tmp_path, labels=labels)
     label_earlier_runs(table, 2, labels=labels)
     images = [
-        Drawn(
+        DrawnImage(
             image_id=f"{name}{n}",
             uri=f"/data/{n}-{name[:9]}",
             member=name,
@@ -177,7 +173,7 @@ def test_the_bars_of_a_histogram_stand_at_their_bins():
 
 def test_the_page_stands_alone_without_scripts(tmp_path):
     table = new_table(tmp_path)
-    label_photos(table, photos(tmp_path / "photos", 6))
+    label_photos(table, drawn_photos(tmp_path / "photos", 6))
     publish_report(table, RUN, report(RUN), ReportSettings())
     html = html_of(table)
     page = Reader(html)
@@ -251,7 +247,7 @@ def test_the_first_line_says_whether_to_act_and_how(tmp_path, changes, begins, h
     body = page.words.split("}")[-1].strip()  # after the title and the style
     assert body.startswith(begins)
     assert holds in body.split("Labelling run")[0]
-    assert said(table)["must_act"] == (begins == "Action needed.")
+    assert published_report(table, RUN)["must_act"] == (begins == "Action needed.")
 
 
 def test_errors_are_shown_by_class_with_examples(tmp_path):
@@ -275,14 +271,14 @@ def test_the_strangest_images_come_with_their_reasons(tmp_path):
     label_earlier_runs(table, 2)
     usual = usual_images("now", 300, seed=4)
     strange = [
-        Drawn(image_id="unsure.jpg", shares={0: 0.95}, score=0.2),
-        Drawn(image_id="bare.jpg", shares={0: 0.05}),
-        Drawn(image_id="void.jpg", shares={}),
-        Drawn(image_id="woods.jpg", shares={3: 0.95}),
+        DrawnImage(image_id="unsure.jpg", shares={0: 0.95}, score=0.2),
+        DrawnImage(image_id="bare.jpg", shares={0: 0.05}),
+        DrawnImage(image_id="void.jpg", shares={}),
+        DrawnImage(image_id="woods.jpg", shares={3: 0.95}),
     ]
     label_run(table, RUN, {"a": [*usual[:150], *strange[:2]], "b": [*usual[150:], *strange[2:]]})
     publish_report(table, RUN, report(RUN), ReportSettings())
-    found = said(table)["strangest"]
+    found = published_report(table, RUN)["strangest"]
     assert {row["image_id"] for row in found[:4]} == {image.image_id for image in strange}
     assert len(found) == 10
     assert [row["strangeness"] for row in found] == sorted(
@@ -302,8 +298,8 @@ def test_of_a_few_images_all_are_shown_each_with_a_reason(tmp_path):
     table = new_table(tmp_path)
     label_run(table, RUN, {"now": usual_images("now", 4, seed=4)})
     publish_report(table, RUN, report(RUN), ReportSettings())
-    assert len(said(table)["strangest"]) == 4
-    assert all(row["reasons"] for row in said(table)["strangest"])
+    assert len(published_report(table, RUN)["strangest"]) == 4
+    assert all(row["reasons"] for row in published_report(table, RUN)["strangest"])
 
 
 def test_the_strangest_do_not_depend_on_the_units(tmp_path):
@@ -315,7 +311,12 @@ def test_the_strangest_do_not_depend_on_the_units(tmp_path):
         units = {f"u{i:03}": images[i : i + size] for i in range(0, len(images), size)}
         label_run(table, RUN, units)
         publish_report(table, RUN, report(RUN), ReportSettings(sheet_images=0))
-        found.append([(row["image_id"], row["strangeness"]) for row in said(table)["strangest"]])
+        found.append(
+            [
+                (row["image_id"], row["strangeness"])
+                for row in published_report(table, RUN)["strangest"]
+            ]
+        )
     assert found[0] == found[1]
     assert len(found[0]) == 10
 
@@ -327,7 +328,7 @@ def pictures(table) -> list[Image.Image]:
 
 def test_pictures_show_images_and_segments(tmp_path):
     table = new_table(tmp_path)
-    images = photos(tmp_path / "photos", 1, shares={1: 0.5})
+    images = drawn_photos(tmp_path / "photos", 1, shares={1: 0.5})
     label_photos(table, images)
     publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
     (picture,) = pictures(table)
@@ -342,7 +343,7 @@ def test_pictures_show_images_and_segments(tmp_path):
 
 def test_images_that_cannot_be_read_any_more_are_shown_as_such(tmp_path):
     table = new_table(tmp_path)
-    images = photos(tmp_path / "photos", 5)
+    images = drawn_photos(tmp_path / "photos", 5)
     label_photos(table, images)
     Path(images[0].uri).unlink()
     Path(images[1].uri).write_bytes(photograph(77))
@@ -355,7 +356,7 @@ def test_images_that_cannot_be_read_any_more_are_shown_as_such(tmp_path):
 
 def test_a_mask_that_is_no_mask_costs_its_picture_alone(tmp_path, monkeypatch):
     table = new_table(tmp_path)
-    images = photos(tmp_path / "photos", 2)
+    images = drawn_photos(tmp_path / "photos", 2)
     monkeypatch.setattr(drawn_runs, "_band", lambda *_: "no mask")
     label_photos(table, [dataclasses.replace(images[0], shares={0: 0.5}), images[1]])
     publish_report(table, RUN, report(RUN), ReportSettings(strangest_images=0))
@@ -375,7 +376,7 @@ def test_images_are_found_in_archives_as_far_as_the_bytes_go(tmp_path):
         uri=found.uri, name="shard.tar", kind="tar", etag=found.etag, size=found.size, stop=None
     )
     images = [
-        Drawn(image_id=f"shard.tar/{n}", uri=found.uri, member=f"{n}.jpg", etag=found.etag)
+        DrawnImage(image_id=f"shard.tar/{n}", uri=found.uri, member=f"{n}.jpg", etag=found.etag)
         for n in range(6)
     ]
     table = new_table(tmp_path)
@@ -399,7 +400,7 @@ def test_a_large_report_fits_into_a_letter(tmp_path):
         noise = Image.effect_noise((1200, 900), 200).convert("RGB")
         noise.save(path, "JPEG")
         images.append(
-            Drawn(
+            DrawnImage(
                 image_id=path.name, uri=str(path), etag=file_source(path).etag, size=(900, 1200),
                 shares={(number + n) % 400: 0.2 for n in range(4)}, score=0.02 * number,
             )
@@ -423,7 +424,7 @@ def test_a_large_report_fits_into_a_letter(tmp_path):
 def test_labels_are_shown_by_area_and_by_count_beside_those_before(tmp_path):
     table = new_table(tmp_path)
     label_earlier_runs(table, 1)
-    label_run(table, RUN, {"now": [Drawn(image_id=f"{n}") for n in range(300)]})
+    label_run(table, RUN, {"now": [DrawnImage(image_id=f"{n}") for n in range(300)]})
     publish_report(table, RUN, report(RUN), ReportSettings())
     words = Reader(html_of(table)).words
     road = re.search(r"road (\S+) (\S+) (\S+) (\S+) (\S+) sky", words)
@@ -442,10 +443,10 @@ def test_a_run_that_had_nothing_to_do_has_a_page_too(tmp_path):
     )  # fmt: skip
     assert lines[0] == "No action needed. There were no new images."
     assert "No action needed. There were no new images." in Reader(html_of(table)).words
-    assert said(table)["images_labelled"] == 0
+    assert published_report(table, RUN)["images_labelled"] == 0
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_report_settings_that_make_no_sense_are_refused():
     for wrong in (
         {"drift_watch": 0.3}, {"gpu_hour_price": -1.0}, {"sheet_images": 100},
         {"webhook_variable": "https://hooks.example.com/secret"},

@@ -23,20 +23,20 @@ def retried(corpus: str, table: TableStore, run_id: str, *, attempts: int = 3, *
     return settled(corpus, table, run_id, failed=failed, **options)
 
 
-def names(plan: Plan) -> list[tuple[str, int]]:
+def planned_retries(plan: Plan) -> list[tuple[str, int]]:
     return [(source.name, source.again) for unit in plan.units for source in unit.sources]
 
 
-def photos(*names: str) -> dict[str, bytes]:
+def write_photos(*names: str) -> dict[str, bytes]:
     return {name: name.encode() for name in names}
 
 
 def test_only_images_in_error_of_that_class_are_tried_again_in_a_unit_of_their_own(tmp_path, table):
-    corpus = put(tmp_path / "c", photos("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
+    corpus = put(tmp_path / "c", write_photos("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
     first = settled(corpus, table, "run-1")
     finish(first.units, table, errors={"b.jpg": "TooLarge", "c.jpg": "NotAnImage"})
     plan = retried(corpus, table, "run-2")
-    assert names(plan) == [("b.jpg", 1)]
+    assert planned_retries(plan) == [("b.jpg", 1)]
     assert plan.tried_again == 1
     assert plan.units[0].unit_id not in {unit.unit_id for unit in first.units}
     finish(plan.units, table)
@@ -49,22 +49,22 @@ def test_only_images_in_error_of_that_class_are_tried_again_in_a_unit_of_their_o
 
 def test_a_single_image_is_tried_again_beside_its_first_unit(tmp_path, table):
     """Were the attempt no part of the unit's name, the unit would pass for done."""
-    corpus = put(tmp_path / "c", photos("a.jpg"))
+    corpus = put(tmp_path / "c", write_photos("a.jpg"))
     first = settled(corpus, table, "run-1")
     finish(first.units, table, errors={"a.jpg": "TooLarge"})
     plan = retried(corpus, table, "run-2")
-    assert names(plan) == [("a.jpg", 1)]
+    assert planned_retries(plan) == [("a.jpg", 1)]
     assert plan.units[0].unit_id != first.units[0].unit_id
 
 
 def test_attempts_are_counted_from_the_table_and_bounded(tmp_path, table):
-    corpus = put(tmp_path / "c", photos("a.jpg", "b.jpg"))
+    corpus = put(tmp_path / "c", write_photos("a.jpg", "b.jpg"))
     plans = []
     finish(settled(corpus, table, "first").units, table, errors={"b.jpg": "TooLarge"})
     for run in range(4):
         plan = retried(corpus, table, f"run-{run}", attempts=3)
         finish(plan.units, table, errors={"b.jpg": "TooLarge"})
-        plans.append(names(plan))
+        plans.append(planned_retries(plan))
     assert plans == [[("b.jpg", 1)], [("b.jpg", 2)], [], []]
     rows = images(table.uri).to_table().to_pylist()
     assert sum(row["image_id"] == "b.jpg" for row in rows) == 3
@@ -77,7 +77,7 @@ def test_attempts_are_counted_from_the_table_and_bounded(tmp_path, table):
 
 
 def test_one_that_changed_has_its_attempts_anew(tmp_path, table):
-    corpus = put(tmp_path / "c", photos("a.jpg"))
+    corpus = put(tmp_path / "c", write_photos("a.jpg"))
     for run in range(2):
         plan = retried(corpus, table, f"run-{run}", attempts=2)
         finish(plan.units, table, errors={"a.jpg": "TooLarge"})
@@ -85,7 +85,7 @@ def test_one_that_changed_has_its_attempts_anew(tmp_path, table):
     put(tmp_path / "c", {"a.jpg": b"another, and longer"})
     for run in range(3, 5):
         plan = retried(corpus, table, f"run-{run}", attempts=2)
-        assert [name for name, _ in names(plan)] == ["a.jpg"]
+        assert [name for name, _ in planned_retries(plan)] == ["a.jpg"]
         finish(plan.units, table, errors={"a.jpg": "TooLarge"})
     assert retried(corpus, table, "run-5", attempts=2).units == ()
 
@@ -93,7 +93,7 @@ def test_one_that_changed_has_its_attempts_anew(tmp_path, table):
 def test_an_attempt_that_is_planned_and_not_done_is_gone_on_with_and_not_planned_twice(
     tmp_path, table
 ):
-    corpus = put(tmp_path / "c", photos("a.jpg", "b.jpg"))
+    corpus = put(tmp_path / "c", write_photos("a.jpg", "b.jpg"))
     finish(settled(corpus, table, "run-1").units, table, errors={"b.jpg": "TooLarge"})
     planned = retried(corpus, table, "run-2")
     again = retried(corpus, table, "run-3")
@@ -103,7 +103,7 @@ def test_an_attempt_that_is_planned_and_not_done_is_gone_on_with_and_not_planned
 
 
 def test_one_that_is_gone_is_left_alone(tmp_path, table):
-    corpus = put(tmp_path / "c", photos("a.jpg", "b.jpg"))
+    corpus = put(tmp_path / "c", write_photos("a.jpg", "b.jpg"))
     finish(settled(corpus, table, "run-1").units, table, errors={"b.jpg": "TooLarge"})
     Path(corpus, "b.jpg").unlink()
     assert retried(corpus, table, "run-2").units == ()
@@ -118,7 +118,7 @@ def test_of_an_archive_the_one_sample_is_read_again(tmp_path, table):
     finish(settled(corpus, table, "run-1").units, table, errors={"s.tar/3": "TooLarge"})
     plan = retried(corpus, table, "run-2")
     (unit,) = plan.units
-    assert names(plan) == [("s.tar", 1)]
+    assert planned_retries(plan) == [("s.tar", 1)]
     assert (unit.num_images, unit.num_bytes) == (1, 1536)
     finish(plan.units, table)
     rows = latest.latest_images(table.uri).read_all().to_pylist()
@@ -139,7 +139,7 @@ def test_what_cannot_be_cut_is_read_again_whole(tmp_path, table, name, data):
     corpus = put(tmp_path / "c", {name: data})
     finish(settled(corpus, table, "run-1").units, table, errors={f"{name}/1": "TooLarge"})
     plan = retried(corpus, table, "run-2")
-    assert names(plan) == [(name, 1)]
+    assert planned_retries(plan) == [(name, 1)]
     finish(plan.units, table)
     rows = latest.latest_images(table.uri).read_all().to_pylist()
     assert sorted((row["image_id"], row["status"]) for row in rows) == [

@@ -28,7 +28,7 @@ def table(tmp_path) -> TableStore:
     return table
 
 
-def review(table: TableStore, number: int, *, status: str = "corrected", change=lambda s: s):
+def review_image(table: TableStore, number: int, *, status: str = "corrected", change=lambda s: s):
     log = ReviewLog.of_table(table.uri, reviews=None, storage=Storage())
     first = model_state(table, f"night/{number:05}.jpg").revision(
         status=status, reviewer="anna", created_at=datetime.now(UTC), tool="test"
@@ -46,24 +46,24 @@ def called_sky(segments):
             yield each
 
 
-def published(table: TableStore) -> tuple[dict, str]:
+def published_reviews(table: TableStore) -> tuple[dict, str]:
     publish_report(table, RUN, report(RUN), SETTINGS)
     folder = Path(table.file("_runs", RUN))
     return json.loads((folder / "report.json").read_text()), (folder / "report.html").read_text()
 
 
 def test_a_table_without_reviews_has_none_in_its_report(table):
-    fields, html = published(table)
+    fields, html = published_reviews(table)
     assert fields["reviews"] is None
     assert "<h2>Reviews</h2>" not in html
 
 
 def test_the_report_says_how_often_the_model_was_corrected_by_label(table):
-    review(table, 0, status="accepted")
-    review(table, 1, change=called_sky)
-    review(table, 2, change=called_sky)
-    review(table, 3, status="unusable")
-    fields, html = published(table)
+    review_image(table, 0, status="accepted")
+    review_image(table, 1, change=called_sky)
+    review_image(table, 2, change=called_sky)
+    review_image(table, 3, status="unusable")
+    fields, html = published_reviews(table)
     assert fields["reviews"]["images"] == {"accepted": 1, "corrected": 2, "unusable": 1}
     labels = fields["reviews"]["labels"]
     assert list(labels)[:2] == ["road", "tree"]
@@ -83,7 +83,7 @@ def test_what_people_drew_is_an_addition_and_a_stale_review_is_counted_apart(tab
         last = segments[-1]
         yield dataclasses.replace(last, segment_id=99, origin="human", origin_segment_id=None)
 
-    log = review(table, 0, change=drawn)
+    log = review_image(table, 0, change=drawn)
     stale = log.read("night/00000.jpg", 1).replace(image_id="night/00001.jpg", base_etag="old")
     log.append(stale)
     found = count_corrections(table, log)
@@ -95,8 +95,8 @@ def test_what_people_drew_is_an_addition_and_a_stale_review_is_counted_apart(tab
 
 
 def test_a_damaged_review_does_not_spoil_the_report(table):
-    log = review(table, 0)
+    log = review_image(table, 0)
     Path(log.file("night/00000.jpg", 1)).write_bytes(b"PAR1")
-    fields, html = published(table)
+    fields, html = published_reviews(table)
     assert "is no revision" in fields["reviews"]["error"]
     assert "the reviews could not be counted" in html

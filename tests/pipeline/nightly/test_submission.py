@@ -15,7 +15,7 @@ NIGHT = "label-nightly-2026-01-20"
 
 
 @dataclasses.dataclass
-class Job:
+class SubmittedJob:
     status: JobStatus
     driver_exit_code: int | None = None
 
@@ -24,9 +24,11 @@ class Job:
 class Cluster:
     """Stands in for Ray's client of a cluster that is not there."""
 
-    jobs: dict[str, list[Job]] = dataclasses.field(default_factory=dict)
+    jobs: dict[str, list[SubmittedJob]] = dataclasses.field(default_factory=dict)
     """What is said of each id, time after time; the last for ever."""
-    ends: Job = dataclasses.field(default_factory=lambda: Job(JobStatus.SUCCEEDED, 0))
+    ends: SubmittedJob = dataclasses.field(
+        default_factory=lambda: SubmittedJob(JobStatus.SUCCEEDED, 0)
+    )
     submitted: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     quicker: bool = False
     """Whether somebody else submits the same id in between."""
@@ -34,13 +36,17 @@ class Cluster:
 
     def submit_job(self, **options: Any) -> str:
         name = options["submission_id"]
-        self.jobs[name] = [Job(JobStatus.PENDING), Job(JobStatus.RUNNING), self.ends]
+        self.jobs[name] = [
+            SubmittedJob(JobStatus.PENDING),
+            SubmittedJob(JobStatus.RUNNING),
+            self.ends,
+        ]
         if self.quicker:
             raise RuntimeError(f"Request failed with status code 500: {name} already exists")
         self.submitted.append(options)
         return name
 
-    def get_job_info(self, job_id: str) -> Job:
+    def get_job_info(self, job_id: str) -> SubmittedJob:
         if job_id not in self.jobs:
             raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
         said = self.jobs[job_id]
@@ -92,16 +98,16 @@ def test_the_command_is_submitted_as_it_stands(capfd):
     ],
 )
 def test_it_ends_as_the_job_ends(status, driver, code):
-    assert submitted(Cluster(ends=Job(status, driver))) == code
+    assert submitted(Cluster(ends=SubmittedJob(status, driver))) == code
 
 
 @pytest.mark.parametrize(
     ("there", "code"),
     [
-        (Job(JobStatus.SUCCEEDED, 0), 0),
-        (Job(JobStatus.FAILED, 3), 0),
-        (Job(JobStatus.FAILED, 4), 4),
-        (Job(JobStatus.STOPPED), 143),
+        (SubmittedJob(JobStatus.SUCCEEDED, 0), 0),
+        (SubmittedJob(JobStatus.FAILED, 3), 0),
+        (SubmittedJob(JobStatus.FAILED, 4), 4),
+        (SubmittedJob(JobStatus.STOPPED), 143),
     ],
 )
 def test_what_has_ended_is_not_submitted_again(there, code):
@@ -111,16 +117,16 @@ def test_what_has_ended_is_not_submitted_again(there, code):
 
 
 def test_a_run_that_goes_on_is_followed_to_its_end():
-    running = [Job(JobStatus.RUNNING)] * 3
-    cluster = Cluster(jobs={NIGHT: [*running, Job(JobStatus.FAILED, 4)]})
+    running = [SubmittedJob(JobStatus.RUNNING)] * 3
+    cluster = Cluster(jobs={NIGHT: [*running, SubmittedJob(JobStatus.FAILED, 4)]})
     assert submitted(cluster) == 4
     assert cluster.submitted == []
 
 
 def test_what_ended_with_75_gets_one_more_attempt_each_time():
-    cluster = Cluster(ends=Job(JobStatus.FAILED, 75))
+    cluster = Cluster(ends=SubmittedJob(JobStatus.FAILED, 75))
     assert [submitted(cluster) for _ in range(3)] == [75, 75, 75]
-    cluster.ends = Job(JobStatus.SUCCEEDED, 0)
+    cluster.ends = SubmittedJob(JobStatus.SUCCEEDED, 0)
     assert [submitted(cluster), submitted(cluster)] == [0, 0]
     assert [options["submission_id"] for options in cluster.submitted] == [
         NIGHT, f"{NIGHT}-2", f"{NIGHT}-3", f"{NIGHT}-4",
@@ -134,7 +140,7 @@ def test_who_is_second_by_a_moment_follows_the_first():
 
 
 def test_a_log_that_breaks_off_is_not_the_end_of_the_run(capfd):
-    assert submitted(Cluster(log_fails=True, ends=Job(JobStatus.FAILED, 4))) == 4
+    assert submitted(Cluster(log_fails=True, ends=SubmittedJob(JobStatus.FAILED, 4))) == 4
     assert "lost the log" in capfd.readouterr().err
 
 

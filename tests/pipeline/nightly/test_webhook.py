@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
-from drawn_runs import Drawn, label_earlier_runs, label_run, new_table, report, usual_images
+from drawn_runs import DrawnImage, label_earlier_runs, label_run, new_table, report, usual_images
 
 from pipeline.cli.running import run_job
 from pipeline.nightly.reporting import publish_report, webhook
@@ -22,7 +22,7 @@ SETTINGS = ReportSettings(
 
 
 @dataclasses.dataclass
-class Server:
+class WebhookServer:
     """A server on this machine that answers as it is told, and what it was sent."""
 
     answers: Sequence[int | str]
@@ -33,8 +33,8 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[Server]:
-    said = Server(answers=[200])
+def server(monkeypatch) -> Iterator[WebhookServer]:
+    said = WebhookServer(answers=[200])
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -70,18 +70,20 @@ def server(monkeypatch) -> Iterator[Server]:
     thread.join()
 
 
-def published(tmp_path, *, drifted: bool = False, settings: ReportSettings = SETTINGS, **changes):
+def published_messages(
+    tmp_path, *, drifted: bool = False, settings: ReportSettings = SETTINGS, **changes
+):
     table = new_table(tmp_path)
     images = usual_images("now", 200, seed=1)
     if drifted:
         label_earlier_runs(table, 1)
-        images = [Drawn(image_id=f"{n}", shares={2: 0.9}) for n in range(200)]
+        images = [DrawnImage(image_id=f"{n}", shares={2: 0.9}) for n in range(200)]
     label_run(table, RUN, {"now": images})
     return table, publish_report(table, RUN, report(RUN, **changes), settings)
 
 
 def test_a_failure_is_sent_as_a_small_text(tmp_path, server):
-    table, lines = published(tmp_path, exit_code=75, faults={"u": "StorageFault: away"})
+    table, lines = published_messages(tmp_path, exit_code=75, faults={"u": "StorageFault: away"})
     (body,) = server.bodies
     assert body.keys() == {"text"}
     assert "StorageFault: away" in body["text"]
@@ -92,7 +94,7 @@ def test_a_failure_is_sent_as_a_small_text(tmp_path, server):
 
 
 def test_drift_is_sent(tmp_path, server):
-    _, lines = published(tmp_path, drifted=True)
+    _, lines = published_messages(tmp_path, drifted=True)
     (body,) = server.bodies
     assert "labels by area changed (index " in body["text"]
     assert lines[-1] == "webhook: sent"
@@ -100,7 +102,7 @@ def test_drift_is_sent(tmp_path, server):
 
 @pytest.mark.parametrize("exit_code", [0, 3])
 def test_a_run_that_ended_well_is_nobodys_business(tmp_path, server, exit_code):
-    _, lines = published(tmp_path, exit_code=exit_code)
+    _, lines = published_messages(tmp_path, exit_code=exit_code)
     assert server.bodies == []
     assert not [line for line in lines if "webhook" in line]
 
@@ -120,7 +122,9 @@ def test_a_run_that_ends_without_a_report_is_sent_too(tmp_path, server, capfd, d
 
 
 def test_names_mention_nobody(tmp_path, server):
-    published(tmp_path, exit_code=75, faults={"u": "<!channel> <http://evil|click> & more"})
+    published_messages(
+        tmp_path, exit_code=75, faults={"u": "<!channel> <http://evil|click> & more"}
+    )
     (body,) = server.bodies
     assert "&lt;!channel&gt; &lt;http://evil|click&gt; &amp; more" in body["text"]
     assert "<" not in body["text"]
@@ -174,7 +178,7 @@ def test_a_webhook_that_cannot_be_reached_is_a_line_without_its_secret(
     tmp_path, server, monkeypatch, capfd, url
 ):
     monkeypatch.setenv(VARIABLE, url)
-    table, lines = published(tmp_path, exit_code=75)
+    table, lines = published_messages(tmp_path, exit_code=75)
     assert lines[-1].startswith(("webhook: could not be sent", "webhook: not sent"))
     written = [
         table.storage.read(file.uri).decode(errors="replace")
@@ -188,6 +192,6 @@ def test_a_webhook_that_cannot_be_reached_is_a_line_without_its_secret(
 
 def test_without_a_variable_nothing_is_sent(tmp_path, server):
     settings = dataclasses.replace(SETTINGS, webhook_variable=None)
-    _, lines = published(tmp_path, settings=settings, exit_code=75)
+    _, lines = published_messages(tmp_path, settings=settings, exit_code=75)
     assert server.bodies == []
     assert not [line for line in lines if "webhook" in line]

@@ -25,20 +25,20 @@ def table(tmp_path) -> TableStore:
     return TableStore(str(tmp_path / "table"), STORAGE)
 
 
-def planned(corpus: str, table: TableStore, **options) -> Plan:
+def plan_identities(corpus: str, table: TableStore, **options) -> Plan:
     return plan_corpus(corpus, table=table, spec=SPEC, reading=ReadSettings(**options), units=UNITS)
 
 
 def done(corpus: str, table: TableStore, run_id: str, **options) -> None:
     def plan() -> Plan:
-        return planned(corpus, table, **options)
+        return plan_identities(corpus, table, **options)
 
     in_force = settle_plan(plan(), plan_again=plan, table=table, run_id=run_id)
     for unit in in_force.units:
         table.storage.write(table.file("images", f"{unit.unit_id}.parquet"), b"")
 
 
-def manifest(*rows: tuple[str, str]) -> bytes:
+def manifest_with_ids(*rows: tuple[str, str]) -> bytes:
     return "\n".join(["uri,image_id", *(",".join(row) for row in rows), ""]).encode()
 
 
@@ -49,18 +49,18 @@ ROWS = [b"0", b"1", b"2"]
 @pytest.mark.parametrize(
     "files",
     [
-        {"m.csv": manifest(("i/p0.jpg", "a"), ("i/p1.jpg", "a"), ("i/p2.jpg", "b"))},
+        {"m.csv": manifest_with_ids(("i/p0.jpg", "a"), ("i/p1.jpg", "a"), ("i/p2.jpg", "b"))},
         {"m.jsonl": b'{"uri":"i/p0.jpg","image_id":1}\n{"uri":"i/p1.jpg","image_id":"1"}\n'},
-        {"m.csv": manifest(("i/p0.jpg", "i/p1.jpg"), ("i/p1.jpg", ""))},
-        {"m.csv": manifest(("i/p1.jpg", ""), ("i/p0.jpg", "i/p1.jpg"))},
+        {"m.csv": manifest_with_ids(("i/p0.jpg", "i/p1.jpg"), ("i/p1.jpg", ""))},
+        {"m.csv": manifest_with_ids(("i/p1.jpg", ""), ("i/p0.jpg", "i/p1.jpg"))},
         {"m.parquet": parquet({"uri": ["i/p0.jpg", "i/p1.jpg"], "image_id": [7, 7]})},
-        {"m.csv": manifest(("i/p0.jpg", "a"), ("", "a"))},
+        {"m.csv": manifest_with_ids(("i/p0.jpg", "a"), ("", "a"))},
     ],
 )
 def test_an_id_that_a_manifest_gives_twice_is_refused(tmp_path, table, files):
     root = put(tmp_path / "c", {**PHOTOS, **files})
     with pytest.raises(ValueError, match=r"an image_id must name one image: .* is that of .* and "):
-        planned(f"{root}/{next(iter(files))}", table)
+        plan_identities(f"{root}/{next(iter(files))}", table)
 
 
 @pytest.mark.parametrize(
@@ -73,31 +73,31 @@ def test_an_id_that_a_manifest_gives_twice_is_refused(tmp_path, table, files):
 )
 def test_an_id_of_a_manifest_beside_others_and_images_is_refused(tmp_path, table, rows):
     put(tmp_path / "out", {"x.jpg": b"x", "y.jpg": b"y"})
-    files = {name: manifest(*each) for name, each in rows.items()}
+    files = {name: manifest_with_ids(*each) for name, each in rows.items()}
     root = put(tmp_path / "c", {**PHOTOS, **files})
     with pytest.raises(ValueError, match=r"an image_id must name one image: .*out/x\.jpg"):
-        planned(root, table)
+        plan_identities(root, table)
 
 
 def test_an_id_that_could_be_an_archives_members_is_refused(tmp_path, table):
-    files = {"s.tar": tar([("a.jpg", b"1")]), "m.csv": manifest(("i/p0.jpg", "s.tar/a"))}
+    files = {"s.tar": tar([("a.jpg", b"1")]), "m.csv": manifest_with_ids(("i/p0.jpg", "s.tar/a"))}
     root = put(tmp_path / "c", files | PHOTOS)
-    put(tmp_path / "c", {"m.csv": manifest(("i/p0.jpg", "s.tar/a"), ("s.tar", ""))})
+    put(tmp_path / "c", {"m.csv": manifest_with_ids(("i/p0.jpg", "s.tar/a"), ("s.tar", ""))})
     with pytest.raises(ValueError, match=r"'s\.tar/a' of .*p0\.jpg; give it another image_id"):
-        planned(f"{root}/m.csv", table)
+        plan_identities(f"{root}/m.csv", table)
 
 
 def test_how_many_are_shared_is_said_and_three_are_shown(tmp_path, table):
     rows = [(f"i/{n}.jpg", str(n % 10)) for n in range(30)]
-    root = put(tmp_path / "c", {"m.csv": manifest(*rows)})
+    root = put(tmp_path / "c", {"m.csv": manifest_with_ids(*rows)})
     with pytest.raises(ValueError, match=r"and 1 more.*\(and 7 ids more\); give each its own"):
-        planned(f"{root}/m.csv", table)
+        plan_identities(f"{root}/m.csv", table)
 
 
 def test_ids_of_their_own_are_taken(tmp_path, table):
     rows = [("i/p0.jpg", "a"), ("i/p1.jpg", ""), ("i/p2.jpg", "0")]
-    root = put(tmp_path / "c", {**PHOTOS, "m.csv": manifest(*rows)})
-    plan = planned(f"{root}/m.csv", table)
+    root = put(tmp_path / "c", {**PHOTOS, "m.csv": manifest_with_ids(*rows)})
+    plan = plan_identities(f"{root}/m.csv", table)
     assert [s.name for unit in plan.units for s in unit.sources] == ["a", "i/p1.jpg", "0"]
 
 
@@ -119,22 +119,29 @@ REPEATED = {"image": ROWS, "id": ["x", "y", "x"]}
             },
             "'1' is that of .*a.parquet, row 0 and .*b.parquet, row 0",
         ),
-        ({"a.parquet": parquet(KEYED), "k1": b"", "m.csv": manifest(("i/p0.jpg", "k1"))}, "'k1'"),
+        (
+            {
+                "a.parquet": parquet(KEYED),
+                "k1": b"",
+                "m.csv": manifest_with_ids(("i/p0.jpg", "k1")),
+            },
+            "'k1'",
+        ),
     ],
 )  # fmt: skip
 def test_a_key_that_comes_again_in_any_file_or_row_group_is_refused(tmp_path, table, files, found):
     root = put(tmp_path / "c", {**files, "e/i/p0.jpg": b"1"})
     if "m.csv" in files:
-        put(tmp_path / "c", {"m.csv": manifest(("../out.jpg", "k1"))})
+        put(tmp_path / "c", {"m.csv": manifest_with_ids(("../out.jpg", "k1"))})
     with pytest.raises(ValueError, match=rf"{found}.*leave --key_column out"):
-        planned(root, table, key_column="id")
-    assert planned(root, table).units
+        plan_identities(root, table, key_column="id")
+    assert plan_identities(root, table).units
 
 
 def test_keys_of_their_own_and_nulls_are_taken(tmp_path, table):
     other = parquet({"image": ROWS, "id": ["k3", None, ""]})
     root = put(tmp_path / "c", {"a.parquet": parquet(KEYED), "b.parquet": other})
-    assert planned(root, table, key_column="id").num_images == 6
+    assert plan_identities(root, table, key_column="id").num_images == 6
 
 
 def test_a_key_of_a_file_that_came_later_is_compared_with_those_before(tmp_path, table):
@@ -142,14 +149,14 @@ def test_a_key_of_a_file_that_came_later_is_compared_with_those_before(tmp_path,
     done(root, table, "1", key_column="id")
     put(tmp_path / "c", {"b.parquet": parquet(KEYED)})
     with pytest.raises(ValueError, match=r"is that of .*a\.parquet, row 0 and .*b\.parquet, row 0"):
-        planned(root, table, key_column="id")
+        plan_identities(root, table, key_column="id")
 
 
 def test_keys_are_not_read_again_where_nothing_is_new(tmp_path, table, monkeypatch):
     root = put(tmp_path / "c", {"a.parquet": parquet(KEYED)})
     done(root, table, "1", key_column="id")
     monkeypatch.setattr(Storage, "open", lambda *_, **__: pytest.fail("it was opened"))
-    assert planned(root, table, key_column="id").units == ()
+    assert plan_identities(root, table, key_column="id").units == ()
 
 
 def test_a_damaged_file_and_one_without_the_column_keep_their_rows_in_error(tmp_path, table):
@@ -159,18 +166,18 @@ def test_a_damaged_file_and_one_without_the_column_keep_their_rows_in_error(tmp_
         "c.parquet": parquet({"image": ROWS}),
     }
     root = put(tmp_path / "c", files)
-    plan = planned(root, table, key_column="id")
+    plan = plan_identities(root, table, key_column="id")
     assert len({s.uri for unit in plan.units for s in unit.sources}) == 3
 
 
 def test_an_id_that_went_to_another_image_is_refused_while_the_first_is_there(tmp_path, table):
-    root = put(tmp_path / "c", {**PHOTOS, "m.csv": manifest(("i/p0.jpg", "a"))})
+    root = put(tmp_path / "c", {**PHOTOS, "m.csv": manifest_with_ids(("i/p0.jpg", "a"))})
     done(f"{root}/m.csv", table, "1")
-    put(tmp_path / "c", {"m.csv": manifest(("i/p0.jpg", "b"), ("i/p1.jpg", "a"))})
+    put(tmp_path / "c", {"m.csv": manifest_with_ids(("i/p0.jpg", "b"), ("i/p1.jpg", "a"))})
     with pytest.raises(ValueError, match=r"'a' is that of .*i/p0\.jpg and .*i/p1\.jpg"):
-        planned(f"{root}/m.csv", table)
+        plan_identities(f"{root}/m.csv", table)
     (tmp_path / "c/i/p0.jpg").unlink()  # moved, and no image of its own any more
-    plan = planned(f"{root}/m.csv", table)
+    plan = plan_identities(f"{root}/m.csv", table)
     assert "a" in [s.name for unit in plan.units for s in unit.sources]
 
 
@@ -180,24 +187,24 @@ def test_a_second_corpus_with_the_paths_of_the_first_is_refused(tmp_path, table,
     first, second = put(tmp_path / "a", {name: data}), put(tmp_path / "b", {name: data})
     done(first, table, "1")
     with pytest.raises(ValueError, match=rf"/a/{name} and .*/b/{name}; label into another table"):
-        planned(second, table)
+        plan_identities(second, table)
     put(tmp_path / "b", {f"more-{name}": data})
     (tmp_path / "b" / name).unlink()
-    assert len(planned(second, table).units) == 1
+    assert len(plan_identities(second, table).units) == 1
 
 
 def test_a_changed_image_keeps_its_id(tmp_path, table):
-    root = put(tmp_path / "c", {**PHOTOS, "m.csv": manifest(("i/p0.jpg", "a"))})
+    root = put(tmp_path / "c", {**PHOTOS, "m.csv": manifest_with_ids(("i/p0.jpg", "a"))})
     done(f"{root}/m.csv", table, "1")
     put(tmp_path / "c", {"i/p0.jpg": b"changed"})
-    plan = planned(f"{root}/m.csv", table)
+    plan = plan_identities(f"{root}/m.csv", table)
     assert [s.name for unit in plan.units for s in unit.sources] == ["a"]
 
 
 def test_a_part_of_a_corpus_may_be_labelled_before_the_whole(tmp_path, table):
     root = put(tmp_path / "c", {**PHOTOS, "j/q.jpg": b"3"})
     done(f"{root}/i", table, "1")
-    plan = planned(root, table)
+    plan = plan_identities(root, table)
     assert [s.name for unit in plan.units for s in unit.sources] == ["j/q.jpg"]
 
 
@@ -208,7 +215,7 @@ def test_what_planning_lets_through_verify_finds_no_image_of_twice(tmp_path, tab
     rows = [("i/p0.jpg", "a"), ("i/p1.jpg", ""), ("", "c"), ("ipfs://x/y.jpg", "b"), ("no.jpg", "")]
     root = put(
         tmp_path / "c",
-        {"lists.parquet": buffer.getvalue(), "m.csv": manifest(*rows), "p.jpg": b"3"},
+        {"lists.parquet": buffer.getvalue(), "m.csv": manifest_with_ids(*rows), "p.jpg": b"3"},
     )
     finish(settled(root, table, "1", unit_images=2).units, table)
     put(tmp_path / "c", {"p.jpg": b"changed", "q.jpg": b"4"})

@@ -38,7 +38,7 @@ def write_version(root: Path, name: str, version: int) -> None:
     os.utime(root / name, (version, version))
 
 
-def names(plan) -> list[str]:
+def listed_names(plan) -> list[str]:
     return [source.name for unit in plan.units for source in unit.sources]
 
 
@@ -92,12 +92,15 @@ def test_a_unit_that_was_given_up_is_not_gone_on_with_though_its_source_is_back(
     settled(str(root), table, "run-2", is_trial=True)
     assert table.units().tombstones == set()
     rest = settled(str(root), table, "run-3")
-    assert (names(all_three), names(rest)) == (["a.jpg", "b.jpg", "t.tar"], ["a.jpg", "t.tar"])
+    assert (listed_names(all_three), listed_names(rest)) == (
+        ["a.jpg", "b.jpg", "t.tar"],
+        ["a.jpg", "t.tar"],
+    )
     assert table.units().tombstones == {all_three.units[0].unit_id}
     write_version(root, "b.jpg", 1)
     plan = settled(str(root), table, "run-4")
     assert plan.units[0] == rest.units[0]
-    assert names(plan) == ["a.jpg", "t.tar", "b.jpg"]
+    assert listed_names(plan) == ["a.jpg", "t.tar", "b.jpg"]
     finish(plan.units, table)
     assert settled(str(root), table, "run-5").units == ()
 
@@ -123,7 +126,7 @@ def test_a_unit_is_gone_on_with_if_what_is_not_listed_is_still_there(tmp_path, t
     whole = settled(str(root), table, "run-1", unit_images=9)
     assert settled(str(root / "in"), table, "run-2").units == whole.units
     (root / "out" / "c.jpg").unlink()
-    assert names(settled(str(root / "in"), table, "run-3")) == ["a.jpg", "b.tar"]
+    assert listed_names(settled(str(root / "in"), table, "run-3")) == ["a.jpg", "b.tar"]
 
 
 def test_units_that_have_nothing_to_do_with_what_is_asked_for_are_left_alone(tmp_path, table):
@@ -132,7 +135,7 @@ def test_units_that_have_nothing_to_do_with_what_is_asked_for_are_left_alone(tmp
         write_version(root, name, 1)
     settled(str(root / "out"), table, "run-1")
     plan = settled(str(root / "in"), table, "run-2")
-    assert names(plan) == ["a.jpg"]
+    assert listed_names(plan) == ["a.jpg"]
     assert plan.done == 0
 
 

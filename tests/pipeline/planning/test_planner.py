@@ -38,25 +38,25 @@ def table(tmp_path) -> TableStore:
     return TableStore(str(tmp_path / "table"), STORAGE)
 
 
-def planned(
+def plan_with(
     corpus: str, table: TableStore, *, units: UnitSettings = SMALL, limit: int | None = None
 ) -> Plan:
     return plan_corpus(corpus, table=table, spec=SPEC, reading=READING, units=units, limit=limit)
 
 
-def settled(corpus: str, table: TableStore, run_id: str, **options) -> Plan:
+def settle(corpus: str, table: TableStore, run_id: str, **options) -> Plan:
     def plan() -> Plan:
-        return planned(corpus, table, **options)
+        return plan_with(corpus, table, **options)
 
     return settle_plan(plan(), plan_again=plan, table=table, run_id=run_id)
 
 
-def finish(units: Iterable[Unit], table: TableStore) -> None:
+def mark_done(units: Iterable[Unit], table: TableStore) -> None:
     for unit in units:
         table.storage.write(table.file("images", f"{unit.unit_id}.parquet"), b"")
 
 
-def images_of(sources: Iterable[Source]) -> list[str]:
+def read_image_ids(sources: Iterable[Source]) -> list[str]:
     """The ids of all rows that reading these sources gives."""
     return [
         image.image_id
@@ -66,21 +66,21 @@ def images_of(sources: Iterable[Source]) -> list[str]:
 
 
 def images_in(units: Iterable[Unit]) -> list[str]:
-    return images_of(source for unit in units for source in unit.sources)
+    return read_image_ids(source for unit in units for source in unit.sources)
 
 
 def whole_corpus(corpus: str) -> list[str]:
     """All ids, from each file read in one piece."""
     from pipeline.corpora.corpus import list_corpus
 
-    return images_of(list_corpus(corpus, storage=STORAGE, settings=READING).sources)
+    return read_image_ids(list_corpus(corpus, storage=STORAGE, settings=READING).sources)
 
 
 def shard(count: int, *, size: int = 100, start: int = 0) -> bytes:
     return tar([(f"{n:03}.jpg", bytes(size)) for n in range(start, start + count)])
 
 
-def files(*names: str) -> dict[str, bytes]:
+def named_files(*names: str) -> dict[str, bytes]:
     return {name: name.encode() for name in names}
 
 
@@ -88,8 +88,8 @@ def files(*names: str) -> dict[str, bytes]:
 
 
 def test_units_are_bounded_in_images_and_keep_the_order(tmp_path, table):
-    corpus = put(tmp_path / "c", files(*(f"{n:02}.jpg" for n in range(10))))
-    plan = planned(corpus, table)
+    corpus = put(tmp_path / "c", named_files(*(f"{n:02}.jpg" for n in range(10))))
+    plan = plan_with(corpus, table)
     assert [unit.num_images for unit in plan.units] == [3, 3, 3, 1]
     assert images_in(plan.units) == [f"{n:02}.jpg" for n in range(10)]
     assert (plan.num_images, plan.done) == (10, 0)
@@ -97,7 +97,7 @@ def test_units_are_bounded_in_images_and_keep_the_order(tmp_path, table):
 
 def test_units_are_bounded_in_bytes(tmp_path, table):
     corpus = put(tmp_path / "c", {f"{n}.jpg": bytes(size) for n, size in enumerate([4, 4, 9, 2])})
-    plan = planned(corpus, table, units=UnitSettings(unit_images=100, unit_bytes=8))
+    plan = plan_with(corpus, table, units=UnitSettings(unit_images=100, unit_bytes=8))
     assert [[s.name for s in u.sources] for u in plan.units] == [
         ["0.jpg", "1.jpg"], ["2.jpg"], ["3.jpg"],
     ]  # fmt: skip
@@ -109,7 +109,7 @@ def test_small_archives_share_a_unit_and_a_large_one_is_cut_where_samples_begin(
         tmp_path / "c", {"0.tar": shard(2), "1.tar": shard(2), "2.tar": shard(40, size=3000)}
     )
     bound = 25_000
-    plan = planned(corpus, table, units=UnitSettings(unit_images=100, unit_bytes=bound))
+    plan = plan_with(corpus, table, units=UnitSettings(unit_images=100, unit_bytes=bound))
     assert [source.name for source in plan.units[0].sources] == ["0.tar", "1.tar"]
     assert len(plan.units) > 4
     for unit in plan.units[1:]:
@@ -123,17 +123,17 @@ def test_small_archives_share_a_unit_and_a_large_one_is_cut_where_samples_begin(
 def test_a_parquet_file_is_cut_between_row_groups(tmp_path, table):
     rows = {"image": [f"{n}".encode() for n in range(10)]}
     corpus = put(tmp_path / "c", {"a.parquet": parquet(rows, rows_per_group=2)})
-    plan = planned(corpus, table, units=UnitSettings(unit_images=5))
+    plan = plan_with(corpus, table, units=UnitSettings(unit_images=5))
     assert [(s.start, s.stop) for u in plan.units for s in u.sources] == [(0, 4), (4, 8), (8, None)]
     assert [unit.num_images for unit in plan.units] == [4, 4, 2]
     assert images_in(plan.units) == [f"a.parquet/{n}" for n in range(10)]
 
 
 def test_ids_depend_on_sources_and_table_and_on_nothing_else(tmp_path, table):
-    corpus = put(tmp_path / "c", files("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
-    (first, second) = planned(corpus, table).units
+    corpus = put(tmp_path / "c", named_files("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
+    (first, second) = plan_with(corpus, table).units
     elsewhere = TableStore(str(tmp_path / "other"), STORAGE)
-    assert planned(corpus, elsewhere).units == (first, second)
+    assert plan_with(corpus, elsewhere).units == (first, second)
     assert first.unit_id != second.unit_id
     assert first.unit_id == unit_id(first.sources, spec=SPEC)
     other = dataclasses.replace(SPEC, threshold=0.6)
@@ -153,18 +153,18 @@ def test_an_id_is_the_same_in_every_version(schema, expected):
 
 
 def test_a_corpus_with_nothing_to_label_is_refused_with_what_was_found(tmp_path, table):
-    corpus = put(tmp_path / "c", files("a.txt", "b.doc"))
+    corpus = put(tmp_path / "c", named_files("a.txt", "b.doc"))
     with pytest.raises(
         ValueError, match=r"no image.* at .*/c; 2 files \(of no known kind\), as .*a\.txt"
     ):
-        planned(corpus, table)
+        plan_with(corpus, table)
     with pytest.raises(ValueError, match="no image, archive, Parquet file or manifest"):
-        planned(f"{corpus}/nowhere", table)
+        plan_with(f"{corpus}/nowhere", table)
 
 
 def test_what_is_passed_over_or_named_twice_is_told(tmp_path, table):
-    corpus = put(tmp_path / "c", {**files("a.jpg", "b.txt"), "c.csv": b"uri\na.jpg\n"})
-    plan = planned(corpus, table)
+    corpus = put(tmp_path / "c", {**named_files("a.jpg", "b.txt"), "c.csv": b"uri\na.jpg\n"})
+    plan = plan_with(corpus, table)
     assert plan.skipped.examples == {"of no known kind": [f"{corpus}/b.txt"]}
     assert plan.doubled == (f"{corpus}/a.jpg",)
     assert images_in(plan.units) == ["a.jpg"]
@@ -191,22 +191,22 @@ def test_a_limit_takes_the_first_images_of_whatever_kind(tmp_path, table, limit)
             "4.jpg": b"4",
         },
     )
-    plan = planned(corpus, table, limit=limit)
+    plan = plan_with(corpus, table, limit=limit)
     assert images_in(plan.units) == whole_corpus(corpus)[:limit]
     assert plan.num_images == min(limit, 12)
 
 
 @pytest.mark.parametrize("data", [tar([]), b"<html>", b"", shard(3)[:550]])
 def test_a_limit_passes_archives_without_images(tmp_path, table, data):
-    corpus = put(tmp_path / "c", {"0.tar": data, **files("1.jpg", "2.jpg")})
-    plan = planned(corpus, table, limit=1, units=UnitSettings(unit_bytes=1))
+    corpus = put(tmp_path / "c", {"0.tar": data, **named_files("1.jpg", "2.jpg")})
+    plan = plan_with(corpus, table, limit=1, units=UnitSettings(unit_bytes=1))
     assert [s.name for unit in plan.units for s in unit.sources] == ["0.tar", "1.jpg"]
 
 
 def test_an_archive_with_repeated_keys_is_not_cut(tmp_path, table):
     doubled = tar([(f"{n % 30:02}.jpg", bytes(1000)) for n in range(40)])
     corpus = put(tmp_path / "c", {"0.tar": doubled})
-    plan = planned(corpus, table, units=UnitSettings(unit_bytes=10_000))
+    plan = plan_with(corpus, table, units=UnitSettings(unit_bytes=10_000))
     assert [(s.start, s.stop) for u in plan.units for s in u.sources] == [(0, None)]
 
 
@@ -214,24 +214,24 @@ def test_an_archive_with_repeated_keys_is_not_cut(tmp_path, table):
 
 
 def test_a_plan_that_is_done_leaves_nothing_to_do_and_is_not_read_again(tmp_path, table):
-    corpus = put(tmp_path / "c", {**files("a.jpg", "b.jpg"), "c.tar": shard(3)})
-    plan = settled(corpus, table, "run-1")
-    finish(plan.units[:1], table)
-    again = settled(corpus, table, "run-2")
+    corpus = put(tmp_path / "c", {**named_files("a.jpg", "b.jpg"), "c.tar": shard(3)})
+    plan = settle(corpus, table, "run-1")
+    mark_done(plan.units[:1], table)
+    again = settle(corpus, table, "run-2")
     assert again.units == plan.units[1:]
     assert (again.done, again.earlier) == (1, 1)
-    finish(again.units, table)
-    last = settled(corpus, table, "run-3")
+    mark_done(again.units, table)
+    last = settle(corpus, table, "run-3")
     assert (last.units, last.done) == ((), len(plan.units))
     assert not table.storage.file(table.file("_runs", "run-3", "plan.parquet"))
 
 
 def test_units_of_earlier_plans_stay_when_the_corpus_grows_or_the_settings_change(tmp_path, table):
-    corpus = put(tmp_path / "c", files("b.jpg", "d.jpg", "f.jpg", "h.jpg"))
-    before = settled(corpus, table, "run-1")
-    finish(before.units[:1], table)
-    put(tmp_path / "c", files("a.jpg", "c.jpg", "e.jpg", "z.jpg"))
-    after = settled(corpus, table, "run-2", units=UnitSettings(unit_images=2))
+    corpus = put(tmp_path / "c", named_files("b.jpg", "d.jpg", "f.jpg", "h.jpg"))
+    before = settle(corpus, table, "run-1")
+    mark_done(before.units[:1], table)
+    put(tmp_path / "c", named_files("a.jpg", "c.jpg", "e.jpg", "z.jpg"))
+    after = settle(corpus, table, "run-2", units=UnitSettings(unit_images=2))
     assert after.units[0] == before.units[1]
     assert [images_in([unit]) for unit in after.units[1:]] == [
         ["a.jpg", "c.jpg"],
@@ -240,42 +240,42 @@ def test_units_of_earlier_plans_stay_when_the_corpus_grows_or_the_settings_chang
 
 
 def test_a_source_that_changed_is_planned_again_and_nothing_else(tmp_path, table):
-    corpus = put(tmp_path / "c", files("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
-    finish(settled(corpus, table, "run-1").units, table)
+    corpus = put(tmp_path / "c", named_files("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
+    mark_done(settle(corpus, table, "run-1").units, table)
     put(tmp_path / "c", {"b.jpg": b"another and longer"})
-    plan = settled(corpus, table, "run-2")
+    plan = settle(corpus, table, "run-2")
     assert images_in(plan.units) == ["b.jpg"]
 
 
 def test_what_is_left_of_an_undone_unit_that_lost_a_source_is_planned_afresh(tmp_path, table):
-    corpus = put(tmp_path / "c", files("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"))
-    before = settled(corpus, table, "run-1")
+    corpus = put(tmp_path / "c", named_files("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"))
+    before = settle(corpus, table, "run-1")
     Path(corpus, "b.jpg").unlink()
-    plan = settled(corpus, table, "run-2")
+    plan = settle(corpus, table, "run-2")
     assert plan.units[0] == before.units[1]
     assert [images_in([unit]) for unit in plan.units[1:]] == [["a.jpg", "c.jpg"]]
-    finish(plan.units, table)
-    assert settled(corpus, table, "run-3").units == ()
+    mark_done(plan.units, table)
+    assert settle(corpus, table, "run-3").units == ()
 
 
 def test_a_done_unit_that_lost_a_source_stays_done(tmp_path, table):
-    corpus = put(tmp_path / "c", files("a.jpg", "b.jpg", "c.jpg"))
-    finish(settled(corpus, table, "run-1").units, table)
+    corpus = put(tmp_path / "c", named_files("a.jpg", "b.jpg", "c.jpg"))
+    mark_done(settle(corpus, table, "run-1").units, table)
     Path(corpus, "b.jpg").unlink()
-    assert settled(corpus, table, "run-2").units == ()
+    assert settle(corpus, table, "run-2").units == ()
 
 
 def test_a_unit_that_another_run_did_before_it_lost_a_source_stays_done(tmp_path, table):
     """The other commits after this run has listed what is done; then a source goes."""
-    corpus = put(tmp_path / "c", files("a.jpg", "b.jpg", "c.jpg"))
-    units = settled(corpus, table, "run-1").units
+    corpus = put(tmp_path / "c", named_files("a.jpg", "b.jpg", "c.jpg"))
+    units = settle(corpus, table, "run-1").units
 
     def hook(operation: str, uri: str) -> None:
         if operation == "look" and uri == corpus and Path(corpus, "b.jpg").exists():
-            finish(units, table)
+            mark_done(units, table)
             Path(corpus, "b.jpg").unlink()
 
-    plan = settled(corpus, TableStore(table.uri, HookedStorage(hook)), "run-2")
+    plan = settle(corpus, TableStore(table.uri, HookedStorage(hook)), "run-2")
 
     assert not Path(corpus, "b.jpg").exists()
     assert plan.units == ()
@@ -285,33 +285,33 @@ def test_a_unit_that_another_run_did_before_it_lost_a_source_stays_done(tmp_path
 def test_an_entry_that_was_missing_and_came_is_planned_then(tmp_path, table):
     corpus = put(tmp_path / "c", {"a.jpg": b"1", "list.csv": b"uri\na.jpg\nb.jpg\n"})
     manifest = f"{corpus}/list.csv"
-    plan = settled(manifest, table, "run-1")
+    plan = settle(manifest, table, "run-1")
     assert images_in(plan.units) == ["a.jpg", "b.jpg"]
-    finish(plan.units, table)
-    assert settled(manifest, table, "run-2").units == ()
-    put(tmp_path / "c", files("b.jpg"))
-    assert images_in(settled(manifest, table, "run-3").units) == ["b.jpg"]
+    mark_done(plan.units, table)
+    assert settle(manifest, table, "run-2").units == ()
+    put(tmp_path / "c", named_files("b.jpg"))
+    assert images_in(settle(manifest, table, "run-3").units) == ["b.jpg"]
 
 
 def test_a_limited_run_goes_on_with_the_units_of_one_that_was_not(tmp_path, table):
     """A run that plans only a part of an undone unit would double it: the other may still go on."""
-    corpus = put(tmp_path / "c", files("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
-    everything = settled(corpus, table, "run-1")
-    limited = settled(corpus, table, "run-2", limit=2)
+    corpus = put(tmp_path / "c", named_files("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
+    everything = settle(corpus, table, "run-1")
+    limited = settle(corpus, table, "run-2", limit=2)
     assert limited.units == everything.units[:1]
 
 
 def test_a_run_on_a_part_of_the_corpus_goes_on_with_the_units_of_the_whole(tmp_path, table):
-    corpus = put(tmp_path / "c", files("a/1.jpg", "b/1.jpg", "b/2.jpg"))
-    everything = settled(corpus, table, "run-1")
-    assert settled(f"{corpus}/b", table, "run-2").units == everything.units
+    corpus = put(tmp_path / "c", named_files("a/1.jpg", "b/1.jpg", "b/2.jpg"))
+    everything = settle(corpus, table, "run-1")
+    assert settle(f"{corpus}/b", table, "run-2").units == everything.units
 
 
 KINDS = st.sampled_from(["file", "tar", "cut tar", "doubled tar", "tar.gz", "parquet"])
 SIZES = st.integers(0, 7)
 
 
-def content(kind: str, count: int, *, seed: int) -> tuple[str, bytes]:
+def drawn_file(kind: str, count: int, *, seed: int) -> tuple[str, bytes]:
     """A file's ending and bytes; no two of the same content."""
     members = [(f"{n}.jpg", bytes([seed % 256]) * 600) for n in range(count)]
     if kind == "tar":
@@ -328,7 +328,7 @@ def content(kind: str, count: int, *, seed: int) -> tuple[str, bytes]:
 
 
 @st.composite
-def histories(draw):
+def planning_rounds(draw):
     """Rounds: new files, the settings of a run on them, and which of its units it finishes."""
     rounds = draw(st.integers(1, 4))
     return [
@@ -344,14 +344,14 @@ def histories(draw):
     ]
 
 
-@given(histories())
+@given(planning_rounds())
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_over_any_sequence_of_runs_every_image_is_in_exactly_one_finished_unit(history):
     _run_through(history)
 
 
 @pytest.mark.faults
-@given(histories())
+@given(planning_rounds())
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 def test_over_many_sequences_of_runs_every_image_is_in_exactly_one_finished_unit(history):
     _run_through(history)
@@ -370,19 +370,19 @@ def _run_through(history) -> None:
                 number = next(numbers)
                 if has_limits and kind == "doubled tar":
                     kind = "tar"  # a limit cuts it without having seen that a key comes again
-                ending, data = content(kind, count, seed=number)
+                ending, data = drawn_file(kind, count, seed=number)
                 put(root, {f"{order:02}-{number}.{ending}": data})
-            plan = settled(corpus, table, f"run-{index}", units=each["units"], limit=each["limit"])
+            plan = settle(corpus, table, f"run-{index}", units=each["units"], limit=each["limit"])
             _check_plan(plan, finished, whole_corpus(corpus), limit=each["limit"])
             chosen = zip(plan.units, itertools.cycle(each["finishes"]), strict=False)
             done = [unit for unit, is_finished in chosen if is_finished]
-            finish(done, table)
+            mark_done(done, table)
             finished |= {unit.unit_id: unit for unit in done}
-        rest = settled(corpus, table, "last")
-        finish(rest.units, table)
+        rest = settle(corpus, table, "last")
+        mark_done(rest.units, table)
         finished |= {unit.unit_id: unit for unit in rest.units}
         assert sorted(images_in(finished.values())) == sorted(whole_corpus(corpus))
-        assert settled(corpus, table, "none").units == ()
+        assert settle(corpus, table, "none").units == ()
 
 
 def _check_plan(
@@ -403,15 +403,15 @@ def _check_plan(
 def test_plans_made_at_once_on_a_growing_corpus_never_overlap(tmp_path, seeds):
     for seed in seeds:
         root = tmp_path / str(seed)
-        corpus = put(root / "c", {**files("b.jpg", "d.jpg", "f.jpg"), "g.tar": shard(4)})
+        corpus = put(root / "c", {**named_files("b.jpg", "d.jpg", "f.jpg"), "g.tar": shard(4)})
 
         def program(number, *, root=root, corpus=corpus):
             def run(storage: Storage) -> Plan:
                 table = TableStore(str(root / "table"), storage)
                 storage.file("now it grows")
-                put(root / "c", files(f"{'ac'[number % 2]}{number}.jpg"))
+                put(root / "c", named_files(f"{'ac'[number % 2]}{number}.jpg"))
                 limit = 3 if number == 2 else None
-                return settled(
+                return settle(
                     corpus, table, f"run-{number}", units=UnitSettings(unit_images=2), limit=limit
                 )
 
@@ -425,11 +425,13 @@ def test_plans_made_at_once_on_a_growing_corpus_never_overlap(tmp_path, seeds):
 
 
 def test_a_plan_that_another_came_before_is_made_again(tmp_path, table):
-    corpus = put(tmp_path / "c", files("b.jpg", "d.jpg"))
-    plan = planned(corpus, table)
-    put(tmp_path / "c", files("a.jpg"))
-    others = settled(corpus, table, "other")
-    mine = settle_plan(plan, plan_again=lambda: planned(corpus, table), table=table, run_id="mine")
+    corpus = put(tmp_path / "c", named_files("b.jpg", "d.jpg"))
+    plan = plan_with(corpus, table)
+    put(tmp_path / "c", named_files("a.jpg"))
+    others = settle(corpus, table, "other")
+    mine = settle_plan(
+        plan, plan_again=lambda: plan_with(corpus, table), table=table, run_id="mine"
+    )
     assert plan.units != others.units
     assert mine.units == others.units
 
@@ -442,39 +444,39 @@ def test_a_plan_whose_number_was_given_without_an_answer_holds(tmp_path):
             super().write_new(uri, data)
             return super().write_new(uri, data)
 
-    corpus = put(tmp_path / "c", files("b.jpg", "d.jpg"))
+    corpus = put(tmp_path / "c", named_files("b.jpg", "d.jpg"))
     table = TableStore(str(tmp_path / "table"), Deaf())
-    plan = settled(corpus, table, "mine")
+    plan = settle(corpus, table, "mine")
     assert images_in(plan.units) == ["b.jpg", "d.jpg"]
     assert len(list(table.storage.files(table.file("_runs", "order")))) == 1
 
 
 def test_a_plan_that_never_came_into_force_binds_nobody(tmp_path, table):
-    corpus = put(tmp_path / "c", files("b.jpg", "d.jpg"))
+    corpus = put(tmp_path / "c", named_files("b.jpg", "d.jpg"))
     storage, _ = crash_at(10**6)
-    settled(corpus, TableStore(table.uri, storage), "crashed")
+    settle(corpus, TableStore(table.uri, storage), "crashed")
     (number,) = table.storage.files(table.file("_runs", "order"))
     table.storage.delete([number.uri])
-    put(tmp_path / "c", files("a.jpg"))
+    put(tmp_path / "c", named_files("a.jpg"))
     left = number.uri.replace("00000000", ".00000000.0123.tmp")
     table.storage.write(left, b"crashed")
-    assert images_in(settled(corpus, table, "run").units) == ["a.jpg", "b.jpg", "d.jpg"]
+    assert images_in(settle(corpus, table, "run").units) == ["a.jpg", "b.jpg", "d.jpg"]
 
 
 def test_a_run_that_crashed_after_its_plan_was_written_binds_those_that_follow(tmp_path, table):
-    corpus = put(tmp_path / "c", files("b.jpg", "d.jpg", "f.jpg", "h.jpg"))
+    corpus = put(tmp_path / "c", named_files("b.jpg", "d.jpg", "f.jpg", "h.jpg"))
     written = set()
     for operation in range(20):
         storage, _ = crash_at(operation)
         hooked = TableStore(str(tmp_path / f"table-{operation}"), storage)
         plain = TableStore(hooked.uri, STORAGE)
         try:
-            first = settled(corpus, hooked, "run-1")
+            first = settle(corpus, hooked, "run-1")
         except Crash:
             first = None
         written.add(first is not None)
-        put(tmp_path / "c", files(f"a{operation}.jpg"))
-        plan = settled(corpus, plain, "run-2")
+        put(tmp_path / "c", named_files(f"a{operation}.jpg"))
+        plan = settle(corpus, plain, "run-2")
         assert sorted(images_in(plan.units)) == sorted(whole_corpus(corpus))
         if first is not None:
             assert set(first.units) <= set(plan.units)
@@ -482,11 +484,11 @@ def test_a_run_that_crashed_after_its_plan_was_written_binds_those_that_follow(t
 
 
 def test_runs_beside_each_other_do_units_of_earlier_plans_in_orders_of_their_own(tmp_path, table):
-    corpus = put(tmp_path / "c", files(*(f"{n:02}.jpg" for n in range(30))))
-    first = settled(corpus, table, "run-1")
+    corpus = put(tmp_path / "c", named_files(*(f"{n:02}.jpg" for n in range(30))))
+    first = settle(corpus, table, "run-1")
     assert first.units_in_turn("run-1") == list(first.units)
-    put(tmp_path / "c", files("30.jpg", "31.jpg"))
-    second = settled(corpus, table, "run-2")
+    put(tmp_path / "c", named_files("30.jpg", "31.jpg"))
+    second = settle(corpus, table, "run-2")
     orders = [second.units_in_turn(run_id) for run_id in ("run-2", "run-3")]
     assert orders[0] == second.units_in_turn("run-2")
     assert orders[0] != orders[1]

@@ -26,17 +26,17 @@ def source(folder: Path, name: str, data: bytes, *, kind: Kind = "tar") -> Sourc
     return Source(uri=file.uri, name=name, kind=kind, etag=file.etag, size=file.size)
 
 
-def images(*sources: Source) -> list[EncodedImage]:
+def images_of_sources(*sources: Source) -> list[EncodedImage]:
     return [
         image for each in sources for image in read_source(each, storage=STORAGE, settings=READING)
     ]
 
 
-def shown(*sources: Source) -> list[tuple[str, bytes | None, str | None]]:
+def comparable(*sources: Source) -> list[tuple[str, bytes | None, str | None]]:
     """Returns what is compared of an image: errors are equal where they say the same."""
     return [
         (image.image_id, image.data, str(image.error) if image.error else None)
-        for image in images(*sources)
+        for image in images_of_sources(*sources)
     ]
 
 
@@ -49,9 +49,12 @@ def check_cover(whole: Source, parts: list[Source]) -> None:
     assert (parts[0].start, parts[-1].stop) == (whole.start, whole.stop)
     for before, after in pairwise(parts):
         assert before.stop == after.start
-    assert shown(*parts) == shown(whole)
+    assert comparable(*parts) == comparable(whole)
     for part in parts:
-        assert part.num_images in (None, sum(image.error is None for image in images(part)))
+        assert part.num_images in (
+            None,
+            sum(image.error is None for image in images_of_sources(part)),
+        )
 
 
 @given(
@@ -87,7 +90,7 @@ def test_a_parquet_file_is_cut_between_row_groups(tmp_path, rows, rows_per_group
     check_cover(whole, parts)
     for part in parts:
         assert part.start % rows_per_group == 0
-        assert len(images(part)) <= max(max_images, rows_per_group)
+        assert len(images_of_sources(part)) <= max(max_images, rows_per_group)
 
 
 def test_a_slice_is_cut_within_its_own_bounds(tmp_path):
@@ -150,8 +153,8 @@ def test_the_first_images_are_the_first_of_all_and_no_more(tmp_path, counts, lim
             ),
         ]
     first = list(CUTTER.first_images(whole, limit=limit, known={}))
-    assert shown(*first) == shown(*whole)[:limit]
-    assert [part.num_images for part in first] == [len(images(part)) for part in first]
+    assert comparable(*first) == comparable(*whole)[:limit]
+    assert [part.num_images for part in first] == [len(images_of_sources(part)) for part in first]
 
 
 @pytest.mark.parametrize("kind", ["file", "tar", "parquet"])
@@ -161,7 +164,7 @@ def test_what_is_absent_stays_whole_and_is_one_image_of_the_first(uri, kind):
     assert list(CUTTER.slices(absent, max_images=1, max_bytes=1)) == [absent]
     (first,) = CUTTER.first_images([absent] * 2, limit=1, known={})
     assert first == dataclasses.replace(absent, num_images=1)
-    assert len(images(first)) == 1
+    assert len(images_of_sources(first)) == 1
 
 
 def test_slices_of_an_earlier_plan_are_taken_without_a_look_inside(tmp_path):
@@ -178,7 +181,9 @@ def test_around_some_images_lie_their_samples_and_no_more(tmp_path):
     members = [(f"{n}.{kind}", bytes(600 + n)) for n in range(6) for kind in ("json", "jpg")]
     whole = source(tmp_path, "a.tar", tar(members))
     parts = list(CUTTER.around(whole, members={"2.jpg", "5.jpg", "other.jpg"}))
-    assert shown(*parts) == [each for each in shown(whole) if each[0] in ("a.tar/2", "a.tar/5")]
+    assert comparable(*parts) == [
+        each for each in comparable(whole) if each[0] in ("a.tar/2", "a.tar/5")
+    ]
     assert [part.num_images for part in parts] == [1, 1]
     assert parts[-1].stop is None
     (middle,) = CUTTER.around(dataclasses.replace(whole, start=parts[0].start), members={"2.jpg"})

@@ -42,6 +42,10 @@ class PageClient:
     def __init__(self, url: str, access: Access, loop: asyncio.AbstractEventLoop) -> None:
         self.url, self.access, self._loop = url, access, loop
 
+    @property
+    def opening_address(self) -> str:
+        return f"{self.url}/?token={self.access.token}"
+
     def get(self, path: str, *, headers: Mapping[str, str | None] | None = None, **params: Any):
         return self.ask("GET", path, headers=headers, params=params)
 
@@ -104,7 +108,7 @@ def opened_page(
     )
     view.pictures = decoder or shared_decoder(reading)
     view.load()
-    view.state.refresh()
+    view.now.state.refresh()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

@@ -9,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from drawn_tables import commit
 from PIL import Image
 from specs import panoptic_spec
 
 from maskformer import encode_segments
 from pipeline.corpora.reading import ReadSettings, read_source
-from pipeline.labelling.commit import Stager, clear_staging, commit_unit
-from pipeline.labelling.rows import ROWS
 from pipeline.planning.planner import UnitSettings, plan_corpus, settle_plan
 from pipeline.storage import Storage
 from pipeline.table.store import TableSpec, TableStore
@@ -145,13 +144,6 @@ def label_corpus(
             number += 1
         commit(store, unit.unit_id, rows, spec=spec)
     return store
-
-
-def commit(store: TableStore, unit_id: str, rows: Sequence[Any], *, spec: TableSpec) -> None:
-    staged = Stager(table=store, run_id="run")(pa.Table.from_pylist(list(rows), schema=ROWS))
-    receipts = [receipt["part"] for receipt in staged.to_pylist()]
-    commit_unit(unit_id, parts=receipts, num_images=len(rows), table=store, spec=spec)
-    clear_staging(store, unit_id)
 
 
 def image_row(

@@ -15,7 +15,6 @@ from PIL import Image
 
 from pipeline.corpora.settings import ReadSettings
 from pipeline.review_page.cache import ByteCache
-from pipeline.review_page.photographs import source_name
 from pipeline.review_page.pictures import PictureMaker, outlines, sampled_ids
 from pipeline.reviews.shapes import rle_of_mask
 from pipeline.storage import Storage
@@ -208,21 +207,6 @@ def test_a_decoder_that_ends_is_replaced_and_the_next_photograph_is_shown(tmp_pa
         assert answer.status == 422
         assert "killed" in answer.json["error"]
         assert is_photo(shown(client, "001.jpg"), 1)
-
-
-@pytest.mark.parametrize(
-    ("uri", "image_id", "kind", "name"),
-    [
-        ("/data/a/b.jpg", "a/b.jpg", "file", "a/b.jpg"),
-        ("/data/a/b.jpg", "seventh", "file", "b.jpg"),
-        ("s3://b/c/x.tar", "c/x.tar/k/1", "tar", "c/x.tar"),
-        ("/data/rows.parquet", "rows.parquet/7", "parquet", "rows.parquet"),
-        ("/data/rows.parquet", "key-7", "parquet", "rows.parquet"),
-        ("/data/x.tar", "x.tar/x.tar/1", "tar", "x.tar"),
-    ],
-)
-def test_a_sources_name_follows_from_its_place_and_an_id_in_it(uri, image_id, kind, name):
-    assert source_name(uri, image_id=image_id, kind=kind) == name
 
 
 def test_segments_are_scaled_by_looking_up_pixels_of_their_masks():

@@ -17,11 +17,11 @@ from pipeline.table.store import IMAGES, SEGMENTS
 STORAGE = Storage()
 
 
-def segments_of(table, log, **options):
+def reviewed_segments(table, log, **options):
     return reviewed.segments(table.uri, log.uri, storage=STORAGE, **options).read_all()
 
 
-def images_of(table, log, **options):
+def reviewed_images(table, log, **options):
     return reviewed.images(table.uri, log.uri, storage=STORAGE, **options).read_all()
 
 
@@ -35,11 +35,11 @@ def by_image(rows) -> dict[str, list[dict]]:
 
 
 def test_without_reviews_the_rows_are_the_models(table, log):
-    rows = segments_of(table, log)
+    rows = reviewed_segments(table, log)
     assert rows.schema.names == [*SEGMENTS.names, "origin"]
     assert set(rows["origin"].to_pylist()) == {"model"}
     assert rows.select(SEGMENTS.names) == latest_segments(table.uri, storage=STORAGE).read_all()
-    images = images_of(table, log)
+    images = reviewed_images(table, log)
     assert images.select(IMAGES.names) == latest_images(table.uri, storage=STORAGE).read_all()
     assert images["review_status"].null_count == len(images)
 
@@ -47,8 +47,8 @@ def test_without_reviews_the_rows_are_the_models(table, log):
 def test_an_accepted_image_keeps_the_models_rows(table, log):
     log.append(looked_at(table, "a/0000.jpg"))
     model = latest_segments(table.uri, storage=STORAGE).read_all()
-    assert by_image(segments_of(table, log).select(SEGMENTS.names)) == by_image(model)
-    images = by_image(images_of(table, log))
+    assert by_image(reviewed_segments(table, log).select(SEGMENTS.names)) == by_image(model)
+    images = by_image(reviewed_images(table, log))
     model_images = by_image(latest_images(table.uri, storage=STORAGE).read_all())
     (row,), (own,) = images["a/0000.jpg"], model_images["a/0000.jpg"]
     assert (row["review_status"], row["reviewer"]) == ("accepted", "anna")
@@ -60,7 +60,7 @@ def test_a_correction_shows_and_nothing_else_changes(table, log):
     changed = relabelled(first.segments[1:], 2, "tree", 2)
     save(log, first.replace(status="corrected", segments=changed))
     model = by_image(latest_segments(table.uri, storage=STORAGE).read_all())
-    found = by_image(segments_of(table, log))
+    found = by_image(reviewed_segments(table, log))
     rows = found.pop("a/0000.jpg")
     old = model.pop("a/0000.jpg")
     assert [row["segment_id"] for row in rows] == list(range(1, len(old)))
@@ -70,7 +70,7 @@ def test_a_correction_shows_and_nothing_else_changes(table, log):
         for row in of_image:
             assert row.pop("origin") == "model"
     assert found == model
-    (image,) = by_image(images_of(table, log))["a/0000.jpg"]
+    (image,) = by_image(reviewed_images(table, log))["a/0000.jpg"]
     assert (image["num_segments"], image["origin"]) == (len(rows), "human")
     area = sum(row["area"] for row in rows)
     assert image["coverage"] == pytest.approx(area / (first.height * first.width))
@@ -78,25 +78,25 @@ def test_a_correction_shows_and_nothing_else_changes(table, log):
 
 def test_an_unusable_image_has_no_segments_and_says_so(table, log):
     log.append(looked_at(table, "a/0001.jpg").replace(status="unusable"))
-    assert "a/0001.jpg" not in by_image(segments_of(table, log))
-    (row,) = by_image(images_of(table, log))["a/0001.jpg"]
+    assert "a/0001.jpg" not in by_image(reviewed_segments(table, log))
+    (row,) = by_image(reviewed_images(table, log))["a/0001.jpg"]
     assert (row["status"], row["num_segments"], row["coverage"]) == ("unusable", 0, None)
 
 
 def test_a_flagged_image_gives_its_revision_and_says_so(table, log):
     first = looked_at(table, "a/0001.jpg")
     log.append(first.replace(status="flagged", comment="what is it?"))
-    assert len(by_image(segments_of(table, log))["a/0001.jpg"]) == len(first.segments)
-    (row,) = by_image(images_of(table, log))["a/0001.jpg"]
+    assert len(by_image(reviewed_segments(table, log))["a/0001.jpg"]) == len(first.segments)
+    (row,) = by_image(reviewed_images(table, log))["a/0001.jpg"]
     assert (row["status"], row["review_status"]) == ("ok", "flagged")
 
 
 def test_columns_are_chosen(table, log):
     log.append(looked_at(table, "a/0000.jpg"))
-    rows = segments_of(table, log, columns=["label", "origin"])
+    rows = reviewed_segments(table, log, columns=["label", "origin"])
     assert rows.schema.names == ["label", "origin"]
-    assert len(rows) == len(segments_of(table, log))
-    assert images_of(table, log, columns=["review_status"]).schema.names == ["review_status"]
+    assert len(rows) == len(reviewed_segments(table, log))
+    assert reviewed_images(table, log, columns=["review_status"]).schema.names == ["review_status"]
 
 
 def test_a_review_of_a_photograph_that_changed_is_kept_and_listed(tmp_path):
@@ -129,7 +129,7 @@ def test_labels_go_by_name_into_a_table_of_another_model(tmp_path, table, log):
     car, tree = '"car"', '"tree"'
     content = content.replace(car, "X").replace(tree, car).replace("X", tree)
     other.storage.write(other.file("_table.json"), content.encode())
-    rows = by_image(segments_of(other, log))["a/0000.jpg"]
+    rows = by_image(reviewed_segments(other, log))["a/0000.jpg"]
     assert [row["label_id"] for row in rows] == [turned.index(row["label"]) for row in rows]
     assert [row["label"] for row in rows] == [each.label for each in first.segments]
     other.storage.write(other.file("_table.json"), content.replace(tree, '"bush"').encode())
@@ -147,7 +147,7 @@ def test_duckdb_reads_the_same_from_plain_files_as_the_readme_says(table, log):
     with duckdb.connect() as database:
         database.execute(statements.replace("TABLE", table.uri).replace("REVIEWS", log.uri))
         found = database.sql("FROM reviewed").to_arrow_table()
-    mine = segments_of(table, log)
+    mine = reviewed_segments(table, log)
     keys = ["image_id", "segment_id", "label", "area", "rle", "origin"]
     assert sorted(map(str, found.select(keys).to_pylist())) == sorted(
         map(str, mine.select(keys).to_pylist())

@@ -23,7 +23,7 @@ STORAGE = Storage()
 IMAGE = "a/0000.jpg"
 
 
-def id_map(segments, revision) -> np.ndarray:
+def revision_id_map(segments, revision) -> np.ndarray:
     ids = np.zeros((revision.height, revision.width), np.int64)
     for segment in segments:
         ids[decode_rle(segment.rle, height=revision.height, width=revision.width)] = (
@@ -32,8 +32,8 @@ def id_map(segments, revision) -> np.ndarray:
     return ids
 
 
-def label_map(segments, revision) -> np.ndarray:
-    ids = id_map(segments, revision)
+def revision_label_map(segments, revision) -> np.ndarray:
+    ids = revision_id_map(segments, revision)
     labels = np.array([-1] * (ids.max() + 1))
     for segment in segments:
         labels[segment.segment_id] = segment.label_id
@@ -55,8 +55,8 @@ def of_map(ids: np.ndarray, known: dict[int, ReviewedSegment]) -> tuple[Reviewed
     return tuple(found)
 
 
-def painted(revision: Revision, columns: slice, number: int) -> tuple[ReviewedSegment, ...]:
-    ids = id_map(revision.segments, revision)
+def paint_columns(revision: Revision, columns: slice, number: int) -> tuple[ReviewedSegment, ...]:
+    ids = revision_id_map(revision.segments, revision)
     ids[:, columns] = number
     return of_map(ids, {each.segment_id: each for each in revision.segments})
 
@@ -67,27 +67,27 @@ def corrected(first: Revision, reviewer: str, segments, **changes) -> Revision:
 
 def test_a_first_save_has_number_1_and_counts_what_changed(table, log):
     first = looked_at(table, IMAGE)
-    saved = save(log, corrected(first, "anna", painted(first, slice(0, 2), 9)), base=None)
+    saved = save(log, corrected(first, "anna", paint_columns(first, slice(0, 2), 9)), base=None)
     assert (saved.revision, saved.parent_revision) == (1, 0)
     again = save(log, saved.replace(parent_revision=1, segments=first.segments), base=lambda: ())
     assert again.revision == 2
-    before, after = id_map(saved.segments, first), id_map(again.segments, first)
+    before, after = revision_id_map(saved.segments, first), revision_id_map(again.segments, first)
     assert again.changed_pixels == np.count_nonzero(before != after) > 0
     assert log.latest(IMAGE) == again
 
 
-def test_changes_of_different_pixels_are_joined_and_both_are_named(table, log):
+def test_saves_of_different_pixels_are_joined_and_both_are_named(table, log):
     first = looked_at(table, IMAGE)
-    theirs = save(log, corrected(first, "anna", painted(first, slice(0, 2), 9)))
-    mine = corrected(first, "ben", painted(first, slice(3, 5), 9), comment="mast")
+    theirs = save(log, corrected(first, "anna", paint_columns(first, slice(0, 2), 9)))
+    mine = corrected(first, "ben", paint_columns(first, slice(3, 5), 9), comment="mast")
     joined = save(log, mine)
     assert isinstance(joined, Revision)
     assert (joined.revision, joined.parent_revision) == (2, 1)
     assert joined.merged_with == (MergedRevision(revision=1, reviewer="anna"),)
     assert joined.reviewer == "ben"
-    expected = label_map(first.segments, first)
+    expected = revision_label_map(first.segments, first)
     expected[:, 0:2] = expected[:, 3:5] = 0
-    assert (label_map(joined.segments, first) == expected).all()
+    assert (revision_label_map(joined.segments, first) == expected).all()
     # Both drew a new segment with the same number: they stay two.
     assert len([each for each in joined.segments if each.origin == "human"]) >= 2
     assert list(broken_rules(joined, spec=SPEC)) == []
@@ -96,8 +96,8 @@ def test_changes_of_different_pixels_are_joined_and_both_are_named(table, log):
 
 def test_changes_of_the_same_pixels_conflict_and_both_stay(table, log):
     first = looked_at(table, IMAGE)
-    theirs = save(log, corrected(first, "anna", painted(first, slice(0, 3), 9)))
-    mine = corrected(first, "ben", painted(first, slice(2, 5), 9))
+    theirs = save(log, corrected(first, "anna", paint_columns(first, slice(0, 3), 9)))
+    mine = corrected(first, "ben", paint_columns(first, slice(2, 5), 9))
     conflict = save(log, mine)
     assert isinstance(conflict, Conflict)
     assert conflict.theirs == theirs
@@ -124,7 +124,7 @@ def test_one_gives_a_label_while_the_other_draws_at_the_segment(table, log):
     first = looked_at(table, IMAGE)
     number = first.segments[0].segment_id
     save(log, corrected(first, "anna", relabelled(first.segments, number, "tree", 2)))
-    ids = id_map(first.segments, first)
+    ids = revision_id_map(first.segments, first)
     void = np.argwhere(ids == 0)[0]
     ids[tuple(void)] = number  # a pixel that anna did not change
     more = of_map(ids, {each.segment_id: each for each in first.segments})
@@ -133,21 +133,21 @@ def test_one_gives_a_label_while_the_other_draws_at_the_segment(table, log):
 
 def test_a_save_that_is_sent_again_is_stored_once(table, log):
     first = looked_at(table, IMAGE)
-    mine = corrected(first, "ben", painted(first, slice(0, 2), 9))
+    mine = corrected(first, "ben", paint_columns(first, slice(0, 2), 9))
     saved = save(log, mine)
-    save(log, corrected(first, "anna", painted(first, slice(3, 5), 9)))
+    save(log, corrected(first, "anna", paint_columns(first, slice(3, 5), 9)))
     later = mine.replace(created_at=NOON.replace(hour=13), seconds=9.0)
     assert save(log, later) == saved
     # The joined one too, with what came behind it.
-    anna = corrected(first, "anna", painted(first, slice(3, 5), 9))
+    anna = corrected(first, "anna", paint_columns(first, slice(3, 5), 9))
     assert save(log, anna).revision == 2
     assert log.numbers(IMAGE) == [1, 2]
 
 
 def test_reviews_of_another_version_of_the_photograph_are_no_conflict(table, log):
     first = looked_at(table, IMAGE)
-    save(log, corrected(first, "anna", painted(first, slice(0, 3), 9)))
-    other = corrected(first, "ben", painted(first, slice(0, 3), 8), base_etag="changed")
+    save(log, corrected(first, "anna", paint_columns(first, slice(0, 3), 9)))
+    other = corrected(first, "ben", paint_columns(first, slice(0, 3), 8), base_etag="changed")
     saved = save(log, other)
     assert (saved.revision, saved.parent_revision, saved.merged_with) == (2, 0, ())
 
@@ -172,7 +172,7 @@ def test_segments_that_are_numbered_anew_have_not_changed(table):
 
 def test_drawn_changes_are_joined_where_and_only_where_no_pixel_is_shared(table, log, tmp_path):
     first = looked_at(table, IMAGE)
-    before = id_map(first.segments, first)
+    before = revision_id_map(first.segments, first)
     known = {each.segment_id: each for each in first.segments}
     outcomes = []
     for seed in range(60):
@@ -192,7 +192,7 @@ def test_drawn_changes_are_joined_where_and_only_where_no_pixel_is_shared(table,
             assert isinstance(result, Conflict)
         elif isinstance(result, Revision):
             expected = np.where(changed[1], maps[1], np.where(changed[0], maps[0], before))
-            assert (id_map(result.segments, first) == expected).all()
+            assert (revision_id_map(result.segments, first) == expected).all()
             assert list(broken_rules(result, spec=SPEC)) == []
         outcomes.append(type(result))
     assert min(outcomes.count(Revision), outcomes.count(Conflict)) > 10
@@ -207,7 +207,7 @@ def test_eight_reviewers_at_once_lose_nothing(table, log):
     def review(number: int) -> None:
         own = ReviewLog.of_table(table.uri, reviews=log.uri, storage=STORAGE)
         start, stop = stripes[number]
-        drawn = painted(first, slice(start, stop), 20 + number)
+        drawn = paint_columns(first, slice(start, stop), 20 + number)
         results.append(save(own, corrected(first, f"reviewer-{number}", drawn)))
 
     threads = [threading.Thread(target=review, args=(number,)) for number in range(8)]

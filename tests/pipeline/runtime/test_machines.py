@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 
 
 @pytest.fixture

@@ -16,17 +16,18 @@ def node(name: str, **resources: float) -> dict:
         ([node("a", GPU=8)], None, []),
         ([node("a", GPU=16)], None, []),  # one node is one group
         ([node("a", GPU=8), node("b", GPU=8)], None, [{"a"}, {"b"}]),
-        ([node("a", GPU=8), node("b", GPU=8)], 12, []),
-        ([node("a", GPU=8), node("b", GPU=4)], None, []),
+        ([node("a", GPU=8), node("b", GPU=8)], 7, []),
+        ([node("a", GPU=4), node("b", GPU=4)], None, [{"a"}, {"b"}]),
+        ([node("a", GPU=4), node("b", GPU=3)], None, []),
         ([node("a"), node("b")], None, []),
         ([node("a", GPU=8), node("b", GPU=8), node("c")], None, [{"a", "c"}, {"b"}]),
-        ([node(f"{n:02}", GPU=1) for n in range(16)], None, [8, 8]),
+        ([node(f"{n:02}", GPU=1) for n in range(16)], None, [4] * 4),
         # Shares of a node are whole CPUs: as many datasets as a node has.
         ([node(f"{n:02}", GPU=1) | {"Resources": {"CPU": 4, "GPU": 1}} for n in range(100)],
          None, [25] * 4),
     ],
 )  # fmt: skip
-def test_groups_have_eight_gpus_or_more(nodes, most_gpus, expected, monkeypatch):
+def test_groups_have_four_gpus_or_more(nodes, most_gpus, expected, monkeypatch):
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     groups = node_groups(most_gpus=most_gpus)
     if expected and isinstance(expected[0], int):

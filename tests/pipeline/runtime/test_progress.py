@@ -9,7 +9,7 @@ import pytest
 import pipeline.runtime.progress
 from pipeline.corpora.sources import Source
 from pipeline.planning.planner import Plan, Unit
-from pipeline.runtime.progress import ProgressDisplay, duration
+from pipeline.runtime.progress import FileProgress, ProgressDisplay, duration
 from pipeline.runtime.run_stats import Counts, RunStats
 
 
@@ -76,6 +76,16 @@ def test_where_the_number_of_images_is_unknown_bytes_tell_what_is_left(clock):
 def test_before_anything_is_done_nothing_is_promised():
     display = ProgressDisplay(RunStats(), plan(10), output=io.StringIO())
     assert display.line() == "0 of 10 images, 0 errors"
+
+
+def test_of_a_file_the_bytes_that_were_read_tell_what_is_left(clock):
+    display = FileProgress(8_000_000, output=io.StringIO())
+    assert display.line() == "0.0 of 8.0 MB, 0 MB/s"
+    clock.now += 10
+    display.add(2_000_000)
+    assert display.line() == "2.0 of 8.0 MB, 0.2 MB/s, 30 s left"
+    display.add(6_000_000)
+    assert display.line() == "8.0 of 8.0 MB, 0.8 MB/s"
 
 
 def test_at_the_end_nothing_is_left(clock):

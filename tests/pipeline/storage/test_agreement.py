@@ -5,14 +5,11 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from hooked import Crash
 
 import pipeline.storage.agreement
 from pipeline.storage.agreement import agree
 from pipeline.storage.faults import StorageFault
-
-
-class Crash(BaseException):
-    """The writer ends here."""
 
 
 class Register:

@@ -20,7 +20,7 @@ def corpus(tmp_path) -> str:
     return put(tmp_path / "c", {"a.jpg": b"1", "in/b.jpg": b"2", "z.jpg": b"3"})
 
 
-def failing(monkeypatch, call: str, *, at: str, number: int, times: int) -> None:
+def make_call_fail(monkeypatch, call: str, *, at: str, number: int, times: int) -> None:
     """Makes a call of the system fail so often, at a path."""
     real, left = getattr(os, call), [times]
 
@@ -36,8 +36,8 @@ def failing(monkeypatch, call: str, *, at: str, number: int, times: int) -> None
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN])
 def test_a_disk_that_fails_for_a_while_is_asked_again(corpus, monkeypatch, number):
     take_retries()
-    failing(monkeypatch, "scandir", at=f"{corpus}/in", number=number, times=2)
-    failing(monkeypatch, "stat", at=f"{corpus}/z.jpg", number=number, times=2)
+    make_call_fail(monkeypatch, "scandir", at=f"{corpus}/in", number=number, times=2)
+    make_call_fail(monkeypatch, "stat", at=f"{corpus}/z.jpg", number=number, times=2)
     assert [file.uri.removeprefix(corpus) for file in STORAGE.files(corpus)] == [
         "/a.jpg", "/in/b.jpg", "/z.jpg",
     ]  # fmt: skip
@@ -50,7 +50,7 @@ def test_a_disk_that_fails_for_a_while_is_asked_again(corpus, monkeypatch, numbe
 def test_a_folder_that_cannot_be_read_ends_a_listing_and_is_named(
     corpus, monkeypatch, number, folder
 ):
-    failing(monkeypatch, "scandir", at=f"{corpus}{folder}", number=number, times=99)
+    make_call_fail(monkeypatch, "scandir", at=f"{corpus}{folder}", number=number, times=99)
     with pytest.raises(StorageFault, match=rf"list {corpus}{folder}: .*{os.strerror(number)}"):
         list(list_corpus(corpus, storage=STORAGE, settings=ReadSettings()).sources)
 
@@ -61,7 +61,7 @@ def test_a_folder_that_the_system_keeps_for_itself_costs_no_listing(
     corpus, monkeypatch, name, number
 ):
     os.mkdir(f"{corpus}/{name}")
-    failing(monkeypatch, "scandir", at=f"{corpus}/{name}", number=number, times=99)
+    make_call_fail(monkeypatch, "scandir", at=f"{corpus}/{name}", number=number, times=99)
     listing = list_corpus(corpus, storage=STORAGE, settings=ReadSettings())
     assert [Path(source.uri).name for source in listing.sources] == ["a.jpg", "b.jpg", "z.jpg"]
     assert listing.out_of_reach == 0
@@ -70,14 +70,14 @@ def test_a_folder_that_the_system_keeps_for_itself_costs_no_listing(
 
 def test_a_folder_of_the_system_on_a_disk_that_fails_ends_a_listing(corpus, monkeypatch):
     os.mkdir(f"{corpus}/lost+found")
-    failing(monkeypatch, "scandir", at=f"{corpus}/lost+found", number=errno.EIO, times=99)
+    make_call_fail(monkeypatch, "scandir", at=f"{corpus}/lost+found", number=errno.EIO, times=99)
     with pytest.raises(StorageFault, match="lost"):
         list(STORAGE.files(corpus))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM])
 def test_a_file_that_cannot_be_looked_at_is_not_absent(corpus, monkeypatch, number):
-    failing(monkeypatch, "stat", at=f"{corpus}/a.jpg", number=number, times=99)
+    make_call_fail(monkeypatch, "stat", at=f"{corpus}/a.jpg", number=number, times=99)
     with pytest.raises(StorageFault, match=rf"a\.jpg.*{os.strerror(number)}"):
         STORAGE.file(f"{corpus}/a.jpg")
 

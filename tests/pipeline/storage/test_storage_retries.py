@@ -15,7 +15,7 @@ from pipeline.storage.retries import RetryPolicy, retried, take_retries
 PATIENCE = RetryPolicy(attempts=6, seconds=1000)
 
 
-class Clock:
+class WaitingClock:
     """Time that passes only by waiting, and for as long as an attempt is said to take."""
 
     def __init__(self) -> None:
@@ -31,15 +31,15 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> WaitingClock:
+    clock = WaitingClock()
     monkeypatch.setattr(pipeline.storage.retries, "time", clock)
     monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 1.0)
     take_retries()
     return clock
 
 
-def failing(*errors: BaseException) -> Callable[[], str]:
+def raising_once(*errors: BaseException) -> Callable[[], str]:
     """Raises each error once, then gives a result."""
     left = list(errors)
 
@@ -55,16 +55,16 @@ def slow_down(**headers: str) -> BaseException:
     return client_error("SlowDown", 503, **headers)
 
 
-def waits(
-    clock: Clock, error: BaseException, *, retry_policy: RetryPolicy = PATIENCE
+def waits_of(
+    clock: WaitingClock, error: BaseException, *, retry_policy: RetryPolicy = PATIENCE
 ) -> list[float]:
     with pytest.raises(StorageFault):
-        retried(failing(*[error] * 100), what="read x", retry_policy=retry_policy)
+        retried(raising_once(*[error] * 100), what="read x", retry_policy=retry_policy)
     return clock.waits
 
 
 def test_waits_between_attempts_grow(clock):
-    for attempt, wait in enumerate(waits(clock, OSError("away"))):
+    for attempt, wait in enumerate(waits_of(clock, OSError("away"))):
         assert 0.5 * 2**attempt <= wait <= 1.5 * 2**attempt
     assert len(clock.waits) == PATIENCE.attempts - 1
 
@@ -86,9 +86,9 @@ def test_throttled_requests_wait_longer_each_by_its_own_chance_and_within_bounds
 
 
 def test_a_store_that_says_how_long_is_left_alone_for_as_long_but_not_for_ever(clock):
-    assert min(waits(clock, slow_down(**{"retry-after": "30"}))) >= 30
+    assert min(waits_of(clock, slow_down(**{"retry-after": "30"}))) >= 30
     clock.waits.clear()
-    assert max(waits(clock, slow_down(**{"retry-after": "86400"}))) <= 60
+    assert max(waits_of(clock, slow_down(**{"retry-after": "86400"}))) <= 60
 
 
 def test_no_attempt_begins_after_the_time_that_was_given(clock):
@@ -118,7 +118,7 @@ def test_no_attempt_begins_after_the_time_that_was_given(clock):
 )
 def test_what_does_not_pass_is_a_fault_at_once(clock, error):
     with pytest.raises(StorageFault, match=r"read x: .*; ") as caught:
-        retried(failing(error), what="read x", retry_policy=PATIENCE)
+        retried(raising_once(error), what="read x", retry_policy=PATIENCE)
     assert caught.value.__cause__ is error
     assert clock.waits == []
     assert take_retries() == []
@@ -128,10 +128,10 @@ def test_expired_credentials_are_renewed_once_and_then_a_fault_that_says_what_to
     expired = client_error("ExpiredToken", 400)
     renewed: list[int] = []
     options = {"what": "read x", "retry_policy": PATIENCE, "renew": lambda: renewed.append(1)}
-    assert retried(failing(expired), **options) == "done"
+    assert retried(raising_once(expired), **options) == "done"
     assert len(renewed) == 1
     with pytest.raises(StorageFault, match=r"ExpiredToken.*set new credentials"):
-        retried(failing(expired, expired), **options)
+        retried(raising_once(expired, expired), **options)
     assert len(renewed) == 2
     assert clock.waits == []
     [told] = take_retries()
@@ -140,21 +140,23 @@ def test_expired_credentials_are_renewed_once_and_then_a_fault_that_says_what_to
 
 def test_where_no_others_can_come_expired_credentials_are_a_fault_at_once(clock):
     with pytest.raises(StorageFault, match="set new credentials"):
-        retried(failing(client_error("ExpiredToken", 400)), what="read x", retry_policy=PATIENCE)
+        retried(
+            raising_once(client_error("ExpiredToken", 400)), what="read x", retry_policy=PATIENCE
+        )
     assert take_retries() == []
 
 
 def test_an_absent_object_is_no_fault_and_a_mistake_of_ours_stays_one(clock):
     with pytest.raises(FileNotFoundError, match="read x"):
-        retried(failing(client_error("NoSuchKey", 404)), what="read x", retry_policy=PATIENCE)
+        retried(raising_once(client_error("NoSuchKey", 404)), what="read x", retry_policy=PATIENCE)
     with pytest.raises(TypeError, match="oops"):
-        retried(failing(TypeError("oops")), what="read x", retry_policy=PATIENCE)
+        retried(raising_once(TypeError("oops")), what="read x", retry_policy=PATIENCE)
     assert clock.waits == []
 
 
 def test_retries_are_counted_by_kind_until_someone_takes_the_counts(clock):
     errors = [OSError("a"), slow_down(), OSError("b")]
-    assert retried(failing(*errors), what="read x", retry_policy=PATIENCE) == "done"
+    assert retried(raising_once(*errors), what="read x", retry_policy=PATIENCE) == "done"
     told = {each.kind: each for each in take_retries()}
     assert {kind: each.count for kind, each in told.items()} == {"transient": 2, "throttled": 1}
     assert sum(each.seconds for each in told.values()) == pytest.approx(clock.now)
@@ -167,7 +169,7 @@ def test_counts_of_many_threads_are_complete(monkeypatch):
 
     def work() -> None:
         for _ in range(50):
-            retried(failing(OSError("a")), what="read x", retry_policy=PATIENCE)
+            retried(raising_once(OSError("a")), what="read x", retry_policy=PATIENCE)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:

@@ -26,7 +26,7 @@ def grey(level: int) -> bytes:
     return buffer.getvalue()
 
 
-def night(corpus: Path, table: TableStore, run_id: str, *, left: bool) -> None:
+def label_half(corpus: Path, table: TableStore, run_id: str, *, left: bool) -> None:
     """Labels what is new with one segment in the left or the right half."""
     mask = np.zeros((30, 40), np.int32)
     mask[:, :20] = left
@@ -62,9 +62,9 @@ def table(tmp_path) -> TableStore:
     table = TableStore(str(tmp_path / "table"), Storage())
     corpus = tmp_path / "corpus"
     put(corpus, {"a.png": grey(100), "b.png": grey(100)})
-    night(corpus, table, "run-1", left=True)
+    label_half(corpus, table, "run-1", left=True)
     put(corpus, {"a.png": grey(101)})
-    night(corpus, table, "run-2", left=False)
+    label_half(corpus, table, "run-2", left=False)
     return table
 
 

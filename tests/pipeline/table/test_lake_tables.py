@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_tables import commit, draw_table, plan, plan_unit, report, unit_rows
+from drawn_tables import assert_is_sound, commit, draw_table, plan, plan_unit, report, unit_rows
 
 import pipeline
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.settings import CompactSettings
-from pipeline.maintenance.verify.tables import verify_table
 from pipeline.table.store import TableStore, images, segments
 
 ROOT = Path(pipeline.__file__).parents[1]
@@ -39,11 +38,6 @@ def assert_all_rows_are_there(said: dict[str, Any], table: TableStore) -> None:
     assert said["counts"] == {key: dict(sorted(expected.items())) for key in said["counts"]}
     num_images = images(table.uri).count_rows()
     assert said["images"] == {"deltalake": num_images, "pyiceberg": num_images}
-
-
-def assert_is_sound(table: TableStore) -> None:
-    found = verify_table(table, sample=1.0, num_threads=1, most_examples=5)
-    assert found.findings.counts == {}, found.findings
 
 
 def test_both_formats_read_all_rows_and_after_a_run_only_what_is_new(tmp_path):

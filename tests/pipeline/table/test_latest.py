@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from corpora import put, tar
-from small_tables import finish, settled
+from small_tables import finish, latest_areas, settled
 
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.settings import CompactSettings
@@ -25,12 +25,6 @@ def change(corpus: str, name: str, size: int) -> None:
     """Writes the file anew, with a time of its own; the same size and time are the same version."""
     put(Path(corpus), {name: bytes(size)})
     os.utime(Path(corpus, name), (size, size))
-
-
-def areas(table: TableStore) -> dict[str, int]:
-    rows = latest.latest_segments(table.uri, columns=["image_id", "area"]).read_all().to_pylist()
-    assert len({row["image_id"] for row in rows}) == len(rows)
-    return {row["image_id"]: row["area"] for row in rows}
 
 
 def images_sql() -> str:
@@ -67,10 +61,10 @@ def test_a_changed_image_has_its_new_rows_and_one_that_is_gone_keeps_its_old_one
     Path(corpus, "a.jpg").unlink()
     assert night(corpus, table, "run-2") == ["b.jpg", "e.jpg"]
     expected = {"a.jpg": 1, "b.jpg": 20, "c.jpg": 3, "d.jpg": 4, "e.jpg": 5}
-    assert areas(table) == by_sql(table) == expected
+    assert latest_areas(table) == by_sql(table) == expected
     change(corpus, "b.jpg", 200)
     assert night(corpus, table, "run-3") == ["b.jpg"]
-    assert areas(table) == by_sql(table) == expected | {"b.jpg": 200}
+    assert latest_areas(table) == by_sql(table) == expected | {"b.jpg": 200}
     rows = latest.latest_images(table.uri).read_all()
     assert sorted(rows["image_id"].to_pylist()) == sorted(expected)
     assert night(corpus, table, "run-4") == []
@@ -90,7 +84,7 @@ def test_one_that_changes_back_has_rows_of_what_it_is_now(tmp_path, table, name)
     for run, version in enumerate([10, 20, 10, 10, 20, 30, 10]):
         put_version(version)
         night(corpus, table, f"run-{run}")
-        assert areas(table) == by_sql(table) == {image_id: version}, run
+        assert latest_areas(table) == by_sql(table) == {image_id: version}, run
 
 
 def test_a_unit_of_an_older_version_that_is_done_late_is_still_the_older(tmp_path, table):
@@ -103,7 +97,7 @@ def test_a_unit_of_an_older_version_that_is_done_late_is_still_the_older(tmp_pat
     Path(corpus, "a.jpg").write_bytes(before[0])
     os.utime(Path(corpus, "a.jpg"), ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
     finish(slow.units, table)  # it had read the image before it changed
-    assert areas(table) == by_sql(table) == {"a.jpg": 2}
+    assert latest_areas(table) == by_sql(table) == {"a.jpg": 2}
 
 
 def test_a_plan_that_never_came_into_force_decides_nothing(tmp_path, table):
@@ -119,7 +113,7 @@ def test_a_plan_that_never_came_into_force_decides_nothing(tmp_path, table):
     finish(first.units, table)
     change(corpus, "a.jpg", 2)
     night(corpus, table, "run-2")
-    assert areas(table) == by_sql(table) == {"a.jpg": 2, "b.jpg": 1}
+    assert latest_areas(table) == by_sql(table) == {"a.jpg": 2, "b.jpg": 1}
 
 
 def test_what_is_in_error_now_has_no_segments_of_before(tmp_path, table):
@@ -129,7 +123,7 @@ def test_what_is_in_error_now_has_no_segments_of_before(tmp_path, table):
     change(corpus, "a.jpg", 2)
     plan = settled(corpus, table, "run-2")
     finish(plan.units, table, errors={"a.jpg": "NotAnImage"})
-    assert areas(table) == by_sql(table) == {}
+    assert latest_areas(table) == by_sql(table) == {}
     (row,) = (
         latest.latest_images(table.uri, columns=["image_id", "error_class"]).read_all().to_pylist()
     )
@@ -149,10 +143,10 @@ def test_it_is_the_same_when_units_were_joined(tmp_path, table, capsys):
         for number in range(12):
             change(corpus, f"{number:02}.jpg", 10 * run + number % (run + 2) + 1)
         night(corpus, table, f"run-{run}")
-    before = areas(table)
+    before = latest_areas(table)
     compact(table, CompactSettings(table=table.uri))
     assert table.units().compacted
-    assert areas(table) == before
+    assert latest_areas(table) == before
     change(corpus, "00.jpg", 99)
     night(corpus, table, "after")
-    assert areas(table) == before | {"00.jpg": 99}
+    assert latest_areas(table) == before | {"00.jpg": 99}

@@ -7,12 +7,11 @@ import drawn_tables
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from drawn_tables import commit, plan, plan_unit, report, unit_rows
+from drawn_tables import assert_is_sound, commit, plan, plan_unit, report, unit_rows
 
 from pipeline.labelling.model import _schema_version
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.settings import CompactSettings
-from pipeline.maintenance.verify.tables import verify_table
 from pipeline.storage import Storage
 from pipeline.table.latest import latest_segments, rows_of_images
 from pipeline.table.store import SECOND_LABEL, SEGMENTS, TableStore, segments
@@ -52,11 +51,6 @@ def table(request, tmp_path, monkeypatch) -> TableStore:
 
 def version(table: TableStore) -> int:
     return (table.spec() or {})["schema_version"]
-
-
-def assert_is_sound(table: TableStore) -> None:
-    found = verify_table(table, sample=1.0, num_threads=1, most_examples=5)
-    assert found.findings.counts == {}, found.findings
 
 
 def second_labels(rows: pa.Table) -> set:

@@ -32,27 +32,31 @@ def table(place) -> TableStore:
     return TableStore(join(root, "table"), storage)
 
 
-def parquet(rows: list[dict], *, schema: pa.Schema) -> bytes:
+def parquet_bytes(rows: list[dict], *, schema: pa.Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
     return buffer.getvalue()
 
 
-def write_unit(table: TableStore, unit: str, *, parts: tuple[str, ...] = ("segments", "images")):
+def write_raw_unit(
+    table: TableStore, unit: str, *, parts: tuple[str, ...] = ("segments", "images")
+):
     rows = {
         "segments": ([{"image_id": f"{unit}/0", "segment_id": 1, "label": "sky"}], SEGMENTS),
         "images": ([{"image_id": f"{unit}/0", "unit_id": unit, "status": "ok"}], IMAGES),
     }
     for part in parts:
         content, schema = rows[part]
-        table.storage.write(table.file(part, f"{unit}.parquet"), parquet(content, schema=schema))
+        table.storage.write(
+            table.file(part, f"{unit}.parquet"), parquet_bytes(content, schema=schema)
+        )
 
 
 def test_only_units_that_are_done_are_seen(table):
     table.create(SPEC)
-    write_unit(table, "a")
-    write_unit(table, "b", parts=("segments",))  # stopped between the two writes
-    write_unit(table, "c")
+    write_raw_unit(table, "a")
+    write_raw_unit(table, "b", parts=("segments",))  # stopped between the two writes
+    write_raw_unit(table, "c")
     table.storage.write(table.file("_staging", "d", "part.parquet"), b"no reader looks here")
     table.storage.write(table.file("images", ".e.parquet.0123.tmp"), b"half")
     assert table.done_units() == {"a", "c"}
@@ -80,8 +84,8 @@ def test_what_is_no_table_says_so(table):
 
 def test_datasets_filter_and_project_as_pyarrow_does(table):
     table.create(SPEC)
-    write_unit(table, "a")
-    write_unit(table, "b")
+    write_raw_unit(table, "a")
+    write_raw_unit(table, "b")
     dataset = segments(table.uri, storage=table.storage)
     found = dataset.to_table(columns=["image_id"], filter=pa.compute.field("image_id") == "b/0")
     assert found.to_pylist() == [{"image_id": "b/0"}]
@@ -93,8 +97,8 @@ def test_any_tool_reads_the_files_by_a_pattern(tmp_path):
 
     table = TableStore(str(tmp_path), Storage())
     table.create(SPEC)
-    write_unit(table, "a")
-    write_unit(table, "b")
+    write_raw_unit(table, "a")
+    write_raw_unit(table, "b")
     rows = duckdb.sql(
         f"SELECT label, count(*) FROM '{tmp_path}/segments/*.parquet' GROUP BY label"
     ).fetchall()
@@ -130,6 +134,7 @@ def test_an_rle_becomes_a_mask():
         ({"task": "instance"}, 'task: the table has "panoptic", this run "instance"'),
         ({"label_ids_to_fuse": (1,)}, r"label_ids_to_fuse: the table has \[\], this run \[1\]"),
         ({"precision": "bf16"}, 'precision: the table has "fp32", this run "bf16"'),
+        ({"engine": "onnx"}, 'engine: the table has "torch", this run "onnx"'),
         ({"model_fingerprint": "e" * 64}, "model_fingerprint: the table has .*fff.*eee"),
         ({"labels": ("road", "tree")}, r"labels: .*sky.*this run .*tree"),
     ],
@@ -150,6 +155,20 @@ def test_other_settings_are_refused_with_the_difference(tmp_path, changes, words
         assert "\n" not in message
         assert len(message) < 500
         assert message.count("the table has") == 1  # what is equal is not shown
+
+
+def test_a_table_that_names_no_engine_is_of_torch(tmp_path):
+    """As all tables from before there was a choice."""
+    from pipeline.storage import Storage
+
+    assert "engine" not in json.loads(SPEC.to_json())
+    assert TableSpec.of(json.loads(SPEC.to_json())).engine == "torch"
+    by_onnx = dataclasses.replace(SPEC, engine="onnx")
+    table = TableStore(str(tmp_path), Storage())
+    table.create(by_onnx)
+    assert TableSpec.of(table.spec()) == by_onnx
+    with pytest.raises(ValueError, match='engine: the table has "onnx", this run "torch"'):
+        table.check(SPEC)
 
 
 def test_a_table_of_an_earlier_or_later_version_is_refused(tmp_path):
@@ -199,6 +218,7 @@ def test_a_fingerprint_is_the_same_in_every_process_and_changes_with_any_field()
         "schema_version": 3, "model_fingerprint": "x", "task": "semantic", "threshold": 0.1,
         "mask_threshold": None, "overlap_mask_area_threshold": 0.0, "label_ids_to_fuse": None,
         "resize_rule": "detectron2", "precision": "fp16", "decode": "fast", "labels": ("a",),
+        "engine": "onnx",
     }  # fmt: skip
     assert values.keys() == {f.name for f in dataclasses.fields(TableSpec) if f.compare}
     prints = {

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from corpora import put, tar
-from drawn_labels import encoded, names_json, panoptic_shards, scenes, shards
+from drawn_labels import encode_image, names_json, panoptic_shards, scenes, shards
 from s3 import S3Server
 from small_model import small_model
 
@@ -35,7 +35,9 @@ from pipeline.training.settings import TargetSettings
 MUCH = Augmentation(short_edges=(30, 44, 60), crop=(32, 32), colour_jitter=True, pad_to_crop=True)
 
 
-def data_of(root: str, *, augmentation: Augmentation = MUCH, **others: object) -> TrainingData:
+def augmented_data(
+    root: str, *, augmentation: Augmentation = MUCH, **others: object
+) -> TrainingData:
     return TrainingData(
         dataset=open_labelled(DatasetSettings(dataset=root)),
         **{
@@ -50,7 +52,7 @@ def data_of(root: str, *, augmentation: Augmentation = MUCH, **others: object) -
 @pytest.fixture
 def data(tmp_path: Path) -> TrainingData:
     """Seven scenes."""
-    return data_of(put(tmp_path, panoptic_shards(scenes(7))))
+    return augmented_data(put(tmp_path, panoptic_shards(scenes(7))))
 
 
 def steps_of(data: TrainingData, steps: range = range(4), **others: int) -> list[list[Batch]]:
@@ -107,13 +109,13 @@ def test_an_error_in_a_process_is_the_one_that_names_the_image(tmp_path: Path) -
         for name, label in (("a", 1), ("b", 77), ("c", 1))
         for member in (
             (f"{name}.jpg", scenes()[0].jpeg),
-            (f"{name}.png", encoded(np.full((36, 48), label, np.uint8))),
+            (f"{name}.png", encode_image(np.full((36, 48), label, np.uint8))),
         )
     ]
     root = put(tmp_path, {"labels.json": names_json(), "x.tar": tar(members)})
     for num_processes in (0, 1):
         with pytest.raises(LabelError, match=r"^image x\.tar/b.* the map holds 77$"):
-            steps_of(data_of(root), num_processes=num_processes)
+            steps_of(augmented_data(root), num_processes=num_processes)
 
 
 def test_batches_come_from_a_bucket(s3: S3Server, s3_storage: Storage, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_batches_come_from_a_bucket(s3: S3Server, s3_storage: Storage, tmp_path:
     for path, content in files.items():
         s3_storage.write(join("s3://test/training", path), content)
     there = open_labelled(DatasetSettings(dataset="s3://test/training"), storage=s3_storage)
-    here = data_of(put(tmp_path, files))
+    here = augmented_data(put(tmp_path, files))
     away = TrainingData(dataset=there, augmentation=MUCH, processor=here.processor, seed=here.seed)
     pixels = [
         [batch.pixel_values for batch in step]
@@ -141,7 +143,7 @@ def test_more_micro_batches_than_images_are_refused_before_anything_starts(
         )  # fmt: skip
 
 
-def samples(data: TrainingData) -> list[TrainingSample]:
+def first_samples(data: TrainingData) -> list[TrainingSample]:
     return [data.sample(0, index) for index in range(2)]
 
 
@@ -151,7 +153,7 @@ def test_pixels_are_normalised_and_padded_with_0_as_the_processor_does(
 ) -> None:
     processor = MaskFormerImageProcessor(do_resize=False, size_divisor=32, resize_rule=rule)
     settings = Augmentation(short_edges=(30, 40), flip=False)
-    data = data_of(
+    data = augmented_data(
         put(tmp_path, shards(scenes(6))),
         augmentation=settings,
         processor=processor,
@@ -187,9 +189,9 @@ def test_pixels_are_normalised_and_padded_with_0_as_the_processor_does(
 def test_a_batch_is_at_least_as_large_as_it_is_asked_for(data: TrainingData) -> None:
     processor = MaskFormerImageProcessor(size_divisor=32)
     settings = Augmentation(short_edges=(30, 40), pad_to=(60, 70))
-    others = data_of(data.dataset.uri, augmentation=settings, processor=processor)
+    others = augmented_data(data.dataset.uri, augmentation=settings, processor=processor)
     assert {b.pixel_values.shape[2:] for step in steps_of(others) for b in step} == {(64, 96)}
-    small = collate(samples(data), processor=processor)
+    small = collate(first_samples(data), processor=processor)
     assert small.pixel_values.shape[2:] == (32, 32)
 
 
@@ -198,7 +200,7 @@ def test_sides_can_be_multiples_of_a_number_so_that_batches_have_few_sizes(
 ) -> None:
     settings = Augmentation(short_edges=(30, 70, 100))
     processor = MaskFormerImageProcessor(size_divisor=24)
-    others = data_of(data.dataset.uri, augmentation=settings, processor=processor)
+    others = augmented_data(data.dataset.uri, augmentation=settings, processor=processor)
     batches = [
         batch for step in steps_of(others, range(3), global_batch=1, multiple=64) for batch in step
     ]
@@ -209,8 +211,8 @@ def test_sides_can_be_multiples_of_a_number_so_that_batches_have_few_sizes(
 
 
 def test_a_batch_moves_as_a_whole(data: TrainingData) -> None:
-    batch = collate(samples(data), processor=data.processor)
-    moved = collate(samples(data), processor=data.processor, device="meta")
+    batch = collate(first_samples(data), processor=data.processor)
+    moved = collate(first_samples(data), processor=data.processor, device="meta")
     assert moved.image_ids == batch.image_ids
     again = batch.to("meta")
     assert again.valid is None
@@ -222,7 +224,7 @@ def test_a_batch_moves_as_a_whole(data: TrainingData) -> None:
 
 
 def test_the_model_learns_from_a_batch(data: TrainingData) -> None:
-    batch = collate(samples(data), processor=data.processor)
+    batch = collate(first_samples(data), processor=data.processor)
     model = small_model().train()
     loss = model(
         pixel_values=batch.pixel_values,

@@ -68,13 +68,13 @@ def test_compiled_blocks_take_the_steps_of_the_plain_model(how: str) -> None:
     assert ran.stdout.strip() == "equal", ran.stderr[-3000:]
 
 
-def trainer(**settings: object) -> Trainer:
+def block_trainer(**settings: object) -> Trainer:
     values = {"num_steps": 10, "learning_rate": 1e-3, **settings}
     return Trainer(tiny_model(), settings=OptimisationSettings(**values), seed=3)
 
 
 def test_blocks_that_are_computed_twice_take_the_same_steps() -> None:
-    plain, twice = trainer(), trainer(gradient_checkpointing=True)
+    plain, twice = block_trainer(), block_trainer(gradient_checkpointing=True)
     assert twice.model.is_gradient_checkpointing
     for step in range(2):
         batch = drawn_batch([0, 1], num_masks=[3, 1], seed=step)
@@ -83,7 +83,7 @@ def test_blocks_that_are_computed_twice_take_the_same_steps() -> None:
             torch.testing.assert_close(found.losses[name], loss, rtol=1e-5, atol=1e-6)
 
 
-def models() -> list[MaskFormerForInstanceSegmentation]:
+def models_by_backbone() -> list[MaskFormerForInstanceSegmentation]:
     swin, resnet, timm = tiny_config(), tiny_config(), tiny_config()
     resnet.backbone_config = ResNetConfig(
         embedding_size=8,
@@ -97,7 +97,7 @@ def models() -> list[MaskFormerForInstanceSegmentation]:
 
 
 def test_blocks_are_the_layers_of_all_backbones_and_decoders_each_once() -> None:
-    for model in models():
+    for model in models_by_backbone():
         blocks = model.blocks()
         inside = [id(p) for block in blocks for p in block.parameters()]
         assert len(inside) == len(set(inside))
@@ -110,14 +110,14 @@ def test_blocks_are_the_layers_of_all_backbones_and_decoders_each_once() -> None
 def test_each_block_is_compiled_and_the_model_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compiled.append(module))
-    each = trainer(compile=True)
+    each = block_trainer(compile=True)
     assert list(map(id, compiled)) == list(map(id, each.model.blocks()))
 
 
 @pytest.mark.parametrize(("tf32", "expected"), [(False, "highest"), (True, "high")])
 def test_float32_is_exact_unless_the_settings_say_otherwise(tf32: bool, expected: str) -> None:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    each = trainer(tf32=tf32)
+    each = block_trainer(tf32=tf32)
     try:
         torch.backends.cudnn.allow_tf32 = not tf32  # as something between two steps may leave it
         each.step([drawn_batch([0], num_masks=[1])], step=0)

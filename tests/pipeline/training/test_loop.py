@@ -23,7 +23,7 @@ def _settings(**values: object) -> OptimisationSettings:
     return OptimisationSettings(**{"num_steps": 100, "learning_rate": 1e-3, **values})
 
 
-def batches(step: int) -> list[Batch]:
+def step_batches(step: int) -> list[Batch]:
     return [drawn_batch([0, 1, 2, 3], num_masks=[3, 0, 1, 2], seed=step)]
 
 
@@ -31,7 +31,7 @@ def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.delivered.parameters()])
 
 
-def broken(batch: Batch) -> Batch:
+def with_nan(batch: Batch) -> Batch:
     batch.pixel_values[0, 0, 0, 0] = torch.nan
     return batch
 
@@ -39,7 +39,7 @@ def broken(batch: Batch) -> Batch:
 def test_micro_batches_give_the_step_of_the_whole_batch():
     whole, parts = trainer(), trainer()
     for step in range(3):
-        [batch] = batches(step)
+        [batch] = step_batches(step)
         pieces = [
             drawn_batch([0], num_masks=[3], seed=step),
             drawn_batch([1], num_masks=[0], seed=step),
@@ -55,12 +55,12 @@ def test_micro_batches_give_the_step_of_the_whole_batch():
 def test_a_trainer_that_goes_on_from_a_state_gives_the_losses_of_one_that_never_stopped():
     unbroken = Trainer(tiny_model_with_dropout(), settings=_settings(average_decay=0.9), seed=3)
     for step in range(2):
-        unbroken.step(batches(step), step=step)
+        unbroken.step(step_batches(step), step=step)
     model, state = copy.deepcopy(unbroken.delivered), copy.deepcopy(unbroken.state_dict())
     resumed = Trainer(model.requires_grad_(True), settings=_settings(average_decay=0.9), seed=3)
     resumed.load_state_dict(state)
     for step in range(2, 5):
-        expected, found = (t.step(batches(step), step=step) for t in (unbroken, resumed))
+        expected, found = (t.step(step_batches(step), step=step) for t in (unbroken, resumed))
         for name, loss in expected.losses.items():
             assert found.losses[name] == loss, name
     assert torch.equal(weights(resumed), weights(unbroken))
@@ -78,24 +78,24 @@ def test_a_step_that_is_not_finite_stops_the_run_with_its_number():
     with pytest.raises(
         FloatingPointError, match=r"step 8: the gradient must be finite.*non_finite"
     ):
-        trainer().step([broken(batches(0)[0])], step=7)
+        trainer().step([with_nan(step_batches(0)[0])], step=7)
 
 
 def test_a_step_that_is_not_finite_can_be_left_out_and_changes_nothing():
     skipping = trainer(non_finite="skip", average_decay=0.5)
-    skipping.step(batches(0), step=0)
+    skipping.step(step_batches(0), step=0)
     before, moments = weights(skipping).clone(), copy.deepcopy(skipping.optimiser.state_dict())
-    result = skipping.step([broken(batches(1)[0])], step=1)
+    result = skipping.step([with_nan(step_batches(1)[0])], step=1)
     assert not result.was_taken
     assert skipping.num_left_out == 1
     assert torch.equal(weights(skipping), before)
     assert str(skipping.optimiser.state_dict()["state"]) == str(moments["state"])
-    assert skipping.step(batches(2), step=2).was_taken
+    assert skipping.step(step_batches(2), step=2).was_taken
 
 
 def test_the_average_follows_the_weights_and_is_what_is_delivered():
     averaging = trainer(average_decay=0.9)
-    averaging.step(batches(0), step=0)
+    averaging.step(step_batches(0), step=0)
     # The first step counts for 9/10.
     start = torch.cat([p.detach().flatten() for p in tiny_model().parameters()])
     learnt = torch.cat([p.detach().flatten() for p in averaging.model.parameters()])
@@ -112,7 +112,7 @@ def test_the_gradient_of_the_whole_model_is_cut_to_its_bound_and_told_before():
                 torch.cat([p.grad.flatten() for g in optimiser.param_groups for p in g["params"]])
             )
         )
-    told = [each.step(batches(0), step=0).grad_norm for each in (free, bound)]
+    told = [each.step(step_batches(0), step=0).grad_norm for each in (free, bound)]
     assert told[0] == told[1] == pytest.approx(float(grads[0].norm()), rel=1e-5)
     assert float(grads[1].norm()) == pytest.approx(0.01, rel=1e-3)
 
@@ -120,14 +120,14 @@ def test_the_gradient_of_the_whole_model_is_cut_to_its_bound_and_told_before():
 def test_frozen_weights_stay():
     frozen = trainer(frozen_weights=("model.pixel_level_module.encoder.*",), weight_decay=0.1)
     before = copy.deepcopy(frozen.model.state_dict())
-    frozen.step(batches(0), step=0)
+    frozen.step(step_batches(0), step=0)
     moved = {k for k, v in frozen.model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved
     assert not any(".encoder." in name for name in moved)
 
 
 def test_bf16_gives_about_the_losses_of_fp32():
-    exact, coarse = (trainer(precision=p).step(batches(0), step=0) for p in ("fp32", "bf16"))
+    exact, coarse = (trainer(precision=p).step(step_batches(0), step=0) for p in ("fp32", "bf16"))
     for name, loss in exact.losses.items():
         torch.testing.assert_close(coarse.losses[name], loss, rtol=0.05, atol=0.02)
 
@@ -153,7 +153,7 @@ def test_frozen_batch_norm_keeps_statistics_and_scale_and_what_is_as_built_does_
         each = with_batch_norm(batch_norm=batch_norm, weight_decay=0.0)
         [norm, *_] = [m for m in each.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         before = copy.deepcopy(norm.state_dict())
-        each.step(batches(0), step=0)
+        each.step(step_batches(0), step=0)
         for name in ("running_mean", "running_var", "weight"):
             assert torch.equal(norm.state_dict()[name], before[name]) == stays, (batch_norm, name)
 
@@ -187,28 +187,28 @@ def behind(each: Trainer) -> Trainer:
 @pytest.mark.parametrize("average_decay", [None, 0.9])
 def test_a_step_reads_from_the_device_for_its_matches_alone(average_decay: float | None):
     each = behind(trainer(average_decay=average_decay))
-    each.step(batches(0), step=0)
-    found = reads(lambda: each.step(batches(1), step=1))
+    each.step(step_batches(0), step=0)
+    found = reads(lambda: each.step(step_batches(1), step=1))
     assert [place.split(":")[0] for place in found] == ["matcher.py"]
 
 
 def test_a_step_that_is_not_finite_is_told_by_the_next_where_norms_arrive_late():
     raising = behind(trainer())
-    result = raising.step([broken(batches(0)[0])], step=7)
+    result = raising.step([with_nan(step_batches(0)[0])], step=7)
     assert not result.was_taken
     with pytest.raises(FloatingPointError, match=r"step 8: the gradient must be finite"):
-        raising.step(batches(1), step=8)
+        raising.step(step_batches(1), step=8)
 
 
 def test_steps_left_out_are_counted_and_change_nothing_where_norms_arrive_late():
     skipping = behind(trainer(non_finite="skip", average_decay=0.5))
-    skipping.step(batches(0), step=0)
+    skipping.step(step_batches(0), step=0)
     before = weights(skipping).clone()
-    skipping.step([broken(batches(1)[0])], step=1)
+    skipping.step([with_nan(step_batches(1)[0])], step=1)
     assert torch.equal(weights(skipping), before)
     skipping.settle()
     assert skipping.num_left_out == 1
-    skipping.step(batches(2), step=2)
+    skipping.step(step_batches(2), step=2)
     skipping.settle()
     assert skipping.num_left_out == 1
     assert not torch.equal(weights(skipping), before)
@@ -216,13 +216,13 @@ def test_steps_left_out_are_counted_and_change_nothing_where_norms_arrive_late()
 
 def test_a_state_of_an_optimiser_of_another_form_still_leaves_steps_out():
     first = trainer(non_finite="skip")
-    first.step(batches(0), step=0)
+    first.step(step_batches(0), step=0)
     state = copy.deepcopy(first.state_dict())
     for group in state["optimiser"]["param_groups"]:
         group["fused"] = None  # as saved by earlier versions
     resumed = Trainer(first.model, settings=_settings(non_finite="skip"), seed=3)
     resumed.load_state_dict(state)
     before = weights(resumed).clone()
-    assert not resumed.step([broken(batches(1)[0])], step=1).was_taken
+    assert not resumed.step([with_nan(step_batches(1)[0])], step=1).was_taken
     assert torch.equal(weights(resumed), before)
-    assert resumed.step(batches(2), step=2).was_taken
+    assert resumed.step(step_batches(2), step=2).was_taken

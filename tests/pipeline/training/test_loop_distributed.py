@@ -35,7 +35,7 @@ def share(step: int, *, rank: int, world_size: int) -> list[Batch]:
     ]
 
 
-def trained(*, rank: int, world_size: int) -> dict[str, torch.Tensor]:
+def train_worker(*, rank: int, world_size: int) -> dict[str, torch.Tensor]:
     trainer = Trainer(tiny_model(), settings=SETTINGS, seed=0)
     for step in range(NUM_STEPS):
         trainer.step(share(step, rank=rank, world_size=world_size), step=step)
@@ -56,7 +56,7 @@ def local_normalisers(micro_batches, *, num_queries, eos_coef, device) -> Normal
     )
 
 
-def run_process(rank: int, folder: str) -> None:
+def run_training_process(rank: int, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     for world_size, name in ((4, "four"), (2, "two"), (4, "local")):
@@ -67,7 +67,7 @@ def run_process(rank: int, folder: str) -> None:
         )
         if name == "local":
             loop.step_normalisers = local_normalisers
-        weights = trained(rank=rank, world_size=world_size)
+        weights = train_worker(rank=rank, world_size=world_size)
         torch.save(weights, f"{folder}/{name}-{rank}.pt")
         dist.destroy_process_group()
 
@@ -75,13 +75,13 @@ def run_process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    run_processes(run_process, folder=folder, count=4)
+    run_processes(run_training_process, folder=folder, count=4)
     return folder
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, torch.Tensor]:
-    return trained(rank=0, world_size=1)
+    return train_worker(rank=0, world_size=1)
 
 
 def difference(folder: Path, name: str, alone: dict[str, torch.Tensor]) -> float:

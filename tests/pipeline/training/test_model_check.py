@@ -14,7 +14,7 @@ from maskformer import MaskFormerImageProcessor
 from pipeline.datasets.opening import open_labelled
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.training.initial_model import StartSettings, read_start
-from pipeline.training.model_check import check_model
+from pipeline.training.model_check import check_training_model
 from pipeline.training.optimisation import OptimisationSettings, check_device
 from pipeline.training.recipes import Augmentation
 from pipeline.training.samples import TrainingData
@@ -48,7 +48,7 @@ def check(
         seed=0,
     )
     settings = OptimisationSettings(**optimisation)
-    return check_model(begun, data=data, optimisation=settings, num_images=2)
+    return check_training_model(begun, data=data, optimisation=settings, num_images=2)
 
 
 def test_a_model_that_fits_says_which_labels_go_on(folder: Path, tmp_path: Path):

@@ -83,6 +83,6 @@ def test_a_pattern_that_matches_no_weight_is_refused():
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(values: dict, message: str):
+def test_rates_and_steps_that_make_no_sense_are_refused(values: dict, message: str):
     with pytest.raises(ValueError, match=message):
         OptimisationSettings(**values)

@@ -34,7 +34,7 @@ AUGMENTATIONS = {
 }
 
 
-def data_of(objects: list, folder: Path, *, how: str = "as it is", **targets: object):
+def object_data(objects: list, folder: Path, *, how: str = "as it is", **targets: object):
     root = put(folder, coco_objects(objects))
     return TrainingData(
         dataset=open_labelled(DatasetSettings(dataset=f"{root}/instances.json")),
@@ -45,7 +45,7 @@ def data_of(objects: list, folder: Path, *, how: str = "as it is", **targets: ob
     )
 
 
-def masks_of(sample: TrainingSample) -> np.ndarray:
+def expanded_masks(sample: TrainingSample) -> np.ndarray:
     return expand_masks(sample.targets).numpy()
 
 
@@ -54,19 +54,19 @@ def learnt() -> list[tuple[np.ndarray, str, bool]]:
 
 
 def test_each_object_is_learnt_whole_and_crowds_are_not(tmp_path: Path) -> None:
-    data = data_of(overlapping_objects(), tmp_path)
+    data = object_data(overlapping_objects(), tmp_path)
     sample = data.sample(0, 0)
     assert isinstance(sample.targets, MaskRuns)
-    np.testing.assert_array_equal(masks_of(sample), [mask for mask, _, _ in learnt()])
+    np.testing.assert_array_equal(expanded_masks(sample), [mask for mask, _, _ in learnt()])
     assert sample.class_labels.tolist() == [0, 1, 0, 0, 1]
     assert sample.valid is None
 
 
 @pytest.mark.parametrize("how", AUGMENTATIONS)
 def test_an_object_among_others_is_learnt_as_it_is_alone(how: str, tmp_path: Path) -> None:
-    together = data_of(overlapping_objects(), tmp_path / "all", how=how)
+    together = object_data(overlapping_objects(), tmp_path / "all", how=how)
     alone = [
-        data_of([each], tmp_path / str(number), how=how) for number, each in enumerate(learnt())
+        object_data([each], tmp_path / str(number), how=how) for number, each in enumerate(learnt())
     ]
     for epoch in range(12):
         sample = together.sample(epoch, 0)
@@ -75,40 +75,40 @@ def test_an_object_among_others_is_learnt_as_it_is_alone(how: str, tmp_path: Pat
         shown = [each for each in expected if len(each.class_labels)]
         labels = [int(label) for each in shown for label in each.class_labels]
         assert sample.class_labels.tolist() == labels
-        masks = [mask for each in shown for mask in masks_of(each)]
+        masks = [mask for each in shown for mask in expanded_masks(each)]
         if masks:
-            np.testing.assert_array_equal(masks_of(sample), masks)
+            np.testing.assert_array_equal(expanded_masks(sample), masks)
         assert torch.equal(sample.pixels, expected[0].pixels)
 
 
 def test_a_crowd_hides_no_object_and_needs_no_runs(tmp_path: Path) -> None:
     car, crowd = overlapping_objects()[4:]
-    sample = data_of([car, crowd], tmp_path, ignore_void=True).sample(0, 0)
+    sample = object_data([car, crowd], tmp_path, ignore_void=True).sample(0, 0)
     assert isinstance(sample.targets, IdMap)
-    np.testing.assert_array_equal(masks_of(sample), [car[0]])
+    np.testing.assert_array_equal(expanded_masks(sample), [car[0]])
     assert sample.valid is not None
     np.testing.assert_array_equal(sample.valid.numpy(), car[0])
 
 
 @pytest.mark.parametrize("how", AUGMENTATIONS)
 def test_what_no_object_covers_can_be_left_out(how: str, tmp_path: Path) -> None:
-    data = data_of(overlapping_objects(), tmp_path, how=how, ignore_void=True)
+    data = object_data(overlapping_objects(), tmp_path, how=how, ignore_void=True)
     for epoch in range(4):
         sample = data.sample(epoch, 0)
         assert sample.valid is not None
-        np.testing.assert_array_equal(sample.valid.numpy(), masks_of(sample).any(0))
+        np.testing.assert_array_equal(sample.valid.numpy(), expanded_masks(sample).any(0))
 
 
 def test_a_batch_has_the_loss_of_whole_masks(tmp_path: Path) -> None:
     """Compares with whole masks as transformers takes them, beside a sample of another size."""
     samples = [
-        data_of(overlapping_objects(), tmp_path / "a").sample(0, 0),
-        data_of(learnt()[:1], tmp_path / "b", how="semantic recipe").sample(0, 0),
+        object_data(overlapping_objects(), tmp_path / "a").sample(0, 0),
+        object_data(learnt()[:1], tmp_path / "b", how="semantic recipe").sample(0, 0),
     ]
     batch = collate(samples, processor=MaskFormerImageProcessor(), padded_size=(64, 64))
     stacks = [torch.zeros(masks.shape) for masks in batch.mask_labels]
     for stack, sample in zip(stacks, samples, strict=True):
-        masks = torch.from_numpy(masks_of(sample)).float()
+        masks = torch.from_numpy(expanded_masks(sample)).float()
         stack[:, : masks.shape[1], : masks.shape[2]] = masks
     model = small_model().eval()
     losses = [
@@ -120,9 +120,9 @@ def test_a_batch_has_the_loss_of_whole_masks(tmp_path: Path) -> None:
 
 def test_more_objects_than_a_byte_counts_are_learnt(tmp_path: Path) -> None:
     mask = overlapping_objects()[0][0]
-    sample = data_of([(mask, "tree", False)] * 300, tmp_path, how="detr").sample(1, 0)
+    sample = object_data([(mask, "tree", False)] * 300, tmp_path, how="detr").sample(1, 0)
     assert sample.targets.shape[0] == 300
-    assert masks_of(sample).all(0).any()
+    assert expanded_masks(sample).all(0).any()
 
 
 _PREPARE = textwrap.dedent(
@@ -174,7 +174,7 @@ def test_preparing_an_image_takes_memory_by_the_image_and_not_by_its_objects(
 
 
 def test_masks_from_a_loader_process_are_those_made_here(tmp_path: Path) -> None:
-    data = data_of(overlapping_objects(), tmp_path, how="detr")
+    data = object_data(overlapping_objects(), tmp_path, how="detr")
     here, there = (
         [
             step[0]

@@ -84,19 +84,19 @@ def test_chance_differs_between_images_and_epochs_and_not_between_calls() -> Non
 MIXTURE = Mixture(sizes=(30, 7), weights=(0.7, 0.3))
 
 
-def mixed(step: int, *, batch: int = 4, mixture: Mixture = MIXTURE) -> list[SampleIndex]:
+def mixed_indices(step: int, *, batch: int = 4, mixture: Mixture = MIXTURE) -> list[SampleIndex]:
     return step_indices(step, global_batch=batch, num_images=37, seed=1, mixture=mixture)
 
 
 def test_data_sets_are_drawn_by_their_weights() -> None:
-    drawn = [each.index for step in range(2500) for each in mixed(step)]
+    drawn = [each.index for step in range(2500) for each in mixed_indices(step)]
     assert sum(index < 30 for index in drawn) == 7000
     shares = [np.mean(np.array(drawn[at : at + 400]) < 30) for at in range(0, 10_000, 400)]
     assert 0.6 < min(shares) <= max(shares) < 0.8
 
 
 def test_each_data_set_has_epochs_of_its_own() -> None:
-    drawn = [each for step in range(500) for each in mixed(step)]
+    drawn = [each for step in range(500) for each in mixed_indices(step)]
     for first, size in ((0, 30), (30, 7)):
         seen = [each for each in drawn if first <= each.index < first + size]
         for epoch in range(len(seen) // size):
@@ -108,9 +108,9 @@ def test_each_data_set_has_epochs_of_its_own() -> None:
 def test_a_mixture_does_not_depend_on_the_batch_nor_on_the_steps_before() -> None:
     # Across the end of a round, too.
     steps = range(2490, 2510)
-    there = {step: mixed(step) for step in reversed(steps)}
+    there = {step: mixed_indices(step) for step in reversed(steps)}
     flat = [each for step in steps for each in there[step]]
-    assert flat == [each for step in range(1245, 1255) for each in mixed(step, batch=8)]
+    assert flat == [each for step in range(1245, 1255) for each in mixed_indices(step, batch=8)]
 
 
 def test_weights_that_are_no_shares_are_refused() -> None:

@@ -37,18 +37,18 @@ from pipeline.training.scheduling import (
 from pipeline.training.worker import TrainingJob
 
 
-def failed(*errors: Exception) -> WorkerGroupError:
+def worker_errors(*errors: Exception) -> WorkerGroupError:
     return WorkerGroupError("workers failed", dict(enumerate(errors)))
 
 
 def test_what_a_worker_raised_of_data_comes_before_what_the_others_saw_of_its_end():
-    error = failed(RuntimeError("connection closed by peer"), LabelError("image a: no good"))
+    error = worker_errors(RuntimeError("connection closed by peer"), LabelError("image a: no good"))
     assert isinstance(_as_ours(error), LabelError)
     assert str(_as_ours(error)) == "image a: no good"
 
 
 def test_a_full_disk_stays_a_fault_of_storage():
-    fault = _as_ours(failed(StorageFault("the checkpoint x cannot be written")))
+    fault = _as_ours(worker_errors(StorageFault("the checkpoint x cannot be written")))
     assert isinstance(fault, StorageFault)
     assert "cannot be written" in str(fault)
 
@@ -66,7 +66,7 @@ def test_a_full_disk_stays_a_fault_of_storage():
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_no_fault_of_settings_or_data_is_worth_trying_again(error: Exception):
-    fault = _as_ours(failed(error))
+    fault = _as_ours(worker_errors(error))
     assert isinstance(fault, StorageFault)
     assert str(fault).startswith("workers failed: ")
 
@@ -82,7 +82,7 @@ def test_what_is_no_fault_of_settings_or_data_is_worth_trying_again(error: Excep
     ids=lambda error: type(error).__name__,
 )
 def test_what_would_come_again_ends_the_run_with_the_worker_s_words(error: Exception):
-    ended = _as_ours(failed(RuntimeError("gloo: Connection closed by peer"), error))
+    ended = _as_ours(worker_errors(RuntimeError("gloo: Connection closed by peer"), error))
     assert isinstance(ended, TrainingStopped)
     assert f"a worker failed with {type(error).__name__}: {error}; it would fail again" in str(
         ended
@@ -149,7 +149,7 @@ def run_with(
 def test_lost_workers_are_started_again_under_a_name_of_their_own(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    lost = failed(ray.exceptions.RayActorError())
+    lost = worker_errors(ray.exceptions.RayActorError())
     names = run_with([lost, lost, None], job, monkeypatch, max_failures=2)
     assert names == ["run-0", "run-1", "run-2"]
     assert "starting the workers again (2 of at most 2 times)" in capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_lost_workers_are_started_again_under_a_name_of_their_own(
 def test_workers_are_lost_no_more_often_than_the_settings_allow(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ):
-    lost = failed(ray.exceptions.RayActorError())
+    lost = worker_errors(ray.exceptions.RayActorError())
     with pytest.raises(StorageFault, match="workers failed"):
         run_with([lost, lost], job, monkeypatch, max_failures=1)
 
@@ -166,8 +166,8 @@ def test_workers_are_lost_no_more_often_than_the_settings_allow(
 @pytest.mark.parametrize(
     ("outcome", "kind"),
     [
-        (failed(ValueError("shapes differ")), TrainingStopped),
-        (failed(LabelError("image a: no good")), LabelError),
+        (worker_errors(ValueError("shapes differ")), TrainingStopped),
+        (worker_errors(LabelError("image a: no good")), LabelError),
         ("step 3: the gradient must be finite", TrainingStopped),
     ],
     ids=["an error of shapes", "an image", "a gradient"],

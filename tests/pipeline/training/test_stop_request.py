@@ -18,7 +18,7 @@ def stopped_after(*, rank: int, world_size: int, asked_after: int) -> int:
     )
 
 
-def run(rank: int, folder: str) -> None:
+def run_stop_process(rank: int, folder: str) -> None:
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     Path(folder, str(rank)).write_text(str(stopped_after(rank=rank, world_size=2, asked_after=3)))
@@ -26,7 +26,7 @@ def run(rank: int, folder: str) -> None:
 
 
 def test_all_workers_stop_a_step_after_the_first_was_asked(tmp_path: Path):
-    run_processes(run, folder=tmp_path, count=2)
+    run_processes(run_stop_process, folder=tmp_path, count=2)
     assert [Path(tmp_path, rank).read_text() for rank in ("0", "1")] == ["4", "4"]
 
 

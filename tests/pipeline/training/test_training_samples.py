@@ -15,7 +15,7 @@ from drawn_labels import (
     LABELS,
     Scene,
     coco_instances,
-    encoded,
+    encode_image,
     label_maps,
     names_json,
     panoptic_shards,
@@ -59,7 +59,7 @@ def data_of(
     )
 
 
-def masks(sample: TrainingSample) -> list[tuple[int, np.ndarray]]:
+def target_masks(sample: TrainingSample) -> list[tuple[int, np.ndarray]]:
     """Label and mask of each target."""
     found = sample.targets
     return [
@@ -87,7 +87,7 @@ def test_semantic_targets_are_one_mask_for_each_label(tmp_path: Path) -> None:
         data = data_of(files, tmp_path / str(number), task="semantic")
         for index, scene in enumerate(scenes()):
             sample = data.sample(0, index)
-            assert same(masks(sample), by_label(scene))
+            assert same(target_masks(sample), by_label(scene))
             assert sample.valid is None
             assert scene.name in sample.image_id
 
@@ -96,7 +96,7 @@ def test_panoptic_targets_are_one_mask_for_each_segment(tmp_path: Path) -> None:
     data = data_of(panoptic_shards(scenes()), tmp_path)
     assert data.rule.task == "panoptic"  # what the labels tell at most
     for index, scene in enumerate(scenes()):
-        assert same(masks(data.sample(0, index)), by_segment(scene))
+        assert same(target_masks(data.sample(0, index)), by_segment(scene))
 
 
 def test_instance_targets_are_the_things(tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_instance_targets_are_the_things(tmp_path: Path) -> None:
     for data, first in zip(made, (2, 0, 0), strict=True):
         for index, scene in enumerate(scenes()):
             expected = [(label - 2 + first, mask) for label, mask in by_segment(scene)[2:]]
-            assert same(masks(data.sample(0, index)), expected)
+            assert same(target_masks(data.sample(0, index)), expected)
 
 
 def test_a_segment_table_can_be_learnt_from(tmp_path: Path) -> None:
     data = data_of(write_table(tmp_path, scenes()), tmp_path)
     for index, scene in enumerate(scenes()):
-        assert same(masks(data.sample(0, index)), by_segment(scene))
+        assert same(target_masks(data.sample(0, index)), by_segment(scene))
 
 
 def test_labels_are_those_of_the_model_by_their_names(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_labels_are_those_of_the_model_by_their_names(tmp_path: Path) -> None:
     for files, task in ((shards(scenes()), "semantic"), (panoptic_shards(scenes()), "panoptic")):
         data = data_of(files, tmp_path / task, model_labels=names, task=task)
         scene = scenes()[0]
-        found = masks(data.sample(0, 0))
+        found = target_masks(data.sample(0, 0))
         assert {label for label, _ in found} == {0, 1, 2, 3}
         for label, mask in found:
             assert set(scene.label_map[mask]) == {LABELS.index(names[label])}
@@ -133,7 +133,7 @@ def crowded(drawn: list[Scene]) -> dict[str, bytes]:
     """The last car of each scene stands for many."""
     columns = {
         "image": [scene.jpeg for scene in drawn],
-        "label": [encoded(scene.ids.astype(np.uint8)) for scene in drawn],
+        "label": [encode_image(scene.ids.astype(np.uint8)) for scene in drawn],
         "segments_info": [
             [{**each, "iscrowd": int(each["id"] == 5)} for each in segments_info(scene)]
             for scene in drawn
@@ -145,9 +145,9 @@ def crowded(drawn: list[Scene]) -> dict[str, bytes]:
 def test_crowds_are_no_targets_of_their_own(tmp_path: Path) -> None:
     scene = scenes()[0]
     data = data_of(crowded(scenes()), tmp_path)
-    assert same(masks(data.sample(0, 0)), by_segment(scene)[:-1])
+    assert same(target_masks(data.sample(0, 0)), by_segment(scene)[:-1])
     semantic = data_of(crowded(scenes()), tmp_path, task="semantic")
-    assert same(masks(semantic.sample(0, 0)), by_label(scene))
+    assert same(target_masks(semantic.sample(0, 0)), by_label(scene))
 
 
 def test_void_and_crowds_can_be_left_out(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_a_crop_left_nothing_of_is_no_target(tmp_path: Path) -> None:
     counts = set()
     for epoch in range(40):
         sample = data.sample(epoch, 0)
-        assert all(mask.any() for _, mask in masks(sample))
+        assert all(mask.any() for _, mask in target_masks(sample))
         assert len(sample.targets.ids) == len(sample.class_labels)
         counts.add(len(sample.class_labels))
     assert {1, 2, 3} <= counts
@@ -185,7 +185,7 @@ def test_an_image_without_labels_is_a_sample_without_targets(tmp_path: Path) -> 
     files = {
         "labels.json": names_json(),
         "a.jpg": scene.jpeg,
-        "a.png": encoded(np.full((36, 48), 255, np.uint8)),
+        "a.png": encode_image(np.full((36, 48), 255, np.uint8)),
     }
     sample = data_of({"labels.json": files.pop("labels.json"), "x.tar": tar(files.items())},
                      tmp_path, augmentation=MUCH).sample(0, 0)  # fmt: skip
@@ -234,9 +234,9 @@ def test_a_sample_carries_no_more_than_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"b.png": encoded(np.zeros((36, 47), np.uint8))}, "image .*/b: .*36 x 48 .* 36 x 47"),
-        ({"b.png": encoded(np.full((36, 48), 9, np.uint8))}, "image .*/b.* the map holds 9"),
-        ({"b.png": encoded(scenes()[0].label_map)[:-40]}, "image .*/b.*cannot be decoded"),
+        ({"b.png": encode_image(np.zeros((36, 47), np.uint8))}, "image .*/b: .*36 x 48 .* 36 x 47"),
+        ({"b.png": encode_image(np.full((36, 48), 9, np.uint8))}, "image .*/b.* the map holds 9"),
+        ({"b.png": encode_image(scenes()[0].label_map)[:-40]}, "image .*/b.*cannot be decoded"),
         ({"b.jpg": scenes()[0].jpeg[:-60]}, "image .*/b: TruncatedImage"),
     ],
 )
@@ -245,7 +245,7 @@ def test_what_is_wrong_is_told_with_its_image(
 ) -> None:
     scene = scenes()[0]
     members = {f"{name}.{kind}": data for name in "ab" for kind, data in
-               (("jpg", scene.jpeg), ("png", encoded(scene.label_map)))}  # fmt: skip
+               (("jpg", scene.jpeg), ("png", encode_image(scene.label_map)))}  # fmt: skip
     files = {"labels.json": names_json(), "x.tar": tar({**members, **change}.items())}
     data = data_of(files, tmp_path)
     data.sample(0, 0)
@@ -297,6 +297,6 @@ def test_labels_of_a_stored_photograph_are_learnt_upright(tmp_path: Path) -> Non
     Image.fromarray(np.rot90(np.asarray(scene.photo))).save(buffer, "JPEG", exif=exif)
     files = label_maps([scene])
     files[f"images/val/{scene.name}.jpg"] = buffer.getvalue()
-    upright = masks(data_of(files, tmp_path / "upright").sample(0, 0))
-    files[f"annotations/val/{scene.name}.png"] = encoded(np.rot90(scene.label_map).copy())
-    assert same(masks(data_of(files, tmp_path / "stored").sample(0, 0)), upright)
+    upright = target_masks(data_of(files, tmp_path / "upright").sample(0, 0))
+    files[f"annotations/val/{scene.name}.png"] = encode_image(np.rot90(scene.label_map).copy())
+    assert same(target_masks(data_of(files, tmp_path / "stored").sample(0, 0)), upright)

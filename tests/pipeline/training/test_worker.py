@@ -32,7 +32,7 @@ def ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notes_module, "_LOOK_EVERY_SECONDS", 0.05)
 
 
-def job(folder: Path, *, num_steps: int, log_every: int) -> TrainingJob:
+def training_job(folder: Path, *, num_steps: int, log_every: int) -> TrainingJob:
     model = folder / "model"
     if not model.exists():
         tiny_model().save_pretrained(model)
@@ -58,7 +58,7 @@ def job(folder: Path, *, num_steps: int, log_every: int) -> TrainingJob:
 
 
 def test_the_first_step_has_a_line_whatever_log_every_says(tmp_path: Path):
-    told = job(tmp_path, num_steps=4, log_every=3)
+    told = training_job(tmp_path, num_steps=4, log_every=3)
     assert train(told) is None
     lines = read_history(told.output, storage=Storage())
     assert [line["step"] for line in lines] == [1, 3, 4]
@@ -72,7 +72,7 @@ def test_the_first_step_has_a_line_whatever_log_every_says(tmp_path: Path):
 def test_a_worker_that_is_asked_to_stop_saves_its_steps_and_another_goes_on_from_there(
     tmp_path: Path,
 ):
-    many = job(tmp_path, num_steps=1_000_000, log_every=1_000_000)
+    many = training_job(tmp_path, num_steps=1_000_000, log_every=1_000_000)
     notes = DriverNotes(str(tmp_path / "output/checkpoints/run"), storage=Storage())
 
     def ask() -> None:
@@ -88,7 +88,7 @@ def test_a_worker_that_is_asked_to_stop_saves_its_steps_and_another_goes_on_from
     assert 0 < saved.step < 1_000_000
     assert saved.score is None
     (tmp_path / "output/checkpoints/run/stop").unlink()
-    rest = job(tmp_path, num_steps=saved.step + 2, log_every=1)
+    rest = training_job(tmp_path, num_steps=saved.step + 2, log_every=1)
     assert train(rest) is None
     steps = [line["step"] for line in read_history(many.output, storage=Storage())]
     assert steps[-2:] == [saved.step + 1, saved.step + 2]

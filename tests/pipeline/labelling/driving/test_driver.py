@@ -20,15 +20,17 @@ from specs import panoptic_spec
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving.driver import run_units
-from pipeline.labelling.driving.operators import ATTEMPT_TRACKER, BoundedLoad
-from pipeline.labelling.driving.ray_dataset import LabellingJob, TaskSource, label_dataset
+from pipeline.labelling.driving.labelling_job import LabellingJob
+from pipeline.labelling.driving.operators import start_attempt_tracker
+from pipeline.labelling.driving.ray_dataset import TaskSource, label_dataset
 from pipeline.labelling.driving.unit_pass import MistakeInTask
 from pipeline.labelling.driving.unit_queue import StoredUnits
+from pipeline.labelling.driving.workers import BoundedLoad
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore, images, segments
@@ -124,7 +126,7 @@ def test_the_operators_are_those_of_production_on_a_machine_without_gpus(
     ).explain()
     physical = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
     assert re.findall(r"(\w+)\[(.*)\]", physical) == [
-        ("ActorPoolMapOperator", "MapBatches(_SegmenterActor)"),
+        ("ActorPoolMapOperator", "MapBatches(SegmenterActor)"),
         ("TaskPoolMapOperator", "MapBatches(BoundedLoad.__call__)"),
         ("InputDataBuffer", "Input"),
     ]
@@ -213,7 +215,7 @@ def test_an_error_in_our_own_code_ends_the_run_with_its_traceback(tmp_path, job)
 
 def test_a_task_that_processes_ended_over_is_given_back_as_lost():
     """A process that ends leaves its generator in the middle, as here; Ray then starts again."""
-    attempts = ATTEMPT_TRACKER.remote()
+    attempts = start_attempt_tracker()
     task = pa.table({"unit_id": ["u"]})
     load = BoundedLoad(load=lambda task: iter([task, task]), attempts=attempts)
     for _ in range(4):

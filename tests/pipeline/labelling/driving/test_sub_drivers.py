@@ -19,11 +19,12 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 from simulated_fleet import FleetJob, WaitingFactory, drawn_units, fleet_job, image_ids
+from waiting import wait_until
 
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.ray_dataset import LoadUnit
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.runtime.node_groups import node_groups
 from pipeline.runtime.run_stats import RunStats
 from pipeline.table.store import images, segments
@@ -142,7 +143,7 @@ def test_what_a_killed_process_of_the_drivers_had_under_way_is_done_by_others(tm
     killed = []
 
     def kill() -> None:
-        wait_until(lambda: len(job.table.done_units()) >= 3)
+        wait_until(lambda: len(job.table.done_units()) >= 3, what="the third unit", seconds=300)
         victims = [p for p in descendants() if " ".join(p.cmdline()).startswith(f"ray::{victim}")]
         victims[0].kill()
         killed.append(len(job.table.done_units()))
@@ -193,10 +194,3 @@ def descendants() -> list[psutil.Process]:
             continue
         found.append(process)
     return found
-
-
-def wait_until(condition, *, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

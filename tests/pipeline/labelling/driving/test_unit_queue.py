@@ -12,7 +12,7 @@ from simulated_fleet import drawn_units
 from pipeline.labelling.driving import unit_queue
 from pipeline.labelling.driving.unit_queue import OpenUnit, PlanRows, StoredUnits, UnitDispenser
 from pipeline.runtime.actor_settings import ActorSettings
-from pipeline.runtime.cluster import Machines
+from pipeline.runtime.machines import Machines
 from pipeline.table.units import PLAN
 
 

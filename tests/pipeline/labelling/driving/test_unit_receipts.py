@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.labelling.driving.unit_receipts import UnitReceipts
 
 
-def receipt(*positions: int, num_images: int | None = None, **columns: Any) -> dict[str, Any]:
+def drawn_receipt(*positions: int, num_images: int | None = None, **columns: Any) -> dict[str, Any]:
     return {
         "part": f"{positions}", "positions": list(positions), "num_images": num_images,
         "num_segments": 2 * len(positions), "bytes_read": 10 * len(positions), "errors": [],
@@ -13,16 +13,16 @@ def receipt(*positions: int, num_images: int | None = None, **columns: Any) -> d
     }  # fmt: skip
 
 
-def error(position: int) -> dict[str, Any]:
+def error_entry(position: int) -> dict[str, Any]:
     return {"position": position, "image_id": f"{position}.png", "error_class": "NotAnImage"}
 
 
 def test_a_unit_is_complete_with_all_images_and_its_end_in_any_order():
     unit = UnitReceipts()
-    for each in (receipt(2, num_images=3), receipt(0)):
+    for each in (drawn_receipt(2, num_images=3), drawn_receipt(0)):
         unit.add(each)
         assert not unit.is_complete
-    unit.add(receipt(1))
+    unit.add(drawn_receipt(1))
     assert unit.is_complete
     assert (unit.counts.images, unit.counts.segments, unit.counts.bytes_read) == (3, 6, 30)
     assert len(unit.parts) == 3
@@ -30,11 +30,13 @@ def test_a_unit_is_complete_with_all_images_and_its_end_in_any_order():
 
 def test_images_of_a_task_that_ran_twice_count_once():
     unit = UnitReceipts()
-    unit.add(receipt(0, 1, errors=[error(1)]))
-    counts, errors = unit.add(receipt(0, 1, errors=[error(1)]))
+    unit.add(drawn_receipt(0, 1, errors=[error_entry(1)]))
+    counts, errors = unit.add(drawn_receipt(0, 1, errors=[error_entry(1)]))
     assert (counts.images, counts.segments, errors) == (0, 0, [])
-    counts, errors = unit.add(receipt(1, 2, part="other", errors=[error(1), error(2)]))
+    counts, errors = unit.add(
+        drawn_receipt(1, 2, part="other", errors=[error_entry(1), error_entry(2)])
+    )
     assert (counts.images, counts.segments) == (1, 2)
-    assert errors == [error(2)]
+    assert errors == [error_entry(2)]
     assert (unit.counts.images, unit.counts.errors) == (3, {"NotAnImage": 2})
     assert len(unit.parts) == 2

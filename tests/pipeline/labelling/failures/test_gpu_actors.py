@@ -16,7 +16,7 @@ from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving.driver import run_units
-from pipeline.labelling.driving.ray_dataset import LabellingJob
+from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.report import Report, report_run, run_summary
 from pipeline.labelling.rows import ROWS
 from pipeline.labelling.settings import SegmentSettings

@@ -7,7 +7,7 @@ from pipeline.labelling.failures.gpu_failures import Gpu, GpuFailures
 A, B = (Gpu(node_id="n", index=index, node="127.0.0.1") for index in "01")
 
 
-def failed(*events: str) -> GpuFailures:
+def failure_history(*events: str) -> GpuFailures:
     """A history in words: `A-x` card A fails at x, `A+x` it does x, `A-` it fails at its start."""
     failures = GpuFailures()
     failures.start_pass(is_isolated=False)
@@ -20,7 +20,7 @@ def failed(*events: str) -> GpuFailures:
     return failures
 
 
-def names(failures: GpuFailures) -> str:
+def cards_left_alone(failures: GpuFailures) -> str:
     return "".join("AB"[int(each.gpu.index)] for each in failures.left_alone())
 
 
@@ -48,11 +48,11 @@ def names(failures: GpuFailures) -> str:
     ],
 )
 def test_a_card_is_left_alone_after_two_failures_that_are_not_the_images(events, left_alone):
-    assert names(failed(*events)) == left_alone
+    assert cards_left_alone(failure_history(*events)) == left_alone
 
 
 def test_a_report_has_the_number_of_failures_and_the_last_error():
-    (found,) = failed("A-x", "A-x", "A+x").left_alone()
+    (found,) = failure_history("A-x", "A-x", "A+x").left_alone()
     assert found.to_dict() == {
         "node": "127.0.0.1",
         "gpu": "0",
@@ -63,12 +63,12 @@ def test_a_report_has_the_number_of_failures_and_the_last_error():
 
 
 def test_a_pass_begins_without_suspicions_but_not_with_cards_that_were_left_alone():
-    failures = failed("A-x", "A-y", "B-x")
+    failures = failure_history("A-x", "A-y", "B-x")
     failures.start_pass(is_isolated=False)
     failures.add(B, keys="z", error="CUDA error")
-    assert names(failures) == "A"
+    assert cards_left_alone(failures) == "A"
     failures.succeeded("w", gpu=B)
-    assert names(failures) == "A"
+    assert cards_left_alone(failures) == "A"
 
 
 def test_several_images_of_a_unit_may_end_processes_in_isolation():
@@ -76,20 +76,20 @@ def test_several_images_of_a_unit_may_end_processes_in_isolation():
     failures.start_pass(is_isolated=True)
     for image in "ppqq":
         failures.add(A, keys=image, error="CUDA error")
-    assert names(failures) == ""
+    assert cards_left_alone(failures) == ""
     failures.add(A, keys="r", error="CUDA error")
-    assert names(failures) == "A"
+    assert cards_left_alone(failures) == "A"
 
 
 def test_the_last_cards_get_another_chance_unless_it_is_proven():
-    failures = failed("A-x", "A-y", "B-", "B-")
+    failures = failure_history("A-x", "A-y", "B-", "B-")
     failures.give_another_chance()
-    assert names(failures) == "B"
+    assert cards_left_alone(failures) == "B"
     failures.start_pass(is_isolated=True)
     failures.add(A, keys="p", error="CUDA error")
-    assert names(failures) == "B"
+    assert cards_left_alone(failures) == "B"
 
 
 def test_images_that_failed_on_a_card_at_fault_are_not_blamed():
-    failures = failed("A-x", "A-y", "B-p", "B+z")
+    failures = failure_history("A-x", "A-y", "B-p", "B+z")
     assert [failures.is_blamed(key) for key in "xypz"] == [True, True, False, False]

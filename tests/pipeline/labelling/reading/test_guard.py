@@ -14,11 +14,11 @@ from pipeline.labelling.reading.guard import Guard
 from pipeline.labelling.reading.limits import memory_limit, time_limit
 
 
-def image(data: bytes) -> EncodedImage:
+def encoded_image(data: bytes) -> EncodedImage:
     return EncodedImage(image_id="a", uri="/c/a.png", member=None, etag="e", data=data)
 
 
-def work(image: EncodedImage) -> int:
+def measure_or_crash(image: EncodedImage) -> int:
     match image.data:
         case b"crash":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -35,7 +35,7 @@ def work(image: EncodedImage) -> int:
 
 @pytest.fixture
 def guard():
-    with Guard(work, seconds=3, memory_bytes=2**27) as guard:
+    with Guard(measure_or_crash, seconds=3, memory_bytes=2**27) as guard:
         yield guard
 
 
@@ -52,18 +52,18 @@ def guard():
 def test_what_ends_the_process_is_an_error_and_the_next_image_has_another(
     guard, data, error_class, said
 ):
-    first = guard(image(b"good"))
-    assert guard(image(b"good")) == first != os.getpid()
+    first = guard(encoded_image(b"good"))
+    assert guard(encoded_image(b"good")) == first != os.getpid()
     with pytest.raises(ImageError, match=said) as caught:
-        guard(image(data))
+        guard(encoded_image(data))
     assert caught.value.error_class == error_class
     assert caught.value.message.startswith("/c/a.png: ")
-    assert guard(image(b"good")) not in (first, os.getpid())
+    assert guard(encoded_image(b"good")) not in (first, os.getpid())
 
 
 def test_the_process_ends_with_the_guard():
-    with Guard(work, seconds=60, memory_bytes=2**30) as guard:
-        process = guard(image(b"good"))
+    with Guard(measure_or_crash, seconds=60, memory_bytes=2**30) as guard:
+        process = guard(encoded_image(b"good"))
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
@@ -71,7 +71,7 @@ def test_the_process_ends_with_the_guard():
 def test_a_process_that_cannot_be_started_is_no_fault_of_the_image(guard, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildProcessError, match="did not start"):
-        guard(image(b"good"))
+        guard(encoded_image(b"good"))
 
 
 def test_memory_beyond_the_limit_is_refused_and_only_within_it():

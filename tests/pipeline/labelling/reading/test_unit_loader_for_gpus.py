@@ -41,12 +41,12 @@ def calls(monkeypatch) -> list[str]:
     return calls
 
 
-def loader(processor: MaskFormerImageProcessor, **settings) -> UnitLoader:
+def gpu_loader(processor: MaskFormerImageProcessor, **settings) -> UnitLoader:
     given = {"reading": ReadSettings(), "block_bytes": 10**9, "for_gpus": True, **settings}
     return UnitLoader(storage=Storage(), processor=processor, **given)
 
 
-def unit(corpus: str) -> pa.Table:
+def unit_of_corpus(corpus: str) -> pa.Table:
     sources = list_corpus(corpus, storage=Storage(), settings=ReadSettings()).sources
     return of_sources(sources)
 
@@ -56,7 +56,7 @@ def of_sources(sources: list[Source]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PLAN)
 
 
-def plain(size: tuple[int, int]) -> bytes:
+def exact_rows(size: tuple[int, int]) -> bytes:
     """A grey JPEG, quickly made."""
     buffer = io.BytesIO()
     Image.new("RGB", (size[1], size[0]), (90, 120, 30)).save(buffer, "JPEG")
@@ -79,13 +79,13 @@ def num_batches(block: pa.Table, processor: MaskFormerImageProcessor) -> int:
 
 def test_a_unit_of_photographs_comes_by_shape_in_blocks_of_a_bounded_size(tmp_path):
     sizes = [(height // 8, width // 8) for height, width in coco_sizes(1000)]
-    members = [(f"{n:04}.jpg", plain(size)) for n, size in enumerate(sizes)]
+    members = [(f"{n:04}.jpg", exact_rows(size)) for n, size in enumerate(sizes)]
     corpus = put(tmp_path, {"a.tar": tar(members)})
     block_bytes = BLOCK_IMAGES * 3 * 64 * 88
     batches = {}
     for for_gpus in (False, True):
-        load = loader(EIGHTH, block_bytes=block_bytes, for_gpus=for_gpus)
-        blocks = list(load(unit(corpus)))
+        load = gpu_loader(EIGHTH, block_bytes=block_bytes, for_gpus=for_gpus)
+        blocks = list(load(unit_of_corpus(corpus)))
         positions = [place for block in blocks for place in block["position"].to_pylist()]
         assert sorted(positions) == list(range(1001))
         assert max(block["pixels"].nbytes for block in blocks) < 1.5 * block_bytes
@@ -122,7 +122,7 @@ def test_photographs_of_a_unit_come_to_batches_of_24_and_more(seed):
 
 def test_the_first_block_comes_early_where_a_shape_repeats(tmp_path):
     sizes = [[(36, 48), (48, 36)][n % 2] for n in range(300)]
-    members = [(f"{n:03}.jpg", plain(size)) for n, size in enumerate(sizes)]
+    members = [(f"{n:03}.jpg", exact_rows(size)) for n, size in enumerate(sizes)]
     corpus = put(tmp_path, {"a.tar": tar(members)})
     seen = []
 
@@ -132,7 +132,7 @@ def test_the_first_block_comes_early_where_a_shape_repeats(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unit_loader, "ShapeOrder", Counted)
-        blocks = loader(EIGHTH, block_bytes=20 * 36 * 48 * 3)(unit(corpus))
+        blocks = gpu_loader(EIGHTH, block_bytes=20 * 36 * 48 * 3)(unit_of_corpus(corpus))
         first = next(blocks)
     assert first["position"].to_pylist() == list(range(0, 40, 2))
     assert len(seen) < 45
@@ -155,7 +155,7 @@ def test_errors_and_truncated_headers_are_rows_as_they_are_for_a_cpu(tmp_path, p
     put(tmp_path, {"g.png": picture(3, height=60, width=60)})
     rows = {}
     for for_gpus in (False, True):
-        blocks = loader(processor, reading=small, for_gpus=for_gpus)(unit(corpus))
+        blocks = gpu_loader(processor, reading=small, for_gpus=for_gpus)(unit_of_corpus(corpus))
         rows[for_gpus] = {row["position"]: row for block in blocks for row in block.to_pylist()}
     assert {row["error_class"] for row in rows[True].values()} >= {
         "NotAnImage", "TruncatedImage", "EmptyFile", "DecompressionBomb", None,
@@ -173,8 +173,8 @@ def test_a_fault_of_storage_in_mid_unit_is_the_units_fault(tmp_path, processor):
             return super().read(uri, **options)
 
     corpus = put(tmp_path, {f"{n}.png": picture(n) for n in range(9)})
-    broken = dataclasses.replace(loader(processor), storage=Away())
-    rows = [row for block in broken(unit(corpus)) for row in block.to_pylist()]
+    broken = dataclasses.replace(gpu_loader(processor), storage=Away())
+    rows = [row for block in broken(unit_of_corpus(corpus)) for row in block.to_pylist()]
     assert rows[-1]["kind"] == "fault"
     assert rows[-1]["error_message"].startswith("StorageFault: read ")
     assert all(row["kind"] == "image" and row["error_class"] is None for row in rows[:-1])
@@ -194,8 +194,8 @@ def test_a_device_makes_the_inputs_of_what_the_reader_would_have_resized(tmp_pat
     inputs = ModelInputs(processor, device=torch.device("cpu"), dtype=torch.float32)
     values, travelling = {}, {}
     for for_gpus in (False, True):
-        load = loader(processor, reading=ReadSettings(decode=mode), for_gpus=for_gpus)
-        (block,) = load(unit(corpus))
+        load = gpu_loader(processor, reading=ReadSettings(decode=mode), for_gpus=for_gpus)
+        (block,) = load(unit_of_corpus(corpus))
         images = images_of(block)
         values[for_gpus] = {image.key: inputs([image]) for image in images}
         travelling[for_gpus] = {image.key: image.pixels.shape[:2] for image in images}
@@ -242,14 +242,16 @@ def test_rows_are_those_of_images_that_came_alone_and_resized(
     )
     rows = {}
     for for_gpus, block_bytes in ((False, 1), (True, 10**9)):
-        load = loader(processor, for_gpus=for_gpus, block_bytes=block_bytes)
-        found = [row for block in load(unit(corpus)) for row in segmenter(block).to_pylist()]
+        load = gpu_loader(processor, for_gpus=for_gpus, block_bytes=block_bytes)
+        found = [
+            row for block in load(unit_of_corpus(corpus)) for row in segmenter(block).to_pylist()
+        ]
         rows[for_gpus] = sorted(found, key=lambda row: row["position"])
     assert sum(row["num_segments"] or 0 for row in rows[True]) > 0
-    assert [close(row) for row in rows[True]] == [close(row) for row in rows[False]]
+    assert [rounded_row(row) for row in rows[True]] == [rounded_row(row) for row in rows[False]]
 
 
-def close(row: dict) -> dict:
+def rounded_row(row: dict) -> dict:
     """A row without the last bits of its scores, which depend on the batch."""
     row = dict(row)
     for name in ("coverage", "mean_score"):
@@ -263,9 +265,9 @@ def close(row: dict) -> dict:
 
 def test_readers_beside_gpus_lower_their_priority_once(tmp_path, processor, calls, monkeypatch):
     corpus = put(tmp_path, {"a.png": picture(0)})
-    list(loader(processor, for_gpus=False)(unit(corpus)))
+    list(gpu_loader(processor, for_gpus=False)(unit_of_corpus(corpus)))
     assert calls == []
-    list(loader(processor)(unit(corpus)))
+    list(gpu_loader(processor)(unit_of_corpus(corpus)))
     assert calls == ["lower"]
     steps: list[int] = []
     monkeypatch.setattr(niceness.os, "nice", steps.append)
@@ -281,6 +283,6 @@ def test_pixels_of_a_filter_that_devices_do_not_know_are_resized_by_the_reader(t
         size={"shortest_edge": 64, "longest_edge": 160}, resample=Image.Resampling.LANCZOS
     )
     corpus = put(tmp_path, {"a.png": picture(0)})
-    (block,) = loader(processor)(unit(corpus))
+    (block,) = gpu_loader(processor)(unit_of_corpus(corpus))
     (image,) = images_of(block)
     assert np.array_equal(image.pixels, processor.resize(Image.open(tmp_path / "a.png")))

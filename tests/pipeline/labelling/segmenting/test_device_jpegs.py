@@ -38,7 +38,7 @@ def same_priority(monkeypatch):
     monkeypatch.setattr(unit_loader, "lower_priority", lambda: None)
 
 
-def photo(*, height: int = 60, width: int = 90, orientation: int = 1, **options) -> bytes:
+def smooth_jpeg(*, height: int = 60, width: int = 90, orientation: int = 1, **options) -> bytes:
     """A smooth JPEG, on which decoders agree but for rounding."""
     pixels = np.random.default_rng(height).integers(0, 256, (4, 6, 3), np.uint8)
     image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
@@ -54,7 +54,7 @@ def lacking(data: bytes) -> bytes:
     return data[: 2 * len(data) // 3] + b"\xff\xd9"
 
 
-def load(folder: str, *, processor, decode: str = "gpu", for_gpus: bool = True) -> pa.Table:
+def load_block(folder: str, *, processor, decode: str = "gpu", for_gpus: bool = True) -> pa.Table:
     reading, storage = ReadSettings(decode=decode), Storage()
     loader = UnitLoader(
         storage=storage,
@@ -70,7 +70,7 @@ def load(folder: str, *, processor, decode: str = "gpu", for_gpus: bool = True) 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pixels_are_turned_as_pillow_turns_them(orientation):
-    data = photo(orientation=orientation)
+    data = smooth_jpeg(orientation=orientation)
     with Image.open(io.BytesIO(data)) as image:
         stored = torch.from_numpy(np.array(image))
         expected = np.array(to_rgb(image))
@@ -79,15 +79,15 @@ def test_pixels_are_turned_as_pillow_turns_them(orientation):
 
 def test_readers_send_the_bytes_of_plain_jpegs_and_the_pixels_of_all_else(tmp_path, processor):
     files = {
-        "a.jpg": photo(),
+        "a.jpg": smooth_jpeg(),
         "b.png": picture(1),
-        "c.jpg": photo(mode="CMYK"),
-        "d.jpg": photo(progressive=True),
-        "e.jpg": photo(orientation=6),
-        "f.jpg": photo()[:700],
-        "g.jpg": photo(mode="L"),
+        "c.jpg": smooth_jpeg(mode="CMYK"),
+        "d.jpg": smooth_jpeg(progressive=True),
+        "e.jpg": smooth_jpeg(orientation=6),
+        "f.jpg": smooth_jpeg()[:700],
+        "g.jpg": smooth_jpeg(mode="L"),
     }
-    rows = load(put(tmp_path, files), processor=processor).to_pylist()
+    rows = load_block(put(tmp_path, files), processor=processor).to_pylist()
     by_id = {row["image_id"]: row for row in rows if row["kind"] == "image"}
     assert {name for name, row in by_id.items() if row["jpeg"] is not None} == {
         "a.jpg", "e.jpg", "g.jpg",
@@ -103,17 +103,17 @@ def test_readers_send_the_bytes_of_plain_jpegs_and_the_pixels_of_all_else(tmp_pa
 
 
 def test_without_gpus_the_readers_decode(tmp_path, processor):
-    folder = put(tmp_path, {"a.jpg": photo()})
-    found = load(folder, processor=processor, for_gpus=False)
-    assert found.equals(load(folder, processor=processor, decode="exact", for_gpus=False))
+    folder = put(tmp_path, {"a.jpg": smooth_jpeg()})
+    found = load_block(folder, processor=processor, for_gpus=False)
+    assert found.equals(load_block(folder, processor=processor, decode="exact", for_gpus=False))
 
 
 def test_decoded_pixels_are_pillows_but_for_rounding(tmp_path, processor):
     files = {
-        f"{n}.jpg": photo(orientation=n, height=60 + n, mode="L" if n == 4 else "RGB")
+        f"{n}.jpg": smooth_jpeg(orientation=n, height=60 + n, mode="L" if n == 4 else "RGB")
         for n in range(1, 9)
     }
-    block = load(put(tmp_path, files), processor=processor)
+    block = load_block(put(tmp_path, files), processor=processor)
     decoded = decode_block(block, device=CPU)
     assert decoded.rows.equals(without_pixels(block))
     assert [image.key[1] for image in sorted(decoded.images, key=lambda e: e.key)] == [*range(8)]
@@ -125,10 +125,14 @@ def test_decoded_pixels_are_pillows_but_for_rounding(tmp_path, processor):
 
 
 def test_an_image_that_lacks_data_in_spite_of_its_end_mark_is_an_error(tmp_path, processor):
-    files = {"a.jpg": photo(), "b.jpg": lacking(photo(height=200, width=300)), "c.jpg": photo()}
+    files = {
+        "a.jpg": smooth_jpeg(),
+        "b.jpg": lacking(smooth_jpeg(height=200, width=300)),
+        "c.jpg": smooth_jpeg(),
+    }
     folder = put(tmp_path, files)
-    rows = without_pixels(load(folder, processor=processor, decode="exact")).to_pylist()
-    decoded = decode_block(load(folder, processor=processor), device=CPU)
+    rows = without_pixels(load_block(folder, processor=processor, decode="exact")).to_pylist()
+    decoded = decode_block(load_block(folder, processor=processor), device=CPU)
     (error,) = [row for row in decoded.rows.to_pylist() if row["error_class"]]
     (expected,) = [row for row in rows if row["error_class"]]
     assert error == expected
@@ -139,8 +143,11 @@ def test_an_image_that_lacks_data_in_spite_of_its_end_mark_is_an_error(tmp_path,
 def test_what_the_device_refuses_is_decoded_one_by_one_and_then_by_pillow(
     tmp_path, processor, monkeypatch
 ):
-    folder = put(tmp_path, {"a.jpg": photo(), "b.jpg": photo(height=61), "c.jpg": photo(height=62)})
-    block = load(folder, processor=processor)
+    folder = put(
+        tmp_path,
+        {"a.jpg": smooth_jpeg(), "b.jpg": smooth_jpeg(height=61), "c.jpg": smooth_jpeg(height=62)},
+    )
+    block = load_block(folder, processor=processor)
     whole = decode_block(block, device=CPU)
     decode, calls = device_jpegs._decode, []
 
@@ -171,12 +178,16 @@ def test_rows_are_those_of_exact_decoding_where_decoders_agree(tmp_path, model_f
     processor = MaskFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 160})
     settings = SegmentSettings(threshold=0.3, overlap_mask_area_threshold=0.1)
     segmenter = Segmenter(model_files, settings=settings, num_threads=1)
-    files = {f"{n}.jpg": photo(orientation=n, height=50 + 4 * n) for n in range(1, 9)}
-    files |= {"9.jpg": lacking(photo(height=200, width=300)), "a.png": picture(1), "b.jpg": b"x"}
+    files = {f"{n}.jpg": smooth_jpeg(orientation=n, height=50 + 4 * n) for n in range(1, 9)}
+    files |= {
+        "9.jpg": lacking(smooth_jpeg(height=200, width=300)),
+        "a.png": picture(1),
+        "b.jpg": b"x",
+    }
     folder = put(tmp_path, files)
     rows = {}
     for decode in ("exact", "gpu"):
-        found = segmenter(load(folder, processor=processor, decode=decode)).to_pylist()
+        found = segmenter(load_block(folder, processor=processor, decode=decode)).to_pylist()
         rows[decode] = sorted(found, key=lambda row: row["position"])
     assert rows["gpu"] == rows["exact"]
     assert sum(row["num_segments"] or 0 for row in rows["gpu"]) > 0
@@ -184,8 +195,10 @@ def test_rows_are_those_of_exact_decoding_where_decoders_agree(tmp_path, model_f
 
 
 def test_without_a_gpu_in_the_cluster_the_run_says_so(monkeypatch):
-    job = Mock(reading=ReadSettings(decode="gpu"), actors=ActorSettings())
-    monkeypatch.setattr(run, "connect", lambda address, *, dashboard: None)
+    job = Mock(
+        reading=ReadSettings(decode="gpu"), actors=ActorSettings(), segmenting=SegmentSettings()
+    )
+    monkeypatch.setattr("pipeline.runtime.cluster.connect", lambda address, *, dashboard: None)
     nodes = [{"Alive": True, "Resources": {"CPU": 16}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     with pytest.raises(WrongUsage, match=r"--decode gpu needs actors with a GPU \(CUDA\)"):
@@ -195,3 +208,6 @@ def test_without_a_gpu_in_the_cluster_the_run_says_so(monkeypatch):
     job.reading = ReadSettings()
     del nodes[0]["Resources"]["GPU"]
     run._connect(job)
+    job.segmenting = SegmentSettings(compile_cache="s3://bucket/code")
+    with pytest.raises(WrongUsage, match=r"--compile_cache needs actors with a GPU \(CUDA\)"):
+        run._connect(job)

@@ -33,13 +33,16 @@ def row(position: int, *, size: tuple[int, int] | None) -> dict:
     }
 
 
-def block(sizes: list[tuple[int, int] | None], *, first: int = 0) -> pa.Table:
+def pixel_block(sizes: list[tuple[int, int] | None], *, first: int = 0) -> pa.Table:
     rows = [row(first + n, size=size) for n, size in enumerate(sizes)]
     return pa.Table.from_pylist(rows, schema=BLOCK)
 
 
 def test_images_are_views_of_a_block_of_several_chunks_and_offsets_with_rows_without_pixels():
-    chunks = [block([(9, 9), SIZES[0], None, SIZES[1]]).slice(1), block([None, (5, 7)], first=4)]
+    chunks = [
+        pixel_block([(9, 9), SIZES[0], None, SIZES[1]]).slice(1),
+        pixel_block([None, (5, 7)], first=4),
+    ]
     table = pa.concat_tables(chunks)
     images = images_of(table)
     assert [image.key for image in images] == [("u", 1), ("u", 3), ("u", 5)]
@@ -56,7 +59,7 @@ def test_images_are_views_of_a_block_of_several_chunks_and_offsets_with_rows_wit
 
 
 def test_a_block_without_pixels_has_no_images_and_keeps_its_rows():
-    table = block([None, None])
+    table = pixel_block([None, None])
     assert images_of(table) == []
     rows = without_pixels(table).to_pylist()
     assert rows == [
@@ -70,7 +73,7 @@ def test_a_block_without_pixels_has_no_images_and_keeps_its_rows():
 def test_inputs_are_those_of_the_image_processor_for_each_image(rule, dtype):
     processor = MaskFormerImageProcessor(resize_rule=rule)
     sizes = SIZES if rule == "transformers" else [(33, 60), (40, 50), (40, 50), (64, 64)]
-    images = images_of(block(sizes))
+    images = images_of(pixel_block(sizes))
     for batch in [images[2:]] if rule == "transformers" else [images, images[1:3]]:
         values = ModelInputs(processor, device=torch.device("cpu"), dtype=dtype)(batch)
         for value, image in zip(values, batch, strict=True):

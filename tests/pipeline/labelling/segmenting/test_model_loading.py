@@ -47,7 +47,7 @@ def test_float32_is_exact_on_a_gpu_unless_tf32_is_asked_for(model_files, precisi
     assert {each.dtype for each in model.parameters()} == {DTYPES[precision]}
 
 
-def labelling(files, settings):
+def segmenter_of(files, settings):
     Segmenter(files, settings=settings, num_threads=1)
 
 
@@ -56,7 +56,7 @@ def evaluation(files, settings):
     MultiViewSegmenter(files, settings=settings, mode=mode, num_threads=1)
 
 
-@pytest.mark.parametrize("use", [labelling, evaluation], ids=lambda use: use.__name__)
+@pytest.mark.parametrize("use", [segmenter_of, evaluation], ids=lambda use: use.__name__)
 @pytest.mark.parametrize(("precision", "arithmetic"), [("fp32", "exact"), ("tf32", "tf32")])
 def test_labelling_and_evaluation_compute_alike(model_files, use, precision, arithmetic):
     use(model_files, SegmentSettings(precision=precision))

@@ -41,7 +41,7 @@ def segmentation(number: int) -> Segmentation:
     return Segmentation(segmentation=ids, segments=segments)
 
 
-def block() -> pa.Table:
+def mixed_block() -> pa.Table:
     """Five images, one that could not be decoded, an end and a fault, in two chunks."""
     rows: list[dict[str, Any]] = [
         {
@@ -63,7 +63,7 @@ def block() -> pa.Table:
 def row_by_row(failed: int | None = None) -> pa.Table:
     """Makes the same rows of Python's numbers, one by one."""
     rows = []
-    for row in block().to_pylist():
+    for row in mixed_block().to_pylist():
         plain = {name: value for name, value in row.items() if name in ROWS.names}
         if row["kind"] != "image":
             rows.append(plain)
@@ -114,7 +114,7 @@ def row_by_row(failed: int | None = None) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ROWS)
 
 
-def parts(lots: list[list[int]]) -> list[SegmentedImages]:
+def segmented_lots(lots: list[list[int]]) -> list[SegmentedImages]:
     return [
         SegmentedImages(
             keys=tuple(("u", number) for number in lot),
@@ -130,7 +130,7 @@ def parts(lots: list[list[int]]) -> list[SegmentedImages]:
     "lots", [[[0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4]], [[4, 2], [0, 3, 1]]]
 )
 def test_columns_are_those_of_rows_in_any_order_of_images(lots):
-    found = segmented_rows(block(), parts(lots), settings=SETTINGS, labels=LABELS)
+    found = segmented_rows(mixed_block(), segmented_lots(lots), settings=SETTINGS, labels=LABELS)
     found.validate(full=True)
     assert found.equals(row_by_row())
     assert found.schema.equals(ROWS)
@@ -140,15 +140,18 @@ def test_an_image_that_could_not_be_segmented_says_why():
     failure = ImageFailure(error_class="OutOfMemory", message="too large")
     failed = SegmentedImages(failures={("u", 3): failure})
     found = segmented_rows(
-        block(), [*parts([[2, 0], [1, 4]]), failed], settings=SETTINGS, labels=LABELS
+        mixed_block(), [*segmented_lots([[2, 0], [1, 4]]), failed], settings=SETTINGS, labels=LABELS
     )
     assert found.equals(row_by_row(failed=3))
 
 
 def test_a_block_without_segments_has_rows():
-    found = segmented_rows(block().slice(6), [], settings=SETTINGS, labels=LABELS)
+    found = segmented_rows(mixed_block().slice(6), [], settings=SETTINGS, labels=LABELS)
     assert found.equals(row_by_row().slice(6))
-    assert segmented_rows(block().slice(0, 0), [], settings=SETTINGS, labels=LABELS).num_rows == 0
+    assert (
+        segmented_rows(mixed_block().slice(0, 0), [], settings=SETTINGS, labels=LABELS).num_rows
+        == 0
+    )
 
 
 def test_whole_instances_stand_beside_their_image():
@@ -160,7 +163,11 @@ def test_whole_instances_stand_beside_their_image():
     )
     schema = ROWS.append(WHOLE_INSTANCES)
     found = segmented_rows(
-        block(), [*parts([[0, 2, 3, 4]]), some], settings=SETTINGS, labels=LABELS, schema=schema
+        mixed_block(),
+        [*segmented_lots([[0, 2, 3, 4]]), some],
+        settings=SETTINGS,
+        labels=LABELS,
+        schema=schema,
     )
     assert found[WHOLE_INSTANCES.name].to_pylist() == [None, whole, *[None] * 6]
     assert np.array_equal(found["num_segments"].to_numpy()[:1], [0])

@@ -58,7 +58,7 @@ def test_segments_are_described_by_what_their_masks_show(make, block, settings):
 
 
 @TASKS
-def test_an_image_alone_gives_what_it_gives_in_a_batch(make, block, settings):
+def test_rows_of_an_image_alone_are_those_it_has_in_a_batch(make, block, settings):
     alone = make(settings)(block)
     assert_alike(make(settings, batch_pixels=10**7)(block), alone)
     assert_alike(make(settings, batch_pixels=2 * 64 * 96)(block), alone)
@@ -126,12 +126,14 @@ def test_batches_on_a_gpu_are_bounded_by_images_and_by_memory(model_files, monke
     assert _pixels_at_once(gpu, share=0.01, precision="bf16") == 2 * pixels
     segmenter = Segmenter(model_files, settings=PANOPTIC, num_threads=1)
     segmenter._batch_pixels = pixels
-    assert segmenter._images_at_once((512, 704)) == 2
+    group: list[Any] = [Mock(size=(480, 640))] * 200
+    assert segmenter._images_at_once(group, padded_size=(512, 704)) == 2
     segmenter._batch_pixels = _pixels_at_once(gpu, share=1.0, precision="fp32")
-    assert segmenter._images_at_once((512, 704)) == 32
-    assert segmenter._images_at_once((20_000, 20_000)) == 1
+    assert segmenter._images_at_once(group, padded_size=(512, 704)) == 100
+    assert segmenter._images_at_once(group, padded_size=(20_000, 20_000)) == 1
     by_hand = dataclasses.replace(PANOPTIC, batch_pixels=100 * 64 * 64)
-    assert Segmenter(model_files, settings=by_hand)._images_at_once((64, 64)) == 100
+    by_hand_segmenter = Segmenter(model_files, settings=by_hand)
+    assert by_hand_segmenter._images_at_once(group, padded_size=(64, 64)) == 100
 
 
 @TASKS
@@ -282,7 +284,7 @@ def test_more_threads_of_arithmetic_give_the_same(model_files, make, block):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_the_bits_give_nearly_the_same(make, block, precision):
+def test_half_the_bits_give_nearly_the_same_labels(make, block, precision):
     exact = make(SEMANTIC)(block).to_pylist()
     rough = make(SEMANTIC, precision=precision)(block).to_pylist()
     by_label = []

@@ -1,11 +1,11 @@
-"""Strangeness: the outlier score of the nightly report, of all images at once."""
+"""Strangeness: one value on the review page, in a queue and in the nightly report."""
 
 import numpy as np
 import pytest
 
 from pipeline.nightly.reporting.outliers import find_outliers
 from pipeline.nightly.reporting.run_data import Measured, Quantiles, RunData
-from pipeline.review_page.strangeness import strangeness, surprises
+from pipeline.table.strangeness import strangeness, surprises
 
 
 def test_it_is_the_outlier_score_of_the_nightly_report():
