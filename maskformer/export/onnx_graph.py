@@ -7,7 +7,6 @@ times the weights. The graph takes one image; masks are not in it, since only th
 are made, and `query_masks.py` makes them.
 """
 
-import io
 import logging
 import sys
 import warnings
@@ -53,11 +52,9 @@ def export_graph(model: MaskFormerForInstanceSegmentation) -> GraphFiles:
         dynamic_shapes={"pixel_blocks": {2: dynamic, 4: dynamic}},
     )
     assert program is not None, "torch gives a program where it is to export by dynamo"
-    graph = io.BytesIO()
-    program.save(graph)
     projection = model.mask_projection
     files = GraphFiles(
-        graph=graph.getvalue(),
+        graph=program.model_proto.SerializeToString(),
         mask_projection=safetensors.torch.save(
             {"weight": projection.weight.contiguous(), "bias": projection.get_parameter("bias")}
         ),
