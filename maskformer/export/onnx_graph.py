@@ -9,7 +9,6 @@ are made, and `query_masks.py` makes them.
 
 import logging
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -53,13 +52,9 @@ def export_graph(model: MaskFormerForInstanceSegmentation) -> GraphFiles:
         dynamic_shapes={"pixel_blocks": {2: dynamic, 4: dynamic}},
     )
     assert program is not None, "torch gives a program where it is to export by dynamo"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "graph.onnx")
-        program.save(path)
-        graph = path.read_bytes()
     projection = model.mask_projection
     files = GraphFiles(
-        graph=graph,
+        graph=program.model_proto.SerializeToString(),
         mask_projection=safetensors.torch.save(
             {"weight": projection.weight.contiguous(), "bias": projection.get_parameter("bias")}
         ),

@@ -22,7 +22,7 @@ from simulated_fleet import FleetJob, WaitingFactory, drawn_units, fleet_job, im
 from waiting import wait_until
 
 from pipeline.labelling.driving.driver import run_units
-from pipeline.labelling.driving.ray_dataset import LoadUnit
+from pipeline.labelling.driving.workers import LoadUnit
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.machines import Machines
 from pipeline.runtime.node_groups import node_groups
