@@ -19,7 +19,7 @@ from pipeline.labelling.commit import clear_leftovers
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.local_children import MOST_IMAGES, LocalChildren, may_be_local
-from pipeline.labelling.driving.local_engine import LocalEngine
+from pipeline.labelling.driving.local_executor import LocalExecutor
 from pipeline.labelling.expectations import Rule, check_rules, read_rules
 from pipeline.labelling.model import (
     actor_files,
@@ -131,8 +131,8 @@ def label(
             return ExitCode.DONE
         stats, was_stopped = RunStats(), False
         if plan.units:
-            engine = _local_engine(job, plan=plan, children=children, local=label.local)
-            if engine is None:
+            executor = _local_executor(job, plan=plan, children=children, local=label.local)
+            if executor is None:
                 status.show("starting Ray")
                 _connect(job)
             show = watch(plan, stats)
@@ -143,7 +143,7 @@ def label(
                 stats=stats,
                 show=show,
                 error_budget=label.error_budget,
-                engine=engine,
+                executor=executor,
             )
     status.end()
     stats.add_retries(take_retries())
@@ -177,10 +177,10 @@ class _Prepared:
     """What is expected of its images."""
 
 
-def _local_engine(
+def _local_executor(
     job: LabellingJob, *, plan: Plan, children: LocalChildren | None, local: bool | None
-) -> LocalEngine | None:
-    """Returns the engine of a run without a cluster; None where it takes one."""
+) -> LocalExecutor | None:
+    """Returns the executor of a run without a cluster; None where it takes one."""
     if children is None:
         return None
     num_images = sum(unit.about_images for unit in plan.units)
@@ -189,7 +189,7 @@ def _local_engine(
         return None
     with as_wrong_usage():
         job.segmenting.check_actors(actor_gpus=0)
-    return LocalEngine(job, children=children, num_images=num_images)
+    return LocalExecutor(job, children=children, num_images=num_images)
 
 
 def _connect(job: LabellingJob) -> None:
@@ -285,7 +285,7 @@ def _run_plan(
     stats: RunStats,
     show: Callable[[], None],
     error_budget: float,
-    engine: LocalEngine | None,
+    executor: LocalExecutor | None,
 ) -> bool:
     """Labels the units of the plan. Returns whether it was stopped before its end."""
 
@@ -299,7 +299,7 @@ def _run_plan(
     with ProgressDisplay(stats, plan):
         try:
             units = plan.units_in_turn(job.run_id)
-            return run_units(units, job=job, stats=stats, on_progress=goes_on, engine=engine)
+            return run_units(units, job=job, stats=stats, on_progress=goes_on, executor=executor)
         except KeyboardInterrupt:
             return True
 

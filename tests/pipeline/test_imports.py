@@ -20,7 +20,7 @@ LAYERS = ("maskformer", "pipeline", "jobs")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 RAY = {
     "cluster", "doctor", "driver", "forecast", "gpu_actors", "inside_ray", "metrics", "node_groups",
-    "operators", "ray_dataset", "ray_engine", "ray_workers", "remote_objects", "scheduling",
+    "operators", "ray_dataset", "ray_executor", "ray_workers", "remote_objects", "scheduling",
     "sub_drivers", "submission", "unit_queue", "worker",
 }  # fmt: skip
 TORCH = {

@@ -1,7 +1,7 @@
 """Drives a labelling run: passes over the units until all are committed.
 
 A pass (`unit_pass.py`) reads units, labels them and commits each as soon as it is complete, on a
-Ray cluster (`ray_engine.py`) or in children of this process (`local_engine.py`). Units that fail
+Ray cluster (`ray_executor.py`) or in children of this process (`local_executor.py`). Units that fail
 are tried again in another pass, a bounded number of times, the later ones in isolation
 (`poison.py`); those that stay undone are named in the run's stats.
 """
@@ -22,7 +22,7 @@ from pipeline.table.units import Unit
 _PASSES = 4
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """The cluster or the processes that execute the passes of a run."""
 
     machines: Machines
@@ -47,7 +47,7 @@ def run_units(
     job: LabellingJob,
     stats: RunStats,
     on_progress: Callable[[], bool],
-    engine: Engine | None = None,
+    executor: Executor | None = None,
 ) -> bool:
     """Labels and commits the units, in as many passes as it takes, up to `_PASSES`.
 
@@ -55,15 +55,15 @@ def run_units(
         stats: is kept up to date.
         on_progress: is called after each receipt, or each second where groups of nodes have
             drivers of their own; False ends the run after the commits that are under way.
-        engine: by default the Ray cluster that this process is connected to.
+        executor: by default the Ray cluster that this process is connected to.
 
     Returns:
         Whether `on_progress` ended the run.
     """
     left = {unit.unit_id: unit for unit in units}
-    if engine is None:
-        engine = _of_the_cluster(job)
-    machines, attempts = engine.machines, engine.attempts
+    if executor is None:
+        executor = _of_the_cluster(job)
+    machines, attempts = executor.machines, executor.attempts
     gpus = machines.most_actors * machines.actor_gpus
     stats.take_machines(actors=machines.most_actors, gpus=gpus, nodes=machines.num_nodes)
     isolation = None
@@ -78,7 +78,7 @@ def run_units(
         attempts.ask("start_pass", is_isolated=isolation is not None)
         for unit_id in left:
             stats.faults.pop(unit_id, None)  # of the pass before
-        result = engine.run_pass(left, stats=stats, on_progress=on_progress, isolation=isolation)
+        result = executor.run_pass(left, stats=stats, on_progress=on_progress, isolation=isolation)
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in result.done}
         if not left or result.was_stopped or result.is_shut:
             break
@@ -100,8 +100,8 @@ def run_units(
     return result.was_stopped
 
 
-def _of_the_cluster(job: LabellingJob) -> Engine:
+def _of_the_cluster(job: LabellingJob) -> Executor:
     # Loaded here: Ray takes a second, which a run without a cluster does without.
-    from pipeline.labelling.driving.ray_engine import RayEngine
+    from pipeline.labelling.driving.ray_executor import RayExecutor
 
-    return RayEngine(job)
+    return RayExecutor(job)

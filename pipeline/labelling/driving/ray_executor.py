@@ -23,7 +23,7 @@ from pipeline.table.units import Unit
 _UNITS_PER_GROUP = 2
 
 
-class RayEngine:
+class RayExecutor:
     """The cluster that this process is connected to."""
 
     def __init__(self, job: LabellingJob) -> None:

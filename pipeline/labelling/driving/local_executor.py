@@ -18,7 +18,7 @@ from pipeline.runtime.run_stats import RunStats
 from pipeline.table.units import Unit
 
 
-class LocalEngine:
+class LocalExecutor:
     """The children of this process."""
 
     def __init__(self, job: LabellingJob, *, children: LocalChildren, num_images: int) -> None:

@@ -14,7 +14,7 @@ from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving import local_children
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.local_children import LocalChildren
-from pipeline.labelling.driving.local_engine import LocalEngine
+from pipeline.labelling.driving.local_executor import LocalExecutor
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings
@@ -60,9 +60,9 @@ def run(tmp_path, processor, monkeypatch):
         )
         stats = RunStats()
         with LocalChildren() as children:
-            engine = LocalEngine(job, children=children, num_images=12)
+            executor = LocalExecutor(job, children=children, num_images=12)
             was_stopped = run_units(
-                plan.units, job=job, stats=stats, on_progress=on_progress, engine=engine
+                plan.units, job=job, stats=stats, on_progress=on_progress, executor=executor
             )
         assert children_of_this_process() == []
         has_rows = any((tmp_path / "table" / "images").glob("*.parquet"))
