@@ -1,8 +1,8 @@
 """Drives a labelling run: passes over the units until all are committed.
 
 A pass (`unit_pass.py`) reads units, labels them and commits each as soon as it is complete, on a
-Ray cluster (`ray_executor.py`) or in children of this process (`local_executor.py`). Units that fail
-are tried again in another pass, a bounded number of times, the later ones in isolation
+Ray cluster (`ray_executor.py`) or in children of this process (`local_executor.py`). Units that
+fail are tried again in another pass, a bounded number of times, the later ones in isolation
 (`poison.py`); those that stay undone are named in the run's stats.
 """
 
