@@ -177,7 +177,8 @@ def test_each_image_is_the_row_that_the_table_of_kinds_says_or_is_counted(
         if folder.name not in left_out:
             folder.rename(corpus / folder.name)
     (corpus / "man-one-bad/cut.jsonl").unlink()
-    ended = jobs.run(corpus=corpus, table=tmp_path / "table", error_budget=1, **usual).expect(3)
+    options = {"corpus": corpus, "table": tmp_path / "table", "error_budget": 1, **usual}
+    ended = jobs.run(local=True, **options).expect(3)
     expected = {image: outcome for kind in ROWS.values() for image, outcome in kind.items()}
     rows = rows_of(tmp_path / "table").images
     assert len(rows) == len(expected)

@@ -26,8 +26,9 @@ NIGHTLY = ROOT / "jobs" / "label_nightly.py"
 
 
 def start(jobs: Jobs, *, moments: tuple[Moment, ...] = (), **options: Any) -> Job:
-    command = [sys.executable, str(NIGHTLY), *words(options)]
-    return jobs.start_command([*command, "--local=false"], moments=moments)
+    """Starts a night, on Ray unless told."""
+    command = [sys.executable, str(NIGHTLY), *words({"local": "false", **options})]
+    return jobs.start_command(command, moments=moments)
 
 
 def age(folder: Path, *, hours: float) -> None:
@@ -49,8 +50,9 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     table = tmp_path / "table"
     options = {"corpus": corpus, "table": table, "unit_images": 2, "deadline": "1h", **usual}
 
-    first = start(jobs, **options).end().expect(0)
+    first = start(jobs, local=True, **options).end().expect(0)
 
+    assert not first.started_ray
     assert rows_of(table).ids == ["000.png", "001.png", "002.png"]
     assert first.report["images"] == 3
     assert (first.report["files_waiting"], first.report["units_left"]) == (1, 0)

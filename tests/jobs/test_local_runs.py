@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn import plain_corpus, png, spoil, written
+from drawn import plain_corpus, spoil, written
 from job_runs import Jobs, Moment
 from table_rows import Run, assert_same, rows_of
 
 pytestmark = pytest.mark.timeout(600)
-
-POISON = {"PYTHONPATH": str(Path(__file__).parent / "poisoned")}
 
 
 def test_what_a_killed_run_left_another_one_completes_as_a_cluster_would(
@@ -40,23 +38,6 @@ def test_what_a_killed_run_left_another_one_completes_as_a_cluster_would(
     assert [path for path in (table / "_staging").rglob("*") if path.is_file()] == []
     again = jobs.run(**options).expect(0)
     assert again.report["units_done_before"] == 6
-
-
-def test_an_image_that_crashes_its_reader_is_found_and_the_rest_is_done(
-    jobs: Jobs, usual: dict[str, Any], tmp_path: Path
-) -> None:
-    files = {f"{index}.png": png(index) for index in range(5)} | {"3.png": b"poison:crash\n"}
-    ended = jobs.run(
-        corpus=written(tmp_path / "corpus", files),
-        table=tmp_path / "table",
-        error_budget=1,
-        environment=POISON,
-        local=True,
-        **usual,
-    ).expect(3)
-    assert not ended.started_ray
-    classes = {row["image_id"]: row["error_class"] for row in rows_of(tmp_path / "table").images}
-    assert classes == dict.fromkeys(files) | {"3.png": "DecoderCrashed"}
 
 
 def test_a_run_that_asks_for_a_cluster_and_for_none_is_wrong_usage(

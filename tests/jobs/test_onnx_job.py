@@ -29,7 +29,7 @@ def test_a_job_with_onnx_labels_scenes_and_binds_its_table(
     corpus = written(tmp_path / "corpus", {f"{index}.png": scene(index) for index in range(4)})
     table = tmp_path / "table"
     options = {"corpus": corpus, "table": table, "model": SAMPLE_MODEL, "num_actors": 1}
-    jobs.run(engine="onnx", **options).expect(0)
+    jobs.run(engine="onnx", local=True, **options).expect(0)
     rows = rows_of(table)
     assert [row["status"] for row in rows.images] == ["ok"] * 4
     assert {"sky", "ground"} & {row["label"] for row in rows.segments}

@@ -263,11 +263,16 @@ def test_a_dry_run_of_a_checkout_forecasts_by_its_own_code_and_writes_nothing(
 
 @pytest.fixture(scope="module")
 def bad(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on bad files, one of which ends the process that decodes it, above the error budget."""
+    """A run on bad files, one of which ends the process that decodes it, above the error budget.
+
+    Without a cluster; runs on one are faults.
+    """
     folder = tmp_path_factory.mktemp("bad")
     files = bad_corpus() | {f"bad/{name}": data for name, (data, _) in DECODER_CRASHES.items()}
     corpus, table = written(folder / "corpus", files), folder / "table"
-    ended = jobs.run(environment=POISON, corpus=corpus, table=table, error_budget=0.4, **usual)
+    options = {"corpus": corpus, "table": table, "error_budget": 0.4, "local": True, **usual}
+    ended = jobs.run(environment=POISON, **options)
+    assert not ended.started_ray
     return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)
 
 
