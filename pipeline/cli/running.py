@@ -19,6 +19,7 @@ from pipeline.runtime.settings import Settings, WrongUsage, as_wrong_usage, pars
 from pipeline.runtime.status_line import NO_STATUS, StatusLine, terminal_status
 from pipeline.runtime.versions import project_version
 
+_OUR_PACKAGES = ("maskformer", "pipeline", "jobs")
 _FLAGS = ("help", "help_all", "print_config", "version")
 
 
@@ -173,6 +174,12 @@ def _ended(
             return _fail(str(error), ExitCode.WRONG_USAGE, prog=prog, say=say)
         line = f"{error}; run the same command again"
         return _fail(line, ExitCode.TRY_AGAIN, prog=prog, say=say)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OUR_PACKAGES:
+            raise
+        line = f"the package {package} is missing; pip install ., and see `maskformer doctor`"
+        return _fail(line, ExitCode.WRONG_USAGE, prog=prog, say=say)
     except KeyboardInterrupt:
         return _fail(f"stopped; {command.when_stopped}", ExitCode.TRY_AGAIN, prog=prog, say=say)
 

@@ -71,6 +71,7 @@ def test_only_a_fault_that_may_pass_asks_to_run_again(name, cause, code, monkeyp
         (SourceChanged("a.tar changed"), 75, "a.tar changed; run the same command again"),
         (ConnectionError("no Ray cluster"), 75, "no Ray cluster; run the same command again"),
         (KeyboardInterrupt(), 75, "stopped; "),
+        (ModuleNotFoundError(name="timm.models"), 2, "the package timm is missing; pip install"),
     ],
 )
 def test_what_ends_a_run_early_is_one_line_and_a_code(name, error, code, words, monkeypatch, capfd):
@@ -82,6 +83,8 @@ def test_what_ends_a_run_early_is_one_line_and_a_code(name, error, code, words, 
 def test_a_bug_is_no_wrong_usage(monkeypatch, capfd):
     with pytest.raises(ValueError, match="a bug"):
         ended_by("label", ValueError("a bug"), monkeypatch, capfd)
+    with pytest.raises(ModuleNotFoundError):
+        ended_by("label", ModuleNotFoundError(name="pipeline.gone"), monkeypatch, capfd)
     for name in ("evaluate", "train"):
         # Faults in data are raised as ValueError there.
         assert ended_by(name, ValueError("bad\n  data"), monkeypatch, capfd) == (
