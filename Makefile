@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/maskformer demo
 
 # A file of tests at a time for each process, in the order of tests/conftest.py: the longest first.
-SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=40
 
 readers: $(READERS)
 

@@ -24,7 +24,7 @@ from maskformer import (
     panoptic_segmentation,
     semantic_segments,
 )
-from maskformer.postprocessing import batch_segments
+from maskformer.postprocessing import batch_settling
 from maskformer.postprocessing.semantic import batch_semantic_scores, semantic_scores_at_once
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -354,7 +354,7 @@ def test_room_for_runs_follows_what_photographs_have(kernels):
 
 
 def test_a_semantic_batch_of_64_is_few_launches_and_one_transfer(kernels, monkeypatch):
-    monkeypatch.setattr(batch_segments, "batch_semantic_scores", semantic_scores_at_once)
+    monkeypatch.setattr(batch_settling, "batch_semantic_scores", semantic_scores_at_once)
     drawn = block_of_64(is_padded=False)
     processor = BatchPostprocessor("semantic", uses_kernels=True)
     with Operations() as operations:

@@ -150,7 +150,7 @@ def test_gpus_are_named_and_torch_must_see_them(tmp_path, monkeypatch, capfd):
 
 
 def test_little_memory_is_missing(monkeypatch, capfd):
-    monkeypatch.setattr("pipeline.cli.doctor._memory_bytes", lambda: 2**30)
+    monkeypatch.setattr("pipeline.cli.doctor.memory_bytes", lambda: 2**30)
     code, lines, _ = asked(capfd)
     assert code == 2
     assert lines["machine"].startswith("missing")

@@ -95,7 +95,8 @@ def test_files_that_were_labelled_and_are_absent_are_named_and_no_reason_to_worr
 
 def test_exit_codes_are_those_that_schedulers_know():
     assert {code.name: int(code) for code in ExitCode} == {
-        "DONE": 0, "WRONG_USAGE": 2, "DONE_WITH_ERRORS": 3, "BUDGET_EXCEEDED": 4, "TRY_AGAIN": 75,
+        "DONE": 0, "NOT_SOUND": 1, "WRONG_USAGE": 2, "DONE_WITH_ERRORS": 3, "BUDGET_EXCEEDED": 4,
+        "TRY_AGAIN": 75, "STOPPED": 143,
     }  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def test_settings_written_down_say_the_same_again(config):
 def test_what_is_resolved_is_written_as_a_file_to_start_from(config):
     words = ["--heat=high", "--spices=a,b"]
     text = resolved_yaml(PARTS, arguments=words, preset={"number": 5, "tables": (1, 2)})
-    assert "# Who cooks\n# dish: TEXT\nheat: high\n" in text
+    assert "# The cook of a meal\n# dish: TEXT\nheat: high\n" in text
     assert "tables: [1, 2]\n" in text
     assert "password" not in text
     again = parse(PARTS, arguments=[config(text), "--dish=soup"])

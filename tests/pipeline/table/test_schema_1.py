@@ -44,7 +44,7 @@ def table(request, tmp_path, monkeypatch) -> TableStore:
     rows = {unit: with_second(unit_rows(unit)) for unit in "ab"}
     plan(table, [plan_unit(u, rows[u]) for u in rows], run_id="night-1", number=0)
     for unit in rows:
-        commit(table, unit, rows[unit])
+        commit(table, unit, rows[unit], spec=spec)
     report(table, [row for unit in rows.values() for row in unit], run_id="night-1", units=2)
     return table
 

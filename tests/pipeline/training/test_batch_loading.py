@@ -331,7 +331,7 @@ def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
         "if __name__ == '__main__':\n"
         f"    sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (3, 2, 1, 0)]}\n"
         "    import test_batch_loading as tests\n"
-        "    batches = tests.load_batches(tests.data_of(sys.argv[1]), steps=range(100),\n"
+        "    batches = tests.load_batches(tests.augmented_data(sys.argv[1]), steps=range(100),\n"
         "        global_batch=2, rank=0, world_size=1, micro_batches=1, num_processes=1,\n"
         "        device='cpu')\n"
         "    next(batches)\n"

@@ -52,6 +52,7 @@ def test_images_of_all_batches_are_bounded_and_a_larger_batch_is_alone():
         for event, future in zip(may_finish, starting, strict=True):
             event.set()
             future.result(SECONDS).result(SECONDS)
+            starting[3].result(SECONDS)  # begins where the first ends, with others still there
     assert seen == [{4}, {4}, {4, 2}, {4, 2, 1}, {30}, {2}, {9}]
 
 
