@@ -19,7 +19,7 @@ from pipeline.training.samples import TrainingData
 from pipeline.training.targets import Task
 from pipeline.training.validation import ValidationSettings, validation_of
 
-NUM_STEPS = 250
+NUM_STEPS = 120
 
 
 def score(model: MaskFormerForInstanceSegmentation, data: TrainingData, *, task: Task) -> float:
