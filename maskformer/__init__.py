@@ -68,6 +68,8 @@ _HOME = {
     "GraphFiles": "export.graph_file",
     "OnnxModel": "export.onnx_model",
     "kept_graph": "export.kept_graphs",
+    "code_digest": "kept_files",
+    "user_cache": "kept_files",
     "check_folder": "checkpoints.folder",
     "check_forward": "conversion",
     "check_model": "conversion",

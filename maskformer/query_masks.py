@@ -4,6 +4,7 @@ Two models decode queries, `model.py` by torch and `export/onnx_model.py` by ONN
 of both are made here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -14,13 +15,13 @@ from maskformer.network.convolutions import convolution_of_same_size
 from maskformer.outputs import QueryDecoding
 
 
-class QueryMasks:
+class QueryMasks(ABC):
     """Base of the models: the masks of what they decoded."""
 
     @property
+    @abstractmethod
     def mask_projection(self) -> nn.Conv2d:
         """The projection of pixel features to the masks' channels."""
-        raise NotImplementedError
 
     def kept_masks(
         self, decoding: QueryDecoding, kept: Sequence[Int[Tensor, " _"]]

@@ -8,15 +8,16 @@ import ray
 
 
 @contextlib.contextmanager
-def ray_here(module: str, *, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[None]:
+def ray_here(*modules: str, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[None]:
     """Starts Ray with one node, and ends it.
 
     Args:
-        module: the `__name__` of the tests. What they define travels by value: workers do not find
-            the module by its name.
+        modules: the `__name__` of the tests, and of their helpers. What they define travels by
+            value: workers do not find the modules by their names.
         num_gpus: GPUs that Ray is told of; no program finds them.
     """
-    ray.cloudpickle.register_pickle_by_value(sys.modules[module])
+    for module in modules:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[module])
     ray.init(
         address="local",
         _node_ip_address="127.0.0.1",
@@ -27,4 +28,5 @@ def ray_here(module: str, *, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[N
     )
     yield
     ray.shutdown()
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[module])
+    for module in modules:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[module])

@@ -5,8 +5,6 @@ the functions that it calls. So the folder is named after all sources that may b
 this folder and the constants of `run_lengths`. A change of the model keeps the machine code.
 """
 
-import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+
+from maskformer.kept_files import code_digest, user_cache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -42,14 +42,12 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
 @lru_cache(maxsize=1)
 def kept_in() -> str | None:
     """The folder of the machine code of this version of the package, if there can be one."""
-    digest = hashlib.sha256()
-    for source in sorted(path for folder in _COMPILED for path in folder.rglob("*.py")):
-        digest.update(source.read_bytes())
-    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "maskformer")
+    digest = code_digest(path for folder in _COMPILED for path in folder.rglob("*.py"))
     chosen = numba.config.CACHE_DIR
-    for place in [chosen] if chosen else [_PACKAGE / "__pycache__", users]:
-        folder = Path(place).expanduser() / f"loops-{digest.hexdigest()[:16]}"
+    usual = (lambda: _PACKAGE / "__pycache__", user_cache)
+    for place in (Path(chosen).expanduser,) if chosen else usual:
         try:
+            folder = place() / f"loops-{digest[:16]}"
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except (OSError, RuntimeError):

@@ -6,7 +6,6 @@ files may be deleted at any time. Starts without torch.
 """
 
 import contextlib
-import hashlib
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import maskformer
 from maskformer.export.graph_file import GraphFiles, read_graph_file
+from maskformer.kept_files import code_digest, user_cache
 
 ROOT_VARIABLE = "MASKFORMER_GRAPHS"
 
@@ -60,8 +60,7 @@ def graphs_root() -> Path:
     chosen = os.environ.get(ROOT_VARIABLE)
     if chosen:
         return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "maskformer" / "graphs"
+    return user_cache() / "graphs"
 
 
 def _name(fingerprint: str) -> str:
@@ -82,11 +81,8 @@ def _version(package: str) -> str:
 
 def _code_digest() -> str:
     """Returns a digest of our code that a graph is traced from, and whose opset it has."""
-    home, digest = Path(maskformer.__file__).parent, hashlib.sha256()
-    for pattern in _SOURCES:
-        for path in sorted(home.glob(pattern)):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
+    home = Path(maskformer.__file__).parent
+    return code_digest(path for pattern in _SOURCES for path in home.glob(pattern))[:8]
 
 
 def _export(files: Mapping[str, bytes], path: Path) -> None:

@@ -6,12 +6,12 @@ name is the model's fingerprint with a fingerprint of the code that checked it.
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import maskformer
+from maskformer import code_digest, user_cache
 
 _LIBRARIES = ("torch", "timm")
 
@@ -36,12 +36,9 @@ def check_once(fingerprint: str, *, check: Callable[[], None]) -> None:
 
 
 def _folder() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "maskformer" / "checked_models"
+    return user_cache() / "checked_models"
 
 
 def _code_fingerprint() -> str:
-    digest = hashlib.sha256(" ".join(map(version, _LIBRARIES)).encode())
-    for path in sorted(Path(maskformer.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    code = code_digest(Path(maskformer.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(" ".join([*map(version, _LIBRARIES), code]).encode()).hexdigest()

@@ -1,7 +1,8 @@
 """A terminal shows what is done before work begins; a log does not."""
 
 import io
-import time
+
+from waiting import wait_until
 
 from pipeline.runtime.status_line import StatusLine
 
@@ -17,8 +18,7 @@ def test_a_terminal_shows_the_last_line_with_its_seconds_and_is_clean_afterwards
         status.show("loading")
         assert terminal.getvalue() == "\r\033[Kloading ..."
         status.say("20 images")
-        time.sleep(1.7)
-        assert "loading ... 1 s" in terminal.getvalue()
+        wait_until(lambda: "loading ... 1 s" in terminal.getvalue(), what="the first second")
     assert "\r\033[K20 images\n\r\033[Kloading ..." in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\033[K")
 

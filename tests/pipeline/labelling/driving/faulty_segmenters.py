@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from faulty_jobs import rows_without_segments
 
-from pipeline.labelling.driving.labelling_job import LabellingJob
-from pipeline.labelling.rows import ROWS
 from pipeline.storage import Storage
 
 
@@ -45,14 +45,10 @@ class FaultySegmenter:
         self._faults = faults
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        rows = block.to_pylist()
-        for row in rows:
-            if row["pixels_height"] is not None:
-                self._faults.come_to(row["image_id"])
-                row |= {"status": "ok", "num_segments": 0, "coverage": 0.0, "segments": []}
-            elif row["kind"] == "image":
-                row |= {"status": "error", "num_segments": 0, "segments": []}
-        return pa.Table.from_pylist([{n: r.get(n) for n in ROWS.names} for r in rows], ROWS)
+        readable = block.filter(pc.field("pixels_height").is_valid())
+        for name in readable["image_id"].to_pylist():
+            self._faults.come_to(name)
+        return rows_without_segments(block)
 
 
 class FaultyStorage(Storage):
@@ -69,14 +65,3 @@ class FaultyStorage(Storage):
     def read(self, uri: str, **options: Any) -> bytes:
         self.faults.come_to(f"read {Path(uri).name}")
         return super().read(uri, **options)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FaultyJob(LabellingJob):
-    """A job of such segmenters."""
-
-    faults: Faults
-
-    @property
-    def segmenters(self) -> Faults:
-        return self.faults

@@ -6,27 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import picture, put
-from faulty_segmenters import Faults, FaultyJob, FaultyStorage
-from specs import panoptic_spec
+from faulty_segmenters import Faults, FaultyStorage
 
-from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving import local_children
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.local_children import LocalChildren
 from pipeline.labelling.driving.local_executor import LocalExecutor
-from pipeline.labelling.settings import SegmentSettings
-from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.run_stats import RunStats
-from pipeline.table.store import TableStore, images
+from pipeline.table.store import images
 
-SPEC = panoptic_spec("road", "sky")
 UNIT_IMAGES = 4
 
 
 @pytest.fixture
-def run(tmp_path, processor, monkeypatch):
+def run(tmp_path, planned_job, monkeypatch):
     """Runs the driver over twelve pictures; gives stats and rows."""
     # Children that need no torch do without.
     monkeypatch.setattr(local_children, "LIBRARIES", {"reader": (), "segmenter": ()})
@@ -36,27 +30,13 @@ def run(tmp_path, processor, monkeypatch):
     ) -> tuple[RunStats, list[dict[str, Any]], bool]:
         (tmp_path / "flags").mkdir()
         faulty = Faults(folder=tmp_path / "flags", **faults)
-        corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
-        table = TableStore(str(tmp_path / "table"), FaultyStorage.of(faulty))
-        table.create(SPEC)
-        plan = plan_corpus(
-            corpus,
-            table=table,
-            spec=SPEC,
-            reading=ReadSettings(),
-            units=UnitSettings(unit_images=UNIT_IMAGES),
-        )
-        job = FaultyJob(
-            table=table,
-            spec=SPEC,
-            run_id="run",
-            reading=ReadSettings(),
-            segmenting=SegmentSettings(),
+        plan, job = planned_job(
+            faulty,
+            num_images=12,
+            unit_images=UNIT_IMAGES,
+            storage=FaultyStorage.of(faulty),
             actors=ActorSettings(num_actors=1),
-            processor=processor,
-            model_files={},
             deadline=deadline,
-            faults=faulty,
         )
         stats = RunStats()
         with LocalChildren() as children:
@@ -66,7 +46,7 @@ def run(tmp_path, processor, monkeypatch):
             )
         assert children_of_this_process() == []
         has_rows = any((tmp_path / "table" / "images").glob("*.parquet"))
-        return stats, images(table.uri).to_table().to_pylist() if has_rows else [], was_stopped
+        return stats, images(job.table.uri).to_table().to_pylist() if has_rows else [], was_stopped
 
     return run
 

@@ -8,25 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray
-from corpora import picture, put
+from faulty_jobs import rows_without_segments
 from ray_here import ray_here
-from specs import panoptic_spec
 
-from pipeline.corpora.reading import ReadSettings
 from pipeline.labelling.driving.driver import run_units
-from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.report import Report, report_run, run_summary
-from pipeline.labelling.rows import ROWS
-from pipeline.labelling.settings import SegmentSettings
-from pipeline.planning.planner import Plan, UnitSettings, plan_corpus
+from pipeline.planning.planner import Plan
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.run_stats import RunStats
-from pipeline.storage import Storage
 from pipeline.table.store import TableStore, images
 
-SPEC = panoptic_spec("road", "sky")
 NUM_IMAGES, UNIT_IMAGES, BLOCK_IMAGES = 24, 6, 3
 
 
@@ -71,7 +65,7 @@ class FaultySegmenter:
         self._faults, self._gpu = faults, gpu
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        faults, rows = self._faults, block.to_pylist()
+        faults = self._faults
         event, count = faults.first
         deadline = time.monotonic() + 30
         while self._gpu == "0" and faults.events[event] < count and time.monotonic() < deadline:
@@ -79,67 +73,37 @@ class FaultySegmenter:
         time.sleep(0.1)
         is_sick = self._gpu in faults.at_work
         is_sick |= self._gpu in faults.once and not faults.events[f"fails {self._gpu}"]
-        names = {row["image_id"] for row in rows if row["pixels_height"] is not None}
+        readable = block.filter(pc.field("pixels_height").is_valid())
+        names = set(readable["image_id"].to_pylist())
         if is_sick or names & set(faults.poison):
             faults.note(f"fails {self._gpu}")
             raise AcceleratorError("CUDA error: an illegal memory access was encountered")
         faults.note(f"works {self._gpu}")
-        for row in rows:
-            if row["kind"] == "image" and row["error_class"] is None:
-                row |= {"status": "ok", "num_segments": 0, "coverage": 0.0, "segments": []}
-            elif row["kind"] == "image":
-                row |= {"status": "error", "num_segments": 0, "segments": []}
-        return pa.Table.from_pylist([{n: r.get(n) for n in ROWS.names} for r in rows], ROWS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FaultyJob(LabellingJob):
-    """A job on cards that may fail."""
-
-    faults: Faults
-
-    @property
-    def segmenters(self) -> Faults:
-        return self.faults
+        return rows_without_segments(block)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A node with two GPUs that no program will find."""
-    with ray_here(__name__, num_gpus=2):
+    with ray_here(__name__, "faulty_jobs", num_gpus=2):
         yield
 
 
 @pytest.fixture
-def run(tmp_path, processor):
+def run(tmp_path, planned_job):
     """Runs the driver over pictures on so many cards; gives what a job would tell of it."""
 
     def run(*, num_actors: int = 2, **faults: Any) -> tuple[Report, str, Faults]:
         faulty = Faults(diary=tmp_path / "diary", **faults)
-        corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(NUM_IMAGES)})
-        table = TableStore(str(tmp_path / "table"), Storage())
-        table.create(SPEC)
-        plan = plan_corpus(
-            corpus,
-            table=table,
-            spec=SPEC,
-            reading=ReadSettings(),
-            units=UnitSettings(unit_images=UNIT_IMAGES),
-        )
-        job = FaultyJob(
-            table=table,
-            spec=SPEC,
-            run_id="run",
-            reading=ReadSettings(),
-            segmenting=SegmentSettings(),
+        plan, job = planned_job(
+            faulty,
+            num_images=NUM_IMAGES,
+            unit_images=UNIT_IMAGES,
             actors=ActorSettings(actor_cpus=0.1, num_actors=num_actors, block_images=BLOCK_IMAGES),
-            processor=processor,
-            model_files={},
-            faults=faulty,
         )
         stats = RunStats()
         run_units(plan.units, job=job, stats=stats, on_progress=lambda: True)
-        report = _report(plan, stats=stats, table=table)
+        report = _report(plan, stats=stats, table=job.table)
         return report, run_summary(report, report_file="report.json"), faulty
 
     return run
