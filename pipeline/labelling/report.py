@@ -170,7 +170,8 @@ def run_summary(report: Report, *, report_file: str) -> str:
     rate = report.images_per_second
     lines.append(
         f"labelled {count(report.images, 'image')} with {count(report.segments, 'segment')} "
-        f"in {duration(report.seconds)}" + (f", {rate:.3g} images/s" if rate else "")
+        f"in {duration(report.seconds)}"
+        + (f", {rate:.3g} images/s after the start" if rate else "")
     )
     for name, number in report.errors.items():
         example = report.error_examples[name][0]["message"]

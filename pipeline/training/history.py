@@ -102,7 +102,9 @@ def format_line(line: Line) -> str:
         metrics = [(name, value) for name, value in line.items() if name not in ("step", "kind")]
         scores = (f"{name} {_number(value)}" for name, value in metrics[:_SHOWN])
         return f"{step}  validation: {', '.join(scores)}"
-    losses = ", ".join(f"{name} {_number(value)}" for name, value in line["losses"].items())
+    # Those of the last layer, whose names have no number; metrics.jsonl has all.
+    of_last = [(name, value) for name, value in line["losses"].items() if not name[-1].isdigit()]
+    losses = ", ".join(f"{name} {_number(value)}" for name, value in of_last)
     skipped = f", {count(line['left_out'], 'step')} skipped" if line["left_out"] else ""
     return (
         f"{step}  loss {_number(line['loss'])} ({losses}), lr {_number(line['learning_rate'])}, "
