@@ -201,7 +201,7 @@ _FINDINGS = {
         AND {_SIZE_DIFFERS} ORDER BY place
     """,
     "with annotations of an image that the file does not list": """
-        SELECT 'image ' || image, count(*) || ' annotations' FROM regions
+        SELECT 'image ' || image, sum(number) || ' annotations' FROM regions
         ANTI JOIN file_images ON file_images.key = regions.image GROUP BY image ORDER BY min(place)
     """,
 }
