@@ -61,7 +61,9 @@ def stage(
             for image in found:
                 images.add(image)
             continue
-        while some := [*islice(found, _REGIONS_AT_ONCE)]:
+        while some := [
+            each for each in islice(found, _REGIONS_AT_ONCE) if isinstance(each, Region)
+        ]:
             start, length = payloads.add(some)
             regions.add((key, len(some), start, length))
             num_regions += len(some)
