@@ -54,7 +54,7 @@ def test_a_death_at_every_step_of_a_run_leaves_what_an_unbroken_run_leaves(
     # The last process came to its end.
     assert all_rows(tmp_path / "table") == expected
     assert steps > 60
-    print(f"died at each of {steps} steps")
+    print(f"figure: died at each of {steps} steps")
 
 
 @pytest.mark.faults
@@ -83,7 +83,7 @@ def test_a_second_death_at_every_step_of_the_run_that_goes_on_does_no_harm(
         shutil.rmtree(tmp_path / "first")
         first += 10
     assert deaths > 300
-    print(f"{deaths} second deaths")
+    print(f"figure: {deaths} second deaths")
 
 
 @pytest.mark.faults
