@@ -89,10 +89,9 @@ class Machines:
         Args:
             gpus_left_alone: how many GPUs of these nodes get no actor.
         """
-        alive = living_nodes()
-        if group is not None:
-            alive = [node for node in alive if node["NodeID"] in group.node_ids]
-        nodes = [node["Resources"] for node in alive]
+        nodes = (
+            [node["Resources"] for node in living_nodes()] if group is None else (group.resources())
+        )
         return cls.of_nodes(nodes, settings, group=group, gpus_left_alone=gpus_left_alone)
 
     @classmethod

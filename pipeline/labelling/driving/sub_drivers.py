@@ -260,7 +260,7 @@ class SharedPass:
         self._start_again(each.group)
 
     def _start_again(self, old: NodeGroup) -> None:
-        starts = sum(set(old.node_ids) <= set(ended.group.node_ids) for ended in self._ended)
+        starts = sum(old.parts.items() <= ended.group.parts.items() for ended in self._ended)
         group = old.still_alive()
         if group is not None and starts < _STARTS and not self._was_stopped:
             self._start(group)

@@ -101,7 +101,11 @@ def gpus_left_alone(attempts: RemoteObject, *, group: NodeGroup | None = None) -
         attempts: the run's `AttemptTracker`.
     """
     failed: list[FailedGpu] = attempts.ask("gpus_left_alone")
-    return [each for each in failed if group is None or each.gpu.node_id in group.node_ids]
+    return [
+        each
+        for each in failed
+        if group is None or group.counts_gpu(node_id=each.gpu.node_id, index=int(each.gpu.index))
+    ]
 
 
 def is_gpu_left(attempts: RemoteObject, *, is_last_chance: bool = False) -> bool:

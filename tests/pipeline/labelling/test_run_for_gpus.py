@@ -30,7 +30,7 @@ from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings
 from pipeline.runtime.machines import Machines
-from pipeline.runtime.node_groups import NodeGroup
+from pipeline.runtime.node_groups import NodeGroup, NodePart
 from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore, images, segments
@@ -136,7 +136,7 @@ class EndingOnce(FleetJob):
 def test_sub_drivers_do_each_unit_once_also_where_a_reader_ends(tmp_path, monkeypatch):
     (node,) = ray.nodes()
     group = NodeGroup(
-        node_ids=(node["NodeID"],), num_cpus=1, num_gpus=0.5, object_store_bytes=10**8
+        parts={node["NodeID"]: NodePart()}, num_cpus=1, num_gpus=0.5, object_store_bytes=10**8
     )
     monkeypatch.setattr(ray_executor, "node_groups", lambda **_: [group, group])
     passes = []
