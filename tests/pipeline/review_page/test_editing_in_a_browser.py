@@ -53,7 +53,9 @@ def page(new_page: Callable[[str], Any], server: PageServer) -> Any:
     return new_page(server.opening_address)
 
 
-def test_a_save_without_a_change_gives_the_rows_it_came_from(page: Any, table: TableStore) -> None:
+def test_a_save_in_a_browser_without_a_change_gives_the_rows_it_came_from(
+    page: Any, table: TableStore
+) -> None:
     open_image(page, "000.jpg")
     page.keyboard.press("Control+s")
     wait_until_saved(page)

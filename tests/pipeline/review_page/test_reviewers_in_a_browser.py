@@ -43,7 +43,7 @@ def pages(new_page: Callable[[str], Any], addresses: tuple[str, str]) -> tuple[A
     return new_page(addresses[0]), new_page(addresses[1])
 
 
-def test_changes_of_different_pixels_are_joined_and_both_are_named(
+def test_two_browsers_that_change_different_pixels_are_joined_and_both_are_named(
     pages: tuple[Any, Any], table: TableStore
 ) -> None:
     first, second = pages
