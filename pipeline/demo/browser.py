@@ -39,10 +39,10 @@ def opened_browser() -> Iterator[Any]:
         raise NoBrowser(f"Chromium did not show it: {lines[0].strip()}") from error
 
 
-def wait_for_grid(page: Any, *, seconds: float = 60.0) -> None:
+def wait_for_grid(page: Any) -> None:
     """Waits until the page shows its grid, with the thumbnails of its window."""
-    page.locator(".tile[href]").first.wait_for(timeout=1000 * seconds)
-    page.wait_for_load_state("networkidle", timeout=1000 * seconds)
+    page.locator(".tile[href]").first.wait_for(timeout=60_000)
+    page.wait_for_load_state("networkidle", timeout=60_000)
 
 
 def write_screenshot_of_grid(address: str, file: Path) -> None:

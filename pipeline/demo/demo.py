@@ -131,7 +131,7 @@ class _Demo:
         table = self._at("table")
         run_command("label", "--corpus", self._at("corpus"), "--table", table,
                     "--model", self._model)  # fmt: skip
-        print(f"\nthe most frequent labels:\n\n{most_frequent_labels(table, count=10)}")
+        print(f"\nthe most frequent labels:\n\n{most_frequent_labels(table)}")
         ids = images(table).to_table(columns=["image_id"])["image_id"].to_pylist()
         shown = ids[:: max(1, len(ids) // _ON_SHEET)][:_ON_SHEET]
         contact_sheet(table, shown).save(self._at("contact_sheet.png"))
@@ -275,14 +275,14 @@ def most_varied_image(table: str) -> str:
     return image_id
 
 
-def most_frequent_labels(table: str, *, count: int) -> str:
-    """Lists the labels with the most segments: label, segments, share of all pixels, mean score."""
+def most_frequent_labels(table: str) -> str:
+    """Lists the ten labels with the most segments: segments, share of all pixels, mean score."""
     rows = segments(table).to_table(columns=["label", "area", "score"])
     counted = (
         rows.group_by("label")
         .aggregate([("area", "count"), ("area", "sum"), ("score", "mean")])
         .sort_by([("area_count", "descending"), ("label", "ascending")])
-        .slice(0, count)
+        .slice(0, 10)
     )
     total = pc.sum(rows["area"]).as_py() or 1
     lines = [f"{'label':<16}{'segments':>9}{'area':>8}{'score':>8}"]
