@@ -21,8 +21,10 @@ from ports import free_ports
 from s3 import KEY, SECRET, S3Server
 
 from pipeline.cli.__main__ import main
+from pipeline.review_page.serving import listening
 from pipeline.review_page.settings import TOKEN_VARIABLE, PageSettings
 from pipeline.reviews.log import ReviewLog
+from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import Storage
 
 TOKEN = "a-token-of-the-tests"
@@ -198,6 +200,17 @@ def test_a_table_on_s3_is_reviewed_with_the_jobs_own_access(s3: S3Server):
 def failed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main([*words, "--no_open"]) == 2
     return capsys.readouterr().err
+
+
+def test_a_page_that_is_open_already_leaves_the_next_port_to_a_second(capsys):
+    with contextlib.closing(listening("127.0.0.1", 0)) as first:
+        first.listen()
+        port = first.getsockname()[1]
+        with contextlib.closing(listening("127.0.0.1", port, tries=10)) as second:
+            assert port < second.getsockname()[1] < port + 10
+        assert f"port {port} is taken" in capsys.readouterr().err
+        with pytest.raises(WrongUsage, match="choose another --port"):
+            listening("127.0.0.1", port)
 
 
 def test_another_host_is_refused_without_a_token(table, capsys, monkeypatch):
