@@ -249,7 +249,9 @@ def _one_line(error: Exception, *, options: Mapping[str, Option], positional: Se
         return f"there is no setting {name}{did_you_mean(name, list(options)) or '; see --help'}"
     wrong = re.search(r'key "(\w+)": .*(?:value: |Got value: )(.*)', text)
     if wrong and wrong[1] in options:
-        return f"{wrong[1]} must be {options[wrong[1]].must_be}, got {wrong[2]!r}; see --help"
+        option = options[wrong[1]]
+        near = did_you_mean(wrong[2], option.choices) or "; see --help"
+        return f"{wrong[1]} must be {option.must_be}, got {wrong[2]!r}{near}"
     if "File does not exist" in text and "/configs/" in text:
         text += "; the folder configs is in a checkout of this project, not in what pip installs"
     return text.replace(f'Parser key "{CONFIG}": ', f"--{CONFIG}: ")
