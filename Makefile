@@ -41,9 +41,9 @@ FAST := tests/pipeline/corpora tests/pipeline/data_sets tests/pipeline/storage t
 test-fast: compiled
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT) $(FAST)
 
-# What takes long to go wrong.
+# What takes long to go wrong. Writes tests/faults/MEASURED.md.
 faults: $(TESTS_INSTALLED)
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults --figures tests/faults/MEASURED.md
 
 lint: style types audit
 
@@ -57,26 +57,34 @@ types: $(TESTS_INSTALLED)
 audit: $(TESTS_INSTALLED)
 	@$(AUDIT) > .venv/audit.txt 2>&1 || ! grep "known vulnerabilit" .venv/audit.txt || (cat .venv/audit.txt; false)
 
-# One at a time: each measures both sides on all cores.
+# One at a time: each measures both sides on all cores. Writes tests/benchmarks/MEASURED.md.
 bench: $(TESTS_INSTALLED)
-	for program in tests/benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+	$(BIN)/python tests/benchmarks/run_all.py
 
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
+
+# pip would compile one file after another. This uses all cores and leaves out what nobody imports;
+# packages hold files for other versions of Python, over which it fails.
+COMPILE := -m compileall -qq -j 0 \
+	-x '/tests/|/ray/rllib/|/transformers/models/(?!auto|detr|maskformer|resnet|swin)'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) .
+	$(BIN)/python $(COMPILE) .venv/lib || true
 	touch $@
 
 $(TESTS_INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) '.[test]'
+	$(BIN)/python $(COMPILE) .venv/lib || true
 	touch $(INSTALLED) $@
 
 # The list is complete, so that pip has nothing to resolve.
 $(READERS): tests/readers/requirements.txt
 	$(PYTHON) -m venv .venv/readers
-	.venv/readers/bin/python -m pip install --quiet --no-deps --requirement $<
+	.venv/readers/bin/python -m pip install --quiet --no-compile --no-deps --requirement $<
+	.venv/readers/bin/python $(COMPILE) .venv/readers/lib || true
 	touch $@
 
 clean:

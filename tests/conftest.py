@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+pytest_plugins = ["figures"]
+
 # Before anything imports the package: from here on each call checks its shapes.
 install_import_hook("maskformer", "beartype.beartype")
 

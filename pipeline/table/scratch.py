@@ -55,8 +55,12 @@ class ScratchDatabase:
 
 
 @contextlib.contextmanager
-def scratch_database() -> Iterator[ScratchDatabase]:
-    """Opens an empty database; its temporary files are deleted at the end of the block."""
+def scratch_database(*, memory: str = _MEMORY) -> Iterator[ScratchDatabase]:
+    """Opens an empty database; its temporary files are deleted at the end of the block.
+
+    Args:
+        memory: beyond it rows go to the temporary folder; a size as DuckDB writes it.
+    """
     import duckdb  # here, since most that import this module join nothing
 
     with (
@@ -64,7 +68,7 @@ def scratch_database() -> Iterator[ScratchDatabase]:
         contextlib.closing(duckdb.connect()) as connection,
     ):
         for name, value in {
-            "memory_limit": _MEMORY,
+            "memory_limit": memory,
             "threads": _THREADS,
             "temp_directory": folder,
             "preserve_insertion_order": False,

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from protocol_planning import planned, to_give_up
 from protocol_state import (
@@ -30,6 +31,7 @@ def next_states(state: State, world: World) -> Iterator[tuple[str, State]]:
         put = _put(rest, name, unit, content, world)
         late = (name, unit, _found(put, name, unit, content, world))
         yield f"late {name}{_name(unit)}", _late(put, late, world)
+    fresh = fresh_writer(world)
     for index, writer in enumerate(state.writers):
         if writer in state.writers[:index] or writer.at == "end":
             continue
@@ -40,13 +42,13 @@ def next_states(state: State, world: World) -> Iterator[tuple[str, State]]:
                 yield step + _name(writer.unit), _with(following, left, after)
             else:
                 yield step + _name(writer.unit), _with(following, others, after)
-        if state.crashes and writer != fresh_writer(world):
+        if state.crashes and writer != fresh:
             step = f"crash before {writer.at}{_name(writer.unit)}"
             crashed = state._replace(crashes=state.crashes - 1)
-            yield step, _with(crashed, others, fresh_writer(world))
+            yield step, _with(crashed, others, fresh)
             if state.lost and writer.at in PUTS:
                 lives = _lost(crashed, (writer.at, writer.unit, writer.joined))
-                yield f"{step}, its task goes on", _with(lives, others, fresh_writer(world))
+                yield f"{step}, its task goes on", _with(lives, others, fresh)
 
 
 def _events(state: State, world: World) -> Iterator[tuple[str, State]]:
@@ -65,11 +67,13 @@ def _with(state: State, others: tuple[Writer, ...], writer: Writer) -> State:
     return state._replace(writers=tuple(sorted((*others, writer), key=hash)))
 
 
+@cache
 def fresh_writer(world: World) -> Writer:
     first = "list done" if world.mutation == "done listed before plans" else "look"
     return Writer(at=first)
 
 
+@cache
 def _name(unit: Unit) -> str:
     return " " + "".join(f"{uri}{etag}" for uri, etag in unit) if unit else ""
 
@@ -230,10 +234,9 @@ def _then(name: str, world: World) -> str:
 
 def _put(state: State, name: str, unit: Unit, content: Content, world: World) -> State:
     files = dict(getattr(state, name))
-    if world.mutation == f"{name} written over":
-        files[unit] = content
-    else:
-        files.setdefault(unit, content)
+    if unit in files and world.mutation != f"{name} written over":
+        return state
+    files[unit] = content
     return state._replace(**{name: frozenset(files.items())})
 
 

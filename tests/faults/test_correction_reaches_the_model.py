@@ -191,30 +191,25 @@ def scores(
     return before, boat_score(train_on_reviews(model, reviewed, steps=steps, batch=batch), truth)
 
 
-def show(capsys: pytest.CaptureFixture[str], before: float, after: float, *, images: int) -> None:
-    with capsys.disabled():
-        print(
-            f"\nfigure: every boat of a table called car, {images} images corrected: IoU of boats "
-            f"{before:.3f} before, {after:.3f} after"
-        )
+def show(before: float, after: float, *, images: int) -> None:
+    print(
+        f"figure: every boat of a table called car, {images} images corrected: IoU of boats "
+        f"{before:.3f} before, {after:.3f} after"
+    )
 
 
-def test_four_corrected_images_teach_the_model_to_call_boats_boats(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_four_corrected_images_teach_the_model_to_call_boats_boats(tmp_path: Path) -> None:
     """The short part of what follows."""
     before, after = scores(tmp_path, images=6, corrected=4, steps=30, batch=4, judged=6)
-    show(capsys, before, after, images=4)
+    show(before, after, images=4)
     assert before < 0.05
     assert after > 0.2
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-def test_fifty_corrected_images_teach_the_model_to_call_boats_boats(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fifty_corrected_images_teach_the_model_to_call_boats_boats(tmp_path: Path) -> None:
     before, after = scores(tmp_path, images=100, corrected=50, steps=150, batch=4, judged=30)
-    show(capsys, before, after, images=50)
+    show(before, after, images=50)
     assert before < 0.05
     assert after > 0.3

@@ -5,7 +5,6 @@ Harm is done where an image is missing, has other bytes or another name, and nob
 
 import collections
 import io
-import json
 import tarfile
 from collections.abc import Iterable, Iterator
 
@@ -88,8 +87,7 @@ def test_every_cut_and_every_flip_beside_the_readers_that_others_use() -> None:
             found = collections.Counter(outcome(reader, data) for data in damaged)
             harmed = found["found out"] + found["harm"]
             percent = 100 * found["found out"] / harmed
-            print(json.dumps({"damage": kind, "reader": reader, "tried": len(damaged),
-                              "found out %": round(percent, 1), **found}))  # fmt: skip
+            print(f"figure: {len(damaged)} {kind}s read by {reader}: {percent:.1f} % found out")
             if reader == "ours":
                 assert found["harm"] == 0
                 assert found["found out"] > 0.9 * len(damaged) * (kind == "flip")

@@ -28,7 +28,7 @@ def test_random_kills_lose_and_double_nothing(
     outcome = campaign(
         our_contestant(corpus, usual), kills=_KILLS, seed=_SEED, jobs=jobs, folder=tmp_path
     )
-    print(outcome.to_json())
+    print(f"figure: {outcome.to_json()}")
     assert outcome.kills.total() == _KILLS
     assert (outcome.lost, outcome.doubled, outcome.wrong) == (0, 0, 0)
     assert (outcome.unreadable, outcome.endless) == (0, 0)
@@ -45,6 +45,6 @@ def test_the_same_kills_on_the_job_that_a_user_of_ray_data_writes(
     """Prints what is lost and doubled there; that it can be measured is what is held."""
     contestant = rival(corpus, usual, has_checkpoint=has_checkpoint)
     outcome = campaign(contestant, kills=_KILLS, seed=_SEED, jobs=jobs, folder=tmp_path)
-    print(outcome.to_json())
+    print(f"figure: {outcome.to_json()}")
     assert isinstance(outcome, CampaignFindings)
     assert outcome.kills.total() == _KILLS

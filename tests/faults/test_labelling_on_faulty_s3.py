@@ -166,9 +166,8 @@ def test_two_runs_that_meet_label_each_image_once_over_faults(server, monkeypatc
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ignores", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.2])
-def test_two_runs_label_a_corpus_once_at_any_rate_of_faults(server, capsys, rate, ignores):
+def test_two_runs_label_a_corpus_once_at_any_rate_of_faults(server, rate, ignores):
     figure = race_to_label(
         server, name=f"long-{rate}-{ignores}", number=150, rate=rate, ignores=ignores
     )
-    with capsys.disabled():
-        print(f"\nfigure: {figure}")
+    print(f"figure: {figure}")

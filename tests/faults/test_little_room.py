@@ -91,7 +91,7 @@ def test_the_disk_is_full_at_every_page_that_a_run_writes(tmp_path: Path) -> Non
     while left[-1] < len(_NAMES):
         kilobytes += 4
         left.append(_fill_and_go_on(tmp_path / str(kilobytes), corpus, kilobytes=kilobytes))
-    print(json.dumps({"sizes": len(left) - 1, "images left at each": Counter(left)}))
+    print(f"figure: {len(left) - 1} sizes of disk; images left at each: {Counter(left)}")
     assert len(left) > 20
     assert len(set(left)) > 4
 

@@ -1,6 +1,5 @@
 """Readers that look at a table all the time while runs work on it and are killed."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -148,7 +147,7 @@ def test_readers_see_whole_units_only_while_jobs_are_killed(
             kills += 1
     finally:
         seen = readers.stop()
-    print(json.dumps({"looks": seen.looks, "kills": kills, "partial": len(seen.partial)}))
+    print(f"figure: {seen.looks} looks during {kills} kills, partial units {len(seen.partial)}")
     assert seen.partial == []
     assert min(seen.looks[reader] for reader in ("duckdb", "pyarrow")) >= 20
     assert seen.most_images == 40

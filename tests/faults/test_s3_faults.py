@@ -105,7 +105,7 @@ def test_some_faults_of_each_kind_change_no_result(server, proxy):
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-def test_storage_keeps_its_word_at_1_5_and_20_percent_of_faults(server, monkeypatch, capsys):
+def test_storage_keeps_its_word_at_1_5_and_20_percent_of_faults(server, monkeypatch):
     monkeypatch.setattr(pipeline.storage.retries, "_FIRST_WAIT_SECONDS", 0.2)  # as it is
     alone = seconds_alone = 0.0
     for rate in (0.0, 0.01, 0.05, 0.2):
@@ -127,13 +127,12 @@ def test_storage_keeps_its_word_at_1_5_and_20_percent_of_faults(server, monkeypa
             assert proxy.faults.keys() == set(KINDS)
             assert told["throttled"].count == pytest.approx(proxy.faults["slow down"], rel=0.1)
         waited = sum(each.seconds for each in told.values())
-        with capsys.disabled():
-            print(
-                f"\nfigure: S3 faults at {rate:.0%}: 2,000 operations all right, "
-                f"{proxy.faults.total():,} faults in {requests:,} requests "
-                f"({requests / alone - 1:+.1%}), {seconds:.0f} s of {_THREADS} threads "
-                f"({seconds - seconds_alone:+.0f} s; {waited:.0f} s of waiting)"
-            )
+        print(
+            f"figure: S3 faults at {rate:.0%}: 2,000 operations all right, "
+            f"{proxy.faults.total():,} faults in {requests:,} requests "
+            f"({requests / alone - 1:+.1%}), {seconds:.0f} s of {_THREADS} threads "
+            f"({seconds - seconds_alone:+.0f} s; {waited:.0f} s of waiting)"
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -88,7 +88,7 @@ def test_without_the_agreement_several_would(ignoring, monkeypatch):
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-def test_many_races_on_a_store_that_ignores_conditions_and_fails(server, capsys):
+def test_many_races_on_a_store_that_ignores_conditions_and_fails(server):
     with s3_proxy(server, strips_conditions=True, rate=0.05, seed=5) as proxy:
         storage = Storage(
             endpoint_url=proxy.endpoint_url, region="us-east-1", key=KEY, secret=SECRET,
@@ -97,23 +97,21 @@ def test_many_races_on_a_store_that_ignores_conditions_and_fails(server, capsys)
         began = time.monotonic()
         lost, doubled = lost_and_doubled(storage, "s3://test/many", rounds=60)
         seconds, requests = time.monotonic() - began, proxy.requests.total()
-    with capsys.disabled():
-        print(
-            f"\nfigure: store that ignores conditional PUT, with 5% faults: 60 races of {_WRITERS} "
-            f"writers, lost {lost}, doubled {doubled}; {requests / 60:.0f} requests and "
-            f"{seconds / 60:.2f} s a race"
-        )
+    print(
+        f"figure: store that ignores conditional PUT, with 5% faults: 60 races of {_WRITERS} "
+        f"writers, lost {lost}, doubled {doubled}; {requests / 60:.0f} requests and "
+        f"{seconds / 60:.2f} s a race"
+    )
     assert (lost, doubled) == (0, 0)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(300)
-def test_one_of_many_makes_a_new_object_on_rclone(tmp_path, capsys):
+def test_one_of_many_makes_a_new_object_on_rclone(tmp_path):
     with rclone_server(tmp_path) as server:
         lost, doubled = lost_and_doubled(
             storage_at(server.endpoint_url), "s3://test/rclone", rounds=20
         )
     assert not pipeline.storage.storage._exclusive_stores[server.endpoint_url, "test"]
-    with capsys.disabled():
-        print(f"\nfigure: rclone serve s3: 20 races, lost {lost}, doubled {doubled}")
+    print(f"figure: rclone serve s3: 20 races, lost {lost}, doubled {doubled}")
     assert (lost, doubled) == (0, 0)

@@ -72,11 +72,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(
     jobs: Jobs, plain: Path, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
-    """A run on `plain` that nothing disturbed, in six units of two images. Not to be changed."""
+    """A run on `plain` that nothing disturbed, in six units of two images. Not to be changed.
+
+    Without a cluster: runs on one are held to its rows.
+    """
 
     def make(folder: Path) -> Run:
         table = folder / "table"
-        ended = jobs.run(corpus=plain, table=table, unit_images=2, **usual).expect(0)
+        options = {"corpus": plain, "table": table, "unit_images": 2, "local": True, **usual}
+        ended = jobs.run(**options).expect(0)
         return Run(corpus=plain, table=table, rows=rows_of(table), ended=ended)
 
     return _made_once("unbroken", make, tmp_path_factory)
@@ -84,8 +88,9 @@ def unbroken(
 
 @pytest.fixture(scope="session")
 def mixed(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on a corpus of every kind of source, on two actors, with two labels fused. One test
-    changes corpus and table after those before it have looked; the rows stay."""
+    """A run without a cluster on a corpus of every kind of source, with two segmenters and two
+    labels fused. One test changes corpus and table after those before it have looked; the rows
+    stay."""
 
     def make(folder: Path) -> Run:
         corpus, table = written_mixed_corpus(folder), folder / "table"
@@ -94,6 +99,7 @@ def mixed(jobs: Jobs, usual: dict[str, Any], tmp_path_factory: pytest.TempPathFa
             table=table,
             unit_images=3,
             label_ids_to_fuse="2,1",
+            local=True,
             **{**usual, "num_actors": 2},
         ).expect(0)
         return Run(corpus=corpus, table=table, rows=rows_of(table), ended=ended)

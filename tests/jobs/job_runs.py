@@ -7,6 +7,7 @@ started can be found, those included that Ray starts for it.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -66,6 +67,16 @@ class Outcome:
         """`report.json`, of a table on the disk."""
         [line] = [line for line in self.stdout.splitlines() if line.startswith("report: ")]
         return json.loads(Path(line.removeprefix("report: ")).read_text())
+
+    def assert_quiet(self, *, units: int) -> None:
+        """Checks that stderr has an opening line and, on a busy machine, some of progress."""
+        # Ray's own words are in its logs. Before it is quiet it confirms that in one line, which
+        # no public setting leaves out.
+        of_ray = "Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL"
+        opening, *progress = [line for line in self.stderr.splitlines() if of_ray not in line]
+        assert opening.startswith(f"{units} units, "), self.stderr
+        for line in progress:
+            assert re.fullmatch(r"\d\d:\d\d:\d\d  \d+ images, .*", line), self.stderr
 
     @property
     def one_line(self) -> str:

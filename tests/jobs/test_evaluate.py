@@ -24,7 +24,7 @@ EVALUATE = ROOT / "jobs" / "evaluate.py"
 LABELS = ["car", "tree", "road", "sky"]
 
 
-def run(jobs: Jobs, **options: Any) -> Ended:
+def evaluate_apart(jobs: Jobs, **options: Any) -> Ended:
     return jobs.start_command([sys.executable, str(EVALUATE), *words(options)]).end()
 
 
@@ -37,7 +37,7 @@ def label_map(seed: int) -> np.ndarray:
     return labels
 
 
-def labelled(count: int, **others: bytes) -> dict[str, bytes]:
+def map_shard(count: int, **others: bytes) -> dict[str, bytes]:
     """A shard of photographs and label maps, with the names of the labels."""
     members = {}
     for seed in range(count):
@@ -62,10 +62,10 @@ def labelled_segments() -> dict[str, bytes]:
 def test_a_model_is_judged_by_several_looks_at_each_image(
     jobs: Jobs, tiny_model: Path, tmp_path: Path
 ) -> None:
-    data, output = written(tmp_path / "data", labelled(5)), tmp_path / "output"
+    data, output = written(tmp_path / "data", map_shard(5)), tmp_path / "output"
     options = {"model": tiny_model, "dataset": data, "task": "semantic", "output": output}
     options |= {"resize_rule": "detectron2", "augment": True, "augmented_short_edges": "48,64"}
-    ended = run(jobs, **options, num_actors=1).expect(0)
+    ended = evaluate_apart(jobs, **options, num_actors=1).expect(0)
     report = json.loads((output / "metrics.json").read_text())
     assert (report["task"], report["num_images"]) == ("semantic", 5)
     assert 0 < report["metrics"]["miou"] < 1
@@ -101,19 +101,19 @@ def _augmented_score(model: Path, *, flip: bool) -> float:
 @pytest.mark.parametrize(
     ("files", "options", "pieces"),
     [
-        (labelled(2, b_jpg=b"x"), {}, ["image all.tar/b has no label map"]),
+        (map_shard(2, b_jpg=b"x"), {}, ["image all.tar/b has no label map"]),
         (
-            labelled(2) | {"labels.json": b'["car", "tree", "road", "sea"]'},
+            map_shard(2) | {"labels.json": b'["car", "tree", "road", "sea"]'},
             {},
             ["only the model has 'sky'", "only the data has 'sea'"],
         ),
-        (labelled(2), {"task": "panoptic"}, ["the label of each pixel", "--task semantic"]),
+        (map_shard(2), {"task": "panoptic"}, ["the label of each pixel", "--task semantic"]),
         (labelled_segments(), {"task": "panoptic"}, ["say which labels are things"]),
-        (labelled(2), {"threshold": 0.3}, ["threshold has no effect"]),
-        (labelled(2), {"maps": "elsewhere"}, ["maps has no effect on tar shards"]),
-        (labelled(2), {"window_overlap": 8}, ["window_overlap has no effect without --window"]),
-        (labelled(2), {"window": "32,32", "decode": "fast"}, ["decode has no effect with --"]),
-        (labelled(2), {"augment": True, "batch_pixels": 9}, ["batch_pixels has no effect with"]),
+        (map_shard(2), {"threshold": 0.3}, ["threshold has no effect"]),
+        (map_shard(2), {"maps": "elsewhere"}, ["maps has no effect on tar shards"]),
+        (map_shard(2), {"window_overlap": 8}, ["window_overlap has no effect without --window"]),
+        (map_shard(2), {"window": "32,32", "decode": "fast"}, ["decode has no effect with --"]),
+        (map_shard(2), {"augment": True, "batch_pixels": 9}, ["batch_pixels has no effect with"]),
         ({}, {}, ["there is nothing at"]),
     ],
 )
@@ -139,16 +139,16 @@ def test_data_that_turns_out_wrong_leaves_no_number(
     jobs: Jobs, tiny_model: Path, tmp_path: Path
 ) -> None:
     wrong = {"b_jpg": encoded(picture(0), "JPEG"), "b_png": encoded(Image.new("L", (64, 48), 9))}
-    data = written(tmp_path / "data", labelled(2, **wrong))
+    data = written(tmp_path / "data", map_shard(2, **wrong))
     usual = {"model": tiny_model, "dataset": data, "task": "semantic", "output": tmp_path / "out"}
-    ended = run(jobs, **usual, num_actors=1).expect(2)
+    ended = evaluate_apart(jobs, **usual, num_actors=1).expect(2)
     assert "image all.tar/b, labels in" in ended.stderr.splitlines()[-1]
     assert "the map holds 9" in ended.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
 def test_a_table_of_another_task_is_refused(here: Here, tmp_path: Path) -> None:
-    data = written(tmp_path / "data", labelled(1))
+    data = written(tmp_path / "data", map_shard(1))
     table = written(tmp_path / "table", {"_table.json": b'{"task": "panoptic", "labels": []}'})
     usual = {"table": table, "dataset": data, "output": tmp_path / "out"}
     assert "holds panoptic segments" in here(evaluate.main, task="semantic", **usual).one_line
@@ -165,7 +165,9 @@ def test_street_scenes_score_as_through_transformers(
     model = shared / "weights" / "maskformer-efficientnet-lite0-camvid"
     data = shared / "data" / "camvid" / "val-0000.tar"
     output = tmp_path / "output"
-    run(jobs, model=model, dataset=data, task="semantic", output=output, limit=count).expect(0)
+    evaluate_apart(
+        jobs, model=model, dataset=data, task="semantic", output=output, limit=count
+    ).expect(0)
     report = json.loads((output / "metrics.json").read_text())
     expected = _through_transformers(transformers, model=model, data=data, count=count)
     found = [row["iou"] for row in report["labels"]]

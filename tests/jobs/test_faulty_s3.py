@@ -51,7 +51,7 @@ class CommandLines:
 
 
 def test_a_job_at_5_percent_of_faults_loses_and_doubles_nothing_and_shows_no_credential(
-    jobs: Jobs, server: S3Server, usual: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    jobs: Jobs, server: S3Server, usual: dict[str, Any]
 ) -> None:
     bucket = s3fs.S3FileSystem(
         endpoint_url=server.endpoint_url, key=KEY, secret=SECRET, use_listings_cache=False
@@ -95,10 +95,9 @@ def test_a_job_at_5_percent_of_faults_loses_and_doubles_nothing_and_shows_no_cre
     assert any("raylet" in line for line in lines.seen)
     for secret in (KEY, SECRET):
         assert [name for name, text in texts.items() if secret.encode() in text] == []
-    with capsys.disabled():
-        print(
-            f"\nfigure: a job over a proxy with 5% S3 faults of {len(KINDS)} kinds: exit code 0, "
-            f"{len(rows.ids)} images, lost 0, doubled 0; {proxy.faults.total()} faults in "
-            f"{proxy.requests.total():,} requests, {sum(told.values())} told by the report "
-            f"({told}), {report['storage_wait_seconds']} s of waiting, {seconds:.0f} s in all"
-        )
+    print(
+        f"figure: a job over a proxy with 5% S3 faults of {len(KINDS)} kinds: exit code 0, "
+        f"{len(rows.ids)} images, lost 0, doubled 0; {proxy.faults.total()} faults in "
+        f"{proxy.requests.total():,} requests, {sum(told.values())} told by the report "
+        f"({told}), {report['storage_wait_seconds']} s of waiting, {seconds:.0f} s in all"
+    )

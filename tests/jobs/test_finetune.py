@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,16 @@ import transformers
 import yaml
 from drawn import encoded, tar, written
 from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, Outcome, words
-from one_worker import be_the_only_worker
 from PIL import Image
 from s3 import KEY, SECRET, s3_server
 from small_training import SMALL_MODEL
 from table_rows import rows_of
+from train_alone import train_alone
 from waiting import wait_until
 
 from jobs import finetune
-from pipeline.cli.running import run_job
 from pipeline.storage import Storage
-from pipeline.training import run
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.worker import train
 
 FINETUNE = ROOT / "jobs" / "finetune.py"
 NUM_STEPS = 6
@@ -99,12 +95,7 @@ def losses(output: Path) -> dict[int, float]:
 def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """Losses of a run that nothing disturbed, of one worker in this process."""
     output = tmp_path_factory.mktemp("undisturbed") / "model"
-    with pytest.MonkeyPatch.context() as patch:
-        be_the_only_worker(patch)
-        patch.setattr(run, "connect", lambda *_, **__: None)
-        patch.setattr(run, "run_workers", lambda job, **_: train(replace(job, loader_processes=0)))
-        patch.setattr(signal, "signal", lambda *_: None)
-        assert run_job("train", words({"config": config, "output": output, "num_workers": 1})) == 0
+    assert train_alone(words({"config": config, "output": output})) == 0
     return losses(output)
 
 
@@ -112,11 +103,15 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def trained(
     jobs: Jobs, config: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Ended]:
-    """A run whose driver was killed, and which the same command ended. Not to be changed."""
+    """A run that was killed, and which the command on Ray ended. Not to be changed.
+
+    The first had one worker and no Ray: another number of workers changes nothing either.
+    """
     output = tmp_path_factory.mktemp("trained") / "model"
     moment = Moment(at="before put", name="*/step-00000004/checkpoint.json", do="kill driver")
-    # Another number of workers changes nothing either.
-    start(jobs, config, output, num_workers=1, moments=[moment]).end().expect(-9)
+    program = Path(__file__).with_name("train_alone.py")
+    command = [sys.executable, str(program), *words({"config": config, "output": output})]
+    jobs.start_command(command, moments=[moment]).end().expect(-signal.SIGKILL)
     return output, start(jobs, config, output).end().expect(0)
 
 
@@ -181,7 +176,7 @@ def test_a_run_whose_workers_are_killed_goes_on_by_itself_to_the_same_losses(
     assert losses(tmp_path / "model") == pytest.approx(undisturbed, rel=1e-5)
 
 
-def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
+def test_a_run_that_is_killed_goes_on_with_the_same_command(
     here: Here, config: Path, trained: tuple[Path, Ended], undisturbed: dict[int, float]
 ):
     output, ended = trained
@@ -189,6 +184,19 @@ def test_a_run_whose_driver_is_killed_goes_on_with_the_same_command(
     assert losses(output) == pytest.approx(undisturbed, rel=1e-5)
     again = here(finetune.main, config=config, output=output)
     assert again.exit_code == 0, again.stderr
+
+
+@pytest.mark.faults
+def test_a_run_on_ray_whose_driver_is_killed_goes_on_with_the_same_command(
+    jobs: Jobs, config: Path, undisturbed: dict[int, float], tmp_path: Path
+):
+    output = tmp_path / "model"
+    moment = Moment(at="before put", name="*/step-00000004/checkpoint.json", do="kill driver")
+    killed = start(jobs, config, output, num_workers=1, moments=[moment]).end()
+    killed.expect(-signal.SIGKILL)
+    ended = start(jobs, config, output).end().expect(0)
+    assert "resuming after step 2 of 6" in ended.stderr
+    assert losses(output) == pytest.approx(undisturbed, rel=1e-5)
 
 
 @pytest.mark.faults

@@ -34,7 +34,8 @@ def test_what_kills_leave_two_runs_at_once_make_whole(
 ) -> None:
     """Workers die, then their driver, with units done and others not; two runs do the rest.
 
-    Each of these alone is a test below; tests/faults/ has every step of a commit by itself.
+    One of the two is on Ray, the other without. Each of these alone is a test below; tests/faults/
+    has every step of a commit by itself.
     """
     corpus, table = written(tmp_path / "corpus", plain_corpus(12)), tmp_path / "table"
     options = {"corpus": corpus, "table": table, "unit_images": 2, **usual}
@@ -52,7 +53,7 @@ def test_what_kills_leave_two_runs_at_once_make_whole(
     assert [moment.came for moment in workers] == [True] * 3
     done = _check_and_spoil(table, corpus, unbroken=unbroken, done=set())
     assert 2 <= len(done) < 12
-    both = [jobs.start(**options) for _ in range(2)]
+    both = [jobs.start(local=local, **options) for local in ("false", True)]
     assert [job.end().exit_code for job in both] == [0, 0]
     assert_same(rows_of(table), unbroken.rows, apart_from=["uri", "etag", "unit_id"])
     assert _files_at(table / "_staging") == []

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)
 NIGHTLY = ROOT / "jobs" / "label_nightly.py"
 
 
-def start(jobs: Jobs, *, moments: tuple[Moment, ...] = (), **options: Any) -> Job:
+def start_night(jobs: Jobs, *, moments: tuple[Moment, ...] = (), **options: Any) -> Job:
     """Starts a night, on Ray unless told."""
     command = [sys.executable, str(NIGHTLY), *words({"local": "false", **options})]
     return jobs.start_command(command, moments=moments)
@@ -50,7 +50,7 @@ def test_a_night_labels_what_has_settled_reports_and_leaves_no_lock(
     table = tmp_path / "table"
     options = {"corpus": corpus, "table": table, "unit_images": 2, "deadline": "1h", **usual}
 
-    first = start(jobs, local=True, **options).end().expect(0)
+    first = start_night(jobs, local=True, **options).end().expect(0)
 
     assert not first.started_ray
     assert rows_of(table).ids == ["000.png", "001.png", "002.png"]
@@ -97,17 +97,17 @@ def test_over_some_nights_what_is_new_and_what_changed_is_labelled_and_nothing_e
 ) -> None:
     corpus, table = written(tmp_path / "corpus", plain_corpus(4)), tmp_path / "table"
     options = {"corpus": corpus, "table": table, "settle_minutes": 0, **usual}
-    start(jobs, **options).end().expect(0)
+    start_night(jobs, **options).end().expect(0)
     written(corpus, {"001.png": png(21), "new.png": png(22), "bad.png": b"no image"})
 
-    second = start(jobs, **options, error_budget=1).end().expect(3)
+    second = start_night(jobs, **options, error_budget=1).end().expect(3)
 
     assert second.report["images"] == 3
     ids = [*plain_corpus(4), "bad.png", "new.png"]
     rows = latest.latest_images(str(table)).read_all().to_pylist()
     assert sorted(row["image_id"] for row in rows) == sorted(ids)
     assert len(rows_of(table).images) == len(ids) + 1
-    third = start(jobs, **options, retry_errors="NotAnImage", error_budget=1).end().expect(3)
+    third = start_night(jobs, **options, retry_errors="NotAnImage", error_budget=1).end().expect(3)
     assert (third.report["images"], third.report["images_tried_again"]) == (1, 1)
 
 
@@ -121,7 +121,7 @@ def test_at_the_deadline_what_has_begun_is_committed_and_the_rest_is_left(
     held = Moment(at="before read", name=f"{plain}/*.png", do="wait", until=go_on)
     # A reader takes a quarter of any machine, so that some units have to wait.
     few = {"reader_cpus": (os.cpu_count() or 2) / 4}
-    job = start(jobs, moments=(held,), deadline="120s", **few, **options)
+    job = start_night(jobs, moments=(held,), deadline="120s", **few, **options)
     wait_until(
         lambda: time.monotonic() > began + 122 or job.process.poll() is not None,
         what="the deadline",
@@ -137,7 +137,7 @@ def test_at_the_deadline_what_has_begun_is_committed_and_the_rest_is_left(
     assert ended.report["faults"] == {}
     assert f"units left for another run because of the deadline: {12 - done}" in ended.stdout
     assert len(rows_of(table).ids) == done
-    assert start(jobs, **options).end().expect(0).report["images"] == 12 - done
+    assert start_night(jobs, **options).end().expect(0).report["images"] == 12 - done
     assert len(set(rows_of(table).ids)) == 12
 
 
@@ -149,20 +149,20 @@ def test_a_night_that_was_killed_is_taken_over_and_one_that_was_stopped_gives_wa
     options = {"corpus": plain, "table": table, "unit_images": 2, "settle_minutes": 0}
     options |= {"heartbeat_seconds": 0.5, "stale_seconds": 5, **usual}
     kill = Moment(at="before put", name="*/segments/*", do="kill driver")
-    killed = start(jobs, moments=(kill,), **options).end()
+    killed = start_night(jobs, moments=(kill,), **options).end()
     assert killed.exit_code == -signal.SIGKILL
     assert lock_of(table).exists()
     time.sleep(5)
 
     wait = Moment(at="before segment", name="*", do="wait")
-    job = start(jobs, moments=(wait,), **options)
+    job = start_night(jobs, moments=(wait,), **options)
     wait_until(lambda: wait.came or job.process.poll() is not None, what="the first block")
     job.process.terminate()  # as a scheduler does
     stopped = job.end().expect(75)
     assert "took over the lock" in stopped.stderr
     assert not lock_of(table).exists()
 
-    start(jobs, **options).end().expect(0)
+    start_night(jobs, **options).end().expect(0)
     assert len(rows_of(table).ids) == len(set(rows_of(table).ids)) == 12
 
 
@@ -187,6 +187,6 @@ def test_a_config_says_what_it_is_for_and_is_understood(config: Path) -> None:
         ("--heartbeat_seconds=100", "at most a third of stale_seconds"),
     ],
 )
-def test_wrong_settings_are_refused(option: str, message: str) -> None:
+def test_wrong_settings_of_a_night_are_refused(option: str, message: str) -> None:
     with pytest.raises(WrongUsage, match=message):
         parse(PARTS, arguments=["--corpus=c", "--table=t", "--model=m", option])

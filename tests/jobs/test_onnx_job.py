@@ -17,7 +17,7 @@ from pipeline.demo.scenes.scene import draw_scene
 pytestmark = pytest.mark.timeout(900)
 
 
-def scene(index: int) -> bytes:
+def encoded_scene(index: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(draw_scene(index, seed=5).pixels).save(buffer, "PNG")
     return buffer.getvalue()
@@ -26,7 +26,9 @@ def scene(index: int) -> bytes:
 def test_a_job_with_onnx_labels_scenes_and_binds_its_table(
     jobs: Jobs, here: Here, graphs: Path, tmp_path: Path
 ) -> None:
-    corpus = written(tmp_path / "corpus", {f"{index}.png": scene(index) for index in range(4)})
+    corpus = written(
+        tmp_path / "corpus", {f"{index}.png": encoded_scene(index) for index in range(4)}
+    )
     table = tmp_path / "table"
     options = {"corpus": corpus, "table": table, "model": SAMPLE_MODEL, "num_actors": 1}
     jobs.run(engine="onnx", local=True, **options).expect(0)

@@ -51,7 +51,7 @@ def storage(server: S3Server) -> Storage:
 
 @pytest.fixture(scope="module")
 def ended(jobs: Jobs, server: S3Server, bucket: s3fs.S3FileSystem, usual: dict[str, Any]) -> Ended:
-    """A run that knows the server and who it is by its environment alone."""
+    """A run on Ray that knows the server and who it is by its environment alone."""
     bucket.pipe({f"test/corpus/{name}": data for name, data in _corpus_in_bucket().items()})
     bucket.pipe_file("test/elsewhere/far.png", FAR)
     return jobs.run(environment=server.environment, **OPTIONS, **usual).expect(0)
@@ -68,6 +68,8 @@ def test_a_bucket_gives_the_rows_that_a_disk_gives(
     assert rows.ids == sorted(MIXED_IDS)
     assert_same(rows, mixed.rows, apart_from=["uri", "etag", "unit_id"])
     assert {row["uri"].split("/", 3)[2] for row in rows.images} == {"test"}
+    assert f"labelled {len(MIXED_IDS)} images" in ended.stdout
+    ended.assert_quiet(units=len({row["unit_id"] for row in rows.images}))
 
 
 def test_a_second_run_on_a_bucket_has_nothing_to_do(

@@ -19,7 +19,7 @@ OLD = {0: "sky", 1: "road", 2: "tree", 3: "road"}
 
 
 @pytest.fixture
-def trained(tmp_path):
+def trained_in_transformers(tmp_path):
     model = make_tiny(id2label=OLD)
     model.save_pretrained(tmp_path)
     return model, tmp_path
@@ -29,8 +29,10 @@ def load_converted(folder, **values):
     return MaskFormerForInstanceSegmentation.from_pretrained(folder, **values)
 
 
-def test_labels_of_the_same_name_keep_their_rows_and_the_others_start_afresh(trained, caplog):
-    old, folder = trained
+def test_labels_of_the_same_name_keep_their_rows_and_the_others_start_afresh(
+    trained_in_transformers, caplog
+):
+    old, folder = trained_in_transformers
     labels = ["car", "road", "Sky", "sky", "bus"]
 
     with caplog.at_level(logging.INFO):
@@ -53,8 +55,8 @@ def test_labels_of_the_same_name_keep_their_rows_and_the_others_start_afresh(tra
     assert torch.equal(new.mask_embedder[0][0].weight, old.mask_embedder[0][0].weight)
 
 
-def test_the_same_labels_in_another_order_give_the_same_classes(trained):
-    old, folder = trained
+def test_the_same_labels_in_another_order_give_the_same_classes(trained_in_transformers):
+    old, folder = trained_in_transformers
     pixels = torch.randn(1, 3, 64, 64)
 
     new = load_converted(folder, labels=["tree", "sky", "road"])
@@ -64,8 +66,8 @@ def test_the_same_labels_in_another_order_give_the_same_classes(trained):
     torch.testing.assert_close(after, before[..., [2, 0, 1, 4]])
 
 
-def test_new_labels_can_be_saved_and_loaded(trained, tmp_path):
-    _, folder = trained
+def test_new_labels_can_be_saved_and_loaded(trained_in_transformers, tmp_path):
+    _, folder = trained_in_transformers
     new = load_converted(folder, labels=["road", "car"])
     new.save_pretrained(tmp_path / "new")
 
@@ -75,8 +77,8 @@ def test_new_labels_can_be_saved_and_loaded(trained, tmp_path):
     assert again.load_report.kept_labels == ()
 
 
-def test_labels_that_make_no_sense_are_refused(trained):
-    _, folder = trained
+def test_labels_that_make_no_sense_are_refused(trained_in_transformers):
+    _, folder = trained_in_transformers
 
     with pytest.raises(ValueError, match=r"each once, got \['road'\] more than once"):
         load_converted(folder, labels=["road", "car", "road"])
@@ -138,8 +140,10 @@ def test_a_name_that_is_not_in_the_zoo_is_one_line(tmp_path):
         convert_weights(str(tmp_path), str(tmp_path / "out"), zoo_name="maskformer-resnet5-ade")
 
 
-def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained, tmp_path):
-    model, folder = trained
+def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(
+    trained_in_transformers, tmp_path
+):
+    model, folder = trained_in_transformers
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text('{"size": 640}')
 
@@ -149,8 +153,8 @@ def test_a_folder_converts_with_its_image_processor_and_in_its_own_type(trained,
     assert (tmp_path / "out/preprocessor_config.json").read_text() == '{"size": 640}'
 
 
-def test_weights_are_written_in_the_type_that_is_asked_for(trained, tmp_path):
-    model, folder = trained
+def test_weights_are_written_in_the_type_that_is_asked_for(trained_in_transformers, tmp_path):
+    model, folder = trained_in_transformers
     model.save_pretrained(folder)
 
     convert_weights(str(folder), str(tmp_path / "out"), dtype="float16")
@@ -163,8 +167,8 @@ def test_weights_are_written_in_the_type_that_is_asked_for(trained, tmp_path):
     )
 
 
-def test_a_file_needs_a_configuration_from_somewhere(trained, tmp_path):
-    _, folder = trained
+def test_a_file_needs_a_configuration_from_somewhere(trained_in_transformers, tmp_path):
+    _, folder = trained_in_transformers
     (tmp_path / "alone").mkdir()
     alone = (folder / "model.safetensors").rename(tmp_path / "alone/model.safetensors")
 
@@ -176,8 +180,10 @@ def test_a_file_needs_a_configuration_from_somewhere(trained, tmp_path):
     assert load_converted(alone, config=config).config.id2label == OLD
 
 
-def test_weights_of_another_shape_are_found_out_without_torch_in_this_process(trained):
-    _, folder = trained
+def test_weights_of_another_shape_are_found_out_without_torch_in_this_process(
+    trained_in_transformers,
+):
+    _, folder = trained_in_transformers
     weights.check_shapes(str(folder))
     values = json.loads((folder / "config.json").read_text())
     values["decoder_config"]["decoder_ffn_dim"] = 2**40
@@ -190,21 +196,19 @@ def test_weights_of_another_shape_are_found_out_without_torch_in_this_process(tr
     assert "more. Allow by name" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"pad_size": {"height": 64, "width": 0}}, "must take 1 RGB images of 64 x 0 pixels"),
-        ({"image_std": "grey"}, r"preprocessor_config\.json must hold the settings of an image"),
-    ],
-)
-def test_a_processor_that_does_not_fit_is_found_out(trained, values, message):
-    _, folder = trained
+def test_a_processor_that_does_not_fit_is_found_out(trained_in_transformers):
+    _, folder = trained_in_transformers
     MaskFormerImageProcessor().save_pretrained(folder)
     weights.check_shapes(str(folder))
     path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-    with pytest.raises(ValueError, match=message):
-        weights.check_shapes(str(folder))
+    fitting = json.loads(path.read_text())
+    for values, message in (
+        ({"pad_size": {"height": 64, "width": 0}}, "must take 1 RGB images of 64 x 0 pixels"),
+        ({"image_std": "grey"}, r"preprocessor_config\.json must hold the settings of an image"),
+    ):
+        path.write_text(json.dumps({**fitting, **values}))
+        with pytest.raises(ValueError, match=message):
+            weights.check_shapes(str(folder))
 
 
 def test_a_model_that_takes_other_images_than_photographs_is_found_out(tmp_path):

@@ -19,7 +19,7 @@ SMALL = {
 SIZES = [(61, 45), (28, 28), (12, 20), (100, 24)]
 
 
-def backbone(**values: object) -> SwinBackbone:
+def noisy_backbone(**values: object) -> SwinBackbone:
     torch.manual_seed(0)
     model = SwinBackbone(MaskFormerSwinConfig(**{**SMALL, **values})).eval()
     for parameter in model.parameters():
@@ -46,7 +46,7 @@ def test_the_numbers_are_those_of_the_cpus_way(as_on_a_gpu, monkeypatch, gathers
     worth = {"first": 10**9, "after": -1, "by size": window_attention._WORTH_BYTES}[gathers]
     monkeypatch.setattr(window_attention, "_WORTH_BYTES", worth)
     values = torch.randn(2, 3, *size)
-    for model in (backbone(), backbone(qkv_bias=False)):
+    for model in (noisy_backbone(), noisy_backbone(qkv_bias=False)):
         expected = [each.detach() for each in model(values)]
         for keeps in (False, True):
             if keeps:
@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_the_cpus_way(as_on_a_gpu, monkeypatch, gathers
 
 @torch.no_grad()
 def test_a_kept_bias_changes_no_bit_and_is_forgotten_when_weights_are_loaded():
-    model, values = backbone(), torch.randn(2, 3, 61, 45)
+    model, values = noisy_backbone(), torch.randn(2, 3, 61, 45)
     attention = next(each for each in model.modules() if isinstance(each, WindowAttention))
     expected = [each.detach() for each in model(values)]
     attention.keep_position_bias()
@@ -68,7 +68,7 @@ def test_a_kept_bias_changes_no_bit_and_is_forgotten_when_weights_are_loaded():
     torch.nn.init.zeros_(attention.relative_position_bias_table)
     weights = model.state_dict()
     attention._kept_bias = None
-    changed = backbone()
+    changed = noisy_backbone()
     next(
         each for each in changed.modules() if isinstance(each, WindowAttention)
     ).keep_position_bias()
@@ -88,7 +88,7 @@ def test_no_row_of_a_bias_is_one_that_cudas_attention_copies(as_on_a_gpu, monkey
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
     with torch.inference_mode():
-        backbone(embed_dim=16, num_heads=(2, 4))(torch.randn(2, 3, 61, 45))
+        noisy_backbone(embed_dim=16, num_heads=(2, 4))(torch.randn(2, 3, 61, 45))
     assert strides
     assert all(stride % 8 == 0 for stride in strides)
 
@@ -96,7 +96,7 @@ def test_no_row_of_a_bias_is_one_that_cudas_attention_copies(as_on_a_gpu, monkey
 def test_a_batch_of_another_number_needs_no_plan_of_its_own(as_on_a_gpu, monkeypatch):
     cache = window_plans.PlanCache(2**28)
     monkeypatch.setattr(window_plans, "_PLANS", cache)
-    model, sizes = backbone(), []
+    model, sizes = noisy_backbone(), []
     for batch in (1, 2, 5):
         with torch.inference_mode():
             model(torch.randn(batch, 3, 61, 45))
@@ -106,7 +106,7 @@ def test_a_batch_of_another_number_needs_no_plan_of_its_own(as_on_a_gpu, monkeyp
 
 @torch.no_grad()
 def test_blocks_ask_for_fewer_launches_and_bytes(monkeypatch):
-    model = backbone(embed_dim=32, depths=(2, 2), num_heads=(1, 2))
+    model = noisy_backbone(embed_dim=32, depths=(2, 2), num_heads=(1, 2))
     values = torch.randn(4, 3, 100, 132)
     counts, sizes = [], []
     for is_gpu in (False, True):

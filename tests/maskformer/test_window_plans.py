@@ -48,14 +48,14 @@ def test_windows_at_the_edge_come_last_and_their_strangers_are_those_of_one_imag
 
 
 @pytest.fixture
-def backbone():
+def small_backbone():
     torch.manual_seed(0)
     return SwinBackbone(MaskFormerSwinConfig(**SMALL)).eval()
 
 
-def test_attention_in_pieces_gives_the_numbers_of_one_call(backbone, monkeypatch):
+def test_attention_in_pieces_gives_the_numbers_of_one_call(small_backbone, monkeypatch):
     values = torch.randn(3, 3, 61, 45)
-    whole = [each.detach() for each in backbone(values)]
+    whole = [each.detach() for each in small_backbone(values)]
     monkeypatch.setattr(window_attention, "_MOST_WINDOWS", 5)
     calls = []
     attention = functional.scaled_dot_product_attention
@@ -65,11 +65,11 @@ def test_attention_in_pieces_gives_the_numbers_of_one_call(backbone, monkeypatch
         return attention(query, *rest, **options)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
-    pieces = backbone(values)
+    pieces = small_backbone(values)
     assert max(calls) == 5
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
     sum(each.sum() for each in pieces).backward()
-    assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in small_backbone.parameters() if p.requires_grad)
 
 
 def plan_of(num_bytes: int) -> ImagePlan:
@@ -116,7 +116,7 @@ def test_bytes_are_counted_once_where_threads_make_the_same_plan():
     assert cache.num_bytes == 400
 
 
-def test_other_batches_of_a_shape_add_no_strangers(backbone, monkeypatch):
+def test_other_batches_of_a_shape_add_no_strangers(small_backbone, monkeypatch):
     cache = PlanCache(2**28)
     monkeypatch.setattr(window_plans, "_PLANS", cache)
     sizes = []
@@ -129,8 +129,8 @@ def test_other_batches_of_a_shape_add_no_strangers(backbone, monkeypatch):
     assert sizes[0] - indices[0] / 2 > (10 + 10 - 1) * 49 * 49 * 4  # made with the first alone
 
 
-def test_a_plan_that_was_made_in_inference_serves_training(backbone):
+def test_a_plan_that_was_made_in_inference_serves_training(small_backbone):
     values = torch.randn(2, 3, 40, 44)
     with torch.inference_mode():
-        backbone(values)
-    sum(each.sum() for each in backbone.train()(values)).backward()
+        small_backbone(values)
+    sum(each.sum() for each in small_backbone.train()(values)).backward()

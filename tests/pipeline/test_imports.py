@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -29,24 +30,24 @@ TORCH = {
 }  # fmt: skip
 
 
-def imported(path: Path, *, at_start_only: bool = False) -> Iterator[str]:
-    """The modules that a file imports; optionally without those inside functions."""
-    tree = ast.parse(path.read_text())
-    nodes = list(ast.walk(tree))
-    if at_start_only:
-        nodes = []
-        left: list[ast.AST] = [tree]
-        while left:
-            node = left.pop()
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-                nodes.append(node)
-                left += ast.iter_child_nodes(node)
-    for node in nodes:
+@cache
+def imported(path: Path, *, at_start_only: bool = False) -> tuple[str, ...]:
+    """Returns the modules that a file imports; optionally without those inside functions."""
+    found: list[str] = []
+    left: list[ast.AST] = [ast.parse(path.read_text())]
+    while left:
+        node = left.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield node.module or ""
+            found.append(node.module or "")
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.stmt | ast.Module | ast.excepthandler | ast.match_case) and not (
+            at_start_only and is_function
+        ):
+            left += ast.iter_child_nodes(node)
+    return tuple(found)
 
 
 def tops(path: Path, **options) -> set[str]:
@@ -57,40 +58,36 @@ def test_there_are_files_to_look_at():
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(LAYERS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_from_jobs_to_pipeline_to_maskformer(path):
-    layer = path.relative_to(ROOT).parts[0]
-    above = set(LAYERS[LAYERS.index(layer) + 1 :])
-    assert not tops(path) & (above | {"tests"})
-    if layer == "maskformer":
-        away = {"ray", "pyarrow", "fsspec", "s3fs", "jsonargparse", "rich"}
-        assert not tops(path) & away
-    if layer == "pipeline":
-        inner = [name for name in imported(path) if name.startswith("maskformer.")]
-        assert not inner, "pipeline knows maskformer by its public names only"
-    if layer == "jobs":
-        inner = [name for name in imported(path) if name.startswith("maskformer.")]
-        assert not inner
+def test_imports_point_from_jobs_to_pipeline_to_maskformer():
+    for path in FILES:
+        layer = path.relative_to(ROOT).parts[0]
+        above = set(LAYERS[LAYERS.index(layer) + 1 :])
+        assert not tops(path) & (above | {"tests"}), path
+        if layer == "maskformer":
+            away = {"ray", "pyarrow", "fsspec", "s3fs", "jsonargparse", "rich"}
+            assert not tops(path) & away, path
+        else:
+            inner = [name for name in imported(path) if name.startswith("maskformer.")]
+            assert not inner, f"{path}: {layer} knows maskformer by its public names only"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_libraries_are_known_where_they_are_needed(path):
-    name = path.relative_to(ROOT)
-    if "ray" in tops(path):
-        assert path.stem in RAY, f"{name} imports ray"
-    if "jsonargparse" in tops(path):
-        assert name == Path("pipeline/runtime/settings.py")
-        assert "jsonargparse" not in tops(path, at_start_only=True), "help needs none of it"
-    if "shtab" in tops(path):
-        assert name == Path("pipeline/cli/completion.py")
-    if name.parts[0] == "jobs" and name.stem != "__init__":
-        assert {each for each in imported(path) if each.startswith("pipeline")} == {
-            "pipeline.cli.running"
-        }
-    if tops(path) & {"fsspec", "s3fs"}:
-        assert name.parent == Path("pipeline/storage")
-    if name.parts[0] == "pipeline" and "torch" in tops(path, at_start_only=True):
-        assert path.stem in TORCH or name.parts[1] == "training"
+def test_libraries_are_known_where_they_are_needed():
+    for path in FILES:
+        name = path.relative_to(ROOT)
+        if "ray" in tops(path):
+            assert path.stem in RAY, f"{name} imports ray"
+        if "jsonargparse" in tops(path):
+            assert name == Path("pipeline/runtime/settings.py")
+            assert "jsonargparse" not in tops(path, at_start_only=True), "help needs none of it"
+        if "shtab" in tops(path):
+            assert name == Path("pipeline/cli/completion.py")
+        if name.parts[0] == "jobs" and name.stem != "__init__":
+            ours = {each for each in imported(path) if each.startswith("pipeline")}
+            assert ours == {"pipeline.cli.running"}, name
+        if tops(path) & {"fsspec", "s3fs"}:
+            assert name.parent == Path("pipeline/storage"), name
+        if name.parts[0] == "pipeline" and "torch" in tops(path, at_start_only=True):
+            assert path.stem in TORCH or name.parts[1] == "training", name
 
 
 def module_of(path: Path) -> str:
@@ -112,7 +109,9 @@ def imported_modules(path: Path) -> set[str]:
     return (found & MODULES.keys()) - {module_of(path)}
 
 
-IMPORTS = {module: imported_modules(path) for module, path in MODULES.items()}
+@cache
+def imports_of_modules() -> Mapping[str, set[str]]:
+    return {module: imported_modules(path) for module, path in MODULES.items()}
 
 
 def folder_of(module: str) -> str:
@@ -131,14 +130,14 @@ def cycle_in(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_no_module_imports_itself_through_others():
-    assert IMPORTS["maskformer.model"], "the imports were read"
-    assert cycle_in(IMPORTS) == []
+    assert imports_of_modules()["maskformer.model"], "the imports were read"
+    assert cycle_in(imports_of_modules()) == []
 
 
 @pytest.mark.parametrize("package", ["maskformer", "pipeline"])
 def test_no_folder_imports_itself_through_others(package):
     folders: dict[str, set[str]] = defaultdict(set)
-    for module, others in IMPORTS.items():
+    for module, others in imports_of_modules().items():
         if module.startswith(f"{package}."):
             folders[folder_of(module)] |= {
                 folder_of(other) for other in others if other.startswith(f"{package}.")
@@ -148,7 +147,9 @@ def test_no_folder_imports_itself_through_others(package):
 
 def test_nothing_imports_the_command_but_the_jobs():
     users = {
-        module for module, others in IMPORTS.items() if any("pipeline.cli" in o for o in others)
+        module
+        for module, others in imports_of_modules().items()
+        if any("pipeline.cli" in o for o in others)
     }
     assert {user.split(".")[0] for user in users if "pipeline.cli" not in user} == {"jobs"}
 
@@ -170,7 +171,7 @@ ORDER = (
 
 
 def test_folders_of_the_pipeline_import_only_those_before_them():
-    for module, others in IMPORTS.items():
+    for module, others in imports_of_modules().items():
         if not module.startswith("pipeline."):
             continue
         own = module.split(".")[1]
@@ -180,18 +181,26 @@ def test_folders_of_the_pipeline_import_only_those_before_them():
 
 
 def test_only_the_command_imports_the_demo():
-    users = {module for module, others in IMPORTS.items() if any(".demo" in o for o in others)}
+    users = {
+        module
+        for module, others in imports_of_modules().items()
+        if any(".demo" in o for o in others)
+    }
     assert {user.split(".")[1] for user in users} == {"cli", "demo"}
 
 
 def test_the_zoo_is_data_that_imports_nothing_of_maskformer():
-    for module, others in IMPORTS.items():
+    for module, others in imports_of_modules().items():
         if folder_of(module) == "maskformer.zoo":
             assert {folder_of(other) for other in others} <= {"maskformer.zoo"}, module
 
 
 def test_only_the_folder_for_cpus_compiles():
-    users = {module for module, others in IMPORTS.items() if "maskformer.cpu.compiled" in others}
+    users = {
+        module
+        for module, others in imports_of_modules().items()
+        if "maskformer.cpu.compiled" in others
+    }
     users |= {module for module, path in MODULES.items() if "numba" in tops(path)}
     assert {folder_of(user) for user in users} == {"maskformer.cpu"}
 

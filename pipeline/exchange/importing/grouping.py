@@ -3,31 +3,22 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
-from typing import NamedTuple
+from operator import attrgetter, itemgetter
 
 import pyarrow as pa
 
-from pipeline.exchange.importing.annotations import Kind
+from pipeline.exchange.importing.annotations import Region
 from pipeline.exchange.importing.payloads import Payloads
 from pipeline.table.scratch import ScratchDatabase
 
 _ROWS_AT_ONCE = 1 << 11
+_LEVEL = attrgetter("level")
 _ROWS = """
     SELECT m.key, m.name, m.image_id, m.unit_id, m.etag, m.height, m.width, m.revision, m.reviewer,
-        r.label, r.kind, r.start, r.length, r.name AS region_name
+        r.start, r.length
     FROM matched m LEFT JOIN regions r ON r.image = m.key
-    ORDER BY m.unit_id, m.position, m.image_id, r.level, r.place
+    ORDER BY m.unit_id, m.position, m.image_id, r.start
 """
-
-
-class MatchedRegion(NamedTuple):
-    """A region of the file."""
-
-    label: str
-    kind: Kind
-    payload: bytes
-    name: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,22 +34,24 @@ class MatchedImage:
     width: int
     revision: int | None
     reviewer: str | None
-    regions: tuple[MatchedRegion, ...]
+    regions: tuple[Region, ...]
 
 
 def matched_images(database: ScratchDatabase, *, payloads: Payloads) -> Iterator[MatchedImage]:
     """Yields the images of `matched`, unit by unit; no other query may run meanwhile."""
     for _, rows in groupby(_rows(database), key=itemgetter(0)):
         first, *others = rows
-        regions = tuple(
-            MatchedRegion(label, kind, payloads.read(start, length), name)
-            for *_, label, kind, start, length, name in (first, *others)
-            if kind is not None
-        )
+        regions = [
+            region
+            for *_, start, length in (first, *others)
+            if start is not None
+            for region in payloads.read(start, length)
+        ]
         _, name, image_id, unit_id, etag, height, width, revision, reviewer, *_ = first
         yield MatchedImage(
             name=name, image_id=image_id, unit_id=unit_id, etag=etag, height=height, width=width,
-            revision=revision, reviewer=reviewer, regions=regions,
+            revision=revision, reviewer=reviewer,
+            regions=tuple(sorted(regions, key=_LEVEL)),
         )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def match_images(
         with database.view("rows", pa.RecordBatchReader.from_batches(latest.schema, rows())):
             database.run("CREATE TABLE table_images AS SELECT * FROM rows")
     database.run(_LISTED_TWICE)
-    database.run(_CANDIDATES)
+    database.run(_BEST)
     if next(database.rows(f"SELECT count(*) FROM ({_UNMATCHED})"))[0]:
         _match_by_name(database)
     database.run(_MATCHED)
@@ -68,7 +68,7 @@ def match_images(
 
 
 def _match_by_name(database: ScratchDatabase) -> None:
-    """Adds candidates for images whose whole name is no image_id."""
+    """Adds the best match of images whose whole name is no image_id."""
     database.run("CREATE TABLE file_names (name VARCHAR, rank INTEGER, owner VARCHAR)")
     database.run("CREATE TABLE table_names (name VARCHAR, rank INTEGER, owner VARCHAR)")
     _insert_names(
@@ -78,7 +78,7 @@ def _match_by_name(database: ScratchDatabase) -> None:
     )
     ids = database.rows("SELECT image_id FROM table_images")
     _insert_names(database, "table_names", ((name, _table_names(name)) for (name,) in ids))
-    database.run(_MORE_CANDIDATES)
+    database.run(_BEST_BY_NAME)
 
 
 def _insert_names(
@@ -141,30 +141,33 @@ _LISTED_TWICE = """
     CREATE TABLE listed_twice AS
     SELECT key FROM file_images GROUP BY key HAVING count(*) > 1
 """
-_CANDIDATES = """
-    CREATE TABLE candidates AS
-    SELECT key, table_images.image_id, 0 AS rank FROM file_images
+_BEST = """
+    CREATE TABLE best AS
+    SELECT key, table_images.image_id, false AS is_unsure FROM file_images
     JOIN table_images ON table_images.image_id = coalesce(file_images.image_id, file_images.name)
 """
-_UNMATCHED = "SELECT DISTINCT key, name FROM file_images ANTI JOIN candidates USING (key)"
-_MORE_CANDIDATES = """
-    INSERT INTO candidates
-    SELECT file_names.owner, table_names.owner, 10 * file_names.rank + table_names.rank
+_UNMATCHED = "SELECT DISTINCT key, name FROM file_images ANTI JOIN best USING (key)"
+_BEST_BY_NAME = """
+    CREATE TABLE candidates AS
+    SELECT file_names.owner AS key, table_names.owner AS image_id,
+        10 * file_names.rank + table_names.rank AS rank
     FROM file_names JOIN table_names USING (name)
     -- A file that carries image_ids names the images itself.
     SEMI JOIN (SELECT key FROM file_images WHERE image_id IS NULL) owners
-    ON owners.key = file_names.owner
+    ON owners.key = file_names.owner;
+    INSERT INTO best SELECT key, min(image_id), min(image_id) != max(image_id) FROM candidates
+    SEMI JOIN (SELECT key, min(rank) AS rank FROM candidates GROUP BY key) lowest USING (key, rank)
+    GROUP BY key
 """
 _MATCHED = """
-    CREATE TABLE best AS
-    SELECT key, any_value(image_id) AS image_id, count(DISTINCT image_id) AS num_images
-    FROM (SELECT * FROM candidates QUALIFY rank = min(rank) OVER (PARTITION BY key))
-    GROUP BY key;
+    CREATE TABLE meant_twice AS
+    SELECT image_id FROM best ANTI JOIN listed_twice USING (key) WHERE NOT is_unsure
+    GROUP BY image_id HAVING count(*) > 1;
     CREATE TABLE found AS
     SELECT f.key, f.name, f.etag AS file_etag, f.revision, f.reviewer, f.place,
         f.height AS file_height, f.width AS file_width, t.*,
-        count(*) OVER (PARTITION BY t.image_id) AS num_keys
-    FROM file_images f JOIN best ON best.key = f.key AND best.num_images = 1
+        t.image_id IN (SELECT image_id FROM meant_twice) AS is_twice
+    FROM file_images f JOIN best ON best.key = f.key AND NOT best.is_unsure
     JOIN table_images t ON t.image_id = best.image_id
     ANTI JOIN listed_twice ON listed_twice.key = f.key
 """
@@ -182,32 +185,32 @@ _FINDINGS = {
     """,
     "several images of the table may be meant": """
         SELECT name, NULL FROM file_images JOIN best USING (key)
-        ANTI JOIN listed_twice USING (key) WHERE num_images > 1 ORDER BY place
+        ANTI JOIN listed_twice USING (key) WHERE is_unsure ORDER BY place
     """,
     "of an image that the file has twice": """
-        SELECT name, image_id FROM found WHERE num_keys > 1 ORDER BY place
+        SELECT name, image_id FROM found WHERE is_twice ORDER BY place
     """,
     "in error in the table": """
-        SELECT name, image_id FROM found WHERE num_keys = 1 AND status != 'ok' ORDER BY place
+        SELECT name, image_id FROM found WHERE NOT is_twice AND status != 'ok' ORDER BY place
     """,
     "stale, the photograph has changed since": """
         SELECT name, image_id FROM found
-        WHERE num_keys = 1 AND status = 'ok' AND file_etag != etag ORDER BY place
+        WHERE NOT is_twice AND status = 'ok' AND file_etag != etag ORDER BY place
     """,
     "of another size": f"""
         SELECT name, printf('%d x %d, in the table %d x %d (height x width)',
             file_height, file_width, height, width) FROM found
-        WHERE num_keys = 1 AND status = 'ok' AND coalesce(file_etag, etag) = etag
+        WHERE NOT is_twice AND status = 'ok' AND coalesce(file_etag, etag) = etag
         AND {_SIZE_DIFFERS} ORDER BY place
     """,
     "with annotations of an image that the file does not list": """
-        SELECT 'image ' || image, count(*) || ' annotations' FROM regions
+        SELECT 'image ' || image, sum(number) || ' annotations' FROM regions
         ANTI JOIN file_images ON file_images.key = regions.image GROUP BY image ORDER BY min(place)
     """,
 }
 _TAKEN = f"""
     CREATE TABLE matched AS
     SELECT key, name, image_id, unit_id, position, etag, height, width, revision, reviewer
-    FROM found WHERE num_keys = 1 AND status = 'ok' AND coalesce(file_etag, etag) = etag
+    FROM found WHERE NOT is_twice AND status = 'ok' AND coalesce(file_etag, etag) = etag
     AND NOT {_SIZE_DIFFERS}
 """

@@ -22,7 +22,8 @@ from pipeline.datasets.maps import decode_id_map
 from pipeline.datasets.target import LabelError
 from pipeline.exchange.box_masks import row_runs
 from pipeline.exchange.cvat_runs import decode_cvat_runs
-from pipeline.exchange.importing.grouping import MatchedImage, MatchedRegion
+from pipeline.exchange.importing.annotations import Region
+from pipeline.exchange.importing.grouping import MatchedImage
 from pipeline.exchange.importing.label_maps import guided_map
 from pipeline.exchange.label_studio_brush import decode_brush
 from pipeline.reviews.revision import ReviewedSegment
@@ -143,7 +144,7 @@ class RegionReader:
             raise UnusableImage("with a label that the table does not have", name)
         return name
 
-    def _runs(self, region: MatchedRegion, number: int, image: MatchedImage) -> Runs:
+    def _runs(self, region: Region, number: int, image: MatchedImage) -> Runs:
         size = {"height": image.height, "width": image.width}
         where = f"region {region.name or number}"
         try:
@@ -164,7 +165,7 @@ class RegionReader:
         reason = region.payload.decode(errors="replace")
         raise UnusableImage(_NO_MASK, f"{where} {reason}")
 
-    def _map_masks(self, region: MatchedRegion, image: MatchedImage) -> list[DrawnMask]:
+    def _map_masks(self, region: Region, image: MatchedImage) -> list[DrawnMask]:
         """Reads COCO's panoptic PNG, of which the JSON describes every segment."""
         content = json.loads(region.payload)
         if content["is_twice"]:
@@ -189,7 +190,7 @@ class RegionReader:
         return _masks_of(ids, labels)
 
     def _label_map_masks(
-        self, region: MatchedRegion, image: MatchedImage, *, before: Sequence[ReviewedSegment]
+        self, region: Region, image: MatchedImage, *, before: Sequence[ReviewedSegment]
     ) -> list[DrawnMask]:
         assert self.map_names is not None, "a reader of label maps comes with names"
         uri = region.payload.decode()

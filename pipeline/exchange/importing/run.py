@@ -36,6 +36,9 @@ from pipeline.storage import Storage
 from pipeline.table.scratch import scratch_database
 from pipeline.table.store import TableSpec, TableStore
 
+_SCRATCH_MEMORY = "128MB"
+"""Enough to match a million images."""
+
 
 def import_annotations(settings: Settings) -> int:
     """Runs an import; prints what was taken. Returns the exit code."""
@@ -103,7 +106,7 @@ def import_file(
         raise ValueError(table.say_what_is_missing())
     spec = TableSpec.of(content)
     with (
-        scratch_database() as database,
+        scratch_database(memory=_SCRATCH_MEMORY) as database,
         open_payloads() as payloads,
         export_scope(settings, table, storage=storage) as scope,
     ):

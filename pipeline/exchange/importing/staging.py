@@ -1,19 +1,21 @@
 """Keeps images and regions of a file in a temporary database, whatever their order in the file.
 
-A file may be larger than memory: the masks are in a file beside the database, which spills to a
+A file may be larger than memory: the regions are in a file beside the database, which spills to a
 disk, so that memory stays about the same however many images there are. `matching.py` finds the
 images in the table, and `grouping.py` gives the regions back image by image.
 """
 
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.exchange.importing.annotations import AnnotationReader, Region
+from pipeline.exchange.importing.annotations import AnnotationReader, FileImage, Region
 from pipeline.exchange.importing.payloads import Payloads
 from pipeline.table.scratch import ScratchDatabase
 
-_ROWS_AT_ONCE = 1 << 14
+_ROWS_AT_ONCE = 1 << 13
+_REGIONS_AT_ONCE = 1 << 10
 
 _IMAGES = pa.schema(
     [
@@ -31,15 +33,13 @@ _IMAGES = pa.schema(
 _REGIONS = pa.schema(
     [
         ("image", pa.string()),
-        ("label", pa.string()),
-        ("kind", pa.string()),
+        ("number", pa.int64()),
         ("start", pa.int64()),
         ("length", pa.int64()),
-        ("level", pa.int32()),
-        ("name", pa.string()),
         ("place", pa.int64()),
     ]
 )
+"""Regions of an image that follow each other in the file; `number` counts them."""
 
 
 def stage(
@@ -47,25 +47,34 @@ def stage(
 ) -> tuple[int, int]:
     """Reads a file to its end into the tables `file_images` and `regions`.
 
-    A region's mask goes to `payloads`; its row says where it is. Returns the numbers of images and
-    of regions.
+    Regions go to `payloads`; their row says where they are. Returns the numbers of images and of
+    regions.
 
     Raises:
         UnreadableFile: the file is cut off, or of another format.
     """
     images = _Rows("file_images", _IMAGES, database=database)
     regions = _Rows("regions", _REGIONS, database=database)
-    for found in reader:
-        if isinstance(found, Region):
-            image, label, kind, payload, level, name = found
-            start = payloads.add(payload)
-            regions.add((image, label, kind, start, len(payload), level, name))
-        else:
-            images.add(found)
+    num_regions = 0
+    for key, found in groupby(reader, key=_image_of):
+        if key is None:
+            for image in found:
+                images.add(image)
+            continue
+        while some := [
+            each for each in islice(found, _REGIONS_AT_ONCE) if isinstance(each, Region)
+        ]:
+            start, length = payloads.add(some)
+            regions.add((key, len(some), start, length))
+            num_regions += len(some)
     images.flush()
     regions.flush()
     payloads.end()
-    return images.count, regions.count
+    return images.count, num_regions
+
+
+def _image_of(found: FileImage | Region) -> str | None:
+    return found.image if isinstance(found, Region) else None
 
 
 class _Rows:

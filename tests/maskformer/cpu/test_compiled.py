@@ -29,8 +29,20 @@ print(json.dumps({"folder": compiled.kept_in(), "hits": hits, "wide": wide.tolis
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A copy of the package that nothing was compiled for."""
+    return _copied(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A copy of the package, and what two processes said that used it one after the other."""
+    folder = tmp_path_factory.mktemp("used")
+    package = _copied(folder)
+    return package, [_use(package, cache=folder / "cache") for _ in range(2)]
+
+
+def _copied(folder: Path) -> Path:
     there = Path(maskformer.__file__).parent
-    copied = tmp_path / "code" / "maskformer"
+    copied = folder / "code" / "maskformer"
     shutil.copytree(there, copied, ignore=shutil.ignore_patterns("__pycache__"))
     return copied
 
@@ -44,9 +56,10 @@ def _use(package: Path, *, cache: Path) -> dict[str, Any]:
     return json.loads(output)
 
 
-def test_the_second_process_loads_what_the_first_compiled(package: Path, tmp_path: Path) -> None:
-    first = _use(package, cache=tmp_path / "cache")
-    second = _use(package, cache=tmp_path / "cache")
+def test_the_second_process_loads_what_the_first_compiled(
+    used: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    package, (first, second) = used
 
     assert Path(first["folder"]).is_relative_to(package)
     assert (first["hits"], second["hits"]) == (0, 1)
@@ -54,9 +67,9 @@ def test_the_second_process_loads_what_the_first_compiled(package: Path, tmp_pat
 
 
 def test_a_change_of_a_function_that_others_call_is_seen_by_all(
-    package: Path, tmp_path: Path
+    used: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    before = _use(package, cache=tmp_path / "cache")
+    package, (_, before) = used
     loops = package / "cpu" / "loops.py"
     loops.write_text(loops.read_text().replace("+ before", "+ 2 * before"))
     after = _use(package, cache=tmp_path / "cache")

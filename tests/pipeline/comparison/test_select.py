@@ -155,7 +155,7 @@ def test_reviewed_images_are_left_out(tmp_path, monkeypatch):
         (["--by=luck"], "by must be"),
     ],
 )
-def test_wrong_settings_are_refused(table, tmp_path, capsys, words, message):
+def test_wrong_settings_of_a_selection_are_refused(table, tmp_path, capsys, words, message):
     assert run_job("select", [table.uri, f"--output={tmp_path / 'q.parquet'}", *words]) == 2
     assert message in capsys.readouterr().err
 

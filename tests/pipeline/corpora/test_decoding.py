@@ -46,7 +46,7 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def pages(image: Image.Image) -> dict:
+def tiff_pages(image: Image.Image) -> dict:
     return {"save_all": True, "append_images": [image.rotate(180)]}
 
 
@@ -71,19 +71,19 @@ FILES: dict[str, bytes] = {
     "JPEG": encoded_as(IMAGE, format="JPEG"),
     "progressive JPEG": encoded_as(IMAGE, format="JPEG", progressive=True),
     "CMYK JPEG": encoded_as(IMAGE.convert("CMYK"), format="JPEG"),
-    "MPO": encoded_as(IMAGE, format="MPO", **pages(IMAGE)),
+    "MPO": encoded_as(IMAGE, format="MPO", **tiff_pages(IMAGE)),
     "PNG": encoded_as(IMAGE, format="PNG"),
     "palette PNG": encoded_as(IMAGE.convert("P"), format="PNG"),
     "16-bit PNG": encoded_as(SIXTEEN_BITS, format="PNG"),
-    "animated PNG": encoded_as(IMAGE, format="PNG", **pages(IMAGE)),
+    "animated PNG": encoded_as(IMAGE, format="PNG", **tiff_pages(IMAGE)),
     "GIF": encoded_as(IMAGE.convert("P"), format="GIF"),
-    "animated GIF": encoded_as(IMAGE.convert("P"), format="GIF", **pages(IMAGE.convert("P"))),
+    "animated GIF": encoded_as(IMAGE.convert("P"), format="GIF", **tiff_pages(IMAGE.convert("P"))),
     "WebP": encoded_as(IMAGE, format="WEBP", lossless=True),
-    "animated WebP": encoded_as(IMAGE, format="WEBP", lossless=True, **pages(IMAGE)),
+    "animated WebP": encoded_as(IMAGE, format="WEBP", lossless=True, **tiff_pages(IMAGE)),
     "BMP": encoded_as(IMAGE, format="BMP"),
     "TIFF": encoded_as(IMAGE, format="TIFF"),
     "LZW TIFF": encoded_as(IMAGE, format="TIFF", compression="tiff_lzw"),
-    "TIFF of two pages": encoded_as(IMAGE, format="TIFF", **pages(IMAGE)),
+    "TIFF of two pages": encoded_as(IMAGE, format="TIFF", **tiff_pages(IMAGE)),
     "TIFF with a thumbnail": tiff(
         (np.asarray(IMAGE)[::4, ::4], {"subfiletype": 1, "subifds": 1}),
         (np.asarray(IMAGE), {"compression": "deflate"}),

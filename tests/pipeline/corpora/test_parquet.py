@@ -13,17 +13,17 @@ ROWS = pa.table({"name": ["a", "b", "a"], "number": [1, 2, 3]})
 
 
 @pytest.fixture
-def data() -> bytes:
+def parquet_with_images() -> bytes:
     buffer = io.BytesIO()
     pq.write_table(ROWS, buffer, row_group_size=1)
     return buffer.getvalue()
 
 
-def test_bytes_and_files_give_the_same_rows(data: bytes) -> None:
-    assert read_parquet(data).equals(ROWS)
-    assert read_parquet(io.BytesIO(data)).equals(ROWS)
+def test_bytes_and_files_give_the_same_rows(parquet_with_images: bytes) -> None:
+    assert read_parquet(parquet_with_images).equals(ROWS)
+    assert read_parquet(io.BytesIO(parquet_with_images)).equals(ROWS)
 
 
-def test_rows_and_columns_may_be_chosen(data: bytes) -> None:
-    found = read_parquet(data, columns=["number"], rows=pc.field("name") == "a")
+def test_rows_and_columns_may_be_chosen(parquet_with_images: bytes) -> None:
+    found = read_parquet(parquet_with_images, columns=["number"], rows=pc.field("name") == "a")
     assert found.to_pydict() == {"number": [1, 3]}

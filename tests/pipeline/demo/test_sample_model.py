@@ -16,12 +16,12 @@ SCENES = [draw_scene(index, seed=7) for index in range(12)]
 
 
 @pytest.fixture(scope="module")
-def model():
+def sample_model():
     return MaskFormerForInstanceSegmentation.from_pretrained(SAMPLE_MODEL).eval()
 
 
 @pytest.fixture(scope="module")
-def processor():
+def sample_processor():
     return MaskFormerImageProcessor.from_pretrained(SAMPLE_MODEL)
 
 
@@ -29,31 +29,33 @@ def test_it_fits_into_the_package():
     assert sum(path.stat().st_size for path in SAMPLE_MODEL.iterdir()) <= 8e6
 
 
-def test_it_knows_what_scenes_show(model):
-    assert tuple(model.config.id2label.values()) == LABELS
-    assert {LABELS[thing] for thing in model.config.things} == set(THINGS)
+def test_it_knows_what_scenes_show(sample_model):
+    assert tuple(sample_model.config.id2label.values()) == LABELS
+    assert {LABELS[thing] for thing in sample_model.config.things} == set(THINGS)
 
 
-def test_it_finds_the_segments_of_scenes_that_it_has_not_seen(model, processor):
+def test_it_finds_the_segments_of_scenes_that_it_has_not_seen(sample_model, sample_processor):
     things = {label for label, name in enumerate(LABELS) if name in THINGS}
     quality = PanopticQuality(len(LABELS), things)
     for scene in SCENES:
         with torch.inference_mode():
-            outputs = model(**processor(images=Image.fromarray(scene.pixels), return_tensors="pt"))
-        [found] = processor.post_process_panoptic_segmentation(
-            outputs, target_sizes=[scene.ids.shape], label_ids_to_fuse=model.config.stuff
+            outputs = sample_model(
+                **sample_processor(images=Image.fromarray(scene.pixels), return_tensors="pt")
+            )
+        [found] = sample_processor.post_process_panoptic_segmentation(
+            outputs, target_sizes=[scene.ids.shape], label_ids_to_fuse=sample_model.config.stuff
         )
         quality.update(found, _truth(scene))
     assert quality.compute()["pq"] > 0.35
 
 
-def test_transformers_computes_the_same_with_it(model, processor):
+def test_transformers_computes_the_same_with_it(sample_model, sample_processor):
     theirs = pytest.importorskip("transformers").MaskFormerForInstanceSegmentation.from_pretrained(
         SAMPLE_MODEL, dtype=torch.float32
     )
-    pixels = processor(images=Image.fromarray(SCENES[0].pixels), return_tensors="pt")
+    pixels = sample_processor(images=Image.fromarray(SCENES[0].pixels), return_tensors="pt")
     with torch.inference_mode():
-        ours, expected = model(**pixels), theirs.eval()(**pixels)
+        ours, expected = sample_model(**pixels), theirs.eval()(**pixels)
     for name in ("class_queries_logits", "masks_queries_logits"):
         torch.testing.assert_close(ours[name], expected[name], atol=1e-3, rtol=1e-4)
 

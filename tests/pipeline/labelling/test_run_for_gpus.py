@@ -1,27 +1,36 @@
 """A run whose actors have GPUs leaves the table that CPUs make in this process.
 
-Ray is told of a GPU that is not there: readers work for one, actors compute on the CPU.
+Sub-drivers that share the GPU do each unit once. Ray is told of a GPU that is not there: readers
+work for one, actors compute on the CPU.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from corpora import picture, put, tar
 from labelled_by_hand import label_by_hand
 from ray_here import ray_here
+from simulated_fleet import FleetJob, drawn_units, fleet_job, image_ids
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings
+from pipeline.labelling.driving import ray_executor
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.labelling_job import LabellingJob
+from pipeline.labelling.driving.sub_drivers import SharedPass
+from pipeline.labelling.driving.workers import LoadUnit
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.planning.planner import UnitSettings, plan_corpus
 from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.machines import Machines
+from pipeline.runtime.node_groups import NodeGroup
 from pipeline.runtime.run_stats import RunStats
 from pipeline.storage import Storage
 from pipeline.table.store import TableStore, images, segments
@@ -34,7 +43,7 @@ SIZES = [(36, 48), (48, 36), (36, 48), (60, 60), (90, 120), (36, 48), (400, 300)
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A node with a GPU, as far as Ray knows."""
-    with ray_here(__name__, num_gpus=1):
+    with ray_here(__name__, "simulated_fleet", "free_segmenter", "specs", num_gpus=1):
         yield
 
 
@@ -103,3 +112,52 @@ def test_the_table_is_that_of_cpus(tmp_path, corpus, model_files, processor):
     columns = ["image_id", "position", "status", "error_class", "height", "width"]
     assert decoding[0].select(columns).equals(on_cpus[0].select(columns))
     assert on_cpus[0]["error_class"].to_pylist().count("TruncatedImage") == 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EndingOnce(FleetJob):
+    """A job of which the first reader ends after its first block."""
+
+    diary: str
+
+    def loader(self, machines: Machines, *, isolation: object) -> LoadUnit:
+        load = super().loader(machines, isolation=isolation)
+
+        def ending(unit: pa.Table) -> Iterator[pa.Table]:
+            for block in load(unit):
+                yield block
+                if unit["name"][0].as_py() == "000000.tar" and not os.path.exists(self.diary):
+                    Path(self.diary).touch()
+                    os._exit(1)
+
+        return ending
+
+
+def test_sub_drivers_do_each_unit_once_also_where_a_reader_ends(tmp_path, monkeypatch):
+    (node,) = ray.nodes()
+    group = NodeGroup(
+        node_ids=(node["NodeID"],), num_cpus=1, num_gpus=0.5, object_store_bytes=10**8
+    )
+    monkeypatch.setattr(ray_executor, "node_groups", lambda **_: [group, group])
+    passes = []
+
+    def shared_pass(*arguments: object, **options: object) -> SharedPass:
+        passes.append(options["groups"])
+        return SharedPass(*arguments, **options)
+
+    monkeypatch.setattr(ray_executor, "SharedPass", shared_pass)
+    units = drawn_units(6, unit_images=40)
+    actors = ActorSettings(
+        num_actors=2, actor_gpus=0.5, actor_cpus=0.1, reader_cpus=0.5, block_images=16
+    )
+    drawn = fleet_job(str(tmp_path / "table"), actors=actors, images_per_second=0)
+    job, stats = EndingOnce(**vars(drawn), diary=str(tmp_path / "diary")), RunStats()
+
+    assert not run_units(units, job=job, stats=stats, on_progress=lambda: True)
+
+    assert passes == [[group, group]]
+    assert Path(job.diary).exists()
+    assert stats.faults == {}
+    assert (stats.units, stats.units_elsewhere, stats.counts.images) == (6, 0, 240)
+    assert sorted(images(job.table.uri).to_table()["image_id"].to_pylist()) == image_ids(units)
+    assert segments(job.table.uri).count_rows() == 10 * 240

@@ -48,7 +48,7 @@ def first_revision(table: TableStore, image_id: str, **fields) -> Revision:
 
 
 @pytest.fixture
-def filled(table, log) -> ReviewLog:
+def filled_log(table, log) -> ReviewLog:
     """Three images with two revisions each."""
     for image_id in IMAGES:
         first = save(log, first_revision(table, image_id))
@@ -73,9 +73,9 @@ def seen(log: ReviewLog) -> Counter[Revision]:
 # Verification
 
 
-def test_sound_reviews_are_said_to_be_sound(table, filled):
-    save(filled, first_revision(table, IMAGES[0], comment="other").replace(status="unusable"))
-    verdict = verify_reviews(table, filled)
+def test_sound_reviews_are_said_to_be_sound(table, filled_log):
+    save(filled_log, first_revision(table, IMAGES[0], comment="other").replace(status="unusable"))
+    verdict = verify_reviews(table, filled_log)
     assert verdict.findings.counts == {}
     assert verdict.num_revisions == 6
     assert "6 revisions: sound" in as_text(verdict)
@@ -116,18 +116,18 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("rule", DAMAGES)
-def test_a_broken_rule_is_found_and_no_other(table, filled, rule):
-    place = filled.file(IMAGES[0], 2)
-    wrong = DAMAGES[rule](filled.read(IMAGES[0], 2))
+def test_a_broken_rule_is_found_and_no_other(table, filled_log, rule):
+    place = filled_log.file(IMAGES[0], 2)
+    wrong = DAMAGES[rule](filled_log.read(IMAGES[0], 2))
     STORAGE.write(place, to_parquet(wrong))
-    findings = verify_reviews(table, filled).findings
+    findings = verify_reviews(table, filled_log).findings
     assert findings.counts == {rule: 1}
-    assert findings.examples[rule][0].place == place.removeprefix(f"{filled.uri}/")
+    assert findings.examples[rule][0].place == place.removeprefix(f"{filled_log.uri}/")
 
 
-def test_a_gap_in_the_numbers_is_found(table, filled):
-    STORAGE.delete([filled.file(IMAGES[0], 1)])
-    findings = verify_reviews(table, filled).findings
+def test_a_gap_in_the_numbers_is_found(table, filled_log):
+    STORAGE.delete([filled_log.file(IMAGES[0], 1)])
+    findings = verify_reviews(table, filled_log).findings
     assert findings.counts == {"review_number": 1, "review_parent": 1}
     assert findings.examples["review_number"][0].found == "00000001 is missing, 00000002 is there"
 
@@ -138,21 +138,21 @@ def test_a_revision_of_another_size_is_found(table, log):
     assert verify_reviews(table, log).findings.counts == {"review_image": 1}
 
 
-def test_a_damaged_file_is_named(table, filled):
-    place = filled.file(IMAGES[1], 2)
+def test_a_damaged_file_is_named(table, filled_log):
+    place = filled_log.file(IMAGES[1], 2)
     STORAGE.write(place, STORAGE.read(place)[:-20])
-    findings = verify_reviews(table, filled).findings
+    findings = verify_reviews(table, filled_log).findings
     assert findings.counts == {"review_file": 1}
     with pytest.raises(DamagedFile, match="00000002"):
-        join_reviews(filled, target_bytes=2**20)
+        join_reviews(filled_log, target_bytes=2**20)
 
 
-def test_joined_files_are_compared_with_the_log(table, filled):
-    join_reviews(filled, target_bytes=2**20)
-    assert verify_reviews(table, filled).findings.counts == {}
-    place = filled.file(IMAGES[0], 2)
-    STORAGE.write(place, to_parquet(filled.read(IMAGES[0], 2).replace(comment="other")))
-    assert verify_reviews(table, filled).findings.counts == {"review_joined": 1}
+def test_joined_files_are_compared_with_the_log(table, filled_log):
+    join_reviews(filled_log, target_bytes=2**20)
+    assert verify_reviews(table, filled_log).findings.counts == {}
+    place = filled_log.file(IMAGES[0], 2)
+    STORAGE.write(place, to_parquet(filled_log.read(IMAGES[0], 2).replace(comment="other")))
+    assert verify_reviews(table, filled_log).findings.counts == {"review_joined": 1}
 
 
 def test_all_rules_of_reviews_are_tried_here():
@@ -163,39 +163,42 @@ def test_all_rules_of_reviews_are_tried_here():
 # Compaction
 
 
-def test_readers_see_the_same_revisions_in_fewer_files(table, filled):
-    before, newest = seen(filled), {each.image_id: each for each in filled.latest_revisions()}
-    assert "joined 6 revisions" in (join_reviews(filled, target_bytes=2**20) or "")
-    assert "no reviews to join" in (join_reviews(filled, target_bytes=2**20) or "")
-    for path in Path(filled.uri, "_compacted").rglob("*"):
+def test_readers_see_the_same_revisions_in_fewer_files(table, filled_log):
+    before, newest = (
+        seen(filled_log),
+        {each.image_id: each for each in filled_log.latest_revisions()},
+    )
+    assert "joined 6 revisions" in (join_reviews(filled_log, target_bytes=2**20) or "")
+    assert "no reviews to join" in (join_reviews(filled_log, target_bytes=2**20) or "")
+    for path in Path(filled_log.uri, "_compacted").rglob("*"):
         os.utime(path, (time.time() - 3 * 86400,) * 2)
-    gone = clear_reviews(filled, remove_after_days=1)
+    gone = clear_reviews(filled_log, remove_after_days=1)
     assert len(gone) == 6
-    assert not list(Path(filled.uri, "log").rglob("*.parquet"))
-    assert seen(filled) == before
-    assert {each.image_id: each for each in filled.latest_revisions()} == newest
-    assert filled.history(IMAGES[0]) == sorted(
+    assert not list(Path(filled_log.uri, "log").rglob("*.parquet"))
+    assert seen(filled_log) == before
+    assert {each.image_id: each for each in filled_log.latest_revisions()} == newest
+    assert filled_log.history(IMAGES[0]) == sorted(
         (each for each in before if each.image_id == IMAGES[0]), key=lambda each: each.revision
     )
     # Saving goes on behind them, and files that grew are joined again.
-    third = save(filled, newest[IMAGES[0]].replace(parent_revision=2, reviewer="carl"))
+    third = save(filled_log, newest[IMAGES[0]].replace(parent_revision=2, reviewer="carl"))
     assert third.revision == 3
-    assert "joined" in (join_reviews(filled, target_bytes=2**20) or "")
-    assert seen(filled) == before + Counter([third])
-    assert verify_reviews(table, filled).findings.counts == {}
+    assert "joined" in (join_reviews(filled_log, target_bytes=2**20) or "")
+    assert seen(filled_log) == before + Counter([third])
+    assert verify_reviews(table, filled_log).findings.counts == {}
 
 
-def test_the_log_stays_readable_by_patterns(table, filled):
-    join_reviews(filled, target_bytes=2**20)
-    query = f"SELECT count(*) FROM '{filled.uri}/log/*/*.parquet'"
+def test_the_log_stays_readable_by_patterns(table, filled_log):
+    join_reviews(filled_log, target_bytes=2**20)
+    query = f"SELECT count(*) FROM '{filled_log.uri}/log/*/*.parquet'"
     assert duckdb.sql(query).fetchall() == [(6,)]
 
 
-def test_small_targets_give_several_files(filled):
-    before = seen(filled)
-    join_reviews(filled, target_bytes=60_000)
-    assert seen(filled) == before
-    assert len(filled.joined().pointer.files) >= 1
+def test_small_targets_give_several_files(filled_log):
+    before = seen(filled_log)
+    join_reviews(filled_log, target_bytes=60_000)
+    assert seen(filled_log) == before
+    assert len(filled_log.joined().pointer.files) >= 1
 
 
 def test_the_command_joins_units_and_reviews(tmp_path, capsys):
@@ -210,20 +213,20 @@ def test_the_command_joins_units_and_reviews(tmp_path, capsys):
     assert verify_table(table, sample=1.0, num_threads=1, most_examples=5).findings.counts == {}
 
 
-def test_a_crash_anywhere_changes_nothing_that_readers_see(table, filled):
-    before = seen(filled)
+def test_a_crash_anywhere_changes_nothing_that_readers_see(table, filled_log):
+    before = seen(filled_log)
     for operation in range(1000):
         storage, _ = crash_at(operation)
         try:
-            join_reviews(ReviewLog(filled.uri, storage, table=table.uri), target_bytes=2**20)
+            join_reviews(ReviewLog(filled_log.uri, storage, table=table.uri), target_bytes=2**20)
         except Crash:
-            assert seen(filled) == before
+            assert seen(filled_log) == before
             continue
         break
     assert operation > 8
-    assert seen(filled) == before
-    assert filled.joined().places
-    assert verify_reviews(table, filled).findings.counts == {}
+    assert seen(filled_log) == before
+    assert filled_log.joined().places
+    assert verify_reviews(table, filled_log).findings.counts == {}
 
 
 @pytest.mark.parametrize("seed", range(8))

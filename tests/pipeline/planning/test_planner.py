@@ -120,7 +120,7 @@ def test_small_archives_share_a_unit_and_a_large_one_is_cut_where_samples_begin(
     assert images_in(plan.units) == whole_corpus(corpus)
 
 
-def test_a_parquet_file_is_cut_between_row_groups(tmp_path, table):
+def test_a_plan_cuts_a_parquet_file_between_row_groups(tmp_path, table):
     rows = {"image": [f"{n}".encode() for n in range(10)]}
     corpus = put(tmp_path / "c", {"a.parquet": parquet(rows, rows_per_group=2)})
     plan = plan_with(corpus, table, units=UnitSettings(unit_images=5))

@@ -53,7 +53,9 @@ def page(new_page: Callable[[str], Any], server: PageServer) -> Any:
     return new_page(server.opening_address)
 
 
-def test_a_save_without_a_change_gives_the_rows_it_came_from(page: Any, table: TableStore) -> None:
+def test_a_save_in_a_browser_without_a_change_gives_the_rows_it_came_from(
+    page: Any, table: TableStore
+) -> None:
     open_image(page, "000.jpg")
     page.keyboard.press("Control+s")
     wait_until_saved(page)
@@ -296,17 +298,17 @@ def test_large_images_are_quick(page: Any) -> None:
     wait_for_grid(page)
     open_image(page, "2mp.jpg")
     warm = measured_ms(page, "image on screen")[-1]
-    print(f"2 megapixels, 60 segments on screen: {cold:.0f} ms, again {warm:.0f} ms")
+    print(f"figure: 2 megapixels, 60 segments on screen: {cold:.0f} ms, again {warm:.0f} ms")
     page.keyboard.press("Escape")
     wait_for_grid(page)
     open_image(page, "12mp.jpg")
-    print(f"12 megapixels on screen: {measured_ms(page, 'image on screen')[-1]:.0f} ms")
+    print(f"figure: 12 megapixels on screen: {measured_ms(page, 'image on screen')[-1]:.0f} ms")
     click(page, 100, 100)
     page.keyboard.press("b")
     page.locator("#brush-size").fill("20")
     drag(page, (300, 300), (3500, 400), (3500, 2500), (300, 2400), steps=40)
     moves = np.array(measured_ms(page, "brush move"))
-    print(f"brush of 40 pixels at 12 megapixels: median {np.median(moves):.2f} ms, "
+    print(f"figure: brush of 40 pixels at 12 megapixels: median {np.median(moves):.2f} ms, "
           f"worst {moves.max():.2f} ms of {len(moves)}")  # fmt: skip
     assert np.median(moves) < 16
     page.keyboard.press("Control+s")

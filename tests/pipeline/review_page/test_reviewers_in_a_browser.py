@@ -43,7 +43,7 @@ def pages(new_page: Callable[[str], Any], addresses: tuple[str, str]) -> tuple[A
     return new_page(addresses[0]), new_page(addresses[1])
 
 
-def test_changes_of_different_pixels_are_joined_and_both_are_named(
+def test_two_browsers_that_change_different_pixels_are_joined_and_both_are_named(
     pages: tuple[Any, Any], table: TableStore
 ) -> None:
     first, second = pages
@@ -152,7 +152,7 @@ def test_faults_of_storage_lose_no_correction_and_double_none(
             expect(page.locator(".notice")).to_contain_text("This was the last image.")
             expect(page.locator("#progress")).to_have_text(f"{count} of {count} reviewed")
     assert proxy.faults.total() > 0
-    print(f"{proxy.faults.total()} faults at {rate:.0%}")
+    print(f"figure: {count} corrections, {proxy.faults.total()} faults at {rate:.0%}")
     log = ReviewLog.of_table(table.uri, reviews=None, storage=s3_storage)
     for number in range(count):
         (revision,) = log.history(f"{number:03}.jpg")

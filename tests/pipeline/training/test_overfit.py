@@ -1,6 +1,5 @@
 """A model that sees four images often enough knows them by heart."""
 
-import time
 from pathlib import Path
 
 import torch
@@ -38,7 +37,6 @@ def score(model: MaskFormerForInstanceSegmentation, data: TrainingData, *, task:
 
 
 def test_four_images_are_learnt_by_heart(tmp_path: Path):
-    began = time.monotonic()
     put(tmp_path, panoptic_shards(scenes(4)))
     dataset = open_labelled(DatasetSettings(dataset=str(tmp_path)))
     settings = OptimisationSettings(
@@ -72,4 +70,3 @@ def test_four_images_are_learnt_by_heart(tmp_path: Path):
         trainer.step(micro_batches, step=step)
     assert score(trainer.delivered, data, task="panoptic") > 0.9
     assert score(trainer.delivered, data, task="semantic") > 0.95
-    assert time.monotonic() - began < 120

@@ -19,6 +19,7 @@ from specs import panoptic_spec
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.corpora.reading import ReadSettings
+from pipeline.labelling.driving import driver
 from pipeline.labelling.driving.driver import run_units
 from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.operators import start_attempt_tracker
@@ -138,8 +139,9 @@ def by_hand(units, *, job: LabellingJob, table: TableStore) -> None:
     label_by_hand(units, table=table, spec=SPEC, processor=job.processor, segmenter=segmenter)
 
 
-def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job):
+def test_units_come_out_as_by_hand_and_one_that_fails_is_named(tmp_path, job, monkeypatch):
     """Beside one that another run has done since the plan, which is not read again."""
+    monkeypatch.setattr(driver, "_PASSES", 2)  # each starts an actor
     corpus = put(
         tmp_path / "c",
         {

@@ -20,12 +20,12 @@ UNIT_IMAGES = 4
 
 
 @pytest.fixture
-def run(tmp_path, planned_job, monkeypatch):
+def run_in_children(tmp_path, planned_job, monkeypatch):
     """Runs the driver over twelve pictures; gives stats and rows."""
     # Children that need no torch do without.
     monkeypatch.setattr(local_children, "LIBRARIES", {"reader": (), "segmenter": ()})
 
-    def run(
+    def run_in_children(
         *, deadline: float | None = None, on_progress=lambda: True, **faults: Any
     ) -> tuple[RunStats, list[dict[str, Any]], bool]:
         (tmp_path / "flags").mkdir()
@@ -48,7 +48,7 @@ def run(tmp_path, planned_job, monkeypatch):
         has_rows = any((tmp_path / "table" / "images").glob("*.parquet"))
         return stats, images(job.table.uri).to_table().to_pylist() if has_rows else [], was_stopped
 
-    return run
+    return run_in_children
 
 
 def children_of_this_process() -> list[str]:
@@ -68,8 +68,10 @@ def _parent(pid: str) -> str:
         return ""
 
 
-def test_processes_that_end_are_replaced_and_an_image_that_always_ends_them_is_named(run):
-    stats, rows, was_stopped = run(always=("05.png",), once=("read 08.png",))
+def test_processes_that_end_are_replaced_and_an_image_that_always_ends_them_is_named(
+    run_in_children,
+):
+    stats, rows, was_stopped = run_in_children(always=("05.png",), once=("read 08.png",))
     assert not was_stopped
     assert stats.faults == {}
     assert [row["image_id"] for row in sorted(rows, key=lambda row: row["image_id"])] == [
@@ -82,25 +84,27 @@ def test_processes_that_end_are_replaced_and_an_image_that_always_ends_them_is_n
     )  # fmt: skip
 
 
-def test_a_run_ends_when_it_is_told_to(run):
-    stats, rows, was_stopped = run(on_progress=lambda: False)
+def test_a_run_in_children_ends_when_it_is_told_to(run_in_children):
+    stats, rows, was_stopped = run_in_children(on_progress=lambda: False)
     assert was_stopped
     assert len(rows) == stats.units * UNIT_IMAGES < 12
 
 
-def test_after_the_deadline_no_unit_begins(run):
-    stats, rows, _ = run(deadline=time.time() - 1)
+def test_after_the_deadline_no_unit_begins(run_in_children):
+    stats, rows, _ = run_in_children(deadline=time.time() - 1)
     assert (stats.units, stats.units_left, stats.faults, rows) == (0, 3, {}, [])
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_error(run):
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_error(run_in_children):
     with pytest.raises(ValueError, match="these are no weights"):
-        run(start="raise")
+        run_in_children(start="raise")
 
 
-def test_segmenters_that_never_start_leave_units_undone_with_the_reason(run, monkeypatch):
+def test_segmenters_that_never_start_leave_units_undone_with_the_reason(
+    run_in_children, monkeypatch
+):
     monkeypatch.setattr("pipeline.labelling.driving.driver._PASSES", 1)
-    stats, rows, _ = run(start="end")
+    stats, rows, _ = run_in_children(start="end")
     assert rows == []
     assert len(stats.faults) == 3
     assert all("a segmenter does not start" in fault for fault in stats.faults.values())

@@ -29,7 +29,7 @@ class AcceleratorError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Faults:
+class CardFaults:
     """The failures of each card."""
 
     diary: Path
@@ -42,12 +42,12 @@ class Faults:
     first: tuple[str, int] = ("", 0)
     """An event, and how often it comes before card 0 does any work."""
 
-    def __call__(self, model_files: Any, *, num_threads: int | None) -> "FaultySegmenter":
+    def __call__(self, model_files: Any, *, num_threads: int | None) -> "SegmenterOnFaultyCards":
         (gpu,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         self.note(f"start {gpu}")
         if gpu in self.at_start:
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nmore of it")
-        return FaultySegmenter(self, gpu)
+        return SegmenterOnFaultyCards(self, gpu)
 
     def note(self, event: str) -> None:
         with open(self.diary, "a") as file:
@@ -58,10 +58,10 @@ class Faults:
         return Counter(self.diary.read_text().splitlines() if self.diary.exists() else ())
 
 
-class FaultySegmenter:
+class SegmenterOnFaultyCards:
     """Finds no segment in any image."""
 
-    def __init__(self, faults: Faults, gpu: str) -> None:
+    def __init__(self, faults: CardFaults, gpu: str) -> None:
         self._faults, self._gpu = faults, gpu
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -90,11 +90,11 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(tmp_path, planned_job):
+def run_on_cards(tmp_path, planned_job):
     """Runs the driver over pictures on so many cards; gives what a job would tell of it."""
 
-    def run(*, num_actors: int = 2, **faults: Any) -> tuple[Report, str, Faults]:
-        faulty = Faults(diary=tmp_path / "diary", **faults)
+    def run_on_cards(*, num_actors: int = 2, **faults: Any) -> tuple[Report, str, CardFaults]:
+        faulty = CardFaults(diary=tmp_path / "diary", **faults)
         plan, job = planned_job(
             faulty,
             num_images=NUM_IMAGES,
@@ -106,7 +106,7 @@ def run(tmp_path, planned_job):
         report = _report(plan, stats=stats, table=job.table)
         return report, run_summary(report, report_file="report.json"), faulty
 
-    return run
+    return run_on_cards
 
 
 def _report(plan: Plan, *, stats: RunStats, table: TableStore) -> Report:
@@ -135,8 +135,8 @@ AT_START = {"at_start": ("1",), "first": ("start 1", 2)}
 
 
 @pytest.mark.parametrize("failing", [AT_WORK, pytest.param(AT_START, marks=SLOW)])
-def test_a_card_that_fails_is_left_alone_and_the_others_do_its_work(run, failing):
-    report, summary, faults = run(**failing)
+def test_a_card_that_fails_is_left_alone_and_the_others_do_its_work(run_on_cards, failing):
+    report, summary, faults = run_on_cards(**failing)
     assert report.exit_code == 0
     assert len(rows_by_image(report)) == NUM_IMAGES
     (left_alone,) = report.gpus_left_alone
@@ -151,8 +151,8 @@ def test_a_card_that_fails_is_left_alone_and_the_others_do_its_work(run, failing
 
 
 @SLOW
-def test_a_card_that_fails_once_goes_on(run):
-    report, summary, faults = run(once=("1",), first=("fails 1", 1))
+def test_a_card_that_fails_once_goes_on(run_on_cards):
+    report, summary, faults = run_on_cards(once=("1",), first=("fails 1", 1))
     assert (report.exit_code, report.gpus_left_alone) == (0, [])
     assert len(rows_by_image(report)) == NUM_IMAGES
     assert faults.events["fails 1"] == 1
@@ -160,9 +160,9 @@ def test_a_card_that_fails_once_goes_on(run):
 
 
 @SLOW
-def test_where_the_only_cards_fail_the_run_ends_and_says_what_to_do(run):
+def test_where_the_only_cards_fail_the_run_ends_and_says_what_to_do(run_on_cards):
     began = time.monotonic()
-    report, summary, faults = run(at_start=("0", "1"))
+    report, summary, faults = run_on_cards(at_start=("0", "1"))
     assert report.exit_code == 75
     assert {each["gpu"] for each in report.gpus_left_alone} == {"0", "1"}
     assert "uncorrectable ECC error encountered; look at nvidia-smi" in summary
@@ -172,8 +172,8 @@ def test_where_the_only_cards_fail_the_run_ends_and_says_what_to_do(run):
 
 
 @SLOW
-def test_where_cards_fail_at_all_work_the_run_ends_too_and_blames_no_image(run):
-    report, summary, _ = run(at_work=("0", "1"))
+def test_where_cards_fail_at_all_work_the_run_ends_too_and_blames_no_image(run_on_cards):
+    report, summary, _ = run_on_cards(at_work=("0", "1"))
     assert report.exit_code == 75
     assert (report.images, report.images_in_error) == (0, 0)
     assert {each["gpu"] for each in report.gpus_left_alone} == {"0", "1"}
@@ -181,8 +181,8 @@ def test_where_cards_fail_at_all_work_the_run_ends_too_and_blames_no_image(run):
 
 
 @pytest.mark.parametrize("poison", [("05.png",), pytest.param(("03.png", "04.png"), marks=SLOW)])
-def test_an_image_that_breaks_any_card_is_quarantined_and_the_cards_go_on(run, poison):
-    report, _, _ = run(poison=poison)
+def test_an_image_that_breaks_any_card_is_quarantined_and_the_cards_go_on(run_on_cards, poison):
+    report, _, _ = run_on_cards(poison=poison)
     assert report.exit_code == 3
     assert report.gpus_left_alone == []
     rows = rows_by_image(report)
