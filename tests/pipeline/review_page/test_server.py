@@ -240,7 +240,7 @@ def test_a_port_that_is_taken_is_said(table, capsys):
 
 
 def test_what_is_no_table_queue_or_agreement_is_refused_in_one_line(table, tmp_path, capsys):
-    assert "has no _table.json" in failed(capsys, "gallery", str(tmp_path))
+    assert "is no segment table: the folder" in failed(capsys, "gallery", str(tmp_path))
     (tmp_path / "text.parquet").write_text("no Parquet")
     common = ["--port", "0"]
     missing = failed(capsys, "review", table, "--queue", f"{tmp_path}/none.parquet", *common)
