@@ -7,10 +7,11 @@ what a folder must hold. Starts without torch; a local folder needs no hub.
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from maskformer.zoo import entry_of, fetched_folder
+from maskformer.zoo import MODELS, entry_of, fetched_folder
 
 CONFIG_NAME = "config.json"
 
@@ -75,12 +76,19 @@ def resolve_folder(name_or_folder: str, options: HubOptions = _NO_OPTIONS) -> st
             )
         return fetched_folder(entry)
     name = name_or_folder.removeprefix(_HUB).strip("/")
-    if name.count("/") > 1 or not name or name[0] in ".~" or name_or_folder.startswith("/"):
+    if name.count("/") != 1 or name[0] in ".~" or name_or_folder.startswith("/"):
         raise ValueError(
             f"a model must be a folder, a name of the zoo (maskformer zoo) or a hub id "
-            f"such as org/name, got {name_or_folder!r}, and there is no such folder"
+            f"such as org/name, got {name_or_folder!r}, and there is no such folder{_near(name)}"
         )
     return _fetched(name, options)
+
+
+def _near(name: str) -> str:
+    """Suggests the folder here or the model of the zoo whose name is nearest."""
+    folders = [each.name for each in Path.cwd().iterdir() if each.is_dir()]
+    near = get_close_matches(name, [*folders, *MODELS], n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _fetched(name: str, options: HubOptions) -> str:

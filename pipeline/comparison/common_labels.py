@@ -60,5 +60,5 @@ def spec_of(table: TableStore) -> Mapping[str, Any]:
     """
     spec = table.spec()
     if spec is None:
-        raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
+        raise ValueError(table.say_what_is_missing())
     return spec

@@ -275,6 +275,7 @@ def _image_error(error: Exception, data: bytes, *, name: str, max_pixels: int) -
     if isinstance(error, UnidentifiedImageError) and (kind is None or not kind.is_read):
         text = f"{name}: it is no image in a format that is read{guess_content(data)}"
         is_image = kind is not None and kind.is_image
+        text += "; convert it, as to JPEG or PNG" if is_image else ""
         return ImageError("UnsupportedFormat" if is_image else "NotAnImage", text)
     is_unidentified = isinstance(error, UnidentifiedImageError)
     if is_unidentified:

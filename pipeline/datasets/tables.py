@@ -116,7 +116,7 @@ def open_table(
     store = TableStore(settings.dataset, storage)
     spec = store.spec()
     if spec is None:
-        raise LabelError(f"{store.uri} is no segment table: it has no _table.json")
+        raise LabelError(store.say_what_is_missing())
     rows = latest_images(store.uri, storage=storage).read_all().to_pylist()
     units = store.segment_files()
     rows = [row for row in rows if row["status"] == "ok"]

@@ -221,8 +221,8 @@ def fused_lines(
         if was_given or fused:
             return []
         return [
-            "neither the model nor the zoo says which labels are stuff: every segment is a thing; "
-            "name stuff by --label_ids_to_fuse, as sky,ground"
+            "the model does not say which labels are stuff (not countable, as sky or road): every "
+            "segment is written as a thing; name its stuff by --label_ids_to_fuse, as sky,road"
         ]
     if fused == {*model.stuff}:
         return []

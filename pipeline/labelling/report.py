@@ -1,6 +1,7 @@
 """Reports what a run did: in `report.json` for programs, in a summary for people."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -166,7 +167,7 @@ def run_summary(report: Report, *, report_file: str) -> str:
     """Returns the report in lines for people: the results, the problems, the next step."""
     lines = []
     if report.units_done_before:
-        lines.append(f"units that were done before: {report.units_done_before:,}")
+        lines.append(f"units of images that earlier runs labelled: {report.units_done_before:,}")
     rate = report.images_per_second
     lines.append(
         f"labelled {count(report.images, 'image')} with {count(report.segments, 'segment')} "
@@ -220,6 +221,8 @@ def run_summary(report: Report, *, report_file: str) -> str:
     lines += expectation_lines(report)
     lines.append(_advice(report))
     lines.append(f"table: {report.table}")
+    if report.segments:
+        lines.append(f"to look at it: maskformer gallery {shlex.quote(report.table)}")
     lines.append(f"report: {report_file}")
     return "\n".join(lines)
 

@@ -311,9 +311,9 @@ def _forecast(plan: Plan, *, job: LabellingJob) -> str:
 
 
 def _opening(plan: Plan, label: LabelSettings) -> str:
-    done = f"; {_count(plan.done, 'unit')} done already" if plan.done else ""
+    done = f"; {_count(plan.done, 'unit')} of earlier runs" if plan.done else ""
     if not plan.units:
-        return f"nothing to do at {label.corpus}{done}"
+        return f"nothing to do at {label.corpus}" + (": labelled already" if done else "")
     images = "" if plan.num_images is None else f"{_count(plan.num_images, 'image')} in "
     units = _count(len(plan.units), "unit")
     return f"{images}{units}, {plan.num_bytes / 1e6:,.1f} MB, of {label.corpus}{done}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import SourceChanged, StorageFault
 
 _SHUTDOWN_SECONDS = 10.0
+_TRIES = 10
 _REFRESH_SECONDS = 30.0
 _REST = 20
 """Least time between two readings of the table, as a multiple of the time that one takes."""
@@ -49,7 +51,8 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        listener = listening(page.host, page.port_for(view.table.uri))
+        port = page.port_for(view.table.uri)
+        listener = listening(page.host, port, tries=_TRIES if page.port is None else 1)
         stack.callback(listener.close)
         port = listener.getsockname()[1]
         access = Access.of(page, port=port)
@@ -102,8 +105,11 @@ async def keep_fresh(view: TableView) -> None:
         wait = max(_REFRESH_SECONDS, _REST * (loop.time() - started))
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int, *, tries: int = 1) -> socket.socket:
     """Returns a socket that is bound to an address.
+
+    Args:
+        tries: number of ports to try, this one and those after it.
 
     Raises:
         WrongUsage: the port is taken, or the address is not of this machine.
@@ -115,6 +121,9 @@ def listening(host: str, port: int) -> socket.socket:
         opened.bind((host, port))
     except OSError as error:
         opened.close()
+        if tries > 1 and error.errno == errno.EADDRINUSE:
+            print(f"port {port} is taken, perhaps by another page of this table", file=sys.stderr)
+            return listening(host, port + 1, tries=tries - 1)
         raise WrongUsage(
             f"cannot listen on {host}, port {port}: {error.strerror}; another page may be open "
             "there: end it, or choose another --port"

@@ -60,7 +60,7 @@ class TableView:
         self.table = TableStore(settings.table, self.storage)
         content = self.table.spec()
         if content is None:
-            raise FileNotFoundError(f"{self.table.uri} is no segment table: it has no _table.json")
+            raise FileNotFoundError(self.table.say_what_is_missing())
         self.spec = TableSpec.of(content)
         self.log = ReviewLog.of_table(
             self.table.uri, reviews=settings.reviews, storage=self.storage

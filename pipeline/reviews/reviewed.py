@@ -139,7 +139,7 @@ def laid_revisions(
     """
     content = table.spec()
     if content is None:
-        raise FileNotFoundError(f"{table.uri} is no segment table: it has no _table.json")
+        raise FileNotFoundError(table.say_what_is_missing())
     spec = TableSpec.of(content)
     listing = log.listing()
     newest = listing.newest()

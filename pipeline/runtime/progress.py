@@ -123,6 +123,8 @@ class ProgressDisplay(Display):
         parts.append(f"{counts.num_errors:,} errors")
         if (seconds := self._seconds_left()) is not None:
             parts.append(f"{duration(seconds)} left")
+        if not counts.images and self._doing in ("labelling", "evaluating"):
+            parts.append("loading the model and segmenting the first images")
         return ", ".join(parts)
 
     @property

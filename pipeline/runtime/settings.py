@@ -140,7 +140,7 @@ def _parsed(
     try:
         return vars(parser.parse_args(words))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise WrongUsage(_one_line(error, options=options)) from error
+        raise WrongUsage(_one_line(error, options=options, positional=positional)) from error
 
 
 def _spelled_out(
@@ -162,7 +162,7 @@ def _spelled_out(
         word = rest.pop(0)
         if not word.startswith("--"):
             if not names:
-                raise WrongUsage(f"there is no setting {word}; see --help")
+                raise WrongUsage(f"no option stands before {word}, to which it belongs; see --help")
             word = f"--{names.pop(0)}={word}"
         head, equals, text = word.partition("=")
         field, dot, key = head.partition(".")
@@ -237,16 +237,21 @@ def _yaml_line(name: str, value: Any) -> str:
     return yaml.safe_dump({name: value}, default_flow_style=style, allow_unicode=True, width=100)
 
 
-def _one_line(error: Exception, *, options: Mapping[str, Option]) -> str:
+def _one_line(error: Exception, *, options: Mapping[str, Option], positional: Sequence[str]) -> str:
     """Says what jsonargparse found, for people."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).replace('"<unicode string>"', f"the file of --{CONFIG}")
     if missing := re.search(r"the following arguments are required: (.*)", text):
-        names = ", ".join(f"--{name.strip()}" for name in missing[1].split(","))
+        needed = [name.strip() for name in missing[1].split(",")]
+        names = ", ".join(n.upper() if n in positional else f"--{n}" for n in needed)
         return f"{names} must be given; see --help"
     if unknown := re.search(r"Option (.*?) is not accepted", text):
         name = unknown[1].strip("'")
         return f"there is no setting {name}{did_you_mean(name, list(options)) or '; see --help'}"
     wrong = re.search(r'key "(\w+)": .*(?:value: |Got value: )(.*)', text)
     if wrong and wrong[1] in options:
-        return f"{wrong[1]} must be {options[wrong[1]].must_be}, got {wrong[2]!r}; see --help"
+        option = options[wrong[1]]
+        near = did_you_mean(wrong[2], option.choices) or "; see --help"
+        return f"{wrong[1]} must be {option.must_be}, got {wrong[2]!r}{near}"
+    if "File does not exist" in text and "/configs/" in text:
+        text += "; the folder configs is in a checkout of this project, not in what pip installs"
     return text.replace(f'Parser key "{CONFIG}": ', f"--{CONFIG}: ")

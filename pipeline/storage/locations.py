@@ -62,9 +62,16 @@ def check_folder_location(uri: str, *, setting: str) -> None:
     raise ValueError(f"{setting} must be a folder or can become one, but {found}; name another")
 
 
+def describe_nothing_at(uri: str, *, storage: Storage) -> str:
+    """Says what is near a location that holds nothing; empty where it holds something."""
+    return "" if _names(uri, storage=storage) else describe_nearest_folder(uri, storage=storage)
+
+
 def describe_nearest_folder(uri: str, *, storage: Storage) -> str:
     """Names the nearest existing folder above a location and some of what it holds."""
     path = storage.absolute(uri)
+    if "://" not in path and os.path.isdir(path):
+        return f"the folder {path} holds no files"
     if path.startswith(("http://", "https://")):
         return f"there is nothing at {path}"
     above, name = path, ""

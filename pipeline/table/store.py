@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from maskformer import decode_rle
 from pipeline.corpora.parquet import end_after_readers
 from pipeline.storage import File, Storage, join
-from pipeline.storage.locations import check_folder_location
+from pipeline.storage.locations import check_folder_location, describe_nothing_at
 from pipeline.table.compacted import FOLDER as COMPACTED
 from pipeline.table.compacted import CompactedFile, compacted_units, read_pointer
 from pipeline.table.made_by import FIELD as MADE_BY
@@ -298,12 +298,17 @@ class TableStore:
         found |= {unit: own.get(unit) for unit in done.own}
         return {unit: file for unit, file in found.items() if file is not None}
 
+    def say_what_is_missing(self) -> str:
+        """Says, where there is no table, what is at its place instead."""
+        nothing = describe_nothing_at(self.uri, storage=self.storage)
+        return f"{self.uri} is no segment table: {nothing or 'it has no _table.json'}"
+
     def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> "ds.Dataset":
         """Opens one part of the table; FileNotFoundError if there is no table."""
         import pyarrow.dataset as ds  # here, since it imports pandas: 0.4 s of a process
 
         if self.spec() is None:
-            raise FileNotFoundError(f"{self.uri} is no segment table: it has no _table.json")
+            raise FileNotFoundError(self.say_what_is_missing())
         fs, root = self.storage.filesystem(self.uri)
         files = [join(root, name) for name in self.units().file_names(part)]
         if not files:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -227,8 +228,19 @@ def test_a_model_that_is_nowhere_is_one_clear_line(monkeypatch):
 
     with pytest.raises(ValueError, match=r"'someone/x' is no folder here, .* no route to host"):
         resolve_folder("someone/x")
-    for name in ("/no/such/folder", "./folder", "a/b/c", ""):
+    for name in ("/no/such/folder", "./folder", "a/b/c", "folder", ""):
         with pytest.raises(ValueError, match=r"a model must be a folder, .* or a hub id"):
+            resolve_folder(name)
+
+
+def test_a_misspelt_model_is_told_with_the_nearest_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    for name, near in (
+        ("modell", "model"),
+        ("maskformer-swin-tiny-coco", "m.*-tiny-coco-panoptic"),
+    ):
+        with pytest.raises(ValueError, match=rf"got '{name}', .*; did you mean {near}\?$"):
             resolve_folder(name)
 
 

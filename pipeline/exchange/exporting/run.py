@@ -65,7 +65,7 @@ def export(settings: ExportSettings, *, storage: Storage, reading: ReadSettings)
     table = TableStore(settings.table, storage)
     spec = table.spec()
     if spec is None:
-        raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
+        raise ValueError(table.say_what_is_missing())
     labels = export_labels(spec, settings)
     splits = Splits(shares=settings.shares)
     log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=storage)

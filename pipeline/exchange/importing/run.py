@@ -103,7 +103,7 @@ def import_file(
     table = TableStore(settings.table, storage)
     content = table.spec()
     if content is None:
-        raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
+        raise ValueError(table.say_what_is_missing())
     spec = TableSpec.of(content)
     with (
         scratch_database(memory=_SCRATCH_MEMORY) as database,

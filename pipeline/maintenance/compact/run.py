@@ -56,7 +56,7 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
         DamagedFile: a file of the table cannot be read; the visible rows are the same as before.
     """
     if table.spec() is None:
-        raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
+        raise ValueError(table.say_what_is_missing())
     started = time.monotonic()
     print(_join(table, target_bytes=settings.target_bytes, started=started), flush=True)
     log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=table.storage)

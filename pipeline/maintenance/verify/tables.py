@@ -76,7 +76,7 @@ def verify_table(
     """
     spec = table.spec()
     if spec is None:
-        raise ValueError(f"{table.uri} is no segment table: it has no _table.json")
+        raise ValueError(table.say_what_is_missing())
     started = time.monotonic()
     done = table.units()
     # Listed after the done units: their segments were written before.

@@ -108,7 +108,7 @@ def test_where_nobody_knows_what_is_stuff_one_line_says_so(folder: Path) -> None
     model = read_changed(folder, things=None)
     segmenting = with_stuff(SegmentSettings(), model=model, there=None)
     [line] = fused_lines(segmenting, model=model)
-    assert "every segment is a thing" in line
+    assert "the model does not say which labels are stuff" in line
     assert "--label_ids_to_fuse" in line
     assert fused_lines(segmenting, model=model, was_given=True) == []
     semantic = with_stuff(SegmentSettings(task="semantic"), model=model, there=None)

@@ -163,6 +163,7 @@ def test_people_read_that_all_is_well():
         "labelled 100 images with 7 segments in 12 s",
         "done",
         "table: s3://b/table",
+        "to look at it: maskformer gallery s3://b/table",
         "report: s3://b/report.json",
     ]
 
@@ -171,7 +172,7 @@ def test_people_read_what_went_wrong_and_what_to_do():
     text = lines(
         drawn_plan(3, done=4, passed_over=2, doubled=1), stats(units=1, errors=2, faults=2)
     )
-    assert text[0] == "units that were done before: 4"
+    assert text[0] == "units of images that earlier runs labelled: 4"
     assert "  2 × EmptyFile, for example /corpus/a.jpg: the file is empty" in text
     assert any("skipped 2 files" in line and "/corpus/0.txt" in line for line in text)
     assert "files that the corpus names twice, labelled once: 1" in text

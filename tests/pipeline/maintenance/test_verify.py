@@ -392,7 +392,7 @@ def test_verify_runs_as_people_type_it(table):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "table"),
+        ([], "TABLE must be given"),
         (["/nowhere"], "is no segment table"),
         (["/nowhere", "--sample", "2"], "sample must be in (0, 1], got 2.0"),
         (["/nowhere", "--unknown", "2"], "there is no setting"),

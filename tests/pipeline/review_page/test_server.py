@@ -21,8 +21,10 @@ from ports import free_ports
 from s3 import KEY, SECRET, S3Server
 
 from pipeline.cli.__main__ import main
+from pipeline.review_page.serving import listening
 from pipeline.review_page.settings import TOKEN_VARIABLE, PageSettings
 from pipeline.reviews.log import ReviewLog
+from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import Storage
 
 TOKEN = "a-token-of-the-tests"
@@ -200,6 +202,17 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err
 
 
+def test_a_page_that_is_open_already_leaves_the_next_port_to_a_second(capsys):
+    with contextlib.closing(listening("127.0.0.1", 0)) as first:
+        first.listen()
+        port = first.getsockname()[1]
+        with contextlib.closing(listening("127.0.0.1", port, tries=10)) as second:
+            assert port < second.getsockname()[1] < port + 10
+        assert f"port {port} is taken" in capsys.readouterr().err
+        with pytest.raises(WrongUsage, match="choose another --port"):
+            listening("127.0.0.1", port)
+
+
 def test_another_host_is_refused_without_a_token(table, capsys, monkeypatch):
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     refused = failed(capsys, "review", table, "--host", "192.0.2.1")
@@ -227,7 +240,7 @@ def test_a_port_that_is_taken_is_said(table, capsys):
 
 
 def test_what_is_no_table_queue_or_agreement_is_refused_in_one_line(table, tmp_path, capsys):
-    assert "has no _table.json" in failed(capsys, "gallery", str(tmp_path))
+    assert "is no segment table: the folder" in failed(capsys, "gallery", str(tmp_path))
     (tmp_path / "text.parquet").write_text("no Parquet")
     common = ["--port", "0"]
     missing = failed(capsys, "review", table, "--queue", f"{tmp_path}/none.parquet", *common)

@@ -75,7 +75,8 @@ def test_where_the_number_of_images_is_unknown_bytes_tell_what_is_left(clock):
 
 def test_before_anything_is_done_nothing_is_promised():
     display = ProgressDisplay(RunStats(), plan(10), output=io.StringIO())
-    assert display.line() == "0 of 10 images, 0 errors"
+    first = "loading the model and segmenting the first images"
+    assert display.line() == f"0 of 10 images, 0 errors, {first}"
 
 
 def test_of_a_file_the_bytes_that_were_read_tell_what_is_left(clock):

@@ -125,11 +125,12 @@ def test_values_are_written_as_people_write_them(words, name, value):
         (["--heta=high"], ["no setting", "--heta", "did you mean --heat?"]),
         (["--hea=high"], ["no setting", "--hea"]),  # no guessing what was meant
         (["--guests-numbr=3"], ["no setting", "--guests-numbr", "see --help"]),
-        (["stray"], ["no setting", "stray"]),
+        (["stray"], ["no option stands before stray"]),
         (["--number=many"], ["number must be a whole number", "'many'"]),
         (["--number=2.5"], ["number must be a whole number", "2.5"]),
         (["--salt=much"], ["salt must be a number or null", "'much'"]),
         (["--heat=medium"], ["heat must be 'low' or 'high'", "'medium'"]),
+        (["--heat=hihg"], ["heat must be 'low' or 'high', got 'hihg'; did you mean high?"]),
         (
             ["--tables=1,x"],
             ["tables must be whole numbers with commas between them or null", "x"],

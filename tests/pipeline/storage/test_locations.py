@@ -75,6 +75,11 @@ def test_a_wrong_path_is_told_with_describe_nearest_folder(tmp_path):
     assert f"is {root}, with photo" in near
     assert near.endswith(" and 2 more")
     assert describe_nearest_folder("/nowhere/at/all", storage=STORAGE).endswith("nor above it")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert (
+        describe_nearest_folder(f"{empty}", storage=STORAGE) == f"the folder {empty} holds no files"
+    )
 
 
 def test_a_wrong_prefix_in_a_bucket_is_told_with_describe_nearest_folder(s3_storage):

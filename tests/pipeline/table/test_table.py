@@ -82,6 +82,17 @@ def test_what_is_no_table_says_so(table):
             dataset(table.uri, storage=table.storage)
 
 
+def test_a_misspelt_table_is_told_with_what_is_near(table, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/_table.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"/lables is no segment table: there is nothing"):
+        segments(f"{tmp_path}/lables")
+    assert (
+        f"{tmp_path}, with labels"
+        in TableStore(f"{tmp_path}/lables", table.storage).say_what_is_missing()
+    )
+
+
 def test_datasets_filter_and_project_as_pyarrow_does(table):
     table.create(SPEC)
     write_raw_unit(table, "a")
