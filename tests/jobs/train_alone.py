@@ -31,5 +31,6 @@ def train_alone(options: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # for one_worker
+    tests = Path(__file__).parents[1]
+    sys.path[:0] = [str(tests.parent), str(tests)]  # for the packages, and for one_worker
     sys.exit(train_alone(sys.argv[1:]))
