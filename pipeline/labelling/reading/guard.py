@@ -8,6 +8,7 @@ import contextlib
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,11 +30,13 @@ class Guard:
         """Takes a function that can be pickled, and the limits of one image."""
         self._decode, self._seconds, self._memory_bytes = decode, seconds, memory_bytes
         self._child: _Child | None = None
+        self._is_ending = threading.Lock()
 
     def __enter__(self) -> "Guard":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        """Ends the child; another thread whose image it has gets an error."""
         self._end_child()
 
     def __call__(self, image: EncodedImage) -> Any:
@@ -65,9 +68,10 @@ class Guard:
             raise _death(status, image=image) from error
 
     def _end_child(self) -> None:
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        with self._is_ending:
+            child, self._child = self._child, None
+        if child is not None:
+            child.end()
 
 
 def _death(status: int, *, image: EncodedImage) -> ImageError:

@@ -166,8 +166,8 @@ def test_a_save_in_progress_is_finished_before_the_server_ends(tmp_path):
         server.process.send_signal(signal.SIGINT)
         response = connection.getresponse()
         assert response.status == 201, response.read()
-        server.process.communicate(timeout=60)
-        assert server.process.returncode == 0
+        _, errors = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0, errors
     log = ReviewLog.of_table(table, reviews=None, storage=Storage())
     assert [len(revision.operations) for revision in log.history("000.jpg")] == [2_000]
 

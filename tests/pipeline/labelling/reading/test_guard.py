@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.reading import EncodedImage
 from pipeline.labelling.reading.guard import Guard
 from pipeline.labelling.reading.limits import memory_limit, time_limit
+from pipeline.runtime.child_process import ChildProcess
 
 
 def encoded_image(data: bytes) -> EncodedImage:
@@ -66,6 +68,28 @@ def test_the_process_ends_with_the_guard():
         process = guard(encoded_image(b"good"))
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_the_process_ends_once_where_another_thread_waits_for_it(monkeypatch):
+    """The page's server ends while pictures are made."""
+    ends = []
+
+    def slowly(child: ChildProcess) -> None:
+        ends.append(child)
+        child.process.kill()
+        time.sleep(0.5)  # the thread that waits meets the end of the process now
+        end(child)
+
+    end = ChildProcess.end
+    monkeypatch.setattr(ChildProcess, "end", slowly)
+    with ThreadPoolExecutor() as pool:
+        with Guard(measure_or_crash, seconds=60, memory_bytes=2**30) as guard:
+            guard(encoded_image(b"good"))
+            waiting = pool.submit(guard, encoded_image(b"hang"))
+            time.sleep(0.5)
+        with pytest.raises(ImageError):
+            waiting.result()
+    assert len(ends) == 1
 
 
 def test_a_process_that_cannot_be_started_is_no_fault_of_the_image(guard, monkeypatch):
