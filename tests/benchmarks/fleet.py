@@ -53,7 +53,7 @@ class Case:
 CASES = {
     "8 GPUs of one node, two sub-drivers": Case(gpus=8, nodes=1, rate=100),
     "100 GPUs, two sub-drivers": Case(gpus=100, nodes=2, rate=8),
-    "full speed, one driver": Case(gpus=7, nodes=1, rate=None),
+    "full speed, one driver": Case(gpus=6, nodes=1, rate=None),
     "full speed, one node, two sub-drivers": Case(gpus=8, nodes=1, rate=None),
     "full speed, two sub-drivers": Case(gpus=16, nodes=2, rate=None),
 }
