@@ -89,9 +89,10 @@ class Machines:
         Args:
             gpus_left_alone: how many GPUs of these nodes get no actor.
         """
-        nodes = (
-            [node["Resources"] for node in living_nodes()] if group is None else (group.resources())
-        )
+        if group is None:
+            nodes = [node["Resources"] for node in living_nodes()]
+        else:
+            nodes = group.resources()
         return cls.of_nodes(nodes, settings, group=group, gpus_left_alone=gpus_left_alone)
 
     @classmethod

@@ -6,6 +6,7 @@ datasets of the cluster, in whole CPUs: so there are no more groups than a node 
 nodes are too few, as one with eight GPUs, groups share them: each has limits.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,19 +48,25 @@ class NodeGroup:
 
     def still_alive(self) -> "NodeGroup | None":
         """Returns the group without nodes that are lost; None where no GPU is left."""
-        alive = [node for node in living_nodes() if node["NodeID"] in self.parts]
-        group = _group([_Part(node, self.parts[node["NodeID"]]) for node in alive])
+        group = _group(self._living_parts())
         return group if group.num_gpus else None
 
     def resources(self) -> list[Mapping[str, float]]:
         """Returns the group's part of each of its living nodes, named as Ray names resources."""
-        alive = [node for node in living_nodes() if node["NodeID"] in self.parts]
-        return [_Part(node, self.parts[node["NodeID"]]).resources() for node in alive]
+        return [part.resources() for part in self._living_parts()]
 
-    def counts_gpu(self, *, node_id: str, index: int) -> bool:
-        """Returns whether a GPU is one of the group's; each GPU is one of one group."""
+    def counts_gpu(self, *, node_id: str, index: str) -> bool:
+        """Returns whether a GPU is one of the group's; each GPU is one of one group.
+
+        Args:
+            index: what Ray calls the GPU: a number, or the UUID of a card or of a part of one.
+        """
         part = self.parts.get(node_id)
-        return part is not None and index % part.of == part.number
+        return part is not None and zlib.crc32(index.encode()) % part.of == part.number
+
+    def _living_parts(self) -> "list[_Part]":
+        alive = [node for node in living_nodes() if node["NodeID"] in self.parts]
+        return [_Part(node, self.parts[node["NodeID"]]) for node in alive]
 
 
 @dataclass(frozen=True)

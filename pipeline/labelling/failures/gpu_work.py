@@ -104,7 +104,7 @@ def gpus_left_alone(attempts: RemoteObject, *, group: NodeGroup | None = None) -
     return [
         each
         for each in failed
-        if group is None or group.counts_gpu(node_id=each.gpu.node_id, index=int(each.gpu.index))
+        if group is None or group.counts_gpu(node_id=each.gpu.node_id, index=each.gpu.index)
     ]
 
 

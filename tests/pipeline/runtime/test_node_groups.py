@@ -59,7 +59,7 @@ def test_groups_share_a_node_where_there_are_fewer_nodes(nodes, expected, monkey
     assert sorted(found, key=str) == sorted(expected, key=str)
     for each in nodes:
         name, gpus = each["NodeID"], int(each["Resources"].get("GPU", 0))
-        for index in range(gpus):
+        for index in [*map(str, range(gpus)), "GPU-1b2c", "MIG-3d4e"] if gpus else []:
             assert sum(group.counts_gpu(node_id=name, index=index) for group in groups) == 1
         resources = [each for group in groups for each in group.resources()]
     for kind in ("CPU", "GPU"):

@@ -1,13 +1,16 @@
 """Images that end a process end another one, and are told apart."""
 
+import dataclasses
 import os
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from pipeline.corpora.decoding import ImageError
 from pipeline.corpora.reading import EncodedImage
@@ -33,6 +36,11 @@ def measure_or_crash(image: EncodedImage) -> int:
         case b"memory":
             return len(bytearray(2**28))
     return os.getpid()
+
+
+def touch_and_hang(image: EncodedImage) -> None:
+    Path(image.uri).touch()
+    time.sleep(1000)
 
 
 @pytest.fixture
@@ -70,23 +78,23 @@ def test_the_process_ends_with_the_guard():
         os.kill(process, 0)
 
 
-def test_the_process_ends_once_where_another_thread_waits_for_it(monkeypatch):
+def test_the_process_ends_once_where_another_thread_waits_for_it(tmp_path, monkeypatch):
     """The page's server ends while pictures are made."""
     ends = []
 
     def slowly(child: ChildProcess) -> None:
         ends.append(child)
         child.process.kill()
-        time.sleep(0.5)  # the thread that waits meets the end of the process now
+        wait([waiting], timeout=5)  # it meets the end of the process meanwhile
         end(child)
 
     end = ChildProcess.end
     monkeypatch.setattr(ChildProcess, "end", slowly)
     with ThreadPoolExecutor() as pool:
-        with Guard(measure_or_crash, seconds=60, memory_bytes=2**30) as guard:
-            guard(encoded_image(b"good"))
-            waiting = pool.submit(guard, encoded_image(b"hang"))
-            time.sleep(0.5)
+        with Guard(touch_and_hang, seconds=60, memory_bytes=2**30) as guard:
+            image = dataclasses.replace(encoded_image(b"hang"), uri=str(tmp_path / "begun"))
+            waiting = pool.submit(guard, image)
+            wait_until(lambda: Path(image.uri).exists(), what="the decoder's work")
         with pytest.raises(ImageError):
             waiting.result()
     assert len(ends) == 1
