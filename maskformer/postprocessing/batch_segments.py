@@ -159,7 +159,8 @@ class PendingSegments:
     ) -> None:
         self._processor, self._settled, self._geometry = processor, settled, geometry
         self._sizes, self._uses_kernels = sizes, uses_kernels
-        self._stream = torch.cuda.current_stream() if started_on.type == "cuda" else None
+        is_cuda = started_on.type == "cuda"
+        self._stream = torch.cuda.current_stream(started_on) if is_cuda else None
         self._transfer = self._started_transfer(processor._capacity(geometry))
 
     @torch.inference_mode()

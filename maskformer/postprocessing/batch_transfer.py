@@ -56,7 +56,7 @@ class BatchTransfer:
         if is_cuda:
             # A thread that waits for it sleeps; by default it would keep a core busy.
             self._event = torch.cuda.Event(blocking=True)
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(packed.device))
 
     def arrived(self) -> ArrivedBatch:
         """Waits for the copy; gives up the interpreter's lock meanwhile."""

@@ -162,7 +162,7 @@ class BatchSegmenter:
         sizes = self._batch_sizes(batch, (pixel_values.shape[2], pixel_values.shape[3]))
         if self._stream is None:
             return self._postprocessor.start(*logits, **sizes)
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self.model.device))
         with torch.cuda.stream(self._stream):
             pending = self._postprocessor.start(*logits, **sizes)
         for each in logits:

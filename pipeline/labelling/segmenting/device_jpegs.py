@@ -7,6 +7,7 @@ again by Pillow, which tells the error.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -124,9 +125,33 @@ def _loaded(
 def _on_device(
     jpegs: Sequence[_Jpeg], *, device: torch.device
 ) -> list[UInt8[Tensor, "_ _ 3"] | None]:
-    """Decodes all at once; one by one where one of them fails. None is for Pillow to decode."""
+    """Decodes on the device, for the current stream. None is for Pillow to decode."""
     if not jpegs:
         return []
+    if device.type != "cuda":
+        return _decoded(jpegs, device=device)
+    # torchvision writes on a stream of its own into memory that it takes from the current one, and
+    # does not wait for that: the model, which is launched there, may still use the memory. On this
+    # stream all work is done whenever memory is taken from it.
+    own, current = _stream_of(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(own):
+        images = _decoded(jpegs, device=device)
+    current.wait_stream(own)
+    for image in images:
+        if image is not None:
+            image.record_stream(current)
+    return images
+
+
+@cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _decoded(
+    jpegs: Sequence[_Jpeg], *, device: torch.device
+) -> list[UInt8[Tensor, "_ _ 3"] | None]:
+    """Decodes all at once, or one by one where one of them fails; waits until it is done."""
     encoded = [torch.from_numpy(jpeg.data.copy()) for jpeg in jpegs]
     try:
         decoded: list[Tensor | None] = [*_decode(encoded, device=device)]
@@ -136,12 +161,14 @@ def _on_device(
         each if each is not None and _stored_size(jpeg) == tuple(each.shape[1:]) else None
         for jpeg, each in zip(jpegs, decoded, strict=True)
     ]
+    turned = [
+        None if each is None else upright(each.permute(1, 2, 0), orientation=jpeg.orientation)
+        for jpeg, each in zip(jpegs, checked, strict=True)
+    ]
     may_lack_pixels = _end_in_grey(checked)
     return [
-        upright(each.permute(1, 2, 0), orientation=jpeg.orientation)
-        if each is not None and not (is_grey and _is_error(jpeg))
-        else None
-        for jpeg, each, is_grey in zip(jpegs, checked, may_lack_pixels, strict=True)
+        None if is_grey and _is_error(jpeg) else image
+        for jpeg, image, is_grey in zip(jpegs, turned, may_lack_pixels, strict=True)
     ]
 
 

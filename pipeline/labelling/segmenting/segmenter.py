@@ -113,12 +113,20 @@ class Segmenter:
         self._launcher: ThreadPoolExecutor | None = None
         if by_batch and self._batch_segmenter.can_start:
             self._launcher = ThreadPoolExecutor(1, "launch")
-            if device.type == "cuda":
-                # A thread that wants the interpreter's lock waits so long for one that computes:
-                # launches are short, and the default of 5 ms is that of a hundred of them.
-                sys.setswitchinterval(_SWITCH_SECONDS)
             self._in_flight = BatchesInFlight[_Parts](num_threads=_NUM_FINISHERS)
+        if device.type == "cuda":
+            self._prepare_threads(device)
         compiling.result()
+
+    def _prepare_threads(self, device: torch.device) -> None:
+        # A thread works on the first card, until it is told that the model is on another.
+        self._post_processor.submit(torch.cuda.set_device, device)
+        if self._launcher is None:
+            return
+        self._launcher.submit(torch.cuda.set_device, device)
+        # A thread that wants the interpreter's lock waits so long for one that computes: launches
+        # are short, and the default of 5 ms is that of a hundred of them.
+        sys.setswitchinterval(_SWITCH_SECONDS)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if self._launcher is not None:

@@ -3,6 +3,7 @@
 torchvision's decoder on the CPU stands in for the one on a GPU.
 """
 
+import contextlib
 import io
 from unittest.mock import Mock
 
@@ -165,6 +166,45 @@ def test_what_the_device_refuses_is_decoded_one_by_one_and_then_by_pillow(
     for image, other in zip(found.images, whole.images, strict=True):
         assert image.key == other.key
         assert np.abs(np.asarray(image.pixels).astype(int) - other.pixels.numpy()).max() <= 3
+
+
+def test_on_a_gpu_decoding_takes_no_memory_that_the_model_may_still_use(
+    tmp_path, processor, monkeypatch
+):
+    """Streams are stand-ins: what is asked of them, in order."""
+    folder = put(tmp_path, {"a.jpg": smooth_jpeg(), "b.jpg": smooth_jpeg(orientation=6)})
+    block = load_block(folder, processor=processor)
+    expected = decode_block(block, device=CPU)
+    asked, decode, gpu = [], device_jpegs._decode, torch.device("cuda:1")
+
+    @contextlib.contextmanager
+    def entering(stream):
+        asked.append(f"enters {stream}")
+        yield
+        asked.append(f"leaves {stream}")
+
+    def decoding(encoded, *, device):
+        asked.append("decodes")
+        return decode(encoded, device=CPU)
+
+    models = Mock(wait_stream=lambda stream: asked.append(f"the model waits for {stream}"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    monkeypatch.setattr(torch.cuda, "stream", entering)
+    monkeypatch.setattr(torch.cuda, "current_stream", {gpu: models}.__getitem__)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: asked.append(stream is models)
+    )
+    monkeypatch.setattr(device_jpegs, "_decode", decoding)
+    own = "a stream of cuda:1"
+    for _ in range(2):
+        asked.clear()
+        found = decode_block(block, device=gpu)
+        assert asked == [
+            f"enters {own}", "decodes", f"leaves {own}", f"the model waits for {own}", True, True,
+        ]  # fmt: skip
+        for ours, theirs in zip(found.images, expected.images, strict=True):
+            assert torch.equal(ours.pixels, theirs.pixels)
+    device_jpegs._stream_of.cache_clear()
 
 
 def test_rows_are_those_of_exact_decoding_where_decoders_agree(tmp_path, model_files, monkeypatch):

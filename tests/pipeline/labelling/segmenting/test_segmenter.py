@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import Mock
@@ -96,11 +98,13 @@ def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
     """Streams are stand-ins: what is asked of them, in order."""
     settings = dataclasses.replace(PANOPTIC, batch_pixels=10**7)
     by_batch = Segmenter(model_files, settings=settings, num_threads=1, way="by_batch")
+    model = by_batch._batch_segmenter.model
     asked: list[str] = []
     by_batch._batch_segmenter._stream = Mock(
         wait_stream=lambda stream: asked.append(f"waits for {stream}")
     )
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the model's")
+    # Without its device it would be that of the thread's card, which may be another.
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"that of {device}")
 
     def entering(stream: Any) -> Any:
         if stream is not None:
@@ -114,7 +118,23 @@ def test_beside_a_gpu_post_processing_has_a_stream_that_waits_for_the_model(
     assert by_batch(block).equals(make(settings)(block))
     num_batches = asked.count("entered")
     assert num_batches > 1
-    assert asked == ["waits for the model's", "entered", "kept", "kept"] * num_batches
+    assert asked == [f"waits for that of {model.device}", "entered", "kept", "kept"] * num_batches
+
+
+def test_threads_work_on_the_card_of_the_model(model_files, monkeypatch):
+    segmenter = Segmenter(model_files, settings=PANOPTIC, num_threads=1, way="by_batch")
+    told = {}
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: told.update({threading.get_ident(): device})
+    )
+    monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)
+    second = torch.device("cuda:1")
+    segmenter._prepare_threads(second)
+    threads = [
+        pool.submit(threading.get_ident).result()
+        for pool in (segmenter._launcher, segmenter._post_processor)
+    ]
+    assert told == dict.fromkeys(threads, second)
 
 
 def test_batches_on_a_gpu_are_bounded_by_images_and_by_memory(model_files, monkeypatch):
