@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from maskformer.device_copies import copied_to
+
 CPU = torch.device("cpu")
 
 _CPU_BYTES = 3 << 19
@@ -60,9 +62,9 @@ def interpolation_grid(old: int, new: int, device: torch.device) -> Interpolatio
     position = position.clamp_(min=0)
     before = position.long().clamp_(max=old - 1)
     return InterpolationGrid(
-        before=before.to(device),
-        after=(before + 1).clamp_(max=old - 1).to(device),
-        weight_after=(position - before).to(device),
+        before=copied_to(device, before),
+        after=copied_to(device, (before + 1).clamp_(max=old - 1)),
+        weight_after=copied_to(device, position - before),
     )
 
 

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from maskformer.device_copies import copied_to
+
 # What is added to attention between two tokens of a window that are no neighbours in the image. Not
 # minus infinity: the published weights have seen this number.
 _STRANGERS = -100.0
@@ -195,8 +197,8 @@ def _gather_plan(
         parts = [part for part in (plan.inner, plan.edge) if len(part)]
         gathers = [
             Gather(
-                token_of_place=_moved(part.clamp(min=0), device),
-                padding=_moved((part < 0).nonzero().flatten(), device),
+                token_of_place=copied_to(device, part.clamp(min=0)),
+                padding=copied_to(device, (part < 0).nonzero().flatten()),
             )
             for part in parts
         ]
@@ -205,17 +207,12 @@ def _gather_plan(
         strangers = None
         if len(plan.strangers):
             rows = functional.pad(plan.strangers, (0, -(window**2) % ALIGNED)).to(dtype)
-            strangers = _moved(rows[None, :, None], device)
+            strangers = copied_to(device, rows[None, :, None])
         return GatherPlan(
             windows=tuple(gathers),
-            place_of_token=_moved(places[tokens[places].argsort()], device),
+            place_of_token=copied_to(device, places[tokens[places].argsort()]),
             strangers=strangers,
         )
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-    return pinned.to(device, non_blocking=True)
 
 
 def _cut(grid: Tensor, window: int) -> Int[Tensor, "windows places"]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from maskformer.device_copies import copied_to
 from maskformer.postprocessing.geometry import Geometry, HeightWidth
 
 _NUM_SIZES, _NUM_SCALES = 5, 4
@@ -97,19 +98,18 @@ class BatchGeometry:
         return list(groups.values())
 
     def on(self, device: torch.device) -> DeviceSizes:
-        """Copies the sizes to the device, in one transfer that nobody waits for."""
+        """Copies the sizes to the device, in one transfer without a wait."""
         sizes, scales = [], []
         for image, first_pixel in zip(self.images, self.first_pixels.tolist(), strict=True):
             sizes.append((*image.target_size, first_pixel, *image.source_size))
             steps = (image.source_size, image.target_size), (image.mask_size, image.padded_size)
             scales.append([old[axis] / new[axis] for old, new in steps for axis in (0, 1)])
-        data = np.array(sizes, np.int64).tobytes() + np.array(scales, np.float32).tobytes()
-        host = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        if device.type == "cuda":
-            host = host.pin_memory()
-        both = host.to(device, non_blocking=True)
-        end_of_sizes = 8 * _NUM_SIZES * len(self.images)
+        # Those of 16 bytes an image come first: Triton would compile a kernel again for tensors that
+        # do not begin at a multiple of 16.
+        data = np.array(scales, np.float32).tobytes() + np.array(sizes, np.int64).tobytes()
+        both = copied_to(device, torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        end_of_scales = 4 * _NUM_SCALES * len(self.images)
         return DeviceSizes(
-            sizes=both[:end_of_sizes].view(torch.int64).view(-1, _NUM_SIZES),
-            scales=both[end_of_sizes:].view(torch.float32).view(-1, _NUM_SCALES),
+            sizes=both[end_of_scales:].view(torch.int64).view(-1, _NUM_SIZES),
+            scales=both[:end_of_scales].view(torch.float32).view(-1, _NUM_SCALES),
         )

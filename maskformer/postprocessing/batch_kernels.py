@@ -21,11 +21,12 @@ BLOCK = 512
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 """Of every launch."""
 
-# Other values of these compile no other kernel.
+# Other values of these compile no other kernel, nor does another place of the areas, which follow
+# the numbers of pixels won in memory.
 _SIZES = ("map_height", "map_width", "num_planes")
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=_SIZES, do_not_specialize_on_alignment=("areas",))
 @no_type_check
 def resized_argmax(
     maps,

@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from maskformer.device_copies import copied_to
 from maskformer.preprocessing.resizing import HeightWidth
 
 _BITS = 22
@@ -114,7 +115,10 @@ def _taps(
     places, weights = taps(old, new, resample=resample)
     # Not inference tensors, even when made there: they are kept.
     with torch.inference_mode(False):
-        return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)
+        return (
+            copied_to(device, torch.from_numpy(places)),
+            copied_to(device, torch.from_numpy(weights)),
+        )
 
 
 def taps(

@@ -286,16 +286,18 @@ BLOCK_OF_64 = [(480, 640)] * 40 + [(640, 480)] * 16 + [(480, 480)] * 8
 
 
 class Kernels:
-    """Counts launches of a kernel and runs none."""
+    """Counts launches of a kernel and runs none; notes the arguments of the last ones."""
 
     def __init__(self) -> None:
         self.launches = 0
+        self.arguments: list[tuple[Any, ...]] = []
 
     def __getitem__(self, grid: tuple[int, int]) -> Any:
         return self._launch
 
     def _launch(self, *args: Any, **constants: Any) -> None:
         self.launches += 1
+        self.arguments = [*self.arguments[-2:], args]
 
 
 @pytest.fixture
@@ -364,6 +366,34 @@ def test_a_semantic_batch_of_64_is_few_launches_and_one_transfer(kernels, monkey
     assert operations.counts["copy_"] == 1
     assert operations.launches + kernels.launches <= 50
     assert pending.bytes_back / 64 < 62_000
+
+
+@pytest.fixture
+def alignment_matters():
+    """Tells of each argument of each kernel whether its place in memory decides what is compiled."""
+    batch_kernels = pytest.importorskip("maskformer.postprocessing.batch_kernels")
+    return [
+        [not param.do_not_specialize_on_alignment for param in kernel.params]
+        for kernel in (
+            batch_kernels.resized_argmax, batch_kernels.count_runs, batch_kernels.write_runs
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_no_number_of_images_has_kernels_compiled_again(alignment_matters, kernels, task):
+    """Triton compiles apart for pointers that are multiples of 16 bytes."""
+    processor = BatchPostprocessor(task, uses_kernels=True)
+    for count in (1, 2, 3):
+        drawn = draw_outputs(num_queries=21, targets=TARGETS[:count])
+        processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)
+        for args, matters in zip(kernels.arguments, alignment_matters, strict=True):
+            places = [
+                arg.data_ptr() % 16
+                for arg, counts in zip(args, matters, strict=False)
+                if counts and isinstance(arg, torch.Tensor)
+            ]
+            assert not any(places)
 
 
 def test_scores_of_a_batch_are_those_of_each_image():
