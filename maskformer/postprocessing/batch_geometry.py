@@ -104,8 +104,8 @@ class BatchGeometry:
             sizes.append((*image.target_size, first_pixel, *image.source_size))
             steps = (image.source_size, image.target_size), (image.mask_size, image.padded_size)
             scales.append([old[axis] / new[axis] for old, new in steps for axis in (0, 1)])
-        # Those of 16 bytes an image come first: Triton would compile a kernel again for tensors that
-        # do not begin at a multiple of 16.
+        # Those of 16 bytes an image come first: for tensors that do not begin at a multiple of 16
+        # Triton would compile a kernel again.
         data = np.array(scales, np.float32).tobytes() + np.array(sizes, np.int64).tobytes()
         both = copied_to(device, torch.frombuffer(bytearray(data), dtype=torch.uint8))
         end_of_scales = 4 * _NUM_SCALES * len(self.images)

@@ -370,7 +370,7 @@ def test_a_semantic_batch_of_64_is_few_launches_and_one_transfer(kernels, monkey
 
 @pytest.fixture
 def alignment_matters():
-    """Tells of each argument of each kernel whether its place in memory decides what is compiled."""
+    """Tells of each argument of each kernel whether another alignment has it compiled again."""
     batch_kernels = pytest.importorskip("maskformer.postprocessing.batch_kernels")
     return [
         [not param.do_not_specialize_on_alignment for param in kernel.params]
