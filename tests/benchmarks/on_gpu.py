@@ -1,6 +1,6 @@
-"""Measures one GPU: the forward in each way, the actor on equal and mixed shapes, transformers.
+"""Measures one GPU: what the card can do, each part of the actor, transformers, a training step.
 
-For the machine of `gpu_prediction.py`, in about eight minutes: run it and tests/gpu before anything
+For the machine of `gpu_prediction.py`, in about ten minutes: run it and tests/gpu before anything
 is tuned. Each part has a process of its own with a time limit; one that fails is a line of the
 result. Where there is no GPU, --rehearse runs all parts with a tiny model. Needs no network and no
 weights. Prints one JSON line.
@@ -24,21 +24,29 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from gpu_parts import (
+    DEVICE,
+    DTYPE,
+    HAS_GPU,
+    ROOT,
+    SECONDS,
+    SHAPE,
+    compiled,
+    forwards,
+    loaded,
+    machine,
+    rate,
+    swin_l,
+    training,
+)
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("", "tests", "tests/pipeline", "tests/pipeline/labelling")
-sys.path[:0] = [str(ROOT / place) for place in PLACES]
-
-HAS_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
-DTYPE = torch.bfloat16 if HAS_GPU else torch.float32
-SHAPE = (512, 704) if HAS_GPU else (64, 96)
 SHRINK = 1 if HAS_GPU else 8
-BATCHES = (1, 8, 32, 88) if HAS_GPU else (1, 4)
 UNIT = 1000 if HAS_GPU else 24
-SECONDS = 10.0 if HAS_GPU else 0.5
-LIMIT_SECONDS = {"forward": 150, "compiled": 200, "actor": 120, "swin_l": 120, "transformers": 60}
+LIMIT_SECONDS = {
+    "machine": 40, "actor": 120, "postprocess": 60, "readers": 60, "forward": 150,
+    "transformers": 60, "training": 90, "swin_l": 120, "compiled": 200,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -97,84 +105,11 @@ def made_model(folder: Path, *, shared: Path) -> Path:
     return model
 
 
-def rate(call: Callable[[], Any], *, images: int) -> float:
-    """Returns images a second of a call that is repeated, once warm."""
-    for _ in range(3):
-        call()
-    if HAS_GPU:
-        torch.cuda.synchronize()
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS / 4:
-        call()
-        if HAS_GPU:
-            torch.cuda.synchronize()
-        count += images
-    return round(count / (time.perf_counter() - began), 1)
-
-
-def loaded(folder: Path) -> Any:
-    from maskformer import MaskFormerForInstanceSegmentation
-
-    model = MaskFormerForInstanceSegmentation.from_pretrained(folder, dtype=DTYPE)
-    return model.eval().to(DEVICE)
-
-
-def pixels(batch: int) -> torch.Tensor:
-    values = torch.randn(batch, 3, *SHAPE, device=DEVICE, dtype=DTYPE)
-    return values.to(memory_format=torch.channels_last)
-
-
-def forwards(model: Any) -> dict[str, Any]:
-    """Compares the two ways of attention in windows, by batch, and the memory that one takes."""
-    from maskformer.network import window_attention
-    from pipeline.labelling.segmenting.compiled_model import logits_of
-
-    found: dict[str, Any] = {}
-    with torch.inference_mode():
-        values = pixels(2)
-        outputs = []
-        for name, saves in (("as_on_cpus", False), ("saving_bytes", True)):
-            window_attention.saves_bytes = lambda tokens, saves=saves: saves
-            if saves:
-                model.keep_position_biases()
-            outputs.append(logits_of(model, values)[1].float())
-            found[name] = {
-                batch: rate(partial(logits_of, model, pixels(batch)), images=batch)
-                for batch in BATCHES
-            }
-        difference = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
-        found["relative_difference"] = float(difference)
-        if HAS_GPU:
-            images = pixels(BATCHES[-1])
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            logits_of(model, images)
-            peak = torch.cuda.max_memory_allocated() - before
-            found["peak_bytes_of_a_pixel"] = round(peak / (BATCHES[-1] * SHAPE[0] * SHAPE[1]))
-    return found
-
-
-def compiled(folder: Path) -> dict[str, Any]:
-    """Compiles a shape, then takes its code from the cache in what would be the next actor."""
-    from pipeline.labelling.segmenting import compiled_model
-    from pipeline.labelling.segmenting.compiled_model import CodeCache, CompiledModel
-    from pipeline.storage import Storage
-
-    compiled_model.COMMON_IMAGES = 1
-    if not HAS_GPU:
-        compiled_model.CHUNK = 2
-    model, values = loaded(folder), pixels(compiled_model.CHUNK)
-    with tempfile.TemporaryDirectory() as place, torch.inference_mode():
-        cache = CodeCache.of(place, storage=Storage(), config=b"{}", precision="bf16")
-        found: dict[str, Any] = {}
-        for name in ("seconds_to_compile", "seconds_with_code"):
-            torch.compiler.reset()
-            began = time.perf_counter()
-            forward = CompiledModel(model, cache=cache)
-            forward(values)
-            found[name] = round(time.perf_counter() - began, 1)
-        found["images_per_second"] = rate(lambda: forward(values), images=len(values))
-    return found
+def photograph(random: np.random.Generator, *, height: int, width: int) -> bytes:
+    coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8))
+    data = io.BytesIO()
+    coarse.resize((width, height)).save(data, "JPEG", quality=90)
+    return data.getvalue()
 
 
 def blocks(folder: Path, sizes: list[tuple[int, int]]) -> list[pa.Table]:
@@ -189,10 +124,8 @@ def blocks(folder: Path, sizes: list[tuple[int, int]]) -> list[pa.Table]:
     with tempfile.TemporaryDirectory() as place:
         random = np.random.default_rng(0)
         for number, (height, width) in enumerate(sizes):
-            coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8))
-            data = io.BytesIO()
-            coarse.resize((width, height)).save(data, "JPEG", quality=90)
-            Path(place, f"{number:05}.jpg").write_bytes(data.getvalue())
+            data = photograph(random, height=height, width=width)
+            Path(place, f"{number:05}.jpg").write_bytes(data)
         storage, reading = Storage(), ReadSettings()
         sources = list_corpus(place, storage=storage, settings=reading).sources
         rows = [{"unit_index": 0, "unit_id": "u", **vars(each)} for each in sources]
@@ -227,20 +160,116 @@ def actor(folder: Path) -> dict[str, Any]:
                 list(callers.map(segmenter, unit))
                 count += sum(images)
             found[name] = round(count / (time.perf_counter() - began), 1)
+            if HAS_GPU:
+                label = partial(callers.map, segmenter, unit)
+                found[f"{name}, GPU busy"] = busy_share(lambda label=label: list(label()))
     return found
 
 
-def swin_l(_: Path) -> dict[str, Any]:
-    """Compares the ways of attention in a Swin-L of random weights."""
-    if not HAS_GPU:
-        return {"skipped": "it is too large for a rehearsal"}
-    from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation
-    from maskformer.zoo import MODELS
+def busy_share(call: Callable[[], Any]) -> float:
+    """Returns the share of a call's time in which the GPU runs a kernel or copies."""
+    from torch.profiler import ProfilerActivity, profile
 
-    config = MaskFormerConfig.from_dict(MODELS["maskformer-swin-large-coco-panoptic"].config)
-    with DEVICE:
-        model = MaskFormerForInstanceSegmentation(config)
-    return forwards(model.to(DTYPE).eval())
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    busy = until = 0.0
+    ranges = [
+        each.time_range for each in profiled.events() or () if each.device_type.name == "CUDA"
+    ]
+    for begin, end in sorted((each.start, each.end) for each in ranges):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return round(busy / 1e6 / seconds, 3)
+
+
+def postprocess(_: Path) -> dict[str, Any]:
+    """Compares post-processing by image and by batch, from logits to encoded segments."""
+    from maskformer import (
+        BatchPostprocessor,
+        EncodedSegments,
+        encode_segmentation,
+        keep_panoptic,
+        panoptic_segmentation,
+    )
+
+    count, target = (64, (480, 640)) if HAS_GPU else (2, (60, 80))
+    classes = torch.randn(count, 100, 134, device=DEVICE)
+    classes[..., -1] = 9
+    classes[:, :13, -1] = -9  # so many queries are kept
+    coarse = 8 * torch.randn(count, 100, 6, 8, device=DEVICE)
+    masks = torch.nn.functional.interpolate(coarse, (SHAPE[0] // 4, SHAPE[1] // 4), mode="bilinear")
+
+    def by_image() -> EncodedSegments:
+        parts = []
+        for logits, of_image in zip(classes.cpu(), masks, strict=True):
+            kept = keep_panoptic(logits, threshold=0.1)
+            found = panoptic_segmentation(of_image[kept.queries.to(DEVICE)], kept, target)
+            parts.append(encode_segmentation(found))
+        return EncodedSegments.joined(parts)
+
+    def by_batch(processor: Any) -> EncodedSegments:
+        return processor.start(classes, masks, target_sizes=[target] * count).result()
+
+    ways = {"by image": by_image}
+    for name, uses in (("by plain operations", False), *([("by kernels", True)] * HAS_GPU)):
+        ways[name] = partial(
+            by_batch, BatchPostprocessor("panoptic", threshold=0.1, uses_kernels=uses)
+        )
+    with torch.inference_mode():
+        expected = by_image()
+        return {
+            name: {
+                "images_per_second": rate(way, images=count),
+                "is_equal": way().rle_text.tobytes() == expected.rle_text.tobytes(),
+            }
+            for name, way in ways.items()
+        }
+
+
+def readers(folder: Path) -> dict[str, Any]:
+    """Measures a reader on one core, beside a CPU and beside a GPU, and the GPU's decoder."""
+    from maskformer import MaskFormerImageProcessor
+    from pipeline.corpora.reading import EncodedImage, ReadSettings
+    from pipeline.labelling.reading.unit_loader import BLOCK, image_row
+    from pipeline.labelling.segmenting.device_jpegs import decode_block
+    from pipeline.labelling.segmenting.model_inputs import images_of
+
+    torch.set_num_threads(1)
+    random = np.random.default_rng(0)
+    images = [
+        EncodedImage(
+            image_id=str(number), uri="u", member=None, etag="e",
+            data=photograph(random, height=480 // SHRINK, width=640 // SHRINK),
+        )
+        for number in range(64 if HAS_GPU else 4)
+    ]  # fmt: skip
+    processor = MaskFormerImageProcessor.from_pretrained(folder)
+
+    def block(decode: Any, *, is_resized: bool) -> pa.Table:
+        reading, rows = ReadSettings(decode=decode), []
+        for number, image in enumerate(images):
+            row = image_row(image, reading=reading, processor=processor, is_resized=is_resized)
+            rows.append({"unit_id": "u", "kind": "image", "position": number, **row})
+        return pa.Table.from_pylist(rows, schema=BLOCK)
+
+    found: dict[str, Any] = {
+        "resized": rate(partial(block, "exact", is_resized=True), images=len(images)),
+        "left to the GPU": rate(partial(block, "exact", is_resized=False), images=len(images)),
+        "as JPEGs": rate(partial(block, "gpu", is_resized=False), images=len(images)),
+    }
+    encoded, pillows = block("gpu", is_resized=False), block("exact", is_resized=False)
+    decode = partial(decode_block, encoded, device=DEVICE)
+    found["decoded on the device"] = rate(decode, images=len(images))
+    pairs = zip(decode().images, images_of(pillows), strict=True)
+    differences = [
+        np.abs(torch.as_tensor(ours.pixels).cpu().numpy().astype(int) - theirs.pixels).mean()
+        for ours, theirs in pairs
+    ]
+    found["mean difference from Pillow"] = round(float(np.mean(differences)), 3)
+    return found
 
 
 def transformers(folder: Path) -> dict[str, Any]:
@@ -255,10 +284,14 @@ def transformers(folder: Path) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "forward": lambda folder: forwards(loaded(folder)),
+    "machine": machine,
     "actor": actor,
-    "swin_l": swin_l,
+    "postprocess": postprocess,
+    "readers": readers,
+    "forward": lambda folder: forwards(loaded(folder)),
     "transformers": transformers,
+    "training": training,
+    "swin_l": swin_l,
     "compiled": compiled,
 }
 

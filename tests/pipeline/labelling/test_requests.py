@@ -41,6 +41,8 @@ def test_a_unit_is_staged_in_a_part_for_each_block_and_written_once(tmp_path, bl
         ("delete", "_staging"): parts,
     }
     assert (asked["write", "segments"], asked["write", "images"]) == (1, 1)
+    # A million images in units of 1,000 and blocks of 256: some 20,000 requests.
+    assert asked.total() <= 8 + 3 * parts
     assert images(table.uri).count_rows() == 1000
 
 
