@@ -15,6 +15,7 @@ from waits import no_hidden_waits
 from maskformer import MaskFormerImageProcessor, decode_rle
 from pipeline.corpora.reading import EncodedImage, ReadSettings
 from pipeline.labelling.reading.unit_loader import BLOCK, image_row
+from pipeline.labelling.segmenting.model_loading import ModelInMemory
 from pipeline.labelling.segmenting.segmenter import Segmenter
 from pipeline.labelling.settings import SegmentSettings
 
@@ -76,6 +77,22 @@ def test_rows_are_those_of_the_cpu(model_files, monkeypatch, task, rule):
         for a, b in zip(ours["segments"], theirs["segments"], strict=True):
             assert (a["segment_id"], a["label"]) == (b["segment_id"], b["label"])
             assert a["score"] == pytest.approx(b["score"], abs=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+@pytest.mark.parametrize("task", TASKS)
+def test_on_the_second_card_rows_are_those_of_the_first(model_files, task):
+    """Workers that train on one node see all of its cards, and threads begin at the first."""
+    settings = SegmentSettings(task=task, **TASKS[task])
+    found = []
+    for card in ("cuda:0", "cuda:1"):
+        source = ModelInMemory(model=small_model().to(card), processor=PROCESSOR)
+        segmenter = Segmenter(source, settings=settings)
+        found += [segmenter(block("transformers")).to_pylist() for _ in range(5)]
+    for rows in found[1:]:
+        for ours, theirs in zip(rows, found[0], strict=True):
+            assert ours["num_segments"] == theirs["num_segments"]
+            assert np.mean(id_map(ours) != id_map(theirs)) < 0.003
 
 
 @pytest.mark.parametrize("policy", ["record", "shrink", "tile"])
