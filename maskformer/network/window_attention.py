@@ -213,8 +213,8 @@ def _attention_in_pieces(
 ) -> Float[Tensor, "windows heads places head_channels"]:
     """Calls scaled_dot_product_attention for as many windows as its kernels take at once."""
     attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout)
-    # A compiled graph is for any number of windows: it has no pieces.
-    if torch.compiler.is_compiling() or len(query) <= _MOST_WINDOWS:
+    # A graph that is exported is for any number of windows: it has no pieces.
+    if torch.compiler.is_exporting() or query.shape[0] <= _MOST_WINDOWS:
         return attend(query, key, value, attn_mask=bias)
     pieces = [part.split(_MOST_WINDOWS) for part in (query, key, value)]
     biases = [bias] * len(pieces[0]) if len(bias) == 1 else bias.split(_MOST_WINDOWS)

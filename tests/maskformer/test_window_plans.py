@@ -53,10 +53,14 @@ def small_backbone():
     return SwinBackbone(MaskFormerSwinConfig(**SMALL)).eval()
 
 
-def test_attention_in_pieces_gives_the_numbers_of_one_call(small_backbone, monkeypatch):
+@pytest.mark.parametrize("is_compiling", [False, True], ids=["as it is", "as it is compiled"])
+def test_attention_in_pieces_gives_the_numbers_of_one_call(
+    small_backbone, monkeypatch, is_compiling
+):
     values = torch.randn(3, 3, 61, 45)
     whole = [each.detach() for each in small_backbone(values)]
     monkeypatch.setattr(window_attention, "_MOST_WINDOWS", 5)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: is_compiling)
     calls = []
     attention = functional.scaled_dot_product_attention
 
