@@ -126,5 +126,5 @@ def test_what_lies_beside_files_is_none(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
 def test_where_no_folder_can_be_made_the_user_is_told_so():
-    with pytest.raises(StorageFault, match="No folder can be made here.*allow"):
+    with pytest.raises(StorageFault, match=r"No folder can be made here.*allow"):
         Storage().write("/proc/none/file", b"data")
