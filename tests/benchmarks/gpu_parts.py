@@ -168,7 +168,7 @@ def training(folder: Path) -> dict[str, Any]:
         image_ids=["image"] * count,
         pixel_values=values.contiguous(memory_format=torch.channels_last),
         pixel_mask=torch.ones(count, *values.shape[2:], dtype=torch.bool, device=DEVICE),
-        mask_labels=[IdMap(map=id_map, ids=ids) for id_map in id_maps],
+        mask_labels=[IdMap(map=id_map.int(), ids=ids) for id_map in id_maps],
         class_labels=[ids % model.config.num_labels] * count,
     )
     settings = OptimisationSettings(precision="bf16", learning_rate=1e-5, non_finite="skip")
