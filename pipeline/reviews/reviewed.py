@@ -137,10 +137,7 @@ def laid_revisions(
 
     Labels have the ids of this table, found by name where the review was of another one.
     """
-    content = table.spec()
-    if content is None:
-        raise FileNotFoundError(table.say_what_is_missing())
-    spec = TableSpec.of(content)
+    spec = TableSpec.of(table.existing_spec())
     listing = log.listing()
     newest = listing.newest()
     current = current_images(table, (key for key, _ in newest)) if newest else {}
