@@ -40,7 +40,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Regions:
     """An image's segments; in error where there are None."""
 
     shapes: Sequence[Shape] | None
@@ -48,7 +48,7 @@ class Drawn:
 
 
 def write_drawn_table(
-    folder: Path, images: Mapping[str, Drawn], *, labels: Sequence[str], **changes: Any
+    folder: Path, images: Mapping[str, Regions], *, labels: Sequence[str], **changes: Any
 ) -> TableStore:
     """A table of one unit over grey photographs beside it."""
     photos = folder.parent / "photos"
@@ -73,7 +73,7 @@ def write_drawn_table(
     return table
 
 
-def _image_row(name: str, drawn: Drawn, *, photos: Path, position: int) -> dict[str, Any]:
+def _image_row(name: str, drawn: Regions, *, photos: Path, position: int) -> dict[str, Any]:
     file = Storage().file(str(photos / name))
     is_ok = drawn.shapes is not None
     shapes = drawn.shapes or ()
@@ -89,7 +89,7 @@ def _image_row(name: str, drawn: Drawn, *, photos: Path, position: int) -> dict[
     }  # fmt: skip
 
 
-def _segment_rows(name: str, drawn: Drawn, *, labels: Sequence[str]) -> list[dict[str, Any]]:
+def _segment_rows(name: str, drawn: Regions, *, labels: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for number, shape in enumerate(drawn.shapes or (), 1):
         mask = shape.mask(drawn.size)

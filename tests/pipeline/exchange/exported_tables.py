@@ -226,6 +226,6 @@ def files_below(folder: Path) -> dict[str, bytes]:
     }
 
 
-def masks(segments: Iterable[list[Any]]) -> list[list[Any]]:
+def sure_masks(segments: Iterable[list[Any]]) -> list[list[Any]]:
     """Labels and run lengths, without areas."""
     return sorted(each[:2] for each in segments)

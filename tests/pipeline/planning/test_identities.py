@@ -20,11 +20,6 @@ SPEC = panoptic_spec("road", model_fingerprint="f")
 UNITS = UnitSettings(unit_images=2)
 
 
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), STORAGE)
-
-
 def plan_identities(corpus: str, table: TableStore, **options) -> Plan:
     return plan_corpus(corpus, table=table, spec=SPEC, reading=ReadSettings(**options), units=UNITS)
 

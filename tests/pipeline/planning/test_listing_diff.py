@@ -26,11 +26,6 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "_BATCH_ROWS", 3)
 
 
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), Storage())
-
-
 def write_version(root: Path, name: str, version: int) -> None:
     """Writes the same content and time for the same version, as where etags are hashes."""
     data = bytes(version)

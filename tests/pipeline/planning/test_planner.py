@@ -33,11 +33,6 @@ SPEC = panoptic_spec("road", model_fingerprint="f")
 SMALL = UnitSettings(unit_images=3, unit_bytes=10**6)
 
 
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), STORAGE)
-
-
 def plan_with(
     corpus: str, table: TableStore, *, units: UnitSettings = SMALL, limit: int | None = None
 ) -> Plan:

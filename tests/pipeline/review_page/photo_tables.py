@@ -25,7 +25,7 @@ READING = ReadSettings()
 HEIGHT, WIDTH = 60, 90
 
 
-def photo(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
+def box_photo(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
     """A sky over a field with a box: three regions with different colours in each image."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 2] = (90, 150, 240)
@@ -88,7 +88,7 @@ def write_corpus(
 ) -> None:
     """Writes photographs as a folder of files, one archive or one Parquet file."""
     names = names or [f"{number:03}.jpg" for number in range(count)]
-    photos = photos or [encoded(photo(number)) for number in range(count)]
+    photos = photos or [encoded(box_photo(number)) for number in range(count)]
     if kind == "files":
         for name, data in zip(names, photos, strict=True):
             storage.write(f"{place}/{name}", data)
@@ -139,14 +139,14 @@ def label_corpus(
         ]
         for position, image in enumerate(images):
             rows.append(
-                image_row(image, number=number, position=position, unit_id=unit.unit_id, spec=spec)
+                photo_row(image, number=number, position=position, unit_id=unit.unit_id, spec=spec)
             )
             number += 1
         commit(store, unit.unit_id, rows, spec=spec)
     return store
 
 
-def image_row(
+def photo_row(
     image: Any, *, number: int, position: int, unit_id: str, spec: TableSpec
 ) -> dict[str, Any]:
     row = {
