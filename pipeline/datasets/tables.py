@@ -100,7 +100,7 @@ def open_table(
     *,
     storage: Storage,
     reading: ReadSettings,
-    revisions: Revisions | None = None,
+    revisions: Revisions | None,
 ) -> LabelledImages:
     """Opens the images of a table whose latest row has no error, or those with a review.
 

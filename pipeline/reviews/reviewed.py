@@ -130,9 +130,7 @@ def stale_reviews(
     return found
 
 
-def laid_revisions(
-    table: TableStore, log: ReviewLog, *, on_stale: OnStale = lambda stale: None
-) -> Iterator[Revision]:
+def laid_revisions(table: TableStore, log: ReviewLog, *, on_stale: OnStale) -> Iterator[Revision]:
     """Reads the newest revision of each image of the table, if it counts.
 
     Labels have the ids of this table, found by name where the review was of another one.

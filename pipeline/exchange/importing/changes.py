@@ -51,8 +51,8 @@ def imported_state(
     spec: TableSpec,
     height: int,
     width: int,
-    left_out: frozenset[int] = frozenset(),
-    shown: Mapping[int, str] | None = None,
+    left_out: frozenset[int],
+    shown: Mapping[int, str] | None,
 ) -> ImportedState:
     """Returns the state that the masks of a file make of the segments before.
 
@@ -192,7 +192,12 @@ def _label(name: str, spec: TableSpec) -> dict[str, Any]:
 
 
 def _with_label(segment: ReviewedSegment, label: str, *, spec: TableSpec) -> ReviewedSegment:
-    unsure = {"score": None, "second_label_id": None, "second_label": None, "second_score": None}
+    unsure: dict[str, Any] = {
+        "score": None,
+        "second_label_id": None,
+        "second_label": None,
+        "second_score": None,
+    }
     return dataclasses.replace(segment, **_label(label, spec), **unsure)
 
 

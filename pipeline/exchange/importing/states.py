@@ -88,7 +88,7 @@ class TableStates:
     table: TableStore
     log: ReviewLog
     spec: TableSpec
-    ignores_reviews: bool = False
+    ignores_reviews: bool
     """True if the file was made of the model's segments alone."""
     _unit_id: str | None = None
     _unit: _UnitRows | None = None

@@ -54,7 +54,7 @@ def join_units(
     compacted: Mapping[str, int],
     table: TableStore,
     target_bytes: int,
-    on_unit: Callable[[], None] = lambda: None,
+    on_unit: Callable[[], None],
 ) -> Joined:
     """Writes the chosen units into new files, and the list of all units beside them.
 

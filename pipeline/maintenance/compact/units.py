@@ -79,7 +79,7 @@ def read_table(
 
 
 def compacted_rows(
-    table: TableStore, file: CompactedFile, *, segments: pa.Schema = SEGMENTS
+    table: TableStore, file: CompactedFile, *, segments: pa.Schema
 ) -> Iterator[UnitRows]:
     """Reads the units of a compacted file that have images, one after another.
 

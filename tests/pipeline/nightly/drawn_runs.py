@@ -38,7 +38,7 @@ def spec(labels: Sequence[str] = LABELS) -> TableSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawnImage:
-    """One drawn image: shares of its pixels by label, and a score for all segments."""
+    """A drawn image: shares of its pixels by label, and a score for all segments."""
 
     image_id: str
     shares: dict[int, float] = dataclasses.field(default_factory=lambda: {0: 0.5, 1: 0.45})

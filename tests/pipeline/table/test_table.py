@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import numpy as np
@@ -213,11 +213,8 @@ def test_of_two_runs_with_different_settings_that_start_at_once_one_is_refused(t
         except ValueError:
             refused.append(spec)
 
-    threads = [threading.Thread(target=create, args=(spec,)) for spec in specs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(specs)) as pool:
+        list(pool.map(create, specs))
     assert len(refused) == len(specs) - 1
     (kept,) = set(specs) - set(refused)
     table.check(kept)
