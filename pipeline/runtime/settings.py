@@ -162,7 +162,7 @@ def _spelled_out(
         word = rest.pop(0)
         if not word.startswith("--"):
             if not names:
-                raise WrongUsage(f"no option stands before {word}, to which it belongs; see --help")
+                raise WrongUsage(_stray(word, options=options, words=words))
             word = f"--{names.pop(0)}={word}"
         head, equals, text = word.partition("=")
         field, dot, key = head.partition(".")
@@ -179,6 +179,14 @@ def _spelled_out(
             value = f"[{value}]"
         (configs if name == CONFIG else others).append(f"--{name}{dot}{key}={value}")
     return configs + others
+
+
+def _stray(word: str, *, options: Mapping[str, Option], words: Sequence[str]) -> str:
+    """Words the message for a word that belongs to no option; names the option likely meant."""
+    given = {option_name(each.partition("=")[0]) for each in words if each.startswith("--")}
+    missing = [name for name, option in options.items() if option.is_required and name not in given]
+    guess = f"did you mean --{missing[0]} {word}?" if missing else "see --help"
+    return f"no option stands before {word}, to which it belongs; {guess}"
 
 
 def _next_value(rest: list[str], *, option: Option | None) -> str | None:

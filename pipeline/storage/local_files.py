@@ -177,7 +177,10 @@ def _file(path: str, status: os.stat_result) -> File | None:
 def _replaced(path: str) -> Iterator[Any]:
     """Opens a file beside another, and puts it in its place once it is on the disk."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # the answer of /proc, which takes no folder
+        raise PermissionError(errno.EACCES, "No folder can be made here", path) from error
     beside = _draft(target)
     try:
         with open(beside, "wb") as file:

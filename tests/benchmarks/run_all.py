@@ -7,6 +7,7 @@ does not end in time leaves a row that says so, and the others still run.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER.parent)]
@@ -63,25 +66,37 @@ def programs() -> Iterator[str]:
 
 
 def run(name: str, *, seconds: float) -> Measured:
-    """Runs a program of this folder; ends it after so many seconds."""
+    """Runs a program of this folder; ends it after so many seconds, with all that it started."""
     command = [sys.executable, str(FOLDER / f"{name}.py")]
     began = time.monotonic()
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        outcome, output = f"not ended after {seconds / 60:.0f} min", ""
-    else:
-        outcome, output = outcome_of(ran), ran.stdout
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        try:
+            output, errors = program.communicate(timeout=seconds)
+            outcome = outcome_of(program.returncode, output, errors)
+        except subprocess.TimeoutExpired:
+            outcome = f"not ended after {seconds / 60:.0f} min"
+            _end(program.pid)
+            output, _ = program.communicate()
     return Measured(
         name=name, seconds=time.monotonic() - began, outcome=outcome, figures=figures_of(output)
     )
 
 
-def outcome_of(ran: subprocess.CompletedProcess[str]) -> str:
+def _end(pid: int) -> None:
+    """Ends a process and those below it, which would disturb the next program."""
+    program = psutil.Process(pid)
+    for process in [*program.children(recursive=True), program]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def outcome_of(exit_code: int, output: str, errors: str) -> str:
     """Returns "held", the line that begins with "skipped", or the last line of an error."""
-    if ran.returncode:
-        return (ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"])[-1][:200]
-    skipped = [line for line in ran.stdout.splitlines() if line.startswith("skipped")]
+    if exit_code:
+        return (errors.strip().splitlines() or [f"exit code {exit_code}"])[-1][:200]
+    skipped = [line for line in output.splitlines() if line.startswith("skipped")]
     return skipped[0] if skipped else "held"
 
 

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -17,6 +18,13 @@ def run_all(monkeypatch: pytest.MonkeyPatch):
     del sys.modules["run_all"]
 
 
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.mark.parametrize(
     ("program", "outcome", "figures"),
     [
@@ -28,15 +36,26 @@ def run_all(monkeypatch: pytest.MonkeyPatch):
         ("print('{\"a\": 3}'); assert 3 < 2, 'too many'", "AssertionError: too many", {"": "a 3"}),
         ("print('skipped: there is no GPU here')", "skipped: there is no GPU here", {}),
         ("import sys; sys.exit(3)", "exit code 3", {}),
-        ("while True: pass", "not ended after 0 min", {}),
+        (
+            """
+import pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+pathlib.Path(__file__).with_name("pid").write_text(str(child.pid))
+print('{"a": 3}', flush=True)
+child.wait()
+""",
+            "not ended after 0 min",
+            {"": "a 3"},
+        ),
     ],
 )
 def test_each_program_has_its_rows(run_all, tmp_path, monkeypatch, program, outcome, figures):
     monkeypatch.setattr(run_all, "FOLDER", tmp_path)
     (tmp_path / "x.py").write_text(program)
-    measured = run_all.run("x", seconds=0.5 if "while" in program else 60)
+    measured = run_all.run("x", seconds=2 if "while" in program else 60)
     assert (measured.outcome, measured.figures) == (outcome, figures)
     assert measured.is_good == (outcome == "held" or outcome.startswith("skipped"))
+    assert not (tmp_path / "pid").exists() or has_ended(int((tmp_path / "pid").read_text()))
     assert f"| `x` | | {figures.get('', '')} | {outcome} |" in run_all.table([measured])
 
 

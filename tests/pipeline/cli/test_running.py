@@ -99,6 +99,7 @@ def test_a_bug_is_no_wrong_usage(monkeypatch, capfd):
         (["label", "--corpus=c"], "maskformer label: --table, --model must be given"),
         (["train", "--recip=x"], "did you mean --recipe?"),
         (["nightly", "--help_al"], "did you mean --help_all?"),
+        (["label", "photos"], "before photos, to which it belongs; did you mean --corpus photos?"),
         (["verify"], "verify: TABLE must be given"),
         (["verify", "a", "b"], "no option stands before b"),
         (["lable"], "maskformer: there is no command lable; did you mean label?"),

@@ -122,3 +122,9 @@ def test_what_lies_beside_files_is_none(tmp_path):
     put(tmp_path, {"a.jpg": b"1"})
     assert [file.uri for file in STORAGE.files(str(tmp_path))] == [str(tmp_path / "a.jpg")]
     assert STORAGE.file(str(tmp_path / "pipe.jpg")) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+def test_where_no_folder_can_be_made_the_user_is_told_so():
+    with pytest.raises(StorageFault, match=r"No folder can be made here.*allow"):
+        Storage().write("/proc/none/file", b"data")
