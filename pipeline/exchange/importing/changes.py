@@ -192,13 +192,8 @@ def _label(name: str, spec: TableSpec) -> dict[str, Any]:
 
 
 def _with_label(segment: ReviewedSegment, label: str, *, spec: TableSpec) -> ReviewedSegment:
-    unsure: dict[str, Any] = {
-        "score": None,
-        "second_label_id": None,
-        "second_label": None,
-        "second_score": None,
-    }
-    return dataclasses.replace(segment, **_label(label, spec), **unsure)
+    sure = dataclasses.replace(segment, second_label_id=None, second_label=None, second_score=None)
+    return dataclasses.replace(sure, score=None, **_label(label, spec))
 
 
 def _segment_to_join(
