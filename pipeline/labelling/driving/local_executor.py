@@ -10,7 +10,7 @@ from pipeline.labelling.driving.deadline import DeadlineAdmission
 from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.local_children import LocalChildren
 from pipeline.labelling.driving.local_workers import LocalWorkers
-from pipeline.labelling.driving.unit_pass import PassResult, Progress, UnitPass
+from pipeline.labelling.driving.unit_pass import PassResult, RunLink, UnitPass
 from pipeline.labelling.failures.poison import AttemptTracker, IsolationContext
 from pipeline.runtime.machines import Machines, this_machine
 from pipeline.runtime.remote_objects import LocalObject, RemoteObject
@@ -30,7 +30,7 @@ class LocalExecutor:
             self._admission = LocalObject(DeadlineAdmission(job.deadline))
 
     def run_pass(
-        self, units: Mapping[str, Unit], *, progress: Progress, isolation: IsolationContext | None
+        self, units: Mapping[str, Unit], *, link: RunLink, isolation: IsolationContext | None
     ) -> PassResult:
         workers = LocalWorkers(
             units,
@@ -41,4 +41,4 @@ class LocalExecutor:
             attempts=self.attempts,
             admission=self._admission,
         )
-        return UnitPass(workers, job=self._job, progress=progress, isolation=isolation).run()
+        return UnitPass(workers, job=self._job, link=link, isolation=isolation).run()

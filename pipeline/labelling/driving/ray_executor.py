@@ -10,7 +10,7 @@ from pipeline.labelling.driving.operators import start_attempt_tracker
 from pipeline.labelling.driving.ray_dataset import TaskSource
 from pipeline.labelling.driving.ray_workers import RayWorkers, SharedActors, UnitWork
 from pipeline.labelling.driving.sub_drivers import SharedPass
-from pipeline.labelling.driving.unit_pass import PassResult, Progress, UnitPass
+from pipeline.labelling.driving.unit_pass import PassResult, RunLink, UnitPass
 from pipeline.labelling.driving.unit_queue import StoredUnits
 from pipeline.labelling.failures.poison import IsolationContext
 from pipeline.runtime.machines import Machines
@@ -38,7 +38,7 @@ class RayExecutor:
         )
 
     def run_pass(
-        self, units: Mapping[str, Unit], *, progress: Progress, isolation: IsolationContext | None
+        self, units: Mapping[str, Unit], *, link: RunLink, isolation: IsolationContext | None
     ) -> PassResult:
         gpus = self.machines.most_actors * self.machines.actor_gpus
         groups = () if isolation is not None else node_groups(most_gpus=gpus)
@@ -51,7 +51,7 @@ class RayExecutor:
                 num_images=num_images,
                 job=self._job,
                 actors=self._actors,
-                progress=progress,
+                link=link,
             ).run()
         work = UnitWork(
             source=TaskSource.of(stored), unit_ids=lambda: units.keys(), num_images=num_images
@@ -59,7 +59,7 @@ class RayExecutor:
         return UnitPass(
             RayWorkers(work, job=self._job, actors=self._actors),
             job=self._job,
-            progress=progress,
+            link=link,
             isolation=isolation,
         ).run()
 

@@ -19,7 +19,7 @@ import ray
 from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.ray_dataset import TaskSource
 from pipeline.labelling.driving.ray_workers import RayWorkers, SharedActors, UnitWork
-from pipeline.labelling.driving.unit_pass import PassResult, Progress, UnitPass
+from pipeline.labelling.driving.unit_pass import PassResult, RunLink, UnitPass
 from pipeline.labelling.driving.unit_queue import (
     OpenTicket,
     OpenUnit,
@@ -80,7 +80,7 @@ class SubDriver:
         self._pass = UnitPass(
             RayWorkers(unit_work, job=work.job, actors=work.actors, group=work.group),
             job=work.job,
-            progress=Progress(stats=self._stats, is_to_go_on=self._goes_on),
+            link=RunLink(stats=self._stats, is_to_go_on=self._goes_on),
             isolation=None,
         )
 
@@ -145,15 +145,15 @@ class SharedPass:
         num_images: int,
         job: LabellingJob,
         actors: SharedActors,
-        progress: Progress,
+        link: RunLink,
     ) -> None:
         """Takes what `run` needs; see `UnitPass`."""
         self._units, self._groups, self._num_images = units, groups, num_images
         # The model's files are in the object store already.
         self._job = dataclasses.replace(job, model_files={})
         self._actors = actors
-        self._stats, self._is_to_go_on = progress.stats, progress.is_to_go_on
-        self._before = copy.deepcopy(progress.stats)
+        self._stats, self._is_to_go_on = link.stats, link.is_to_go_on
+        self._before = copy.deepcopy(link.stats)
         self._dispenser = _DISPENSER.options(
             label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         ).remote(units.rows)

@@ -109,7 +109,7 @@ class PassResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class RunLink:
     """The link between a pass and its run, while the pass is under way."""
 
     stats: RunStats
@@ -126,12 +126,12 @@ class UnitPass:
         workers: Workers,
         *,
         job: LabellingJob,
-        progress: Progress,
+        link: RunLink,
         isolation: IsolationContext | None,
     ) -> None:
         """Takes images that end processes, in a pass that looks for them; None in others."""
         self._workers, self._job, self._isolation = workers, job, isolation
-        self._stats, self._is_to_go_on = progress.stats, progress.is_to_go_on
+        self._stats, self._is_to_go_on = link.stats, link.is_to_go_on
         self._collected: dict[str, UnitReceipts] = collections.defaultdict(UnitReceipts)
         self._commits: dict[Any, str] = {}
         self._looked_at_commits = 0.0

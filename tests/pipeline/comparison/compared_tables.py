@@ -1,6 +1,5 @@
 """Pairs of small tables whose segments are drawn by hand."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_image, encode_table
 from corpora import put
-from drawn_labels import encode_image
 from specs import panoptic_spec
 
 from maskformer import encode_mask
@@ -67,9 +65,8 @@ def write_drawn_table(
         row for name, drawn in images.items() for row in _segment_rows(name, drawn, labels=labels)
     ]
     for part, schema, these in (("segments", SEGMENTS, segments), ("images", IMAGES, rows)):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(these, schema=schema), buffer)
-        table.storage.write(table.file(part, "u.parquet"), buffer.getvalue())
+        content = encode_table(pa.Table.from_pylist(these, schema=schema))
+        table.storage.write(table.file(part, "u.parquet"), content)
     return table
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from as_files import encode_image
 from compared_tables import Regions, Shape, write_drawn_table
 from corpora import parquet, put, tar
-from drawn_labels import encode_image, scenes
+from drawn_labels import scenes
 from small_tables import finish, settled
 
 from pipeline.cli.running import run_job

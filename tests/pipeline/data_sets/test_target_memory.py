@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import put
-from drawn_labels import LABELS, encode_image
+from drawn_labels import LABELS
 from PIL import Image
 from pycocotools import mask as coco
 

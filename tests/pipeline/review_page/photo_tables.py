@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_image, encode_table
 from drawn_tables import commit
 from PIL import Image
 from specs import panoptic_spec
@@ -36,9 +36,7 @@ def box_photo(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> Image
 
 
 def encoded(image: Image.Image, *, kind: str = "JPEG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encode_image(image, kind, **options)
 
 
 def ids_of(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -101,10 +99,8 @@ def write_corpus(
                 archive.addfile(member, io.BytesIO(data))
         storage.write(f"{place}/shard.tar", buffer.getvalue())
     else:
-        buffer = io.BytesIO()
         rows = {"image": photos, "key": [Path(name).stem for name in names]}
-        pq.write_table(pa.table(rows), buffer, row_group_size=3)
-        storage.write(f"{place}/rows.parquet", buffer.getvalue())
+        storage.write(f"{place}/rows.parquet", encode_table(pa.table(rows), row_group_size=3))
 
 
 def label_corpus(

@@ -1,15 +1,14 @@
 """Tables open as plain datasets of done units, and never mix what made them."""
 
 import dataclasses
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from as_files import encode_table
 from specs import panoptic_spec
 
 from pipeline.storage import join
@@ -32,12 +31,6 @@ def table(place) -> TableStore:
     return TableStore(join(root, "table"), storage)
 
 
-def parquet_bytes(rows: list[dict], *, schema: pa.Schema) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
-    return buffer.getvalue()
-
-
 def write_raw_unit(
     table: TableStore, unit: str, *, parts: tuple[str, ...] = ("segments", "images")
 ):
@@ -47,9 +40,8 @@ def write_raw_unit(
     }
     for part in parts:
         content, schema = rows[part]
-        table.storage.write(
-            table.file(part, f"{unit}.parquet"), parquet_bytes(content, schema=schema)
-        )
+        file = encode_table(pa.Table.from_pylist(content, schema=schema))
+        table.storage.write(table.file(part, f"{unit}.parquet"), file)
 
 
 def test_only_units_that_are_done_are_seen(table):
