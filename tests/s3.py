@@ -21,7 +21,7 @@ KEY, SECRET = "test-access-key-4711", "test-secret-that-must-not-leak-0815"
 
 @dataclass(frozen=True, kw_only=True)
 class S3Server:
-    """Where it listens, and the variables that a client needs."""
+    """The address of a server, and the variables that a client needs."""
 
     endpoint_url: str
 

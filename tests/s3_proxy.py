@@ -59,7 +59,7 @@ class Request:
 
 @dataclass
 class S3Proxy:
-    """What it does, and what it has done so far; the fields may be changed while it runs."""
+    """A proxy's orders, which may be changed while it runs, and what it has done so far."""
 
     server: S3Server
     rate: float = 0.0
@@ -86,7 +86,7 @@ class S3Proxy:
         return {**self.server.environment, "AWS_ENDPOINT_URL": self.endpoint_url}
 
     def fault(self, request: Request) -> str | None:
-        """What happens to a request."""
+        """Returns what happens to a request."""
         if self.rejects(request):
             return "expired"
         drawn = random.Random(f"{self.seed}-{request.number}")
@@ -135,7 +135,7 @@ class _Broken(OSError):
 
 
 class _Connection:
-    """One connection of a client, and the one to the server that belongs to it."""
+    """A client's connection, and the one to the server that belongs to it."""
 
     def __init__(
         self, proxy: S3Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -6,7 +6,7 @@ from pipeline.table.store import TableSpec
 
 
 def panoptic_spec(*labels: str, **changes: Any) -> TableSpec:
-    """That of a panoptic run with the default thresholds, which knows these labels."""
+    """Returns that of a panoptic run with the default thresholds, which knows these labels."""
     fields: dict[str, Any] = {
         "model_fingerprint": "f" * 64,
         "task": "panoptic",

@@ -224,9 +224,9 @@ def save_checkpoint(
     model: nn.Module,
     folder: str | Path,
     *,
-    state_dict: Mapping[str, Tensor] | None = None,
-    max_shard_size: int | str = "50GB",
-    as_safetensors: bool = True,
+    state_dict: Mapping[str, Tensor] | None,
+    max_shard_size: int | str,
+    as_safetensors: bool,
 ) -> None:
     """Writes the weights with all that transformers looks for, each file whole or not at all.
 

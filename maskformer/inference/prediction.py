@@ -27,7 +27,7 @@ class ImagePrediction:
     """The size of the image in the padded input; None where masks are resized to the target
     directly."""
     padded_size: HeightWidth | None
-    is_mirrored: bool = False
+    is_mirrored: bool
 
     @property
     def num_labels(self) -> int:

@@ -11,7 +11,7 @@ States = Float[Tensor, "batch tokens channels"]
 _FEW_SCORES = 2**18
 
 
-def xavier(transformer: nn.Module, *, gain: float = 1.0) -> None:
+def xavier(transformer: nn.Module, *, gain: float) -> None:
     """Initialises the matrices of a transformer as the published code does.
 
     There query, key and value are one matrix of three times as many rows, which narrows Xavier's

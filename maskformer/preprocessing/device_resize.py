@@ -50,7 +50,7 @@ def resize_bytes(
     pixels: UInt8[Tensor, "batch old_height old_width channels"],
     *,
     size: HeightWidth,
-    resample: int = Image.Resampling.BILINEAR,
+    resample: int,
 ) -> UInt8[Tensor, "batch {size[0]} {size[1]} channels"]:
     """Returns the images at `size`, with the bytes of Pillow's `resize`.
 

@@ -28,7 +28,7 @@ def entry_of(name_or_folder: str) -> Entry | None:
     return MODELS.get(name_or_folder)
 
 
-def known_things(labels: Sequence[str], *, hub_id: str = "") -> frozenset[int] | None:
+def known_things(labels: Sequence[str], *, hub_id: str) -> frozenset[int] | None:
     """The things of a published model, known by its labels or by its name on the hub; None of
     others.
 

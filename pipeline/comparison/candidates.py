@@ -90,7 +90,7 @@ def read_rows(
     database: ScratchDatabase,
     *,
     reviewed: Mapping[str, str],
-    on_images: Callable[[int], object] = lambda count: None,
+    on_images: Callable[[int], object],
 ) -> None:
     """Reads the latest rows into the database, without images in error and those reviewed.
 

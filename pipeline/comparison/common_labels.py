@@ -1,12 +1,9 @@
 """Matches the labels of two tables by name: their models may number them differently."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-from pipeline.table.store import TableStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +47,3 @@ def common_labels(first: Sequence[str], second: Sequence[str]) -> CommonLabels:
         first=np.array([place[name] for name in first], np.int64),
         second=np.array([place[name] for name in second], np.int64),
     )
-
-
-def spec_of(table: TableStore) -> Mapping[str, Any]:
-    """Returns `_table.json`.
-
-    Raises:
-        ValueError: there is no such table.
-    """
-    spec = table.spec()
-    if spec is None:
-        raise ValueError(table.say_what_is_missing())
-    return spec

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from pipeline.comparison.agreement import Agreement, measure_agreement
-from pipeline.comparison.common_labels import CommonLabels, spec_of
+from pipeline.comparison.common_labels import CommonLabels
 from pipeline.comparison.pairs import pairs_of_files, spread_rows
 from pipeline.runtime.progress import ImageCount, ProgressDisplay
 from pipeline.runtime.run_stats import RunStats
@@ -26,7 +26,7 @@ def measured_tables(
     Raises:
         ValueError: a row has a label that its table does not know, or is no mask.
     """
-    may_overlap = any(spec_of(table)["task"] == "instance" for table in (first, second))
+    may_overlap = any(table.existing_spec()["task"] == "instance" for table in (first, second))
     measure = partial(measure_agreement, labels=labels, may_overlap=may_overlap)
     # Of the images to compare there are as many as in the larger table, which the other may share.
     counts = [table.dataset("images", IMAGES).count_rows() for table in (first, second)]

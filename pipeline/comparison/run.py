@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.comparison.agreement import AGREEMENT
-from pipeline.comparison.common_labels import common_labels, spec_of
+from pipeline.comparison.common_labels import common_labels
 from pipeline.comparison.measuring import measured_tables
 from pipeline.comparison.page import ComparisonPage, headline, render_comparison, summary
 from pipeline.comparison.pictures import draw_triples
@@ -70,7 +70,7 @@ def compare(first: TableStore, second: TableStore, *, settings: CompareSettings)
     Raises:
         ValueError: one of them is no table, they share no label, or no image could be compared.
     """
-    specs = spec_of(first), spec_of(second)
+    specs = first.existing_spec(), second.existing_spec()
     labels = common_labels(specs[0]["labels"], specs[1]["labels"])
     storage = second.storage
     output = storage.absolute(settings.output)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.comparison import candidates
 from pipeline.comparison.agreement import AGREEMENT
-from pipeline.comparison.common_labels import common_labels, spec_of
+from pipeline.comparison.common_labels import common_labels
 from pipeline.comparison.measuring import measured_tables
 from pipeline.comparison.queue import Chosen, queue_rows, write_queue
 from pipeline.comparison.settings import SelectSettings
@@ -64,7 +64,7 @@ def select(table: TableStore, *, settings: SelectSettings) -> list[Chosen]:
     Raises:
         ValueError: there is no such table, or no image to choose.
     """
-    spec_of(table)
+    table.existing_spec()
     stats = RunStats()
     extent = ImageCount(num_images=table.dataset("images", IMAGES).count_rows())
     with scratch_database() as database:
@@ -135,7 +135,7 @@ def _agreement(table: TableStore, settings: SelectSettings) -> Iterator[pa.Recor
         yield from _written_agreement(table.storage, settings.agreement)
         return
     other = TableStore(str(settings.table_b), table.storage)
-    labels = common_labels(spec_of(table)["labels"], spec_of(other)["labels"])
+    labels = common_labels(table.existing_spec()["labels"], other.existing_spec()["labels"])
     for found in measured_tables(table, other, labels=labels):
         yield from found.rows.to_batches()
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.runtime.bounds import check_at_least
 from pipeline.storage import Storage
 
 
@@ -22,10 +23,8 @@ class CompareSettings:
     """Most encoded bytes to read for one picture."""
 
     def __post_init__(self) -> None:
-        if self.worst < 0:
-            raise ValueError(f"worst must be at least 0, got {self.worst}")
-        if self.picture_bytes < 1:
-            raise ValueError(f"picture_bytes must be at least 1, got {self.picture_bytes}")
+        check_at_least(0, self, "worst")
+        check_at_least(1, self, "picture_bytes")
 
 
 COMPARE = (CompareSettings, Storage)
@@ -62,10 +61,7 @@ class SelectSettings:
     def __post_init__(self) -> None:
         if not self.output.endswith(".parquet"):
             raise ValueError(f"output must end with .parquet, got {self.output}")
-        for name in ("count", "per_label"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(1, self, "count", "per_label")
         others = [name for name in ("agreement", "table_b") if getattr(self, name) is not None]
         if self.by == "disagree" and len(others) != 1:
             raise ValueError("--by disagree needs one of --agreement and --table_b")

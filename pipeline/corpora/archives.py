@@ -33,7 +33,7 @@ _LONGEST_RECORDS_BYTES = 2**22
 class ArchiveDamage(Exception):
     """The archive is damaged from `offset` on; all before it was read."""
 
-    def __init__(self, offset: int, message: str, truncated: bool = False) -> None:
+    def __init__(self, offset: int, message: str, truncated: bool) -> None:
         super().__init__(offset, message, truncated)
         self.offset = offset
         """Start of the first member that is incomplete, in the uncompressed tar."""
@@ -59,7 +59,7 @@ class Member:
     kind: Literal["file", "partial", "hard link", "symbolic link", "other"]
     """A partial file is sparse, or continues one from another volume; a link's data are elsewhere;
     `other` are directories, devices and the like."""
-    target: str = ""
+    target: str
     """Target of a link, as written: a member's name for a hard link, a path from the link's own
     folder for a symbolic one."""
 

@@ -62,7 +62,7 @@ class ManifestEntry:
     """Its row in the manifest, as `line 3`."""
     uri: str | None
     """None where the row has no readable location."""
-    image_id: str | None = None
+    image_id: str | None
     part: Slice | None = None
     """None where the whole file is meant."""
 
@@ -72,7 +72,7 @@ class Manifest:
     """A file that names images."""
 
     entries: Iterator[ManifestEntry]
-    notice: str | None = None
+    notice: str | None
     """A remark for people on how it is read."""
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.corpora.endings import IMAGE_ENDINGS
+from pipeline.runtime.bounds import check_above_zero, check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,7 @@ class ReadSettings:
     JPEGs on the GPU, to pixels that differ a little."""
 
     def __post_init__(self) -> None:
-        for name in ("max_image_bytes", "max_image_pixels", "image_memory_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.image_seconds <= 0:
-            raise ValueError(f"image_seconds must be above 0, got {self.image_seconds}")
+        check_at_least(1, self, "max_image_bytes", "max_image_pixels", "image_memory_bytes")
+        check_above_zero(self, "image_seconds")
         if not self.image_members:
             raise ValueError("image_members must name at least one extension, as jpg")

@@ -66,7 +66,7 @@ class LabelledImages:
     reading: ReadSettings
     values: LabelValues | None = None
     """The rule by which its label maps are read; None without label maps."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     """Lines for people on decisions made and images left out while it was opened."""
 
     def __len__(self) -> int:

@@ -107,7 +107,7 @@ def maps_dataset(
     segments: Truth | None = None,
     storage: Storage,
     reading: ReadSettings,
-    notes: Iterable[str] = (),
+    notes: Iterable[str],
 ) -> LabelledImages:
     """Makes the data set of rows with maps: of segment ids, read by `segments`, or of labels."""
     if segments is not None:

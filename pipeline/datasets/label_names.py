@@ -44,7 +44,7 @@ class LabelNames:
 
     labels: Labels
     values: LabelValues
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     """Lines for people on decisions made."""
 
 

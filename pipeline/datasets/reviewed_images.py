@@ -43,7 +43,7 @@ def choose_reviewed(
     table: TableStore,
     reviewed: Reviewed | None,
     reviews: str | None,
-    revisions: Revisions | None = None,
+    revisions: Revisions | None,
 ) -> ChosenImages:
     """Chooses among images of a table without error.
 

@@ -38,7 +38,7 @@ _SHARDS_AT_ONCE = 16
 class DescribedMapTruth:
     """Reads maps of segment ids, and their `segments_info` in a JSON or a Parquet cell."""
 
-    label_values: tuple[int, ...] | None = None
+    label_values: tuple[int, ...] | None
     """The value of each label in `segments_info`, by label id; None where they are the ids."""
 
     def target(self, row: Mapping[str, Any], *, labels: Labels, storage: Storage) -> Target:

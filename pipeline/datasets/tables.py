@@ -100,7 +100,7 @@ def open_table(
     *,
     storage: Storage,
     reading: ReadSettings,
-    revisions: Revisions | None = None,
+    revisions: Revisions | None,
 ) -> LabelledImages:
     """Opens the images of a table whose latest row has no error, or those with a review.
 
@@ -108,15 +108,14 @@ def open_table(
         revisions: as in `open_labelled`.
 
     Raises:
+        NoTable: there is no table.
         LabelError: a photograph is not what it was when it was segmented, or there is no image to
             take.
     """
     settings.refuse("images", "maps", because="segment tables")
     refuse_label_map_settings(settings, because="segment tables")
     store = TableStore(settings.dataset, storage)
-    spec = store.spec()
-    if spec is None:
-        raise LabelError(store.say_what_is_missing())
+    spec = store.existing_spec()
     rows = latest_images(store.uri, storage=storage).read_all().to_pylist()
     units = store.segment_files()
     rows = [row for row in rows if row["status"] == "ok"]

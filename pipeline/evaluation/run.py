@@ -160,9 +160,8 @@ def _refuse_to_resize(settings: Settings) -> None:
 def _of_table(settings: Settings) -> _Prepared:
     wanted, segmenting = settings.of(EvaluateSettings), settings.of(SegmentSettings)
     table = TableStore(str(wanted.table), settings.of(Storage).with_environment())
-    spec = table.spec()
-    if spec is None:
-        raise WrongUsage(f"{table.uri} is not a segment table: it has no _table.json")
+    with as_wrong_usage():
+        spec = table.existing_spec()
     if spec["task"] != segmenting.task:
         raise WrongUsage(
             f"{table.uri} holds {spec['task']} segments and needs --task {spec['task']}, got "

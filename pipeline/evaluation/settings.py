@@ -7,6 +7,7 @@ from pipeline.corpora.settings import ReadSettings
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.labelling.settings import SegmentSettings
 from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.bounds import check_at_least
 from pipeline.storage import Storage
 
 
@@ -28,10 +29,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.table is None):
             raise ValueError("give either --model or --table, and not both")
-        for name in ("limit", "worst_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(1, self, "limit", "worst_images")
 
 
 @dataclass(frozen=True, kw_only=True)

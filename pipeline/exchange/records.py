@@ -64,15 +64,15 @@ class ImageExport:
     """Its name in an archive."""
     segments: Sequence[ExportSegment]
     """In the order of their ids; empty for an image without segments."""
-    photo: bytes | None = None
+    photo: bytes | None
     """Encoded upright photograph; None with --images none, and where `linked` stands for it."""
-    linked: str | None = None
+    linked: str | None
     """File on this machine that a link in the export leads to."""
-    model: str = ""
+    model: str
     """Name and revision of the model that made the segments; empty where the table does not say."""
-    revision: int = 0
+    revision: int
     """Number of the review that the segments are of; 0 for the model's own."""
-    etag: str = ""
+    etag: str
     """Etag of the photograph, by which an import tells that it has changed since."""
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.corpora.settings import ReadSettings
+from pipeline.runtime.bounds import check_at_least, check_shares
 from pipeline.storage import Storage
 
 FormatName = Literal[
@@ -61,10 +62,8 @@ class ExportSettings:
     """Licence of the exported data, for the files that have a place for it, as cc-by-4.0."""
 
     def __post_init__(self) -> None:
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score must be in [0, 1], got {self.min_score}")
-        if self.shard_images is not None and self.shard_images < 1:
-            raise ValueError(f"shard_images must be at least 1, got {self.shard_images}")
+        check_shares(self, "min_score")
+        check_at_least(1, self, "shard_images")
         if self.reviews is not None and self.reviewed == "ignore":
             raise ValueError("reviews has no effect with --reviewed ignore; leave one out")
         has_addresses = self.format == "label_studio"

@@ -6,6 +6,7 @@ from typing import Literal
 from pipeline.corpora.settings import ReadSettings
 from pipeline.planning.settings import UnitSettings
 from pipeline.runtime.actor_settings import ActorSettings
+from pipeline.runtime.bounds import check_above_zero, check_at_least, check_shares
 from pipeline.storage import Storage
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -42,10 +43,8 @@ class LabelSettings:
     """Plan, time a few images, forecast the run, write nothing."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}")
-        if not 0 <= self.error_budget <= 1:
-            raise ValueError(f"error_budget must be in [0, 1], got {self.error_budget}")
+        check_at_least(1, self, "limit")
+        check_shares(self, "error_budget")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +93,11 @@ class SegmentSettings:
     """An image that takes longer in the model, or after it, is an error."""
 
     def __post_init__(self) -> None:
+        check_shares(self, *_DEFAULTS)
+        check_at_least(1, self, "batch_pixels")
+        check_above_zero(self, "segment_seconds")
         for name in _DEFAULTS:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
-            if value is not None and self.task == "semantic":
+            if getattr(self, name) is not None and self.task == "semantic":
                 raise ValueError(f"{name} has no effect on the task semantic; leave it out")
         if self.label_ids_to_fuse is not None and self.task != "panoptic":
             raise ValueError(
@@ -106,14 +105,10 @@ class SegmentSettings:
             )
         if self.compile_cache is not None and self.task == "instance":
             raise ValueError("compile_cache has no effect on the task instance; leave it out")
-        if self.batch_pixels is not None and self.batch_pixels < 1:
-            raise ValueError(f"batch_pixels must be at least 1, got {self.batch_pixels}")
         if self.engine == "onnx" and self.precision != "fp32":
             raise ValueError(
                 f"engine onnx computes in fp32 alone, got precision {self.precision}; leave one out"
             )
-        if self.segment_seconds <= 0:
-            raise ValueError(f"segment_seconds must be above 0, got {self.segment_seconds}")
 
     def check_actors(self, *, actor_gpus: float) -> None:
         """Raises ValueError where a setting is for other actors: with GPUs, or without."""

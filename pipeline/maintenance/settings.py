@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.runtime.bounds import check_at_least
 from pipeline.storage import Storage
 
 
@@ -25,10 +26,7 @@ class VerifySettings:
     def __post_init__(self) -> None:
         if not 0 < self.sample <= 1:
             raise ValueError(f"sample must be in (0, 1], got {self.sample}")
-        for name in ("examples", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(1, self, "examples", "num_threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +45,7 @@ class CompactSettings:
     """Folder of the table's reviews, if they are not in the table."""
 
     def __post_init__(self) -> None:
-        if self.target_bytes < 1:
-            raise ValueError(f"target_bytes must be at least 1, got {self.target_bytes}")
+        check_at_least(1, self, "target_bytes")
         days = self.remove_units_after_days
         if days is not None and days < 1:
             raise ValueError(

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from pipeline.labelling.driving.deadline import moment
 from pipeline.labelling.settings import PARTS as LABELLING
+from pipeline.runtime.bounds import check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,8 @@ class NightlySettings:
     """Age from which a lock that is not renewed counts as left by a dead run."""
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 2:
-            raise ValueError(f"max_attempts must be at least 2, got {self.max_attempts}")
-        if self.settle_minutes < 0:
-            raise ValueError(f"settle_minutes must not be below 0, got {self.settle_minutes}")
+        check_at_least(2, self, "max_attempts")
+        check_at_least(0, self, "settle_minutes")
         if self.success_marker is not None and (
             not self.success_marker or "/" in self.success_marker
         ):
@@ -78,10 +77,8 @@ class ReportSettings:
     """Timeout of one request to the webhook; there are three attempts."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and value < 0:
-                raise ValueError(f"{field.name} must not be below 0, got {value}")
+        numbers = (f.name for f in fields(self) if isinstance(getattr(self, f.name), int | float))
+        check_at_least(0, self, *numbers)
         if self.drift_alarm < self.drift_watch:
             raise ValueError(
                 f"drift_alarm must not be below drift_watch, got {self.drift_alarm} and "

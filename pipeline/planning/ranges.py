@@ -18,7 +18,7 @@ class _Range:
 class Ranges:
     """A set of parts of sources."""
 
-    def __init__(self, sources: Iterable[Source] = ()) -> None:
+    def __init__(self, sources: Iterable[Source]) -> None:
         self._held: dict[tuple[str, str], list[_Range]] = defaultdict(list)
         self.add(sources)
 

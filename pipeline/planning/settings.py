@@ -3,6 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+from pipeline.runtime.bounds import check_at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSettings:
@@ -14,6 +16,4 @@ class UnitSettings:
     """Most bytes of a unit; larger tars and Parquet files are cut into several."""
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least(1, self, *(field.name for field in dataclasses.fields(self)))

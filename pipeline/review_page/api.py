@@ -62,7 +62,7 @@ class PageApi:
         *,
         loaded: "asyncio.Future[None]",
         reviewer: str | None,
-        reviewer_header: str | None = None,
+        reviewer_header: str | None,
     ) -> None:
         """Takes a view, and what is done when its index is read.
 

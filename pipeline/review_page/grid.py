@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.review_page.index import EVERYTHING, ScoreRange, TableIndex
+from pipeline.review_page.index import ScoreRange, TableIndex
 from pipeline.review_page.reviewed_state import ReviewedState
 
 _OPTIONAL = {"queue": "rank", "disagreement": "disagreement"}
@@ -18,15 +18,15 @@ _OPTIONAL = {"queue": "rank", "disagreement": "disagreement"}
 class GridQuery:
     """The filters, the order and the part of the images that the grid asks for."""
 
-    sort: str = "name"
-    descending: bool = False
-    label_id: int | None = None
-    scores: ScoreRange = EVERYTHING
+    sort: str
+    descending: bool
+    label_id: int | None
+    scores: ScoreRange
     """Of a segment of the label; without a label, the mean score of the image."""
-    states: tuple[str, ...] = ()
-    reviewer: str | None = None
-    offset: int = 0
-    limit: int = 100
+    states: tuple[str, ...]
+    reviewer: str | None
+    offset: int
+    limit: int
 
 
 class ImageGrid:

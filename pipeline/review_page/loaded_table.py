@@ -24,7 +24,7 @@ class LoadedTable:
     index: TableIndex
     state: ReviewedState
     grid: ImageGrid
-    queue_missing: int = 0
+    queue_missing: int
     """Number of images of the queue that the table lacks or has in error."""
 
 
@@ -36,8 +36,8 @@ class TableLoader:
     spec: TableSpec
     log: ReviewLog
     storage: Storage
-    queue: str | None = None
-    agreement: str | None = None
+    queue: str | None
+    agreement: str | None
 
     def version(self) -> str:
         """Returns a text that changes with each unit that is done; lists names and reads no rows.

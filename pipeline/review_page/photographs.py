@@ -20,9 +20,7 @@ class PhotographError(Exception):
 class PhotographReader:
     """Finds and reads photographs of a table's rows; may be used by several threads."""
 
-    def __init__(
-        self, *, storage: Storage, reading: ReadSettings, image_root: str | None = None
-    ) -> None:
+    def __init__(self, *, storage: Storage, reading: ReadSettings, image_root: str | None) -> None:
         self._storage, self._reading = storage, reading
         self._has_moved = image_root is not None
         self._parts = ImageParts(storage=storage, reading=reading, image_root=image_root)

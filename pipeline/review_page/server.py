@@ -51,16 +51,13 @@ def _run(settings: Settings, *, review: ReviewSettings | None) -> int:
 
 
 def _opened(settings: Settings, *, review: ReviewSettings | None) -> TableView:
-    try:
-        with as_wrong_usage():
-            return TableView(
-                settings.of(ViewSettings),
-                review,
-                storage=settings.of(Storage).with_environment(),
-                reading=settings.of(ReadSettings),
-            )
-    except FileNotFoundError as error:
-        raise WrongUsage(str(error)) from error
+    with as_wrong_usage():
+        return TableView(
+            settings.of(ViewSettings),
+            review,
+            storage=settings.of(Storage).with_environment(),
+            reading=settings.of(ReadSettings),
+        )
 
 
 def reviewer_name(review: ReviewSettings | None) -> str | None:

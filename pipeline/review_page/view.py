@@ -50,7 +50,7 @@ class TableView:
         """Opens the table; `load` reads its index.
 
         Raises:
-            FileNotFoundError: there is no table.
+            NoTable: there is no table.
             ValueError: its `_table.json` is of another version.
         """
         self.settings, self.review, self.reading = settings, review, reading
@@ -58,10 +58,7 @@ class TableView:
         seconds = min(storage.storage_seconds, _LONGEST_WAIT_SECONDS)
         self.storage = dataclasses.replace(storage, storage_seconds=seconds)
         self.table = TableStore(settings.table, self.storage)
-        content = self.table.spec()
-        if content is None:
-            raise FileNotFoundError(self.table.say_what_is_missing())
-        self.spec = TableSpec.of(content)
+        self.spec = TableSpec.of(self.table.existing_spec())
         self.log = ReviewLog.of_table(
             self.table.uri, reviews=settings.reviews, storage=self.storage
         )

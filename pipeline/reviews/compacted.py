@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,8 @@ import pyarrow.parquet as pq
 from pipeline.corpora.parquet import read_parquet
 from pipeline.reviews.revision import Revision, review_key, revision_of
 from pipeline.storage import Storage, join
-from pipeline.table.compacted import pointer_file, pointer_generations
+from pipeline.table.compacted import newest_pointer, pointer_file
 
-_ATTEMPTS = 5
 _BATCH_ROWS = 256
 
 
@@ -69,15 +69,8 @@ class JoinedRevisions:
 
 def read_reviews_pointer(reviews: str, *, storage: Storage) -> ReviewsPointer:
     """Reads the pointer in force."""
-    for _ in range(_ATTEMPTS):
-        generations = pointer_generations(reviews, storage=storage)
-        if not generations:
-            return ReviewsPointer()
-        try:
-            return pointer_of_reviews(reviews, max(generations), storage=storage)
-        except FileNotFoundError:  # a later one was written, and this one removed
-            continue
-    raise FileNotFoundError(f"the pointers of {reviews} vanish while they are read")
+    read = partial(pointer_of_reviews, reviews, storage=storage)
+    return newest_pointer(reviews, read, storage=storage) or ReviewsPointer()
 
 
 def pointer_of_reviews(reviews: str, generation: int, *, storage: Storage) -> ReviewsPointer:

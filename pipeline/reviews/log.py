@@ -105,7 +105,10 @@ class ReviewLog:
 
     def numbers(self, image_id: str) -> list[int]:
         """Returns the numbers of an image's revisions, ascending."""
-        return sorted(self._numbers(image_id))
+        key = review_key(image_id)
+        files = self.storage.files(join(self.uri, LOG, key))
+        own = {_place(file.uri)[1] for file in files if is_revision_file(file.uri)}
+        return sorted(own | {*self.joined().places.get(key, {})})
 
     def latest(self, image_id: str) -> Revision | None:
         """Returns the newest revision of an image, None where there is none."""
@@ -188,12 +191,6 @@ class ReviewLog:
         listing = self.listing()
         yield from self.revisions(listing.newest(), listing=listing)
 
-    def all_revisions(self) -> Iterator[Revision]:
-        """Reads every revision of every image once, in no particular order."""
-        listing = self.listing()
-        every = ((key, number) for key, found in listing.numbers().items() for number in found)
-        yield from self.revisions(every, listing=listing)
-
     def revisions(
         self, wanted: Iterable[tuple[str, int]], *, listing: LogListing
     ) -> Iterator[Revision]:
@@ -223,12 +220,6 @@ class ReviewLog:
                 continue
             return self._joined
         raise FileNotFoundError(f"the joined files of {self.uri} vanish while they are read")
-
-    def _numbers(self, image_id: str) -> set[int]:
-        key = review_key(image_id)
-        files = self.storage.files(join(self.uri, LOG, key))
-        own = {_place(file.uri)[1] for file in files if is_revision_file(file.uri)}
-        return own | {*self.joined().places.get(key, {})}
 
     def _read_moved(self, uri: str) -> Revision:
         """Reads a revision's own file, or the joined file that it was put into meanwhile."""

@@ -72,9 +72,7 @@ def model_state(table: TableStore, image_id: str) -> ModelState:
     if row is None or row["status"] != "ok":
         state = "is in error" if row else "is not in the table"
         raise KeyError(f"{image_id} {state}, {table.uri}: only images without error are reviewed")
-    content = table.spec()
-    assert content is not None, "a table with rows has a spec"
-    spec = TableSpec.of(content)
+    spec = TableSpec.of(table.existing_spec())
     return ModelState(
         image_id=image_id,
         unit_id=row["unit_id"],

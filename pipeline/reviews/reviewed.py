@@ -130,17 +130,12 @@ def stale_reviews(
     return found
 
 
-def laid_revisions(
-    table: TableStore, log: ReviewLog, *, on_stale: OnStale = lambda stale: None
-) -> Iterator[Revision]:
+def laid_revisions(table: TableStore, log: ReviewLog, *, on_stale: OnStale) -> Iterator[Revision]:
     """Reads the newest revision of each image of the table, if it counts.
 
     Labels have the ids of this table, found by name where the review was of another one.
     """
-    content = table.spec()
-    if content is None:
-        raise FileNotFoundError(table.say_what_is_missing())
-    spec = TableSpec.of(content)
+    spec = TableSpec.of(table.existing_spec())
     listing = log.listing()
     newest = listing.newest()
     current = current_images(table, (key for key, _ in newest)) if newest else {}

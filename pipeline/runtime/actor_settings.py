@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipeline.runtime.bounds import check_above_zero, check_at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActorSettings:
@@ -25,10 +27,8 @@ class ActorSettings:
     less where the object store has no room for them."""
 
     def __post_init__(self) -> None:
-        for name in ("num_actors", "actor_gpus", "actor_cpus", "reader_cpus", "block_images"):
-            value = getattr(self, name)
-            if value is not None and (value < 0 or (value == 0 and name != "actor_gpus")):
-                raise ValueError(f"{name} must be above 0, got {value}")
+        check_above_zero(self, "num_actors", "actor_cpus", "reader_cpus", "block_images")
+        check_at_least(0, self, "actor_gpus")
 
     def reader_cpus_beside(self, *, actor_gpus: float) -> float:
         """Returns the CPUs of a reading task; beside a GPU it decodes all the time."""

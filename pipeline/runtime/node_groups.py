@@ -18,7 +18,7 @@ _GROUP_GPUS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class NodePart:
-    """One of so many equal parts of a node's resources, by number from 0."""
+    """A share of a node: the part of this number, from 0, of so many equal ones."""
 
     number: int = 0
     of: int = 1

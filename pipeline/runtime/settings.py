@@ -89,7 +89,7 @@ def parse(
 def resolved_yaml(
     kinds: Sequence[type],
     *,
-    arguments: Sequence[str] | None = None,
+    arguments: Sequence[str] | None,
     positional: Sequence[str] = (),
     preset: Mapping[str, Any] | None = None,
 ) -> str:

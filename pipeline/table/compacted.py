@@ -11,14 +11,20 @@ one pointer is in every later one. A reader that lists the units' own files firs
 pointer afterwards therefore sees each done unit once, whatever is joined or removed meanwhile.
 """
 
+import contextlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.storage import Storage, join
+
+T = TypeVar("T")
 
 FOLDER = "_compacted"
 UNITS = pa.schema([("unit_id", pa.string()), ("file", pa.int32())])
@@ -76,15 +82,20 @@ def pointer_generations(table: str, *, storage: Storage) -> dict[int, float]:
 
 def read_pointer(table: str, *, storage: Storage) -> Pointer:
     """Reads the pointer in force."""
+    read = partial(pointer_of, table, storage=storage)
+    return newest_pointer(table, read, storage=storage) or Pointer()
+
+
+def newest_pointer(folder: str, read: Callable[[int], T], *, storage: Storage) -> T | None:
+    """Reads the pointer in force, of a table or of its reviews; None where there is none."""
     for _ in range(_ATTEMPTS):
-        generations = pointer_generations(table, storage=storage)
+        generations = pointer_generations(folder, storage=storage)
         if not generations:
-            return Pointer()
-        try:
-            return pointer_of(table, max(generations), storage=storage)
-        except FileNotFoundError:  # superseded long ago, and removed since the listing
-            continue
-    raise FileNotFoundError(f"the pointers in {join(table, FOLDER)} vanish while they are read")
+            return None
+        # One that was superseded long ago may have been removed since the listing.
+        with contextlib.suppress(FileNotFoundError):
+            return read(max(generations))
+    raise FileNotFoundError(f"the pointers in {join(folder, FOLDER)} vanish while they are read")
 
 
 def pointer_of(table: str, generation: int, *, storage: Storage) -> Pointer:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGES", "SEGMENTS", "TableSpec", "TableStore", "decode_rle", "images", "segments"]
 
+
+class NoTable(FileNotFoundError, ValueError):
+    """There is no segment table at a location."""
+
+
 SCHEMA_VERSION = 2
 """Of new tables. Tables of schema 1 lack the second labels, and are continued without them."""
 
@@ -201,6 +206,18 @@ class TableStore:
         except FileNotFoundError:
             return None
 
+    def existing_spec(self) -> dict[str, Any]:
+        """Returns `_table.json`.
+
+        Raises:
+            NoTable: there is none; says what is there instead.
+        """
+        spec = self.spec()
+        if spec is None:
+            nothing = describe_nothing_at(self.uri, storage=self.storage)
+            raise NoTable(f"{self.uri} is no segment table: {nothing or 'it has no _table.json'}")
+        return spec
+
     def check(self, spec: TableSpec) -> None:
         """Raises ValueError with the difference if the table was made with other settings."""
         there = self.spec()
@@ -298,17 +315,15 @@ class TableStore:
         found |= {unit: own.get(unit) for unit in done.own}
         return {unit: file for unit, file in found.items() if file is not None}
 
-    def say_what_is_missing(self) -> str:
-        """Says, where there is no table, what is at its place instead."""
-        nothing = describe_nothing_at(self.uri, storage=self.storage)
-        return f"{self.uri} is no segment table: {nothing or 'it has no _table.json'}"
-
     def dataset(self, part: Literal["segments", "images"], schema: pa.Schema) -> "ds.Dataset":
-        """Opens one part of the table; FileNotFoundError if there is no table."""
+        """Opens one part of the table.
+
+        Raises:
+            NoTable: there is no table.
+        """
         import pyarrow.dataset as ds  # here, since it imports pandas: 0.4 s of a process
 
-        if self.spec() is None:
-            raise FileNotFoundError(self.say_what_is_missing())
+        self.existing_spec()
         fs, root = self.storage.filesystem(self.uri)
         files = [join(root, name) for name in self.units().file_names(part)]
         if not files:

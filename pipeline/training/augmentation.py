@@ -117,128 +117,93 @@ def augment(
     Args:
         label_of: the label of each id, for the rule about crops of one label.
     """
+    drawing = _Drawing(settings=settings, label_of=label_of, random=random)
     if settings.crop_range is not None:
-        view = _cropped_between_resizes(view, settings=settings, label_of=label_of, random=random)
+        view = drawing.cropped_between_resizes(view)
     elif settings.scale_jitter is not None:
-        view = view.resized(_jittered_size(view.size, settings=settings, random=random))
+        view = drawing.jittered(view)
     elif settings.short_edges:
-        view = view.resized(
-            _drawn_size(view.size, settings.short_edges, max_edge=settings.max_edge, random=random)
-        )
+        view = drawing.resized(view, settings.short_edges, max_edge=settings.max_edge)
     else:
         view = view.resized(processor.resized_size(view.size))
-    if settings.crop is not None:
-        crop = settings.crop
-        view = _cropped(
-            view, draw_size=lambda: crop, settings=settings, label_of=label_of, random=random
-        )
+    if (crop := settings.crop) is not None:
+        view = drawing.cropped(view, draw_size=lambda: crop)
     if settings.colour_jitter:
         pixels = np.ascontiguousarray(view.pixels.permute(1, 2, 0).numpy())
         jittered = torch.tensor(colour_jitter(pixels, random=random))
         view = replace(view, pixels=jittered.permute(2, 0, 1))
     if settings.flip and random.random() < 0.5:
         view = view.mirrored()
-    return _padded(view, size=settings.crop) if settings.pad_to_crop and settings.crop else view
+    return _padded(view, size=crop) if settings.pad_to_crop and crop else view
 
 
-def _cropped_between_resizes(
-    view: View,
-    *,
-    settings: Augmentation,
-    label_of: Int64[np.ndarray, " ids"],
-    random: np.random.Generator,
-) -> View:
-    """Crops between two resizes in half of the cases, as DETR does, and resizes in the others."""
-    assert settings.crop_range is not None
-    low, high = settings.crop_range
-    if random.random() < 0.5:
-        view = view.resized(
-            _drawn_size(view.size, settings.crop_short_edges, max_edge=None, random=random)
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """Resizes and crops views to sizes and places that it draws."""
 
-        def draw_size() -> tuple[int, int]:
-            height, width = (
-                int(random.integers(min(side, low), min(side, high) + 1)) for side in view.size
-            )
-            return height, width
+    settings: Augmentation
+    label_of: Int64[np.ndarray, " ids"]
+    random: np.random.Generator
 
-        cropped = _cropped(
-            view, draw_size=draw_size, settings=settings, label_of=label_of, random=random
-        )
-    else:
-        cropped = view
-    return cropped.resized(
-        _drawn_size(cropped.size, settings.short_edges, max_edge=settings.max_edge, random=random)
-    )
+    def cropped_between_resizes(self, view: View) -> View:
+        """Crops between two resizes in half of the cases, as DETR does; resizes in the others."""
+        assert self.settings.crop_range is not None
+        low, high = self.settings.crop_range
+        if self.random.random() < 0.5:
+            view = self.resized(view, self.settings.crop_short_edges, max_edge=None)
 
+            def draw_size() -> tuple[int, int]:
+                height, width = (
+                    int(self.random.integers(min(side, low), min(side, high) + 1))
+                    for side in view.size
+                )
+                return height, width
 
-def _drawn_size(
-    size: tuple[int, int],
-    short_edges: tuple[int, ...],
-    *,
-    max_edge: int | None,
-    random: np.random.Generator,
-) -> tuple[int, int]:
-    """Draws one of the short edges; returns the size with it and the same aspect ratio."""
-    short_edge = short_edges[int(random.integers(len(short_edges)))]
-    scale = short_edge / min(size)
-    if max_edge is not None:
-        scale = min(scale, max_edge / max(size))
-    return _scaled(size, scale)
+            view = self.cropped(view, draw_size=draw_size)
+        return self.resized(view, self.settings.short_edges, max_edge=self.settings.max_edge)
 
+    def resized(self, view: View, short_edges: tuple[int, ...], *, max_edge: int | None) -> View:
+        """Draws one of the short edges; the aspect ratio stays."""
+        short_edge = short_edges[int(self.random.integers(len(short_edges)))]
+        scale = short_edge / min(view.size)
+        if max_edge is not None:
+            scale = min(scale, max_edge / max(view.size))
+        return _scaled(view, scale)
 
-def _jittered_size(
-    size: tuple[int, int], *, settings: Augmentation, random: np.random.Generator
-) -> tuple[int, int]:
-    assert settings.scale_jitter is not None
-    assert settings.crop is not None
-    factor = random.uniform(*settings.scale_jitter)
-    height, width = size
-    fitting = min(settings.crop[0] / height, settings.crop[1] / width)
-    return _scaled(size, fitting * factor)
+    def jittered(self, view: View) -> View:
+        """Fits the view into the crop, times a drawn factor."""
+        assert self.settings.scale_jitter is not None
+        assert self.settings.crop is not None
+        factor = self.random.uniform(*self.settings.scale_jitter)
+        crop, size = self.settings.crop, view.size
+        return _scaled(view, min(crop[0] / size[0], crop[1] / size[1]) * factor)
 
+    def cropped(self, view: View, *, draw_size: Callable[[], tuple[int, int]]) -> View:
+        """Crops so that no label fills too much of it; after ten tries takes the last crop."""
+        for _ in range(_TRIES):
+            height, width = (min(pair) for pair in zip(draw_size(), view.size, strict=True))
+            top = int(self.random.integers(view.size[0] - height + 1))
+            left = int(self.random.integers(view.size[1] - width + 1))
+            if self._is_varied(view.ids[top : top + height, left : left + width]):
+                break
+        return view.cropped(top=top, left=left, height=height, width=width)
 
-def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    height, width = (max(int(side * scale + 0.5), 1) for side in size)
-    return height, width
-
-
-def _cropped(
-    view: View,
-    *,
-    draw_size: Callable[[], tuple[int, int]],
-    settings: Augmentation,
-    label_of: Int64[np.ndarray, " ids"],
-    random: np.random.Generator,
-) -> View:
-    """Crops so that no label fills too much of the crop; after ten tries takes the last crop."""
-    for _ in range(_TRIES):
-        height, width = (min(pair) for pair in zip(draw_size(), view.size, strict=True))
-        top = int(random.integers(view.size[0] - height + 1))
-        left = int(random.integers(view.size[1] - width + 1))
-        ids = view.ids[top : top + height, left : left + width]
-        max_share = settings.single_category_max_area
-        if max_share == 1 or _is_varied(ids, label_of=label_of, max_share=max_share):
-            break
-    return view.cropped(top=top, left=left, height=height, width=width)
+    def _is_varied(self, ids: Integer[Tensor, "height width"]) -> bool:
+        """True if there are two labels and none exceeds its share; void does not count."""
+        if (max_share := self.settings.single_category_max_area) == 1:
+            return True
+        of_id = np.bincount(ids.flatten().numpy(), minlength=len(self.label_of))
+        is_label = self.label_of >= 0
+        of_label = np.bincount(self.label_of[is_label], weights=of_id[is_label])
+        return bool((of_label > 0).sum() > 1 and of_label.max() < max_share * of_label.sum())
 
 
-def _is_varied(
-    ids: Integer[Tensor, "height width"],
-    *,
-    label_of: Int64[np.ndarray, " ids"],
-    max_share: float,
-) -> bool:
-    """True if there are two labels and none exceeds its share; void does not count."""
-    of_id = np.bincount(ids.flatten().numpy(), minlength=len(label_of))
-    is_label = label_of >= 0
-    of_label = np.bincount(label_of[is_label], weights=of_id[is_label])
-    return bool((of_label > 0).sum() > 1 and of_label.max() < max_share * of_label.sum())
+def _scaled(view: View, scale: float) -> View:
+    height, width = (max(int(side * scale + 0.5), 1) for side in view.size)
+    return view.resized((height, width))
 
 
 def _padded(view: View, *, size: tuple[int, int]) -> View:
     """Pads below and to the right to at least `size`, with grey and void."""
     below, right = (max(wanted - side, 0) for wanted, side in zip(size, view.size, strict=True))
-    if not below and not right:
-        return view
-    return view.padded(below=below, right=right)
+    return view.padded(below=below, right=right) if below or right else view

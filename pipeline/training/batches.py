@@ -26,7 +26,7 @@ class TrainingSample:
     """Masks of the pixels' size; 0 in a map is in no mask."""
     class_labels: Int64[Tensor, " masks"]
     """The label of each mask."""
-    valid: Bool[Tensor, "height width"] | None = None
+    valid: Bool[Tensor, "height width"] | None
     """False for ignored pixels; None where none are ignored."""
 
 

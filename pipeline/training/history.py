@@ -102,7 +102,7 @@ def format_line(line: Line) -> str:
         metrics = [(name, value) for name, value in line.items() if name not in ("step", "kind")]
         scores = (f"{name} {_number(value)}" for name, value in metrics[:_SHOWN])
         return f"{step}  validation: {', '.join(scores)}"
-    # Those of the last layer, whose names have no number; metrics.jsonl has all.
+    # The last layer's are enough here: their names have no number. metrics.jsonl has all.
     of_last = [(name, value) for name, value in line["losses"].items() if not name[-1].isdigit()]
     losses = ", ".join(f"{name} {_number(value)}" for name, value in of_last)
     skipped = f", {count(line['left_out'], 'step')} skipped" if line["left_out"] else ""

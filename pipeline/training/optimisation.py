@@ -18,9 +18,10 @@ from pipeline.training.settings import OptimisationSettings
 
 _BACKBONE = "pixel_level_module.encoder."
 _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "position_embeddings")
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.modules.batchnorm._NormBase)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_NORMS = (*_BATCH_NORMS, *_INSTANCE_NORMS, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 _MOST_SIZES = 24
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def rate_share(step: int, *, settings: OptimisationSettings) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pipeline.corpora.settings import ReadSettings
 from pipeline.datasets.settings import DatasetForm, DatasetSettings
+from pipeline.runtime.bounds import check_above_zero, check_at_least, check_shares
 from pipeline.storage import Storage
 from pipeline.training.recipes import Augmentation
 
@@ -33,9 +34,7 @@ class FinetuneSettings:
     """Steps between lines of metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "checkpoint_every", "keep_checkpoints", "log_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,20 +160,10 @@ class OptimisationSettings:
     without it what is float32 is exact."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "micro_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "backbone_rate", "warmup_steps", "power"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("warmup_share", "average_decay"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        check_at_least(1, self, "num_steps", "batch_size", "micro_batches")
+        check_above_zero(self, "learning_rate", "clip_norm")
+        check_at_least(0, self, "weight_decay", "backbone_rate", "warmup_steps", "power")
+        check_shares(self, "warmup_share", "average_decay")
         if bool(self.decay_steps) != (self.schedule == "steps"):
             raise ValueError(
                 "decay_steps belong to the schedule steps, and to no other: "
@@ -205,10 +194,8 @@ class ValidationSettings:
     """Number of worst images that are drawn for TensorBoard."""
 
     def __post_init__(self) -> None:
-        for name in ("validation_limit", "drawn_images"):
-            value = getattr(self, name)
-            if value is not None and value < (name == "validation_limit"):
-                raise ValueError(f"{name} must be above 0, got {value}")
+        check_above_zero(self, "validation_limit")
+        check_at_least(0, self, "drawn_images")
         if self.validation is None:
             for name in ("validation_images", "validation_maps", "validation_limit", "threshold",
                          "overlap_mask_area_threshold"):  # fmt: skip
@@ -235,12 +222,9 @@ class WorkerSettings:
     """Print where Ray's dashboard is; a cluster of this machine has one only then."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_workers", 1), ("loader_processes", 0), ("max_failures", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.worker_cpus is not None and not self.worker_cpus > 0:
-            raise ValueError(f"worker_cpus must be above 0, got {self.worker_cpus}")
+        check_at_least(1, self, "num_workers")
+        check_at_least(0, self, "loader_processes", "max_failures")
+        check_above_zero(self, "worker_cpus")
 
 
 PARTS = (

@@ -8,7 +8,7 @@ precision of the training, and in the memory that the training leaves.
 import math
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -120,7 +120,7 @@ class ValidationResult:
     metrics: Mapping[str, float]
     per_label: Mapping[str, float]
     """The main metric by label name; labels that no image shows are missing."""
-    worst: list[dict[str, Any]] = field(default_factory=list)
+    worst: list[dict[str, Any]]
 
 
 def validation_of(

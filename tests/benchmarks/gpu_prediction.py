@@ -77,7 +77,7 @@ COUNTED_BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a batch asks for."""
+    """The demands of a batch."""
 
     launches: int
     gpu_seconds: float

@@ -28,7 +28,7 @@ from machine import describe_machine
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What became of one program."""
+    """The end of one program."""
 
     name: str
     seconds: float

@@ -4,13 +4,13 @@ The runs do all that a job does to the storage, in this process and without a mo
 stage, commit, clear.
 """
 
-import io
 import threading
 import time
 from collections import Counter
 
 import pyarrow as pa
 import pytest
+from as_files import encode_image
 from PIL import Image
 from s3 import S3Server, storage_at
 from s3_proxy import s3_proxy
@@ -36,9 +36,8 @@ SPEC = panoptic_spec("road", "sky")
 def put_corpus(storage: Storage, root: str, *, number: int) -> set[str]:
     """Writes so many pictures; returns their names."""
     for index in range(number):
-        buffer = io.BytesIO()
-        Image.new("RGB", (24, 16), (index % 256, 0, 0)).save(buffer, "PNG")
-        storage.write(f"{root}/{index:04}.png", buffer.getvalue())
+        image = Image.new("RGB", (24, 16), (index % 256, 0, 0))
+        storage.write(f"{root}/{index:04}.png", encode_image(image))
     return {f"{index:04}.png" for index in range(number)}
 
 

@@ -1,7 +1,6 @@
 """Storage on an S3 server that fails: nothing is lost, mixed up or shown, and all is counted."""
 
 import random
-import threading
 import time
 import traceback
 from collections import Counter
@@ -324,11 +323,8 @@ def test_many_threads_whose_credentials_expire_renew_them_once(proxy, monkeypatc
 
     monkeypatch.setattr(type(fs), "set_session", counted)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    threads = [threading.Thread(target=s3_objects.S3Objects(fs).renew) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: s3_objects.S3Objects(fs).renew(), range(8)))
     assert sum(renewed) == 1
 
 

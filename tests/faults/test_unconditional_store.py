@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from s3 import KEY, SECRET, S3Server, rclone_server, storage_at
@@ -30,11 +31,8 @@ def race_for_new_object(storage: Storage, uri: str) -> list[bytes]:
         if storage.write_new(uri, data):
             won.append(data)
 
-    writers = [threading.Thread(target=write, args=(b"run-%d" % n,)) for n in range(_WRITERS)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(write, [b"run-%d" % n for n in range(_WRITERS)]))
     return won
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_image, encode_table
 from PIL import Image
 
 SIZES = ((48, 64), (64, 48), (40, 40))
@@ -26,14 +26,8 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(blocks).resize((width, height))
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def png(seed: int) -> bytes:
-    return encoded(picture(seed))
+    return encode_image(picture(seed))
 
 
 def plain_corpus(count: int) -> dict[str, bytes]:
@@ -47,17 +41,17 @@ def mixed_corpus(*, elsewhere: str) -> dict[str, bytes]:
     Args:
         elsewhere: location of `far.png`, which a manifest in the corpus names.
     """
-    label_map = encoded(Image.new("L", (64, 48), 3))
+    label_map = encode_image(Image.new("L", (64, 48), 3))
     return {
         "photos/000.png": png(0),
-        "photos/001.jpg": encoded(picture(1), "JPEG", quality=95),
-        "photos/deep/er.webp": encoded(picture(2), "WEBP", lossless=True),
+        "photos/001.jpg": encode_image(picture(1), "JPEG", quality=95),
+        "photos/deep/er.webp": encode_image(picture(2), "WEBP", lossless=True),
         "shards/a.tar": tar(
             {
                 "0001.png": label_map,
                 "0001.json": b"{}",
-                "0001.jpg": encoded(picture(3), "JPEG", quality=95),
-                "0002.jpg": encoded(picture(4), "JPEG", quality=95),
+                "0001.jpg": encode_image(picture(3), "JPEG", quality=95),
+                "0002.jpg": encode_image(picture(4), "JPEG", quality=95),
                 "sub/0003.png": png(5),
                 "notes.txt": b"no image",
             }
@@ -102,14 +96,14 @@ def bad_corpus() -> dict[str, bytes]:
     archive = tar({"0001.png": png(3), "0002.png": png(4), "0003.png": png(5)})
     return {
         "well/plain.png": png(0),
-        "well/8-bit.png": encoded(flat),
-        "well/16-bit.png": encoded(deep),
-        "well/first.png": encoded(first),
-        "well/animated.gif": encoded(first, "GIF", save_all=True, append_images=[second]),
-        "bad/truncated.jpg": encoded(picture(0), "JPEG", quality=95)[:-700],
+        "well/8-bit.png": encode_image(flat),
+        "well/16-bit.png": encode_image(deep),
+        "well/first.png": encode_image(first),
+        "well/animated.gif": encode_image(first, "GIF", save_all=True, append_images=[second]),
+        "bad/truncated.jpg": encode_image(picture(0), "JPEG", quality=95)[:-700],
         "bad/empty.jpg": b"",
         "bad/page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        "bad/bomb.png": encoded(Image.new("1", (14_000, 14_000))),
+        "bad/bomb.png": encode_image(Image.new("1", (14_000, 14_000))),
         "bad/cut.tar": archive[: second_end(archive)],
         "bad/list.jsonl": json.dumps({"uri": "gone.png"}).encode(),
     }
@@ -140,9 +134,7 @@ def parquet(images: Sequence[bytes]) -> bytes:
             ("caption", pa.string()),
         ]
     )
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
-    return buffer.getvalue()
+    return encode_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def written(folder: Path, files: Mapping[str, bytes]) -> Path:

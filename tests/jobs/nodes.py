@@ -2,8 +2,8 @@
 
     python nodes.py FOLDER [OPTIONS]
 
-Starts one node, with OPTIONS of `ray._private.parameter.RayParams` as JSON, and writes
-FOLDER/address. A second node comes when FOLDER/add appears, and goes at once when FOLDER/remove
+Starts one node, with OPTIONS of `Cluster.add_node` as JSON, and writes FOLDER/address. A second
+node comes when FOLDER/add appears, and goes at once when FOLDER/remove
 does; FOLDER/added and FOLDER/removed say so. Its processes have TEST_NODE=second in their
 environment.
 """

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from drawn import encoded
+from as_files import encode_image
 from PIL import Image
 
 POISON = {"PYTHONPATH": str(Path(__file__).parent / "poisoned")}
@@ -10,7 +10,7 @@ POISON = {"PYTHONPATH": str(Path(__file__).parent / "poisoned")}
 
 
 def solid(colour: tuple[int, int, int]) -> bytes:
-    return encoded(Image.new("RGB", (64, 48), colour))
+    return encode_image(Image.new("RGB", (64, 48), colour))
 
 
 DECODER_CRASHES = {"crash.png": (b"poison:crash\n", "DecoderCrashed")}

@@ -170,7 +170,7 @@ def _nodes(jobs: Jobs, folder: Path) -> Iterator[Nodes]:
         "dashboard_port": dashboard_port, "dashboard_agent_listen_port": agent_port,
     }  # fmt: skip
     moment = Moment(at="before segment", name="*", do="wait", node="second")
-    # And the first does not do it all before the second has begun.
+    # The first waits too: it would do it all before the second has begun.
     patience = Moment(at="before segment", name="*", do="wait", until=moment.flag)
     program = str(Path(__file__).with_name("nodes.py"))
     cluster = jobs.start_command(

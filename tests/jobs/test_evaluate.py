@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import SIZES, encoded, picture, tar, written
+from as_files import encode_image
+from drawn import SIZES, picture, tar, written
 from job_runs import ROOT, Ended, Here, Jobs, words
 from PIL import Image
 
@@ -41,8 +42,8 @@ def map_shard(count: int, **others: bytes) -> dict[str, bytes]:
     """A shard of photographs and label maps, with the names of the labels."""
     members = {}
     for seed in range(count):
-        members[f"{seed:03}.jpg"] = encoded(picture(seed), "JPEG")
-        members[f"{seed:03}.png"] = encoded(Image.fromarray(label_map(seed)))
+        members[f"{seed:03}.jpg"] = encode_image(picture(seed), "JPEG")
+        members[f"{seed:03}.png"] = encode_image(Image.fromarray(label_map(seed)))
     shard = tar(members | {name.replace("_", "."): data for name, data in others.items()})
     return {"all.tar": shard, "labels.json": json.dumps({"labels": LABELS}).encode()}
 
@@ -51,8 +52,8 @@ def labelled_segments() -> dict[str, bytes]:
     """A map of segment ids, with labels that are neither things nor stuff."""
     said = {"segments_info": [{"id": 1, "label_id": 0}]}
     members = {
-        "a.jpg": encoded(picture(0), "JPEG"),
-        "a.png": encoded(Image.new("L", (64, 48), 1)),
+        "a.jpg": encode_image(picture(0), "JPEG"),
+        "a.png": encode_image(Image.new("L", (64, 48), 1)),
         "a.json": json.dumps(said).encode(),
     }
     return {"all.tar": tar(members), "labels.json": json.dumps(LABELS).encode()}
@@ -93,7 +94,7 @@ def _augmented_score(model: Path, *, flip: bool) -> float:
     data_label_of = np.array([LABELS.index(name) for _, name in sorted(names.items())])
     metric = MeanIoU(len(LABELS), ignore_index=255)
     for seed in range(5):
-        photo = Image.open(io.BytesIO(encoded(picture(seed), "JPEG")))
+        photo = Image.open(io.BytesIO(encode_image(picture(seed), "JPEG")))
         metric.update(data_label_of[augmented(photo).numpy()], label_map(seed))
     return float(metric.compute()["miou"])
 
@@ -138,7 +139,8 @@ def test_what_is_wrong_beforehand_is_one_line(
 def test_data_that_turns_out_wrong_leaves_no_number(
     jobs: Jobs, tiny_model: Path, tmp_path: Path
 ) -> None:
-    wrong = {"b_jpg": encoded(picture(0), "JPEG"), "b_png": encoded(Image.new("L", (64, 48), 9))}
+    small_map = encode_image(Image.new("L", (64, 48), 9))
+    wrong = {"b_jpg": encode_image(picture(0), "JPEG"), "b_png": small_map}
     data = written(tmp_path / "data", map_shard(2, **wrong))
     usual = {"model": tiny_model, "dataset": data, "task": "semantic", "output": tmp_path / "out"}
     ended = evaluate_apart(jobs, **usual, num_actors=1).expect(2)

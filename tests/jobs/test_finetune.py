@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import transformers
 import yaml
-from drawn import encoded, tar, written
+from as_files import encode_image
+from drawn import tar, written
 from job_runs import ROOT, Ended, Here, Job, Jobs, Moment, Outcome, words
 from PIL import Image
 from s3 import KEY, SECRET, s3_server
@@ -44,8 +45,8 @@ def labelled(count: int, *, change: Mapping[str, Any] | None = None) -> dict[str
             ids[24 : 34 + scene, 2 + 15 * car : 12 + 15 * car] = 3 + car
             segments.append({"id": 3 + car, "label_id": 2})
         colours = np.random.default_rng(scene).integers(40, 255, (8, 3))
-        members[f"{scene}.png"] = encoded(Image.fromarray(ids))
-        members[f"{scene}.jpg"] = encoded(Image.fromarray(colours[ids].astype(np.uint8)), "JPEG")
+        members[f"{scene}.png"] = encode_image(Image.fromarray(ids))
+        members[f"{scene}.jpg"] = encode_image(colours[ids].astype(np.uint8), "JPEG")
         members[f"{scene}.json"] = json.dumps({"segments_info": segments}).encode()
     for name, said in (change or {}).items():
         members[name] = said if isinstance(said, bytes) else json.dumps(said).encode()
@@ -255,8 +256,8 @@ def test_what_a_worker_meets_and_would_meet_again_ends_the_run_at_once(
 ):
     """The model is checked by the first photograph, which is wide and fits; another is tall."""
     tall = {
-        "1.png": encoded(Image.new("L", (48, 64), 1)),
-        "1.jpg": encoded(Image.new("RGB", (48, 64)), "JPEG"),
+        "1.png": encode_image(Image.new("L", (48, 64), 1)),
+        "1.jpg": encode_image(Image.new("RGB", (48, 64)), "JPEG"),
         "1.json": {"segments_info": [{"id": 1, "label_id": 0}]},
     }
     written(tmp_path / "data", labelled(4, change=tall))

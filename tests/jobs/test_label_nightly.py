@@ -182,7 +182,7 @@ def test_a_config_says_what_it_is_for_and_is_understood(config: Path) -> None:
     [
         ("--deadline=late", "deadline must be a time such as 06:30 or a duration such as 6h"),
         ("--max_attempts=1", "max_attempts must be at least 2"),
-        ("--settle_minutes=-1", "settle_minutes must not be below 0"),
+        ("--settle_minutes=-1", "settle_minutes must be at least 0"),
         ("--success_marker=a/b", "success_marker must be a file's name"),
         ("--heartbeat_seconds=100", "at most a third of stale_seconds"),
     ],

@@ -1,13 +1,12 @@
 """A whole job with `--engine onnx`, on scenes that the sample model knows."""
 
-import io
 import json
 from pathlib import Path
 
 import pytest
+from as_files import encode_image
 from drawn import written
 from job_runs import Here, Jobs
-from PIL import Image
 from table_rows import rows_of
 
 from jobs import segment_corpus
@@ -18,9 +17,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def encoded_scene(index: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(draw_scene(index, seed=5).pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_image(draw_scene(index, seed=5).pixels)
 
 
 def test_a_job_with_onnx_labels_scenes_and_binds_its_table(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn import encoded, picture, png, written
+from as_files import encode_image
+from drawn import picture, png, written
 from job_runs import Jobs
 from poison import DECODER_CRASHES, HANGS, MEMORY, MORE_CRASHES, POISON, SEGMENTER_CRASHES
 from table_rows import rows_of
@@ -32,7 +33,7 @@ def damaged(data: bytes) -> bytes:
 
 
 def cut(kind: str) -> bytes:
-    data = encoded(picture(1), kind)
+    data = encode_image(picture(1), kind)
     return data[: 2 * len(data) // 3]
 
 

@@ -61,7 +61,7 @@ class PatchModel(nn.Module):
         )
 
 
-def photo(size: tuple[int, int], *, seed: int = 0) -> Image.Image:
+def scenery(size: tuple[int, int], *, seed: int = 0) -> Image.Image:
     """Colours that change slowly over the picture."""
     coarse = np.random.default_rng(seed).integers(0, 255, (9, 13, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)

@@ -118,6 +118,6 @@ def test_blocks_ask_for_fewer_launches_and_bytes(monkeypatch):
         model(values)  # makes what is kept
         counts.append(launches(lambda: model(values)))
         sizes.append(bytes_moved(lambda: model(values)))
-    # Of four blocks; copies of biases inside of CUDA's attention come to those that are gone.
+    # The model has four blocks. On a GPU, copies of biases inside of attention are gone as well.
     assert counts[1].total() <= counts[0].total() - 10
     assert sizes[1] < 0.92 * sizes[0]

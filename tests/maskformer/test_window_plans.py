@@ -1,6 +1,7 @@
 """Plans of windows are made once for a shape, spread over any batch, and kept within a bound."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -112,11 +113,8 @@ def test_bytes_are_counted_once_where_threads_make_the_same_plan():
         barrier.wait()
         return plan_of(400)
 
-    threads = [threading.Thread(target=cache.get, args=("k", make)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: cache.get("k", make), range(2)))
     assert cache.num_bytes == 400
 
 

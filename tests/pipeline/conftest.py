@@ -1,12 +1,14 @@
 """What the tests of the pipeline's parts share: storage without waits, and a real S3 server."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from s3 import S3Server, s3_server, storage_at
 
 import pipeline.storage.retries
 from pipeline.storage import Storage
+from pipeline.table.store import TableStore
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +37,9 @@ def place(request: pytest.FixtureRequest) -> tuple[Storage, str]:
         return Storage(), str(request.getfixturevalue("tmp_path") / "place")
     name = f"s3://test/{request.node.name.replace('[', '-').replace(']', '')}"
     return request.getfixturevalue("s3_storage"), name
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> TableStore:
+    """A place for a table, where nothing is yet; many files have a table of their own."""
+    return TableStore(str(tmp_path / "table"), Storage())

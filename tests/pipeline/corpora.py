@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
+from as_files import encode_image, encode_table
 
 
 def put(root: Path, files: Mapping[str, bytes]) -> str:
@@ -26,9 +25,7 @@ def picture(seed: int = 0, *, height: int = 36, width: int = 48, format: str = "
     generator = np.random.default_rng(seed)
     blocks = generator.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     pixels = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format)
-    return buffer.getvalue()
+    return encode_image(pixels, format)
 
 
 def tar(members: Iterable[tuple[str, bytes]], *, compressed: bool = False) -> bytes:
@@ -48,6 +45,4 @@ def parquet(columns: Mapping[str, list], *, rows_per_group: int = 4) -> bytes:
     arrays = {
         name: pa.array(values, None if values else pa.binary()) for name, values in columns.items()
     }
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(arrays), buffer, row_group_size=rows_per_group)
-    return buffer.getvalue()
+    return encode_table(pa.table(arrays), row_group_size=rows_per_group)

@@ -1,10 +1,9 @@
 """A segment table in which one photograph changed and was segmented again."""
 
-import io
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_table
 from corpora import put
 from drawn_labels import Scene, write_table
 from drawn_tables import plan, plan_unit
@@ -36,9 +35,8 @@ def table_with_a_change(folder: Path, *, drawn: list[Scene], status: str = "ok")
         ("segments", SEGMENTS, drawn_anew if status == "ok" else []),
         ("images", IMAGES, [changed]),
     ):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(these, schema=schema), buffer)
-        table.storage.write(table.file(part, "a.parquet"), buffer.getvalue())
+        content = encode_table(pa.Table.from_pylist(these, schema=schema))
+        table.storage.write(table.file(part, "a.parquet"), content)
     plan(table, [plan_unit("u", rows)], run_id="night-1", number=0)
     plan(table, [plan_unit("a", [changed])], run_id="night-2", number=1)
     return table

@@ -1,6 +1,5 @@
 """Drawn scenes with their truth, written down in every format that is read."""
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_image, encode_table
 from corpora import parquet, put, tar
 from PIL import Image
 from specs import panoptic_spec
@@ -66,13 +65,6 @@ def _scene(seed: int) -> Scene:
         ids=ids,
         label_of={1: 0, 2: 1, 3: 2, 4: 3, 5: 3},
     )
-
-
-def encode_image(image: Image.Image | np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 def names_json(**others: object) -> bytes:
@@ -240,9 +232,8 @@ def write_table(folder: Path, drawn: list[Scene]) -> str:
     ]
     rows = [row for scene in drawn for row in _segment_rows(scene)]
     for part, schema, these in (("segments", SEGMENTS, rows), ("images", IMAGES, images)):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(these, schema=schema), buffer)
-        store.storage.write(store.file(part, "u.parquet"), buffer.getvalue())
+        content = encode_table(pa.Table.from_pylist(these, schema=schema))
+        store.storage.write(store.file(part, "u.parquet"), content)
     return store.uri
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from as_files import encode_table
 from specs import panoptic_spec
 
 from maskformer import encode_segments
@@ -130,9 +131,8 @@ def rewrite(
     change(rows)
     said = {name.encode(): value for name, value in metadata.items()}
     schema = there.schema.with_metadata({**(there.schema.metadata or {}), **said})
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
-    table.storage.write(table.file(name), buffer.getvalue())
+    content = encode_table(pa.Table.from_pylist(rows, schema=schema))
+    table.storage.write(table.file(name), content)
 
 
 def assert_is_sound(table: TableStore) -> None:

@@ -1,10 +1,9 @@
 """Tables that tests fill without a model: plans as runs make them, rows that tell of images."""
 
-import io
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_table
 from specs import panoptic_spec
 
 from pipeline.corpora.reading import ReadSettings, read_source
@@ -71,11 +70,9 @@ def finish(
         ]
         files = []
         for content, schema in ((segments, SEGMENTS), (rows, IMAGES)):
-            buffer = io.BytesIO()
             rows_of_part = pa.Table.from_pylist(content, schema=schema)
             made_by = {**SPEC.file_metadata, "unit_id": unit.unit_id}
-            pq.write_table(rows_of_part.replace_schema_metadata(made_by), buffer)
-            files.append(buffer.getvalue())
+            files.append(encode_table(rows_of_part.replace_schema_metadata(made_by)))
         table.storage.write(table.file("segments", f"{unit.unit_id}.parquet"), files[0])
         table.finish(unit.unit_id, files[1])
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
@@ -88,6 +88,35 @@ def test_libraries_are_known_where_they_are_needed():
             assert name.parent == Path("pipeline/storage"), name
         if name.parts[0] == "pipeline" and "torch" in tops(path, at_start_only=True):
             assert path.stem in TORCH or name.parts[1] == "training", name
+
+
+def private_parts(tree: ast.AST) -> Iterator[str]:
+    """Yields the names with one underscore before them that code looks up in something."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (*str(node.module).split("."), *(alias.name for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in alias.name.split("."))
+
+
+def test_one_file_looks_inside_a_library():
+    trees = {path: ast.parse(path.read_text()) for path in FILES}
+    ours = {"_exit", "_typeshed"}  # of Python: to end a process at once, and for annotations
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                ours.add(node.name)
+            elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+                ours.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    found = {
+        (path.name, name)
+        for path, tree in trees.items()
+        for name in private_parts(tree)
+        if name.startswith("_") and not name.startswith("__") and name not in ours
+    }
+    assert found == {("inside_ray.py", "_private")}
 
 
 def module_of(path: Path) -> str:

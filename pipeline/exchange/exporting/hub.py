@@ -61,7 +61,8 @@ class Hub:
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
         names = [label.name for label in plan.labels]
-        described = {"info": {"features": _features(names)}}
+        features = {name: _feature(name, kind, names) for name, kind in _COLUMNS.items()}
+        described = {"info": {"features": features}}
         self._schema = pa.schema([*_COLUMNS.items()], {"huggingface": json.dumps(described)})
         self._open: dict[str, _Shard] = {}
         self._numbers: Counter[str] = Counter()
@@ -111,7 +112,7 @@ class Hub:
             **({} if self._plan.licence is None else {"license": self._plan.licence}),
             "task_categories": ["image-segmentation"],
             "dataset_info": {
-                "features": _card_features(names),
+                "features": [_card_feature(*each, names) for each in _COLUMNS.items()],
                 "splits": [
                     {
                         "name": split,
@@ -189,12 +190,8 @@ def _segment(segment: ExportSegment) -> dict[str, Any]:
     }
 
 
-def _features(names: list[str]) -> dict[str, Any]:
-    """Describes the columns as the metadata of the files do."""
-    return {name: _feature(name, kind, names) for name, kind in _COLUMNS.items()}
-
-
 def _feature(name: str, kind: pa.DataType, names: list[str]) -> Any:
+    """Describes a column as the metadata of the files do."""
     if name == "category_id":
         return {"names": names, "_type": "ClassLabel"}
     if kind == _IMAGE:
@@ -207,12 +204,8 @@ def _feature(name: str, kind: pa.DataType, names: list[str]) -> Any:
     return {"dtype": _NAMES[kind], "_type": "Value"}
 
 
-def _card_features(names: list[str]) -> list[dict[str, Any]]:
-    """Describes the columns as the head of a README does."""
-    return [_card_feature(name, kind, names) for name, kind in _COLUMNS.items()]
-
-
 def _card_feature(name: str, kind: pa.DataType, names: list[str]) -> dict[str, Any]:
+    """Describes a column as the head of a README does."""
     if name == "category_id":
         labels = {str(index): label for index, label in enumerate(names)}
         return {"name": name, "dtype": {"class_label": {"names": labels}}}

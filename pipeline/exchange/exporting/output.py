@@ -5,17 +5,21 @@ memory does not grow with them. Small files are made and written in threads; `cl
 """
 
 import contextlib
+import io
 import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING
 
 from pipeline.exchange.records import ImageExport
 from pipeline.storage import Storage, StorageFault, join
 from pipeline.storage.local_files import remove_drafts
 from pipeline.storage.uris import LOCAL, local_path, protocol
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _WRITES_AT_ONCE = 8
 
@@ -35,11 +39,6 @@ class Output:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._scratch.cleanup()
-
-    @property
-    def is_local(self) -> bool:
-        """Returns True if the folder is on a disk of this machine."""
-        return protocol(self.uri) in LOCAL
 
     def file(self, name: str) -> str:
         """Returns the location of a file."""
@@ -87,7 +86,7 @@ class Output:
         Args:
             of: begin of their names, to leave all others.
         """
-        if self.is_local:  # a bucket shows whole objects alone
+        if protocol(self.uri) in LOCAL:  # a bucket shows whole objects alone
             remove_drafts(local_path(self.uri), of=of)
 
     def _link(self, name: str, target: str) -> None:
@@ -107,8 +106,7 @@ class GrowingFile:
     def __init__(self, *, output: Output, name: str, folder: str) -> None:
         self._output, self.name = output, name
         descriptor, self._path = tempfile.mkstemp(dir=folder)
-        # A disk that is full is a fault of storage, whichever library writes.
-        self.file = cast(BinaryIO, _Guarded(os.fdopen(descriptor, "wb"), self._path))
+        self.file = _GuardedFile(io.FileIO(descriptor, "w"), self._path)
         self.num_bytes = 0
 
     def write(self, data: bytes) -> None:
@@ -131,39 +129,24 @@ class GrowingFile:
         os.unlink(self._path)
 
 
-class _Guarded:
-    """A file whose errors are faults of storage."""
+class _GuardedFile(io.BufferedWriter):
+    """A file whose errors are faults of storage, whichever library writes: a full disk is one."""
 
-    def __init__(self, file: BinaryIO, path: str) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: io.FileIO, path: str) -> None:
+        super().__init__(file)
+        self._path = path
 
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def write(self, data: bytes) -> int:
+    def write(self, data: "ReadableBuffer") -> int:
         with self._faults():
-            return self._file.write(data)
-
-    def tell(self) -> int:
-        return self._file.tell()
+            return super().write(data)
 
     def flush(self) -> None:
         with self._faults():
-            self._file.flush()
+            super().flush()
 
     def close(self) -> None:
         with self._faults():
-            self._file.close()
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
+            super().close()
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from pipeline.corpora.decoding import ImageError, decode, image_size, orientation
@@ -22,6 +21,7 @@ from pipeline.corpora.sources import Source
 from pipeline.exchange.exporting.survey import known_ending
 from pipeline.storage import File, SourceChanged, Storage
 from pipeline.storage.uris import LOCAL, local_path, protocol
+from pipeline.table.neighbours import grouped
 from pipeline.table.plans import plan_numbers, read_plan, runs_in_order
 from pipeline.table.scratch import scratch_database
 from pipeline.table.store import TableStore
@@ -177,12 +177,12 @@ def sources_by_unit(
         )
         with database.view("units", order):
             database.run("CREATE TABLE wanted AS SELECT * FROM units")
-        found = _by_unit(database.batches(_IN_ORDER))
+        found = grouped(database.batches(_IN_ORDER), "unit_id")
         waiting = next(found, None)
         for unit_id in unit_ids:
             sources: list[Source] = []
             if waiting is not None and waiting[0] == unit_id:
-                sources, waiting = waiting[1], next(found, None)
+                sources, waiting = sources_of(waiting[1]), next(found, None)
             yield unit_id, sources
 
 
@@ -214,20 +214,6 @@ _IN_ORDER = """
     SELECT * EXCLUDE (number, place) FROM sources JOIN wanted USING (unit_id)
     ORDER BY number, place
 """
-
-
-def _by_unit(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, list[Source]]]:
-    unit, held = "", list[Source]()
-    for batch in batches:
-        ids = batch["unit_id"]
-        for unit_id in pc.unique(ids).to_pylist():
-            if held and unit_id != unit:
-                yield unit, held
-                held = []
-            unit = unit_id
-            held += sources_of(batch.filter(pc.equal(ids, unit_id)).select(SOURCE.names))
-    if held:
-        yield unit, held
 
 
 def _is_whole_file(image: EncodedImage) -> bool:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.corpora.reading import ReadSettings
@@ -29,6 +28,7 @@ from pipeline.runtime.exit_codes import ExitCode
 from pipeline.runtime.progress import ImageCount, ProgressDisplay, duration
 from pipeline.runtime.run_stats import Counts, RunStats
 from pipeline.runtime.settings import Settings, as_wrong_usage
+from pipeline.runtime.versions import project_version
 from pipeline.runtime.wording import count
 from pipeline.storage import Storage
 from pipeline.storage.locations import check_folder_location
@@ -63,9 +63,7 @@ def export(settings: ExportSettings, *, storage: Storage, reading: ReadSettings)
     started = time.monotonic()
     format = _checked_format(settings)
     table = TableStore(settings.table, storage)
-    spec = table.spec()
-    if spec is None:
-        raise ValueError(table.say_what_is_missing())
+    spec = table.existing_spec()
     labels = export_labels(spec, settings)
     splits = Splits(shares=settings.shares)
     log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=storage)
@@ -212,7 +210,7 @@ def _request(
             for label_id, label in labels.items()
         ],
         "settings": asked,
-        "code_version": _code_version(),
+        "code_version": project_version(),
     }
 
 
@@ -262,10 +260,3 @@ def _print_summary(
 
 def _extent(counts: Mapping[str, int]) -> str:
     return f"{count(counts['images'], 'image')} with {count(counts['segments'], 'segment')}"
-
-
-def _code_version() -> str:
-    try:
-        return version("maskformer-pipeline")
-    except PackageNotFoundError:
-        return "from a checkout"

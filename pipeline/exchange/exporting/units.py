@@ -7,10 +7,8 @@ an export is the same before and after. A few units are in memory at once.
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,6 +17,7 @@ from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storag
 from pipeline.runtime.threads import map_ahead
 from pipeline.storage import StorageFault
 from pipeline.table.latest import Generations
+from pipeline.table.neighbours import grouped, neighbours
 from pipeline.table.store import IMAGES, SEGMENTS, DoneUnits, TableStore
 
 IMAGE_COLUMNS = (
@@ -73,7 +72,7 @@ def read_units_to_export(
 
 def rows_by_image(segments: pa.Table) -> dict[str, tuple[int, int]]:
     """Returns the first row and the one behind the last of each image."""
-    return {image_id: (start, stop) for image_id, start, stop in _edges(segments, "image_id")}
+    return {image_id: (start, stop) for image_id, start, stop in neighbours(segments, "image_id")}
 
 
 def _latest(rows: UnitToExport, *, now: Generations) -> UnitToExport:
@@ -118,24 +117,15 @@ def _runs(table: TableStore, name: str, *, part: Part) -> Iterator[tuple[str, pa
     place = table.storage.file(table.file(name))
     if place is None:
         raise StorageFault(f"{table.file(name)} was joined again and removed; export once more")
-    unit, parts = "", list[pa.Table]()
     try:
         with table.storage.open(place.uri, etag=place.etag, size=place.size) as data:
             file = pq.ParquetFile(data, pre_buffer=False)
             columns = [*_columns(file.schema_arrow, part), *({"unit_id"} - {*_wanted(part)})]
-            for batch in file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
-                rows = pa.Table.from_batches([batch])
-                for unit_id, start, stop in _edges(rows, "unit_id"):
-                    if parts and unit_id != unit:
-                        yield unit, pa.concat_tables(parts)
-                        parts = []
-                    unit = unit_id
-                    parts.append(rows.slice(start, stop - start))
+            batches = file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+            yield from grouped(batches, "unit_id")
     except PARQUET_ERRORS as error:
         raise_if_from_storage(error)
         raise _damaged(place.uri, error) from error
-    if parts:
-        yield unit, pa.concat_tables(parts)
 
 
 def _read_own(table: TableStore, unit_id: str, *, part: Part) -> pa.Table:
@@ -167,16 +157,3 @@ def _columns(found: pa.Schema, part: Part) -> list[str]:
 def _empty(part: Part) -> pa.Table:
     schema: Mapping[str, pa.Schema] = {"images": IMAGES, "segments": SEGMENTS}
     return schema[part].empty_table().select(list(_wanted(part)))
-
-
-def _edges(rows: pa.Table, column: str) -> Iterator[tuple[str, int, int]]:
-    """Yields each run of equal values with its first row and the one behind its last."""
-    if not rows.num_rows:
-        return
-    ids = pc.fill_null(rows[column], "").combine_chunks().dictionary_encode()
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
-    codes = ids.indices.to_numpy(zero_copy_only=False)
-    edges = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), rows.num_rows]
-    for start, stop in pairwise(edges):
-        yield ids.dictionary[int(codes[start])].as_py(), start, stop

@@ -36,9 +36,9 @@ class ExportPlan:
     """True if the export holds the photographs, or links to them."""
     model: Mapping[str, object]
     """What the table says of its model: fingerprint, thresholds, place and so on."""
-    image_root: str | None = None
+    image_root: str | None
     """Where the corpus is now, absolute; None where the table says."""
-    licence: str | None = None
+    licence: str | None
     """Licence of the exported data, as the user gives it."""
     losses: Counter[str] = field(default_factory=Counter)
     """Counts of what the format cannot hold, by a sentence about it; the writer adds to it."""

@@ -8,6 +8,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,8 @@ def imported_state(
     spec: TableSpec,
     height: int,
     width: int,
-    left_out: frozenset[int] = frozenset(),
-    shown: Mapping[int, str] | None = None,
+    left_out: frozenset[int],
+    shown: Mapping[int, str] | None,
 ) -> ImportedState:
     """Returns the state that the masks of a file make of the segments before.
 
@@ -73,18 +74,17 @@ def imported_state(
     }
     below = dict(after)
     operations: list[Operation] = []
-    label_ids = {name: number for number, name in reversed([*enumerate(spec.labels)])}
     next_id = max((each.segment_id for each in before), default=0) + 1
     matches, gone, new = _matched(in_file, drawn, rles=rles, **size)
     for old, mask in matches:
         if mask.rle != rles[old.segment_id]:
-            after[old.segment_id] = _with_mask(old, mask, **size)
+            after[old.segment_id] = dataclasses.replace(
+                old, rle=mask.rle, origin="human", **_shape(mask, **size)
+            )
         else:
             after[old.segment_id] = old
         if mask.label != old.label:
-            after[old.segment_id] = _with_label(
-                after[old.segment_id], mask.label, label_ids=label_ids, spec=spec
-            )
+            after[old.segment_id] = _with_label(after[old.segment_id], mask.label, spec=spec)
         if after[old.segment_id] is not old:
             kind = "relabel" if mask.rle == rles[old.segment_id] else "redraw"
             operations.append(
@@ -103,10 +103,11 @@ def imported_state(
             )
         )
     for mask in new:
-        drawn_id = _segment_to_join(after, mask, label_ids=label_ids, spec=spec)
+        drawn_id = _segment_to_join(after, mask, spec=spec)
         if drawn_id is None:
             drawn_id, next_id = next_id, next_id + 1
-            after[drawn_id] = _drawn_segment(drawn_id, mask, label_ids=label_ids, spec=spec, **size)
+            fields = _label(mask.label, spec) | _shape(mask, **size)
+            after[drawn_id] = ReviewedSegment(segment_id=drawn_id, rle=mask.rle, **fields)
         else:
             after[drawn_id] = _joined(after[drawn_id], mask, **size)
         operations.append(
@@ -123,9 +124,7 @@ def imported_state(
         return ImportedState(segments=tuple(before), operations=())
     # A review may be of another table, whose labels have other ids.
     segments = (
-        after[number]
-        if label_ids[after[number].label] == after[number].label_id
-        else dataclasses.replace(after[number], label_id=label_ids[after[number].label])
+        dataclasses.replace(after[number], label_id=spec.labels.index(after[number].label))
         for number in sorted(after)
     )
     return ImportedState(segments=tuple(segments), operations=tuple(operations))
@@ -181,59 +180,30 @@ def _matched(
     return pairs, gone, new
 
 
-def _with_mask(old: ReviewedSegment, mask: _Mask, *, height: int, width: int) -> ReviewedSegment:
-    shape = dataclasses.asdict(shape_of_rle(mask.rle, height=height, width=width))
-    return dataclasses.replace(old, rle=mask.rle, origin="human", **shape)
+def _shape(mask: _Mask, *, height: int, width: int) -> dict[str, Any]:
+    return dataclasses.asdict(shape_of_rle(mask.rle, height=height, width=width))
 
 
-def _with_label(
-    segment: ReviewedSegment, label: str, *, label_ids: Mapping[str, int], spec: TableSpec
-) -> ReviewedSegment:
-    return dataclasses.replace(
-        segment,
-        label=label,
-        label_id=label_ids[label],
-        is_thing=is_thing(spec, label_ids[label]),
-        origin="human",
-        score=None,
-        second_label_id=None,
-        second_label=None,
-        second_score=None,
-    )
+def _label(name: str, spec: TableSpec) -> dict[str, Any]:
+    """Returns the fields of a segment that a person labelled."""
+    label_id = spec.labels.index(name)
+    is_countable = is_thing(spec, label_id)
+    return {"label": name, "label_id": label_id, "is_thing": is_countable, "origin": "human"}
 
 
-def _drawn_segment(
-    segment_id: int,
-    mask: _Mask,
-    *,
-    label_ids: Mapping[str, int],
-    spec: TableSpec,
-    height: int,
-    width: int,
-) -> ReviewedSegment:
-    return ReviewedSegment(
-        segment_id=segment_id,
-        label_id=label_ids[mask.label],
-        label=mask.label,
-        is_thing=is_thing(spec, label_ids[mask.label]),
-        rle=mask.rle,
-        origin="human",
-        **dataclasses.asdict(shape_of_rle(mask.rle, height=height, width=width)),
-    )
+def _with_label(segment: ReviewedSegment, label: str, *, spec: TableSpec) -> ReviewedSegment:
+    sure = dataclasses.replace(segment, second_label_id=None, second_label=None, second_score=None)
+    return dataclasses.replace(sure, score=None, **_label(label, spec))
 
 
 def _segment_to_join(
-    after: Mapping[int, ReviewedSegment],
-    mask: _Mask,
-    *,
-    label_ids: Mapping[str, int],
-    spec: TableSpec,
+    after: Mapping[int, ReviewedSegment], mask: _Mask, *, spec: TableSpec
 ) -> int | None:
     """Returns the segment that a drawn mask is a part of; None where it is one of its own.
 
     A label that is no thing has one segment in an image of a table.
     """
-    if spec.task == "instance" or is_thing(spec, label_ids[mask.label]):
+    if spec.task == "instance" or is_thing(spec, spec.labels.index(mask.label)):
         return None
     return next((number for number, each in after.items() if each.label == mask.label), None)
 

@@ -25,7 +25,7 @@ class JsonElements:
         self._file, self._uri, self._chunk_bytes = file, uri, chunk_bytes
         self._decode = json.JSONDecoder().raw_decode
         self._text, self._at, self._is_end = "", 0, False
-        self._bytes = self._decoder()
+        self._bytes = codecs.getincrementaldecoder("utf-8-sig")()
 
     def __iter__(self) -> Iterator[tuple[str | None, int, Any]]:
         """Yields key, index in its list and parsed element.
@@ -126,9 +126,6 @@ class JsonElements:
             raise self._wrong(f"must be text in UTF-8: {error.reason}") from None
         self._text, self._at = waiting + text, 0
         return bool(data)
-
-    def _decoder(self) -> codecs.IncrementalDecoder:
-        return codecs.getincrementaldecoder("utf-8-sig")()
 
     def _wrong(self, rule: str, *, at: int | None = None) -> UnreadableFile:
         at = self._at if at is None else at

@@ -27,7 +27,7 @@ class LabelStudioReader:
 
     labels = None
 
-    def __init__(self, file: BinaryIO, *, uri: str, decides_overlaps: bool = False) -> None:
+    def __init__(self, file: BinaryIO, *, uri: str, decides_overlaps: bool) -> None:
         self.decides_overlaps = decides_overlaps
         self._file, self._uri = file, uri
 

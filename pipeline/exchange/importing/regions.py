@@ -64,7 +64,7 @@ class RegionReader:
     decides_overlaps: bool
     """True if a later region lies on top of those before it."""
     storage: Storage
-    map_names: LabelNames | None = None
+    map_names: LabelNames | None
     """Names and values of label maps."""
 
     def masks(self, image: MatchedImage, *, before: Sequence[ReviewedSegment]) -> list[DrawnMask]:

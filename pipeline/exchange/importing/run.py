@@ -101,10 +101,7 @@ def import_file(
         StorageFault: the storage failed, after retries.
     """
     table = TableStore(settings.table, storage)
-    content = table.spec()
-    if content is None:
-        raise ValueError(table.say_what_is_missing())
-    spec = TableSpec.of(content)
+    spec = TableSpec.of(table.existing_spec())
     with (
         scratch_database(memory=_SCRATCH_MEMORY) as database,
         open_payloads() as payloads,

@@ -67,9 +67,7 @@ def export_scope(
     if all(getattr(export, name) == getattr(_EVERYTHING, name) for name in _SELECTING):
         yield ExportScope(ignored_reviews=ignored)
         return
-    spec = table.spec()
-    assert spec is not None, "the table was opened"
-    with open_selection(export, export_labels(spec, export)) as selection:
+    with open_selection(export, export_labels(table.existing_spec(), export)) as selection:
         yield ExportScope(selection=selection, ignored_reviews=ignored)
 
 

@@ -1,12 +1,13 @@
 """Reads what a table and its reviews hold of the images of a file: the states to compare with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
 
 from pipeline.corpora.parquet import read_parquet
+from pipeline.exchange.exporting.units import rows_by_image
 from pipeline.exchange.importing.grouping import MatchedImage
 from pipeline.reviews.log import ReviewLog
 from pipeline.reviews.model_rows import ModelState, model_segment
@@ -47,11 +48,11 @@ class ImageState:
         """Returns True if the newest revision has these labels and masks, after the parent's."""
         if self.newest is None or self.newest.revision == self.parent:
             return False
-        pairs = (
+        new, known = (
             sorted((each.label, each.rle) for each in these)
             for these in (segments, self.newest.segments)
         )
-        return next(pairs) == next(pairs) and self.newest.base_etag == self.etag
+        return new == known and self.newest.base_etag == self.etag
 
     def labels_and_rles(self) -> list[tuple[str, str]]:
         """Returns label and run lengths of each segment, sorted."""
@@ -72,11 +73,11 @@ class _UnitRows:
 
     @classmethod
     def of(cls, rows: pa.Table) -> "_UnitRows":
-        names, labels, rles = (rows[name].to_pylist() for name in ("image_id", "label", "rle"))
+        labels, rles = (rows[name].to_pylist() for name in ("label", "rle"))
         return cls(
             rows=rows,
             labels_and_rles=list(zip(labels, rles, strict=True)),
-            places={name: (start, stop) for name, start, stop in _stretches(names)},
+            places=rows_by_image(rows),
         )
 
 
@@ -87,7 +88,7 @@ class TableStates:
     table: TableStore
     log: ReviewLog
     spec: TableSpec
-    ignores_reviews: bool = False
+    ignores_reviews: bool
     """True if the file was made of the model's segments alone."""
     _unit_id: str | None = None
     _unit: _UnitRows | None = None
@@ -163,12 +164,3 @@ class TableStates:
         file = self._files[unit_id]
         with self.table.storage.open(file.uri, etag=file.etag, size=file.size) as data:
             return _UnitRows.of(read_parquet(data, rows=rows_of_unit(file.uri, unit_id)))
-
-
-def _stretches(names: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """Yields each name with the place of its first and that behind its last."""
-    start = 0
-    for at in range(1, len(names) + 1):
-        if at == len(names) or names[at] != names[start]:
-            yield names[start], start, at
-            start = at

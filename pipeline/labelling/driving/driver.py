@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from pipeline.labelling.driving.labelling_job import LabellingJob
-from pipeline.labelling.driving.unit_pass import PassResult
+from pipeline.labelling.driving.unit_pass import PassResult, RunLink
 from pipeline.labelling.failures.gpu_failures import Gpu
 from pipeline.labelling.failures.gpu_work import gpus_left_alone, is_gpu_left
 from pipeline.labelling.failures.poison import IsolationContext, quarantine
@@ -30,12 +30,7 @@ class Executor(Protocol):
     """The run's `AttemptTracker`."""
 
     def run_pass(
-        self,
-        units: Mapping[str, Unit],
-        *,
-        stats: RunStats,
-        on_progress: Callable[[], bool],
-        isolation: IsolationContext | None,
+        self, units: Mapping[str, Unit], *, link: RunLink, isolation: IsolationContext | None
     ) -> PassResult:
         """Labels and commits the units, as far as nothing fails; see `UnitPass`."""
         ...
@@ -66,6 +61,7 @@ def run_units(
     machines, attempts = executor.machines, executor.attempts
     gpus = machines.most_actors * machines.actor_gpus
     stats.take_machines(actors=machines.most_actors, gpus=gpus, nodes=machines.num_nodes)
+    link = RunLink(stats=stats, is_to_go_on=on_progress)
     isolation = None
     num_passes, failed_gpus = 0, set[Gpu]()
     while num_passes < _PASSES + len(failed_gpus):  # a GPU that is left alone ends a pass
@@ -78,7 +74,7 @@ def run_units(
         attempts.ask("start_pass", is_isolated=isolation is not None)
         for unit_id in left:
             stats.faults.pop(unit_id, None)  # of the pass before
-        result = executor.run_pass(left, stats=stats, on_progress=on_progress, isolation=isolation)
+        result = executor.run_pass(left, link=link, isolation=isolation)
         left = {unit_id: unit for unit_id, unit in left.items() if unit_id not in result.done}
         if not left or result.was_stopped or result.is_shut:
             break

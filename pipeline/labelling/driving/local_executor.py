@@ -4,17 +4,16 @@ A cluster takes ten seconds to start and a core for its services: a run of some 
 CPUs is over sooner without. Workers, passes, attempts and commits are those of a cluster.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from pipeline.labelling.driving.deadline import DeadlineAdmission
 from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.local_children import LocalChildren
 from pipeline.labelling.driving.local_workers import LocalWorkers
-from pipeline.labelling.driving.unit_pass import PassResult, UnitPass
+from pipeline.labelling.driving.unit_pass import PassResult, RunLink, UnitPass
 from pipeline.labelling.failures.poison import AttemptTracker, IsolationContext
 from pipeline.runtime.machines import Machines, this_machine
 from pipeline.runtime.remote_objects import LocalObject, RemoteObject
-from pipeline.runtime.run_stats import RunStats
 from pipeline.table.units import Unit
 
 
@@ -31,12 +30,7 @@ class LocalExecutor:
             self._admission = LocalObject(DeadlineAdmission(job.deadline))
 
     def run_pass(
-        self,
-        units: Mapping[str, Unit],
-        *,
-        stats: RunStats,
-        on_progress: Callable[[], bool],
-        isolation: IsolationContext | None,
+        self, units: Mapping[str, Unit], *, link: RunLink, isolation: IsolationContext | None
     ) -> PassResult:
         workers = LocalWorkers(
             units,
@@ -47,6 +41,4 @@ class LocalExecutor:
             attempts=self.attempts,
             admission=self._admission,
         )
-        return UnitPass(
-            workers, job=self._job, stats=stats, on_progress=on_progress, isolation=isolation
-        ).run()
+        return UnitPass(workers, job=self._job, link=link, isolation=isolation).run()

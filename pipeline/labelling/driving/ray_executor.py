@@ -1,6 +1,6 @@
 """Executes the passes of a run on a Ray cluster, in one process or one for each group of nodes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import ray
 
@@ -10,13 +10,12 @@ from pipeline.labelling.driving.operators import start_attempt_tracker
 from pipeline.labelling.driving.ray_dataset import TaskSource
 from pipeline.labelling.driving.ray_workers import RayWorkers, SharedActors, UnitWork
 from pipeline.labelling.driving.sub_drivers import SharedPass
-from pipeline.labelling.driving.unit_pass import PassResult, UnitPass
+from pipeline.labelling.driving.unit_pass import PassResult, RunLink, UnitPass
 from pipeline.labelling.driving.unit_queue import StoredUnits
 from pipeline.labelling.failures.poison import IsolationContext
 from pipeline.runtime.machines import Machines
 from pipeline.runtime.node_groups import node_groups
 from pipeline.runtime.remote_objects import RayObject, RemoteObject
-from pipeline.runtime.run_stats import RunStats
 from pipeline.table.units import Unit
 
 # Fewer units than this for each group of nodes are not worth a driver of its own.
@@ -39,12 +38,7 @@ class RayExecutor:
         )
 
     def run_pass(
-        self,
-        units: Mapping[str, Unit],
-        *,
-        stats: RunStats,
-        on_progress: Callable[[], bool],
-        isolation: IsolationContext | None,
+        self, units: Mapping[str, Unit], *, link: RunLink, isolation: IsolationContext | None
     ) -> PassResult:
         gpus = self.machines.most_actors * self.machines.actor_gpus
         groups = () if isolation is not None else node_groups(most_gpus=gpus)
@@ -57,8 +51,7 @@ class RayExecutor:
                 num_images=num_images,
                 job=self._job,
                 actors=self._actors,
-                stats=stats,
-                on_progress=on_progress,
+                link=link,
             ).run()
         work = UnitWork(
             source=TaskSource.of(stored), unit_ids=lambda: units.keys(), num_images=num_images
@@ -66,8 +59,7 @@ class RayExecutor:
         return UnitPass(
             RayWorkers(work, job=self._job, actors=self._actors),
             job=self._job,
-            stats=stats,
-            on_progress=on_progress,
+            link=link,
             isolation=isolation,
         ).run()
 

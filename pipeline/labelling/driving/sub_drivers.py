@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ import ray
 from pipeline.labelling.driving.labelling_job import LabellingJob
 from pipeline.labelling.driving.ray_dataset import TaskSource
 from pipeline.labelling.driving.ray_workers import RayWorkers, SharedActors, UnitWork
-from pipeline.labelling.driving.unit_pass import PassResult, UnitPass
+from pipeline.labelling.driving.unit_pass import PassResult, RunLink, UnitPass
 from pipeline.labelling.driving.unit_queue import (
     OpenTicket,
     OpenUnit,
@@ -80,8 +80,8 @@ class SubDriver:
         self._pass = UnitPass(
             RayWorkers(unit_work, job=work.job, actors=work.actors, group=work.group),
             job=work.job,
-            stats=self._stats,
-            on_progress=self._goes_on,
+            link=RunLink(stats=self._stats, is_to_go_on=self._goes_on),
+            isolation=None,
         )
 
     def run(self) -> tuple[PassResult, Snapshot]:
@@ -145,15 +145,15 @@ class SharedPass:
         num_images: int,
         job: LabellingJob,
         actors: SharedActors,
-        stats: RunStats,
-        on_progress: Callable[[], bool],
+        link: RunLink,
     ) -> None:
         """Takes what `run` needs; see `UnitPass`."""
         self._units, self._groups, self._num_images = units, groups, num_images
         # The model's files are in the object store already.
         self._job = dataclasses.replace(job, model_files={})
-        self._actors, self._stats, self._on_progress = actors, stats, on_progress
-        self._before = copy.deepcopy(stats)
+        self._actors = actors
+        self._stats, self._is_to_go_on = link.stats, link.is_to_go_on
+        self._before = copy.deepcopy(link.stats)
         self._dispenser = _DISPENSER.options(
             label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         ).remote(units.rows)
@@ -172,7 +172,7 @@ class SharedPass:
             while self._running:
                 self._hear()
                 self._sum_up()
-                if not self._was_stopped and not self._on_progress():
+                if not self._was_stopped and not self._is_to_go_on():
                     self._stop()
         except _QueueLost as error:
             self._faults |= dict.fromkeys(self._units.rows, str(error))

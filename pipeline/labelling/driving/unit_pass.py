@@ -97,7 +97,7 @@ class PassResult:
     done: Collection[str]
     """Units that need no more work."""
     was_stopped: bool = False
-    """Whether `on_progress` ended the pass."""
+    """Whether the run ended the pass."""
     is_shut: bool = False
     """Whether the deadline lets no further unit begin."""
     begun: Collection[str] = ()
@@ -108,6 +108,16 @@ class PassResult:
     """Whether an actor started on such a GPU, which ends the pass."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunLink:
+    """The link between a pass and its run, while the pass is under way."""
+
+    stats: RunStats
+    """Is kept up to date."""
+    is_to_go_on: Callable[[], bool]
+    """Is called after each receipt; False ends the pass after the commits that are under way."""
+
+
 class UnitPass:
     """Has workers label units, and commits these."""
 
@@ -116,20 +126,12 @@ class UnitPass:
         workers: Workers,
         *,
         job: LabellingJob,
-        stats: RunStats,
-        on_progress: Callable[[], bool],
-        isolation: IsolationContext | None = None,
+        link: RunLink,
+        isolation: IsolationContext | None,
     ) -> None:
-        """Takes what `run` needs.
-
-        Args:
-            stats: is kept up to date.
-            on_progress: is called after each receipt; False ends the pass after the commits that
-                are under way.
-            isolation: images that end processes, in a pass that looks for them; None in others.
-        """
-        self._workers, self._job, self._stats = workers, job, stats
-        self._on_progress, self._isolation = on_progress, isolation
+        """Takes images that end processes, in a pass that looks for them; None in others."""
+        self._workers, self._job, self._isolation = workers, job, isolation
+        self._stats, self._is_to_go_on = link.stats, link.is_to_go_on
         self._collected: dict[str, UnitReceipts] = collections.defaultdict(UnitReceipts)
         self._commits: dict[Any, str] = {}
         self._looked_at_commits = 0.0
@@ -174,7 +176,7 @@ class UnitPass:
         for receipt in arriving:
             self._add(receipt)
             self._finish_commits(at_most=_COMMITS_AT_ONCE)
-            if not self._on_progress():
+            if not self._is_to_go_on():
                 self._was_stopped = True
                 return
             if self._gpu_left_alone is not None:

@@ -8,13 +8,14 @@ import hashlib
 import heapq
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.maintenance.compact.compaction_plan import CompactionPlan
+from pipeline.maintenance.compact.parquet_in_memory import ParquetInMemory
 from pipeline.maintenance.compact.units import (
     DamagedFile,
     UnitRows,
@@ -53,7 +54,7 @@ def join_units(
     compacted: Mapping[str, int],
     table: TableStore,
     target_bytes: int,
-    on_unit: Callable[[], None] = lambda: None,
+    on_unit: Callable[[], None],
 ) -> Joined:
     """Writes the chosen units into new files, and the list of all units beside them.
 
@@ -68,7 +69,7 @@ def join_units(
     chosen = sorted({*plan.units, *absorbed_units})
     generation = before.generation + 1
     folder = f"{FOLDER}/{generation:08}-{content_id(chosen, target_bytes=target_bytes)}"
-    spec = TableSpec.of(table.spec() or {})
+    spec = TableSpec.of(table.existing_spec())
     output = _Output(table=table, folder=folder, target_bytes=target_bytes, spec=spec)
     streams = [compacted_rows(table, file, segments=spec.segments_schema) for file in plan.absorbed]
     streams.append(_own_units(plan.units, table=table, spec=spec))
@@ -151,7 +152,7 @@ class _Output:
     ) -> None:
         self._table, self._folder, self._target = table, folder, target_bytes
         self._spec = spec
-        self._open: dict[Part, _Writer] | None = None
+        self._open: dict[Part, ParquetInMemory] | None = None
         self._units: list[str] = []
         self._files: list[CompactedFile] = []
         self.file_of: dict[str, int] = {}
@@ -160,8 +161,8 @@ class _Output:
         if self._open is None:
             metadata, segments = self._spec.file_metadata, self._spec.segments_schema
             self._open = {
-                "segments": _Writer(compacted_segments(segments).with_metadata(metadata)),
-                "images": _Writer(IMAGES.with_metadata(metadata)),
+                "segments": _started(compacted_segments(segments).with_metadata(metadata)),
+                "images": _started(IMAGES.with_metadata(metadata)),
             }
         ids = pa.repeat(pa.scalar(unit.unit_id), unit.segments.num_rows)
         self._open["segments"].add(unit.segments.append_column("unit_id", ids))
@@ -175,7 +176,7 @@ class _Output:
             self._finish(self._open)
         return tuple(self._files)
 
-    def _finish(self, writers: "dict[Part, _Writer]") -> None:
+    def _finish(self, writers: dict[Part, ParquetInMemory]) -> None:
         number = len(self._files)
         names: dict[Part, str] = {}
         size = 0
@@ -197,41 +198,8 @@ class _Output:
         self._units, self._open = [], None
 
 
-@dataclass
-class _Writer:
-    """Writes a Parquet file in memory, in row groups of equal size."""
-
-    schema: pa.Schema
-    num_rows: int = 0
-    _waiting: list[pa.Table] = field(default_factory=list)
-    _waiting_rows: int = 0
-
-    def __post_init__(self) -> None:
-        self._buffer = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._buffer, self.schema, **parquet_options(self.schema))
-
-    @property
-    def num_bytes(self) -> int:
-        """Returns the size so far; rows of the next row group count as they are in memory."""
-        return self._buffer.tell() + sum(rows.nbytes for rows in self._waiting)
-
-    def add(self, rows: pa.Table) -> None:
-        self._waiting.append(rows.replace_schema_metadata(self.schema.metadata))
-        self._waiting_rows += rows.num_rows
-        self.num_rows += rows.num_rows
-        if self._waiting_rows >= _ROW_GROUP_ROWS:
-            self._write(self._waiting_rows // _ROW_GROUP_ROWS * _ROW_GROUP_ROWS)
-
-    def close(self) -> bytes:
-        self._write(self._waiting_rows)
-        self._writer.close()
-        return self._buffer.getvalue()
-
-    def _write(self, count: int) -> None:
-        if self._waiting_rows:
-            rows = pa.concat_tables(self._waiting)
-            self._writer.write_table(rows.slice(0, count), row_group_size=_ROW_GROUP_ROWS)
-            self._waiting, self._waiting_rows = [rows.slice(count)], rows.num_rows - count
+def _started(schema: pa.Schema) -> ParquetInMemory:
+    return ParquetInMemory(schema, options=parquet_options(schema), group_rows=_ROW_GROUP_ROWS)
 
 
 def _units_parquet(file_of: Mapping[str, int]) -> bytes:

@@ -6,18 +6,17 @@ revisions twice gives the same files.
 """
 
 import heapq
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet import read_parquet
 from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
 from pipeline.maintenance.compact.clearing import DAY_SECONDS, Leftover, is_old, superseded_files
 from pipeline.maintenance.compact.compaction_plan import CompactionPlan, plan_compaction
 from pipeline.maintenance.compact.joining import content_id
+from pipeline.maintenance.compact.parquet_in_memory import ParquetInMemory
 from pipeline.maintenance.compact.units import DamagedFile
 from pipeline.reviews.compacted import (
     JoinedFile,
@@ -126,52 +125,28 @@ def _written(
     streams = [_joined_rows(log, file) for file in plan.absorbed]
     streams.append(_own_rows(log, plan.units))
     written: list[JoinedFile] = []
-    output = _RevisionsFile()
+    output = _started()
     for _, row in heapq.merge(*streams, key=lambda found: found[0]):
         output.add(row)
         each()
         if output.num_bytes >= target_bytes:
-            written.append(output.close(log, f"{folder}/{len(written):03}.parquet"))
-            output = _RevisionsFile()
+            written.append(_finished(output, f"{folder}/{len(written):03}.parquet", log=log))
+            output = _started()
     if output.num_rows:
-        written.append(output.close(log, f"{folder}/{len(written):03}.parquet"))
+        written.append(_finished(output, f"{folder}/{len(written):03}.parquet", log=log))
     return ReviewsPointer(generation=generation, files=(*plan.kept, *written))
 
 
-class _RevisionsFile:
-    """Writes a joined file in memory."""
-
-    def __init__(self) -> None:
-        self.num_rows = 0
-        self._buffer = io.BytesIO()
-        options = {name: value for name, value in REVISION_FILES.items() if name != _GROUP}
-        self._writer = pq.ParquetWriter(self._buffer, REVISIONS, **options)
-        self._waiting: list[pa.Table] = []
-
-    @property
-    def num_bytes(self) -> int:
-        return self._buffer.tell() + sum(row.nbytes for row in self._waiting)
-
-    def add(self, row: pa.Table) -> None:
-        self._waiting.append(row)
-        self.num_rows += 1
-        if len(self._waiting) == REVISION_FILES[_GROUP]:
-            self._flush()
-
-    def close(self, log: ReviewLog, name: str) -> JoinedFile:
-        self._flush()
-        self._writer.close()
-        data = self._buffer.getvalue()
-        log.storage.write(join(log.uri, name), data)
-        return JoinedFile(name=name, num_revisions=self.num_rows, num_bytes=len(data))
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting))
-            self._waiting = []
+def _started() -> ParquetInMemory:
+    options = dict(REVISION_FILES)
+    group_rows = options.pop("row_group_size")
+    return ParquetInMemory(REVISIONS, options=options, group_rows=group_rows)
 
 
-_GROUP = "row_group_size"
+def _finished(output: ParquetInMemory, name: str, *, log: ReviewLog) -> JoinedFile:
+    data = output.close()
+    log.storage.write(join(log.uri, name), data)
+    return JoinedFile(name=name, num_revisions=output.num_rows, num_bytes=len(data))
 
 
 def _own_rows(log: ReviewLog, names: Iterable[str]) -> Iterator[_Row]:

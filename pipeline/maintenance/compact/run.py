@@ -55,8 +55,7 @@ def compact(table: TableStore, settings: CompactSettings) -> None:
         ValueError: there is no such table, or its storage does not allow the requested removal.
         DamagedFile: a file of the table cannot be read; the visible rows are the same as before.
     """
-    if table.spec() is None:
-        raise ValueError(table.say_what_is_missing())
+    table.existing_spec()
     started = time.monotonic()
     print(_join(table, target_bytes=settings.target_bytes, started=started), flush=True)
     log = ReviewLog.of_table(table.uri, reviews=settings.reviews, storage=table.storage)

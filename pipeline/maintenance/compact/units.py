@@ -3,16 +3,14 @@
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpora.parquet_images import PARQUET_ERRORS, raise_if_from_storage
-from pipeline.storage import File, Storage
 from pipeline.table.compacted import CompactedFile
+from pipeline.table.neighbours import grouped, neighbours
 from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 
 _UNIT_ID = pa.field("unit_id", pa.string())
@@ -81,7 +79,7 @@ def read_table(
 
 
 def compacted_rows(
-    table: TableStore, file: CompactedFile, *, segments: pa.Schema = SEGMENTS
+    table: TableStore, file: CompactedFile, *, segments: pa.Schema
 ) -> Iterator[UnitRows]:
     """Reads the units of a compacted file that have images, one after another.
 
@@ -91,7 +89,8 @@ def compacted_rows(
     images = read_table(table, file.images, schema=IMAGES)
     by_unit = _segments_by_unit(table, file.segments, schema=compacted_segments(segments))
     waiting = next(by_unit, None)
-    for unit_id, rows in _by_unit(images):
+    for unit_id, start, stop in neighbours(images, "unit_id"):
+        rows = images.slice(start, stop - start)
         found = segments.empty_table()
         if waiting is not None and waiting[0] == unit_id:
             found, waiting = waiting[1].drop_columns(["unit_id"]), next(by_unit, None)
@@ -104,42 +103,17 @@ def _segments_by_unit(
     table: TableStore, name: str, *, schema: pa.Schema
 ) -> Iterator[tuple[str, pa.Table]]:
     """Reads the segments of each unit; at most one batch more is in memory."""
-    place = _looked_up(table.storage, table.file(name), name=name)
-    unit, parts = "", list[pa.Table]()
+    place = table.storage.file(table.file(name))
+    if place is None:
+        raise DamagedFile(name, "there is no such file")
     try:
         with table.storage.open(place.uri, etag=place.etag, size=place.size) as data:
             file = pq.ParquetFile(data, pre_buffer=False)
             _check_columns(name, file.schema_arrow, schema)
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for unit_id, rows in _by_unit(pa.Table.from_batches([batch])):
-                    if parts and unit_id != unit:
-                        yield unit, pa.concat_tables(parts)
-                        parts = []
-                    unit = unit_id
-                    parts.append(rows)
+            yield from grouped(file.iter_batches(batch_size=_BATCH_ROWS), "unit_id")
     except PARQUET_ERRORS as error:
         raise_if_from_storage(error)
         raise DamagedFile(name, error) from error
-    if parts:
-        yield unit, pa.concat_tables(parts)
-
-
-def _looked_up(storage: Storage, uri: str, *, name: str) -> File:
-    place = storage.file(uri)
-    if place is None:
-        raise DamagedFile(name, "there is no such file")
-    return place
-
-
-def _by_unit(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Yields neighbouring rows with the same unit_id."""
-    if not rows.num_rows:
-        return
-    ids = pc.fill_null(rows["unit_id"], "").combine_chunks().dictionary_encode()
-    codes = ids.indices.to_numpy(zero_copy_only=False)
-    edges = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), rows.num_rows]
-    for start, stop in pairwise(edges):
-        yield ids.dictionary[int(codes[start])].as_py(), rows.slice(start, stop - start)
 
 
 def _parsed(

@@ -52,7 +52,7 @@ class Example:
 class Findings:
     """Counts of broken rules, and the first examples of each."""
 
-    most_examples: int = 5
+    most_examples: int
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
 

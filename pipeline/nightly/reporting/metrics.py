@@ -17,7 +17,7 @@ _EVERY_SECONDS = 2.0
 _PREFIX = "maskformer_"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """A metric, and the field of `report.json` that it shows."""
 
@@ -32,28 +32,24 @@ class Metric:
         return f"{_PREFIX}{self.field}{'_total' if self.kind == 'counter' else ''}"
 
 
-def _metric(field: str, kind: Literal["counter", "gauge"], text: str, *, tag: str = "") -> Metric:
-    return Metric(field=field, kind=kind, description=text, tag=tag or None)
-
-
 METRICS = (
-    _metric("images", "counter", "Images processed, those in error included"),
-    _metric("segments", "counter", "Segments found"),
-    _metric("errors", "counter", "Images in error", tag="error_class"),
-    _metric("storage_retries", "counter", "Storage requests repeated", tag="fault"),
-    _metric("bytes_read", "counter", "Encoded bytes of the images that were decoded"),
-    _metric("units_committed", "counter", "Units of work done"),
-    _metric("units_planned", "gauge", "Units of work planned for the run"),
-    _metric("images_per_second", "gauge", "Images per second, without start-up"),
-    _metric("exit_code", "gauge", "Exit code of the run: 0 and 3 are success, 75 means try again"),
-    _metric("seconds", "gauge", "Duration of the run"),
-    _metric("gpu_seconds", "gauge", "GPUs held by actors, times seconds"),
-    _metric("node_seconds", "gauge", "Nodes, times seconds"),
-    _metric("cost", "gauge", "Price of the run, in the currency of the settings"),
-    _metric("mean_score", "gauge", "Mean over images of their mean score"),
-    _metric("coverage", "gauge", "Mean over images of the share of pixels in a segment"),
-    _metric("drift", "gauge", "Population stability index against earlier runs", tag="measure"),
-    _metric("finished_at", "gauge", "End of the run, in seconds since the epoch"),
+    Metric("images", "counter", "Images processed, those in error included"),
+    Metric("segments", "counter", "Segments found"),
+    Metric("errors", "counter", "Images in error", tag="error_class"),
+    Metric("storage_retries", "counter", "Storage requests repeated", tag="fault"),
+    Metric("bytes_read", "counter", "Encoded bytes of the images that were decoded"),
+    Metric("units_committed", "counter", "Units of work done"),
+    Metric("units_planned", "gauge", "Units of work planned for the run"),
+    Metric("images_per_second", "gauge", "Images per second, without start-up"),
+    Metric("exit_code", "gauge", "Exit code of the run: 0 and 3 are success, 75 means try again"),
+    Metric("seconds", "gauge", "Duration of the run"),
+    Metric("gpu_seconds", "gauge", "GPUs held by actors, times seconds"),
+    Metric("node_seconds", "gauge", "Nodes, times seconds"),
+    Metric("cost", "gauge", "Price of the run, in the currency of the settings"),
+    Metric("mean_score", "gauge", "Mean over images of their mean score"),
+    Metric("coverage", "gauge", "Mean over images of the share of pixels in a segment"),
+    Metric("drift", "gauge", "Population stability index against earlier runs", tag="measure"),
+    Metric("finished_at", "gauge", "End of the run, in seconds since the epoch"),
 )
 """All metrics of a run, by the name of their field."""
 

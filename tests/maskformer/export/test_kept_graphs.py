@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,14 +95,9 @@ def test_a_damaged_graph_is_exported_again(root, exports):
 
 
 def test_runs_that_export_at_once_leave_one_whole_file(root, exports):
-    found: list[GraphFiles] = []
-    threads = [threading.Thread(target=lambda: found.append(graph())) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: graph(), range(6)))
     assert {each.graph for each in found} <= {*exports}
-    assert len(found) == 6
     (kept,) = root.iterdir()
     assert read_graph_file(kept) == graph()
 

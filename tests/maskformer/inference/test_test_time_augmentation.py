@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stand_ins import PatchModel, photo
+from stand_ins import PatchModel, scenery
 from tiny import make_tiny
 from torch.nn.functional import interpolate
 
@@ -25,7 +25,7 @@ def processor_for(edge=64, **settings):
 @pytest.mark.parametrize("resize_rule", ["transformers", "detectron2"])
 def test_one_size_without_its_mirror_image_is_no_augmentation(resize_rule):
     processor = processor_for(resize_rule=resize_rule)
-    image = photo((70, 101))
+    image = scenery((70, 101))
     pixels = processor.resize(image)
     with torch.no_grad():
         outputs = MODEL(processor.normalize(torch.from_numpy(pixels)[None]))
@@ -42,7 +42,7 @@ def test_one_size_without_its_mirror_image_is_no_augmentation(resize_rule):
 
 def test_a_mirrored_image_gives_the_mirrored_result():
     augmented = SemanticTestTimeAugmentation(MODEL, processor_for(), short_edges=[64])
-    image = photo(SIZE)
+    image = scenery(SIZE)
     labels = augmented(image)
     mirrored = augmented(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     assert len(labels.unique()) > 1
@@ -55,7 +55,7 @@ def test_a_mirrored_image_gives_the_mirrored_result():
 @pytest.mark.parametrize("resize_rule", ["transformers", "detectron2"])
 def test_the_label_with_the_highest_mean_over_all_versions_wins(resize_rule):
     """Beside the sum made by hand, with torch's own resizing, of whole scores."""
-    image, edges = photo((70, 101)), (48, 64, 100)
+    image, edges = scenery((70, 101)), (48, 64, 100)
     total = torch.zeros(4, 70, 101)
     for edge in edges:
         processor = processor_for(edge, resize_rule=resize_rule)
@@ -90,7 +90,7 @@ def test_the_budget_of_bytes_changes_nothing():
     maps = [
         SemanticTestTimeAugmentation(
             MODEL, processor_for(), short_edges=[48, 80], byte_budget=budget
-        )(photo(SIZE))
+        )(scenery(SIZE))
         for budget in (1, 30_000, 1 << 30)
     ]
     for other in maps[1:]:
@@ -115,4 +115,4 @@ def test_a_processor_that_has_no_shortest_edge_is_refused():
 
 def test_it_takes_the_models_of_this_package():
     augmented = SemanticTestTimeAugmentation(make_tiny(), processor_for(), short_edges=[32, 48])
-    assert augmented(photo(SIZE)).shape == SIZE
+    assert augmented(scenery(SIZE)).shape == SIZE

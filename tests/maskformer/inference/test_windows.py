@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_ins import ColourModel, PatchModel, drawn_scene, palette, photo, plain_processor
+from stand_ins import ColourModel, PatchModel, drawn_scene, palette, plain_processor, scenery
 from tiny import make_tiny
 
 from maskformer.image_processor import MaskFormerImageProcessor
@@ -27,7 +27,7 @@ def test_one_window_is_no_window(resize_rule):
     processor = MaskFormerImageProcessor(
         size={"shortest_edge": 80, "longest_edge": 200}, resize_rule=resize_rule
     )
-    image = photo((70, 100))
+    image = scenery((70, 100))
     pixels = processor.resize(image)
     values = processor.normalize(torch.from_numpy(pixels)[None])
     with torch.no_grad():
@@ -56,8 +56,8 @@ def test_one_window_is_no_window(resize_rule):
 def test_windows_take_the_models_of_this_package():
     processor = MaskFormerImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
     windows = SlidingWindows(make_tiny(), processor, window_size=(40, 50), overlap=8)
-    assert windows.semantic(photo((60, 70))).shape == (60, 70)
-    found = windows.panoptic(photo((60, 70)), threshold=0.0)
+    assert windows.semantic(scenery((60, 70))).shape == (60, 70)
+    found = windows.panoptic(scenery((60, 70)), threshold=0.0)
     assert found.segmentation.max() == len(found.segments)
 
 
@@ -90,7 +90,7 @@ def test_a_scene_cut_over_windows_gives_its_segments_back_in_place(window_size, 
 
 def test_the_budget_of_bytes_changes_no_window():
     processor = MaskFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 200})
-    image = photo((150, 190))
+    image = scenery((150, 190))
     maps = [
         SlidingWindows(
             MODEL, processor, window_size=(64, 80), overlap=20, byte_budget=budget

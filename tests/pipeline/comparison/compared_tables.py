@@ -1,6 +1,5 @@
 """Pairs of small tables whose segments are drawn by hand."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_image, encode_table
 from corpora import put
-from drawn_labels import encode_image
 from specs import panoptic_spec
 
 from maskformer import encode_mask
@@ -40,7 +38,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Regions:
     """An image's segments; in error where there are None."""
 
     shapes: Sequence[Shape] | None
@@ -48,7 +46,7 @@ class Drawn:
 
 
 def write_drawn_table(
-    folder: Path, images: Mapping[str, Drawn], *, labels: Sequence[str], **changes: Any
+    folder: Path, images: Mapping[str, Regions], *, labels: Sequence[str], **changes: Any
 ) -> TableStore:
     """A table of one unit over grey photographs beside it."""
     photos = folder.parent / "photos"
@@ -67,13 +65,12 @@ def write_drawn_table(
         row for name, drawn in images.items() for row in _segment_rows(name, drawn, labels=labels)
     ]
     for part, schema, these in (("segments", SEGMENTS, segments), ("images", IMAGES, rows)):
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(these, schema=schema), buffer)
-        table.storage.write(table.file(part, "u.parquet"), buffer.getvalue())
+        content = encode_table(pa.Table.from_pylist(these, schema=schema))
+        table.storage.write(table.file(part, "u.parquet"), content)
     return table
 
 
-def _image_row(name: str, drawn: Drawn, *, photos: Path, position: int) -> dict[str, Any]:
+def _image_row(name: str, drawn: Regions, *, photos: Path, position: int) -> dict[str, Any]:
     file = Storage().file(str(photos / name))
     is_ok = drawn.shapes is not None
     shapes = drawn.shapes or ()
@@ -89,7 +86,7 @@ def _image_row(name: str, drawn: Drawn, *, photos: Path, position: int) -> dict[
     }  # fmt: skip
 
 
-def _segment_rows(name: str, drawn: Drawn, *, labels: Sequence[str]) -> list[dict[str, Any]]:
+def _segment_rows(name: str, drawn: Regions, *, labels: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for number, shape in enumerate(drawn.shapes or (), 1):
         mask = shape.mask(drawn.size)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from compared_tables import Drawn, Shape, write_drawn_table
+from compared_tables import Regions, Shape, write_drawn_table
 
 from pipeline.cli.running import run_job
 from pipeline.comparison.agreement import AGREEMENT
@@ -21,24 +21,24 @@ from pipeline.storage import Storage
 
 CAR, SKY = Shape("car", (10, 2, 20, 12)), Shape("sky", (0, 0, 8, 32))
 IMAGES_A = {
-    "equal.jpg": Drawn(shapes=[SKY, CAR]),
-    "relabelled.jpg": Drawn(shapes=[SKY, CAR]),
-    "lost.jpg": Drawn(shapes=[SKY, CAR]),
-    "gained.jpg": Drawn(shapes=[SKY]),
-    "empty.jpg": Drawn(shapes=[]),
-    "error.jpg": Drawn(shapes=None),
-    "only-a.jpg": Drawn(shapes=[CAR]),
-    "size.jpg": Drawn(shapes=[CAR]),
+    "equal.jpg": Regions(shapes=[SKY, CAR]),
+    "relabelled.jpg": Regions(shapes=[SKY, CAR]),
+    "lost.jpg": Regions(shapes=[SKY, CAR]),
+    "gained.jpg": Regions(shapes=[SKY]),
+    "empty.jpg": Regions(shapes=[]),
+    "error.jpg": Regions(shapes=None),
+    "only-a.jpg": Regions(shapes=[CAR]),
+    "size.jpg": Regions(shapes=[CAR]),
 }
 IMAGES_B = {
-    "equal.jpg": Drawn(shapes=[CAR, SKY]),
-    "relabelled.jpg": Drawn(shapes=[SKY, Shape("boat", CAR.box)]),
-    "lost.jpg": Drawn(shapes=[SKY]),
-    "gained.jpg": Drawn(shapes=[SKY, CAR]),
-    "empty.jpg": Drawn(shapes=[]),
-    "error.jpg": Drawn(shapes=[SKY]),
-    "only-b <b>.jpg": Drawn(shapes=[CAR]),
-    "size.jpg": Drawn(shapes=[CAR], size=(40, 32)),
+    "equal.jpg": Regions(shapes=[CAR, SKY]),
+    "relabelled.jpg": Regions(shapes=[SKY, Shape("boat", CAR.box)]),
+    "lost.jpg": Regions(shapes=[SKY]),
+    "gained.jpg": Regions(shapes=[SKY, CAR]),
+    "empty.jpg": Regions(shapes=[]),
+    "error.jpg": Regions(shapes=[SKY]),
+    "only-b <b>.jpg": Regions(shapes=[CAR]),
+    "size.jpg": Regions(shapes=[CAR], size=(40, 32)),
 }
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_fails_leaves_no_result_that_stands_for_it(
     assert not (output / "comparison.json").exists()
 
 
-def files_below(folder):
+def bytes_below(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -174,7 +174,7 @@ def test_a_crash_at_any_write_leaves_no_result_and_the_same_again_ends_whole(
             raise InterruptedError("killed")
         write(storage, uri, data)
 
-    expected = files_below(tmp_path / "whole")
+    expected = bytes_below(tmp_path / "whole")
     for number in range(len(expected)):
         with monkeypatch.context() as patch:
             left = number
@@ -184,7 +184,7 @@ def test_a_crash_at_any_write_leaves_no_result_and_the_same_again_ends_whole(
         assert not (tmp_path / "broken" / "comparison.json").exists()
     compare(first, second, settings=broken)
     assert len(expected) > 4
-    assert files_below(tmp_path / "broken") == expected
+    assert bytes_below(tmp_path / "broken") == expected
 
 
 KILLED = """
@@ -210,12 +210,12 @@ def test_a_comparison_that_is_killed_is_done_again_by_the_same_command(tables, t
     out, whole = tmp_path / "out", tmp_path / "whole"
     ended = subprocess.run([sys.executable, "-c", KILLED, *words, str(out)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    left = files_below(out)
+    left = bytes_below(out)
     assert len(left) == 4, "three files, and the draft of one"
     assert Path("comparison.json") not in left
     for folder in (out, whole):
         assert run_job("compare", [*words, str(folder)]) == 0
-    assert files_below(out) == files_below(whole)
+    assert bytes_below(out) == bytes_below(whole)
 
 
 def test_tables_and_output_may_be_in_a_bucket(tables, tmp_path, s3, monkeypatch):
@@ -224,7 +224,7 @@ def test_tables_and_output_may_be_in_a_bucket(tables, tmp_path, s3, monkeypatch)
     storage = Storage().with_environment()
     places = [f"s3://test/compare/{side}" for side in "ab"]
     for table, place in zip(tables, places, strict=True):
-        for name, data in files_below(Path(table.uri)).items():
+        for name, data in bytes_below(Path(table.uri)).items():
             storage.write(f"{place}/{name}", data)
     for out, of in (("s3://test/compare/out", places), (str(tmp_path), [t.uri for t in tables])):
         assert run_job("compare", [*of, "--output", out, "--worst=3"]) == 0
@@ -260,7 +260,7 @@ def test_ranges_of_ids_hold_whole_images_in_order(tables, tmp_path, monkeypatch)
     ("change", "message"),
     [
         ({"labels": ("dog",)}, "must have a label of the same name"),
-        ({"images": {"other.jpg": Drawn(shapes=[Shape("car", (0, 0, 2, 2))])}}, "same image_id"),
+        ({"images": {"other.jpg": Regions(shapes=[Shape("car", (0, 0, 2, 2))])}}, "same image_id"),
     ],
 )
 def test_tables_that_have_nothing_in_common_are_wrong_usage(

@@ -3,9 +3,10 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from compared_tables import Drawn, Shape, write_drawn_table
+from as_files import encode_image
+from compared_tables import Regions, Shape, write_drawn_table
 from corpora import parquet, put, tar
-from drawn_labels import encode_image, scenes
+from drawn_labels import scenes
 from small_tables import finish, settled
 
 from pipeline.cli.running import run_job
@@ -19,13 +20,13 @@ from pipeline.table.store import TableStore
 CAR, SKY = (10, 2, 20, 12), (0, 0, 8, 32)
 SURE = [Shape("sky", SKY, 0.95), Shape("car", CAR, 0.95)]
 IMAGES = {
-    **{f"sure-{n:02}.jpg": Drawn(shapes=SURE) for n in range(20)},
-    "close.jpg": Drawn(shapes=[Shape("sky", SKY, 0.9), Shape("car", CAR, 0.5, ("boat", 0.45))]),
-    "low.jpg": Drawn(shapes=[Shape("sky", SKY, 0.52, ("car", 0.1)), Shape("car", CAR, 0.9)]),
-    "low-2.jpg": Drawn(shapes=[Shape("sky", SKY, 0.6), Shape("car", CAR, 0.9)]),
-    "boat.jpg": Drawn(shapes=[Shape("boat", SKY, 0.95)]),
-    "empty.jpg": Drawn(shapes=[]),
-    "error.jpg": Drawn(shapes=None),
+    **{f"sure-{n:02}.jpg": Regions(shapes=SURE) for n in range(20)},
+    "close.jpg": Regions(shapes=[Shape("sky", SKY, 0.9), Shape("car", CAR, 0.5, ("boat", 0.45))]),
+    "low.jpg": Regions(shapes=[Shape("sky", SKY, 0.52, ("car", 0.1)), Shape("car", CAR, 0.9)]),
+    "low-2.jpg": Regions(shapes=[Shape("sky", SKY, 0.6), Shape("car", CAR, 0.9)]),
+    "boat.jpg": Regions(shapes=[Shape("boat", SKY, 0.95)]),
+    "empty.jpg": Regions(shapes=[]),
+    "error.jpg": Regions(shapes=None),
 }
 LABELS = ("boat", "car", "sky")
 
@@ -83,8 +84,8 @@ def test_a_queue_and_the_page_find_the_same_images_strange(tmp_path):
             for top, bottom in bounds if bottom > top
         ]  # fmt: skip
 
-    images = {f"{n:03}.jpg": Drawn(shapes=shapes(n % 4)) for n in range(40)}
-    images |= {"empty.jpg": Drawn(shapes=[]), "error.jpg": Drawn(shapes=None)}
+    images = {f"{n:03}.jpg": Regions(shapes=shapes(n % 4)) for n in range(40)}
+    images |= {"empty.jpg": Regions(shapes=[]), "error.jpg": Regions(shapes=None)}
     table = write_drawn_table(tmp_path / "t", images, labels=labels)
     rows = selected(table, tmp_path / "q.parquet", "--by=strange", "--count=99")
     chosen = {row["image_id"]: row["strength"] for row in rows}
@@ -97,7 +98,7 @@ def test_a_queue_and_the_page_find_the_same_images_strange(tmp_path):
 
 
 def test_disagree_takes_an_agreement_or_the_other_table(table, tmp_path, monkeypatch):
-    other = {**IMAGES, "low.jpg": Drawn(shapes=[Shape("sky", SKY), Shape("boat", CAR)])}
+    other = {**IMAGES, "low.jpg": Regions(shapes=[Shape("sky", SKY), Shape("boat", CAR)])}
     second = write_drawn_table(tmp_path / "b", other, labels=LABELS)
     shown = []
 
@@ -160,7 +161,7 @@ def test_wrong_settings_of_a_selection_are_refused(table, tmp_path, capsys, word
     assert message in capsys.readouterr().err
 
 
-def corpus(folder):
+def put_corpus(folder):
     """Files, members of a tar and of a compressed one, rows of Parquet."""
     drawn = scenes(10)
     jpegs = [scene.jpeg for scene in drawn]
@@ -179,7 +180,7 @@ def corpus(folder):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_queue_is_a_corpus_of_exactly_its_images(tmp_path, seed):
     table = TableStore(str(tmp_path / "table"), Storage())
-    place = corpus(tmp_path / "corpus")
+    place = put_corpus(tmp_path / "corpus")
     finish(settled(place, table, "first").units, table)
     rows = selected(table, tmp_path / "q.parquet", "--by=random", "--count=8", f"--seed={seed}")
     again = TableStore(str(tmp_path / "again"), Storage())
@@ -200,7 +201,7 @@ def test_a_queue_is_a_corpus_of_exactly_its_images(tmp_path, seed):
 
 def test_a_part_of_an_archive_that_changed_is_not_read(tmp_path):
     table = TableStore(str(tmp_path / "table"), Storage())
-    place = corpus(tmp_path / "corpus")
+    place = put_corpus(tmp_path / "corpus")
     finish(settled(place, table, "first").units, table)
     rows = selected(table, tmp_path / "q.parquet", "--by=random", "--count=100")
     put(tmp_path / "corpus", {"x/shard.tar": tar([("new.jpg", encode_image(scenes(1)[0].photo))])})

@@ -1,10 +1,8 @@
 """Archives that are whole are read like tarfile reads them; those that are not are found out."""
 
 import bz2
-import contextlib
 import gzip
 import io
-import itertools
 import lzma
 import random
 import shutil
@@ -14,15 +12,19 @@ from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
+from drawn_archives import (
+    images_by_name,
+    photographs,
+    read_members,
+    tar_in_format,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpora.archives import ArchiveDamage, members
-from pipeline.corpora.samples import ArchiveSample, sample_offsets, samples
+from pipeline.corpora.archives import members
+from pipeline.corpora.samples import samples
 
-EXTENSIONS = ("jpg", "png", "webp")
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
-LONG = "folder/" * 20 + "x" * 120  # longer than any field of a header
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, mtime=0),
     "bzip2": bz2.compress,
@@ -31,51 +33,11 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-Files = dict[str, bytes] | list[tuple[str, bytes]]
-
-
-def tar_in_format(files: Files, *, format: int = tarfile.PAX_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
-        for name, data in files.items() if isinstance(files, dict) else files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 def special(name: str, *, kind: bytes, target: str = "", data: bytes = b"") -> bytes:
     """Writes one member that is no plain file, without an end."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, target, len(data)
     return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
-
-
-def read_members(data: bytes, **options: int) -> tuple[list[ArchiveSample], ArchiveDamage | None]:
-    """The samples before damage, and the damage."""
-    found = []
-    try:
-        for sample in samples(
-            io.BytesIO(data), image_members=EXTENSIONS, **{"max_image_bytes": 2**20, **options}
-        ):
-            found.append(sample)
-    except ArchiveDamage as damage:
-        return found, damage
-    return found, None
-
-
-def images_by_name(found: list[ArchiveSample]) -> dict[str, bytes | None]:
-    return {sample.image.name: sample.data for sample in found if sample.image is not None}
-
-
-def photographs(count: int, *, format: int = tarfile.PAX_FORMAT, longest: bool = True) -> bytes:
-    names = [f"{index}.jpg" for index in range(count)]
-    if longest and format != tarfile.USTAR_FORMAT:
-        names[1] = f"{LONG}.jpg"
-    return tar_in_format(
-        {name: bytes([index + 1]) * (200 + 450 * index) for index, name in enumerate(names)},
-        format=format,
-    )
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -376,98 +338,3 @@ def test_a_fault_of_storage_is_never_taken_for_damage(compression):
     )
     with pytest.raises(Fault):
         list(samples(file, image_members=["jpg"], max_image_bytes=2**20))
-
-
-def test_a_sample_is_what_shares_a_name_up_to_the_first_dot():
-    files = {
-        "a/1.json": b"{}",
-        "a/1.png": b"labels",
-        "a/1.JPG": b"photograph",
-        "a/1.seg.png": b"more labels",
-        "a/2.txt": b"no image",
-        "b/1.png": b"alone",
-        "b/._1.png": b"a Mac's",
-        "__MACOSX/b/1.png": b"another Mac's",
-    }
-    found, damage = read_members(tar_in_format(files))
-    assert damage is None
-    assert [sample.key for sample in found] == ["a/1", "a/2", "b/1"]
-    assert images_by_name(found) == {"a/1.JPG": b"photograph", "b/1.png": b"alone"}
-
-
-def test_a_label_map_does_not_stand_in_for_a_photograph_that_is_cut():
-    whole = tar_in_format({"1.png": b"labels", "1.jpg": b"photograph" * 100})
-    found, damage = read_members(whole[: 1024 + 512 + 512])
-    assert found == []
-    assert damage is not None
-
-
-def test_a_key_that_comes_again_is_another_sample_and_says_so():
-    files = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("c.jpg", b"4"), ("c.jpg", b"5")]
-    found, damage = read_members(tar_in_format(files))
-    assert damage is None
-    assert [sample.data for sample in found] == [b"1", b"2", b"3", b"4", b"5"]
-    assert [sample.is_repeated for sample in found] == [False, False, True, False, True]
-
-
-def test_an_image_larger_than_allowed_is_not_read():
-    found, damage = read_members(
-        tar_in_format({"a.jpg": b"x" * 2000, "b.jpg": b"y"}), max_image_bytes=1999
-    )
-    assert damage is None
-    assert images_by_name(found) == {"a.jpg": None, "b.jpg": b"y"}
-
-
-@settings(max_examples=60)
-@given(st.data())
-def test_slices_hold_every_sample_of_the_whole_once(data):
-    names = [f"{index}.{ext}" for index in range(8) for ext in ("cls", "jpg", "json", LONG)]
-    names = [name for name in names if data.draw(st.booleans())]
-    whole = tar_in_format({name: name.encode() * 90 for name in names}, format=tarfile.GNU_FORMAT)
-    offsets = [s.offset for s in sample_offsets(io.BytesIO(whole), image_members=EXTENSIONS)]
-    inner = data.draw(st.sets(st.sampled_from(offsets))) if offsets else set()
-    cuts = [0, *sorted(inner), None]
-    parts = [
-        sample
-        for start, stop in itertools.pairwise(cuts)
-        for sample in samples(
-            io.BytesIO(whole),
-            image_members=EXTENSIONS,
-            max_image_bytes=2**20,
-            start=start or 0,
-            stop=stop,
-        )
-    ]
-    assert parts == read_members(whole)[0]
-
-
-def test_sample_offsets_read_headers_and_nothing_else():
-    class Counting(io.BytesIO):
-        num_bytes = 0
-
-        def read(self, size: int | None = -1) -> bytes:
-            data = super().read(size)
-            self.num_bytes += len(data)
-            return data
-
-    whole = tar_in_format(
-        {f"{index}.jpg": bytes(50_000) for index in range(20)}, format=tarfile.GNU_FORMAT
-    )
-    file = Counting(whole)
-    found = list(sample_offsets(file, image_members=EXTENSIONS))
-    assert [sample.image is not None for sample in found] == [True] * 20
-    assert file.num_bytes < 20 * 512 + 2 * 10240
-
-
-def test_sample_offsets_count_no_image_that_is_cut():
-    whole = photographs(3)
-    for cut in range(0, len(whole), 512):
-        walked = []
-        with (
-            pytest.raises(ArchiveDamage)
-            if read_members(whole[:cut])[1]
-            else contextlib.nullcontext()
-        ):
-            for sample in sample_offsets(io.BytesIO(whole[:cut]), image_members=EXTENSIONS):
-                walked.append(sample.offset)
-        assert walked == [sample.offset for sample in read_members(whole[:cut])[0]]

@@ -1,7 +1,6 @@
 """Decoding gives upright RGB pixels, or an `ImageError` that says what is wrong."""
 
 import contextlib
-import io
 import pickle
 import random
 import struct
@@ -12,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from drawn_pixels import tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,9 +35,7 @@ def block_picture(height: int = 36, width: int = 48) -> Image.Image:
 
 
 def encoded_as(image: Image.Image, *, format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
+    return encode_image(image, format, **options)
 
 
 def turned(orientation: int) -> Image.Exif:

@@ -1,9 +1,8 @@
 """Plain baseline JPEGs go to a device; all that it would misread stays with Pillow."""
 
-import io
-
 import numpy as np
 import pytest
+from as_files import encode_image
 from PIL import Image
 
 from pipeline.corpora.device_jpeg import is_for_device
@@ -12,9 +11,7 @@ from pipeline.corpora.device_jpeg import is_for_device
 def random_jpeg(mode: str = "RGB", **options) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     image = Image.fromarray(pixels).resize((80, 60)).convert(mode)
-    buffer = io.BytesIO()
-    image.save(buffer, options.pop("format", "JPEG"), **options)
-    return buffer.getvalue()
+    return encode_image(image, options.pop("format", "JPEG"), **options)
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])

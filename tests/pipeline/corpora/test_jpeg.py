@@ -5,6 +5,7 @@ import io
 import imagecodecs
 import numpy as np
 import pytest
+from as_files import encode_image
 from drawn_pixels import GREY, MAX_PIXELS, RGB, error, is_near
 from PIL import Image
 
@@ -23,9 +24,7 @@ END = b"\xff\xd9"
 
 
 def jpeg(levels: np.ndarray, mode: str = "RGB", **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(levels).convert(mode).save(buffer, "JPEG", quality=90, **options)
-    return buffer.getvalue()
+    return encode_image(Image.fromarray(levels).convert(mode), "JPEG", quality=90, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,11 +1,10 @@
 """A manifest's rows become one source each, or one line that says where it cannot be read."""
 
-import io
 import json
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from as_files import encode_table
 from corpora import parquet, picture, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,11 +76,8 @@ def test_manifests_are_read_as_tools_write_them(tmp_path, name, text, expected):
 
 def test_a_column_of_repeated_text_is_read(tmp_path):
     column = pa.array(BY_PATH).dictionary_encode()
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"uri": column}), buffer)
-    assert (
-        names_in_manifest(write_manifest_file(tmp_path, "m.parquet", buffer.getvalue())) == BY_PATH
-    )
+    manifest = write_manifest_file(tmp_path, "m.parquet", encode_table(pa.table({"uri": column})))
+    assert names_in_manifest(manifest) == BY_PATH
 
 
 def test_what_was_taken_for_locations_is_said(tmp_path):

@@ -4,8 +4,8 @@ import io
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
+from as_files import encode_table
 
 from pipeline.corpora.parquet import read_parquet
 
@@ -14,9 +14,7 @@ ROWS = pa.table({"name": ["a", "b", "a"], "number": [1, 2, 3]})
 
 @pytest.fixture
 def parquet_with_images() -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(ROWS, buffer, row_group_size=1)
-    return buffer.getvalue()
+    return encode_table(ROWS, row_group_size=1)
 
 
 def test_bytes_and_files_give_the_same_rows(parquet_with_images: bytes) -> None:

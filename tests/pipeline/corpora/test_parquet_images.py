@@ -1,10 +1,8 @@
 """Columns of images as data sets have them: dictionaries, lists, and paths in place of bytes."""
 
-import io
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from as_files import encode_table
 from corpora import parquet, picture, put
 
 from pipeline.corpora.corpus import list_corpus
@@ -19,9 +17,7 @@ CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def parquet_columns(columns: dict[str, pa.Array | list], **options) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, **options)
-    return buffer.getvalue()
+    return encode_table(pa.table(columns), **options)
 
 
 def read_corpus(corpus: str, **options) -> list[EncodedImage]:

@@ -4,12 +4,13 @@ import dataclasses
 import gzip
 import io
 import os
-import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from corpora import parquet
+from drawn_archives import tar_in_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,22 +29,6 @@ def put_source(path: Path, data: bytes, *, kind: Kind = "file") -> Source:
     file = STORAGE.file(str(path))
     assert file is not None
     return Source(uri=file.uri, name=path.name, kind=kind, etag=file.etag, size=file.size)
-
-
-def tar_of(files: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items() if isinstance(files, dict) else files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def parquet_of(columns: dict[str, list], *, rows_per_group: int = 4) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, row_group_size=rows_per_group)
-    return buffer.getvalue()
 
 
 def read_images(source: Source, **options) -> list[EncodedImage]:
@@ -90,8 +75,8 @@ def test_a_fault_of_storage_passes_through_whenever_it_comes(tmp_path, kind, rea
     noise = {f"{index}.jpg": os.urandom(30_000) for index in range(9)}
     content = {
         "file": b"bytes",
-        "tar": tar_of(noise),
-        "parquet": parquet_of({"image": list(noise.values())}, rows_per_group=1),
+        "tar": tar_in_format(noise),
+        "parquet": parquet({"image": list(noise.values())}, rows_per_group=1),
     }[kind]
     source = put_source(tmp_path / "a", content, kind=kind)
 
@@ -116,7 +101,7 @@ def test_a_fault_of_storage_passes_through_whenever_it_comes(tmp_path, kind, rea
 
 
 def test_a_fault_of_the_local_disk_is_a_fault_of_storage(tmp_path):
-    source = put_source(tmp_path / "a.parquet", parquet_of({"image": [b"1"]}), kind="parquet")
+    source = put_source(tmp_path / "a.parquet", parquet({"image": [b"1"]}), kind="parquet")
 
     class Broken(io.BytesIO):
         def read(self, size=-1):
@@ -132,7 +117,7 @@ def test_a_fault_of_the_local_disk_is_a_fault_of_storage(tmp_path):
 
 def test_a_tar_gives_images_by_key_and_says_which_keys_have_none(tmp_path):
     files = {"a/1.jpg": b"1", "a/1.png": b"labels", "a/2.json": b"{}", "3.PNG": b"3"}
-    source = put_source(tmp_path / "shard.tar", tar_of(files), kind="tar")
+    source = put_source(tmp_path / "shard.tar", tar_in_format(files), kind="tar")
     skipped = SkipCounts()
     images = list(read_source(source, storage=STORAGE, settings=ReadSettings(), skipped=skipped))
     assert data_by_id(images) == {"shard.tar/a/1": b"1", "shard.tar/3": b"3"}
@@ -152,7 +137,7 @@ def test_a_tar_gives_images_by_key_and_says_which_keys_have_none(tmp_path):
 def test_a_remote_store_gives_the_images_that_a_disk_gives(tmp_path, name, kind, compress):
     noise = {f"{index}.jpg": os.urandom(30_000 + 9_999 * index) for index in range(30)}
     content = compress(
-        tar_of(noise) if kind == "tar" else parquet_of({"image": list(noise.values())})
+        tar_in_format(noise) if kind == "tar" else parquet({"image": list(noise.values())})
     )
     local = put_source(tmp_path / name, content, kind=kind)
     uri = f"memory://reading/{name}"
@@ -166,7 +151,7 @@ def test_a_remote_store_gives_the_images_that_a_disk_gives(tmp_path, name, kind,
 
 def test_a_slice_of_a_tar_without_images_is_counted_with_its_bytes(tmp_path):
     members = {"a.jpg": b"a", "b.txt": b"b", "c.cls": b"c"}
-    whole = put_source(tmp_path / "a.tar", tar_of(members), kind="tar")
+    whole = put_source(tmp_path / "a.tar", tar_in_format(members), kind="tar")
     skipped = SkipCounts()
     found = []
     for start, stop in ((0, 1024), (1024, 2048), (2048, None)):
@@ -181,7 +166,7 @@ def test_a_slice_of_a_tar_without_images_is_counted_with_its_bytes(tmp_path):
 
 
 def test_a_truncated_tar_keeps_its_images_and_adds_a_row_that_names_the_place(tmp_path):
-    whole = tar_of({"1.jpg": b"1" * 600, "2.jpg": b"2" * 600})
+    whole = tar_in_format({"1.jpg": b"1" * 600, "2.jpg": b"2" * 600})
     for cut in range(0, 2 * 1536 + 1, 512):
         source = put_source(tmp_path / "shard.tar", whole[:cut], kind="tar")
         *images, last = read_images(source)
@@ -195,7 +180,7 @@ def test_a_truncated_tar_keeps_its_images_and_adds_a_row_that_names_the_place(tm
 
 
 def test_a_damaged_tar_and_one_that_is_none_say_what_they_are(tmp_path):
-    whole = bytearray(tar_of({"1.jpg": b"1", "2.jpg": b"2"}))
+    whole = bytearray(tar_in_format({"1.jpg": b"1", "2.jpg": b"2"}))
     whole[1024] ^= 1
     images = read_images(put_source(tmp_path / "a.tar", bytes(whole), kind="tar"))
     assert image_errors(images) == [("a.tar@1024", "DamagedArchive")]
@@ -207,7 +192,7 @@ def test_a_damaged_tar_and_one_that_is_none_say_what_they_are(tmp_path):
 
 def test_each_image_that_repeats_a_key_has_a_row_with_an_id_of_its_own(tmp_path):
     files = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("a.jpg", b"4")]
-    images = read_images(put_source(tmp_path / "s.tar", tar_of(files), kind="tar"))
+    images = read_images(put_source(tmp_path / "s.tar", tar_in_format(files), kind="tar"))
     assert data_by_id(images) == {"s.tar/a": b"1", "s.tar/b": b"2"}
     assert image_errors(images) == [
         ("s.tar/a@2048", "DuplicateKey"),
@@ -219,8 +204,8 @@ def test_an_image_larger_than_allowed_is_an_error_that_says_how_to_allow_it(tmp_
     large = b"x" * 11
     sources = [
         put_source(tmp_path / "a.jpg", large),
-        put_source(tmp_path / "a.tar", tar_of({"a.jpg": large}), kind="tar"),
-        put_source(tmp_path / "a.parquet", parquet_of({"image": [large]}), kind="parquet"),
+        put_source(tmp_path / "a.tar", tar_in_format({"a.jpg": large}), kind="tar"),
+        put_source(tmp_path / "a.parquet", parquet({"image": [large]}), kind="parquet"),
     ]
     for source in sources:
         (image,) = read_images(source, max_image_bytes=10)
@@ -232,7 +217,7 @@ def test_an_image_larger_than_allowed_is_an_error_that_says_how_to_allow_it(tmp_
 
 def test_parquet_rows_are_images_by_number_or_by_key(tmp_path):
     rows = {"image": [b"0", b"1", b"2"], "id": ["x", "y", None]}
-    source = put_source(tmp_path / "a.parquet", parquet_of(rows, rows_per_group=2), kind="parquet")
+    source = put_source(tmp_path / "a.parquet", parquet(rows, rows_per_group=2), kind="parquet")
     numbered = {"a.parquet/0": b"0", "a.parquet/1": b"1", "a.parquet/2": b"2"}
     assert data_by_id(read_images(source)) == numbered
     assert data_by_id(read_images(source, key_column="id")) == {
@@ -244,7 +229,7 @@ def test_parquet_rows_are_images_by_number_or_by_key(tmp_path):
 
 def test_parquet_rows_without_bytes_or_with_the_key_of_another_are_errors(tmp_path):
     rows = {"image": [b"0", None, b"", b"3"], "id": ["x", "y", "z", "x"]}
-    source = put_source(tmp_path / "a.parquet", parquet_of(rows), kind="parquet")
+    source = put_source(tmp_path / "a.parquet", parquet(rows), kind="parquet")
     images = read_images(source, key_column="id")
     assert data_by_id(images) == {"x": b"0"}
     assert image_errors(images) == [
@@ -261,7 +246,7 @@ def test_images_of_hugging_face_datasets_are_read(tmp_path):
         type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
     )
     source = put_source(
-        tmp_path / "a.parquet", parquet_of({"image": image, "n": [0, 1, 2]}), kind="parquet"
+        tmp_path / "a.parquet", parquet({"image": image, "n": [0, 1, 2]}), kind="parquet"
     )
     images = read_images(source)
     assert data_by_id(images) == {"a.parquet/0": b"0"}
@@ -290,7 +275,7 @@ def test_the_column_of_images_is_found_by_name_and_type(columns, options, expect
 
 def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(tmp_path):
     source = put_source(
-        tmp_path / "a.parquet", parquet_of({"image": [b"0"], "n": [1]}), kind="parquet"
+        tmp_path / "a.parquet", parquet({"image": [b"0"], "n": [1]}), kind="parquet"
     )
     for options, error_class in [
         ({"image_column": "photo"}, "NoImageColumn"),
@@ -313,7 +298,7 @@ def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(tmp_pa
 def test_slices_hold_every_row_of_the_whole_once(tmp_path, num_rows, rows_per_group, cuts):
     rows = {"image": [f"image {row}".encode() for row in range(num_rows)]}
     source = put_source(
-        tmp_path / "a.parquet", parquet_of(rows, rows_per_group=rows_per_group), kind="parquet"
+        tmp_path / "a.parquet", parquet(rows, rows_per_group=rows_per_group), kind="parquet"
     )
     bounds = [0, *sorted(cut for cut in cuts if cut < num_rows), None]
     parts = [
@@ -326,7 +311,7 @@ def test_slices_hold_every_row_of_the_whole_once(tmp_path, num_rows, rows_per_gr
 
 
 def test_a_corrupt_parquet_file_is_one_error_that_names_it(tmp_path):
-    whole = parquet_of({"image": [os.urandom(500) for _ in range(20)]})
+    whole = parquet({"image": [os.urandom(500) for _ in range(20)]})
     for damaged in (b"", b"PAR1", whole[:-10], b"no Parquet at all" * 9, bytes(len(whole))):
         source = put_source(tmp_path / "a.parquet", damaged, kind="parquet")
         (image,) = read_images(source)
@@ -340,7 +325,7 @@ def test_a_corrupt_parquet_file_is_one_error_that_names_it(tmp_path):
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_random_damage_to_a_parquet_file_is_never_any_other_error(changes):
-    whole = bytearray(parquet_of({"image": [b"%d" % row * 40 for row in range(10)]}))
+    whole = bytearray(parquet({"image": [b"%d" % row * 40 for row in range(10)]}))
     for back, value in changes:  # from the end, where the footer is
         whole[-min(back, len(whole))] = value
     source = Source(uri="a", name="a", kind="parquet", etag="1", size=len(whole))
@@ -356,7 +341,7 @@ def test_random_damage_to_a_parquet_file_is_never_any_other_error(changes):
 
 def test_rows_before_a_damaged_row_group_are_kept(tmp_path):
     rows = [os.urandom(500) for _ in range(12)]
-    whole = bytearray(parquet_of({"image": rows}))
+    whole = bytearray(parquet({"image": rows}))
     offset = pq.ParquetFile(io.BytesIO(whole)).metadata.row_group(1).column(0).data_page_offset
     whole[offset : offset + 40] = b"\xff" * 40
     *images, last = read_images(put_source(tmp_path / "a.parquet", bytes(whole), kind="parquet"))
@@ -365,7 +350,7 @@ def test_rows_before_a_damaged_row_group_are_kept(tmp_path):
 
 
 def test_row_groups_are_told_with_their_rows_and_bytes():
-    data = parquet_of({"image": [os.urandom(1000) for _ in range(10)]})
+    data = parquet({"image": [os.urandom(1000) for _ in range(10)]})
     groups = parquet_groups(io.BytesIO(data), settings=ReadSettings()).rows_and_bytes
     assert [rows for rows, _ in groups] == [4, 4, 2]
     assert all(1000 * rows <= size < 3000 * rows for rows, size in groups)
@@ -380,7 +365,7 @@ def test_settings_without_sense_are_refused():
 
 def test_of_an_archive_no_more_is_read_than_the_images_that_are_asked_for(tmp_path):
     source = put_source(
-        tmp_path / "a.tar", tar_of({f"{i}.jpg": bytes(2**16) for i in range(50)}), kind="tar"
+        tmp_path / "a.tar", tar_in_format({f"{i}.jpg": bytes(2**16) for i in range(50)}), kind="tar"
     )
     reads = []
 

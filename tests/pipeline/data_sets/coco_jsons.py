@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import put
-from drawn_labels import encode_image
 from PIL import Image
 
 from pipeline.datasets.dataset import LabelledImages

@@ -1,13 +1,13 @@
 """Labels fit the upright photograph, also where they were drawn on it as it is stored."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import put
-from drawn_labels import Scene, coco_instances, coco_panoptic, encode_image, label_maps, scenes
+from drawn_labels import Scene, coco_instances, coco_panoptic, label_maps, scenes
 from PIL import ExifTags, Image
 
 from maskformer import decode_rle
@@ -31,9 +31,7 @@ def stored(photo: Image.Image, orientation: int, *, format: str = "JPEG") -> byt
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     image = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(photo))))
-    buffer = io.BytesIO()
-    image.save(buffer, format, exif=exif)
-    return buffer.getvalue()
+    return encode_image(image, format, exif=exif)
 
 
 def maps_beside(folder: Path, drawn: Scene, orientation: int, *, labels: np.ndarray) -> Target:

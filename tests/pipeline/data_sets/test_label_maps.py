@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import put, tar
-from drawn_labels import IGNORED, LABELS, encode_image, label_maps, names_json, scenes
+from drawn_labels import IGNORED, LABELS, label_maps, names_json, scenes
 from PIL import Image
 
 from pipeline.datasets.checking import check_images, hidden_label

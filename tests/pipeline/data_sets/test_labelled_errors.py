@@ -1,7 +1,6 @@
 """What is wrong with labelled data is one line that names the image and the file."""
 
 import gzip
-import io
 import json
 import re
 from collections.abc import Callable
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import parquet, put, tar
 from drawn_labels import (
     LABELS,
     coco_instances,
     coco_panoptic,
-    encode_image,
     label_maps,
     names_json,
     panoptic_shards,
@@ -97,10 +96,10 @@ def test_labels_of_a_photograph_that_exif_turns_say_so(tmp_path: Path) -> None:
     scene = scenes()[0]
     exif = Image.Exif()
     exif[0x0112] = 6
-    buffer = io.BytesIO()
-    scene.photo.save(buffer, "JPEG", exif=exif)
     cut = replace(scene, ids=scene.ids[:, :-1])
-    files = label_maps([cut]) | {"images/val/scene-0.jpg": buffer.getvalue()}
+    files = label_maps([cut]) | {
+        "images/val/scene-0.jpg": encode_image(scene.photo, "JPEG", exif=exif)
+    }
     text = label_error_of(lambda: check_images(open_root(put(tmp_path, files))))
     assert "48 x 36 pixels upright after its EXIF orientation 6 and its labels 36 x 47" in text
 

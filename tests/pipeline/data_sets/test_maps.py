@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_labels import encode_image
+from as_files import encode_image
 from PIL import Image
 
 from pipeline.datasets.maps import decode_id_map, decode_label_map

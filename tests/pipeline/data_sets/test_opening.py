@@ -1,6 +1,5 @@
 """The same scenes in every format give the same targets, on a disk and in a bucket."""
 
-import io
 import json
 import pickle
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from as_files import encode_image, encode_table
 from corpora import put
 from drawn_labels import (
     IGNORED,
@@ -17,7 +17,6 @@ from drawn_labels import (
     Scene,
     coco_instances,
     coco_panoptic,
-    encode_image,
     label_maps,
     panoptic_rows,
     panoptic_shards,
@@ -195,9 +194,7 @@ def rows_of_the_hub(drawn: list[Scene], said: list, **features: object) -> dict[
         }
     )
     kept = {"huggingface": json.dumps({"info": {"features": features}})} if features else {}
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(kept), buffer)
-    return {"rows.parquet": buffer.getvalue()}
+    return {"rows.parquet": encode_table(table.replace_schema_metadata(kept))}
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import put
-from drawn_labels import LABELS, encode_image
+from drawn_labels import LABELS
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -45,7 +46,7 @@ _CHECK = textwrap.dedent(
 
 
 @pytest.fixture(scope="module")
-def photo() -> bytes:
+def large_photo() -> bytes:
     return encode_image(Image.new("L", (WIDTH, HEIGHT)), "PNG")
 
 
@@ -99,12 +100,12 @@ def write_panoptic(folder: Path, photo: bytes, *, height: int, width: int) -> st
 
 @pytest.mark.parametrize("written", [write_instances, write_panoptic])
 def test_sixteen_photographs_at_once_stay_within_the_budget(
-    written, photo: bytes, tmp_path: Path
+    written, large_photo: bytes, tmp_path: Path
 ) -> None:
     """A mask for each object took 300 MB of one photograph, and 4.8 GB of sixteen."""
     little = encode_image(Image.new("L", (40, 30)), "PNG")
     small = written(tmp_path / "small", little, height=30, width=40)
-    large = written(tmp_path / "large", photo, height=HEIGHT, width=WIDTH)
+    large = written(tmp_path / "large", large_photo, height=HEIGHT, width=WIDTH)
     done = subprocess.run(
         [sys.executable, "-c", _CHECK, small, large, str(BUDGET)],
         check=True, capture_output=True, text=True,

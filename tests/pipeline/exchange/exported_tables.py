@@ -1,6 +1,5 @@
 """Tables over real photographs of all sources, with all that trips exporters and importers."""
 
-import io
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import parquet, put, tar
 from drawn_tables import commit
 from PIL import Image
@@ -42,10 +42,8 @@ def photo(
     picture = coarse.resize(size[::-1], Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    buffer = io.BytesIO()
     options = {"exif": exif} if orientation != 1 else {}
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encode_image(picture, kind, **options)
 
 
 def corpus() -> dict[str, bytes]:
@@ -226,6 +224,6 @@ def files_below(folder: Path) -> dict[str, bytes]:
     }
 
 
-def masks(segments: Iterable[list[Any]]) -> list[list[Any]]:
+def sure_masks(segments: Iterable[list[Any]]) -> list[list[Any]]:
     """Labels and run lengths, without areas."""
     return sorted(each[:2] for each in segments)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 from drawn_tables import draw_table
-from exported_tables import LABELS, Drawn, draw, exported, masks, read_by
+from exported_tables import LABELS, Drawn, draw, exported, read_by, sure_masks
 from import_files import export, take, without_carried
 from PIL import Image
 
@@ -38,8 +38,8 @@ def folders(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_datumaro_reads_every_mask_of_cvats_xml(drawn: Drawn, folders: dict[str, Path]) -> None:
     found = read_by("datumaro", f"cvat={folders['cvat']}")["cvat"]
     assert len(found) == len(drawn.truth)
-    of_all = sorted(masks(rows["segments"]) for rows in found.values())
-    assert of_all == sorted(masks(rows) for rows in drawn.truth.values())
+    of_all = sorted(sure_masks(rows["segments"]) for rows in found.values())
+    assert of_all == sorted(sure_masks(rows) for rows in drawn.truth.values())
     sizes = sorted(tuple(rows["size"]) for rows in found.values())
     assert sizes == sorted(drawn.sizes.values())
 
@@ -69,7 +69,7 @@ def test_label_studios_sdk_reads_every_mask_and_score(
     images = found["images"]
     assert images.keys() == drawn.truth.keys()
     for image_id, task in images.items():
-        assert masks(task["segments"]) == masks(drawn.truth[image_id])
+        assert sure_masks(task["segments"]) == sure_masks(drawn.truth[image_id])
         assert task["is_valid"]
         assert task["model_version"]
         address = task["address"].removeprefix("/data/local-files/?d=")

@@ -102,9 +102,11 @@ def test_a_full_disk_is_a_fault_of_storage_and_the_next_run_ends_it(
 def test_a_full_disk_for_growing_files_is_a_fault_too(tmp_path: Path) -> None:
     with Output(str(tmp_path), Storage()) as output:
         file = GrowingFile(output=output, name="x", folder=str(tmp_path))
-        file.file._file = open("/dev/full", "wb", buffering=0)  # type: ignore[attr-defined]  # noqa: SIM115
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), file.file.fileno())
+        file.write(b"x" * 100)
         with pytest.raises(StorageFault, match=r"No space left.*TMPDIR"):
-            file.write(b"x" * 100)
+            file.finish()
 
 
 def test_between_the_last_write_and_its_end_an_export_is_whole(

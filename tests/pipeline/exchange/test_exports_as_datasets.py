@@ -22,7 +22,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     return draw(tmp_path_factory.mktemp("drawn"))
 
 
-def opened(folder: Path | str) -> LabelledImages:
+def loaded(folder: Path | str) -> LabelledImages:
     return open_labelled(DatasetSettings(dataset=str(folder)))
 
 
@@ -50,58 +50,58 @@ def by_content(dataset: LabelledImages, names: Mapping[str, str]) -> dict[str, l
     return found
 
 
-def expected(drawn: Drawn) -> dict[str, list[list[str]]]:
+def drawn_labels(drawn: Drawn) -> dict[str, list[list[str]]]:
     return {name: sorted(each[:2] for each in rows) for name, rows in drawn.truth.items()}
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instances"])
 def test_coco(drawn: Drawn, tmp_path: Path, task: str) -> None:
     exported(drawn, tmp_path, f"coco_{task}")
-    dataset = opened(tmp_path)
+    dataset = loaded(tmp_path)
     assert dataset.kind == f"coco_{task}"
     assert dataset.labels.names == LABELS
     assert dataset.labels.things == {1, 2, 4}
     content = json.loads((tmp_path / f"annotations/{task}_default.json").read_bytes())
     names = {each["file_name"]: each["table_image_id"] for each in content["images"]}
-    assert by_content(dataset, names) == expected(drawn)
+    assert by_content(dataset, names) == drawn_labels(drawn)
 
 
 def test_coco_with_splits_is_a_data_set_by_its_json(drawn: Drawn, tmp_path: Path) -> None:
     exported(drawn, tmp_path, "coco_panoptic", splits=("train=0.6", "val=0.4"))
-    parts = [opened(tmp_path / f"annotations/panoptic_{part}.json") for part in ("train", "val")]
+    parts = [loaded(tmp_path / f"annotations/panoptic_{part}.json") for part in ("train", "val")]
     assert sum(map(len, parts)) == len(drawn.truth)
     assert all(part[0].image.data for part in parts)
 
 
 def test_rows_of_the_hub(drawn: Drawn, tmp_path: Path) -> None:
     exported(drawn, tmp_path, "hf")
-    dataset = opened(tmp_path)
+    dataset = loaded(tmp_path)
     assert (dataset.kind, dataset.truths) == ("parquet", "segments")
     assert dataset.labels.names == LABELS
     assert dataset.labels.things == {1, 2, 4}
     ids = [*drawn.truth]
     found = [masks_of(dataset.target(index), dataset.labels.names) for index in range(len(dataset))]
-    assert sorted(found) == sorted(expected(drawn)[image_id] for image_id in ids)
+    assert sorted(found) == sorted(drawn_labels(drawn)[image_id] for image_id in ids)
 
 
 def test_shards(drawn: Drawn, tmp_path: Path) -> None:
     exported(drawn, tmp_path, "webdataset", shard_images=4)
-    dataset = opened(tmp_path)
+    dataset = loaded(tmp_path)
     assert (dataset.kind, dataset.truths) == ("webdataset", "segments")
     assert dataset.labels.things == {1, 2, 4}
     found = [masks_of(dataset.target(index), dataset.labels.names) for index in range(len(dataset))]
-    assert sorted(found) == sorted(expected(drawn).values())
+    assert sorted(found) == sorted(drawn_labels(drawn).values())
     assert dataset.image(0).data
 
 
 def test_label_maps(drawn: Drawn, tmp_path: Path) -> None:
     exported(drawn, tmp_path / "one", "label_maps")
     exported(drawn, tmp_path / "two", "label_maps", splits=("train=0.6", "val=0.4"))
-    dataset = opened(tmp_path / "one")
+    dataset = loaded(tmp_path / "one")
     assert (dataset.kind, dataset.truths) == ("label_maps", "labels")
     assert dataset.labels.names == LABELS
     assert len(dataset) == len(drawn.truth)
-    parts = [opened(tmp_path / "two" / part) for part in ("train", "val")]
+    parts = [loaded(tmp_path / "two" / part) for part in ("train", "val")]
     assert sum(map(len, parts)) == len(dataset)
     counts = np.zeros(len(LABELS), int)
     for index in range(len(dataset)):
@@ -122,7 +122,7 @@ def test_many_labels_take_sixteen_bits(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(exported_tables, "SPEC", panoptic_spec(*names))
     drawn = draw(tmp_path, files={"plain.jpg": exported_tables.photo(1)})
     exported(drawn, tmp_path / "out", "label_maps")
-    dataset = opened(tmp_path / "out")
+    dataset = loaded(tmp_path / "out")
     values = dataset.target(0).label_map(ignore_index=65535)
     assert dataset.labels.names == names
     assert {*np.unique(values).tolist()} == {0, 1, 2, 3, 4, 65535}

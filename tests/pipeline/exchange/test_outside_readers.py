@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_tables import LABELS, Drawn, draw, exported, masks, read_by
+from exported_tables import LABELS, Drawn, draw, exported, read_by, sure_masks
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
@@ -37,8 +37,8 @@ def ids_by_stem(folder: Path, json_name: str) -> dict[str, str]:
     return {each["file_name"].rpartition(".")[0]: each["table_image_id"] for each in images}
 
 
-def expected(drawn: Drawn) -> dict[str, list[list[Any]]]:
-    return {image_id: masks(segments) for image_id, segments in drawn.truth.items()}
+def masks_of(drawn: Drawn) -> dict[str, list[list[Any]]]:
+    return {image_id: sure_masks(segments) for image_id, segments in drawn.truth.items()}
 
 
 def test_the_drawn_table_has_what_trips_importers(drawn: Drawn) -> None:
@@ -87,7 +87,7 @@ def test_datumaro_reads_both_coco_formats(drawn: Drawn, folders: Mapping[str, Pa
         images = {
             image_of[name.removeprefix("default/")]: each for name, each in found[format].items()
         }
-        assert {name: each["segments"] for name, each in images.items()} == expected(drawn), format
+        assert {name: each["segments"] for name, each in images.items()} == masks_of(drawn), format
         assert {name: tuple(each["size"]) for name, each in images.items()} == drawn.sizes
 
 
@@ -101,7 +101,7 @@ def test_supervision_reads_instances_and_yolo(drawn: Drawn, folders: Mapping[str
     )
     image_of = ids_by_stem(instances, "annotations/instances_default.json")
     images = {image_of[name.rpartition(".")[0]]: each for name, each in found["coco"].items()}
-    assert {name: each["segments"] for name, each in images.items()} == expected(drawn)
+    assert {name: each["segments"] for name, each in images.items()} == masks_of(drawn)
     assert {name: tuple(each["size"]) for name, each in images.items()} == drawn.sizes
     flat = {stem.replace("/", "__"): image_id for stem, image_id in image_of.items()}
     _check_polygons(drawn, {flat[n.rpartition(".")[0]]: e for n, e in found["yolo"].items()})
@@ -138,7 +138,7 @@ def test_datasets_reads_images_names_and_masks(
 
 def test_webdataset_reads_samples(drawn: Drawn, folders: Mapping[str, Path]) -> None:
     found = read_by("webdataset", *map(str, sorted(folders["webdataset"].glob("*.tar"))))
-    assert {name: each["segments"] for name, each in found.items()} == expected(drawn)
+    assert {name: each["segments"] for name, each in found.items()} == masks_of(drawn)
     assert {name: tuple(each["size"]) for name, each in found.items()} == drawn.sizes
     assert len({each["key"] for each in found.values()}) == len(found)
 

@@ -3,7 +3,6 @@
 import json
 import os
 
-import pytest
 from corpora import picture
 from small_tables import READING, finish, settled
 from web import site
@@ -42,11 +41,6 @@ def label_night(corpus: str, table: TableStore, run_id: str) -> dict[str, bytes 
         assert {table.storage.read(row["uri"]) for row in rows} == {*found.values()}
         assert settled(corpus, table, f"{run_id}-again").units == ()
     return found
-
-
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), Storage())
 
 
 def test_names_on_a_disk(tmp_path, table):

@@ -1,7 +1,6 @@
 """Nights that a test draws: a corpus, a table with the rows of a run, its plan and its report."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
+from as_files import encode_image, encode_table
 from specs import panoptic_spec
 
 from pipeline.corpora.sources import Source
@@ -38,7 +36,7 @@ def spec(labels: Sequence[str] = LABELS) -> TableSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawnImage:
-    """One drawn image: shares of its pixels by label, and a score for all segments."""
+    """A drawn image: shares of its pixels by label, and a score for all segments."""
 
     image_id: str
     shares: dict[int, float] = dataclasses.field(default_factory=lambda: {0: 0.5, 1: 0.45})
@@ -95,9 +93,8 @@ def plan(table: TableStore, run_id: str, sources: dict[str, list[Source]]) -> No
         for index, (unit_id, of_unit) in enumerate(sources.items())
         for source in of_unit
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    table.storage.write(table.file("_runs", run_id, "plan.parquet"), buffer.getvalue())
+    content = encode_table(pa.Table.from_pylist(rows))
+    table.storage.write(table.file("_runs", run_id, "plan.parquet"), content)
 
 
 def report(run_id: str = "20260102T020000-aaaaaa", **changes: Any) -> Report:
@@ -127,9 +124,7 @@ def label_earlier_runs(
 def photograph(seed: int, *, size: tuple[int, int] = (_HEIGHT, _WIDTH)) -> bytes:
     random = np.random.default_rng(seed)
     pixels = np.repeat(random.integers(0, 255, (size[0], 1, 3)), size[1], 1).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return encode_image(pixels, "JPEG", quality=90)
 
 
 def file_source(path: Path) -> Source:

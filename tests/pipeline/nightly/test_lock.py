@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -131,11 +132,8 @@ def test_of_many_that_take_over_a_dead_lock_one_has_it(tmp_path):
             losers.append(number)
             all_decided.wait(20)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(run, range(6)))
     assert (len(winners), len(losers)) == (1, 5)
     assert not is_locked(table)
 

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import pytest
 from drawn_runs import label_earlier_runs, label_run, new_table, report, usual_images
 
@@ -154,21 +153,3 @@ def test_the_dashboard_is_whole():
         if panel["type"] != "row":
             assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
             assert {"expr", "refId"} <= panel["targets"][0].keys()
-
-
-def test_ray_exports_the_names_that_the_dashboard_asks_for():
-    """Ray's own recorder, without a cluster: what its agents would say to Prometheus."""
-    telemetry = pytest.importorskip("ray._private.telemetry.open_telemetry_metric_recorder")
-    recorder = telemetry.OpenTelemetryMetricRecorder()
-    for metric in METRICS:
-        register = {
-            "counter": recorder.register_counter_metric,
-            "gauge": recorder.register_gauge_metric,
-        }[metric.kind]
-        register(metric.name, metric.description)
-        tags = {"table": "t"} | ({metric.tag: "x"} if metric.tag else {})
-        recorder.set_metric_value(metric.name, tags, 3.0)
-    exported = set(
-        re.findall(r"^(ray_maskformer_\w+)\{", prometheus_client.generate_latest().decode(), re.M)
-    )
-    assert exported == {f"ray_{metric.name}" for metric in METRICS}

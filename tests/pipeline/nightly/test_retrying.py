@@ -8,14 +8,8 @@ from small_tables import finish, settled
 
 from pipeline.nightly.retrying import images_to_try_again
 from pipeline.planning.planner import Plan
-from pipeline.storage import Storage
 from pipeline.table import latest
 from pipeline.table.store import TableStore, images
-
-
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), Storage())
 
 
 def retried(corpus: str, table: TableStore, run_id: str, *, attempts: int = 3, **options) -> Plan:

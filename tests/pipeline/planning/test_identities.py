@@ -1,10 +1,8 @@
 """Planning refuses a corpus in which an id names two images, and says where they are."""
 
-import io
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from as_files import encode_table
 from corpora import parquet, put, tar
 from small_tables import finish, settled
 from specs import panoptic_spec
@@ -18,11 +16,6 @@ from pipeline.table.store import TableStore
 STORAGE = Storage()
 SPEC = panoptic_spec("road", model_fingerprint="f")
 UNITS = UnitSettings(unit_images=2)
-
-
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), STORAGE)
 
 
 def plan_identities(corpus: str, table: TableStore, **options) -> Plan:
@@ -210,12 +203,11 @@ def test_a_part_of_a_corpus_may_be_labelled_before_the_whole(tmp_path, table):
 
 def test_what_planning_lets_through_verify_finds_no_image_of_twice(tmp_path, table):
     column = pa.array([[b"0", b"1"], [], [b"2"]], pa.list_(pa.binary()))
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"images": column}), buffer, row_group_size=1)
+    lists = encode_table(pa.table({"images": column}), row_group_size=1)
     rows = [("i/p0.jpg", "a"), ("i/p1.jpg", ""), ("", "c"), ("ipfs://x/y.jpg", "b"), ("no.jpg", "")]
     root = put(
         tmp_path / "c",
-        {"lists.parquet": buffer.getvalue(), "m.csv": manifest_with_ids(*rows), "p.jpg": b"3"},
+        {"lists.parquet": lists, "m.csv": manifest_with_ids(*rows), "p.jpg": b"3"},
     )
     finish(settled(root, table, "1", unit_images=2).units, table)
     put(tmp_path / "c", {"p.jpg": b"changed", "q.jpg": b"4"})

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from as_files import encode_table
 from corpora import put, tar
 from file_histories import histories
 from hypothesis import HealthCheck, given, settings
@@ -24,11 +25,6 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing_diff, "_BATCH_ROWS", 3)
     monkeypatch.setattr(scratch, "_BATCH_ROWS", 3)
     monkeypatch.setattr(plans, "_BATCH_ROWS", 3)
-
-
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), Storage())
 
 
 def write_version(root: Path, name: str, version: int) -> None:
@@ -150,9 +146,7 @@ def test_plans_without_the_newer_columns_are_read(tmp_path, table):
     first = settled(str(root), table, "run-1", unit_images=2)
     place = table.file("_runs", "run-1", "plan.parquet")
     rows = pq.read_table(io.BytesIO(table.storage.read(place)))
-    buffer = io.BytesIO()
-    pq.write_table(rows.drop_columns(["again", "plan_number"]), buffer)
-    table.storage.write(place, buffer.getvalue())
+    table.storage.write(place, encode_table(rows.drop_columns(["again", "plan_number"])))
     finish(first.units[:1], table)
     assert settled(str(root), table, "run-2").units == first.units[1:]
 

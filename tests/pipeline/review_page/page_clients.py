@@ -161,7 +161,7 @@ def submission(state: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     }
 
 
-def relabelled(state: Mapping[str, Any], segment_id: int, label: str) -> list[dict[str, Any]]:
+def with_label(state: Mapping[str, Any], segment_id: int, label: str) -> list[dict[str, Any]]:
     """The segments of a submission in which one has another label."""
     segments = submission(state)["segments"]
     return [

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from as_files import encode_image, encode_table
 from drawn_tables import commit
 from PIL import Image
 from specs import panoptic_spec
@@ -25,7 +25,7 @@ READING = ReadSettings()
 HEIGHT, WIDTH = 60, 90
 
 
-def photo(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
+def box_photo(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
     """A sky over a field with a box: three regions with different colours in each image."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 2] = (90, 150, 240)
@@ -36,9 +36,7 @@ def photo(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> Image.Ima
 
 
 def encoded(image: Image.Image, *, kind: str = "JPEG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encode_image(image, kind, **options)
 
 
 def ids_of(number: int, *, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -88,7 +86,7 @@ def write_corpus(
 ) -> None:
     """Writes photographs as a folder of files, one archive or one Parquet file."""
     names = names or [f"{number:03}.jpg" for number in range(count)]
-    photos = photos or [encoded(photo(number)) for number in range(count)]
+    photos = photos or [encoded(box_photo(number)) for number in range(count)]
     if kind == "files":
         for name, data in zip(names, photos, strict=True):
             storage.write(f"{place}/{name}", data)
@@ -101,10 +99,8 @@ def write_corpus(
                 archive.addfile(member, io.BytesIO(data))
         storage.write(f"{place}/shard.tar", buffer.getvalue())
     else:
-        buffer = io.BytesIO()
         rows = {"image": photos, "key": [Path(name).stem for name in names]}
-        pq.write_table(pa.table(rows), buffer, row_group_size=3)
-        storage.write(f"{place}/rows.parquet", buffer.getvalue())
+        storage.write(f"{place}/rows.parquet", encode_table(pa.table(rows), row_group_size=3))
 
 
 def label_corpus(
@@ -139,14 +135,14 @@ def label_corpus(
         ]
         for position, image in enumerate(images):
             rows.append(
-                image_row(image, number=number, position=position, unit_id=unit.unit_id, spec=spec)
+                photo_row(image, number=number, position=position, unit_id=unit.unit_id, spec=spec)
             )
             number += 1
         commit(store, unit.unit_id, rows, spec=spec)
     return store
 
 
-def image_row(
+def photo_row(
     image: Any, *, number: int, position: int, unit_id: str, spec: TableSpec
 ) -> dict[str, Any]:
     row = {

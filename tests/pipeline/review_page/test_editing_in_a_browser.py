@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from photo_tables import encoded, ids_of, label_corpus, photo, write_corpus
+from photo_tables import box_photo, encoded, ids_of, label_corpus, write_corpus
 from ports import free_ports
 
 pytest.importorskip("playwright.sync_api")
@@ -32,7 +32,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> TableStore:
     photos = []
     for number, name in enumerate(NAMES):
         height, width = sizes.get(name, (HEIGHT, WIDTH))
-        photos.append(encoded(photo(number, height=height, width=width)))
+        photos.append(encoded(box_photo(number, height=height, width=width)))
     write_corpus(
         f"{folder}/corpus", kind="files", count=len(NAMES), storage=storage, names=NAMES,
         photos=photos,

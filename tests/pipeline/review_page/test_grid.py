@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from page_clients import PageClient, opened_page, relabelled, submission
-from photo_tables import LABELS, encoded, label_corpus, make_table, photo
+from page_clients import PageClient, opened_page, submission, with_label
+from photo_tables import LABELS, box_photo, encoded, label_corpus, make_table
 
 from pipeline.review_page.reviewed_state import ReviewedState
 from pipeline.review_page.settings import ReviewSettings
@@ -153,7 +153,7 @@ def test_reviews_show_in_states_reviewers_labels_and_counts(folder, tmp_path):
             state = client.get("/api/segments", image_id=f"{number:03}.jpg").json
             changes = {"status": status}
             if status == "corrected":
-                changes["segments"] = relabelled(state, 3, "car")
+                changes["segments"] = with_label(state, 3, "car")
             saved = client.post("/api/revisions", submission(state, **changes))
             assert saved.status == 201, saved.body
         about = client.get("/api/table").json
@@ -201,7 +201,7 @@ def test_a_damaged_revision_hides_no_other(folder, tmp_path):
 
 def test_of_an_image_that_was_labelled_again_only_the_latest_rows_count(tmp_path):
     table = make_table(tmp_path, count=6)
-    changed = encoded(photo(77, height=40, width=40))
+    changed = encoded(box_photo(77, height=40, width=40))
     Storage().write(f"{tmp_path}/corpus/002.jpg", changed)
     Storage().write(f"{tmp_path}/corpus/broken.jpg", b"no image at all")
     label_corpus(f"{tmp_path}/corpus", table.uri, run_id="night-2")
@@ -225,7 +225,7 @@ def test_rows_of_a_later_run_appear_when_the_page_is_loaded_again(tmp_path, monk
         before = client.get("/api/images", sort="name").json
         client.get("/")
         now = view.now
-        Storage().write(f"{tmp_path}/corpus/002.jpg", encoded(photo(2)))
+        Storage().write(f"{tmp_path}/corpus/002.jpg", encoded(box_photo(2)))
         label_corpus(f"{tmp_path}/corpus", table.uri, run_id="night-2")
         assert client.get("/api/images", sort="name").json == before
         assert view.now is now, "without a change nothing is read again"

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 from large_tables import SPEC, draw_large_table
 from page_clients import opened_page
-from photo_tables import encoded, label_corpus, make_table, photo
+from photo_tables import box_photo, encoded, label_corpus, make_table
 
 pytest.importorskip("playwright.sync_api")
 
@@ -124,7 +124,7 @@ def test_images_of_a_later_run_appear_without_a_restart(
     table = make_table(tmp_path, count=2)
 
     def run(number: int) -> None:
-        Storage().write(f"{tmp_path}/corpus/{number:03}.jpg", encoded(photo(number)))
+        Storage().write(f"{tmp_path}/corpus/{number:03}.jpg", encoded(box_photo(number)))
         label_corpus(f"{tmp_path}/corpus", table.uri, run_id=f"night-{number}")
 
     with opened_page(table.uri) as (client, view):

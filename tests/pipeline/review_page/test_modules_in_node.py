@@ -28,7 +28,7 @@ def test_each_operation_gives_the_map_that_it_should() -> None:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[subprocess.Popen[str]]:
+def in_node() -> Iterator[subprocess.Popen[str]]:
     """A process that answers each line with what the page's modules make of it."""
     process = subprocess.Popen(
         [str(NODE), str(HERE / "rle_lines.mjs")],
@@ -54,7 +54,7 @@ def maps(draw: st.DrawFn) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 @given(ids=maps())
 def test_run_lengths_equal_those_of_pycocotools(
-    ids: np.ndarray, node: subprocess.Popen[str]
+    ids: np.ndarray, in_node: subprocess.Popen[str]
 ) -> None:
     rles, expected = {}, {}
     for number in np.unique(ids[ids > 0]).tolist():
@@ -69,7 +69,7 @@ def test_run_lengths_equal_those_of_pycocotools(
         }
     height, width = ids.shape
     question = {"ids": ids.ravel().tolist(), "width": width, "height": height, "rles": rles}
-    answer = _ask(node, question)
+    answer = _ask(in_node, question)
     for number, of_rows, of_whole in answer["encoded"]:
         assert of_rows == of_whole == expected[number]
     assert answer["decoded"] == ids.ravel().tolist()
@@ -78,11 +78,11 @@ def test_run_lengths_equal_those_of_pycocotools(
 @settings(max_examples=100, deadline=None)
 @given(counts=st.lists(st.integers(0, 2**27), min_size=1, max_size=12))
 def test_long_runs_are_written_and_read_exactly(
-    counts: list[int], node: subprocess.Popen[str]
+    counts: list[int], in_node: subprocess.Popen[str]
 ) -> None:
     size = [1, sum(counts)]
     expected = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)["counts"].decode()
-    assert _ask(node, {"counts": counts}) == {"rle": expected, "counts": counts}
+    assert _ask(in_node, {"counts": counts}) == {"rle": expected, "counts": counts}
 
 
 def _ask(node: subprocess.Popen[str], question: dict[str, Any]) -> dict[str, Any]:

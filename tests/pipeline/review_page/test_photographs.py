@@ -9,8 +9,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from page_clients import opened_page, relabelled, submission
-from photo_tables import encoded, label_corpus, make_table, photo, write_corpus
+from page_clients import opened_page, submission, with_label
+from photo_tables import box_photo, encoded, label_corpus, make_table, write_corpus
 from PIL import Image
 
 from pipeline.corpora.settings import ReadSettings
@@ -28,7 +28,7 @@ def shown(client, image_id: str, **params: object) -> np.ndarray:
 
 
 def is_photo(pixels: np.ndarray, number: int, *, tolerance: int = 12) -> bool:
-    return np.abs(pixels - np.asarray(photo(number)).astype(int)).mean() < tolerance
+    return np.abs(pixels - np.asarray(box_photo(number)).astype(int)).mean() < tolerance
 
 
 def all_shown(table: str, count: int, **options: object) -> None:
@@ -60,7 +60,7 @@ def test_a_corpus_that_has_moved_is_read_from_its_new_folder(tmp_path):
 
 def test_a_photograph_that_has_changed_since_is_not_shown_under_old_segments(tmp_path):
     table = make_table(tmp_path, count=2)
-    Storage().write(f"{tmp_path}/corpus/001.jpg", encoded(photo(5)))
+    Storage().write(f"{tmp_path}/corpus/001.jpg", encoded(box_photo(5)))
     with opened_page(table.uri) as (client, _):
         answer = client.get("/api/thumbnail", image_id="001.jpg")
         assert answer.status == 410
@@ -75,7 +75,7 @@ def test_archives_with_links_folders_and_compression_are_read_as_in_the_job(tmp_
         mode = "w:gz" if ending.endswith("gz") else "w"
         with tarfile.open(folder / f"shard.{ending}", mode) as archive:
             for number, name in enumerate(["a/x.jpg", "b/x.jpg", "c.v2.jpg"]):
-                data = encoded(photo(number))
+                data = encoded(box_photo(number))
                 for member_name, content in ((name, data), (f"{name[:-4]}.json", b"{}")):
                     member = tarfile.TarInfo(member_name)
                     member.size = len(content)
@@ -95,7 +95,7 @@ def test_archives_with_links_folders_and_compression_are_read_as_in_the_job(tmp_
 
 
 def test_rows_with_keys_lists_and_paths_are_read_as_in_the_job(tmp_path):
-    photos = [encoded(photo(number)) for number in range(4)]
+    photos = [encoded(box_photo(number)) for number in range(4)]
     write_corpus(f"{tmp_path}/keys", kind="parquet", count=4, storage=Storage())
     reading = ReadSettings(key_column="key")
     table = label_corpus(f"{tmp_path}/keys", f"{tmp_path}/t1", reading=reading)
@@ -131,7 +131,7 @@ def test_photographs_are_upright_whatever_the_camera_noted(tmp_path):
         8: Image.Transpose.ROTATE_270,
     }  # fmt: skip
     for orientation, operation in back.items():
-        turned = photo(3) if operation is None else photo(3).transpose(operation)
+        turned = box_photo(3) if operation is None else box_photo(3).transpose(operation)
         exif = Image.Exif()
         exif[0x0112] = orientation
         data = encoded(turned, exif=exif.tobytes())
@@ -147,10 +147,10 @@ def test_photographs_are_upright_whatever_the_camera_noted(tmp_path):
 
 def test_a_photograph_in_the_grid_of_any_mode_is_rgb(tmp_path):
     for name, image, kind in (
-        ("grey.png", photo(0).convert("L"), "PNG"),
-        ("palette.png", photo(0).convert("P"), "PNG"),
-        ("cmyk.jpg", photo(0).convert("CMYK"), "JPEG"),
-        ("page.tiff", photo(0), "TIFF"),
+        ("grey.png", box_photo(0).convert("L"), "PNG"),
+        ("palette.png", box_photo(0).convert("P"), "PNG"),
+        ("cmyk.jpg", box_photo(0).convert("CMYK"), "JPEG"),
+        ("page.tiff", box_photo(0), "TIFF"),
     ):
         Storage().write(f"{tmp_path}/corpus/{name}", encoded(image, kind=kind))
     table = label_corpus(f"{tmp_path}/corpus", f"{tmp_path}/table")
@@ -161,7 +161,7 @@ def test_a_photograph_in_the_grid_of_any_mode_is_rgb(tmp_path):
 
 
 def test_large_photographs_come_smaller_on_request(tmp_path):
-    big = encoded(photo(1, height=1200, width=1800))
+    big = encoded(box_photo(1, height=1200, width=1800))
     Storage().write(f"{tmp_path}/corpus/big.jpg", big)
     table = label_corpus(f"{tmp_path}/corpus", f"{tmp_path}/table")
     with opened_page(table.uri) as (client, _):
@@ -188,7 +188,7 @@ def test_a_thumbnail_shows_the_segments_on_request_and_those_of_the_newest_revie
         again = client.get("/api/thumbnail", image_id="000.jpg", headers={"If-None-Match": etag})
         assert (again.status, again.body) == (304, b"")
         state = client.get("/api/segments", image_id="000.jpg").json
-        client.post("/api/revisions", submission(state, segments=relabelled(state, 2, "car")))
+        client.post("/api/revisions", submission(state, segments=with_label(state, 2, "car")))
         changed = client.get("/api/thumbnail", image_id="000.jpg", headers={"If-None-Match": etag})
         assert changed.status == 200
         assert np.abs(thumbnail()[field] - overlaid[field]).mean() > 10

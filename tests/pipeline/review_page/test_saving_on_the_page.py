@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from page_clients import PageClient, opened_page, relabelled, submission
-from photo_tables import HEIGHT, WIDTH, encoded, label_corpus, make_table, photo
+from page_clients import PageClient, opened_page, submission, with_label
+from photo_tables import HEIGHT, WIDTH, box_photo, encoded, label_corpus, make_table
 from s3 import KEY, SECRET, S3Server
 from s3_proxy import s3_proxy
 from specs import panoptic_spec
@@ -78,7 +78,7 @@ def test_a_save_without_a_change_gives_the_rows_it_came_from(client, image):
 def test_a_relabelled_segment_is_a_persons_and_has_no_score(client, image):
     before = state_of(client, image)
     answer = client.post(
-        "/api/revisions", submission(before, segments=relabelled(before, 3, "Füße"))
+        "/api/revisions", submission(before, segments=with_label(before, 3, "Füße"))
     )
     assert answer.status == 201
     segment = state_of(client, image)["segments"][2]
@@ -105,7 +105,7 @@ def test_areas_and_boxes_are_computed_and_what_the_page_says_of_them_does_not_co
 
 def test_a_save_that_is_sent_again_is_not_doubled(client, image):
     before = state_of(client, image)
-    content = submission(before, segments=relabelled(before, 3, "tree"))
+    content = submission(before, segments=with_label(before, 3, "tree"))
     first = client.post("/api/revisions", content)
     assert client.post("/api/revisions", content).json == first.json
     with ThreadPoolExecutor(8) as pool:
@@ -139,8 +139,8 @@ def test_changes_of_different_pixels_are_joined_and_both_are_named(opened, image
 def test_of_two_changes_of_the_same_the_second_learns_of_the_first_and_both_stay(opened, image):
     client, view = opened
     before = state_of(client, image)
-    first = submission(before, segments=relabelled(before, 3, "car"))
-    second = submission(before, segments=relabelled(before, 3, "sky"))
+    first = submission(before, segments=with_label(before, 3, "car"))
+    second = submission(before, segments=with_label(before, 3, "sky"))
     assert client.post("/api/revisions", first).status == 201
     answer = client.post("/api/revisions", second)
     assert answer.status == 409
@@ -149,7 +149,7 @@ def test_of_two_changes_of_the_same_the_second_learns_of_the_first_and_both_stay
     assert theirs["segments"][2]["label"] == "car"
     assert [each.segments[2].label for each in view.log.branches(image)] == ["sky"]
     # Having seen both, the reviewer insists.
-    insists = submission(theirs, segments=relabelled(theirs, 3, "sky"))
+    insists = submission(theirs, segments=with_label(theirs, 3, "sky"))
     assert client.post("/api/revisions", insists).json["revision"] == 2
     assert [each.segments[2].label for each in view.log.history(image)] == ["car", "sky"]
 
@@ -259,7 +259,7 @@ def test_a_table_with_saves_conflicts_and_claims_is_sound(opened):
     client.post("/api/claims", {"image_id": "019.jpg"})
     state = state_of(client, "019.jpg")
     for label in ("car", "sky"):
-        client.post("/api/revisions", submission(state, segments=relabelled(state, 3, label)))
+        client.post("/api/revisions", submission(state, segments=with_label(state, 3, label)))
     found = verify_table(view.table, sample=1.0, num_threads=1, most_examples=5)
     assert found.findings.counts == {}
     assert found.num_revisions > 0
@@ -279,8 +279,8 @@ def test_a_review_of_another_version_of_the_photograph_is_stale_and_the_new_rows
     table = make_table(tmp_path, count=2)
     with opened_page(table.uri) as (client, _):
         state = state_of(client, "000.jpg")
-        client.post("/api/revisions", submission(state, segments=relabelled(state, 3, "tree")))
-    Storage().write(f"{tmp_path}/corpus/000.jpg", encoded(photo(9, height=30, width=30)))
+        client.post("/api/revisions", submission(state, segments=with_label(state, 3, "tree")))
+    Storage().write(f"{tmp_path}/corpus/000.jpg", encoded(box_photo(9, height=30, width=30)))
     label_corpus(f"{tmp_path}/corpus", table.uri, run_id="night-2")
     with opened_page(table.uri, reviewer="ben") as (client, _view):
         state = state_of(client, "000.jpg")
@@ -300,7 +300,7 @@ def test_reviews_are_laid_over_another_models_table_by_the_names_of_their_labels
         for image, label in (("000.jpg", "tree"), ("001.jpg", "Füße")):
             state = state_of(client, image)
             saved = client.post(
-                "/api/revisions", submission(state, segments=relabelled(state, 3, label))
+                "/api/revisions", submission(state, segments=with_label(state, 3, label))
             )
             assert saved.status == 201
     labels = ("other", "tree", "sky", "car", "boat, rowing")  # other ids, and one is gone
@@ -367,7 +367,7 @@ def test_faults_of_storage_lose_no_save_and_double_none(s3: S3Server):
             proxy.kinds, proxy.rate = ("lost answer", "reset", "internal error"), 0.1
 
             def save_until_it_works(state: dict) -> int:
-                content = submission(state, segments=relabelled(state, 3, "car"))
+                content = submission(state, segments=with_label(state, 3, "car"))
                 for _ in range(20):
                     answer = client.post("/api/revisions", content)
                     if answer.status == 201:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from page_clients import PageClient, opened_page, submission
-from photo_tables import encoded, label_corpus, make_table, photo, write_corpus
+from photo_tables import box_photo, encoded, label_corpus, make_table, write_corpus
 
 from pipeline.review_page.security import HEADERS, Access
 from pipeline.review_page.settings import TOKEN_VARIABLE, PageSettings
@@ -262,7 +262,7 @@ def test_a_photograph_beyond_the_limits_of_the_job_is_not_decoded(tmp_path):
 
 def test_a_photograph_of_another_size_than_its_segments_is_not_shown(tmp_path):
     table = make_table(tmp_path, count=1)
-    other = encoded(photo(0, height=50, width=50))
+    other = encoded(box_photo(0, height=50, width=50))
     Storage().write(f"{tmp_path}/moved/000.jpg", other)
     with opened_page(table.uri, image_root=f"{tmp_path}/moved") as (client, _):
         answer = client.get("/api/photo", image_id="000.jpg")

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from page_clients import relabelled, submission
+from page_clients import submission, with_label
 from photo_tables import make_table
 from ports import free_ports
 from s3 import KEY, SECRET, S3Server
@@ -113,7 +113,7 @@ def test_a_server_that_is_killed_in_the_middle_of_saves_loses_none_and_doubles_n
             if not contents:
                 for number in range(12):
                     state = server.state(f"{number:03}.jpg")
-                    contents.append(submission(state, segments=relabelled(state, 3, "tree")))
+                    contents.append(submission(state, segments=with_label(state, 3, "tree")))
             killer = threading.Timer(0.03, server.process.kill)
             if attempt == 0:
                 killer.start()
@@ -140,9 +140,9 @@ def test_two_servers_on_one_table_see_each_others_saves_and_claims(table):
         assert ana.ask("/api/claims", {"image_id": "005.jpg"})[0] == 200
         claims = json.loads(ben.ask("/api/claims?image_id=005.jpg")[1])["claims"]
         assert [claim["reviewer"] for claim in claims] == ["ana"]
-        saved = submission(before, segments=relabelled(before, 3, "car"))
+        saved = submission(before, segments=with_label(before, 3, "car"))
         assert ana.ask("/api/revisions", saved)[0] == 201
-        mine = submission(of_ben, segments=relabelled(of_ben, 3, "sky"))
+        mine = submission(of_ben, segments=with_label(of_ben, 3, "sky"))
         status, body = ben.ask("/api/revisions", mine)
         assert status == 409
         assert json.loads(body)["theirs"]["reviewer"] == "ana"
@@ -183,7 +183,7 @@ def test_a_table_on_s3_is_reviewed_with_the_jobs_own_access(s3: S3Server):
             status, data = server.ask(f"/api/thumbnail?image_id={name}")
             assert (status, data[:2]) == (200, b"\xff\xd8")
         state = server.state("shard.tar/003")
-        saved = submission(state, segments=relabelled(state, 3, "car"))
+        saved = submission(state, segments=with_label(state, 3, "car"))
         assert server.ask("/api/revisions", saved)[0] == 201
         everything = b"".join(
             server.ask(path)[1] for path in ("/", "/api/table", "/api/images", "/api/nothing")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -210,11 +210,8 @@ def test_eight_reviewers_at_once_lose_nothing(table, log):
         drawn = paint_columns(first, slice(start, stop), 20 + number)
         results.append(save(own, corrected(first, f"reviewer-{number}", drawn)))
 
-    threads = [threading.Thread(target=review, args=(number,)) for number in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(review, range(8)))
     history = log.history(IMAGE)
     assert [each.revision for each in history] == list(range(1, len(history) + 1))
     stored = {each.submission for each in (*history, *log.branches(IMAGE))}

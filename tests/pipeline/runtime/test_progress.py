@@ -5,17 +5,13 @@ import re
 import time
 
 import pytest
+from terminal import Terminal
 
 import pipeline.runtime.progress
 from pipeline.corpora.sources import Source
 from pipeline.planning.planner import Plan, Unit
 from pipeline.runtime.progress import FileProgress, ProgressDisplay, duration
 from pipeline.runtime.run_stats import Counts, RunStats
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def plan(*num_images: int | None, size: int = 1000) -> Plan:
@@ -106,7 +102,7 @@ def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
 
 
-def shown(output: io.StringIO, stats: RunStats, *, until: str) -> str:
+def displayed(output: io.StringIO, stats: RunStats, *, until: str) -> str:
     """Returns what a display writes until the words appear."""
     with ProgressDisplay(stats, plan(10), output=output):
         deadline = time.monotonic() + 20
@@ -119,7 +115,7 @@ def test_without_a_terminal_there_are_plain_lines_with_the_time(monkeypatch):
     monkeypatch.setattr(pipeline.runtime.progress, "_LINE_EVERY_SECONDS", 0.02)
     stats = RunStats()
     stats.add(Counts(images=5), errors=[])
-    text = shown(io.StringIO(), stats, until="\n")
+    text = displayed(io.StringIO(), stats, until="\n")
     assert "\x1b" not in text
     assert "\r" not in text
     for line in text.splitlines():
@@ -140,7 +136,7 @@ def test_on_a_terminal_there_is_a_bar_that_goes_when_it_is_done(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     stats = RunStats()
     stats.add(Counts(images=5), errors=[])
-    text = shown(Terminal(), stats, until="5 of 10")
+    text = displayed(Terminal(), stats, until="5 of 10")
     assert "labelling" in text
     assert " 50 %" in text
     assert "5 of 10 images" in text
@@ -152,7 +148,7 @@ def test_a_bar_says_that_it_waits_for_the_first_images(monkeypatch):
     monkeypatch.setattr(pipeline.runtime.progress, "_BAR_EVERY_SECONDS", 0.02)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    text = shown(Terminal(), RunStats(), until="0 of 10")
+    text = displayed(Terminal(), RunStats(), until="0 of 10")
     assert "starting" in text
     assert "labelling" not in text
 

@@ -2,14 +2,10 @@
 
 import io
 
+from terminal import Terminal
 from waiting import wait_until
 
 from pipeline.runtime.status_line import StatusLine
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_terminal_shows_the_last_line_with_its_seconds_and_is_clean_afterwards():

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
@@ -93,11 +94,8 @@ def race(register: Register, *, writers: int, seed: int, crashes: bool) -> list[
         finally:
             turns.end(index)
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(writers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(run, range(writers)))
     return got
 
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -213,11 +214,8 @@ def test_of_many_who_write_a_new_object_one_wins_and_its_content_stays(place):
         if storage.write_new(uri, data):
             won.append(data)
 
-    threads = [threading.Thread(target=write, args=(bytes([n]) * 1000,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, [bytes([n]) * 1000 for n in range(8)]))
     assert len(won) == 1
     assert storage.read(uri) == won[0]
     assert not storage.write_new(uri, b"late")

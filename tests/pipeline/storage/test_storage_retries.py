@@ -1,7 +1,7 @@
 """Storage is asked again as often and as late as the kind of fault calls for, and no more."""
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -171,10 +171,7 @@ def test_counts_of_many_threads_are_complete(monkeypatch):
         for _ in range(50):
             retried(raising_once(OSError("a")), what="read x", retry_policy=PATIENCE)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: work(), range(8)))
     [told] = take_retries()
     assert told.count == 400

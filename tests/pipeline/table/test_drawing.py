@@ -1,12 +1,11 @@
 """A contact sheet shows each image with the segments that go with it as it is now."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from as_files import encode_image, encode_table
 from drawn_labels import put
 from PIL import Image
 from small_tables import SPEC, settled
@@ -21,9 +20,7 @@ from pipeline.table.store import IMAGES, SEGMENTS, TableStore
 
 
 def grey(level: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("L", (40, 30), level).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_image(Image.new("L", (40, 30), level))
 
 
 def label_half(corpus: Path, table: TableStore, run_id: str, *, left: bool) -> None:
@@ -49,11 +46,9 @@ def label_half(corpus: Path, table: TableStore, run_id: str, *, left: bool) -> N
             for source in unit.sources
         ]  # fmt: skip
         for part, schema, rows in (("segments", SEGMENTS, segments), ("images", IMAGES, images)):
-            buffer = io.BytesIO()
             made_by = {**SPEC.file_metadata, "unit_id": unit.unit_id}
             written = pa.Table.from_pylist(rows, schema=schema).replace_schema_metadata(made_by)
-            pq.write_table(written, buffer)
-            table.storage.write(table.file(part, f"{unit.unit_id}.parquet"), buffer.getvalue())
+            table.storage.write(table.file(part, f"{unit.unit_id}.parquet"), encode_table(written))
 
 
 @pytest.fixture

@@ -11,14 +11,8 @@ from small_tables import finish, latest_areas, settled
 
 from pipeline.maintenance.compact.run import compact
 from pipeline.maintenance.settings import CompactSettings
-from pipeline.storage import Storage
 from pipeline.table import latest
 from pipeline.table.store import TableStore
-
-
-@pytest.fixture
-def table(tmp_path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), Storage())
 
 
 def change(corpus: str, name: str, size: int) -> None:

@@ -12,11 +12,6 @@ from pipeline.table.store import TableStore, images, segments
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> TableStore:
-    return TableStore(str(tmp_path / "table"), Storage())
-
-
-@pytest.fixture
 def unit(tmp_path: Path, table: TableStore) -> Unit:
     """A planned unit of two images."""
     for name in ("a.jpg", "b.jpg"):

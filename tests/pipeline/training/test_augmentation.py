@@ -32,7 +32,7 @@ RECIPES = {
 }
 
 
-def drawn_scene() -> View:
+def drawn_view() -> View:
     """Ground, sky, a box, a disc and void, each in one colour."""
     ids = np.ones((HEIGHT, WIDTH), np.uint8)
     ids[:40] = 2
@@ -49,7 +49,7 @@ def augmented(
     processor = MaskFormerImageProcessor(do_resize=False)
     for seed in range(count):
         yield augment(
-            view or drawn_scene(),
+            view or drawn_view(),
             settings=settings,
             **{
                 "processor": processor,
@@ -129,7 +129,7 @@ def test_without_resizing_the_size_is_that_of_inference() -> None:
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    first = drawn_scene()
+    first = drawn_view()
     mirrored = [
         torch.equal(view.ids, first.ids.flip(1)) and torch.equal(view.pixels, first.pixels.flip(2))
         for view in augmented(Augmentation(), count=200)
@@ -142,7 +142,7 @@ def test_half_of_the_images_are_mirrored() -> None:
 def test_crops_come_from_everywhere() -> None:
     rows, columns = np.indices((HEIGHT, WIDTH))
     places = torch.from_numpy((rows * WIDTH + columns).astype(np.int32))
-    view = View(pixels=drawn_scene().pixels, ids=places)
+    view = View(pixels=drawn_view().pixels, ids=places)
     settings = Augmentation(short_edges=(HEIGHT,), crop=(94, 130), flip=False)
     corners = {int(made.ids[0, 0]) for made in augmented(settings, view=view, count=100)}
     assert corners == {row * WIDTH + column for row in range(3) for column in range(3)}
@@ -177,10 +177,10 @@ def test_segments_of_one_label_count_together() -> None:
 
 
 def test_where_no_crop_will_do_the_last_is_taken() -> None:
-    view = View(pixels=drawn_scene().pixels, ids=torch.ones(HEIGHT, WIDTH, dtype=torch.uint8))
+    view = View(pixels=drawn_view().pixels, ids=torch.ones(HEIGHT, WIDTH, dtype=torch.uint8))
     settings = Augmentation(short_edges=(96,), crop=(32, 32), single_category_max_area=0.5)
     assert {made.size for made in augmented(settings, view=view)} == {(32, 32)}
-    nothing = View(pixels=drawn_scene().pixels, ids=torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8))
+    nothing = View(pixels=drawn_view().pixels, ids=torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8))
     assert {made.size for made in augmented(settings, view=nothing)} == {(32, 32)}
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from as_files import encode_image
 from corpora import put, tar
-from drawn_labels import encode_image, names_json, panoptic_shards, scenes, shards
+from drawn_labels import names_json, panoptic_shards, scenes, shards
 from s3 import S3Server
 from small_model import small_model
 

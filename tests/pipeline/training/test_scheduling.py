@@ -90,7 +90,7 @@ def test_what_would_come_again_ends_the_run_with_the_worker_s_words(error: Excep
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> TrainingJob:
+def training_job(tmp_path: Path) -> TrainingJob:
     dataset = open_labelled(DatasetSettings(dataset=put(tmp_path / "x", panoptic_shards(scenes()))))
     settings = StartSettings(architecture="maskformer-swin-tiny-ade20k")
     start = read_start(settings, labels=dataset.labels.names)
@@ -147,20 +147,20 @@ def run_with(
 
 
 def test_lost_workers_are_started_again_under_a_name_of_their_own(
-    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    training_job: TrainingJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     lost = worker_errors(ray.exceptions.RayActorError())
-    names = run_with([lost, lost, None], job, monkeypatch, max_failures=2)
+    names = run_with([lost, lost, None], training_job, monkeypatch, max_failures=2)
     assert names == ["run-0", "run-1", "run-2"]
     assert "starting the workers again (2 of at most 2 times)" in capsys.readouterr().err
 
 
 def test_workers_are_lost_no_more_often_than_the_settings_allow(
-    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+    training_job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ):
     lost = worker_errors(ray.exceptions.RayActorError())
     with pytest.raises(StorageFault, match="workers failed"):
-        run_with([lost, lost], job, monkeypatch, max_failures=1)
+        run_with([lost, lost], training_job, monkeypatch, max_failures=1)
 
 
 @pytest.mark.parametrize(
@@ -173,17 +173,17 @@ def test_workers_are_lost_no_more_often_than_the_settings_allow(
     ids=["an error of shapes", "an image", "a gradient"],
 )
 def test_what_would_come_again_is_not_tried_again(
-    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, outcome: Any, kind: type[Exception]
+    training_job: TrainingJob, monkeypatch: pytest.MonkeyPatch, outcome: Any, kind: type[Exception]
 ):
     with pytest.raises(kind):
-        run_with([outcome], job, monkeypatch)
+        run_with([outcome], training_job, monkeypatch)
 
 
 def test_a_cluster_without_gpus_is_asked_for_no_more_than_it_has(
-    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+    training_job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ):
     optimisation = OptimisationSettings(batch_norm="synchronised")
-    wanted = dataclasses.replace(job, optimisation=optimisation)
+    wanted = dataclasses.replace(training_job, optimisation=optimisation)
     with pytest.raises(ValueError, match="batch_norm synchronised needs GPUs"):
         run_with([], wanted, monkeypatch)
 

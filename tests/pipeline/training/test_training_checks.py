@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from as_files import encode_image
 from corpora import put, tar
-from drawn_labels import encode_image, names_json, panoptic_shards, scenes, segments_info
+from drawn_labels import names_json, panoptic_shards, scenes, segments_info
 
 from maskformer import MaskFormerImageProcessor
 from pipeline.datasets.opening import open_labelled

@@ -1,7 +1,6 @@
 """Samples: the masks that a task asks for, of what is left of an image."""
 
 import hashlib
-import io
 import json
 import subprocess
 import sys
@@ -10,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from as_files import encode_image
 from corpora import parquet, put, tar
 from drawn_labels import (
     LABELS,
     Scene,
     coco_instances,
-    encode_image,
     label_maps,
     names_json,
     panoptic_shards,
@@ -293,10 +292,9 @@ def test_labels_of_a_stored_photograph_are_learnt_upright(tmp_path: Path) -> Non
     (scene,) = scenes(1)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    buffer = io.BytesIO()
-    Image.fromarray(np.rot90(np.asarray(scene.photo))).save(buffer, "JPEG", exif=exif)
+    turned = encode_image(np.rot90(np.asarray(scene.photo)), "JPEG", exif=exif)
     files = label_maps([scene])
-    files[f"images/val/{scene.name}.jpg"] = buffer.getvalue()
+    files[f"images/val/{scene.name}.jpg"] = turned
     upright = target_masks(data_of(files, tmp_path / "upright").sample(0, 0))
     files[f"annotations/val/{scene.name}.png"] = encode_image(np.rot90(scene.label_map).copy())
     assert same(target_masks(data_of(files, tmp_path / "stored").sample(0, 0)), upright)

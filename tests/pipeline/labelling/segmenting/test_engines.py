@@ -60,7 +60,7 @@ def block(tmp_path_factory, sample_model) -> pa.Table:
 
 
 def assert_same_rows(found: pa.Table, expected: pa.Table) -> None:
-    """The same segments, with the scores and masks of the table's tolerance."""
+    """Compares segments, with the tolerance of the table for scores and masks."""
     num_segments = 0
     for ours, theirs in zip(found.to_pylist(), expected.to_pylist(), strict=True):
         assert (ours["kind"], ours["status"]) == (theirs["kind"], theirs["status"])
