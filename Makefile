@@ -17,9 +17,8 @@ demo: $(INSTALLED)
 	$(BIN)/maskformer demo
 
 # A file of tests at a time for each process, in the order of tests/conftest.py: the longest first.
-# One process more than there are cores, up to four: tests wait for what they start half of the time.
-PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
-SHARED_OUT := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations=40
+# A process more than there are cores is no faster: what tests start needs the cores too.
+SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=40
 
 readers: $(READERS)
 

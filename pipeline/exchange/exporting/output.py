@@ -11,15 +11,12 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pipeline.exchange.records import ImageExport
 from pipeline.storage import Storage, StorageFault, join
 from pipeline.storage.local_files import remove_drafts
 from pipeline.storage.uris import LOCAL, local_path, protocol
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 _WRITES_AT_ONCE = 8
 
@@ -136,7 +133,7 @@ class _GuardedFile(io.BufferedWriter):
         super().__init__(file)
         self._path = path
 
-    def write(self, data: "ReadableBuffer") -> int:
+    def write(self, data: Any) -> int:
         with self._faults():
             return super().write(data)
 
