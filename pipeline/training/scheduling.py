@@ -144,9 +144,10 @@ def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer)
     """Returns the result or the error of `fit`, which runs in another thread: in the main thread it
     would handle Ctrl-C itself."""
     outcome: list[Any] = []
-    is_over = threading.Event()
+    may_begin, is_over = threading.Event(), threading.Event()
 
     def fit() -> None:
+        may_begin.wait()
         try:
             outcome.append(trainer.fit())
         except BaseException as error:
@@ -154,10 +155,13 @@ def _outcome(trainer: TorchTrainer, *, notes: DriverNotes, announcer: Announcer)
         is_over.set()
 
     threading.Thread(target=fit, daemon=True).start()
-    # `join` would take a thread for ended when Ctrl-C interrupts it.
-    while not is_over.is_set():
+    while True:
         try:
-            is_over.wait(_LOOK_EVERY_SECONDS)
+            may_begin.set()  # from here on Ctrl-C is heard
+            # `join` would take a thread for ended when Ctrl-C interrupts it.
+            while not is_over.wait(_LOOK_EVERY_SECONDS):
+                pass
+            break
         except KeyboardInterrupt:
             if not notes.ask_to_stop():
                 raise
