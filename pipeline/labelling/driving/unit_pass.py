@@ -129,7 +129,11 @@ class UnitPass:
         link: RunLink,
         isolation: IsolationContext | None,
     ) -> None:
-        """Takes images that end processes, in a pass that looks for them; None in others."""
+        """Takes what `run` needs.
+
+        Args:
+            isolation: images that end processes, in a pass that looks for them; None in others.
+        """
         self._workers, self._job, self._isolation = workers, job, isolation
         self._stats, self._is_to_go_on = link.stats, link.is_to_go_on
         self._collected: dict[str, UnitReceipts] = collections.defaultdict(UnitReceipts)
