@@ -196,9 +196,8 @@ class ValidationSettings:
     def __post_init__(self) -> None:
         check_above_zero(self, "validation_limit")
         check_at_least(0, self, "drawn_images")
-        if self.validation is None:
-            for name in ("validation_images", "validation_maps", "validation_limit", "threshold",
-                         "overlap_mask_area_threshold"):  # fmt: skip
+        if self.validation is None:  # thresholds may be there all the same: recipes have them
+            for name in ("validation_images", "validation_maps", "validation_limit"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} has no effect without --validation; leave it out")
 

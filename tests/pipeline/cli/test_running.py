@@ -9,12 +9,14 @@ import pytest
 import pipeline.evaluation.run
 import pipeline.labelling.run
 import pipeline.training.run
+from maskformer import MODELS
 from pipeline.cli.__main__ import main
 from pipeline.cli.commands import COMMANDS
-from pipeline.cli.running import run_job
+from pipeline.cli.running import read_settings, run_job
 from pipeline.runtime.exit_codes import ExitCode, TryAgain
 from pipeline.runtime.settings import WrongUsage
 from pipeline.storage import SourceChanged, StorageFault
+from pipeline.training.settings import ValidationSettings
 
 JOBS = {
     "label": (
@@ -116,6 +118,12 @@ def test_wrong_usage_is_one_line_with_a_way_out(words, said, capfd):
     assert said in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+@pytest.mark.parametrize("recipe", sorted(MODELS))
+def test_a_recipe_needs_no_validation(recipe):
+    words = ["--recipe", recipe, "--dataset", "data", "--output", "model"]
+    assert read_settings(COMMANDS["train"], words).of(ValidationSettings).validation is None
 
 
 def test_names_take_hyphens_and_underscores(capfd):
