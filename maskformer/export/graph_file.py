@@ -5,10 +5,12 @@ SHA-256 of all bytes before it.
 """
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _GRAPH = "decode_queries.onnx"
 _MASK_PROJECTION = "mask_projection.safetensors"
@@ -42,30 +44,35 @@ def write_graph_file(path: Path, files: GraphFiles) -> None:
         for name, data in files.by_name.items():
             archive.writestr(name, data)
         archive.comment = b"0" * _DIGEST_BYTES
-    digest = _digest(path)
     with path.open("r+b") as file:
-        file.seek(-_DIGEST_BYTES, 2)
+        digest = _digest(file)
+        file.seek(-_DIGEST_BYTES, os.SEEK_END)
         file.write(digest)
 
 
 def read_graph_file(path: Path) -> GraphFiles | None:
-    """Returns what a file holds; None where there is none, or a damaged one."""
+    """Returns what a file holds; None where there is none, or a damaged one.
+
+    It is opened once: another run may put its own in its place meanwhile.
+    """
     try:
-        with path.open("rb") as file:
-            file.seek(-min(_DIGEST_BYTES, path.stat().st_size), 2)
-            if file.read() != _digest(path):
-                return None
+        file = path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with zipfile.ZipFile(path) as archive:
-        return GraphFiles.of({name: archive.read(name) for name in archive.namelist()})
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(-min(_DIGEST_BYTES, size), os.SEEK_END)
+        if file.read() != _digest(file):
+            return None
+        with zipfile.ZipFile(file) as archive:
+            return GraphFiles.of({name: archive.read(name) for name in archive.namelist()})
 
 
-def _digest(path: Path) -> bytes:
+def _digest(file: BinaryIO) -> bytes:
     """Returns the SHA-256 of a file without its last 64 bytes, as 64 hexadecimal digits."""
-    digest, left = hashlib.sha256(), path.stat().st_size - _DIGEST_BYTES
-    with path.open("rb") as file:
-        while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
-            digest.update(block)
-            left -= len(block)
+    digest, left = hashlib.sha256(), file.seek(0, os.SEEK_END) - _DIGEST_BYTES
+    file.seek(0)
+    while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
+        digest.update(block)
+        left -= len(block)
     return digest.hexdigest().encode()

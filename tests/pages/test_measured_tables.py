@@ -1,6 +1,7 @@
 """The table of benchmarks: what a program printed, missed or skipped stands in it."""
 
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -18,11 +19,17 @@ def run_all(monkeypatch: pytest.MonkeyPatch):
     del sys.modules["run_all"]
 
 
-def has_ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+def ends(pid: int, *, seconds: float = 30) -> bool:
+    """Tells whether a process ends by then; one that was killed takes a moment."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.mark.parametrize(
@@ -55,7 +62,7 @@ def test_each_program_has_its_rows(run_all, tmp_path, monkeypatch, program, outc
     measured = run_all.run("x", seconds=2 if "while" in program else 60)
     assert (measured.outcome, measured.figures) == (outcome, figures)
     assert measured.is_good == (outcome == "held" or outcome.startswith("skipped"))
-    assert not (tmp_path / "pid").exists() or has_ended(int((tmp_path / "pid").read_text()))
+    assert not (tmp_path / "pid").exists() or ends(int((tmp_path / "pid").read_text()))
     assert f"| `x` | | {figures.get('', '')} | {outcome} |" in run_all.table([measured])
 
 
