@@ -17,8 +17,10 @@ demo: $(INSTALLED)
 	$(BIN)/maskformer demo
 
 # A file of tests at a time for each process, in the order of tests/conftest.py: the longest first.
-# A process more than there are cores is no faster: what tests start needs the cores too.
-SHARED_OUT := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=40
+# A process more than there are cores is no faster: what tests start needs the cores too. One that
+# dies ends the run, whose last tests would otherwise wait for it.
+SHARED_OUT := -n logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile \
+	--no-loadscope-reorder --durations=40
 
 readers: $(READERS)
 
@@ -48,12 +50,13 @@ faults: $(TESTS_INSTALLED)
 
 lint: style types audit
 
+# Caches lie in .venv, since jobs of tests pack the checkout meanwhile.
 style: $(TESTS_INSTALLED)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --cache-dir .venv/.ruff_cache .
+	$(BIN)/ruff format --cache-dir .venv/.ruff_cache --check .
 
 types: $(TESTS_INSTALLED)
-	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir .venv/.mypy_cache
 
 audit: $(TESTS_INSTALLED)
 	@$(AUDIT) > .venv/audit.txt 2>&1 || ! grep "known vulnerabilit" .venv/audit.txt || (cat .venv/audit.txt; false)
