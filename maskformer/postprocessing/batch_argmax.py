@@ -9,7 +9,7 @@ which are kept is known to the device only. Each value is computed by the operat
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,27 +187,32 @@ def _by_plain_operations(kept: KeptMaps, geometry: BatchGeometry) -> BatchArgmax
     winners: list[Tensor | None] = [None] * batch_size
     won = torch.zeros(batch_size, num_maps, dtype=torch.int64, device=device)
     areas = torch.zeros_like(won)
+    for indices, image in plain_groups(geometry):
+        at = torch.tensor(indices).to(device, non_blocking=True)
+        leader, own = _leader_of_group(kept, at, image)
+        by_column = leader.transpose(1, 2).flatten(1)
+        numbers = by_column.long()
+        won.index_add_(
+            0,
+            at,
+            torch.zeros_like(won[: len(indices)]).scatter_add_(
+                1, numbers, torch.ones_like(numbers)
+            ),
+        )
+        areas.index_add_(0, at, own)
+        for index, pixels in zip(indices, by_column, strict=True):
+            winners[index] = pixels
+    in_order = [each for each in winners if each is not None]
+    return BatchArgmax(winner=torch.cat(in_order), won=won * kept.is_kept, areas=areas)
+
+
+def plain_groups(geometry: BatchGeometry) -> Iterator[tuple[list[int], Geometry]]:
+    """Yields the numbers of images of one size, as many as plain operations take at once."""
     for group in geometry.groups:
         image = geometry.images[group[0]]
         at_once = max(1, _PLAIN_BYTES // (32 * image.pixels_per_mask))
         for start in range(0, len(group), at_once):
-            indices = group[start : start + at_once]
-            at = torch.tensor(indices).to(device, non_blocking=True)
-            leader, own = _leader_of_group(kept, at, image)
-            by_column = leader.transpose(1, 2).flatten(1)
-            numbers = by_column.long()
-            won.index_add_(
-                0,
-                at,
-                torch.zeros_like(won[: len(indices)]).scatter_add_(
-                    1, numbers, torch.ones_like(numbers)
-                ),
-            )
-            areas.index_add_(0, at, own)
-            for index, pixels in zip(indices, by_column, strict=True):
-                winners[index] = pixels
-    in_order = [each for each in winners if each is not None]
-    return BatchArgmax(winner=torch.cat(in_order), won=won * kept.is_kept, areas=areas)
+            yield group[start : start + at_once], image
 
 
 def _leader_of_group(

@@ -58,20 +58,12 @@ def resized_argmax(
     height = tl.load(sizes + 5 * image).to(tl.int32)
     width = tl.load(sizes + 5 * image + 1).to(tl.int32)
     first_pixel = tl.load(sizes + 5 * image + 2)
-    source_height = tl.load(sizes + 5 * image + 3).to(tl.int32)
-    source_width = tl.load(sizes + 5 * image + 4).to(tl.int32)
     start = tl.program_id(0) * block
     if start >= height * width:
         return
     pixel = start + tl.arange(0, block)
     is_inside = pixel < height * width
-    # Beyond the last pixel, columns are cut to the last one too: no load needs a mask.
-    top, bottom, weight_bottom = _between(
-        pixel % height, tl.load(scales + 4 * image), source_height
-    )
-    left, right, weight_right = _between(
-        pixel // height, tl.load(scales + 4 * image + 1), source_width
-    )
+    top, bottom, weight_bottom, left, right, weight_right = samples(sizes, scales, image, pixel)
     plane_size = map_height * map_width
     row_scale = tl.load(scales + 4 * image + 2)
     column_scale = tl.load(scales + 4 * image + 3)
@@ -85,14 +77,14 @@ def resized_argmax(
             plane = tl.load(order + image * num_columns + rank)
         base = maps + (image * num_planes + plane) * plane_size
         if is_padded:
-            value = _resized_twice(
+            value = resized_twice(
                 base, top, bottom, weight_bottom, left, right, weight_right,
                 row_scale, column_scale, map_height, map_width,
             )  # fmt: skip
             value = 1.0 / (1.0 + tl.exp(-value))
             value = value * tl.load(weights + image * num_columns + rank)
         else:
-            value = _resized(base, top, bottom, weight_bottom, left, right, weight_right, map_width)
+            value = resized(base, top, bottom, weight_bottom, left, right, weight_right, map_width)
         if not has_shares:
             is_own = (value >= tl.load(thresholds + image * num_columns + rank)) & is_inside
             tl.atomic_add(areas + image * num_columns + rank, tl.sum(is_own.to(tl.int32), 0))
@@ -118,6 +110,25 @@ def resized_argmax(
 
 @triton.jit
 @no_type_check
+def samples(sizes, scales, image, pixel):
+    """Returns the rows and columns around pixels, and the weights of the latter ones.
+
+    Beyond the last pixel, columns are cut to the last one too: no load needs a mask.
+    """
+    height = tl.load(sizes + 5 * image).to(tl.int32)
+    source_height = tl.load(sizes + 5 * image + 3).to(tl.int32)
+    source_width = tl.load(sizes + 5 * image + 4).to(tl.int32)
+    top, bottom, weight_bottom = _between(
+        pixel % height, tl.load(scales + 4 * image), source_height
+    )
+    left, right, weight_right = _between(
+        pixel // height, tl.load(scales + 4 * image + 1), source_width
+    )
+    return top, bottom, weight_bottom, left, right, weight_right
+
+
+@triton.jit
+@no_type_check
 def _between(new, scale, old):
     """`bilinear.interpolation_grid`: the samples before and after, and the weight of the latter."""
     position = tl.maximum((new.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
@@ -127,7 +138,7 @@ def _between(new, scale, old):
 
 @triton.jit
 @no_type_check
-def _resized(base, top, bottom, weight_bottom, left, right, weight_right, width):
+def resized(base, top, bottom, weight_bottom, left, right, weight_right, width):
     """`bilinear.resample` at one position: along columns, then along rows."""
     top_left = tl.load(base + top * width + left).to(tl.float32)
     top_right = tl.load(base + top * width + right).to(tl.float32)
@@ -140,7 +151,7 @@ def _resized(base, top, bottom, weight_bottom, left, right, weight_right, width)
 
 @triton.jit
 @no_type_check
-def _resized_twice(
+def resized_twice(
     base, top, bottom, weight_bottom, left, right, weight_right,
     row_scale, column_scale, height, width,
 ):  # fmt: skip
@@ -149,13 +160,13 @@ def _resized_twice(
     bottom_1, bottom_2, bottom_weight = _between(bottom, row_scale, height)
     left_1, left_2, left_weight = _between(left, column_scale, width)
     right_1, right_2, right_weight = _between(right, column_scale, width)
-    top_left = _resized(base, top_1, top_2, top_weight, left_1, left_2, left_weight, width)
-    top_right = _resized(base, top_1, top_2, top_weight, right_1, right_2, right_weight, width)
+    top_left = resized(base, top_1, top_2, top_weight, left_1, left_2, left_weight, width)
+    top_right = resized(base, top_1, top_2, top_weight, right_1, right_2, right_weight, width)
     above = (top_right - top_left) * weight_right + top_left
-    bottom_left = _resized(
+    bottom_left = resized(
         base, bottom_1, bottom_2, bottom_weight, left_1, left_2, left_weight, width
     )
-    bottom_right = _resized(
+    bottom_right = resized(
         base, bottom_1, bottom_2, bottom_weight, right_1, right_2, right_weight, width
     )
     below = (bottom_right - bottom_left) * weight_right + bottom_left
@@ -171,7 +182,7 @@ def _shares(base, totals, top, bottom, weight_bottom, left, right, weight_right,
     below = tl.load(base + bottom * width + left) * (1 - weight_right)
     below = below + tl.load(base + bottom * width + right) * weight_right
     share = above * (1 - weight_bottom) + below * weight_bottom
-    total = _resized(totals, top, bottom, weight_bottom, left, right, weight_right, width)
+    total = resized(totals, top, bottom, weight_bottom, left, right, weight_right, width)
     return tl.div_rn(share, tl.maximum(total, 1.1754943508222875e-38))
 
 

@@ -3,7 +3,7 @@
 Takes what the model gives for all queries of a batch. The device finds out which queries are kept,
 which of them wins each pixel, which become segments and where the runs of each are; nobody waits
 for it meanwhile. What the host needs comes back in one transfer, and the host makes COCO's strings
-of it. Segments equal those that `panoptic.py` and `semantic.py` make of each image.
+of it. Segments equal those that `panoptic.py`, `instances.py` and `semantic.py` make of each image.
 """
 
 import warnings
@@ -17,6 +17,7 @@ from torch import Tensor
 from maskformer.postprocessing.batch_argmax import has_kernels
 from maskformer.postprocessing.batch_columns import encode_batch
 from maskformer.postprocessing.batch_geometry import BatchGeometry, DeviceSizes
+from maskformer.postprocessing.batch_instances import settle_instance
 from maskformer.postprocessing.batch_runs import capacity_of, runs_of_batch
 from maskformer.postprocessing.batch_settling import (
     SettledBatch,
@@ -40,7 +41,7 @@ class BatchPostprocessor:
 
     def __init__(
         self,
-        task: Literal["panoptic", "semantic"],
+        task: Literal["panoptic", "instance", "semantic"],
         *,
         threshold: float = 0.5,
         mask_threshold: float = 0.5,
@@ -49,6 +50,8 @@ class BatchPostprocessor:
         uses_kernels: bool | None = None,
     ) -> None:
         """Takes the settings of `panoptic_segmentation`; a semantic batch needs none of them.
+
+        Instances are not fused.
 
         Args:
             uses_kernels: by default wherever they can run, which is on CUDA with Triton.
@@ -118,19 +121,19 @@ class BatchPostprocessor:
             mask_logits, target_sizes=target_sizes, image_sizes=image_sizes, padded_size=padded_size
         )
         sizes = geometry.on(device)
+        batch = class_logits, mask_logits, geometry, sizes
         if self._task == "semantic":
-            settled = settle_semantic(
-                class_logits, mask_logits, geometry, sizes, uses_kernels=uses_kernels
-            )
-        else:
-            settled = settle_panoptic(
-                class_logits,
-                mask_logits,
-                geometry,
-                sizes,
-                rule=self._rule,
+            settled = settle_semantic(*batch, uses_kernels=uses_kernels)
+        elif self._task == "instance":
+            settled = settle_instance(
+                *batch,
+                threshold=self._rule.threshold,
+                mask_threshold=self._rule.mask_threshold,
+                overlap_mask_area_threshold=self._rule.overlap_mask_area_threshold,
                 uses_kernels=uses_kernels,
             )
+        else:
+            settled = settle_panoptic(*batch, rule=self._rule, uses_kernels=uses_kernels)
         return PendingSegments(
             self, settled, geometry, sizes, uses_kernels=uses_kernels, started_on=device
         )

@@ -28,8 +28,8 @@ class SettledBatch:
     """The winner of each pixel of a batch and the segments of its maps, still on the device."""
 
     winner: Int16[Tensor, " pixels"]
-    ids: Int16[Tensor, "batch maps"]
-    """The segment of each map, 0 where it is none."""
+    ids: Int16[Tensor, "batch numbers"]
+    """The segment of each map, 0 where it is none; for instances, then 0 for pixels of no map."""
 
     labels: Int16[Tensor, "batch maps"]
     scores: Float32[Tensor, "batch maps"]

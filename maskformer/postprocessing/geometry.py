@@ -76,15 +76,20 @@ class Geometry:
 
     def without_padding(self, mask_logits: Tensor) -> Tensor:
         """The masks, cut after the last sample that lies in the image, at least in part."""
+        height, width = self.unpadded_mask_size
+        return mask_logits[:, :height, :width]
+
+    @property
+    def unpadded_mask_size(self) -> HeightWidth:
         if self.image_size is None:
-            return mask_logits
+            return self.mask_size
         height, width = (
             math.ceil(masks * image / padded)
             for masks, image, padded in zip(
                 self.mask_size, self.image_size, self.padded_size, strict=True
             )
         )
-        return mask_logits[:, :height, :width]
+        return height, width
 
     def resized(self, mask_logits: Float[Tensor, "maps height width"]) -> Tensor:
         """The masks at the target size."""

@@ -161,7 +161,7 @@ def _scored_instances(
     Their `queries` are the rows of `mask_logits`.
     """
     logits = geometry.without_padding(mask_logits).float().flatten(1)
-    is_covered = logits > _logit(mask_threshold)
+    is_covered = logits > logit_of(mask_threshold)
     mask_scores = (logits.sigmoid() * is_covered).sum(1) / (is_covered.sum(1) + 1e-6)
     scores = kept.scores.to(logits.device, non_blocking=True) * mask_scores
     labels = kept.labels.to(logits.device, non_blocking=True)
@@ -193,7 +193,7 @@ def _instance_masks(
     """The candidates' masks at the target size, one after the other, resized some at a time."""
     budget = bilinear.byte_budget_of(mask_logits.device) if byte_budget is None else byte_budget
     for rows in candidates.queries.split(geometry.masks_within(budget)):
-        yield from geometry.resized(mask_logits[rows].float()) > _logit(mask_threshold)
+        yield from geometry.resized(mask_logits[rows].float()) > logit_of(mask_threshold)
 
 
 def _takes_its_place(free: Tensor, mask: Tensor, overlap_mask_area_threshold: float) -> Tensor:
@@ -238,8 +238,8 @@ def _settle_on_host(
     return host_pixels, is_kept, segments
 
 
-def _logit(probability: float) -> float:
-    """The logit of a probability; infinite at 0 and 1."""
+def logit_of(probability: float) -> float:
+    """Returns the logit of a probability; infinite at 0 and 1."""
     if not 0 < probability < 1:
         return -math.inf if probability <= 0 else math.inf
     return math.log(probability / (1 - probability))

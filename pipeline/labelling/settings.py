@@ -103,8 +103,6 @@ class SegmentSettings:
             raise ValueError(
                 f"label_ids_to_fuse has no effect on the task {self.task}; leave it out"
             )
-        if self.compile_cache is not None and self.task == "instance":
-            raise ValueError("compile_cache has no effect on the task instance; leave it out")
         if self.engine == "onnx" and self.precision != "fp32":
             raise ValueError(
                 f"engine onnx computes in fp32 alone, got precision {self.precision}; leave one out"

@@ -187,10 +187,16 @@ def busy_share(call: Callable[[], Any]) -> float:
 
 def postprocess(_: Path) -> dict[str, Any]:
     """Compares post-processing by image and by batch, from logits to encoded segments."""
+    return {task: _postprocess(task) for task in ("panoptic", "instance")}
+
+
+def _postprocess(task: str) -> dict[str, Any]:
     from maskformer import (
         BatchPostprocessor,
         EncodedSegments,
         encode_segmentation,
+        instance_segmentation,
+        keep_instance,
         keep_panoptic,
         panoptic_segmentation,
     )
@@ -205,8 +211,13 @@ def postprocess(_: Path) -> dict[str, Any]:
     def by_image() -> EncodedSegments:
         parts = []
         for logits, of_image in zip(classes.cpu(), masks, strict=True):
-            kept = keep_panoptic(logits, threshold=0.1)
-            found = panoptic_segmentation(of_image[kept.queries.to(DEVICE)], kept, target)
+            if task == "instance":
+                kept = keep_instance(logits, threshold=0.1)
+                queries = kept.queries.to(DEVICE)
+                found = instance_segmentation(of_image[queries], kept, target, threshold=0.1)
+            else:
+                kept = keep_panoptic(logits, threshold=0.1)
+                found = panoptic_segmentation(of_image[kept.queries.to(DEVICE)], kept, target)
             parts.append(encode_segmentation(found))
         return EncodedSegments.joined(parts)
 
@@ -215,9 +226,7 @@ def postprocess(_: Path) -> dict[str, Any]:
 
     ways = {"by image": by_image}
     for name, uses in (("by plain operations", False), *([("by kernels", True)] * HAS_GPU)):
-        ways[name] = partial(
-            by_batch, BatchPostprocessor("panoptic", threshold=0.1, uses_kernels=uses)
-        )
+        ways[name] = partial(by_batch, BatchPostprocessor(task, threshold=0.1, uses_kernels=uses))
     with torch.inference_mode():
         expected = by_image()
         return {

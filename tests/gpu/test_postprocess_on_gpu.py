@@ -115,10 +115,10 @@ def processor_of(task: Any, *, uses_kernels: bool | None = None) -> BatchPostpro
     if task == "semantic":
         return BatchPostprocessor("semantic", uses_kernels=uses_kernels)
     return BatchPostprocessor(
-        "panoptic",
+        task,
         threshold=0.3,
         overlap_mask_area_threshold=0.3,
-        label_ids_to_fuse={1, 2},
+        label_ids_to_fuse={1, 2} if task == "panoptic" else (),
         uses_kernels=uses_kernels,
     )
 
@@ -132,7 +132,7 @@ def assert_alike(found: EncodedSegments, expected: EncodedSegments) -> None:
 
 
 @pytest.mark.parametrize("is_padded", [False, True], ids=["whole", "padded"])
-@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_a_batch_gives_what_the_cpu_gives_by_kernels_and_by_plain_operations(task, is_padded):
     sizes = sizes_of(is_padded=is_padded)
     cpu = processor_of(task).start(*batch_of(torch.device("cpu")), **sizes).result()
@@ -142,11 +142,12 @@ def test_a_batch_gives_what_the_cpu_gives_by_kernels_and_by_plain_operations(tas
         assert_alike(processor.start(*batch_of(GPU), **sizes).result(), cpu)
 
 
-def test_kernels_give_what_plain_operations_give_to_the_byte():
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_kernels_give_what_plain_operations_give_to_the_byte(task):
     """Compares the same arithmetic: nothing is fused, and no sum depends on the order."""
     sizes = sizes_of(is_padded=False)
     kernels, plain = (
-        processor_of("panoptic", uses_kernels=uses).start(*batch_of(GPU), **sizes).result()
+        processor_of(task, uses_kernels=uses).start(*batch_of(GPU), **sizes).result()
         for uses in (True, False)
     )
     assert kernels.rle_text.tobytes() == plain.rle_text.tobytes()
@@ -157,7 +158,7 @@ def test_kernels_give_what_plain_operations_give_to_the_byte():
 
 
 @pytest.mark.parametrize("is_padded", [False, True], ids=["whole", "padded"])
-@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_a_batch_waits_for_its_transfer_alone(task, is_padded):
     """`result` waits for an event, which is no wait that torch could hide in an operation."""
     processor, batch, sizes = processor_of(task), batch_of(GPU), sizes_of(is_padded=is_padded)

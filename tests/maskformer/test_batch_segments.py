@@ -4,12 +4,12 @@ Plain operations run in this process. Kernels run interpreted, in a process of t
 looks for TRITON_INTERPRET when it is imported.
 """
 
+import importlib
 import os
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +20,8 @@ from maskformer import (
     BatchPostprocessor,
     EncodedSegments,
     encode_segmentation,
+    instance_segmentation,
+    keep_instance,
     keep_panoptic,
     panoptic_segmentation,
     semantic_segments,
@@ -93,8 +95,14 @@ def of_each_image(task: Any, drawn: Batch, *, threshold: float = 0.5, **settings
         if task == "semantic":
             parts.append(encode_segmentation(semantic_segments(classes, masks, **sizes)))
             continue
-        kept = keep_panoptic(classes, threshold=threshold)
-        segmentation = panoptic_segmentation(masks[kept.queries], kept, **settings, **sizes)
+        if task == "instance":
+            kept = keep_instance(classes, threshold=threshold)
+            segmentation = instance_segmentation(
+                masks[kept.queries], kept, threshold=threshold, **settings, **sizes
+            )
+        else:
+            kept = keep_panoptic(classes, threshold=threshold)
+            segmentation = panoptic_segmentation(masks[kept.queries], kept, **settings, **sizes)
         parts.append(encode_segmentation(segmentation))
     return EncodedSegments.joined(parts)
 
@@ -126,6 +134,33 @@ def test_panoptic_segments_are_those_of_each_image(is_padded, fused, overlap):
     assert found.num_segments.max() > (1 if overlap < 0.5 else 0)
 
 
+@RULES
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("threshold", [0.02, 0.4])
+def test_instances_are_those_of_each_image(is_padded, overlap, threshold):
+    """At the lower threshold a query is several instances, each with a label of its own."""
+    drawn = draw_outputs(is_padded=is_padded, num_queries=40)
+    settings = {
+        "threshold": threshold,
+        "mask_threshold": 0.4,
+        "overlap_mask_area_threshold": overlap,
+    }
+    found = of_the_batch("instance", drawn, **settings)
+    assert_same_segments(found, of_each_image("instance", drawn, **settings))
+    assert found.num_segments[2] == 0
+    assert found.num_segments.max() > (1 if overlap < 0.5 else 0)
+    assert (found.second_label_ids >= 0).all()
+
+
+def test_instances_of_equal_scores_stand_in_the_order_of_queries():
+    drawn = draw_outputs()
+    drawn.class_logits[:, 1::2] = drawn.class_logits[:, ::2]
+    drawn.mask_logits[:, 1::2] = drawn.mask_logits[:, ::2].flip(-1).contiguous()
+    settings = {"threshold": 0.3, "overlap_mask_area_threshold": 0.1}
+    found = of_the_batch("instance", drawn, **settings)
+    assert_same_segments(found, of_each_image("instance", drawn, **settings))
+
+
 def softmax_without_null(drawn: Batch, image: int, query: int) -> list[float]:
     return drawn.class_logits[image, query].softmax(-1)[:-1].tolist()
 
@@ -152,14 +187,15 @@ def test_the_second_label_is_the_best_other_of_the_query_with_most_pixels(fused)
             assert second != label
 
 
-def test_a_model_of_one_label_has_no_second_one():
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_a_model_of_one_label_has_no_second_one(task):
     drawn = draw_outputs()
     classes = drawn.class_logits[..., -2:].contiguous()
     one = Batch(class_logits=classes, mask_logits=drawn.mask_logits, sizes=drawn.sizes)
-    found = of_the_batch("panoptic", one)
+    found = of_the_batch(task, one)
     assert len(found.scores)
     assert set(found.second_label_ids.tolist()) == {-1}
-    assert_same_segments(found, of_each_image("panoptic", one))
+    assert_same_segments(found, of_each_image(task, one))
 
 
 def test_semantic_segments_are_no_querys_and_have_no_second_label():
@@ -176,8 +212,9 @@ def test_semantic_segments_are_those_of_each_image(is_padded):
     assert found.num_segments.max() > 1
 
 
-def test_where_nothing_is_kept_in_any_image_there_are_no_segments():
-    found = of_the_batch("panoptic", draw_outputs(), threshold=1.0)
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_where_nothing_is_kept_in_any_image_there_are_no_segments(task):
+    found = of_the_batch(task, draw_outputs(), threshold=1.0)
     assert found.num_segments.tolist() == [0] * len(TARGETS)
     assert (len(found.scores), len(found.rle_text)) == (0, 0)
     assert found.rle_begins.tolist() == [0]
@@ -193,25 +230,27 @@ def test_more_kept_queries_than_a_byte_counts(fused):
     assert_same_segments(found, of_each_image("panoptic", drawn, **settings))
 
 
-def test_a_pixel_of_a_segment_beyond_the_255th():
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_a_pixel_of_a_segment_beyond_the_255th(task):
     """Stripes of one column, each the best of a query of its own."""
     logits = torch.full((1, 300, 2, 300), -9.0)
     logits[0, torch.arange(300), :, torch.arange(300)] = 9.0
     classes = torch.zeros(1, 300, NUM_LABELS + 1)
     classes[..., 0] = 20
     drawn = Batch(class_logits=classes, mask_logits=logits, sizes={"target_sizes": [(2, 300)]})
-    found = of_the_batch("panoptic", drawn)
+    found = of_the_batch(task, drawn)
     assert found.num_segments.tolist() == [300]
-    assert_same_segments(found, of_each_image("panoptic", drawn))
+    assert_same_segments(found, of_each_image(task, drawn))
 
 
 @RULES
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-def test_logits_of_half_the_bits(is_padded, dtype):
+def test_logits_of_half_the_bits(is_padded, task, dtype):
     drawn = draw_outputs(is_padded=is_padded, dtype=dtype)
     settings = {"threshold": 0.4, "overlap_mask_area_threshold": 0.3}
-    found = of_the_batch("panoptic", drawn, **settings)
-    assert_same_segments(found, of_each_image("panoptic", drawn, **settings))
+    found = of_the_batch(task, drawn, **settings)
+    assert_same_segments(found, of_each_image(task, drawn, **settings))
 
 
 @RULES
@@ -225,7 +264,8 @@ def test_more_runs_than_there_is_room_for_come_in_a_second_transfer(is_padded):
     assert processor._runs_per_column > 0.1
 
 
-def test_an_image_alone_gives_what_it_gives_in_a_batch():
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_an_image_alone_gives_what_it_gives_in_a_batch(task):
     drawn = draw_outputs()
     alone = []
     for index, size in enumerate(TARGETS):
@@ -234,10 +274,8 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch():
             mask_logits=drawn.mask_logits[index : index + 1],
             sizes={"target_sizes": [size]},
         )
-        alone.append(of_the_batch("panoptic", one, threshold=0.4))
-    assert_same_segments(
-        of_the_batch("panoptic", drawn, threshold=0.4), EncodedSegments.joined(alone)
-    )
+        alone.append(of_the_batch(task, one, threshold=0.4))
+    assert_same_segments(of_the_batch(task, drawn, threshold=0.4), EncodedSegments.joined(alone))
 
 
 def test_sizes_are_one_for_each_image():
@@ -285,31 +323,38 @@ class Operations(TorchDispatchMode):
 BLOCK_OF_64 = [(480, 640)] * 40 + [(640, 480)] * 16 + [(480, 480)] * 8
 
 
-class Kernels:
-    """Counts launches of a kernel and runs none; notes the arguments of the last ones."""
+class Kernel:
+    """Stands in for a kernel: notes the arguments of a launch and computes nothing."""
 
-    def __init__(self) -> None:
-        self.launches = 0
-        self.arguments: list[tuple[Any, ...]] = []
+    def __init__(self, name: str, launched: list[tuple[str, tuple[Any, ...]]]) -> None:
+        self._name, self._launched = name, launched
 
-    def __getitem__(self, grid: tuple[int, int]) -> Any:
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return self._launch
 
     def _launch(self, *args: Any, **constants: Any) -> None:
-        self.launches += 1
-        self.arguments = [*self.arguments[-2:], args]
+        self._launched.append((self._name, args))
+
+
+_OF_ALL, _OF_INSTANCES = (
+    f"maskformer.postprocessing.{name}" for name in ("batch_kernels", "instance_kernels")
+)
+KERNELS = [
+    (_OF_ALL, "resized_argmax"), (_OF_INSTANCES, "note_covers"), (_OF_INSTANCES, "place"),
+    (_OF_ALL, "count_runs"), (_OF_ALL, "write_runs"),
+]  # fmt: skip
 
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Stands in for the kernels, which need a GPU at these sizes."""
+    """Names and arguments of launches; the kernels themselves need a GPU at these sizes."""
     if IS_INTERPRETED:
         pytest.skip("interpreted kernels are operations of their own")
-    batch_kernels = pytest.importorskip("maskformer.postprocessing.batch_kernels")
-    counted = Kernels()
-    for name in ("resized_argmax", "count_runs", "write_runs"):
-        monkeypatch.setattr(batch_kernels, name, counted)
-    return counted
+    pytest.importorskip("triton")
+    launched: list[tuple[str, tuple[Any, ...]]] = []
+    for module, name in KERNELS:
+        monkeypatch.setattr(f"{module}.{name}", Kernel(name, launched))
+    return launched
 
 
 def block_of_64(*, is_padded: bool) -> Batch:
@@ -332,15 +377,28 @@ def test_a_panoptic_batch_of_64_is_few_launches_and_one_transfer(kernels, is_pad
         "panoptic", uses_kernels=True, label_ids_to_fuse=frozenset(fused)
     )
     processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)  # makes the table once
-    kernels.launches = 0
+    kernels.clear()
     with Operations() as operations:
         pending = processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)
-    assert kernels.launches == 3
+    assert len(kernels) == 3
     assert operations.waits == 0
     assert operations.counts["copy_"] == 1  # to the host
     # 64 images alone are 64 times 33 to 38. Views of numbers in order are counted here too.
-    assert operations.launches + kernels.launches <= 64
+    assert operations.launches + len(kernels) <= 64
     # At first there is room for twice the runs of a photograph; a map takes 614,400 bytes.
+    assert pending.bytes_back / 64 < 62_000
+
+
+@RULES
+def test_a_batch_of_64_of_instances_is_few_launches_and_one_transfer(kernels, is_padded):
+    drawn = block_of_64(is_padded=is_padded)
+    processor = BatchPostprocessor("instance", uses_kernels=True)
+    with Operations() as operations:
+        pending = processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)
+    assert [name for name, _ in kernels] == ["note_covers", "place", "count_runs", "write_runs"]
+    assert operations.waits == 0
+    assert operations.counts["copy_"] == 1
+    assert operations.launches + len(kernels) <= 80
     assert pending.bytes_back / 64 < 62_000
 
 
@@ -361,39 +419,37 @@ def test_a_semantic_batch_of_64_is_few_launches_and_one_transfer(kernels, monkey
     processor = BatchPostprocessor("semantic", uses_kernels=True)
     with Operations() as operations:
         pending = processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)
-    assert kernels.launches == 3
+    assert len(kernels) == 3
     assert operations.waits == 0
     assert operations.counts["copy_"] == 1
-    assert operations.launches + kernels.launches <= 50
+    assert operations.launches + len(kernels) <= 50
     assert pending.bytes_back / 64 < 62_000
 
 
 @pytest.fixture
 def alignment_matters():
     """Tells of each argument of each kernel whether another alignment has it compiled again."""
-    batch_kernels = pytest.importorskip("maskformer.postprocessing.batch_kernels")
-    return [
-        [not param.do_not_specialize_on_alignment for param in kernel.params]
-        for kernel in (
-            batch_kernels.resized_argmax, batch_kernels.count_runs, batch_kernels.write_runs
-        )
-    ]  # fmt: skip
+    pytest.importorskip("triton")
+    return {
+        name: [
+            not param.do_not_specialize_on_alignment
+            for param in getattr(importlib.import_module(module), name).params
+        ]
+        for module, name in KERNELS
+    }
 
 
-@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_no_number_of_images_has_kernels_compiled_again(alignment_matters, kernels, task):
     """Triton compiles apart for pointers that are multiples of 16 bytes."""
     processor = BatchPostprocessor(task, uses_kernels=True)
     for count in (1, 2, 3):
         drawn = draw_outputs(num_queries=21, targets=TARGETS[:count])
         processor.start(drawn.class_logits, drawn.mask_logits, **drawn.sizes)
-        for args, matters in zip(kernels.arguments, alignment_matters, strict=True):
-            places = [
-                arg.data_ptr() % 16
-                for arg, counts in zip(args, matters, strict=False)
-                if counts and isinstance(arg, torch.Tensor)
-            ]
-            assert not any(places)
+    assert len(kernels) == (12 if task == "instance" else 9)
+    for name, args in kernels:
+        for arg, matters in zip(args, alignment_matters[name], strict=False):
+            assert not (matters and isinstance(arg, torch.Tensor) and arg.data_ptr() % 16)
 
 
 def test_scores_of_a_batch_are_those_of_each_image():
@@ -403,7 +459,7 @@ def test_scores_of_a_batch_are_those_of_each_image():
     torch.testing.assert_close(at_once, alone, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 @RULES
 def test_plain_operations_wait_for_nothing_either(task, is_padded):
     drawn = draw_outputs(is_padded=is_padded)
@@ -424,7 +480,8 @@ INTERPRETED = " or ".join(
         "(panoptic_segments_are and 0.3 and apart)",
         "(semantic_segments_are and stretched)",
         "beyond_the_255th",
-        "(half_the_bits and bf16)",
+        "(instances_are and 0.02 and 0.3)",
+        "(half_the_bits and bf16 and panoptic)",
         "(more_runs and stretched)",
         "nothing_is_kept",
     ]
@@ -440,73 +497,4 @@ def test_interpreted_kernels_pass_these_tests_too():
     command += ["-k", INTERPRETED]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:]
-    assert "8 passed" in result.stdout
-
-
-@pytest.mark.skipif(IS_INTERPRETED, reason="an interpreted kernel is not compiled")
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("is_padded", "has_shares"), [(False, False), (True, False), (False, True)]
-)
-def test_kernels_compile_for_the_h100_without_spilling_or_fusing(
-    tmp_path, dtype, is_padded, has_shares
-):
-    """Ahead of time: no GPU is needed. A fused multiplication would round once instead of twice."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from maskformer.postprocessing import batch_kernels
-
-    types = {
-        "maps": f"*{dtype}", "order": "*i64", "num_maps": "*i64", "weights": "*fp32",
-        "thresholds": "*fp32", "totals": "*fp32", "sizes": "*i64", "scales": "*fp32",
-        "winner": "*i16", "won": "*i32", "areas": "*i32", "share_sums": "*fp64",
-        "map_height": "i32", "map_width": "i32", "num_planes": "i32",
-    }  # fmt: skip
-    constants = {
-        "num_columns": 100,
-        "is_padded": is_padded,
-        "has_shares": has_shares,
-        "block": batch_kernels.BLOCK,
-    }
-    source = ASTSource(
-        batch_kernels.resized_argmax,
-        types | dict.fromkeys(constants, "constexpr"),
-        constexprs=constants,
-    )
-    found = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=batch_kernels.OPTIONS)
-    assert "fma.rn.f32" not in found.asm["ptx"]
-    cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(found.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    usage = subprocess.run(
-        [tool, "-res-usage", cubin], capture_output=True, text=True, check=True
-    ).stdout
-    assert "STACK:0" in usage
-    assert "LOCAL:0" in usage
-
-
-@pytest.mark.skipif(IS_INTERPRETED, reason="an interpreted kernel is not compiled")
-def test_kernels_of_runs_compile_for_the_h100():
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from maskformer.postprocessing import batch_kernels
-
-    common = {"winner": "*i16", "ids": "*i16", "sizes": "*i64"}
-    constants = {"num_columns": 100, "block": batch_kernels.BLOCK}
-    for kernel, types in (
-        (batch_kernels.count_runs, {"counts": "*i32"}),
-        (
-            batch_kernels.write_runs,
-            {"ends": "*i32", "starts": "*i32", "run_ids": "*i16", "capacity": "i32"},
-        ),
-    ):
-        source = ASTSource(
-            kernel,
-            common | types | dict.fromkeys(constants, "constexpr"),
-            constexprs=constants,
-        )
-        triton.compile(source, target=GPUTarget("cuda", 90, 32), options=batch_kernels.OPTIONS)
+    assert "12 passed" in result.stdout

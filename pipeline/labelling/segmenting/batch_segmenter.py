@@ -106,7 +106,7 @@ class BatchSegmenter:
         self._stream = torch.cuda.Stream(self.model.device, priority=-1) if is_cuda else None
         thresholds = settings.resolved
         self._postprocessor = BatchPostprocessor(
-            "semantic" if settings.task == "semantic" else "panoptic",
+            settings.task,
             threshold=thresholds.threshold,
             mask_threshold=thresholds.mask_threshold,
             overlap_mask_area_threshold=thresholds.overlap_mask_area_threshold,
@@ -147,8 +147,8 @@ class BatchSegmenter:
 
     @property
     def can_start(self) -> bool:
-        """Returns whether `start` does the task: instances are placed one by one."""
-        return self._settings.task != "instance" and self._num_whole is None
+        """Returns whether `start` does what is wanted, which whole instances are beyond."""
+        return self._num_whole is None
 
     def start(self, batch: Sequence[LoadedImage]) -> PendingSegments:
         """Launches the model and post-processing, and waits for neither.

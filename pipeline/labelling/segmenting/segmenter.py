@@ -84,8 +84,8 @@ class Segmenter:
             gpu_share: of the GPU's memory, what batches may take.
             num_whole_instances: of an image's best instances, how many get whole masks beside the
                 rows, for published AP. For the task instance alone.
-            way: by default by batch on a GPU, by image on a CPU. The task instance is always
-                done by image.
+            way: by default by batch on a GPU, by image on a CPU. Whole instances are always made
+                by image.
             storage: where compiled code is kept; None for one of default settings.
         """
         # Beside a GPU the threads that finish batches would wait for each other's allocations.

@@ -58,3 +58,13 @@ def assert_alike(found: pa.Table, expected: pa.Table) -> None:
         for a, b in zip(ours["segments"], theirs["segments"], strict=True):
             assert (a["segment_id"], a["label"]) == (b["segment_id"], b["label"])
             assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+
+
+def scores_apart(table: pa.Table) -> tuple[list[dict[str, Any]], list[float]]:
+    """Returns the rows without scores, and the scores."""
+    rows, scores = table.to_pylist(), []
+    for row in rows:
+        for part in [row, *(row["segments"] or ())]:
+            taken = [part.pop(name) for name in list(part) if "score" in name]
+            scores += [score for score in taken if score is not None]
+    return rows, scores

@@ -20,7 +20,6 @@ from pipeline.labelling.segmenting.compiled_model import (
     Logits,
     logits_of,
 )
-from pipeline.labelling.settings import SegmentSettings
 from pipeline.storage import Storage, StorageFault
 
 
@@ -209,8 +208,3 @@ def test_what_one_actor_compiles_others_need_not(tmp_path):
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.stdout.splitlines() == ["hits 0 misses 2", "hits 2 misses 0"], found.stderr[-2000:]
-
-
-def test_the_task_instance_refuses_what_would_have_no_effect():
-    with pytest.raises(ValueError, match="compile_cache has no effect on the task instance"):
-        SegmentSettings(task="instance", compile_cache="/code")

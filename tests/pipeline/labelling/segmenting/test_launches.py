@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from counted_operations import launches, reads
-from segmented_pictures import PANOPTIC, RULES, SEMANTIC, processor_with
+from segmented_pictures import RULES, TASKS, processor_with
 
 from maskformer.cpu import winograd
 from maskformer.network import window_attention
@@ -41,7 +41,7 @@ def photographs(count: int, settings: SegmentSettings) -> list[LoadedImage]:
 
 
 @RULES
-@pytest.mark.parametrize("settings", [PANOPTIC, SEMANTIC], ids=lambda settings: settings.task)
+@TASKS
 @torch.inference_mode()
 def test_a_batch_is_launched_without_a_wait_and_64_images_as_4(model_files, settings, rule):
     settings = dataclasses.replace(settings, resize_rule=rule)

@@ -24,6 +24,7 @@ from segmented_pictures import (
     id_map,
     masks,
     processor_with,
+    scores_apart,
 )
 from small_model import LABELS
 
@@ -86,8 +87,15 @@ def test_by_batch_rows_are_those_by_image_to_the_byte(model_files, make, blocks,
     every = Mock(side_effect=model.all_masks)
     model.all_masks = every
     found = by_batch(block)
-    assert every.called == (settings.task != "instance")
-    assert found.equals(make(settings)(block))
+    assert every.called
+    expected = make(settings)(block)
+    if settings.task == "instance":
+        # Scores are means over logits, whose last bits depend on how many masks are made at once.
+        ours, theirs = scores_apart(found), scores_apart(expected)
+        assert ours[0] == theirs[0]
+        assert ours[1] == pytest.approx(theirs[1], abs=1e-6)
+    else:
+        assert found.equals(expected)
     with ThreadPoolExecutor(2) as pool:
         assert all(each.equals(found) for each in pool.map(by_batch, [block] * 3))
 
