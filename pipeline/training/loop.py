@@ -27,6 +27,7 @@ from pipeline.training.optimisation import (
     check_device,
     compile_blocks,
     freeze,
+    freeze_unused,
     restore_optimiser,
     set_learning_rate,
 )
@@ -69,6 +70,7 @@ class Trainer:
         # The gradient's norm decides about the step, since it is the same on all workers: a worker
         # that stopped alone would leave the others waiting.
         self.model.criterion.non_finite = "skip"
+        freeze_unused(self.model)
         self._resting = freeze(self.model, settings=settings)
         self.optimiser = build_optimiser(self.model, settings=settings)
         self._learning = [p for group in self.optimiser.param_groups for p in group["params"]]

@@ -22,6 +22,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _NORMS = (*_BATCH_NORMS, *_INSTANCE_NORMS, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 _MOST_SIZES = 24
+_TRIED_PIXELS = 64
 
 
 def rate_share(step: int, *, settings: OptimisationSettings) -> float:
@@ -108,6 +109,35 @@ def parameter_groups(model: nn.Module, *, settings: OptimisationSettings) -> lis
         {"params": parameters, "rate": rate, "weight_decay": weight_decay}
         for (rate, weight_decay), parameters in groups.items()
     ]
+
+
+def freeze_unused(model: MaskFormerForInstanceSegmentation) -> None:
+    """Freezes the backbone's weights that no mask depends on.
+
+    Some of timm's backbones keep stages beyond the last one whose map is used, and
+    DistributedDataParallel would wait for their gradients.
+    """
+    is_training = model.training
+    pixels = torch.zeros(1, 3, _TRIED_PIXELS, _TRIED_PIXELS, device=model.device)
+    used = _weights_of(model.eval()(pixels).masks_queries_logits)
+    model.train(is_training)
+    for name, parameter in model.named_parameters():
+        if _BACKBONE in name and parameter not in used:
+            parameter.requires_grad_(False)
+
+
+def _weights_of(result: torch.Tensor) -> set[torch.Tensor]:
+    """Returns the leaves of a result's graph, which are weights."""
+    weights, seen, nodes = set(), set(), [result.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
+        if (weight := getattr(node, "variable", None)) is not None:
+            weights.add(weight)
+    return weights
 
 
 def freeze(model: nn.Module, *, settings: OptimisationSettings) -> list[nn.Module]:

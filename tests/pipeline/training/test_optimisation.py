@@ -3,10 +3,12 @@
 import pytest
 from tiny_training import tiny_model
 
+from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation
 from pipeline.training.optimisation import (
     OptimisationSettings,
     build_optimiser,
     freeze,
+    freeze_unused,
     parameter_groups,
     rate_share,
     set_learning_rate,
@@ -65,6 +67,29 @@ def test_frozen_weights_have_no_gradient_and_their_modules_rest():
     assert all(".encoder.layers.0." in name for name in frozen)
     assert model.model.pixel_level_module.encoder.model.encoder.layers[0] in resting
     assert model.class_predictor not in resting
+
+
+@pytest.mark.parametrize(("maps", "unused"), [([1, 2, 3], {"5", "6"}), ([1, 2, 3, 4], set())])
+def test_stages_of_timm_beyond_the_last_map_do_not_learn(maps: list[int], unused: set[str]):
+    model = MaskFormerForInstanceSegmentation(
+        MaskFormerConfig(
+            backbone_config={
+                "model_type": "timm_backbone",
+                "backbone": "tf_efficientnet_lite0",
+                "out_indices": maps,
+            }
+        )
+    )
+    freeze_unused(model)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert {name.partition("_backbone.blocks.")[2][:1] for name in frozen} == unused
+
+
+def test_a_backbone_whose_maps_are_all_used_learns_whole():
+    model = tiny_model()
+    freeze_unused(model)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_pattern_that_matches_no_weight_is_refused():
