@@ -63,7 +63,9 @@ def resized_argmax(
         return
     pixel = start + tl.arange(0, block)
     is_inside = pixel < height * width
-    top, bottom, weight_bottom, left, right, weight_right = samples(sizes, scales, image, pixel)
+    top, bottom, weight_bottom, left, right, weight_right = rows_and_columns(
+        sizes, scales, image, pixel
+    )
     plane_size = map_height * map_width
     row_scale = tl.load(scales + 4 * image + 2)
     column_scale = tl.load(scales + 4 * image + 3)
@@ -110,7 +112,7 @@ def resized_argmax(
 
 @triton.jit
 @no_type_check
-def samples(sizes, scales, image, pixel):
+def rows_and_columns(sizes, scales, image, pixel):
     """Returns the rows and columns around pixels, and the weights of the latter ones.
 
     Beyond the last pixel, columns are cut to the last one too: no load needs a mask.

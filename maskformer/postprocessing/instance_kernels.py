@@ -9,7 +9,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from maskformer.postprocessing.batch_kernels import resized, resized_twice, samples
+from maskformer.postprocessing.batch_kernels import resized, resized_twice, rows_and_columns
 
 BITS = 32
 """Of a number that notes which masks cover a pixel."""
@@ -47,7 +47,9 @@ def note_covers(
         return
     pixel = start + tl.arange(0, block)
     is_inside = pixel < image_pixels
-    top, bottom, weight_bottom, left, right, weight_right = samples(sizes, scales, image, pixel)
+    top, bottom, weight_bottom, left, right, weight_right = rows_and_columns(
+        sizes, scales, image, pixel
+    )
     row_scale = tl.load(scales + 4 * image + 2)
     column_scale = tl.load(scales + 4 * image + 3)
     # The row of all pixels may be longer than a number of 32 bits counts.
@@ -109,7 +111,7 @@ def place(
                 pixel = start + tl.arange(0, block)
                 is_free = _is_free(of_rank, own, pixel, pixel < image_pixels, rank, num_columns)
                 tl.store(own + pixel, here, mask=is_free == 1)
-            # What threads have written is read by others for the next candidate.
+            # Threads read for the next candidate what others have written.
             tl.debug_barrier()
 
 
