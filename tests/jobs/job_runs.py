@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[2]
 SEGMENT_CORPUS = ROOT / "jobs" / "segment_corpus.py"
 
 _MARK = "TEST_JOB"
-_SECONDS = 300
-_SECONDS_TO_GO = 30
+_SECONDS = 800
+_SECONDS_TO_GO = 90
 _FLAGS = tempfile.TemporaryDirectory(prefix="moments-")
 
 

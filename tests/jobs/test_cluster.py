@@ -55,6 +55,7 @@ def nodes(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node
         yield nodes
 
 
+@pytest.mark.faults
 def test_a_node_that_goes_away_in_mid_run_costs_no_row(
     jobs: Jobs, nodes: Nodes, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
 ) -> None:

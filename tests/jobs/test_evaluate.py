@@ -159,6 +159,7 @@ def test_a_table_of_another_task_is_refused(here: Here, tmp_path: Path) -> None:
         assert f"{name} has no effect with --table" in line
 
 
+@pytest.mark.faults  # a minute; test_evaluation_driver.py and the metrics' own tests are quick
 def test_street_scenes_score_as_through_transformers(
     jobs: Jobs, shared: Path, tmp_path: Path
 ) -> None:

@@ -180,7 +180,8 @@ def test_where_cards_fail_at_all_work_the_run_ends_too_and_blames_no_image(run_o
     assert "units not done: 4, for example: " in summary
 
 
-@pytest.mark.parametrize("poison", [("05.png",), pytest.param(("03.png", "04.png"), marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("poison", [("05.png",), ("03.png", "04.png")])
 def test_an_image_that_breaks_any_card_is_quarantined_and_the_cards_go_on(run_on_cards, poison):
     report, _, _ = run_on_cards(poison=poison)
     assert report.exit_code == 3
