@@ -55,7 +55,7 @@ class StaleReview:
 OnStale = Callable[[StaleReview], object]
 
 
-def segments(
+def reviewed_segments(
     table: str,
     reviews: str | None = None,
     *,
@@ -92,7 +92,7 @@ def segments(
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def images(
+def reviewed_images(
     table: str,
     reviews: str | None = None,
     *,

@@ -15,7 +15,7 @@ from pipeline.cli.__main__ import main
 from pipeline.exchange.box_masks import row_runs
 from pipeline.exchange.cvat_runs import encode_cvat_runs
 from pipeline.exchange.label_studio_brush import decode_brush, encode_brush
-from pipeline.reviews import reviewed
+from pipeline.reviews.reviewed import reviewed_segments
 from pipeline.table.latest import latest_images, latest_segments
 
 RELABELLED, DELETED, DRAWN = "a/0000.jpg", "b/0001.jpg", "c/0002.jpg"
@@ -50,7 +50,7 @@ def table_state(table: str, reviews: str | None = None) -> dict[str, list[tuple]
     if reviews is None:
         rows = latest_segments(table).read_all().to_pylist()
     else:
-        rows = reviewed.segments(table, reviews).read_all().to_pylist()
+        rows = reviewed_segments(table, reviews).read_all().to_pylist()
     found: dict[str, list[tuple]] = {}
     for row in rows:
         state = (row["label"], row["rle"], row.get("origin", "model"), row["score"])

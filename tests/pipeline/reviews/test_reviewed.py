@@ -18,11 +18,11 @@ STORAGE = Storage()
 
 
 def reviewed_segments(table, log, **options):
-    return reviewed.segments(table.uri, log.uri, storage=STORAGE, **options).read_all()
+    return reviewed.reviewed_segments(table.uri, log.uri, storage=STORAGE, **options).read_all()
 
 
 def reviewed_images(table, log, **options):
-    return reviewed.images(table.uri, log.uri, storage=STORAGE, **options).read_all()
+    return reviewed.reviewed_images(table.uri, log.uri, storage=STORAGE, **options).read_all()
 
 
 def by_image(rows) -> dict[str, list[dict]]:
@@ -114,7 +114,7 @@ def test_a_review_of_a_photograph_that_changed_is_kept_and_listed(tmp_path):
         "gone.jpg": "the image is not in the table",
         names[0]: f"the photograph has changed: its etag was e-{names[0]}, is new",
     }
-    found = by_image(reviewed.segments(table.uri).read_all())
+    found = by_image(reviewed.reviewed_segments(table.uri).read_all())
     assert {row["origin"] for row in found[names[0]]} == {"model"}
     assert len(found[names[0]]) == newer[0]["num_segments"]
     assert log.latest(names[0]) is not None
