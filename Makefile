@@ -35,7 +35,7 @@ compiled: $(TESTS_INSTALLED)
 test: installed compiled
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(SHARED_OUT)
 
-# The data side, metrics and losses: no cluster and no large model, four minutes on two cores.
+# The data side, metrics and losses: no cluster and no large model, three minutes on two cores.
 FAST := tests/pipeline/corpora tests/pipeline/data_sets tests/pipeline/storage tests/pipeline/table \
 	tests/pipeline/planning tests/pipeline/runtime tests/pipeline/maintenance tests/pipeline/test_imports.py \
 	tests/maskformer/run_lengths tests/maskformer/metrics \
