@@ -115,12 +115,17 @@ def freeze_unused(model: MaskFormerForInstanceSegmentation) -> None:
     """Freezes the backbone's weights that no mask depends on.
 
     Some of timm's backbones keep stages beyond the last one whose map is used, and
-    DistributedDataParallel would wait for their gradients.
+    DistributedDataParallel would wait for their gradients. Those that take images of their own size
+    alone, vision transformers, are left as they are.
     """
     is_training = model.training
     pixels = torch.zeros(1, 3, _TRIED_PIXELS, _TRIED_PIXELS, device=model.device)
-    used = _weights_of(model.eval()(pixels).masks_queries_logits)
-    model.train(is_training)
+    try:
+        used = _weights_of(model.eval()(pixels).masks_queries_logits)
+    except (AssertionError, RuntimeError, ValueError):
+        return
+    finally:
+        model.train(is_training)
     for name, parameter in model.named_parameters():
         if _BACKBONE in name and parameter not in used:
             parameter.requires_grad_(False)

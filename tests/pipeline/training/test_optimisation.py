@@ -3,7 +3,11 @@
 import pytest
 from tiny_training import tiny_model
 
-from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation
+from maskformer import (
+    MaskFormerConfig,
+    MaskFormerForInstanceSegmentation,
+    TimmBackboneConfig,
+)
 from pipeline.training.optimisation import (
     OptimisationSettings,
     build_optimiser,
@@ -83,6 +87,14 @@ def test_stages_of_timm_beyond_the_last_map_do_not_learn(maps: list[int], unused
     freeze_unused(model)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert {name.partition("_backbone.blocks.")[2][:1] for name in frozen} == unused
+
+
+def test_a_backbone_for_images_of_one_size_alone_learns_whole():
+    vit = TimmBackboneConfig(backbone="vit_tiny_patch16_224", out_indices=[8, 9, 10, 11])
+    model = MaskFormerForInstanceSegmentation(MaskFormerConfig(backbone_config=vit)).train()
+    freeze_unused(model)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_backbone_whose_maps_are_all_used_learns_whole():
