@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, Integer
 from torch import Tensor
 
+from maskformer.device_copies import copied_to
 from maskformer.postprocessing.batch_geometry import BatchGeometry, DeviceSizes
 from maskformer.postprocessing.geometry import Geometry
 
@@ -187,8 +188,7 @@ def _by_plain_operations(kept: KeptMaps, geometry: BatchGeometry) -> BatchArgmax
     winners: list[Tensor | None] = [None] * batch_size
     won = torch.zeros(batch_size, num_maps, dtype=torch.int64, device=device)
     areas = torch.zeros_like(won)
-    for indices, image in plain_groups(geometry):
-        at = torch.tensor(indices).to(device, non_blocking=True)
+    for indices, at, image in plain_groups(geometry, device):
         leader, own = _leader_of_group(kept, at, image)
         by_column = leader.transpose(1, 2).flatten(1)
         numbers = by_column.long()
@@ -206,13 +206,19 @@ def _by_plain_operations(kept: KeptMaps, geometry: BatchGeometry) -> BatchArgmax
     return BatchArgmax(winner=torch.cat(in_order), won=won * kept.is_kept, areas=areas)
 
 
-def plain_groups(geometry: BatchGeometry) -> Iterator[tuple[list[int], Geometry]]:
-    """Yields the numbers of images of one size, as many as plain operations take at once."""
+def plain_groups(
+    geometry: BatchGeometry, device: torch.device
+) -> Iterator[tuple[list[int], Int64[Tensor, " group"], Geometry]]:
+    """Yields the numbers of images of one size, as many as plain operations take at once.
+
+    For the host, and for the device.
+    """
     for group in geometry.groups:
         image = geometry.images[group[0]]
         at_once = max(1, _PLAIN_BYTES // (32 * image.pixels_per_mask))
         for start in range(0, len(group), at_once):
-            yield group[start : start + at_once], image
+            indices = group[start : start + at_once]
+            yield indices, copied_to(device, torch.tensor(indices)), image
 
 
 def _leader_of_group(

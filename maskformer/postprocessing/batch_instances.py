@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, Int16, Int64, Integer
 from torch import Tensor
 
+from maskformer.device_copies import copied_to
 from maskformer.postprocessing.batch_argmax import on_device, plain_groups, programs
 from maskformer.postprocessing.batch_geometry import BatchGeometry, DeviceSizes
 from maskformer.postprocessing.batch_settling import SecondLabels, SettledBatch
@@ -64,23 +65,11 @@ def settle_instance(
         _mask_scores(mask_logits, geometry, mask_threshold=mask_threshold),
         threshold=threshold,
     )
+    rule = {"logit": logit_of(mask_threshold), "overlap": overlap_mask_area_threshold}
     if uses_kernels:
-        places = _by_kernels(
-            mask_logits,
-            found,
-            geometry,
-            sizes,
-            logit=logit_of(mask_threshold),
-            overlap=overlap_mask_area_threshold,
-        )
+        places = _by_kernels(mask_logits, found, geometry, sizes, **rule)
     else:
-        places = _by_plain_operations(
-            mask_logits,
-            found,
-            geometry,
-            logit=logit_of(mask_threshold),
-            overlap=overlap_mask_area_threshold,
-        )
+        places = _by_plain_operations(mask_logits, found, geometry, **rule)
     is_placed = found.is_candidate & (places.free >= places.needed)
     ids = (is_placed.cumsum(1) * is_placed).to(torch.int16)
     ranks = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
@@ -128,14 +117,19 @@ def _mask_scores(
     by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, image in enumerate(geometry.images):
         by_size[image.unpadded_mask_size].append(index)
+
+    def scores_of(masks: Tensor, height: int, width: int) -> Tensor:
+        logits = masks[..., :height, :width].to(torch.float32, copy=True).flatten(2)
+        is_covered = logits > logit_of(mask_threshold)
+        return logits.sigmoid_().mul_(is_covered).sum(2) / (is_covered.sum(2) + 1e-6)
+
+    if len(by_size) == 1:
+        [(height, width)] = by_size
+        return scores_of(mask_logits, height, width)
     scores = torch.empty(mask_logits.shape[:2], device=mask_logits.device)
     for (height, width), indices in by_size.items():
-        at = torch.tensor(indices).to(scores.device, non_blocking=True)
-        of_group = mask_logits if len(by_size) == 1 else mask_logits.index_select(0, at)
-        logits = of_group[..., :height, :width].to(torch.float32, copy=True).flatten(2)
-        is_covered = logits > logit_of(mask_threshold)
-        sums = logits.sigmoid_().mul_(is_covered).sum(2)
-        scores.index_copy_(0, at, sums / (is_covered.sum(2) + 1e-6))
+        at = copied_to(scores.device, torch.tensor(indices))
+        scores.index_copy_(0, at, scores_of(mask_logits.index_select(0, at), height, width))
     return scores
 
 
@@ -165,7 +159,10 @@ def _by_kernels(
     owner = torch.full((num_pixels,), num_ranks, dtype=torch.int16, device=device)
     # A bit for each rank.
     covers = torch.empty(
-        math.ceil(num_ranks / instance_kernels.BITS), num_pixels, dtype=torch.int32, device=device
+        math.ceil(num_ranks / instance_kernels.BITS),
+        num_pixels,
+        dtype=torch.int32,
+        device=device,
     )
     with on_device(device):
         note_covers[programs(geometry)](
@@ -183,6 +180,7 @@ def _by_kernels(
             num_pixels,
             num_columns=num_ranks,
             is_padded=geometry.is_padded,
+            bits_of_word=instance_kernels.BITS,
             block=batch_kernels.BLOCK,
             **batch_kernels.OPTIONS,
         )
@@ -196,6 +194,7 @@ def _by_kernels(
             free,
             num_pixels,
             num_columns=num_ranks,
+            bits_of_word=instance_kernels.BITS,
             block=instance_kernels.PLACE_BLOCK,
             **instance_kernels.PLACE_OPTIONS,
         )
@@ -214,8 +213,7 @@ def _by_plain_operations(
     owners: list[Tensor] = [torch.empty(0)] * batch_size
     needed = torch.empty(batch_size, num_ranks, dtype=torch.int64, device=mask_logits.device)
     free = torch.empty_like(needed)
-    for indices, image in plain_groups(geometry):
-        at = torch.tensor(indices).to(mask_logits.device, non_blocking=True)
+    for indices, at, image in plain_groups(geometry, mask_logits.device):
         group = _placed_group(mask_logits, found, image, at=at, logit=logit, overlap=overlap)
         needed.index_copy_(0, at, group.needed)
         free.index_copy_(0, at, group.free)

@@ -37,6 +37,7 @@ def note_covers(
     num_pixels,
     num_columns: tl.constexpr,
     is_padded: tl.constexpr,
+    bits_of_word: tl.constexpr,
     block: tl.constexpr,
 ):
     """Notes of each pixel which candidates' masks cover it, a bit each, and adds up their areas."""
@@ -68,9 +69,9 @@ def note_covers(
             value = resized(base, top, bottom, weight_bottom, left, right, weight_right, map_width)
         is_covered = ((value > logit) & is_inside).to(tl.int32)
         tl.atomic_add(areas + image * num_columns + rank, tl.sum(is_covered, 0))
-        bits = bits | (is_covered << (rank % 32))
-        if (rank % 32 == 31) | (rank == count - 1):
-            tl.store(place + rank // 32 * num_pixels.to(tl.int64), bits, mask=is_inside)
+        bits = bits | (is_covered << (rank % bits_of_word))
+        if (rank % bits_of_word == bits_of_word - 1) | (rank == count - 1):
+            tl.store(place + rank // bits_of_word * num_pixels.to(tl.int64), bits, mask=is_inside)
             bits = tl.zeros((block,), tl.int32)
 
 
@@ -86,6 +87,7 @@ def place(
     free,
     num_pixels,
     num_columns: tl.constexpr,
+    bits_of_word: tl.constexpr,
     block: tl.constexpr,
 ):
     """Gives each candidate, best first, the pixels of its mask that are free, if they are enough.
@@ -98,18 +100,22 @@ def place(
     own = owner + first_pixel
     count = tl.load(num_candidates + image).to(tl.int32)
     for rank in range(count):
-        of_rank = covers + rank // 32 * num_pixels.to(tl.int64) + first_pixel
+        of_rank = covers + rank // bits_of_word * num_pixels.to(tl.int64) + first_pixel
         found = tl.zeros((block,), tl.int32)
         for start in range(0, image_pixels, block):
             pixel = start + tl.arange(0, block)
-            found += _is_free(of_rank, own, pixel, pixel < image_pixels, rank, num_columns)
+            found += _is_free(
+                of_rank, own, pixel, pixel < image_pixels, rank, num_columns, bits_of_word
+            )
         num_free = tl.sum(found, 0)
         tl.store(free + image * num_columns + rank, num_free)
         if num_free >= tl.load(needed + image * num_columns + rank):
             here = (tl.zeros((block,), tl.int32) + rank).to(tl.int16)
             for start in range(0, image_pixels, block):
                 pixel = start + tl.arange(0, block)
-                is_free = _is_free(of_rank, own, pixel, pixel < image_pixels, rank, num_columns)
+                is_free = _is_free(
+                    of_rank, own, pixel, pixel < image_pixels, rank, num_columns, bits_of_word
+                )
                 tl.store(own + pixel, here, mask=is_free == 1)
             # Threads read for the next candidate what others have written.
             tl.debug_barrier()
@@ -117,8 +123,10 @@ def place(
 
 @triton.jit
 @no_type_check
-def _is_free(covers, owner, pixel, is_inside, rank, num_columns: tl.constexpr):
+def _is_free(
+    covers, owner, pixel, is_inside, rank, num_columns: tl.constexpr, bits_of_word: tl.constexpr
+):
     """Gives 1 for pixels that a candidate's mask covers and nobody has, else 0."""
     bits = tl.load(covers + pixel, mask=is_inside, other=0)
     taken_by = tl.load(owner + pixel, mask=is_inside, other=0)
-    return tl.where(taken_by == num_columns, (bits >> (rank % 32)) & 1, 0)
+    return tl.where(taken_by == num_columns, (bits >> (rank % bits_of_word)) & 1, 0)

@@ -15,6 +15,7 @@ from triton.compiler import ASTSource
 from maskformer.postprocessing import batch_kernels, instance_kernels
 
 SIZES = {"sizes": "*i64"}
+WORDS = {"num_columns": 100, "bits_of_word": instance_kernels.BITS}
 RESIZED = {"scales": "*fp32", "map_height": "i32", "map_width": "i32", "num_planes": "i32"}
 
 
@@ -68,7 +69,7 @@ def test_the_kernel_of_what_covers_a_pixel(tmp_path, dtype, is_padded):
     compiled = compile_for_the_h100(
         instance_kernels.note_covers,
         types | SIZES | RESIZED,
-        {"num_columns": 100, "is_padded": is_padded, "block": batch_kernels.BLOCK},
+        {"is_padded": is_padded, "block": batch_kernels.BLOCK, **WORDS},
         options=batch_kernels.OPTIONS,
     )
     assert_neither_spills_nor_fuses(compiled, folder=tmp_path)
@@ -82,7 +83,7 @@ def test_the_kernel_that_places_instances(tmp_path):
     compiled = compile_for_the_h100(
         instance_kernels.place,
         types | SIZES,
-        {"num_columns": 100, "block": instance_kernels.PLACE_BLOCK},
+        {"block": instance_kernels.PLACE_BLOCK, **WORDS},
         options=instance_kernels.PLACE_OPTIONS,
     )
     assert_neither_spills_nor_fuses(compiled, folder=tmp_path)
