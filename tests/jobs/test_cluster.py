@@ -47,11 +47,12 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """Two nodes, the second of which goes away in the first test."""
-    folder = tmp_path_factory.mktemp("nodes")
-    (folder / "add").touch()
-    with _nodes(jobs, folder) as nodes:
-        wait_until((folder / "added").exists, what="the second node")
+    """One node. A second comes and goes within the first test.
+
+    While jobs are submitted there must be one alone: a node that gets an upload unpacks it anew,
+    and two nodes of one machine would unpack it into the same folder, under the other's imports.
+    """
+    with _nodes(jobs, tmp_path_factory.mktemp("nodes")) as nodes:
         yield nodes
 
 
@@ -59,6 +60,8 @@ def nodes(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node
 def test_a_node_that_goes_away_in_mid_run_costs_no_row(
     jobs: Jobs, nodes: Nodes, unbroken: Run, plain: Path, usual: dict[str, Any], tmp_path: Path
 ) -> None:
+    (nodes.folder / "add").touch()
+    wait_until((nodes.folder / "added").exists, what="the second node")
     moment = nodes.first_work_of_the_second
     job = _join(jobs, nodes, corpus=plain, table=tmp_path / "table", options=usual)
     wait_until(lambda: moment.came or job.process.poll() is not None, what="the second node")
