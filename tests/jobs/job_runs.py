@@ -291,7 +291,11 @@ def running(job: Job) -> Iterator[Job]:
     try:
         yield job
     finally:
-        for process in job.processes():
+        # Ray's agents hide the mark behind a title, and would seek their node for minutes.
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(job.process.pid).children(recursive=True)
+        for process in {*job.processes(), *children}:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
         job.stop(seconds=3)
