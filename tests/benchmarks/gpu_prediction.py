@@ -5,6 +5,10 @@ inputs and model in bfloat16, the bytes and products of each, and the batches of
 elsewhere, and to be measured: what a GPU does in a second, what launching and the host's part cost
 (the constants below), and that readers keep up. A clockwork of the actor then plays a unit through.
 
+Beside it stands transformers' pipeline, whose batches are of one image. Its model's operations are
+counted, and cost their launches alone; what it does on the CPU before and after the model, one
+thing after the other, is measured on a thread of this machine. Ten segments are found.
+
 Prints one JSON line.
 
     python tests/benchmarks/gpu_prediction.py
@@ -12,14 +16,19 @@ Prints one JSON line.
 
 import json
 import sys
+import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -73,6 +82,7 @@ USUAL = (480, 640)
 BLOCK_BYTES = 256 * 3 * 512 * 704
 PROCESSOR = MaskFormerImageProcessor(size={"shortest_edge": 512, "longest_edge": 2048})
 COUNTED_BATCH = 32
+SEGMENTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +251,49 @@ def _at_most_32(group: list[HeightWidth], **_: Any) -> int:
     return min(32, len(group))
 
 
+def transformers_pipeline(name: str) -> dict[str, Any]:
+    """Counts the launches of an image in transformers' pipeline, and times its work on the CPU."""
+    from transformers import pipeline
+
+    image = Image.effect_noise(USUAL[::-1], 64).convert("RGB")
+    with tempfile.TemporaryDirectory() as folder:
+        config = MaskFormerConfig.from_dict(MODELS[name].config)
+        MaskFormerForInstanceSegmentation(config).save_pretrained(folder)
+        PROCESSOR.save_pretrained(folder)
+        segment = pipeline("image-segmentation", model=folder, dtype=torch.float32)
+    inputs = segment.preprocess(image)
+    counts = _Counts()
+    with torch.no_grad(), _attention_is_one_operation(counts), counts:
+        outputs = segment.forward(inputs)
+    _plant_segments(outputs)
+    seconds = []
+    for _ in range(5):
+        began = time.process_time()
+        segment.preprocess(image)
+        found = segment.postprocess(outputs, threshold=0.5)
+        seconds.append(time.process_time() - began)
+    assert len(found) == SEGMENTS
+    launching = len(counts.operations) * LAUNCH
+    return {
+        "launches_of_an_image": len(counts.operations),
+        "images_per_second": round(1 / (launching + min(seconds))),
+        "of_launches_alone": round(1 / launching),
+    }
+
+
+def _plant_segments(outputs: Any) -> None:
+    """Makes ten queries sure of a stripe each, and the others of nothing."""
+    outputs.class_queries_logits.zero_()[..., -1] = 20
+    outputs.class_queries_logits[:, np.arange(SEGMENTS), np.arange(SEGMENTS)] = 40
+    outputs.masks_queries_logits.fill_(-20)
+    edges = np.linspace(0, outputs.masks_queries_logits.shape[-1], SEGMENTS + 1).astype(int)
+    for query, (left, right) in enumerate(pairwise(edges)):
+        outputs.masks_queries_logits[:, query, :, left:right] = 20
+
+
 def main() -> None:
     """Counts, predicts and prints."""
+    torch.set_num_threads(1)
     corpora = {"equal": [USUAL] * 1000, "mixed": coco_sizes(1000)}
     found: dict[str, Any] = {}
     for name in ("swin-tiny", "swin-large"):
@@ -271,6 +322,9 @@ def main() -> None:
                         "gpu_busy": round(busy, 2),
                     }
             found[f"{name}, {'before' if as_before else 'now'}"] = result
+        found[f"{name}, transformers' pipeline"] = transformers_pipeline(
+            f"maskformer-{name}-coco-panoptic"
+        )
     print(json.dumps({"benchmark": "gpu_prediction", "is_measured": False, "cases": found}))
 
 
