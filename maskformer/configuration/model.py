@@ -9,6 +9,7 @@ from maskformer.configuration.backbones import (
     BACKBONES,
     STAGES,
     BackboneConfig,
+    DeepLabResNetConfig,
     SwinConfig,
     TimmBackboneConfig,
 )
@@ -168,6 +169,16 @@ class MaskFormerConfig(PretrainedConfig):
     def has_pixel_encoder(self) -> bool:
         return self.pixel_decoder == "transformer_encoder"
 
+    @property
+    def is_in_transformers(self) -> bool:
+        """Returns whether transformers has this architecture and can load it."""
+        of_detectron = self.backbone_config.model_type == DeepLabResNetConfig.model_type
+        return self._has_transformers_decoder and not of_detectron
+
+    @property
+    def _has_transformers_decoder(self) -> bool:
+        return not self.has_pixel_encoder and self.transformer_in_feature == "res5"
+
     @classmethod
     def _read_besides_fields(cls) -> tuple[str, ...]:
         # How transformers 4 asked for a backbone by name.
@@ -193,7 +204,7 @@ class MaskFormerConfig(PretrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         values = super().to_dict()
-        if self.has_pixel_encoder or self.transformer_in_feature != "res5":
+        if not self._has_transformers_decoder:
             values["decoder_config"]["model_type"] = _NOT_DETR
         return {
             **values,

@@ -35,6 +35,8 @@ class ModelCard:
     """The licence of the weights that training began with."""
     recipe: Mapping[str, Any]
     """Settings that differ from their defaults."""
+    is_in_transformers: bool
+    """Whether transformers can load the model."""
 
 
 def export_model(output: str, *, storage: Storage, best: Checkpoint, card: ModelCard) -> list[str]:
@@ -61,8 +63,8 @@ def export_model(output: str, *, storage: Storage, best: Checkpoint, card: Model
 
 def card_text(card: ModelCard, *, best: Checkpoint) -> str:
     """Returns the model card in the hub's format."""
-    front = ["---", "library_name: transformers", "pipeline_tag: image-segmentation"]
-    front += ["tags: [maskformer]", "---"]
+    library = ["library_name: transformers"] if card.is_in_transformers else []
+    front = ["---", *library, "pipeline_tag: image-segmentation", "tags: [maskformer]", "---"]
     labels = [
         f"{name} (thing)" if label in card.things else name
         for label, name in enumerate(card.labels)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 
-from maskformer import LoadReport
+from maskformer import LoadReport, MaskFormerConfig
 from pipeline.corpora.reading import ReadSettings
 from pipeline.datasets.checking import Census
 from pipeline.datasets.mixing import mixed_images
@@ -360,6 +360,7 @@ def _card(job: TrainingJob, *, settings: Settings) -> ModelCard:
         start=job.start.name,
         licence=job.start.licence,
         recipe=_recipe(settings),
+        is_in_transformers=MaskFormerConfig.from_dict(job.start.config).is_in_transformers,
     )
 
 

@@ -214,6 +214,7 @@ def test_what_transformers_can_express_it_reads_and_computes_alike(tmp_path):
         tmp_path, output_loading_info=True
     )
 
+    assert model.config.is_in_transformers
     assert not report["missing_keys"]
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -233,6 +234,7 @@ def test_what_transformers_cannot_express_it_refuses_and_we_read(variant, tmp_pa
     model = make_variant(variant)
     model.save_pretrained(tmp_path)
 
+    assert not model.config.is_in_transformers
     with pytest.raises((ValueError, KeyError)):
         transformers.MaskFormerForInstanceSegmentation.from_pretrained(tmp_path)
 

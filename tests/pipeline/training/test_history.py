@@ -105,6 +105,7 @@ def test_the_best_checkpoint_is_delivered_with_a_card(place: tuple[Storage, str]
         start="a model",
         licence="Apache-2.0",
         recipe={"num_steps": 7},
+        is_in_transformers=True,
     )
     export_model(output, storage=storage, best=best, card=card)
     assert storage.read(join(output, "model.safetensors")) == b"model.safetensors"
@@ -112,6 +113,7 @@ def test_the_best_checkpoint_is_delivered_with_a_card(place: tuple[Storage, str]
     assert names == {"config.json", "model.safetensors", "README.md", "curves.png", "report.json"}
     text = storage.read(join(output, "README.md")).decode()
     for piece in ("| miou | 50.0 |", "| sky | 75.0 |", "Apache-2.0", "1,234 images of data",
-                  "num_steps: 7", "sky, car (thing)", "9 images of other data"):  # fmt: skip
+                  "num_steps: 7", "sky, car (thing)", "9 images of other data",
+                  "library_name: transformers"):  # fmt: skip
         assert piece in text, piece
     assert json.loads(storage.read(join(output, "report.json")))["step"] == 7
