@@ -17,7 +17,9 @@ import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
+from maskformer.configuration import TimmBackboneConfig
 from maskformer.export.graph_file import GraphFiles, write_graph_file
 from maskformer.export.onnx_model import BLOCK, OUTPUTS, OnnxModel
 from maskformer.model import MaskFormerForInstanceSegmentation
@@ -40,6 +42,8 @@ def export_graph(model: MaskFormerForInstanceSegmentation) -> GraphFiles:
     """
     model = model.eval().requires_grad_(False).float().cpu()
     colours = model.config.backbone_config.num_channels
+    if model.config.backbone_config.model_type == TimmBackboneConfig.model_type:
+        _pad_by_constants(model)
     dynamic = torch.export.Dim.DYNAMIC
     rows, columns = _EXPORTED_BLOCKS
     program = torch.onnx.export(
@@ -61,6 +65,38 @@ def export_graph(model: MaskFormerForInstanceSegmentation) -> GraphFiles:
     )
     _check(files, model=model, colours=colours)
     return files
+
+
+def _pad_by_constants(model: nn.Module) -> None:
+    """Replaces convolutions that work out TensorFlow's padding from the size of each input.
+
+    The exporter finds no end where sides are rounded again at every such convolution. Strides divide
+    them all, since images are whole blocks, and so the paddings are constants.
+    """
+    from timm.layers import Conv2dSame
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv2dSame):
+            model.set_submodule(name, _PaddedConvolution(module))
+
+
+class _PaddedConvolution(nn.Module):
+    """A convolution with TensorFlow's padding, of inputs whose sides its stride divides."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.padding: list[int] = []
+        for kernel, stride, dilation in zip(
+            convolution.kernel_size, convolution.stride, convolution.dilation, strict=True
+        ):
+            total = max((kernel - 1) * dilation + 1 - stride, 0)
+            self.padding[:0] = [total // 2, total - total // 2]  # the last side comes first
+
+    def forward(self, inputs: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
+        it = self.convolution
+        padded = functional.pad(inputs, self.padding)
+        return functional.conv2d(padded, it.weight, it.bias, it.stride, 0, it.dilation, it.groups)
 
 
 class _Decoding(nn.Module):

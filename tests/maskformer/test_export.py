@@ -14,7 +14,9 @@ import pytest
 BEGIN = """
 import sys, torch
 from tiny import make_tiny
-from maskformer import MaskFormerConfig, MaskFormerForInstanceSegmentation, ResNetConfig
+from maskformer import (
+    MaskFormerConfig, MaskFormerForInstanceSegmentation, ResNetConfig, TimmBackboneConfig
+)
 torch.manual_seed(0)
 tiny = make_tiny().config
 if sys.argv[1] == "resnet":
@@ -23,6 +25,10 @@ if sys.argv[1] == "resnet":
         hidden_sizes=(16, 32, 32, 64),
         depths=(1, 1, 1, 1),
         out_indices=[1, 2, 3, 4],
+    )
+elif sys.argv[1] == "timm":
+    tiny.backbone_config = TimmBackboneConfig(
+        backbone="tf_efficientnet_lite0", out_indices=[1, 2, 3]
     )
 model = MaskFormerForInstanceSegmentation(tiny).eval()
 inputs = [torch.randn(1, 3, *size) for size in ((64, 96), (50, 70))]
@@ -82,6 +88,7 @@ for size in ((32, 32), (96, 160), (288, 64)):
         pytest.param("swin", ONE_SIZE + EXPORTED, id="exported"),
         pytest.param("swin", GRAPH, id="Swin in onnxruntime", marks=pytest.mark.faults),
         pytest.param("resnet", GRAPH, id="ResNet in onnxruntime", marks=pytest.mark.faults),
+        pytest.param("timm", GRAPH, id="TensorFlow's padding", marks=pytest.mark.faults),
     ],
 )
 def test_the_logits_are_the_same_outside_of_python(backbone: str, program: str) -> None:
