@@ -70,8 +70,8 @@ def export_graph(model: MaskFormerForInstanceSegmentation) -> GraphFiles:
 def _pad_by_constants(model: nn.Module) -> None:
     """Replaces convolutions that work out TensorFlow's padding from the size of each input.
 
-    The exporter finds no end where sides are rounded again at every such convolution. Strides divide
-    them all, since images are whole blocks, and so the paddings are constants.
+    The exporter finds no end where sides are rounded again at every such convolution. Strides
+    divide them all, since images are whole blocks, and so the paddings are constants.
     """
     from timm.layers import Conv2dSame
 

@@ -39,7 +39,7 @@ from pipeline.table.drawing import contact_sheet, photograph_beside_overlay
 from pipeline.table.store import images, segments
 
 SAMPLE_MODEL = Path(__file__).parent / "sample_model"
-"""A small MaskFormer, trained on other scenes by `configs/finetune/sample.yaml`."""
+"""A small MaskFormer, trained on other scenes; its card in this folder says how."""
 
 _SHARD_IMAGES, _SEED, _TRUTH_SEED = 8, 3, 4
 _ON_SHEET = 12

@@ -26,7 +26,7 @@ def sample_processor():
 
 
 def test_it_fits_into_the_package():
-    assert sum(path.stat().st_size for path in SAMPLE_MODEL.iterdir()) <= 8e6
+    assert sum(path.stat().st_size for path in SAMPLE_MODEL.iterdir()) <= 12e6
 
 
 def test_it_knows_what_scenes_show(sample_model):
@@ -46,18 +46,7 @@ def test_it_finds_the_segments_of_scenes_that_it_has_not_seen(sample_model, samp
             outputs, target_sizes=[scene.ids.shape], label_ids_to_fuse=sample_model.config.stuff
         )
         quality.update(found, _truth(scene))
-    assert quality.compute()["pq"] > 0.35
-
-
-def test_transformers_computes_the_same_with_it(sample_model, sample_processor):
-    theirs = pytest.importorskip("transformers").MaskFormerForInstanceSegmentation.from_pretrained(
-        SAMPLE_MODEL, dtype=torch.float32
-    )
-    pixels = sample_processor(images=Image.fromarray(SCENES[0].pixels), return_tensors="pt")
-    with torch.inference_mode():
-        ours, expected = sample_model(**pixels), theirs.eval()(**pixels)
-    for name in ("class_queries_logits", "masks_queries_logits"):
-        torch.testing.assert_close(ours[name], expected[name], atol=1e-3, rtol=1e-4)
+    assert quality.compute()["pq"] > 0.45
 
 
 def _truth(scene):
