@@ -1,9 +1,9 @@
 """One training step of ours with all auxiliary losses, beside transformers' without.
 
 Forward, loss and backward of a Swin-T, two images of 512x512 with 20 targets each, bfloat16
-autocast, the same weights and targets; each side in processes of its own, in turns. Then the
-matching of 7 decoder layers, 8 images, 100 queries and 40 targets beside a step of 8 images.
-On a GPU where there is one, and then with more images. Prints one JSON line.
+autocast where that is not emulated, the same weights and targets; each side in processes of its
+own, in turns. Then the matching of 7 decoder layers, 8 images, 100 queries and 40 targets beside a
+step of 8 images. On a GPU where there is one, and then with more images. Prints one JSON line.
 
     python tests/benchmarks/training_step.py [--repeats 5] [--images 2]
 """
@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
+from machine import usual_precision
 
 SIZE, NUM_LABELS, SEED = 512, 150, 7
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PRECISION = usual_precision()
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
         "benchmark": "training_step",
         "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "precision": PRECISION,
         "images": arguments.images,
         "transformers_seconds": _median(theirs, "seconds"),
         "ours_seconds": _median(ours, "seconds"),
@@ -158,7 +161,7 @@ def _measured(
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with torch.autocast(DEVICE.type, torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=PRECISION == "bf16"):
             loss = model(pixel_values=pixels, mask_labels=masks, class_labels=labels).loss
         loss.sum().backward()
 
