@@ -187,7 +187,8 @@ class _Demo:
             "train", "--model", self._model, "--dataset", self._at("table"), self._at("truth"),
             "--dataset_weights", "0.25", "0.75", "--reviewed", "only", "--output", output,
             "--num_steps", str(size.num_steps), "--batch_size", str(size.batch_size),
-            "--learning_rate", "2e-5", "--warmup_steps", "4", "--log_every", "2",
+            "--learning_rate", "1e-5", "--warmup_steps", "4", "--log_every", "2",
+            "--crop", "288", "384", "--pad_to_crop", "--batch_norm", "frozen",
         )  # fmt: skip
         self._say(
             f"{count(size.num_steps, 'step')} of {count(size.batch_size, 'image')}, a quarter of "
