@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,8 +232,10 @@ def test_a_task_that_processes_ended_over_is_given_back_as_lost():
 def test_a_run_ends_when_it_is_told_to(tmp_path, job):
     corpus = put(tmp_path / "c", {f"{n:02}.png": picture(n) for n in range(12)})
     units = plan(corpus, job).units
-    stats = RunStats()
+    stats, threads = RunStats(), set(threading.enumerate())
     assert run_units(units, job=job, stats=stats, on_progress=lambda: False)
+    # Were there one that used Ray after `ray.shutdown`, Ray would end this process.
+    assert set(threading.enumerate()) <= threads
     assert len(job.table.done_units()) == stats.units
     assert stats.faults.keys() == {unit.unit_id for unit in units} - job.table.done_units()
 
