@@ -46,7 +46,7 @@ test-fast: compiled
 
 # What takes long to go wrong. Writes tests/faults/MEASURED.md.
 faults: $(TESTS_INSTALLED)
-	$(BIN)/python -m pytest -m faults --figures tests/faults/MEASURED.md
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m faults $(SHARED_OUT) --figures tests/faults/MEASURED.md
 
 lint: style types audit
 

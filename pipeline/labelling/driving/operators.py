@@ -20,7 +20,7 @@ from pipeline.labelling.driving.workers import (
 )
 from pipeline.labelling.failures.poison import AttemptTracker
 from pipeline.labelling.model import ModelFiles
-from pipeline.runtime.inside_ray import map_blocks
+from pipeline.runtime.inside_ray import blocks, map_blocks
 from pipeline.runtime.machines import Machines
 from pipeline.runtime.node_groups import NodeGroup
 from pipeline.runtime.remote_objects import RayObject, RemoteObject
@@ -115,11 +115,6 @@ def segmented(
 
 
 def receipts(dataset: "ray.data.Dataset") -> Generator[dict[str, Any], None, None]:
-    """Executes the dataset and yields the rows of its last operator as they come.
-
-    Once it is closed, nothing of the dataset runs any more. `iter_batches`, closed early, leaves a
-    thread for a tenth of a second: Ray ends a process that uses it after `ray.shutdown`.
-    """
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in ray.get([entry.ref for entry in bundle.blocks]):
-            yield from block.to_pylist()
+    """Executes the dataset and yields the rows of its last operator as they come."""
+    for block in blocks(dataset):
+        yield from block.to_pylist()

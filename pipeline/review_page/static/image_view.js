@@ -10,7 +10,7 @@ import { ImageLoader } from "./loading.js";
 import { dismiss, notify, say } from "./notices.js";
 import { Painter } from "./painter.js";
 import { segmentColour } from "./palette.js";
-import { showRecent, showSelected, showState, showTools } from "./panel.js";
+import { showDraftState, showRecent, showSelected, showState, showTools } from "./panel.js";
 import { Session } from "./session.js";
 import { Stage } from "./stage.js";
 import { Verdict } from "./verdict.js";
@@ -295,11 +295,8 @@ export class ImageView {
 
   /** Takes over a step: stores it and shows it. */
   #changed(step) {
-    const session = this.session;
     if (!step) return;
-    session.store().catch((error) => notify("draft", `The draft could not be stored: ${error.message}`));
-    this.#showSegments();
-    showState(session, undefined);
+    this.#storeDraft();
     say(`${step.operation.kind}: ${count(step.operation.pixels)} pixels`);
   }
 
@@ -307,10 +304,19 @@ export class ImageView {
     this.painter.end();
     const step = travel();
     if (step === null) return;
-    this.session.store().catch((error) => notify("draft", `The draft could not be stored: ${error.message}`));
-    this.#showSegments();
-    showState(this.session, undefined);
+    this.#storeDraft();
     say(`${words}: ${step.operation.kind}`);
+  }
+
+  /** Stores what the segments are now, shows them, and says so once they are stored. */
+  #storeDraft() {
+    const session = this.session;
+    const stored = session
+      .store()
+      .catch((error) => notify("draft", `The draft could not be stored: ${error.message}`));
+    this.#showSegments();
+    showState(session, undefined);
+    stored.then(() => this.session === session && showDraftState(session));
   }
 
   // What follows is painting and choosing.

@@ -1,7 +1,7 @@
 /** The panel beside the image: tools, the selected segments, recent labels, the verdict. */
 
 import { byId, element, setText } from "./dom.js";
-import { STATUS_WORDS, clock, percent } from "./words.js";
+import { DRAFT_STATE_WORDS, STATUS_WORDS, clock, percent } from "./words.js";
 
 /**
  * Shows which tool is chosen, and what it paints.
@@ -87,9 +87,19 @@ export function showState(session, progress) {
   const isSaving = progress !== undefined && progress.state !== "saved";
   state.dataset.state = isSaving ? progress.state : session.hasChanges ? "draft" : "saved";
   if (isSaving) setText(state, progress.message);
-  else if (session.hasChanges) setText(state, "Draft kept in this browser");
+  else if (session.hasChanges) setText(state, DRAFT_STATE_WORDS[session.draftState]);
   else if (session.savedAt) setText(state, `saved at ${clock(session.savedAt)} by ${session.reviewer}`);
   else setText(state, "");
+}
+
+/**
+ * Shows whether the draft is stored by now, unless the page tells of a save.
+ *
+ * @param {import("./session.js").Session} session
+ */
+export function showDraftState(session) {
+  const state = byId("save-state");
+  if (state.dataset.state === "draft") setText(state, DRAFT_STATE_WORDS[session.draftState]);
 }
 
 function factsOf(segment, pixels) {

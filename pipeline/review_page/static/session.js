@@ -12,9 +12,12 @@ export class Session {
   seconds = 0;
   /** Whether a draft of an earlier time was found. */
   isRestored = false;
+  /** What became of the last change. @type {"storing" | "kept" | "lost"} */
+  draftState = "kept";
   /** Steps that the parent revision holds. @type {Step[]} */
   #saved = [];
   #stored = 0;
+  #lastStore = 0;
 
   /**
    * @param {any} state what `/api/segments` gave
@@ -97,10 +100,14 @@ export class Session {
     const firstChanged = done === steps.length ? Math.max(done - 1, 0) : steps.length;
     const from = Math.min(this.#stored, firstChanged);
     this.#stored = steps.length;
+    const number = (this.#lastStore += 1);
+    this.draftState = "storing";
     try {
       await this.drafts.put(this.imageId, this.#draft(pending), steps, from);
+      if (number === this.#lastStore) this.draftState = "kept";
     } catch (error) {
       this.#stored = 0;
+      this.draftState = "lost";
       throw error;
     }
   }

@@ -13,6 +13,13 @@ export const STATUS_WORDS = {
 /** The word for an image with changes that only this browser has. */
 export const DRAFT_WORD = "Draft";
 
+/** What the page says of a draft, by its state. */
+export const DRAFT_STATE_WORDS = {
+  storing: "Draft is being stored …",
+  kept: "Draft kept in this browser",
+  lost: "Draft not stored",
+};
+
 /** @type {Record<string, string>} */
 export const SORT_WORDS = {
   queue: "Queue",

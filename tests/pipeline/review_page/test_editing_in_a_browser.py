@@ -209,6 +209,16 @@ def test_a_draft_survives_a_closed_tab_with_what_was_undone(page: Any) -> None:
     expect(another.locator("#legend button", has_text="boat, rowing 2")).to_have_count(1)
 
 
+def test_a_draft_that_cannot_be_stored_is_told(page: Any) -> None:
+    open_image(page, "005.jpg")
+    page.evaluate("""() => {
+        IDBObjectStore.prototype.put = () => { throw new Error('no room left') };
+    }""")
+    relabel(page, at=(40, 5), label="car")
+    expect(page.locator("#save-state")).to_have_text("Draft not stored")
+    expect(page.locator(".notice")).to_contain_text("could not be stored: no room left")
+
+
 def test_a_keyboard_is_enough_from_the_grid_to_what_is_saved(page: Any, table: TableStore) -> None:
     tile(page, "000.jpg").focus()
     for _ in range(8):

@@ -18,12 +18,13 @@ INSIDE = re.compile(r"_private|_internal|mock\.patch")
 
 CLUSTER = """
 import contextlib
+import threading
 
 import psutil
 import pyarrow as pa
 import ray
 from pipeline.runtime.cluster import connect
-from pipeline.runtime.inside_ray import map_blocks
+from pipeline.runtime.inside_ray import blocks, map_blocks
 
 start = ray.init
 ray.init = lambda **options: start(num_cpus=1, num_gpus=1, **options)
@@ -33,7 +34,12 @@ tables = [pa.table({"n": range(count)}) for count in (3, 1, 2)]
 counted = map_blocks(
     ray.data.from_arrow(tables), lambda block: pa.table({"rows": [len(block)]}), num_gpus=0.01
 )
-print("blocks", sorted(row["rows"] for row in counted.take_all()))
+print("blocks", sorted(block["rows"].to_pylist() for block in blocks(counted)))
+
+before = set(threading.enumerate())
+with contextlib.closing(blocks(counted)) as arriving:
+    next(arriving)
+print("threads left", [thread.name for thread in threading.enumerate() if thread not in before])
 
 # This process and those of its cluster alone: others of the machine have another parent.
 own = psutil.Process()
@@ -72,7 +78,11 @@ def test_a_cluster_that_is_started_here_listens_on_127_0_0_1_alone(cluster):
 
 
 def test_actors_with_gpus_get_blocks_as_they_came(cluster):
-    assert "blocks [1, 2, 3]" in cluster.stdout.splitlines(), cluster.stderr
+    assert "blocks [[1], [2], [3]]" in cluster.stdout.splitlines(), cluster.stderr
+
+
+def test_an_execution_that_is_closed_early_leaves_no_thread(cluster):
+    assert "threads left []" in cluster.stdout.splitlines(), cluster.stdout
 
 
 def test_the_dashboard_of_a_run_that_asks_for_it_is_named(cluster):
