@@ -260,7 +260,7 @@ def hand_written(words: Sequence[str]) -> StepMeasurements:
     """The loop that one would write for this model, in one process on all cores."""
     import torch
     from torch import nn
-    from torch.optim.swa_utils import ModelEMA, get_ema_multi_avg_fn
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     from pipeline.runtime.allocator import keep_memory
     from pipeline.runtime.settings import parse
@@ -280,7 +280,7 @@ def hand_written(words: Sequence[str]) -> StepMeasurements:
     )
     assert recipe.average_decay is not None
     assert recipe.clip_norm is not None
-    averaged = ModelEMA(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay))
     seconds, losses = [], []
     began = time.perf_counter()
     for batch in batches:

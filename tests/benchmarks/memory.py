@@ -113,7 +113,7 @@ def run(corpus: Path, *, model: Path, table: Path) -> dict[str, Any]:
     command = [
         sys.executable, str(ROOT / "jobs" / "segment_corpus.py"),
         f"--corpus={corpus}", f"--table={table}", f"--model={model}",
-        "--threshold=0", "--unit_images=500", "--unit_bytes=1000000",
+        "--threshold=0", "--unit_images=500", "--unit_bytes=1000000", "--local=false",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     watcher = Watcher(process.pid)

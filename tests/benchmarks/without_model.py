@@ -145,8 +145,8 @@ def label_without_model(corpus: str, table: str) -> dict[str, Any]:
 
     from maskformer import MaskFormerImageProcessor
     from pipeline.corpora.reading import ReadSettings
-    from pipeline.labelling.driving import ray_dataset
     from pipeline.labelling.driving.driver import run_units
+    from pipeline.labelling.driving.labelling_job import LabellingJob
     from pipeline.labelling.settings import SegmentSettings
     from pipeline.planning.planner import UnitSettings, plan_corpus
     from pipeline.runtime.actor_settings import ActorSettings
@@ -154,12 +154,16 @@ def label_without_model(corpus: str, table: str) -> dict[str, Any]:
     from pipeline.storage import Storage
     from pipeline.table.store import TableStore
 
-    vars(ray_dataset)["WholeImageFactory"] = lambda **_: FreeFactory()
+    class FreeJob(LabellingJob):
+        @property
+        def segmenters(self) -> FreeFactory:
+            return FreeFactory()
+
     spec, reading = panoptic_spec("road", "sky"), ReadSettings()
     store = TableStore(table, Storage())
     store.create(spec)
     plan = plan_corpus(corpus, table=store, spec=spec, reading=reading, units=UnitSettings())
-    job = ray_dataset.LabellingJob(
+    job = FreeJob(
         table=store,
         spec=spec,
         run_id="run",
