@@ -72,8 +72,8 @@ def main() -> None:
                     num_images=arguments.images,
                     repeats=arguments.repeats,
                 )
-                line = {"benchmark": "engines", "model": name, "threads": num_threads}
-                print(json.dumps(line | measured | {"actor_peak_mb": memory}), flush=True)
+                case = {f"{name}, threads {num_threads}": measured | {"actor_peak_mb": memory}}
+                print(json.dumps({"benchmark": "engines", **case}), flush=True)
 
 
 def write_swin_t(folder: Path) -> Path:

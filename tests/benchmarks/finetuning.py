@@ -319,15 +319,15 @@ def _batches(settings: Any, *, recipe: Any) -> tuple[Any, tuple[str, ...]]:
     from torch.utils.data import DataLoader, Dataset
 
     from pipeline.datasets.opening import open_labelled
-    from pipeline.datasets.settings import DatasetSettings
     from pipeline.training.batches import TrainingSample, collate
     from pipeline.training.initial_model import StartSettings, read_start
     from pipeline.training.recipes import Augmentation
     from pipeline.training.sampler import SampleIndex, step_indices
     from pipeline.training.samples import TrainingData
-    from pipeline.training.settings import TargetSettings
+    from pipeline.training.settings import TargetSettings, TrainingSets
 
-    dataset = open_labelled(settings.of(DatasetSettings))
+    sets = settings.of(TrainingSets)
+    dataset = open_labelled(sets.settings_of(*sets.datasets))
     labels = dataset.labels.names
     data = TrainingData(
         dataset=dataset,

@@ -74,7 +74,9 @@ class CampaignFindings:
 
 def our_contestant(corpus: Path, usual: Mapping[str, object]) -> Contestant:
     def command(folder: Path) -> list[str]:
-        options = {"corpus": corpus, "table": folder / "table", "unit_images": 8, **usual}
+        # On a cluster: the victims are its processes, and so small a corpus would do without one.
+        of_run = {"corpus": corpus, "table": folder / "table", "unit_images": 8, "local": "false"}
+        options = {**of_run, **usual}
         return [sys.executable, str(SEGMENT_CORPUS), *words(options)]
 
     def rows(folder: Path) -> list[tuple[str, int]]:
